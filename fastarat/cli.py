@@ -1,0 +1,61 @@
+"""Command-line parsing: a dataclass in, an instance out, one line for whatever is wrong.
+
+Nothing here or in a settings file imports torch, so that `--help` answers at once.
+"""
+
+import contextlib
+import io
+import re
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+import tyro
+
+from fastarat.errors import UserError
+
+T = TypeVar("T")
+
+
+def parse(arguments: type[T], args: list[str], prog: str, default: T | None = None) -> T:
+    """Parse `args` into the dataclass `arguments`; nested fields are flags like `--attack.steps`.
+
+    `--help` prints and exits 0. Raises `UserError` with one line for anything that does not fit.
+    """
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    config = (tyro.conf.AvoidSubcommands,)
+    captured = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(captured):
+            return tyro.cli(arguments, args=args, prog=prog, config=config, **options)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UserError(_one_line(captured.getvalue(), default, prog)) from None
+
+
+def _one_line(boxed: str, default: Any, prog: str) -> str:
+    """tyro answers with a box of several lines; keep what is wrong, and add the nearest right flag."""
+    lines = [line.strip("│ ") for line in boxed.splitlines() if line.startswith("│")]
+    rule = next((i for i, line in enumerate(lines) if line.startswith("─")), len(lines))
+    text = " ".join(lines[:rule]).strip()
+    wrong = re.match(r"Unrecognized options: (--[\w.-]+)", text)
+    if wrong:
+        flag = wrong.group(1)
+        near = get_close_matches(flag, flags(default), n=3, cutoff=0.6) if default is not None else []
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        return f"Unknown option {flag}.{hint} See '{prog} --help'."
+    return f"{text[:1].upper()}{text[1:]} (see '{prog} --help')"
+
+
+def flags(value: Any, prefix: str = "--") -> list[str]:
+    """All flags of a dataclass instance, as they are typed: `--batch`, `--attack.steps`, …"""
+    found: list[str] = []
+    for field in fields(value):
+        flag = prefix + field.name.replace("_", "-")
+        child = getattr(value, field.name)
+        if is_dataclass(child):
+            found += flags(child, flag + ".")
+        else:
+            found.append(flag)
+    return found
