@@ -1,0 +1,1 @@
+"""The numerical kernels of fastarat, each with its PyTorch reference; knows nothing of the trainer."""

@@ -1,0 +1,56 @@
+"""Attacks on a whole model, which is left as it was: mode, gradients and, where asked, statistics."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from fastarat.attacks.ball import project
+from fastarat.attacks.pgd import pgd, start_noise, start_point
+from fastarat.attacks.settings import AttackConfig
+from fastarat.errors import UserError
+from fastarat.models.batch_norm import Statistics
+from fastarat.models.settings import Branch
+from fastarat.models.split_batch_norm import forward
+
+
+@contextmanager
+def batch_norm_mode(model: nn.Module, statistics: Statistics) -> Iterator[None]:
+    """Run any module with its batch-norms in this mode; afterwards every submodule's mode is as before,
+    and so, unless `train`, are all buffers."""
+    modes = {module: module.training for module in model.modules()}
+    kept = {} if statistics == "train" else {b: b.clone() for b in model.buffers()}
+    model.train(statistics != "eval")
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for buffer, value in kept.items():
+            buffer.copy_(value)
+
+
+def perturb(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    settings: AttackConfig,
+    seed: int = 0,
+    branch: Branch = "adv",
+) -> Tensor:
+    """Adversarial images for any model from images [N, C, H, W] in [0, 1] to logits [N, K].
+
+    The same (seed, row) gives the same start on every device. `y`: int64 [N]. Raises `UserError` for
+    bad settings or for pixels outside [0, 1].
+    """
+    problems = settings.problems()
+    if problems:
+        raise UserError("; ".join(problems))
+    if x.numel() and not (x.min() >= 0 and x.max() <= 1):
+        raise UserError("images must lie in [0, 1]: put the normalisation into the model")
+    rows = torch.arange(len(x), device=x.device)
+    centre, start = start_point(x, start_noise(settings, x, seed, 0, rows), settings)
+    start = project(start, centre, settings.eps, settings.norm)
+    with batch_norm_mode(model, settings.batch_norm):
+        return pgd(settings, lambda v: forward(model, v, branch, settings.batch_norm), centre, start, y)

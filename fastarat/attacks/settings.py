@@ -1,0 +1,59 @@
+"""Which attack, how strong, and how it treats the net's batch-norms."""
+
+import math
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+Norm = Literal["linf", "l2"]
+Start = Literal["uniform", "none", "published-code"]
+Objective = Literal["cross-entropy", "kl", "margin"]
+
+NAMES = ("pgd",)
+
+
+@dataclass(frozen=True)
+class AttackConfig:
+    """The attack that makes the training images adversarial."""
+
+    name: str = "pgd"
+    """pgd (Madry et al., 2018)"""
+    norm: Norm = "linf"
+    """threat model"""
+    eps_255: float = 8.0
+    """radius of the ball, in 1/255 of the pixel range"""
+    step_255: float = 2.0
+    """step size, in 1/255 of the pixel range"""
+    steps: int = 10
+    """gradient steps"""
+    start: Start = "uniform"
+    """uniform in the ball; none: the image itself; published-code: uniform, and the ball moves along"""
+    batch_norm: Literal["train", "frozen", "eval"] = "train"
+    """batch statistics and update the running ones; batch statistics only; running statistics"""
+    objective: Objective = "cross-entropy"
+    """what the attack raises: the cross-entropy, KL(clean ‖ adversarial), or the margin of a wrong class"""
+
+    @property
+    def eps(self) -> float:
+        """Radius in pixel units, where pixels are in [0, 1]."""
+        return self.eps_255 / 255
+
+    @property
+    def step(self) -> float:
+        """Step size in pixel units, where pixels are in [0, 1]."""
+        return self.step_255 / 255
+
+    def problems(self) -> list[str]:
+        """Everything wrong with these settings, each a sentence that names the fix."""
+        found = []
+        if self.name not in NAMES:
+            near = get_close_matches(self.name, NAMES, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            found.append(f"Unknown attack {self.name!r}. Available: {', '.join(NAMES)}.{hint}")
+        for field in ("eps_255", "step_255"):
+            value = getattr(self, field)
+            if not (math.isfinite(value) and value >= 0):
+                found.append(f"attack {field} is {value}: give a finite number of 0 or more")
+        if self.steps < 1:
+            found.append(f"attack steps is {self.steps}: give 1 or more")
+        return found

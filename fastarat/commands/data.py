@@ -1,0 +1,166 @@
+"""`fastarat data`: list, fetch, prepare, check and describe data sets."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from fastarat import console
+from fastarat.cli import parse
+from fastarat.data import inspect, sources
+from fastarat.data.fetch import fetch
+from fastarat.errors import unknown
+
+Source = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SRC")]
+
+
+@dataclass(frozen=True)
+class ListArguments:
+    """List the data sets that `--data` knows by name.
+
+    For example: fastarat data list
+    """
+
+    json: bool = False
+    """Print JSON for a program to read."""
+
+
+@dataclass(frozen=True)
+class FetchArguments:
+    """Download a published archive, or take one from this machine, and check it.
+
+    A download that was interrupted goes on where it stopped. For example: fastarat data fetch cifar10
+    """
+
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
+    """cifar10 or cifar100."""
+    source: Path | None = None
+    """An archive already on this machine, instead of a download."""
+    url: str | None = None
+    """A mirror's address of the same archive."""
+    json: bool = False
+    """Print JSON for a program to read."""
+
+
+@dataclass(frozen=True)
+class PrepareArguments:
+    """Decode a data set once into the prepared form: memory-mapped arrays and a manifest.
+
+    For example: fastarat data prepare photos.tar photos-128 --size 128
+    """
+
+    src: Source
+    """A known name, an image folder, a tar of one or a CIFAR binary archive."""
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+    """The new folder for the prepared set."""
+    size: int | None = None
+    """Resize the shorter side to this many pixels and keep the middle (needed if images differ in size)."""
+    json: bool = False
+    """Print JSON for a program to read."""
+
+
+@dataclass(frozen=True)
+class CheckArguments:
+    """Read all of a data set and print every problem; the exit code is 1 if there is any.
+
+    For example: fastarat data check photos.tar
+    """
+
+    src: Source
+    """A known name, a prepared set, an image folder, a tar of one or a CIFAR binary archive."""
+    json: bool = False
+    """Print JSON for a program to read."""
+
+
+@dataclass(frozen=True)
+class InfoArguments:
+    """Show what a data set holds: classes, counts, shape, fingerprint.
+
+    For example: fastarat data info digits
+    """
+
+    src: Source
+    """A known name, a prepared set, an image folder, a tar of one or a CIFAR binary archive."""
+    json: bool = False
+    """Print JSON for a program to read."""
+
+
+def run(args: list[str]) -> int:
+    """Run the subcommand that `args` begins with; returns the exit code. Raises `UserError`, `WorkError`."""
+    if not args or args[0] in ("-h", "--help"):
+        console.stdout.print(_overview(), markup=False)
+        return 0
+    if args[0] not in COMMANDS:
+        raise unknown("data command", args[0], COMMANDS)
+    arguments, command = COMMANDS[args[0]]
+    return command(parse(arguments, args[1:], prog=f"fastarat data {args[0]}"))
+
+
+def _overview() -> str:
+    lines = ["usage: fastarat data COMMAND …  ('fastarat data COMMAND --help' explains one)", ""]
+    for name, (arguments, _) in COMMANDS.items():
+        lines.append(f"  {name:8} {(arguments.__doc__ or '').splitlines()[0]}")
+    return "\n".join([*lines, "", f"Named data sets lie under {sources.data_root()} (FASTARAT_DATA)."])
+
+
+def _list(arguments: ListArguments) -> int:
+    rows = inspect.listing()
+    if arguments.json:
+        console.print_json(rows)
+    else:
+        console.print_table(
+            f"Data sets under {sources.data_root()}", ["name", "state"], [[*row.values()] for row in rows]
+        )
+    return 0
+
+
+def _fetch(arguments: FetchArguments) -> int:
+    path = fetch(arguments.name, arguments.source, sources.data_root(), arguments.url)
+    if arguments.json:
+        console.print_json({"name": arguments.name, "path": str(path)})
+    else:
+        console.stdout.print(f"{arguments.name} is at {path}, checksum verified.", markup=False)
+    return 0
+
+
+def _prepare(arguments: PrepareArguments) -> int:
+    dataset = sources.prepare(arguments.src, arguments.out, arguments.size)
+    return _show(inspect.describe(dataset), arguments.json)
+
+
+def _check(arguments: CheckArguments) -> int:
+    problems = inspect.check(arguments.src)
+    if arguments.json:
+        console.print_json({"source": arguments.src, "problems": problems})
+    else:
+        for line in problems or [f"{arguments.src}: no problems found."]:
+            console.stdout.print(line, markup=False)
+    return 1 if problems else 0
+
+
+def _info(arguments: InfoArguments) -> int:
+    return _show(inspect.info(arguments.src), arguments.json)
+
+
+def _show(facts: dict[str, Any], as_json: bool) -> int:
+    if as_json:
+        console.print_json(facts)
+        return 0
+    plain = {**facts, "classes": f"{len(facts['classes'])}: {', '.join(facts['classes'][:10])}"}
+    plain["shape"] = "x".join(map(str, facts["shape"]))
+    for split in ("train", "test"):
+        counts = facts[split]
+        plain[split] = f"{counts['images']} images, {counts['class_min']} to {counts['class_max']} a class"
+    console.print_table(facts["name"], ["", "value"], [[key, str(value)] for key, value in plain.items()])
+    return 0
+
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
+    "list": (ListArguments, _list),
+    "fetch": (FetchArguments, _fetch),
+    "prepare": (PrepareArguments, _prepare),
+    "check": (CheckArguments, _check),
+    "info": (InfoArguments, _info),
+}

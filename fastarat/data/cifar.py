@@ -1,0 +1,104 @@
+"""CIFAR-10 and CIFAR-100 from their binary archives, read straight from the tar; never a pickle."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fastarat.data.dataset import Dataset, ImageSet, from_arrays, label_problem
+from fastarat.data.entries import entries
+from fastarat.errors import UserError
+
+PIXELS = 3 * 32 * 32
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A published archive and what is in it."""
+
+    name: str
+    filename: str
+    md5: str
+    folder: str
+    train_files: tuple[str, ...]
+    test_file: str
+    classes_file: str
+    label_bytes: int
+    """Labels before each image's pixels; the last one counts (CIFAR-100 has the coarse label first)."""
+
+    @property
+    def url(self) -> str:
+        return f"https://www.cs.toronto.edu/~kriz/{self.filename}"
+
+
+ARCHIVES = {
+    "cifar10": Archive(
+        name="cifar10",
+        filename="cifar-10-binary.tar.gz",
+        md5="c32a1d4ab5d03f1284b67883e8d87530",
+        folder="cifar-10-batches-bin",
+        train_files=tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
+        test_file="test_batch.bin",
+        classes_file="batches.meta.txt",
+        label_bytes=1,
+    ),
+    "cifar100": Archive(
+        name="cifar100",
+        filename="cifar-100-binary.tar.gz",
+        md5="03b5dce01913d631647c71ecec9e9cb8",
+        folder="cifar-100-binary",
+        train_files=("train.bin",),
+        test_file="test.bin",
+        classes_file="fine_label_names.txt",
+        label_bytes=2,
+    ),
+}
+
+
+def recognise(path: Path) -> Archive | None:
+    """Which CIFAR archive the tar file at `path` is, told by its top folder; None for any other."""
+    first = next(entries(path), None)
+    top = first.name.split("/")[0] if first else ""
+    return next((archive for archive in ARCHIVES.values() if archive.folder == top), None)
+
+
+def read(path: Path, archive: Archive) -> Dataset:
+    """Images uint8 [N, 32, 32, 3]. Raises `UserError` naming the file in the archive that is wrong."""
+    files = _contents(path, archive)
+    names = files[archive.classes_file].decode("utf-8", "replace").split("\n")
+    classes = tuple(name.strip() for name in names if name.strip())
+    train = [_records(path, name, files.pop(name), archive, len(classes)) for name in archive.train_files]
+    test = _records(path, archive.test_file, files.pop(archive.test_file), archive, len(classes))
+    joined = ImageSet(
+        np.concatenate([part.images for part in train]), np.concatenate([part.labels for part in train])
+    )
+    return from_arrays(archive.name, joined, test, classes, max_value=255)
+
+
+def _contents(path: Path, archive: Archive) -> dict[str, bytes]:
+    wanted = {*archive.train_files, archive.test_file, archive.classes_file}
+    found = {}
+    for entry in entries(path):
+        name = entry.name.removeprefix(archive.folder + "/")
+        if name in wanted and entry.kind == "file":
+            found[name] = entry.read()
+    missing = sorted(wanted - found.keys())
+    if missing:
+        raise UserError(f"{path} has no {', '.join(missing)}: fetch the published archive again.")
+    return found
+
+
+def _records(path: Path, name: str, content: bytes, archive: Archive, classes: int) -> ImageSet:
+    """One file's records: the label bytes, then 1,024 red, 1,024 green and 1,024 blue bytes."""
+    length = archive.label_bytes + PIXELS
+    if not content or len(content) % length:
+        raise UserError(
+            f"{path}: {name} has {len(content)} bytes, not a multiple of {length}; fetch it again."
+        )
+    records = np.frombuffer(content, np.uint8).reshape(-1, length)
+    labels = records[:, archive.label_bytes - 1].astype(np.int64)
+    problem = label_problem(labels, classes)
+    if problem:
+        raise UserError(f"{path}: {name}: {problem}; fetch it again.")
+    planes = records[:, archive.label_bytes :].reshape(-1, 3, 32, 32)
+    return ImageSet(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels)

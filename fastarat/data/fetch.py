@@ -1,0 +1,126 @@
+"""Downloads of the published CIFAR archives: resumed where they stopped, checked before they are used."""
+
+import hashlib
+import http.client
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fastarat import console
+from fastarat.data import cifar
+from fastarat.errors import UserError, WorkError, unknown
+
+BLOCK = 1 << 20
+TIMEOUT_SECONDS = 30
+
+
+def fetch(name: str, source: Path | None, root: Path, url: str | None = None) -> Path:
+    """Bring the archive of `name` ('cifar10', 'cifar100') into `root`, and return its path.
+
+    It comes from the file `source`, or from `url` (default: the published address). An unfinished
+    download is kept as `.part` and continued. Raises `UserError` for a wrong checksum, `WorkError` if
+    the network or the disk fails.
+    """
+    if name not in cifar.ARCHIVES:
+        raise unknown("data set to fetch", name, cifar.ARCHIVES)
+    archive = cifar.ARCHIVES[name]
+    target = root / archive.filename
+    if target.exists():
+        require_checksum(target, archive)
+        return target
+    with _writing(target):
+        root.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(target.name + ".part")
+        if source is not None:
+            require_checksum(source, archive)
+            shutil.copyfile(source, part)
+        else:
+            _download(url or archive.url, part, target, name)
+            _check_download(part, archive)
+        part.replace(target)
+    return target
+
+
+def require_checksum(path: Path, archive: cifar.Archive) -> None:
+    """Raise `UserError` unless `path` is the published archive."""
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    if found != archive.md5:
+        raise UserError(
+            f"{path} is not the published {archive.filename} (MD5 {found}, expected {archive.md5}): "
+            f"remove it and run 'fastarat data fetch {archive.name}' again."
+        )
+
+
+def _check_download(part: Path, archive: cifar.Archive) -> None:
+    try:
+        require_checksum(part, archive)
+    except UserError:
+        part.unlink()  # complete but wrong: continuing it could never make it right
+        raise
+
+
+def _download(url: str, part: Path, target: Path, name: str) -> None:
+    """Append to `part` what is missing of `url`."""
+    if not url.startswith(("http://", "https://")):
+        raise UserError(f"{url!r} is not an http(s) address; for a file on this machine use --source FILE.")
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    with _reaching(url, target, name):
+        try:
+            response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+        except urllib.error.HTTPError as error:
+            if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
+                return  # nothing is left to send; the checksum tells whether it is right
+            raise
+        with response:
+            start = have if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
+            _receive(response, part, start, name)
+
+
+def _receive(response: http.client.HTTPResponse, part: Path, start: int, name: str) -> None:
+    length = response.headers.get("Content-Length")
+    total = start + int(length) if length else None
+    received = start
+    with (
+        part.open("ab" if start else "wb") as file,
+        console.progress(f"Downloading {name}", total) as advance,
+    ):
+        advance(start)
+        while block := response.read(BLOCK):
+            file.write(block)
+            received += len(block)
+            advance(len(block))
+    if total is not None and received < total:
+        raise http.client.IncompleteRead(b"", total - received)
+
+
+@contextmanager
+def _reaching(url: str, target: Path, name: str) -> Iterator[None]:
+    try:
+        yield
+    except http.client.IncompleteRead as error:
+        raise WorkError(
+            f"The download of {url} stopped with {error.expected} bytes missing: "
+            f"run 'fastarat data fetch {name}' again to continue it."
+        ) from error
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise WorkError(
+            f"Cannot download {url} ({reason}): run it again, or get the file elsewhere and put it at "
+            f"{target} ('fastarat data fetch {name} --source FILE' does that and checks it)."
+        ) from error
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WorkError(f"Cannot write {target}: {error.strerror or error}.") from error

@@ -1,0 +1,130 @@
+"""Which files of a folder or archive are images of which class: `train/<class>/…`, `test|val/<class>/…`."""
+
+import io
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastarat.data.entries import Entry, entries
+from fastarat.errors import UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+SPLITS = {"train": "train", "test": "test", "val": "test"}
+EXPECTED = "train/<class>/*.jpg|jpeg|png and test/<class>/… (or val/)"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an image belongs."""
+
+    split: str
+    row: int
+    label: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a source holds, before any pixel is decoded."""
+
+    classes: tuple[str, ...]
+    places: dict[str, Place]
+    """By entry name; rows follow the sorted names, so that a folder and its archive give the same set."""
+    sizes: set[tuple[int, int]]
+    """Every (width, height) that occurs, where it was asked for."""
+    problems: list[str]
+
+    def count(self, split: str) -> int:
+        """Number of images in 'train' or 'test'."""
+        return sum(place.split == split for place in self.places.values())
+
+
+def survey(source: Path, measure: bool) -> Layout:
+    """Read the names in `source`, and with `measure` each image's size, from its header."""
+    found: list[tuple[str, str]] = []
+    sizes: set[tuple[int, int]] = set()
+    for entry in entries(source):
+        found.append((entry.name, entry.kind))
+        if measure and entry.name.lower().endswith(IMAGE_SUFFIXES) and entry.kind == "file":
+            sizes |= _size(entry)
+    top = _top_folder(name for name, _ in found)
+    folders, images, problems = _sort_out(found, top)
+    problems = _folder_problems(folders, images) + problems
+    classes = tuple(sorted({name for _, name in folders}))
+    return Layout(classes, _places(images, classes), sizes, problems)
+
+
+def require_none(source: Path | str, problems: list[str]) -> None:
+    """Raise one `UserError` naming the first few of `problems`, if there are any."""
+    if problems:
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        all_of_them = f" 'fastarat data check {source}' lists every one." if more else ""
+        raise UserError(f"{source}: {'; '.join(problems[:3])}{more}.{all_of_them}")
+
+
+def _size(entry: Entry) -> set[tuple[int, int]]:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(entry.read())) as image:
+            return {image.size}
+    except OSError:
+        return set()  # decoding names every file that cannot be read
+
+
+def _top_folder(names: Iterable[str]) -> str:
+    """The one folder, such as 'photos-320/', that holds all else; '' where there is none."""
+    tops = {name.split("/")[0] for name in names}
+    return f"{tops.pop()}/" if len(tops) == 1 and not tops & SPLITS.keys() else ""
+
+
+def _sort_out(
+    found: list[tuple[str, str]], top: str
+) -> tuple[set[tuple[str, str]], dict[str, tuple[str, str]], list[str]]:
+    """Class folders (folder, class), images by entry name with their (folder, class), and stray files."""
+    folders: set[tuple[str, str]] = set()
+    images: dict[str, tuple[str, str]] = {}
+    problems: list[str] = []
+    for name, kind in found:
+        parts = name.removeprefix(top).split("/")
+        inside = parts[0] in SPLITS
+        if kind == "folder" and (name + "/" == top or (inside and len(parts) <= 2)):
+            folders |= {(parts[0], parts[1])} if len(parts) == 2 else set()
+        elif name in images:
+            problems.append(f"{name} is there twice")
+        elif kind == "file" and inside and len(parts) == 3 and name.lower().endswith(IMAGE_SUFFIXES):
+            images[name] = (parts[0], parts[1])
+            folders.add((parts[0], parts[1]))
+        else:
+            problems.append(f"stray {kind} {name} is no image in a class folder: remove it")
+    return folders, images, problems
+
+
+def _folder_problems(folders: set[tuple[str, str]], images: dict[str, tuple[str, str]]) -> list[str]:
+    splits = {folder for folder, _ in folders}
+    if "train" not in splits:
+        return [f"no train folder with classes in it (expected {EXPECTED})"]
+    if splits == {"train"}:
+        return [f"no test or val folder with classes in it (expected {EXPECTED})"]
+    if len(splits) == 3:
+        return ["both a test and a val folder: keep one, which is what accuracy is measured on"]
+    (other,) = splits - {"train"}
+    filled = Counter(images.values())
+    problems = [f"empty class folder {'/'.join(folder)}" for folder in sorted(folders) if not filled[folder]]
+    for here, there in (("train", other), (other, "train")):
+        only = {name for folder, name in folders if folder == here}
+        only -= {name for folder, name in folders if folder == there}
+        problems += [f"class {name!r} is in {here} but not in {there}" for name in sorted(only)]
+    return problems
+
+
+def _places(images: dict[str, tuple[str, str]], classes: tuple[str, ...]) -> dict[str, Place]:
+    labels = {name: label for label, name in enumerate(classes)}
+    rows: Counter[str] = Counter()
+    places = {}
+    for name in sorted(images):
+        folder, class_name = images[name]
+        split = SPLITS[folder]
+        places[name] = Place(split, rows[split], labels[class_name])
+        rows[split] += 1
+    return places

@@ -1,0 +1,59 @@
+"""The resident loader: the whole set as uint8 on the device; a batch costs one gather there."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fastarat.data.augment import augmented, gather
+from fastarat.data.dataset import ImageSet
+from fastarat.data.loader import Batch
+from fastarat.data.settings import AugmentConfig
+from fastarat_kernels import philox
+from fastarat_kernels.philox import Stream
+
+
+class ResidentLoader:
+    """See `Loader`. `batch` is the global batch, divided evenly among `num_processes`."""
+
+    def __init__(
+        self,
+        images: ImageSet,
+        max_value: int,
+        augment: AugmentConfig,
+        batch: int,
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        rank: int = 0,
+        num_processes: int = 1,
+    ):
+        self.images = torch.from_numpy(images.images.copy()).to(device)
+        self.labels = torch.from_numpy(images.labels.copy()).to(device)
+        self.max_value, self.augment, self.batch, self.seed, self.dtype = max_value, augment, batch, seed, dtype
+        self.rank, self.num_processes = rank, num_processes
+        self.num_images = len(self.labels)
+        self.steps_per_epoch = self.num_images // batch
+
+    def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """See `Loader.batches`."""
+        order = philox.permutation(self.seed, epoch, self.num_images, self.images.device)
+        for step in range(first_step, self.steps_per_epoch):
+            yield self._batch(order[step * self.batch : (step + 1) * self.batch], epoch, True)
+
+    def sample(self, epoch: int, num_images: int, augment: bool) -> Iterator[Batch]:
+        """See `Loader.sample`; the choice of images depends on (seed, epoch)."""
+        rows = torch.arange(self.num_images, device=self.images.device)
+        keys = philox.words(self.seed, Stream.SUBSET, epoch, rows, 1)[:, 0]
+        chosen = torch.argsort(keys, stable=True)[:num_images]
+        for index in chosen.split(self.batch):
+            yield self._batch(index, epoch, augment)
+
+    def _batch(self, index: Tensor, epoch: int, augment: bool) -> Batch:
+        rows = torch.arange(len(index), device=index.device).tensor_split(self.num_processes)[self.rank]
+        index = index[rows]
+        if augment:
+            x = augmented(self.images, index, self.max_value, self.dtype, self.augment, self.seed, epoch)
+        else:
+            x = gather(self.images, index, self.max_value, self.dtype)
+        return Batch(x, self.labels[index], rows)

@@ -1,0 +1,60 @@
+"""Number formats: float64 and float32 as they are, bf16 and fp16 by autocast, fp16 with loss scaling."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Dtype = Literal["fp64", "fp32", "bf16", "fp16"]
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_GROWTH_INTERVAL = 2000
+
+
+class Precision:
+    """Autocast and loss scaling of one run. Weights stay float32 (float64 for fp64)."""
+
+    def __init__(self, dtype: Dtype, device: torch.device):
+        self.device_type = device.type
+        self.parameter_dtype = torch.float64 if dtype == "fp64" else torch.float32
+        self.autocast_dtype = _AUTOCAST.get(dtype)
+        self.scales = dtype == "fp16"
+        # The scale, and the number of good steps since it last changed (Micikevicius et al., 2018).
+        self.scale = torch.full((), 2.0**16 if self.scales else 1.0, device=device)
+        self.good_steps = torch.zeros((), dtype=torch.int32, device=device)
+
+    def autocast(self) -> AbstractContextManager:
+        """The context for forwards and losses."""
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device_type, self.autocast_dtype)
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss to differentiate."""
+        return loss * self.scale if self.scales else loss
+
+    @torch.no_grad()
+    def unscale(self, gradients: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
+        """The true gradients, and 1 or 0 for whether all are finite (None without scaling).
+
+        An overflow halves the scale and gives zeros; 2,000 good steps double it.
+        """
+        if not self.scales:
+            return gradients, None
+        finite = torch.stack([g.isfinite().all() for g in gradients]).all()
+        gradients = [torch.nan_to_num(g / self.scale, nan=0.0, posinf=0.0, neginf=0.0) for g in gradients]
+        self.good_steps.copy_(torch.where(finite, self.good_steps + 1, 0))
+        grow = self.good_steps >= _GROWTH_INTERVAL
+        self.scale.mul_(torch.where(finite, torch.where(grow, 2.0, 1.0), 0.5))
+        self.good_steps.masked_fill_(grow, 0)
+        return gradients, finite.float()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps."""
+        return {"scale": self.scale, "good_steps": self.good_steps}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` gave."""
+        self.scale.copy_(state["scale"])
+        self.good_steps.copy_(state["good_steps"])

@@ -1,0 +1,125 @@
+"""Optimiser, schedule, weight averaging, evaluation during training, and checkpoints."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+def _not_negative(owner: str, settings: object, fields: tuple[str, ...]) -> list[str]:
+    values = {field: getattr(settings, field) for field in fields}
+    return [
+        f"{owner} {field} is {value}: give a finite number of 0 or more"
+        for field, value in values.items()
+        if not (math.isfinite(value) and value >= 0)
+    ]
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """SGD with momentum; weight decay on everything, as the published code has it."""
+
+    learning_rate: float = 0.1
+    """peak learning rate"""
+    momentum: float = 0.9
+    """momentum"""
+    weight_decay: float = 5e-4
+    """L2 penalty, added to the gradient"""
+
+    def problems(self) -> list[str]:
+        """Everything wrong with these settings, each a sentence that names the fix."""
+        return _not_negative("optimizer", self, ("learning_rate", "momentum", "weight_decay"))
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The learning rate over training."""
+
+    name: Literal["steps", "cosine", "cyclic", "constant"] = "steps"
+    """drops at milestones; half a cosine to 0; up from 0 and down to 0 in straight lines; constant"""
+    milestones: tuple[int, ...] = (76, 91)
+    """steps: the epochs (from 1) that begin at a rate lower by `factor`"""
+    factor: float = 0.1
+    """steps: what each milestone multiplies the rate by"""
+    warmup_epochs: int = 0
+    """epochs at the start at `warmup_factor` of the rate"""
+    warmup_factor: float = 0.2
+    """share of the rate during warm-up"""
+    rise: float = 0.4
+    """cyclic: share of training spent going up"""
+
+    def problems(self) -> list[str]:
+        """Everything wrong with these settings, each a sentence that names the fix."""
+        found = _not_negative("schedule", self, ("factor", "warmup_epochs", "warmup_factor"))
+        if list(self.milestones) != sorted(self.milestones) or any(epoch < 1 for epoch in self.milestones):
+            found.append(f"schedule milestones are {self.milestones}: give epochs from 1 in rising order")
+        if not 0 < self.rise < 1:
+            found.append(f"schedule rise is {self.rise}: give a share between 0 and 1")
+        return found
+
+
+@dataclass(frozen=True)
+class AveragingConfig:
+    """Averages of the weights, deployed instead of the last ones."""
+
+    kind: Literal["none", "ema", "swa"] = "none"
+    """none; exponential moving average; equal mean of snapshots (Izmailov et al., 2018)"""
+    decay: float = 0.999
+    """ema: share of the old average kept at each step"""
+    start_epoch: int = 76
+    """first epoch (from 1) that is averaged"""
+    every_steps: int = 500
+    """swa: steps between snapshots"""
+    reestimate: Literal["adversarial", "published-code"] = "adversarial"
+    """batch-norm statistics of the swa average: one pass, clean and adversarial images each through their
+    branch; published-code: the adversarial branch alone, counting the attack's own forwards too"""
+
+    def problems(self) -> list[str]:
+        """Everything wrong with these settings, each a sentence that names the fix."""
+        found = []
+        if not 0 <= self.decay < 1:
+            found.append(f"averaging decay is {self.decay}: give a number from 0 to below 1")
+        if self.start_epoch < 1 or self.every_steps < 1:
+            found.append("averaging start_epoch and every_steps must be 1 or more")
+        return found
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Accuracy during and after training: on validation images where they are split off, else on test images."""
+
+    every_epochs: int = 1
+    """epochs between evaluations; 0 evaluates after the last one only"""
+    num_images: int = 1000
+    """images of an evaluation during training"""
+    steps: int = 10
+    """PGD steps of an evaluation during training, at the training attack's eps"""
+    step_255: float = 2.0
+    """its step size, in 1/255 of the pixel range"""
+    batch: int = 500
+    """images at a time"""
+    start: Literal["uniform", "published-code"] = "uniform"
+    """published-code: the ball is centred on the noisy start, as in the published evaluation"""
+
+    def problems(self) -> list[str]:
+        """Everything wrong with these settings, each a sentence that names the fix."""
+        found = _not_negative("evaluation", self, ("every_epochs", "steps", "step_255"))
+        if self.batch < 1 or self.num_images < 1:
+            found.append("evaluation batch and num_images must be 1 or more")
+        return found
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When training state is saved, and how much of it is kept."""
+
+    every_s: float = 60.0
+    """seconds between checkpoints, at most; one is always written at the end"""
+    keep: int = 2
+    """how many of the newest are kept, besides the best"""
+
+    def problems(self) -> list[str]:
+        """Everything wrong with these settings, each a sentence that names the fix."""
+        found = _not_negative("checkpoint", self, ("every_s",))
+        if self.keep < 1:
+            found.append(f"checkpoint keep is {self.keep}: give 1 or more")
+        return found

@@ -1,0 +1,18 @@
+"""Methods by their settings: one line each."""
+
+from torch import nn
+
+from fastarat.methods.arat import ARAT
+from fastarat.methods.at import AT
+from fastarat.methods.method import Method
+from fastarat.methods.settings import ARATConfig, MethodConfig
+from fastarat.models.convert import feature_widths, tap_layers
+
+
+def build_method(settings: MethodConfig, model: nn.Module, image_shape: tuple[int, int, int]) -> Method:
+    """The method for a net that takes images [C, H, W]; AR-AT taps its aligned layers here, once."""
+    if isinstance(settings, ARATConfig):
+        layers = settings.layers or model.aligned_layers  # type: ignore[union-attr]
+        tap_layers(model, layers)  # type: ignore[arg-type]
+        return ARAT(settings, feature_widths(model, image_shape, layers))  # type: ignore[arg-type]
+    return AT()

@@ -1,0 +1,84 @@
+"""Batch normalisation of one group of rows, with statistics over one or several processes."""
+
+from typing import Literal
+
+import torch
+import torch.distributed.nn.functional as collective
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+
+Statistics = Literal["train", "frozen", "eval"]
+"""train: normalise by the batch and update the running statistics; frozen: normalise by the batch
+and leave them; eval: normalise by the running statistics."""
+
+
+def batch_norm(
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    statistics: Statistics,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    group: ProcessGroup | None = None,
+) -> Tensor:
+    """Normalise `x` [N, C, …] (any float dtype) over all but C; the vectors are [C].
+
+    With `group`, the statistics are those of the rows of all its processes (every one with equally
+    many rows). The running variance takes the unbiased estimate, as torch.nn.BatchNorm2d does.
+    """
+    if statistics == "eval":
+        return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
+    if group is not None:
+        return _synchronised(x, running_mean, running_var, weight, bias, statistics, momentum, eps, group)
+    if statistics == "train":
+        return F.batch_norm(x, running_mean, running_var, weight, bias, True, momentum, eps)
+    return F.batch_norm(x, None, None, weight, bias, True, momentum, eps)
+
+
+def _synchronised(
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    statistics: Statistics,
+    momentum: float,
+    eps: float,
+    group: ProcessGroup,
+) -> Tensor:
+    # Two reductions (mean, then squares around it) rather than one of sums and squares: half the
+    # cancellation, and a batch-norm that agrees with the one-process one to rounding.
+    num_processes = group.size()
+    values = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    axes = [axis for axis in range(x.dim()) if axis != 1]
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    mean = collective.all_reduce(values.mean(axes), group=group) / num_processes
+    centred = values - mean.view(shape)
+    variance = collective.all_reduce(centred.square().mean(axes), group=group) / num_processes
+    if statistics == "train":
+        count = x.numel() // x.shape[1] * num_processes
+        with torch.no_grad():
+            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+            running_var.lerp_((variance * (count / (count - 1))).to(running_var.dtype), momentum)
+    scale = weight * torch.rsqrt(variance + eps)
+    return (centred * scale.view(shape) + bias.view(shape)).to(x.dtype)
+
+
+class BatchNorm1d(nn.BatchNorm1d):
+    """torch.nn.BatchNorm1d in training mode, [N, C], whose statistics can span processes (`group`)."""
+
+    num_batches_tracked: Tensor | None  # type: ignore[assignment]
+
+    def __init__(self, num_features: int):
+        super().__init__(num_features)
+        self.num_batches_tracked = None  # counts for a momentum that varies; ours is fixed
+        self.group: ProcessGroup | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        assert self.running_mean is not None and self.running_var is not None
+        return batch_norm(
+            input, self.running_mean, self.running_var, self.weight, self.bias, "train", group=self.group
+        )

@@ -1,0 +1,33 @@
+"""Which net, and how its batch-norms see the clean and the adversarial half of a batch."""
+
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+BatchNormKind = Literal["split", "shared", "mixed"]
+Branch = Literal["clean", "adv"]
+
+NAMES = ("digits", "tiny", "resnet18", "wrn-34-10")
+WIDE_RESNET = re.compile(r"wrn-(\d+)-(\d+)")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The net."""
+
+    name: str = "resnet18"
+    """digits, tiny, resnet18 or wrn-DEPTH-WIDTH (depth 6n + 4)"""
+
+    def problems(self) -> list[str]:
+        """Everything wrong with these settings, each a sentence that names the fix."""
+        match = WIDE_RESNET.fullmatch(self.name)
+        if match:
+            depth, width = map(int, match.groups())
+            fits = depth >= 10 and depth % 6 == 4 and width >= 1
+            return [] if fits else [f"{self.name}: the depth must be 6n + 4 (10, 16, 22, 28, 34), the width 1 or more"]
+        if self.name in NAMES:
+            return []
+        near = get_close_matches(self.name, NAMES, n=2, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+        return [f"Unknown model {self.name!r}. Available: {', '.join(NAMES)}, wrn-DEPTH-WIDTH.{hint}"]

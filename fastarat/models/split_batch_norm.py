@@ -1,0 +1,159 @@
+"""Batch-norm with a clean and an adversarial branch, and the forward pass that chooses between them.
+
+A net is an ordinary `nn.Module`; its `SplitBatchNorm2d` layers share one `Pass`, which says how the
+next forward runs. `forward` sets it: by one branch, or by both over the rows [clean; adversarial].
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+
+from fastarat.models.batch_norm import Statistics, batch_norm
+from fastarat.models.settings import BatchNormKind, Branch
+
+BRANCHES: tuple[Branch, Branch] = ("clean", "adv")
+
+
+@dataclass
+class Pass:
+    """How the next forward of a net runs; one object shared by all its layers that care."""
+
+    branch: Branch | Literal["both"] = "adv"
+    statistics: Statistics = "eval"
+    record: bool = False
+    order: tuple[Branch, Branch] = BRANCHES
+    """Which half updates shared running statistics first."""
+    momentum: float = 0.1
+    group: ProcessGroup | None = None
+    features: dict[str, Tensor] = field(default_factory=dict)
+
+
+def pooled(x: Tensor) -> Tensor:
+    """ReLU, then global average pooling: [N, C, H, W] (or [N, C]) to [N, C], in float32 or wider."""
+    x = F.relu(x)
+    x = x if x.dtype == torch.float64 else x.float()
+    return x.mean((2, 3)) if x.dim() == 4 else x
+
+
+class SplitBatchNorm2d(nn.Module):
+    """Batch-norm over [N, C, H, W] that holds both branches in stacked tensors.
+
+    `split`: affine parameters and running statistics [2, C], row 0 clean, row 1 adversarial.
+    `shared`: [1, C], each half normalised by its own statistics. `mixed`: [1, C], both halves
+    normalised together. AR-AT's is `split` (Waseda et al., ICLR 2025, section 3).
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, num_features: int, kind: BatchNormKind = "split", eps: float = 1e-5):
+        super().__init__()
+        num_sets = 2 if kind == "split" else 1
+        self.kind: BatchNormKind = kind
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(num_sets, num_features))
+        self.bias = nn.Parameter(torch.zeros(num_sets, num_features))
+        self.register_buffer("running_mean", torch.zeros(num_sets, num_features))
+        self.register_buffer("running_var", torch.ones(num_sets, num_features))
+        self.current = Pass()
+        self.tap: str | None = None
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[1]}, kind={self.kind!r}"
+
+    def forward(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+        """Normalise, then add `residual` (same shape as `x`), then ReLU, each if asked for."""
+        out = self._normalise(x)
+        if self.tap is not None and self.current.record:
+            self.current.features[self.tap] = pooled(out)
+        if residual is not None:
+            out = out + residual
+        return F.relu(out) if relu else out
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        if self.current.branch != "both":
+            return self._branch(x, self.current.branch)
+        if self.kind == "mixed":
+            return self._branch(x, "adv")
+        halves = dict(zip(BRANCHES, x.chunk(2), strict=True))
+        done = {branch: self._branch(halves[branch], branch) for branch in self.current.order}
+        return torch.cat([done["clean"], done["adv"]])
+
+    def _branch(self, x: Tensor, branch: Branch) -> Tensor:
+        i = BRANCHES.index(branch) if self.kind == "split" else 0
+        now = self.current
+        return batch_norm(
+            x,
+            self.running_mean[i],
+            self.running_var[i],
+            self.weight[i],
+            self.bias[i],
+            now.statistics,
+            now.momentum,
+            self.eps,
+            now.group,
+        )
+
+
+class PlainBatchNorm2d(nn.BatchNorm2d):
+    """torch.nn.BatchNorm2d with the call of `SplitBatchNorm2d`: for exported, single-branch nets."""
+
+    def forward(self, input: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+        out = super().forward(input)
+        out = out if residual is None else out + residual
+        return torch.relu(out) if relu else out
+
+
+def connect(model: nn.Module) -> Pass:
+    """Let all split batch-norms of `model` share one `Pass`, kept as `model.current`, and return it."""
+    shared = Pass()
+    model.current = shared  # type: ignore[assignment]
+    for layer in model.modules():
+        if isinstance(layer, SplitBatchNorm2d):
+            layer.current = shared
+    return shared
+
+
+def current_pass(model: nn.Module) -> Pass | None:
+    """The `Pass` of a connected net; None for a plain module."""
+    found = getattr(model, "current", None)
+    return found if isinstance(found, Pass) else None
+
+
+def forward(
+    model: nn.Module, x: Tensor, branch: Branch | Literal["both"] = "adv", statistics: Statistics = "eval"
+) -> Tensor:
+    """Logits [N, K] of `x` [N, C, H, W] by one branch, or by both over the rows [clean; adversarial].
+
+    A plain module has one branch and its own train or eval mode: it is called as it is.
+    """
+    now = current_pass(model)
+    if now is not None:
+        now.branch, now.statistics, now.record = branch, statistics, False
+    return model(x)
+
+
+def forward_with_features(
+    model: nn.Module, x: Tensor, branch: Branch | Literal["both"], statistics: Statistics
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """As `forward`, and the pooled features {layer: [N, d]} of the layers named to `tap_layers`."""
+    now = current_pass(model)
+    assert now is not None, "features need a net with split batch-norms"
+    now.branch, now.statistics, now.record = branch, statistics, True
+    now.features = {}
+    logits = model(x)
+    features, now.features = now.features, {}
+    return logits, features
+
+
+def statistics_of(model: nn.Module) -> Iterable[Tensor]:
+    """The running statistics of all split batch-norms, in the order of the modules."""
+    for layer in model.modules():
+        if isinstance(layer, SplitBatchNorm2d):
+            yield layer.running_mean
+            yield layer.running_var

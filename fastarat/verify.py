@@ -1,0 +1,241 @@
+"""Check this installation against golden vectors of AR-AT: the file says net, salt, classes and weights.
+
+Nothing is stored but results; weights are functions of their names (see `named_tensor`), so that both
+sides can build the same state.
+"""
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastarat.attacks.pgd import pgd, start_point
+from fastarat.attacks.settings import AttackConfig
+from fastarat.engine.optimizer import sgd_
+from fastarat.errors import UserError
+from fastarat.methods.arat import ARAT
+from fastarat.methods.settings import ARATConfig
+from fastarat.models.convert import feature_widths, tap_layers
+from fastarat.models.published import published_model, published_predictors, split_layers
+from fastarat.models.registry import build_model
+from fastarat.models.split_batch_norm import forward, forward_with_features
+
+# Largest relative error of a tensor. float64: what re-ordered sums of a deep net leave of 1e-16.
+# float32: 1e-7 an operation, grown through some fifty layers forward and back.
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 5e-3}
+# Share of an attack's pixels that may differ: where a gradient is zero to rounding its sign is chance.
+PIXELS = 1e-3
+# In float32 such signs are many, and ten steps on batch statistics of eight images carry each of them into
+# most pixels: single pixels say nothing then, so the loss reached and the statistics left are compared.
+REACHED, LEFT = 0.05, 0.2
+
+
+@dataclass(frozen=True)
+class Row:
+    """One quantity: its largest error, relative (or a share of pixels), and what is allowed."""
+
+    quantity: str
+    error: float
+    tolerance: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the error is within the tolerance; NaN is not."""
+        return self.error <= self.tolerance
+
+
+def named_tensor(name: str, shape: tuple[int, ...], salt: int) -> np.ndarray:
+    """The golden state: a float64 tensor that is a function of its name, shape and the file's salt."""
+    rng = np.random.default_rng([zlib.crc32(name.encode()), salt])
+    leaf = name.rpartition(".")[2]
+    if leaf == "running_var":
+        return rng.uniform(0.5, 1.5, shape)
+    z = rng.standard_normal(shape)
+    if leaf == "running_mean":
+        return 0.1 * z
+    if len(shape) == 4:
+        return z * np.sqrt(2 / (shape[1] * shape[2] * shape[3]))
+    if len(shape) == 2:
+        return z * np.sqrt(1 / shape[1])
+    return 1 + 0.1 * z if leaf == "weight" else 0.1 * z
+
+
+class Golden:
+    """A golden file, and the net, predictors and inputs that it describes."""
+
+    def __init__(self, path: Path, dtype: torch.dtype, device: torch.device):
+        self.vectors = read_npz(path)
+        self.dtype, self.device = dtype, device
+        self.exact = dtype == torch.float64
+        try:
+            self.salt, self.num_classes = int(self.vectors["salt"]), int(self.vectors["num_classes"])
+            self.x = self.tensor(self.vectors["images"]).permute(0, 3, 1, 2) / 255
+            self.y = torch.from_numpy(self.vectors["labels"].astype(np.int64)).to(device)
+            self.noise = self.tensor(self.vectors["noise"])
+            self.reset()
+        except KeyError as missing:
+            raise UserError(f"{path} is no golden file of AR-AT: it has no entry {missing}") from None
+
+    def tensor(self, value: np.ndarray) -> Tensor:
+        """An array on the device, in the precision of this check."""
+        return torch.from_numpy(np.asarray(value, dtype=np.float64)).to(self.device, self.dtype)
+
+    def reset(self) -> None:
+        """Build the state afresh: every tensor from its name."""
+        layers = tuple(key.partition("/")[2] for key in self.vectors if key.startswith("feature_clean/"))
+        _, height, width, channels = self.vectors["images"].shape
+        image_shape = (channels, height, width)
+        settings = ARATConfig(gamma=float(self.vectors["gamma"]), layers=layers)
+        self.model = build_model(str(self.vectors["arch"]), self.num_classes, channels)
+        tap_layers(self.model, layers)
+        self.method = ARAT(settings, feature_widths(self.model, image_shape, layers))
+        for part in (self.model, self.method):
+            part.to(self.device, self.dtype)
+        self.method.begin_epoch(self.tensor(self.vectors["prev_acc"]))
+        with torch.no_grad():
+            for name, tensor in self.state().items():
+                tensor.copy_(self.tensor(named_tensor(name, tuple(tensor.shape), self.salt)))
+
+    def by_name(self, model: Mapping[str, Tensor], method: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of the net and the predictors under their published names, as views."""
+        return {
+            **published_model(model, split_layers(self.model)),
+            **published_predictors(method, self.method.layers),
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """Parameters and buffers under their published names, as views."""
+        return self.by_name(self.model.state_dict(), self.method.state_dict())
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What the optimiser updates."""
+        return [*self.model.parameters(), *self.method.parameters()]
+
+    def entries(self, prefix: str) -> Iterator[tuple[str, np.ndarray]]:
+        """Names and values of the entries `prefix/NAME`."""
+        for key, value in self.vectors.items():
+            if key.startswith(f"{prefix}/"):
+                yield key.partition("/")[2], value
+
+    def row(self, quantity: str, pairs: list[tuple[float, float]]) -> Row:
+        """A row from pairs (largest absolute error, scale)."""
+        error = max((float("nan") if e != e else e / (s or 1.0)) for e, s in pairs)
+        return Row(quantity, error, TOLERANCE[self.dtype])
+
+    def compare(self, quantity: str, ours: Mapping[str, Tensor], scales: Mapping[str, float] | None = None) -> Row:
+        """The largest relative error over the entries `quantity/NAME` (their first elements, if `ours` has more)."""
+        pairs = []
+        for name, expected in self.entries(quantity):
+            if name not in ours:
+                raise UserError(f"the golden file names {name!r}, which this net does not have")
+            ours_head = ours[name].detach().flatten()[: expected.size].double().cpu().numpy()
+            scale = scales[name] if scales else float(np.abs(expected).max())
+            pairs.append((float(np.abs(ours_head - expected.flatten()).max()), scale))
+        return self.row(quantity, pairs)
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file; nothing in it is unpickled. Raises `UserError` if unreadable."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as e:
+        raise UserError(f"{path} is no readable .npz file of plain arrays ({e})") from None
+
+
+def verify_file(path: Path, dtype: torch.dtype, device: torch.device) -> Iterator[Row]:
+    """Rows of everything the file holds, as they are computed."""
+    golden = Golden(path, dtype, device)
+    yield from _evaluation(golden)
+    yield from _attacks(golden)
+    yield from _training_step(golden)
+
+
+def _single(golden: Golden, quantity: str, ours: Tensor) -> Row:
+    expected = golden.vectors[quantity]
+    error = float(np.abs(ours.detach().double().cpu().numpy() - expected).max())
+    return golden.row(quantity, [(error, float(np.abs(expected).max()))])
+
+
+def _evaluation(golden: Golden) -> Iterator[Row]:
+    with torch.no_grad():
+        yield _single(golden, "eval_logits_clean", forward(golden.model, golden.x, "clean", "eval"))
+        yield _single(golden, "eval_logits_adv", forward(golden.model, golden.x, "adv", "eval"))
+
+
+def _attacks(golden: Golden) -> Iterator[Row]:
+    variants = (
+        ("trainbn_corrected", AttackConfig()),
+        ("trainbn_published", AttackConfig(start="published-code")),
+        ("evalbn_corrected", AttackConfig(batch_norm="eval")),
+    )
+    for name, settings in variants:
+        golden.reset()
+        logits_of = partial(forward, golden.model, branch="adv", statistics=settings.batch_norm)
+        centre, start = start_point(golden.x, golden.noise, settings)
+        x_adv = pgd(settings, logits_of, centre, start, golden.y)
+        after = golden.compare(f"bn_after_pgd10_{name.partition('_')[2]}", golden.state())
+        yield _attack(golden, f"pgd10_{name}", x_adv)
+        if settings.batch_norm == "train":
+            yield after if golden.exact else replace(after, tolerance=LEFT)
+
+
+def _attack(golden: Golden, quantity: str, x_adv: Tensor) -> Row:
+    """float64: the share of pixels that differ. float32: how far the objective reached lies apart."""
+    if golden.exact:
+        difference = np.abs(x_adv.cpu().numpy() - golden.vectors[quantity])
+        share = float((~(difference <= TOLERANCE[golden.dtype])).mean())
+        return Row(f"{quantity} (share of pixels)", share, PIXELS)
+    golden.reset()
+    reached = []
+    for images in (x_adv, golden.tensor(golden.vectors[quantity])):
+        logits = forward(golden.model, images, "adv", "frozen")
+        reached.append(float(F.cross_entropy(logits, golden.y).detach()))
+    return Row(f"{quantity} (cross-entropy reached)", abs(reached[0] / reached[1] - 1), REACHED)
+
+
+def _training_step(golden: Golden) -> Iterator[Row]:
+    x_adv = golden.tensor(golden.vectors["pgd10_trainbn_corrected"])
+    golden.reset()
+    logits, features = forward_with_features(golden.model, torch.cat([golden.x, x_adv]), "both", "frozen")
+    clean, adversarial = logits.chunk(2)
+    yield _single(golden, "train_logits_clean", clean)
+    yield _single(golden, "train_logits_adv", adversarial)
+    yield golden.compare("feature_clean", {name: z.chunk(2)[0] for name, z in features.items()})
+    yield golden.compare("feature_adv", {name: z.chunk(2)[1] for name, z in features.items()})
+
+    golden.reset()
+    losses, momenta = [], [torch.zeros_like(p) for p in golden.parameters()]
+    for step in range(3):
+        terms, _ = golden.method.terms(golden.model, golden.x, x_adv, golden.y)
+        total = torch.stack(list(terms.values())).sum()
+        gradients = torch.autograd.grad(total, golden.parameters())
+        losses.append(total.detach())
+        if step == 0:
+            yield golden.compare("loss", {**terms, "total": total})
+            yield from _gradients(golden, gradients)
+        sgd_(golden.parameters(), list(gradients), momenta, golden.tensor(np.array(0.1)), 0.9, 5e-4)
+        if step == 0:
+            yield golden.compare("param_head_after_step", golden.state())
+            yield golden.compare("buffer_after_step", golden.state())
+    yield _single(golden, "loss_trajectory_3_steps", torch.stack(losses))
+
+
+def _gradients(golden: Golden, gradients: tuple[Tensor, ...]) -> Iterator[Row]:
+    model = [name for name, _ in golden.model.named_parameters()]
+    method = [name for name, _ in golden.method.named_parameters()]
+    by_model = dict(zip(model, gradients, strict=False))
+    by_method = dict(zip(method, gradients[len(model) :], strict=True))
+    ours = golden.by_name(by_model, by_method)
+    norms = {name: float(value) for name, value in golden.entries("grad_norm")}
+    yield golden.compare("grad_norm", {name: g.norm() for name, g in ours.items()})
+    yield golden.compare("grad_head", ours, norms)

@@ -1,0 +1,75 @@
+"""Philox 4x32-10 (Salmon et al., SC 2011, "Parallel random numbers: as easy as 1, 2, 3") in PyTorch.
+
+A random number is a function of (seed, stream, step, row, element) and of nothing else: the same on
+every device, for any number of processes, and after every resume. The four counter words are
+(element // 4, row, step, stream), the two key words are the low and high half of the seed; element e
+takes output word e % 4.
+
+uint32 values are held in int64 tensors: a product of two of them wraps, but its 64 bits are right.
+"""
+
+import math
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS = 10
+_LOW = 0xFFFFFFFF
+
+
+class Stream(IntEnum):
+    """What a random number is for: the last counter word, so that no two uses share numbers."""
+
+    ATTACK_START = 0
+    ATTACK_RADIUS = 1
+    PERMUTATION = 2
+    AUGMENTATION = 3
+    SUBSET = 4
+
+
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> tuple[Tensor, ...]:
+    """Four uint32 words for each counter.
+
+    `counter`: four int64 tensors that broadcast, each in [0, 2^32). `seed`: in [0, 2^64).
+    Returns four int64 tensors in [0, 2^32).
+    """
+    c0, c1, c2, c3 = counter
+    key = [seed & _LOW, seed >> 32 & _LOW]
+    for _ in range(_ROUNDS):
+        product0, product1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0 = (product1 >> 32 & _LOW) ^ c1 ^ key[0]
+        c2 = (product0 >> 32 & _LOW) ^ c3 ^ key[1]
+        c1, c3 = product1 & _LOW, product0 & _LOW
+        key = [(k + increment) & _LOW for k, increment in zip(key, _KEY_INCREMENTS, strict=True)]
+    return c0, c1, c2, c3
+
+
+def words(seed: int, stream: Stream, step: int | Tensor, rows: Tensor, num_elements: int) -> Tensor:
+    """uint32 words [len(rows), num_elements] (int64) for the global row numbers `rows` (int64 [B])."""
+    groups = torch.arange(-(-num_elements // 4), device=rows.device)
+    step = torch.as_tensor(step, device=rows.device)
+    counter = (groups[None, :], rows[:, None], step & _LOW, torch.full_like(step, int(stream)))
+    return torch.stack(philox(counter, seed), dim=-1).flatten(1)[:, :num_elements]
+
+
+def uniform(seed: int, stream: Stream, step: int | Tensor, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Uniform in [0, 1), float32 [len(rows), *shape]: 24 bits each, so exact in float32."""
+    bits = words(seed, stream, step, rows, math.prod(shape)) >> 8
+    return (bits.float() * 2.0**-24).reshape(len(rows), *shape)
+
+
+def normal(seed: int, stream: Stream, step: int | Tensor, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Standard normal, float32 [len(rows), *shape], by Box and Muller from two uniforms each."""
+    pairs = uniform(seed, stream, step, rows, (2, math.prod(shape)))
+    radius = torch.sqrt(-2 * torch.log1p(-pairs[:, 0]))
+    return (radius * torch.cos(2 * math.pi * pairs[:, 1])).reshape(len(rows), *shape)
+
+
+def permutation(seed: int, epoch: int, num_items: int, device: torch.device | str = "cpu") -> Tensor:
+    """A random order of range(num_items), int64, the same on every device: items sorted by 62 random bits."""
+    rows = torch.arange(num_items, device=device)
+    pair = words(seed, Stream.PERMUTATION, epoch, rows, 2)
+    return torch.argsort(pair[:, 0] << 30 ^ pair[:, 1], stable=True)
