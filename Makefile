@@ -1,0 +1,52 @@
+# The one place for the commands that people, the pre-commit hook and CI run.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:  # `make check` runs its parts in the order written, cheapest first
+.PHONY: help venv train test lint types layers check slow gpu clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
+
+venv: .venv/.run  ## make .venv with everything a run needs
+
+# Each stamp is written last, so an install that was cut off is done again.
+.venv/.run: requirements/lock.txt setup.py pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -r requirements/lock.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+.venv/.dev: .venv/.run requirements/dev.txt
+	$(BIN)/python -m pip install --quiet -r requirements/dev.txt
+	touch $@
+
+train: .venv/.run  ## train AR-AT and plain AT on the digits, evaluate and compare both
+	$(BIN)/python -m bench.digits
+
+test: .venv/.dev  ## run the CPU tests, with coverage
+	$(BIN)/pytest -m "not slow and not gpu" -n 2 --cov --cov-report=term
+
+lint: .venv/.dev  ## check style and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: .venv/.dev  ## check the types
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+layers: .venv/.dev  ## check that imports point one way
+	$(BIN)/pytest -q tests/test_layers.py
+
+check: lint types layers test  ## all of the above: what every change has to pass
+
+slow: .venv/.dev  ## run the tests that take longer than a check should
+	$(BIN)/pytest -m slow
+
+gpu: .venv/.dev  ## run the tests that need a CUDA device
+	$(BIN)/pytest -m gpu
+
+clean:  ## remove what this file made; runs/ and data/ stay
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .coverage .coverage.*
+	find bench fastarat kernels tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,191 @@
+"""The whole configuration of a run: one tree of frozen dataclasses, checked once, written as JSON.
+
+Each part lies beside what it configures. Nothing here imports torch.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from fastarat.attacks.settings import AttackConfig
+from fastarat.data.settings import AugmentConfig
+from fastarat.engine.settings import (
+    AveragingConfig,
+    CheckpointConfig,
+    EvaluationConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+)
+from fastarat.errors import UserError
+from fastarat.methods.settings import ARATConfig, ATConfig, MethodConfig
+from fastarat.models.settings import ModelConfig
+
+Fidelity = Literal["paper", "published-code"]
+METHODS = {"at": ATConfig, "arat": ARATConfig}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that determines a training run."""
+
+    recipe: str = "custom"
+    """the recipe that these settings started from"""
+    data: str = "cifar10"
+    """data set: a name, an image folder, a .tar or .tar.xz of one, or a prepared set"""
+    loader: Literal["auto", "resident"] = "auto"
+    """where batches come from; auto chooses and says so"""
+    epochs: int = 100
+    """passes over the training images"""
+    batch: int = 128
+    """images in a step, divided among processes"""
+    seed: int = 0
+    """initial weights, order, augmentation and attack noise"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU if there is one"""
+    gpus: int = 0
+    """processes, one a GPU; 0: one process"""
+    procs: int = 0
+    """processes on the CPU; 0: one process"""
+    dtype: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = "auto"
+    """number format of forwards and gradients; auto: bf16 on a GPU, fp32 on a CPU"""
+    compile: Literal["eager"] = "eager"
+    """how the step runs"""
+    sync_bn: bool = False
+    """batch-norm statistics over all processes"""
+    fidelity: Fidelity = "paper"
+    """AR-AT as its paper describes it, or with the departures of its published code"""
+    num_train_images: int | None = None
+    """train on the first so many images of a random order; default all"""
+    num_validation_images: int = 0
+    """training images split off to choose the best checkpoint; 0: the last epoch is the result"""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    attack: AttackConfig = field(default_factory=AttackConfig)
+    method: MethodConfig = field(default_factory=ARATConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    averaging: AveragingConfig = field(default_factory=AveragingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    @property
+    def num_processes(self) -> int:
+        """How many processes train."""
+        return max(self.gpus, self.procs, 1)
+
+    def problems(self) -> list[str]:
+        """Everything wrong with the settings, each a sentence that names the fix."""
+        found = [
+            f"{name} is {getattr(self, name)}: give 1 or more"
+            for name in ("epochs", "batch", "num_train_images")
+            if (getattr(self, name) or 1 if name == "num_train_images" else getattr(self, name)) < 1
+        ]
+        found += [
+            f"{name} is {getattr(self, name)}: give 0 or more"
+            for name in ("gpus", "procs", "num_validation_images", "seed")
+            if getattr(self, name) < 0
+        ]
+        if self.gpus and self.procs:
+            found.append("gpus and procs exclude each other: give one")
+        if self.gpus and self.device == "cpu":
+            found.append("gpus needs --device cuda or auto")
+        if self.batch % self.num_processes:
+            found.append(f"batch {self.batch} does not divide among {self.num_processes} processes")
+        if self.averaging.kind != "none" and self.averaging.start_epoch > self.epochs:
+            found.append(
+                f"averaging starts at epoch {self.averaging.start_epoch} of {self.epochs}: "
+                "give a smaller --averaging.start-epoch"
+            )
+        for part in fields(self):
+            value = getattr(self, part.name)
+            if is_dataclass(value):
+                found += value.problems()  # type: ignore[attr-defined]
+        return found
+
+    def checked(self) -> "Config":
+        """This configuration; raises `UserError` with all problems in one line."""
+        problems = self.problems()
+        if problems:
+            raise UserError("; ".join(problems))
+        return self
+
+
+def published_code(config: Config) -> Config:
+    """The recipe with the departures of the published AR-AT code from its description.
+
+    The attack's ball and the clean branch move with the start noise; the schedule drops an epoch late
+    after a first epoch at a fifth of the rate; the balance comes from 1,024 augmented images; the
+    evaluation inherits the moved ball; SWA counts the attack's forwards and forgets the clean branch.
+    """
+    late = tuple(epoch + 1 for epoch in config.schedule.milestones)
+    config = replace(
+        config,
+        fidelity="published-code",
+        attack=replace(config.attack, start="published-code"),
+        schedule=replace(config.schedule, milestones=late, warmup_epochs=1, warmup_factor=0.2),
+        averaging=replace(config.averaging, reestimate="published-code"),
+        evaluation=replace(config.evaluation, start="published-code"),
+    )
+    if isinstance(config.method, ARATConfig):
+        method = replace(config.method, balance_images=1024, balance_augmented=True)
+        config = replace(config, method=method)
+    return config
+
+
+def to_json(config: Config) -> str:
+    """The configuration as JSON, complete."""
+    return json.dumps(asdict(config), indent=2) + "\n"
+
+
+def from_dict(values: dict[str, Any], source: str) -> Config:
+    """The configuration that `to_json` wrote. `source` names it in the `UserError` for what does not fit."""
+    if not isinstance(values, dict):
+        raise UserError(f"{source} holds no configuration")
+    return _build(Config, values, source, "")
+
+
+def load_config(path: Path) -> Config:
+    """Read a run's `config.json`."""
+    try:
+        return from_dict(json.loads(path.read_text()), str(path))
+    except OSError as e:
+        raise UserError(f"cannot read {path}: {e.strerror}; is this a run directory?") from None
+    except ValueError as e:
+        if isinstance(e, UserError):
+            raise
+        raise UserError(f"{path} is not JSON ({e})") from None
+
+
+def _build(cls: Any, values: dict[str, Any], source: str, prefix: str) -> Any:
+    hints = get_type_hints(cls)
+    wrong = sorted(set(values) - set(hints))
+    if wrong:
+        raise UserError(f"{source} has the unknown setting {prefix}{wrong[0]}: written by another version of fastarat?")
+    built = {}
+    for name, value in values.items():
+        hint = METHODS.get(value.get("name"), ATConfig) if name == "method" else hints[name]
+        if is_dataclass(hint) and isinstance(value, dict):
+            built[name] = _build(hint, value, source, f"{prefix}{name}.")
+        elif _fits(value, hint):
+            built[name] = tuple(value) if isinstance(value, list) else value
+        else:
+            raise UserError(f"{source}: {prefix}{name} is {value!r}, which does not fit")
+    return cls(**built)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value has the type of a settings field."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        return isinstance(value, list | tuple) and all(_fits(item, arguments[0]) for item in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint if isinstance(hint, type) else type(None))

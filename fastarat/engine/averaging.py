@@ -1,0 +1,101 @@
+"""Averages of the weights over training: exponential (EMA) or equal over snapshots (SWA)."""
+
+import copy
+from collections.abc import Iterable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from fastarat.attacks.pgd import pgd, start_noise, start_point
+from fastarat.attacks.settings import AttackConfig
+from fastarat.data.loader import Batch
+from fastarat.engine.precision import Precision
+from fastarat.engine.settings import AveragingConfig
+from fastarat.models.published import split_layers
+from fastarat.models.settings import Branch
+from fastarat.models.split_batch_norm import SplitBatchNorm2d, current_pass, forward
+
+
+class Average:
+    """A second net that holds the averaged weights.
+
+    EMA averages the running statistics too. An SWA net's fit no weights in it: they are estimated anew,
+    by `reestimate`, before it is used.
+    """
+
+    def __init__(self, settings: AveragingConfig, model: nn.Module):
+        self.settings = settings
+        self.model = copy.deepcopy(model)
+        self.num_snapshots = 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int, epoch: int) -> None:
+        """Take the net after step `step` (from 1) of epoch `epoch` (from 1), if its turn has come."""
+        if epoch < self.settings.start_epoch:
+            return
+        if self.settings.kind == "swa" and step % self.settings.every_steps:
+            return
+        share = 1 / (self.num_snapshots + 1)
+        if self.settings.kind == "ema" and self.num_snapshots:
+            share = 1 - self.settings.decay
+        mine, theirs = list(self.model.state_dict().values()), list(model.state_dict().values())
+        torch._foreach_lerp_(mine, theirs, share)
+        self.num_snapshots += 1
+
+    def state_dict(self) -> dict[str, object]:
+        """What a checkpoint keeps."""
+        return {"model": self.model.state_dict(), "num_snapshots": self.num_snapshots}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Restore what `state_dict` gave."""
+        self.model.load_state_dict(state["model"])  # type: ignore[arg-type]
+        self.num_snapshots = int(state["num_snapshots"])  # type: ignore[call-overload]
+
+
+class CumulativeForward:
+    """Forwards by one branch after which the running statistics are the plain mean over all of them."""
+
+    def __init__(self, model: nn.Module, branch: Branch):
+        now = current_pass(model)
+        assert now is not None
+        self.model, self.branch, self.now, self.num_forwards = model, branch, now, 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.num_forwards += 1
+        usual, self.now.momentum = self.now.momentum, 1 / self.num_forwards
+        logits = forward(self.model, x, self.branch, "train")
+        self.now.momentum = usual
+        return logits
+
+
+def reestimate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    attack: AttackConfig,
+    settings: AveragingConfig,
+    precision: Precision,
+    seed: int,
+) -> None:
+    """Batch-norm statistics of an averaged net: plain means over `batches`, adversarial inputs included.
+
+    The clean branch sees clean images, the adversarial one images attacked on the net's own batch
+    statistics, which the attack does not count. `published-code` counts the attack's forwards, and leaves
+    the clean branch at its reset values.
+    """
+    for layer in model.modules():
+        if isinstance(layer, SplitBatchNorm2d):
+            layer.running_mean.zero_()
+            layer.running_var.fill_(1)
+    published = settings.reestimate == "published-code"
+    adversarial, clean = CumulativeForward(model, "adv"), CumulativeForward(model, "clean")
+    attacked = adversarial if published else partial(forward, model, branch="adv", statistics="frozen")
+    for batch in batches:
+        with precision.autocast():
+            noise = start_noise(attack, batch.x, seed, 0, batch.rows)
+            centre, start = start_point(batch.x, noise, attack)
+            x_adv = pgd(attack, attacked, centre, start, batch.y)
+            with torch.no_grad():
+                adversarial(x_adv)
+                if split_layers(model) and not published:
+                    clean(batch.x)

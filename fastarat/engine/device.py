@@ -1,0 +1,50 @@
+"""Which device and number format a run uses, checked against what is there."""
+
+import torch
+
+from fastarat.config import Config
+from fastarat.engine.precision import Dtype
+from fastarat.errors import UserError
+from fastarat.record import Record
+
+
+def choose_device(config: Config, record: Record) -> str:
+    """`cpu` or `cuda`. Raises `UserError` where more is asked for than there is."""
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if config.gpus > num_gpus:
+        raise UserError(f"--gpus {config.gpus}: this machine has {_gpus(num_gpus)}. {_fix(num_gpus)}")
+    if config.device == "cuda" and num_gpus == 0:
+        raise UserError(f"--device cuda: this machine has {_gpus(0)}. {_fix(0)}")
+    if config.procs and config.device != "cuda":
+        return "cpu"
+    if config.device != "auto":
+        return config.device
+    if num_gpus:
+        return record.choose("device", "cuda", torch.cuda.get_device_name())
+    return record.choose("device", "cpu", "torch sees no GPU")
+
+
+def choose_dtype(config: Config, device: str, record: Record) -> Dtype:
+    """The number format; `auto` is bf16 on a GPU that has it, else fp16 there, and fp32 on a CPU."""
+    if config.dtype != "auto":
+        return config.dtype
+    if device == "cpu":
+        record.choose("dtype", "fp32", "the CPU's fastest exact format")
+        return "fp32"
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        record.choose("dtype", "bf16", "the GPU has it")
+        return "bf16"
+    record.choose("dtype", "fp16", "the GPU has no bf16")
+    return "fp16"
+
+
+def _gpus(count: int) -> str:
+    return {0: "no GPU that torch can use", 1: "1 GPU"}.get(count, f"{count} GPUs")
+
+
+def _fix(count: int) -> str:
+    if count:
+        return f"Give --gpus {count} or fewer."
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is a CPU build: install a CUDA build, or give --device cpu."
+    return "Check the driver with nvidia-smi, or give --device cpu."

@@ -1,0 +1,76 @@
+"""Progress of a training: a live bar on a terminal, one plain line an epoch in any case."""
+
+import time
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
+
+from fastarat.console import stderr
+
+_SECONDS_BETWEEN_LOG_LINES = 1.0
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them: 42 s, 3 min 20 s, 1 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Display:
+    """Shows steps, epochs and the time left. `visible` is off on all processes but the first."""
+
+    def __init__(self, num_steps: int, first_step: int, epochs: int, visible: bool):
+        self.num_steps, self.first_step, self.epochs, self.visible = num_steps, first_step, epochs, visible
+        self.started = self.last_line = time.monotonic()
+        live = visible and stderr.is_terminal
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TaskProgressColumn())
+        self.bar = Progress(*columns, console=stderr, disable=not live, transient=True)
+        self.task = self.bar.add_task("starting", total=num_steps, completed=first_step)
+
+    def __enter__(self) -> "Display":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.stop()
+
+    def due(self) -> bool:
+        """Whether it is time for a log line: only then is the device asked for numbers."""
+        return time.monotonic() - self.last_line >= _SECONDS_BETWEEN_LOG_LINES
+
+    def left(self, step: int) -> str:
+        """The time left, from the mean speed of this session."""
+        done = step - self.first_step
+        if not done:
+            return "?"
+        return duration((time.monotonic() - self.started) / done * (self.num_steps - step))
+
+    def line(self, step: int, epoch: int, metrics: dict[str, float], images_per_s: float) -> None:
+        """Update the live line."""
+        self.last_line = time.monotonic()
+        terms = f"loss {metrics['loss']:.3f} · {images_per_s:,.0f} images/s · {self.left(step)} left"
+        self.bar.update(self.task, completed=step, description=f"epoch {epoch}/{self.epochs} · {terms}")
+
+    def waiting(self, step: int, text: str) -> None:
+        """Say what is being waited for."""
+        self.bar.update(self.task, completed=step, description=text)
+
+    def epoch(self, entry: dict[str, Any], step: int) -> None:
+        """Print an epoch's plain line."""
+        if not self.visible:
+            return
+        parts = [f"epoch {entry['epoch']}/{self.epochs}"]
+        parts += [f"{name} {value:.3f}" for name, value in entry["train"].items() if "accuracy" not in name]
+        parts += [
+            f"{name} {100 * value:.1f} %" for name, value in entry["train"].items() if name.endswith("accuracy")
+        ]
+        if "evaluation" in entry:
+            held = entry["evaluation"]
+            parts.append(f"{held['images']}: clean {held['clean']:.1f} %, robust {held['robust']:.1f} %")
+        parts.append(f"{entry['images_per_s']:,.0f} images/s")
+        parts.append(f"{self.left(step)} left")
+        stderr.print(" · ".join(part.replace("_", " ") for part in parts), markup=False)

@@ -1,0 +1,286 @@
+"""The training loop: epochs of steps, evaluations, checkpoints, and an orderly end."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastarat.checkpoint import Description, save_weights
+from fastarat.data.subset import subset
+from fastarat.engine.averaging import reestimate
+from fastarat.engine.display import Display
+from fastarat.engine.distributed import any_process, average_in_place, barrier, sum_over_processes
+from fastarat.engine.schedule import learning_rate
+from fastarat.engine.step import train_step
+from fastarat.engine.training import Training
+from fastarat.errors import WorkError
+from fastarat.evaluate import evaluate
+from fastarat.methods.method import accuracy
+from fastarat.models.convert import plain_branch
+from fastarat.models.split_batch_norm import forward, statistics_of
+from fastarat.run import Run
+
+
+class Interrupted(Exception):
+    """A signal asked for the end; the checkpoint is written."""
+
+
+class Loop:
+    """Drives a `Training` and writes its `Run`; nothing in here touches a tensor of the step."""
+
+    def __init__(self, training: Training, run: Run):
+        self.training, self.run = training, run
+        self.config, self.world = training.config, training.parts.world
+        self.stop_requested = False
+        self.last_save = time.monotonic()
+        self.epoch_started, self.epoch_first_step = time.monotonic(), training.step
+
+    def fit(self) -> None:
+        """Train to the end. Raises `Interrupted` after a signal, `WorkError` if the loss is not finite."""
+        training = self.training
+        num_steps = self.config.epochs * training.loader.steps_per_epoch
+        with (
+            Display(num_steps, training.step, self.config.epochs, self.world.is_main) as self.display,
+            self._signals(),
+        ):
+            if training.step == 0:
+                self._save()
+            while training.epoch <= self.config.epochs:
+                self._epoch()
+            self._finish()
+
+    def _epoch(self) -> None:
+        training, loader = self.training, self.training.loader
+        self.epoch_started, self.epoch_first_step = time.monotonic(), training.step
+        if training.steps_in_epoch == 0:
+            training.totals.zero_()
+            self._measure_balance()
+        for batch in loader.batches(training.epoch, training.steps_in_epoch):
+            self._set_step()
+            metrics = train_step(training.parts, batch, training.device_step, training.learning_rate)
+            self._count(metrics)
+            training.step += 1
+            if training.average:
+                training.average.update(training.parts.model, training.step, training.epoch)
+            self._between_steps()
+        self._end_epoch()
+
+    def _set_step(self) -> None:
+        training = self.training
+        rate = learning_rate(
+            self.config.schedule,
+            self.config.optimizer.learning_rate,
+            training.step,
+            training.loader.steps_per_epoch,
+            self.config.epochs,
+        )
+        training.learning_rate.fill_(rate)
+        training.device_step.fill_(training.step)
+
+    @torch.no_grad()
+    def _count(self, metrics: dict[str, torch.Tensor]) -> None:
+        training = self.training
+        training.totals.add_(torch.stack([metrics[name] for name in training.parts.method.metrics]))
+        first_bad = (training.first_bad_step < 0) & ~metrics["loss"].isfinite()
+        training.first_bad_step.copy_(torch.where(first_bad, training.device_step, training.first_bad_step))
+
+    def _between_steps(self) -> None:
+        """Log lines, checkpoints and signals, which all processes take at the same step."""
+        training = self.training
+        save_due = time.monotonic() - self.last_save >= self.config.checkpoint.every_s
+        in_epoch = training.steps_in_epoch < training.loader.steps_per_epoch
+        main = self.world.is_main
+        stop, save, line = any_process(
+            (self.stop_requested, main and save_due and in_epoch, main and self.display.due()), self.world
+        )
+        if line:
+            self._check_finite()
+            self.display.line(training.step, training.epoch, self._means(), self._speed())
+        if save or stop:
+            self._save()
+        if stop:
+            raise Interrupted
+
+    def _end_epoch(self) -> None:
+        """Close the epoch: evaluate, write its line, keep the best, save."""
+        training = self.training
+        self._check_finite()
+        entry: dict[str, Any] = {
+            "epoch": training.epoch,
+            "step": training.step,
+            "learning_rate": float(training.learning_rate),
+            "train": self._means(),
+            "images_per_s": round(self._speed(), 1),
+        }
+        training.seconds += time.monotonic() - self.epoch_started
+        last = training.epoch == self.config.epochs
+        every = self.config.evaluation.every_epochs
+        if last or (every and training.epoch % every == 0):
+            entry["evaluation"] = self._evaluate(self._deployed())
+        entry["seconds"] = round(training.seconds, 2)
+        training.metrics.append(entry)
+        training.epoch += 1
+        if self.world.is_main:
+            self.run.log(entry)
+        self.display.epoch(entry, training.step)
+        self._keep_best(entry.get("evaluation"))
+        if last or time.monotonic() - self.last_save >= self.config.checkpoint.every_s:
+            self._save(epoch_is_done=True)
+
+    def _finish(self) -> None:
+        """After the last epoch: the deployable weights, of the average where there is one."""
+        training = self.training
+        average = training.average
+        if average and average.settings.kind == "swa" and average.num_snapshots:
+            self.display.waiting(training.step, "estimating the average's batch-norm statistics")
+            batches = training.loader.batches(self.config.epochs + 1)
+            parts = training.parts
+            reestimate(average.model, batches, parts.attack, average.settings, parts.precision, self.config.seed)
+            average_in_place(statistics_of(average.model), self.world)
+            result = self._evaluate(average.model)
+            self._log_average(result)
+            if self.config.num_validation_images and result["robust"] < training.best_robust:
+                return
+            self._write_weights(average.model)
+        elif not self.config.num_validation_images:
+            self._write_weights(self._deployed())
+
+    def _log_average(self, result: dict[str, Any]) -> None:
+        if self.world.is_main:
+            self.run.log({"epoch": self.config.epochs, "step": self.training.step, "average": result})
+
+    def _deployed(self) -> nn.Module:
+        """The net that evaluations look at: the EMA average if there is one, else the net itself."""
+        training = self.training
+        average_in_place(statistics_of(training.parts.model), self.world)
+        average = training.average
+        if average and average.settings.kind == "ema" and average.num_snapshots:
+            return average.model
+        return training.parts.model
+
+    def _measure_balance(self) -> None:
+        """The clean branch's accuracy on training images, where the method asks for it."""
+        training, parts = self.training, self.training.parts
+        wanted = min(parts.method.num_balance_images, training.loader.num_images)
+        if not wanted:
+            return
+        augment = getattr(self.config.method, "balance_augmented", False)
+        average_in_place(statistics_of(parts.model), self.world)
+        correct = torch.zeros((), dtype=torch.float64, device=self.world.device)
+        parts.model.eval()
+        with torch.no_grad(), parts.precision.autocast():
+            for batch in training.loader.sample(training.epoch, wanted, augment):
+                correct += accuracy(forward(parts.model, batch.x, "clean", "eval"), batch.y) * len(batch.y)
+        parts.model.train()
+        parts.method.begin_epoch(sum_over_processes(correct, self.world) / wanted)
+
+    def _evaluate(self, model: nn.Module) -> dict[str, Any]:
+        training, settings = self.training, self.config.evaluation
+        self.display.waiting(training.step, f"epoch {training.epoch}: evaluating")
+        images = subset(training.held_out, settings.num_images, self.config.seed)
+        with training.parts.precision.autocast():
+            clean, robust = evaluate(
+                model,
+                images,
+                training.dataset.max_value,
+                len(training.dataset.classes),
+                training.evaluation_attack,
+                batch=settings.batch,
+                seed=self.config.seed,
+                world=self.world,
+                dtype=training.parts.precision.parameter_dtype,
+            )
+        return {
+            "images": "validation" if self.config.num_validation_images else "test",
+            "num_images": len(images.labels),
+            "steps": settings.steps,
+            "clean": round(clean.percent, 3),
+            "robust": round(robust.percent, 3),
+        }
+
+    def _keep_best(self, result: dict[str, Any] | None) -> None:
+        training = self.training
+        if not self.config.num_validation_images or not result or result["robust"] <= training.best_robust:
+            return
+        training.best_robust = result["robust"]
+        if self.world.is_main:
+            self.run.save_best(training.state_dict())
+        self._write_weights(self._deployed())
+
+    def _write_weights(self, model: nn.Module) -> None:
+        if self.world.is_main:
+            save_weights(self.run.weights_file, plain_branch(model, "adv"), self._description())
+        barrier(self.world)
+
+    def _description(self) -> Description:
+        dataset, config = self.training.dataset, self.config
+        height, width, channels = dataset.train.images.shape[1:]
+        return Description(
+            config.model.name,
+            len(dataset.classes),
+            channels,
+            (height, width),
+            dataset.max_value,
+            dataset.classes,
+            dataset.name,
+            config.attack.norm,
+            config.attack.eps_255,
+            config.method.name,
+            epoch=self.training.epoch - 1,
+        )
+
+    def _save(self, epoch_is_done: bool = False) -> None:
+        """Write a checkpoint, unless the loss is not finite: the last good one must stay the newest."""
+        training = self.training
+        self._check_finite()
+        average_in_place(statistics_of(training.parts.model), self.world)
+        if self.world.is_main:
+            state = training.state_dict()
+            if not epoch_is_done:
+                state["seconds"] += time.monotonic() - self.epoch_started
+            self.run.save(state, self.config.checkpoint.keep)
+        barrier(self.world)
+        self.last_save = time.monotonic()
+
+    def _check_finite(self) -> None:
+        step = int(self.training.first_bad_step)
+        if any_process((step >= 0,), self.world) == (False,):
+            return
+        where = f"at step {step}" if step >= 0 else "on another process"
+        good = self.run.checkpoint("last")
+        raise WorkError(
+            f"the loss is not finite {where}; the last good checkpoint is {good}: go on from it with --resume and a "
+            "lower --optimizer.learning-rate, or with --dtype fp32"
+        )
+
+    def _means(self) -> dict[str, float]:
+        """The epoch's metrics so far, averaged over steps and processes."""
+        training = self.training
+        steps = max(training.steps_in_epoch, 1) * self.world.size
+        sums = sum_over_processes(training.totals.clone(), self.world) / steps
+        return dict(zip(training.parts.method.metrics, (round(v, 6) for v in sums.tolist()), strict=True))
+
+    def _speed(self) -> float:
+        steps = self.training.step - self.epoch_first_step
+        return steps * self.config.batch / max(time.monotonic() - self.epoch_started, 1e-9)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM ask for the end; it comes after the step that runs."""
+
+        def request(number: int, frame: FrameType | None) -> None:
+            self.stop_requested = True
+
+        earlier = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in earlier.items():
+                signal.signal(number, handler)
+
+

@@ -1,0 +1,190 @@
+"""A training run in memory: everything a checkpoint holds, and how it is built from a configuration."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastarat.attacks.settings import AttackConfig
+from fastarat.config import Config
+from fastarat.data.dataset import Dataset, ImageSet
+from fastarat.data.loader import Loader
+from fastarat.data.resident import ResidentLoader
+from fastarat.engine.averaging import Average
+from fastarat.engine.distributed import World
+from fastarat.engine.precision import Dtype, Precision
+from fastarat.engine.step import StepParts
+from fastarat.errors import UserError
+from fastarat.methods.method import Method
+from fastarat.methods.registry import build_method
+from fastarat.models.batch_norm import BatchNorm1d
+from fastarat.models.registry import build_model
+from fastarat.models.split_batch_norm import current_pass
+from fastarat_kernels import philox
+
+
+@dataclass
+class Training:
+    """The state of a run. `step` counts finished steps, `epoch` is the one in progress (from 1)."""
+
+    config: Config
+    dataset: Dataset
+    held_out: ImageSet
+    """what evaluations during training look at: validation images, or the test set"""
+    loader: Loader
+    parts: StepParts
+    average: Average | None
+    learning_rate: Tensor
+    device_step: Tensor
+    totals: Tensor
+    """sums of the method's metrics over the epoch's steps, on the device"""
+    first_bad_step: Tensor
+    """the first step whose loss was not finite; -1 for none"""
+    step: int = 0
+    epoch: int = 1
+    seconds: float = 0.0
+    best_robust: float = -1.0
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def steps_in_epoch(self) -> int:
+        """How many steps of the current epoch are done."""
+        return self.step - (self.epoch - 1) * self.loader.steps_per_epoch
+
+    @property
+    def evaluation_attack(self) -> AttackConfig:
+        """The attack of evaluations during training: the training attack's ball, by cross-entropy."""
+        attack, settings = self.config.attack, self.config.evaluation
+        return AttackConfig(
+            norm=attack.norm,
+            eps_255=attack.eps_255,
+            steps=settings.steps,
+            step_255=settings.step_255,
+            start=settings.start,
+            batch_norm="eval",
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on."""
+        cuda = torch.cuda.is_available()
+        return {
+            "step": self.step,
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "best_robust": self.best_robust,
+            "metrics": self.metrics,
+            "model": self.parts.model.state_dict(),
+            "method": self.parts.method.state_dict(),
+            "momenta": self.parts.momenta,
+            "precision": self.parts.precision.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "totals": self.totals,
+            "random": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if cuda else []},
+        }
+
+    def load_state_dict(self, state: dict[str, Any], source: str) -> None:
+        """Go on from `state_dict`'s point; `source` names it in the `UserError` if it is another run's."""
+        parts = self.parts
+        try:
+            parts.model.load_state_dict(state["model"])
+            parts.method.load_state_dict(state["method"])
+            for mine, saved in zip(parts.momenta, state["momenta"], strict=True):
+                mine.copy_(saved)
+            parts.precision.load_state_dict(state["precision"])
+            if self.average:
+                self.average.load_state_dict(state["average"])
+            self.totals.copy_(state["totals"])
+            for name in ("step", "epoch", "seconds", "best_robust", "metrics"):
+                setattr(self, name, state[name])
+            torch.set_rng_state(state["random"]["cpu"])
+            if torch.cuda.is_available() and len(state["random"]["cuda"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all(state["random"]["cuda"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as e:
+            reason = str(e).splitlines()[0]
+            raise UserError(f"{source} does not fit this configuration: {reason}") from None
+
+
+def build_training(config: Config, dataset: Dataset, world: World, dtype: Dtype) -> Training:
+    """A run at step 0, its net initialised from the seed alone."""
+    train, held_out = split_training_images(config, dataset)
+    if config.batch > len(train.labels):
+        raise UserError(
+            f"batch {config.batch} is larger than the {len(train.labels)} training images: give a smaller --batch"
+        )
+    precision = Precision(dtype, world.device)
+    model, method = _build_net(config, dataset, world, precision)
+    parameters = [*model.parameters(), *method.parameters()]
+    parts = StepParts(
+        model,
+        method,
+        config.attack,
+        config.optimizer,
+        precision,
+        world,
+        parameters,
+        [torch.zeros_like(parameter) for parameter in parameters],
+        config.seed,
+    )
+    loader = ResidentLoader(
+        train,
+        dataset.max_value,
+        config.augment,
+        config.batch,
+        config.seed,
+        world.device,
+        precision.parameter_dtype,
+        world.rank,
+        world.size,
+    )
+    return Training(
+        config,
+        dataset,
+        held_out,
+        loader,
+        parts,
+        Average(config.averaging, model) if config.averaging.kind != "none" else None,
+        learning_rate=torch.zeros((), dtype=precision.parameter_dtype, device=world.device),
+        device_step=torch.zeros((), dtype=torch.int64, device=world.device),
+        totals=torch.zeros(len(method.metrics), dtype=torch.float64, device=world.device),
+        first_bad_step=torch.full((), -1, dtype=torch.int64, device=world.device),
+    )
+
+
+def _build_net(config: Config, dataset: Dataset, world: World, precision: Precision) -> tuple[nn.Module, Method]:
+    height, width, channels = dataset.train.images.shape[1:]
+    torch.manual_seed(config.seed)
+    model = build_model(config.model.name, len(dataset.classes), channels, config.method.batch_norm)
+    method = build_method(config.method, model, (channels, height, width))
+    model.to(world.device, precision.parameter_dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    method.to(world.device, precision.parameter_dtype)
+    if config.sync_bn:
+        now = current_pass(model)
+        assert now is not None
+        now.group = world.group
+        for layer in method.modules():
+            if isinstance(layer, BatchNorm1d):
+                layer.group = world.group
+    return model.train(), method.train()
+
+
+def split_training_images(config: Config, dataset: Dataset) -> tuple[ImageSet, ImageSet]:
+    """Training images, and those that evaluations during training look at.
+
+    Validation images are split off by the seed, so that the test set never chooses a checkpoint; without
+    them the test set is watched, and the last epoch is the result.
+    """
+    images, labels = dataset.train.images, dataset.train.labels
+    if not config.num_validation_images and config.num_train_images is None:
+        return dataset.train, dataset.test
+    num_validation = config.num_validation_images
+    num_train = config.num_train_images or len(labels) - num_validation
+    if num_train + num_validation > len(labels) or num_train < 1:
+        raise UserError(
+            f"{num_train} training and {num_validation} validation images are more than the {len(labels)} there are: "
+            "give fewer with --num-train-images or --num-validation-images"
+        )
+    order = philox.permutation(config.seed, 0, len(labels)).numpy()
+    validation, train = order[:num_validation], order[num_validation : num_validation + num_train]
+    train_set = ImageSet(images[train], labels[train])
+    return train_set, ImageSet(images[validation], labels[validation]) if num_validation else dataset.test

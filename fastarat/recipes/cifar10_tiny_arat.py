@@ -1,0 +1,22 @@
+"""AR-AT with a small net (three residual blocks of 16, 32, 64 channels) on CIFAR-10: made for CPUs.
+
+    fastarat train cifar10-tiny-arat --data cifar10-jpeg
+"""
+
+from fastarat.attacks.settings import AttackConfig
+from fastarat.config import Config
+from fastarat.engine.settings import EvaluationConfig, ScheduleConfig
+from fastarat.methods.settings import ARATConfig
+from fastarat.models.settings import ModelConfig
+
+RECIPE = Config(
+    recipe="cifar10-tiny-arat",
+    data="cifar10",
+    epochs=12,
+    num_train_images=10_000,
+    model=ModelConfig("tiny"),
+    attack=AttackConfig(step_255=4, steps=3),
+    method=ARATConfig(gamma=10),
+    schedule=ScheduleConfig("cosine"),
+    evaluation=EvaluationConfig(num_images=500, steps=5),
+)

@@ -1,0 +1,27 @@
+"""AR-AT on scikit-learn's digits, which are embedded: a robust model with no download.
+
+    fastarat train digits-arat
+
+About a minute on 2 CPU cores. Expect about 99 % clean and 80 % PGD-20 accuracy at eps 0.18 (45.9/255).
+"""
+
+from fastarat.attacks.settings import AttackConfig
+from fastarat.config import Config
+from fastarat.data.settings import AugmentConfig
+from fastarat.engine.settings import EvaluationConfig, OptimizerConfig, ScheduleConfig
+from fastarat.methods.settings import ARATConfig
+from fastarat.models.settings import ModelConfig
+
+RECIPE = Config(
+    recipe="digits-arat",
+    data="digits",
+    epochs=40,
+    batch=128,
+    model=ModelConfig("digits"),
+    attack=AttackConfig(eps_255=45.9, step_255=11.475, steps=10),
+    method=ARATConfig(gamma=10),
+    augment=AugmentConfig(crop_padding=1, flip=False),
+    optimizer=OptimizerConfig(learning_rate=0.1),
+    schedule=ScheduleConfig("cosine"),
+    evaluation=EvaluationConfig(every_epochs=5, num_images=360, step_255=11.475),
+)

@@ -1,0 +1,13 @@
+"""AT on scikit-learn's digits: the plain twin of `digits-arat`, same net, attack and epochs.
+
+    fastarat train digits-at
+
+Under a minute on 2 CPU cores. Expect about 99 % clean and 80 % PGD-20 accuracy at eps 0.18 (45.9/255).
+"""
+
+from dataclasses import replace
+
+from fastarat.methods.settings import ATConfig
+from fastarat.recipes.digits_arat import RECIPE as ARAT
+
+RECIPE = replace(ARAT, recipe="digits-at", method=ATConfig())

@@ -1,0 +1,79 @@
+"""What a run was made with: versions, machine, commit, and every automatic choice with its reason."""
+
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fastarat
+from fastarat.console import notice
+
+PACKAGES = ("numpy", "triton", "safetensors", "ffcv", "nvidia-dali-cuda130")
+
+
+class Record:
+    """Collects choices while a run is set up; prints each as it is made."""
+
+    def __init__(self, quiet: bool = False):
+        self.choices: list[dict[str, str]] = []
+        self.quiet = quiet
+
+    def choose(self, what: str, value: str, why: str) -> str:
+        """Note an automatic choice and return it."""
+        self.choices.append({"what": what, "value": value, "why": why})
+        if not self.quiet:
+            notice(f"{what}: {value} ({why})")
+        return value
+
+
+def environment() -> dict[str, Any]:
+    """Versions, GPU and driver, processor, commit, date and command; None for what is not there."""
+    on_gpu = torch.cuda.is_available()
+    return {
+        "fastarat": fastarat.__version__,
+        "commit": commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        **{name: _version(name) for name in PACKAGES},
+        "cuda": torch.version.cuda,
+        "gpu": torch.cuda.get_device_name() if on_gpu else None,
+        "driver": _driver() if on_gpu else None,
+        "machine": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def commit() -> str | None:
+    """The commit of the checkout that runs, with '+' if it has changes; None outside a checkout."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    head = _output(["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"])
+    changed = _output(["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"])
+    return f"{head}+" if head and changed else head
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _driver() -> str | None:
+    found = _output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
+    return found.splitlines()[0] if found else None
+
+
+def _output(command: list[str]) -> str | None:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None
