@@ -109,10 +109,9 @@ def _list(arguments: ListArguments) -> int:
     rows = inspect.listing()
     if arguments.json:
         console.print_json(rows)
-    else:
-        console.print_table(
-            f"Data sets under {sources.data_root()}", ["name", "state"], [[*row.values()] for row in rows]
-        )
+        return 0
+    for row in rows:
+        console.stdout.print(f"{row['name']:16} {row['state']}", markup=False)
     return 0
 
 
@@ -153,7 +152,8 @@ def _show(facts: dict[str, Any], as_json: bool) -> int:
     for split in ("train", "test"):
         counts = facts[split]
         plain[split] = f"{counts['images']} images, {counts['class_min']} to {counts['class_max']} a class"
-    console.print_table(facts["name"], ["", "value"], [[key, str(value)] for key, value in plain.items()])
+    for key, value in plain.items():
+        console.stdout.print(f"{key:12} {value}", markup=False)
     return 0
 
 

@@ -14,14 +14,13 @@ def load() -> Dataset:
     from sklearn.model_selection import train_test_split
 
     pixels, labels = load_digits(return_X_y=True)
-    images = pixels.astype(np.uint8).reshape(-1, 8, 8, 1)
-    train_images, test_images, train_labels, test_labels = train_test_split(
-        images, labels.astype(np.int64), test_size=TEST_IMAGES, stratify=labels, random_state=0
-    )
+    images, labels = pixels.astype(np.uint8).reshape(-1, 8, 8, 1), labels.astype(np.int64)
+    rows = np.arange(len(labels))
+    train, test = train_test_split(rows, test_size=TEST_IMAGES, stratify=labels, random_state=0)
     return from_arrays(
         "digits",
-        ImageSet(train_images, train_labels),
-        ImageSet(test_images, test_labels),
+        ImageSet(images[train], labels[train]),
+        ImageSet(images[test], labels[test]),
         classes=tuple(str(digit) for digit in range(10)),
         max_value=16,
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fastarat import console
 from fastarat.data import prepared
+from fastarat.data.dataset import ImageSet
 from fastarat.data.decode import Decoded, decode_all
 from fastarat.data.entries import entries, stem
 from fastarat.data.layout import Layout, require_none, survey
@@ -19,49 +20,61 @@ def prepare(source: Path, out: Path, size: int | None) -> None:
     With `size` the shorter side is resized to it (bicubic, antialiased) and the middle kept.
     Raises `UserError` for anything wrong in `source`, `WorkError` if `out` cannot be written.
     """
-    layout = survey(source, measure=size is None)
+    if size is not None and size < 1:
+        raise UserError(f"--size {size}: give the number of pixels, such as 128.")
+    layout = survey(source)
     require_none(source, layout.problems)
-    width, height = (size, size) if size else _common_size(source, layout)
+    width, height = (size, size) if size else layout.size or CHECK_SIZE
     with prepared.create(out) as folder:
-        shape = (height, width, 3)
         splits = {
-            split: prepared.allocate(folder, split, layout.count(split), shape) for split in prepared.SPLITS
+            split: prepared.allocate(folder, split, layout.count(split), (height, width, 3))
+            for split in prepared.SPLITS
         }
-        problems: list[str] = []
-        for batch in _decoded(source, layout, (width, height)):
-            problems += batch.problems
-            for name, pixels in zip(batch.names, batch.pixels, strict=True):
-                place = layout.places[name]
-                splits[place.split].images[place.row] = pixels
-                splits[place.split].labels[place.row] = place.label
-        require_none(source, problems)
+        _fill(splits, source, layout, (width, height), resize=size is not None)
         prepared.seal(folder, stem(source), layout.classes, 255, str(source))
+
+
+def _fill(
+    splits: dict[str, ImageSet], source: Path, layout: Layout, size: tuple[int, int], resize: bool
+) -> None:
+    """Decode every image into its row; raises `UserError` if one cannot be, or has another size."""
+    problems: list[str] = []
+    sizes: set[tuple[int, int]] = set()
+    for batch in _decoded(source, layout, size, resize):
+        problems += batch.problems
+        sizes |= batch.sizes
+        for name, pixels in zip(batch.names, batch.pixels, strict=True):
+            place = layout.places[name]
+            splits[place.split].images[place.row] = pixels
+            splits[place.split].labels[place.row] = place.label
+    require_none(source, problems)
+    if not resize:
+        _require_one_size(source, sizes)
 
 
 def problems(source: Path) -> list[str]:
     """Everything wrong with the images of `source`, a line each: layout, then what cannot be decoded."""
-    layout = survey(source, measure=False)
+    layout = survey(source)
     found = list(layout.problems)
-    for batch in _decoded(source, layout, CHECK_SIZE):
+    for batch in _decoded(source, layout, CHECK_SIZE, resize=True):
         found += batch.problems
     return found
 
 
-def _common_size(source: Path, layout: Layout) -> tuple[int, int]:
-    if len(layout.sizes) > 1:
-        smallest, *_, largest = sorted(layout.sizes, key=lambda size: size[0] * size[1])
+def _require_one_size(source: Path, sizes: set[tuple[int, int]]) -> None:
+    if len(sizes) > 1:
+        smallest, *_, largest = sorted(sizes, key=lambda size: size[0] * size[1])
         span = f"from {smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]}"
         raise UserError(
             f"{source}: images differ in size ({span}): choose one, "
             f"'fastarat data prepare {source} OUT --size 128'."
         )
-    return next(iter(layout.sizes), CHECK_SIZE)  # none readable: decoding names them all
 
 
-def _decoded(source: Path, layout: Layout, size: tuple[int, int]) -> Iterator[Decoded]:
+def _decoded(source: Path, layout: Layout, size: tuple[int, int], resize: bool) -> Iterator[Decoded]:
     count = len(layout.places)
     files = ((entry.name, entry.read()) for entry in entries(source) if entry.name in layout.places)
     with console.progress(f"Decoding {source.name}", count) as advance:
-        for batch in decode_all(files, count, size):
+        for batch in decode_all(files, count, size, resize):
             yield batch
             advance(len(batch.names))

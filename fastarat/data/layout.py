@@ -30,8 +30,8 @@ class Layout:
     classes: tuple[str, ...]
     places: dict[str, Place]
     """By entry name; rows follow the sorted names, so that a folder and its archive give the same set."""
-    sizes: set[tuple[int, int]]
-    """Every (width, height) that occurs, where it was asked for."""
+    size: tuple[int, int] | None
+    """(width, height) of the first image that can be read."""
     problems: list[str]
 
     def count(self, split: str) -> int:
@@ -39,19 +39,21 @@ class Layout:
         return sum(place.split == split for place in self.places.values())
 
 
-def survey(source: Path, measure: bool) -> Layout:
-    """Read the names in `source`, and with `measure` each image's size, from its header."""
+def survey(source: Path) -> Layout:
+    """Read the names in `source`, and the size of its first image."""
     found: list[tuple[str, str]] = []
-    sizes: set[tuple[int, int]] = set()
+    size = None
     for entry in entries(source):
         found.append((entry.name, entry.kind))
-        if measure and entry.name.lower().endswith(IMAGE_SUFFIXES) and entry.kind == "file":
-            sizes |= _size(entry)
+        if size is None and entry.kind == "file":
+            size = _size(entry)
     top = _top_folder(name for name, _ in found)
     folders, images, problems = _sort_out(found, top)
-    problems = _folder_problems(folders, images) + problems
+    missing = _split_problem({folder for folder, _ in folders})
+    # In a folder that is no image folder at all, every other file would be a stray.
+    problems = [missing] if missing else _class_problems(folders, images) + problems
     classes = tuple(sorted({name for _, name in folders}))
-    return Layout(classes, _places(images, classes), sizes, problems)
+    return Layout(classes, _places(images, classes), size, problems)
 
 
 def require_none(source: Path | str, problems: list[str]) -> None:
@@ -62,14 +64,14 @@ def require_none(source: Path | str, problems: list[str]) -> None:
         raise UserError(f"{source}: {'; '.join(problems[:3])}{more}.{all_of_them}")
 
 
-def _size(entry: Entry) -> set[tuple[int, int]]:
+def _size(entry: Entry) -> tuple[int, int] | None:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(entry.read())) as image:
-            return {image.size}
-    except OSError:
-        return set()  # decoding names every file that cannot be read
+        with Image.open(io.BytesIO(entry.read()), formats=("JPEG", "PNG")) as image:
+            return image.size
+    except Exception:  # Pillow raises almost any type; decoding names what cannot be read
+        return None
 
 
 def _top_folder(names: Iterable[str]) -> str:
@@ -100,15 +102,18 @@ def _sort_out(
     return folders, images, problems
 
 
-def _folder_problems(folders: set[tuple[str, str]], images: dict[str, tuple[str, str]]) -> list[str]:
-    splits = {folder for folder, _ in folders}
+def _split_problem(splits: set[str]) -> str | None:
     if "train" not in splits:
-        return [f"no train folder with classes in it (expected {EXPECTED})"]
+        return f"no train folder with classes in it (expected {EXPECTED})"
     if splits == {"train"}:
-        return [f"no test or val folder with classes in it (expected {EXPECTED})"]
+        return f"no test or val folder with classes in it (expected {EXPECTED})"
     if len(splits) == 3:
-        return ["both a test and a val folder: keep one, which is what accuracy is measured on"]
-    (other,) = splits - {"train"}
+        return "both a test and a val folder: keep one, which is what accuracy is measured on"
+    return None
+
+
+def _class_problems(folders: set[tuple[str, str]], images: dict[str, tuple[str, str]]) -> list[str]:
+    (other,) = {folder for folder, _ in folders} - {"train"}
     filled = Counter(images.values())
     problems = [f"empty class folder {'/'.join(folder)}" for folder in sorted(folders) if not filled[folder]]
     for here, there in (("train", other), (other, "train")):

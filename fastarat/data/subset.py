@@ -1,0 +1,12 @@
+"""A random part of a split, chosen by the seed: folders come sorted by class, so the first images are no sample."""
+
+from fastarat.data.dataset import ImageSet
+from fastarat_kernels import philox
+
+
+def subset(images: ImageSet, num_images: int | None, seed: int) -> ImageSet:
+    """`num_images` images of the split in random order; the split itself where that is all, or None."""
+    if num_images is None or num_images >= len(images.labels):
+        return images
+    chosen = philox.permutation(seed, 0, len(images.labels))[:num_images].numpy()
+    return ImageSet(images.images[chosen], images.labels[chosen])

@@ -1,0 +1,59 @@
+"""Writes small data sets to read: images, tars of them, CIFAR archives in the published layout."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastarat.data import cifar
+
+
+def jpeg(seed: int, width: int = 12, height: int = 12, mode: str = "RGB", kind: str = "JPEG") -> bytes:
+    """An encoded image of coloured noise."""
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).convert(mode).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def pack(folder: Path, archive: Path, mode: str, top: str = "") -> Path:
+    """A tar archive of what `folder` holds, inside the folder `top`."""
+    with tarfile.open(archive, mode) as tar:  # type: ignore[call-overload]
+        for path in sorted(folder.rglob("*")):
+            tar.add(path, arcname=top + path.relative_to(folder).as_posix(), recursive=False)
+    return archive
+
+
+def cifar_files(name: str, records: int = 20, label: int | None = None) -> dict[str, bytes]:
+    """The files of a CIFAR binary archive with `records` records each; `label` replaces every label."""
+    archive = cifar.ARCHIVES[name]
+    random = np.random.default_rng(0)
+    classes = 10 if name == "cifar10" else 100
+    files = {archive.classes_file: "\n".join(f"class {i}" for i in range(classes)).encode() + b"\n\n"}
+    for file in (*archive.train_files, archive.test_file):
+        labels = np.arange(records, dtype=np.uint8)[:, None] % classes
+        labels = np.full_like(labels, label) if label is not None else labels
+        coarse = np.zeros((records, archive.label_bytes - 1), np.uint8)
+        pixels = random.integers(0, 256, (records, cifar.PIXELS), dtype=np.uint8)
+        files[file] = np.concatenate([coarse, labels, pixels], axis=1).tobytes()
+    return files
+
+
+def cifar_archive(path: Path, name: str, files: dict[str, bytes]) -> Path:
+    """Write `files` as the CIFAR archive `name`."""
+    with tarfile.open(path, "w:gz") as tar:
+        for file, content in files.items():
+            member = tarfile.TarInfo(f"{cifar.ARCHIVES[name].folder}/{file}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
+    """The error's text, which must be a single line."""
+    text = str(error.value)
+    assert "\n" not in text
+    return text
