@@ -64,8 +64,20 @@ class Description:
     norm: str
     eps_255: float
     method: str
+    averaging: str = "none"
     branch: Branch = "adv"
     epoch: int = 0
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return (self.in_channels, *self.image_size)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Description":
+        """From `asdict`, as JSON gives it back. Raises KeyError or TypeError for what does not fit."""
+        image_size, classes = tuple(values["image_size"]), tuple(values["classes"])
+        return cls(**{**values, "image_size": image_size, "classes": classes})
 
 
 def save_weights(path: Path, model: nn.Module, description: Description) -> None:
@@ -90,8 +102,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], Description]:
     if metadata.pop("format") > FORMAT:
         raise UserError(f"{path} was written by a newer fastarat: upgrade")
     try:
-        values = {**metadata, "image_size": tuple(metadata["image_size"]), "classes": tuple(metadata["classes"])}
-        return tensors, Description(**values)
+        return tensors, Description.from_dict(metadata)
     except (KeyError, TypeError) as e:
         raise UserError(f"{path} has a description that does not fit this version ({e})") from None
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,7 +22,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-stdout = Console(soft_wrap=True, highlight=False)
+# What goes into a file or a pipe is never cut at an imagined screen's edge.
+stdout = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 200)
 stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
@@ -40,11 +42,10 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print a table to stdout; cells are plain text, the first column left, the others right aligned."""
     table = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=not stdout.is_terminal)
+        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*(cell.replace("[", r"\[") for cell in row))
-    # A table that goes into a file or a pipe is never cut at an imagined screen's edge.
-    stdout.print(table, width=None if stdout.is_terminal else 200)
+        table.add_row(*map(escape, row))
+    stdout.print(table)
 
 
 @contextmanager

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fastarat.attacks.ball import project
-from fastarat.attacks.pgd import pgd_step, reference_of, start_noise, start_point
 from fastarat.attacks.perturb import batch_norm_mode
+from fastarat.attacks.pgd import pgd_step, reference_of, start_noise, start_point
 from fastarat.attacks.settings import AttackConfig
 from fastarat.data.augment import gather
 from fastarat.data.dataset import ImageSet

@@ -4,11 +4,11 @@ All functions take images [N, C, H, W] of any float dtype, pixels in [0, 1], and
 """
 
 import torch
+from fastarat_kernels import philox
+from fastarat_kernels.philox import Stream
 from torch import Tensor
 
 from fastarat.attacks.settings import Norm
-from fastarat_kernels import philox
-from fastarat_kernels.philox import Stream
 
 
 def norms(x: Tensor) -> Tensor:

@@ -32,7 +32,12 @@ def start_point(x: Tensor, noise: Tensor | None, settings: AttackConfig) -> tupl
 
 
 def pgd_step(
-    settings: AttackConfig, logits_of: Logits, x_adv: Tensor, centre: Tensor, y: Tensor, reference: Tensor | None
+    settings: AttackConfig,
+    logits_of: Logits,
+    x_adv: Tensor,
+    centre: Tensor,
+    y: Tensor,
+    reference: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """One step: the next iterate, and the logits of this one (detached)."""
     leaf = x_adv.detach().requires_grad_()

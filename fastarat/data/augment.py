@@ -1,11 +1,11 @@
 """Batches from a resident uint8 set: gather, crop, flip and scale, on the device."""
 
 import torch
+from fastarat_kernels import philox
+from fastarat_kernels.philox import Stream
 from torch import Tensor
 
 from fastarat.data.settings import AugmentConfig
-from fastarat_kernels import philox
-from fastarat_kernels.philox import Stream
 
 
 def gather(images: Tensor, index: Tensor, max_value: int, dtype: torch.dtype) -> Tensor:

@@ -69,9 +69,7 @@ def read(path: Path, archive: Archive) -> Dataset:
     classes = tuple(name.strip() for name in names if name.strip())
     train = [_records(path, name, files.pop(name), archive, len(classes)) for name in archive.train_files]
     test = _records(path, archive.test_file, files.pop(archive.test_file), archive, len(classes))
-    joined = ImageSet(
-        np.concatenate([part.images for part in train]), np.concatenate([part.labels for part in train])
-    )
+    joined = ImageSet(np.concatenate([part.images for part in train]), np.concatenate([part.labels for part in train]))
     return from_arrays(archive.name, joined, test, classes, max_value=255)
 
 
@@ -92,9 +90,7 @@ def _records(path: Path, name: str, content: bytes, archive: Archive, classes: i
     """One file's records: the label bytes, then 1,024 red, 1,024 green and 1,024 blue bytes."""
     length = archive.label_bytes + PIXELS
     if not content or len(content) % length:
-        raise UserError(
-            f"{path}: {name} has {len(content)} bytes, not a multiple of {length}; fetch it again."
-        )
+        raise UserError(f"{path}: {name} has {len(content)} bytes, not a multiple of {length}; fetch it again.")
     records = np.frombuffer(content, np.uint8).reshape(-1, length)
     labels = records[:, archive.label_bytes - 1].astype(np.int64)
     problem = label_problem(labels, classes)

@@ -30,9 +30,7 @@ class Dataset:
     """SHA-256 over pixels and labels, the same however the set is stored."""
 
 
-def from_arrays(
-    name: str, train: ImageSet, test: ImageSet, classes: tuple[str, ...], max_value: int
-) -> Dataset:
+def from_arrays(name: str, train: ImageSet, test: ImageSet, classes: tuple[str, ...], max_value: int) -> Dataset:
     """The data set of these splits, with its fingerprint computed."""
     return Dataset(name, train, test, classes, max_value, fingerprint(train, test))
 
@@ -51,6 +49,4 @@ def label_problem(labels: np.ndarray, classes: int) -> str | None:
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if wrong.size == 0:
         return None
-    return (
-        f"label {labels[wrong[0]]} of image {wrong[0]} is not in 0 … {classes - 1} ({wrong.size} such labels)"
-    )
+    return f"label {labels[wrong[0]]} of image {wrong[0]} is not in 0 … {classes - 1} ({wrong.size} such labels)"

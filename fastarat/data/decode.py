@@ -64,9 +64,7 @@ def decode_batch(batch: list[tuple[str, bytes]], size: tuple[int, int], resize: 
     """Decode each file of `batch`; what cannot be decoded becomes a problem, not an exception."""
     from PIL import Image
 
-    result = Decoded(
-        [name for name, _ in batch], np.zeros((len(batch), size[1], size[0], 3), np.uint8), set(), []
-    )
+    result = Decoded([name for name, _ in batch], np.zeros((len(batch), size[1], size[0], 3), np.uint8), set(), [])
     for row, (name, content) in enumerate(batch):
         try:
             with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:

@@ -34,9 +34,7 @@ def prepare(source: Path, out: Path, size: int | None) -> None:
         prepared.seal(folder, stem(source), layout.classes, 255, str(source))
 
 
-def _fill(
-    splits: dict[str, ImageSet], source: Path, layout: Layout, size: tuple[int, int], resize: bool
-) -> None:
+def _fill(splits: dict[str, ImageSet], source: Path, layout: Layout, size: tuple[int, int], resize: bool) -> None:
     """Decode every image into its row; raises `UserError` if one cannot be, or has another size."""
     problems: list[str] = []
     sizes: set[tuple[int, int]] = set()
@@ -66,8 +64,7 @@ def _require_one_size(source: Path, sizes: set[tuple[int, int]]) -> None:
         smallest, *_, largest = sorted(sizes, key=lambda size: size[0] * size[1])
         span = f"from {smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]}"
         raise UserError(
-            f"{source}: images differ in size ({span}): choose one, "
-            f"'fastarat data prepare {source} OUT --size 128'."
+            f"{source}: images differ in size ({span}): choose one, 'fastarat data prepare {source} OUT --size 128'."
         )
 
 

@@ -166,9 +166,7 @@ def _require_fit(folder: Path, split: str, part: ImageSet, manifest: dict[str, A
             f"{folder / f'{split}_images.npy'} is {images.dtype} {images.shape}, not uint8 {(count, *shape)}."
         )
     if labels.dtype != np.int64 or labels.shape != (count,):
-        raise UserError(
-            f"{folder / f'{split}_labels.npy'} is {labels.dtype} {labels.shape}, not int64 ({count},)."
-        )
+        raise UserError(f"{folder / f'{split}_labels.npy'} is {labels.dtype} {labels.shape}, not int64 ({count},).")
     problem = label_problem(labels, classes)
     if problem:
         raise UserError(f"{folder / f'{split}_labels.npy'}: {problem}; prepare the data set again.")

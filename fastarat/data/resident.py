@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 
 import torch
+from fastarat_kernels import philox
+from fastarat_kernels.philox import Stream
 from torch import Tensor
 
 from fastarat.data.augment import augmented, gather
 from fastarat.data.dataset import ImageSet
 from fastarat.data.loader import Batch
 from fastarat.data.settings import AugmentConfig
-from fastarat_kernels import philox
-from fastarat_kernels.philox import Stream
 
 
 class ResidentLoader:
@@ -30,7 +30,13 @@ class ResidentLoader:
     ):
         self.images = torch.from_numpy(images.images.copy()).to(device)
         self.labels = torch.from_numpy(images.labels.copy()).to(device)
-        self.max_value, self.augment, self.batch, self.seed, self.dtype = max_value, augment, batch, seed, dtype
+        self.max_value, self.augment, self.batch, self.seed, self.dtype = (
+            max_value,
+            augment,
+            batch,
+            seed,
+            dtype,
+        )
         self.rank, self.num_processes = rank, num_processes
         self.num_images = len(self.labels)
         self.steps_per_epoch = self.num_images // batch

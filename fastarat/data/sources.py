@@ -45,9 +45,7 @@ def open_dataset(data: str, size: int | None = None) -> Dataset:
     dataset = _open(source, size)
     height, width = dataset.train.images.shape[1:3]
     if size is not None and (height, width) != (size, size):
-        raise UserError(
-            f"{data} has images of {width}x{height}: only image folders can be resized (--size {size})."
-        )
+        raise UserError(f"{data} has images of {width}x{height}: only image folders can be resized (--size {size}).")
     return dataset
 
 

@@ -1,7 +1,8 @@
 """A random part of a split, chosen by the seed: folders come sorted by class, so the first images are no sample."""
 
-from fastarat.data.dataset import ImageSet
 from fastarat_kernels import philox
+
+from fastarat.data.dataset import ImageSet
 
 
 def subset(images: ImageSet, num_images: int | None, seed: int) -> ImageSet:

@@ -59,7 +59,8 @@ class CumulativeForward:
     def __init__(self, model: nn.Module, branch: Branch):
         now = current_pass(model)
         assert now is not None
-        self.model, self.branch, self.now, self.num_forwards = model, branch, now, 0
+        self.model, self.now, self.num_forwards = model, now, 0
+        self.branch: Branch = branch
 
     def __call__(self, x: Tensor) -> Tensor:
         self.num_forwards += 1

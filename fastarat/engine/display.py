@@ -65,9 +65,7 @@ class Display:
             return
         parts = [f"epoch {entry['epoch']}/{self.epochs}"]
         parts += [f"{name} {value:.3f}" for name, value in entry["train"].items() if "accuracy" not in name]
-        parts += [
-            f"{name} {100 * value:.1f} %" for name, value in entry["train"].items() if name.endswith("accuracy")
-        ]
+        parts += [f"{name} {100 * value:.1f} %" for name, value in entry["train"].items() if name.endswith("accuracy")]
         if "evaluation" in entry:
             held = entry["evaluation"]
             parts.append(f"{held['images']}: clean {held['clean']:.1f} %, robust {held['robust']:.1f} %")

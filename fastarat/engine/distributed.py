@@ -10,8 +10,6 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from fastarat.errors import UserError
-
 
 @dataclass(frozen=True)
 class World:
@@ -36,6 +34,11 @@ def launched() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
+def is_first() -> bool:
+    """Whether this process is alone or the first of several: the one that prints."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def join_world(device: str) -> World:
     """Join the processes that the launcher started; alone if it did not. `device`: cpu or cuda."""
     if not launched():
@@ -48,6 +51,7 @@ def join_world(device: str) -> World:
     timeout = timedelta(minutes=10)
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timeout, device_id=here if on_gpu else None)
     control = dist.new_group(backend="gloo", timeout=timeout)
+    assert isinstance(control, ProcessGroup)
     return World(here, dist.get_rank(), dist.get_world_size(), dist.group.WORLD, control)
 
 
@@ -97,10 +101,3 @@ def barrier(world: World) -> None:
     """Wait for all processes."""
     if world.control is not None:
         dist.barrier(group=world.control)
-
-
-def check_batch(batch: int, num_processes: int) -> None:
-    """Raise `UserError` unless the global batch divides evenly."""
-    if batch % num_processes:
-        fits = batch // num_processes * num_processes or num_processes
-        raise UserError(f"batch {batch} does not divide among {num_processes} processes: give --batch {fits}")

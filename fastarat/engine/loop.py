@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastarat.checkpoint import Description, save_weights
+from fastarat.checkpoint import save_weights
 from fastarat.data.subset import subset
 from fastarat.engine.averaging import reestimate
 from fastarat.engine.display import Display
@@ -27,7 +27,7 @@ from fastarat.run import Run
 
 
 class Interrupted(Exception):
-    """A signal asked for the end; the checkpoint is written."""
+    """A signal asked for the end; the checkpoint is written. Says where it stopped."""
 
 
 class Loop:
@@ -57,6 +57,7 @@ class Loop:
     def _epoch(self) -> None:
         training, loader = self.training, self.training.loader
         self.epoch_started, self.epoch_first_step = time.monotonic(), training.step
+        # A run that goes on in mid-epoch has its balance and its sums from the checkpoint.
         if training.steps_in_epoch == 0:
             training.totals.zero_()
             self._measure_balance()
@@ -104,7 +105,7 @@ class Loop:
         if save or stop:
             self._save()
         if stop:
-            raise Interrupted
+            raise Interrupted(f"stopped at step {training.step} (epoch {training.epoch})")
 
     def _end_epoch(self) -> None:
         """Close the epoch: evaluate, write its line, keep the best, save."""
@@ -214,25 +215,8 @@ class Loop:
 
     def _write_weights(self, model: nn.Module) -> None:
         if self.world.is_main:
-            save_weights(self.run.weights_file, plain_branch(model, "adv"), self._description())
+            save_weights(self.run.weights_file, plain_branch(model, "adv"), self.training.description)
         barrier(self.world)
-
-    def _description(self) -> Description:
-        dataset, config = self.training.dataset, self.config
-        height, width, channels = dataset.train.images.shape[1:]
-        return Description(
-            config.model.name,
-            len(dataset.classes),
-            channels,
-            (height, width),
-            dataset.max_value,
-            dataset.classes,
-            dataset.name,
-            config.attack.norm,
-            config.attack.eps_255,
-            config.method.name,
-            epoch=self.training.epoch - 1,
-        )
 
     def _save(self, epoch_is_done: bool = False) -> None:
         """Write a checkpoint, unless the loss is not finite: the last good one must stay the newest."""
@@ -282,5 +266,3 @@ class Loop:
         finally:
             for number, handler in earlier.items():
                 signal.signal(number, handler)
-
-

@@ -1,12 +1,14 @@
 """SGD with momentum as a function, so that it can stand inside a compiled step."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
 @torch.no_grad()
 def sgd_(
-    parameters: list[Tensor],
+    parameters: Sequence[Tensor],
     gradients: list[Tensor],
     momenta: list[Tensor],
     learning_rate: Tensor,
@@ -19,7 +21,7 @@ def sgd_(
     `learning_rate` and `keep` are scalar tensors; where `keep` is 0 nothing changes (a step skipped
     because fp16 gradients overflowed), and the host need not know.
     """
-    gradients = list(torch._foreach_add(gradients, parameters, alpha=weight_decay))
+    gradients = list(torch._foreach_add(gradients, list(parameters), alpha=weight_decay))
     if keep is None:
         torch._foreach_mul_(momenta, momentum)
     else:
@@ -27,4 +29,4 @@ def sgd_(
         torch._foreach_mul_(momenta, momentum * keep + (1 - keep))
         learning_rate = learning_rate * keep
     torch._foreach_add_(momenta, gradients)
-    torch._foreach_sub_(parameters, torch._foreach_mul(momenta, learning_rate))
+    torch._foreach_sub_(list(parameters), torch._foreach_mul(momenta, learning_rate))

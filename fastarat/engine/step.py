@@ -1,5 +1,6 @@
 """One training step: attack, loss, gradients, mean over processes, update. All of it is on this screen."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +27,7 @@ class StepParts:
     optimizer: OptimizerConfig
     precision: Precision
     world: World
-    parameters: list[Tensor]
+    parameters: Sequence[Tensor]
     momenta: list[Tensor]
     seed: int
 

@@ -1,12 +1,14 @@
 """A training run in memory: everything a checkpoint holds, and how it is built from a configuration."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from fastarat_kernels import philox
 from torch import Tensor, nn
 
 from fastarat.attacks.settings import AttackConfig
+from fastarat.checkpoint import Description
 from fastarat.config import Config
 from fastarat.data.dataset import Dataset, ImageSet
 from fastarat.data.loader import Loader
@@ -21,7 +23,6 @@ from fastarat.methods.registry import build_method
 from fastarat.models.batch_norm import BatchNorm1d
 from fastarat.models.registry import build_model
 from fastarat.models.split_batch_norm import current_pass
-from fastarat_kernels import philox
 
 
 @dataclass
@@ -65,10 +66,32 @@ class Training:
             batch_norm="eval",
         )
 
+    @property
+    def description(self) -> Description:
+        """What the deployable model is."""
+        dataset, config = self.dataset, self.config
+        height, width, channels = dataset.train.images.shape[1:]
+        return Description(
+            config.model.name,
+            len(dataset.classes),
+            channels,
+            (height, width),
+            dataset.max_value,
+            dataset.classes,
+            config.data,
+            config.attack.norm,
+            config.attack.eps_255,
+            config.method.name,
+            config.averaging.kind,
+            epoch=self.epoch - 1,
+        )
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on."""
+        """Everything that the rest of the run depends on, and what the model in it is."""
         cuda = torch.cuda.is_available()
         return {
+            "description": asdict(self.description),
+            "batch_norm": self.config.method.batch_norm,
             "step": self.step,
             "epoch": self.epoch,
             "seconds": self.seconds,

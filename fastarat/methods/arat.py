@@ -22,9 +22,7 @@ from fastarat.models.split_batch_norm import forward_with_features
 def predictor(width: int) -> nn.Sequential:
     """Linear(d, d/4, no bias), BatchNorm1d, ReLU, Linear(d/4, d): [N, d] to [N, d]."""
     hidden = max(width // 4, 1)
-    return nn.Sequential(
-        nn.Linear(width, hidden, bias=False), BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, width)
-    )
+    return nn.Sequential(nn.Linear(width, hidden, bias=False), BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, width))
 
 
 def distance(metric: Metric, moving: Tensor, target: Tensor) -> Tensor:

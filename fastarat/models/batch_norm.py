@@ -79,6 +79,4 @@ class BatchNorm1d(nn.BatchNorm1d):
 
     def forward(self, input: Tensor) -> Tensor:
         assert self.running_mean is not None and self.running_var is not None
-        return batch_norm(
-            input, self.running_mean, self.running_var, self.weight, self.bias, "train", group=self.group
-        )
+        return batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, "train", group=self.group)

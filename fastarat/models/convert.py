@@ -1,13 +1,21 @@
 """Any net to split batch-norms, and a branch of a split net back to ordinary ones."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastarat.errors import UserError
 from fastarat.models.settings import BatchNormKind, Branch
-from fastarat.models.split_batch_norm import BRANCHES, PlainBatchNorm2d, SplitBatchNorm2d, connect, current_pass, pooled
+from fastarat.models.split_batch_norm import (
+    BRANCHES,
+    PlainBatchNorm2d,
+    SplitBatchNorm2d,
+    connect,
+    current_pass,
+    pooled,
+)
 
 
 def convert_to_split_batch_norm(model: nn.Module, kind: BatchNormKind = "split") -> nn.Module:
@@ -84,7 +92,7 @@ def tap_layers(model: nn.Module, names: tuple[str, ...]) -> None:
 
 
 def _recording(cls: type[nn.Module]) -> type[nn.Module]:
-    def forward(self: nn.Module, *args: Tensor, **kwargs: Tensor) -> Tensor:
+    def forward(self: Any, *args: Tensor, **kwargs: Tensor) -> Tensor:
         out = cls.forward(self, *args, **kwargs)
         if self.current.record:
             self.current.features[self.tap] = pooled(out)

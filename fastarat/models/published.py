@@ -15,9 +15,7 @@ from fastarat.models.split_batch_norm import BRANCHES, SplitBatchNorm2d
 def split_layers(model: nn.Module) -> set[str]:
     """Names of the batch-norms that hold both branches."""
     return {
-        name
-        for name, layer in model.named_modules()
-        if isinstance(layer, SplitBatchNorm2d) and layer.kind == "split"
+        name for name, layer in model.named_modules() if isinstance(layer, SplitBatchNorm2d) and layer.kind == "split"
     }
 
 

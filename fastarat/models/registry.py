@@ -30,9 +30,7 @@ def _construct(name: str, norm: Norm, num_classes: int, in_channels: int) -> nn.
     return ResNet(norm, num_classes, in_channels, **RESNETS[name])
 
 
-def build_model(
-    name: str, num_classes: int, in_channels: int = 3, batch_norm: BatchNormKind = "split"
-) -> nn.Module:
+def build_model(name: str, num_classes: int, in_channels: int = 3, batch_norm: BatchNormKind = "split") -> nn.Module:
     """A net with split batch-norms (`batch_norm`: split, shared or mixed), connected, in eval mode."""
     model = _construct(name, lambda channels: SplitBatchNorm2d(channels, batch_norm), num_classes, in_channels)
     connect(model)

@@ -32,9 +32,7 @@ class WideBlock(nn.Module):
 class WideStage(nn.Module):
     """One stage of blocks, under the name the published checkpoints use: `blockN.layer.i`."""
 
-    def __init__(
-        self, num_blocks: int, in_channels: int, channels: int, stride: int, norm: Callable[[int], nn.Module]
-    ):
+    def __init__(self, num_blocks: int, in_channels: int, channels: int, stride: int, norm: Callable[[int], nn.Module]):
         super().__init__()
         blocks = [WideBlock(in_channels, channels, stride, norm)]
         blocks += [WideBlock(channels, channels, 1, norm) for _ in range(num_blocks - 1)]
@@ -47,9 +45,7 @@ class WideStage(nn.Module):
 class WideResNet(nn.Module):
     """WRN-`depth`-`width`. Input [N, in_channels, H, W] in [0, 1]; returns logits [N, num_classes]."""
 
-    def __init__(
-        self, norm: Callable[[int], nn.Module], num_classes: int, in_channels: int, depth: int, width: int
-    ):
+    def __init__(self, norm: Callable[[int], nn.Module], num_classes: int, in_channels: int, depth: int, width: int):
         super().__init__()
         num_blocks = (depth - 4) // 6
         channels = [16, 16 * width, 32 * width, 64 * width]

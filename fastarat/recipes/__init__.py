@@ -16,7 +16,7 @@ def names() -> list[str]:
     return sorted(name.replace("_", "-") for name in modules)
 
 
-def _module(name: str):  # noqa: ANN202 - a module
+def _module(name: str):
     if name not in names():
         raise unknown("recipe", name, names())
     return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")

@@ -11,4 +11,8 @@ from dataclasses import replace
 from fastarat.engine.settings import AveragingConfig
 from fastarat.recipes.cifar100_resnet18_arat import RECIPE as ARAT
 
-RECIPE = replace(ARAT, recipe="cifar100-resnet18-arat-swa", averaging=AveragingConfig("swa", start_epoch=76, every_steps=500))
+RECIPE = replace(
+    ARAT,
+    recipe="cifar100-resnet18-arat-swa",
+    averaging=AveragingConfig("swa", start_epoch=76, every_steps=500),
+)

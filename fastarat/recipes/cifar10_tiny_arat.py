@@ -1,6 +1,6 @@
 """AR-AT with a small net (three residual blocks of 16, 32, 64 channels) on CIFAR-10: made for CPUs.
 
-    fastarat train cifar10-tiny-arat --data cifar10-jpeg
+fastarat train cifar10-tiny-arat --data cifar10-jpeg
 """
 
 from fastarat.attacks.settings import AttackConfig

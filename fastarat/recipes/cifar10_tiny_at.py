@@ -1,6 +1,6 @@
 """AT with a small net on CIFAR-10: the plain twin of `cifar10-tiny-arat`.
 
-    fastarat train cifar10-tiny-at --data cifar10-jpeg
+fastarat train cifar10-tiny-at --data cifar10-jpeg
 """
 
 from dataclasses import replace

@@ -135,9 +135,7 @@ def test_an_empty_class_folder_is_named(photos):
     assert "empty class folder test/dog" in refusal(photos)
 
 
-@pytest.mark.parametrize(
-    "name", ["readme.txt", "train/cat/notes.txt", "train/loose.jpg", "train/cat/deep/0.jpg"]
-)
+@pytest.mark.parametrize("name", ["readme.txt", "train/cat/notes.txt", "train/loose.jpg", "train/cat/deep/0.jpg"])
 def test_a_stray_file_is_named(photos, name):
     (photos / name).parent.mkdir(exist_ok=True)
     (photos / name).write_bytes(jpeg(1))

@@ -1,0 +1,45 @@
+"""`fastarat recipes [NAME]`: list the recipes, or show one."""
+
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+import tyro
+
+from fastarat import recipes
+from fastarat.cli import parse
+from fastarat.config import to_json
+from fastarat.console import print_json, print_table
+
+
+@dataclass(frozen=True)
+class RecipesArguments:
+    """List the recipes, or show one with all its settings.
+
+    For example: fastarat recipes cifar10-resnet18-arat
+    """
+
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[NAME]")] = ""
+    """a recipe to show"""
+    json: bool = False
+    """print JSON"""
+
+
+def run(args: list[str]) -> int:
+    """Print the list, or one recipe's head and settings."""
+    arguments = parse(RecipesArguments, args, "fastarat recipes")
+    if arguments.name:
+        config = recipes.recipe(arguments.name)
+        if arguments.json:
+            print_json(asdict(config))
+        else:
+            print(f"{recipes.head(arguments.name)}\n\n{to_json(config)}", end="")
+        return 0
+    if arguments.json:
+        print_json([{"name": name, "about": _about(name)} for name in recipes.names()])
+    else:
+        print_table("", ["recipe", "about"], [[name, _about(name)] for name in recipes.names()])
+    return 0
+
+
+def _about(name: str) -> str:
+    return recipes.head(name).partition("\n")[0].rstrip(".:")

@@ -1,0 +1,174 @@
+"""`fastarat train [RECIPE] [overrides]`: train a robust model."""
+
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from fastarat import recipes
+from fastarat.cli import parse
+from fastarat.config import Config, Fidelity, load_config
+from fastarat.console import notice, print_json
+from fastarat.errors import UserError
+
+if TYPE_CHECKING:
+    from fastarat.run import Run
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """Train a robust model by a recipe; every setting can be overridden.
+
+    For example: fastarat train cifar10-resnet18-arat --gpus 8 --epochs 50 --attack.steps 7
+    """
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    out: Path | None = None
+    """the run's directory; default runs/RECIPE-DATE"""
+    resume: bool = False
+    """go on with the run in --out (without it: the recipe's newest run) from its newest checkpoint"""
+    from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """take all settings from this run instead of a recipe"""
+    port: int = 0
+    """port on which several processes find each other; 0: any free one"""
+    json: bool = False
+    """print the result as JSON"""
+
+
+def run(args: list[str]) -> int:
+    """Parse, check, and train: here, or in the processes that are started for it."""
+    arguments = parse_arguments(args)
+    from fastarat.engine.distributed import is_first, launched
+    from fastarat.train import Interrupted, train
+
+    if arguments.config.num_processes > 1 and not launched():
+        return _launch(arguments, args)
+    assert arguments.out is not None
+    try:
+        finished = train(arguments.config, arguments.out, arguments.resume)
+    except Interrupted as stopped:
+        if is_first():
+            notice(f"{stopped}; 'fastarat train --resume {arguments.out}' goes on from there")
+        return 0
+    if is_first():
+        _report(finished, arguments.json)
+    return 0
+
+
+def parse_arguments(args: list[str]) -> TrainArguments:
+    """The run directory is settled here, and the configuration checked.
+
+    Settings come from the recipe, from `--from RUN`, or (`--resume`) from the run itself; flags override.
+    """
+    args = _resume_takes_a_run(args)
+    base, rest = _base_config(args)
+    arguments = parse(TrainArguments, rest, "fastarat train", TrainArguments(base))
+    arguments = replace(arguments, config=arguments.config.checked())
+    if arguments.resume:
+        return _resumed(arguments)
+    out = arguments.out or Path("runs") / f"{arguments.config.recipe}-{datetime.now():%Y%m%d-%H%M%S}"
+    return replace(arguments, out=out)
+
+
+def _resume_takes_a_run(args: list[str]) -> list[str]:
+    """`--resume RUN` is short for `--resume --out RUN`."""
+    if "--resume" in args:
+        i = args.index("--resume") + 1
+        if i < len(args) and not args[i].startswith("-"):
+            return [*args[:i], "--out", *args[i:]]
+    return args
+
+
+def _base_config(args: list[str]) -> tuple[Config, list[str]]:
+    """What the flags override, and the flags without the recipe's name."""
+    named = [args[0]] if args and not args[0].startswith("-") else []
+    rest = args[len(named) :]
+    source = _value(rest, "--from")
+    if source is None and "--resume" in rest and (found := _run_to_resume(named, rest)):
+        return load_config(found / "config.json"), [*rest, "--out", str(found)]
+    if source is not None:
+        if named:
+            raise UserError(f"recipe {named[0]!r} and --from exclude each other: give one")
+        return load_config(Path(source) / "config.json"), rest
+    return recipes.recipe(named[0] if named else recipes.DEFAULT, _fidelity(rest)), rest
+
+
+def _run_to_resume(named: list[str], rest: list[str]) -> Path | None:
+    out = _value(rest, "--out")
+    if out is not None:
+        if not (Path(out) / "config.json").exists():
+            raise UserError(f"nothing to resume: {out} is no run directory")
+        return Path(out)
+    pattern = f"{named[0] if named else recipes.DEFAULT}-[0-9]*"
+    found = sorted(path.parent for path in Path("runs").glob(f"{pattern}/config.json"))
+    if not found:
+        raise UserError(f"nothing to resume: there is no runs/{pattern}; name a run with --out")
+    return found[-1]
+
+
+def _value(args: list[str], flag: str) -> str | None:
+    for i, arg in enumerate(args):
+        if arg == flag:
+            return args[i + 1] if i + 1 < len(args) else None
+        if arg.startswith(f"{flag}="):
+            return arg.partition("=")[2]
+    return None
+
+
+def _fidelity(args: list[str]) -> Fidelity:
+    return "published-code" if _value(args, "--fidelity") == "published-code" else "paper"
+
+
+# What may differ when a run goes on: where it runs, how long, and what is kept of it.
+FREE_ON_RESUME = {
+    "device",
+    "gpus",
+    "procs",
+    "epochs",
+    "checkpoint",
+    "evaluation",
+    "loader",
+    "data",
+    "compile",
+}
+
+
+def _resumed(arguments: TrainArguments) -> TrainArguments:
+    assert arguments.out is not None
+    was = load_config(arguments.out / "config.json")
+    now = arguments.config
+    changed = [f.name for f in fields(Config) if getattr(was, f.name) != getattr(now, f.name)]
+    fixed = [name for name in changed if name not in FREE_ON_RESUME]
+    if fixed:
+        raise UserError(
+            f"{arguments.out} cannot go on with another {' and '.join(fixed)}: start a new run with --from "
+            f"{arguments.out}"
+        )
+    return arguments
+
+
+def _launch(arguments: TrainArguments, args: list[str]) -> int:
+    from fastarat.engine.device import choose_device
+    from fastarat.engine.launch import launch
+    from fastarat.record import Record
+
+    choose_device(arguments.config, Record(quiet=True))
+    args = _resume_takes_a_run(args)
+    if _value(args, "--out") is None:
+        # The directory is named here, once: each process would find a name of its own.
+        args = [*args, "--out", str(arguments.out)]
+    return launch(arguments.config.num_processes, ["train", *args], arguments.port)
+
+
+def _report(run: "Run", as_json: bool) -> None:
+    last = [entry for entry in run.metrics() if "evaluation" in entry or "average" in entry][-1]
+    result = last.get("average") or last["evaluation"]
+    if as_json:
+        print_json({"run": str(run.path), **result})
+        return
+    notice(
+        f"{run.path}: {result['images']} images clean {result['clean']:.1f} %, PGD-{result['steps']} "
+        f"{result['robust']:.1f} %; 'fastarat eval {run.path}' measures it on all test images"
+    )

@@ -1,0 +1,82 @@
+"""Train by a configuration: what `fastarat train` does, and the same from Python."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastarat.config import Config
+from fastarat.console import notice
+from fastarat.data.dataset import Dataset
+from fastarat.data.sources import open_dataset
+from fastarat.engine.device import choose_device, choose_dtype
+from fastarat.engine.distributed import World, barrier, is_first, join_world, leave_world
+from fastarat.engine.loop import Interrupted, Loop
+from fastarat.engine.training import Training, build_training
+from fastarat.errors import WorkError
+from fastarat.record import Record, environment
+from fastarat.run import Run
+
+__all__ = ["Interrupted", "train"]
+
+
+def train(config: Config, out: Path, resume: bool = False) -> Run:
+    """Train to the end and return the run; in several processes if they were started by the launcher.
+
+    Raises `UserError` for what can be known before, `WorkError` for a failure in work, `Interrupted` when a
+    signal stopped it after a checkpoint.
+    """
+    config, run = config.checked(), Run(out)
+    record = Record(quiet=not is_first())
+    device = choose_device(config, record)
+    dtype = choose_dtype(config, device, record)
+    world = join_world(device)
+    try:
+        dataset = _dataset_of_all(config, world)
+        if config.loader == "auto":
+            megabytes = dataset.train.images.nbytes / 2**20
+            record.choose("loader", "resident", f"{megabytes:,.0f} MiB of pixels stay on the device")
+        training = build_training(config, dataset, world, dtype)
+        _open_run(run, training, resume, _facts(dataset, record, dtype))
+        Loop(training, run).fit()
+    except torch.OutOfMemoryError:
+        notice(f"process {world.rank}: out of GPU memory")
+        raise WorkError(f"out of GPU memory at batch {config.batch}: start anew with a smaller --batch") from None
+    finally:
+        leave_world(world)
+    return run
+
+
+def _dataset_of_all(config: Config, world: World) -> Dataset:
+    """The first process opens it first: it may have to decode images that the others then find decoded."""
+    if not world.is_main:
+        barrier(world)
+    dataset = open_dataset(config.data)
+    if world.is_main:
+        barrier(world)
+    return dataset
+
+
+def _facts(dataset: Dataset, record: Record, dtype: str) -> dict[str, Any]:
+    return {
+        **environment(),
+        "choices": record.choices,
+        "dtype": dtype,
+        "data": {"name": dataset.name, "fingerprint": dataset.fingerprint},
+        "last_batch": "dropped if not full",
+    }
+
+
+def _open_run(run: Run, training: Training, resume: bool, facts: dict[str, Any]) -> None:
+    """Make the run's directory, or take up the newest checkpoint in it."""
+    world = training.parts.world
+    if resume:
+        state, source = run.load_newest()
+        training.load_state_dict(state, str(source))
+        if world.is_main:
+            run.write_record(facts)
+            run.restore_metrics(training.metrics)
+            notice(f"going on at step {training.step} (epoch {training.epoch}) from {source}")
+    elif world.is_main:
+        run.create(training.config, facts)
+    barrier(world)
