@@ -39,10 +39,11 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table to stdout; cells are plain text, the first column left, the others right aligned."""
-    table = Table(title=title, title_justify="left")
+    """Print a table to stdout; columns of numbers are aligned to the right."""
+    table = Table(title=title or None, title_justify="left")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+        numbers = all(row[i][:1].isdigit() or row[i] in ("", "-") for row in rows)
+        table.add_column(column, justify="right" if numbers and i else "left", no_wrap=True)
     for row in rows:
         table.add_row(*map(escape, row))
     stdout.print(table)

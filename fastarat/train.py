@@ -35,13 +35,17 @@ def train(config: Config, out: Path, resume: bool = False) -> Run:
         dataset = _dataset_of_all(config, world)
         if config.loader == "auto":
             megabytes = dataset.train.images.nbytes / 2**20
-            record.choose("loader", "resident", f"{megabytes:,.0f} MiB of pixels stay on the device")
+            record.choose("loader", "resident", f"{megabytes:,.1f} MiB of pixels stay on the device")
         training = build_training(config, dataset, world, dtype)
         _open_run(run, training, resume, _facts(dataset, record, dtype))
         Loop(training, run).fit()
     except torch.OutOfMemoryError:
         notice(f"process {world.rank}: out of GPU memory")
         raise WorkError(f"out of GPU memory at batch {config.batch}: start anew with a smaller --batch") from None
+    except RuntimeError as e:
+        if world.group is not None and "onnection" in str(e):
+            raise WorkError("another process has failed; what it said stands above") from None
+        raise
     finally:
         leave_world(world)
     return run

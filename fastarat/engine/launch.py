@@ -28,6 +28,7 @@ def launch(num_processes: int, args: list[str], port: int) -> int:
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=num_processes,
+        run_id="fastarat",
         rdzv_backend="c10d",
         rdzv_endpoint=f"{HOST}:{port}",
         local_addr=HOST,

@@ -1,9 +1,9 @@
 """Batch normalisation of one group of rows, with statistics over one or several processes."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-import torch.distributed.nn.functional as collective
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
@@ -55,9 +55,9 @@ def _synchronised(
     values = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
     axes = [axis for axis in range(x.dim()) if axis != 1]
     shape = [1, -1] + [1] * (x.dim() - 2)
-    mean = collective.all_reduce(values.mean(axes), group=group) / num_processes
+    mean = _SumOverProcesses.apply(values.mean(axes), group) / num_processes
     centred = values - mean.view(shape)
-    variance = collective.all_reduce(centred.square().mean(axes), group=group) / num_processes
+    variance = _SumOverProcesses.apply(centred.square().mean(axes), group) / num_processes
     if statistics == "train":
         count = x.numel() // x.shape[1] * num_processes
         with torch.no_grad():
@@ -65,6 +65,24 @@ def _synchronised(
             running_var.lerp_((variance * (count / (count - 1))).to(running_var.dtype), momentum)
     scale = weight * torch.rsqrt(variance + eps)
     return (centred * scale.view(shape) + bias.view(shape)).to(x.dtype)
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum over processes. Its gradient is again such a sum: every process's loss depends on every
+    process's summand."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group = group
+        total = values.clone()
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        total = gradients[0].clone()
+        dist.all_reduce(total, group=ctx.group)
+        return total, None
 
 
 class BatchNorm1d(nn.BatchNorm1d):

@@ -5,7 +5,7 @@ next forward runs. `forward` sets it: by one branch, or by both over the rows [c
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -31,6 +31,10 @@ class Pass:
     momentum: float = 0.1
     group: ProcessGroup | None = None
     features: dict[str, Tensor] = field(default_factory=dict)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Pass":
+        # A copied net has a pass of its own, and the same process group, which cannot be copied.
+        return replace(self, features={})
 
 
 def pooled(x: Tensor) -> Tensor:
@@ -102,6 +106,10 @@ class SplitBatchNorm2d(nn.Module):
 
 class PlainBatchNorm2d(nn.BatchNorm2d):
     """torch.nn.BatchNorm2d with the call of `SplitBatchNorm2d`: for exported, single-branch nets."""
+
+    def __init__(self, num_features: int, eps: float = 1e-5):
+        super().__init__(num_features, eps)
+        self.num_batches_tracked = None  # counts for a momentum that varies; ours is fixed
 
     def forward(self, input: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         out = super().forward(input)

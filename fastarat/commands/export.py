@@ -1,0 +1,47 @@
+"""`fastarat export RUN|FILE`: a model that needs only PyTorch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from fastarat.cli import parse
+from fastarat.console import print_json
+
+
+@dataclass(frozen=True)
+class ExportArguments:
+    """Write a model that needs only PyTorch: safetensors, a model.py, a model card, and ONNX if asked.
+
+    For example: fastarat export runs/digits-arat --out exported --onnx
+    """
+
+    model: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN|FILE")]
+    """a run's directory, or its model.safetensors"""
+    out: Path | None = None
+    """the new directory; default RUN/export"""
+    branch: Literal["adv", "clean"] = "adv"
+    """the batch-norm branch; adv is the deployed one"""
+    checkpoint: str | None = None
+    """of a run: last, best, or a step's number, instead of the deployed weights"""
+    onnx: bool = False
+    """write model.onnx too (needs the onnx extra)"""
+    json: bool = False
+    """print the files as JSON"""
+
+
+def run(args: list[str]) -> int:
+    """Export and print the files."""
+    arguments = parse(ExportArguments, args, "fastarat export")
+    from fastarat.deployed import load_deployed
+    from fastarat.export import export
+
+    model, description = load_deployed(arguments.model, arguments.checkpoint, arguments.branch)
+    home = arguments.model.parent if arguments.model.is_file() else arguments.model
+    files = export(model, description, arguments.out or home / "export", arguments.onnx)
+    if arguments.json:
+        print_json([str(path) for path in files])
+    else:
+        print("\n".join(map(str, files)))
+    return 0

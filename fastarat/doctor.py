@@ -1,0 +1,99 @@
+"""What this machine has: versions, GPUs, data, optional packages; each with what it is good for."""
+
+import importlib.util
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from fastarat.data.dataset import ImageSet
+from fastarat.data.sources import KNOWN, data_root, names_under_root
+from fastarat.record import environment
+
+OPTIONAL = {
+    "triton": "kernels on a GPU",
+    "tensorboard": "TensorBoard events of runs (extra: tensorboard)",
+    "onnx": "export to ONNX (extra: onnx)",
+    "apex": "a row of the kernel benchmark; NVIDIA's own, from its images or source",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row: what, whether it is there, and what that means."""
+
+    subject: str
+    state: Literal["ok", "missing", "broken"]
+    detail: str
+
+
+def findings() -> list[Finding]:
+    """Everything worth knowing before a run."""
+    return [*_software(), _training(), *_gpus(), *_optional(), *_storage()]
+
+
+def _software() -> list[Finding]:
+    facts = environment()
+    return [
+        Finding("fastarat", "ok", f"{facts['fastarat']}, commit {facts['commit'] or 'unknown'}"),
+        Finding("python", "ok", str(facts["python"])),
+        Finding("torch", "ok", f"{facts['torch']}, {facts['threads']} threads"),
+    ]
+
+
+def _training() -> Finding:
+    """One real step of the smallest recipe on random images: does the whole path run?"""
+    from dataclasses import replace
+
+    from fastarat.data.dataset import Dataset
+    from fastarat.engine.distributed import World
+    from fastarat.engine.step import train_step
+    from fastarat.engine.training import build_training
+    from fastarat.recipes import DEFAULT, recipe
+
+    rng = np.random.default_rng(0)
+    images = ImageSet(rng.integers(0, 17, (8, 8, 8, 1), dtype=np.uint8), np.arange(8, dtype=np.int64))
+    dataset = Dataset("random", images, images, tuple("01234567"), 16, "")
+    config = replace(recipe(DEFAULT), batch=8)
+    try:
+        training = build_training(config, dataset, World(torch.device("cpu")), "fp32")
+        batch = next(iter(training.loader.batches(1)))
+        metrics = train_step(training.parts, batch, training.device_step, training.learning_rate)
+    except RuntimeError as e:
+        return Finding("training step", "broken", str(e).splitlines()[0])
+    finite = bool(metrics["loss"].isfinite())
+    return Finding("training step", "ok" if finite else "broken", f"{DEFAULT} on the CPU")
+
+
+def _gpus() -> list[Finding]:
+    if not torch.cuda.is_available():
+        build = "a CPU build of torch" if torch.version.cuda is None else "no driver or no device"
+        return [Finding("GPU", "missing", f"{build}: runs go to the CPU")]
+    found = []
+    for i in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(i)
+        memory = properties.total_memory / 2**30
+        bf16 = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no bf16: fp16"
+        found.append(Finding(f"GPU {i}", "ok", f"{properties.name}, {memory:.0f} GiB, {bf16}"))
+    return found
+
+
+def _optional() -> list[Finding]:
+    return [Finding(name, "ok" if importlib.util.find_spec(name) else "missing", use) for name, use in OPTIONAL.items()]
+
+
+def _storage() -> list[Finding]:
+    root = data_root()
+    names = [*KNOWN, *names_under_root()] if root.is_dir() else list(KNOWN)
+    there = f"{root} ($FASTARAT_DATA); known: {', '.join(dict.fromkeys(names))}"
+    place = next(path for path in (Path("runs"), Path()) if path.exists())
+    writable = os.access(place, os.W_OK)
+    free = shutil.disk_usage(place).free / 2**30
+    return [
+        Finding("data", "ok" if root.is_dir() else "missing", there),
+        Finding("runs/", "ok" if writable else "broken", f"{free:.0f} GiB free" if writable else "not writable"),
+    ]

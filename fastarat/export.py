@@ -1,0 +1,170 @@
+"""Write a model for people without fastarat: weights, a `model.py` that needs only torch, a model card, ONNX."""
+
+import inspect
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fastarat.checkpoint import Description, save_weights
+from fastarat.errors import UserError, WorkError
+from fastarat.files import write_atomically, write_text
+from fastarat.models import resnet, wide_resnet
+from fastarat.models.registry import architecture
+from fastarat.models.split_batch_norm import PlainBatchNorm2d
+
+PARTS = {
+    resnet.ResNet: (resnet.conv3x3, resnet.BasicBlock, resnet.ResNet),
+    wide_resnet.WideResNet: (wide_resnet.WideBlock, wide_resnet.WideStage, wide_resnet.WideResNet),
+}
+
+MODEL_PY = '''"""A robust image classifier. Needs torch only: `model = load("model.safetensors")`.
+
+Input: float32 [N, {channels}, {height}, {width}], pixels in [0, 1], no other normalisation. Output: logits
+[N, {num_classes}].
+"""
+
+import json
+import struct
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+CLASSES = {classes!r}
+ARGUMENTS = {arguments!r}
+
+
+{parts}
+
+def read_safetensors(path):
+    """Tensors by name: eight bytes of header length, a JSON header, the raw bytes."""
+    data = bytearray(Path(path).read_bytes())
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    header.pop("__metadata__", None)
+    tensors = {{}}
+    for name, entry in header.items():
+        first, last = entry["data_offsets"]
+        raw = data[8 + length + first : 8 + length + last]
+        tensors[name] = torch.frombuffer(raw, dtype=torch.float32).reshape(entry["shape"])
+    return tensors
+
+
+def load(path=Path(__file__).with_name("model.safetensors")):
+    """The net with its weights, in eval mode."""
+    model = {cls}(norm=PlainBatchNorm2d, **ARGUMENTS)
+    model.load_state_dict(read_safetensors(path))
+    return model.eval()
+'''
+
+CARD = """# {model}, {method}, {data}
+
+An image classifier trained by adversarial training with fastarat.
+
+| | |
+| --- | --- |
+| net | {model}, {parameters:,} parameters |
+| method | {method}, epoch {epoch}, weights averaged: {averaging} |
+| batch-norm branch | {branch} |
+| data | {data}: {num_classes} classes, {channels}x{height}x{width} |
+| threat model of the training | {norm}, eps {eps_255:g}/255 |
+| input | float32 [N, {channels}, {height}, {width}], pixels in [0, 1] (stored values / {max_value}), not normalised |
+
+```python
+from model import CLASSES, load
+
+logits = load()(images)
+```
+
+Classes: {class_names}.
+
+Measure its robustness before you rely on it (`fastarat eval DIRECTORY`); it holds for this threat model
+only, and says nothing of other changes to an image.
+"""
+
+
+def export(model: nn.Module, description: Description, out: Path, onnx: bool = False) -> list[Path]:
+    """Write `model` (a plain net) into the directory `out`; returns the files.
+
+    Raises `UserError` if `out` has a model already, cannot be made, or ONNX is asked for and not installed.
+    """
+    if onnx:
+        _require_onnx()
+    if (out / "model.safetensors").exists():
+        raise UserError(f"{out} holds a model already: give another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"cannot make {out}: {e.strerror}; give another --out") from None
+    files = [out / "model.safetensors", out / "model.py", out / "README.md"]
+    model = model.float()
+    save_weights(files[0], model, description)
+    write_text(files[1], model_py(description))
+    write_text(files[2], card(model, description))
+    if onnx:
+        files.append(out / "model.onnx")
+        write_onnx(files[-1], model, description)
+    return files
+
+
+def model_py(description: Description) -> str:
+    """A Python file with the net and its loader, made from the very classes that fastarat trains."""
+    cls, arguments = architecture(description.model, description.num_classes, description.in_channels)
+    height, width = description.image_size
+    return MODEL_PY.format(
+        channels=description.in_channels,
+        height=height,
+        width=width,
+        num_classes=description.num_classes,
+        classes=description.classes,
+        arguments=arguments,
+        parts="\n\n".join(inspect.getsource(part) for part in (PlainBatchNorm2d, *PARTS[cls])),
+        cls=cls.__name__,
+    )
+
+
+def card(model: nn.Module, description: Description) -> str:
+    """The model card."""
+    height, width = description.image_size
+    values = {name: getattr(description, name) for name in description.__dataclass_fields__}
+    return CARD.format(
+        **values,
+        channels=description.in_channels,
+        height=height,
+        width=width,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        class_names=", ".join(description.classes),
+    )
+
+
+def _require_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise UserError("--onnx needs the onnx extra: pip install 'fastarat[onnx]'") from None
+
+
+def write_onnx(path: Path, model: nn.Module, description: Description) -> None:
+    """The net as ONNX: input `images`, output `logits`, any batch size."""
+    example = torch.rand(2, *description.image_shape)
+    dynamic = ({0: torch.export.Dim("batch")},)
+    try:
+        with warnings.catch_warnings():  # the exporter's own deprecations are none of the user's business
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                model,
+                (example,),
+                dynamo=True,
+                dynamic_shapes=dynamic,
+                input_names=["images"],
+                output_names=["logits"],
+                verbose=False,
+            )
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as e:
+        raise WorkError(f"torch could not export the net to ONNX: {str(e).splitlines()[0]}") from None
+    assert program is not None
+    write_atomically(path, lambda temporary: program.save(temporary))
