@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 CLASSES = {classes!r}
 ARGUMENTS = {arguments!r}
+DTYPES = {{"F32": torch.float32, "I64": torch.int64}}
 
 
 {parts}
@@ -49,7 +50,7 @@ def read_safetensors(path):
     for name, entry in header.items():
         first, last = entry["data_offsets"]
         raw = data[8 + length + first : 8 + length + last]
-        tensors[name] = torch.frombuffer(raw, dtype=torch.float32).reshape(entry["shape"])
+        tensors[name] = torch.frombuffer(raw, dtype=DTYPES[entry["dtype"]]).reshape(entry["shape"])
     return tensors
 
 

@@ -85,16 +85,20 @@ class _SumOverProcesses(torch.autograd.Function):
         return total, None
 
 
-class BatchNorm1d(nn.BatchNorm1d):
-    """torch.nn.BatchNorm1d in training mode, [N, C], whose statistics can span processes (`group`)."""
+class BatchNorm1d(nn.Module):
+    """Batch-norm over [N, C] in training mode, with torch.nn.BatchNorm1d's parameters and running statistics,
+    whose batch statistics can span processes (`group`)."""
 
-    num_batches_tracked: Tensor | None  # type: ignore[assignment]
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(self, num_features: int):
-        super().__init__(num_features)
-        self.num_batches_tracked = None  # counts for a momentum that varies; ours is fixed
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
         self.group: ProcessGroup | None = None
 
-    def forward(self, input: Tensor) -> Tensor:
-        assert self.running_mean is not None and self.running_var is not None
-        return batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, "train", group=self.group)
+    def forward(self, x: Tensor) -> Tensor:
+        return batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, "train", group=self.group)
