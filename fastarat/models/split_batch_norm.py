@@ -107,10 +107,6 @@ class SplitBatchNorm2d(nn.Module):
 class PlainBatchNorm2d(nn.BatchNorm2d):
     """torch.nn.BatchNorm2d with the call of `SplitBatchNorm2d`: for exported, single-branch nets."""
 
-    def __init__(self, num_features: int, eps: float = 1e-5):
-        super().__init__(num_features, eps)
-        self.num_batches_tracked = None  # counts for a momentum that varies; ours is fixed
-
     def forward(self, input: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         out = super().forward(input)
         out = out if residual is None else out + residual
