@@ -15,6 +15,7 @@ from fastarat.engine.loop import Interrupted, Loop
 from fastarat.engine.training import Training, build_training
 from fastarat.errors import WorkError
 from fastarat.record import Record, environment
+from fastarat.report import learning_curves
 from fastarat.run import Run
 
 __all__ = ["Interrupted", "train"]
@@ -39,6 +40,8 @@ def train(config: Config, out: Path, resume: bool = False) -> Run:
         training = build_training(config, dataset, world, dtype)
         _open_run(run, training, resume, _facts(dataset, record, dtype))
         Loop(training, run).fit()
+        if world.is_main:
+            learning_curves(run.path / "learning_curves.png", {config.recipe: run.metrics()}, str(run.path))
     except torch.OutOfMemoryError:
         notice(f"process {world.rank}: out of GPU memory")
         raise WorkError(f"out of GPU memory at batch {config.batch}: start anew with a smaller --batch") from None

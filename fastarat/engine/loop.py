@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from types import FrameType
 from typing import Any
 
@@ -15,6 +15,7 @@ from fastarat.data.subset import subset
 from fastarat.engine.averaging import reestimate
 from fastarat.engine.display import Display
 from fastarat.engine.distributed import any_process, average_in_place, barrier, sum_over_processes
+from fastarat.engine.events import Events
 from fastarat.engine.schedule import learning_rate
 from fastarat.engine.step import train_step
 from fastarat.engine.training import Training
@@ -47,6 +48,7 @@ class Loop:
         with (
             Display(num_steps, training.step, self.config.epochs, self.world.is_main) as self.display,
             self._signals(),
+            closing(Events(self.run.path, training.step, self.world.is_main)) as self.events,
         ):
             if training.step == 0:
                 self._save()
@@ -128,6 +130,7 @@ class Loop:
         training.epoch += 1
         if self.world.is_main:
             self.run.log(entry)
+            self.events.write(entry)
         self.display.epoch(entry, training.step)
         self._keep_best(entry.get("evaluation"))
         if last or time.monotonic() - self.last_save >= self.config.checkpoint.every_s:

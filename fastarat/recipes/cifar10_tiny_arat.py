@@ -13,10 +13,10 @@ RECIPE = Config(
     recipe="cifar10-tiny-arat",
     data="cifar10",
     epochs=12,
-    num_train_images=10_000,
+    num_validation_images=1000,
     model=ModelConfig("tiny"),
     attack=AttackConfig(step_255=4, steps=3),
     method=ARATConfig(gamma=10),
     schedule=ScheduleConfig("cosine"),
-    evaluation=EvaluationConfig(num_images=500, steps=5),
+    evaluation=EvaluationConfig(num_images=1000, steps=10),
 )
