@@ -35,7 +35,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError:
         raise UserError(f"{path} is no fastarat checkpoint: it holds more than tensors, and is not loaded") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile):
-        raise UserError(f"{path} is truncated or no checkpoint: use another one of its run") from None
+        raise UserError(f"{path} is truncated or no checkpoint: delete it, and --resume takes the one before") from None
     if not isinstance(state, dict) or "fastarat_checkpoint" not in state:
         raise UserError(f"{path} is no fastarat checkpoint; 'fastarat convert' reads the published AR-AT code's")
     if state["fastarat_checkpoint"] > FORMAT:

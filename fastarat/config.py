@@ -24,6 +24,15 @@ from fastarat.models.settings import ModelConfig
 
 Fidelity = Literal["paper", "published-code"]
 METHODS = {"at": ATConfig, "arat": ARATConfig}
+LEAST = {
+    "epochs": 1,
+    "batch": 1,
+    "num_train_images": 1,
+    "num_validation_images": 0,
+    "gpus": 0,
+    "procs": 0,
+    "seed": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -77,16 +86,11 @@ class Config:
 
     def problems(self) -> list[str]:
         """Everything wrong with the settings, each a sentence that names the fix."""
-        found = [
-            f"{name} is {getattr(self, name)}: give 1 or more"
-            for name in ("epochs", "batch", "num_train_images")
-            if (getattr(self, name) or 1 if name == "num_train_images" else getattr(self, name)) < 1
-        ]
-        found += [
-            f"{name} is {getattr(self, name)}: give 0 or more"
-            for name in ("gpus", "procs", "num_validation_images", "seed")
-            if getattr(self, name) < 0
-        ]
+        found = []
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                found.append(f"{name} is {value}: give {least} or more")
         if self.gpus and self.procs:
             found.append("gpus and procs exclude each other: give one")
         if self.gpus and self.device == "cpu":

@@ -32,6 +32,7 @@ def learning_curves(path: Path, runs: dict[str, list[dict[str, Any]]], title: st
     right.set(xlabel="epoch", ylabel="accuracy, %", ylim=(0, 100), title=_evaluation_of(runs))
     for axes in (left, right):
         axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(frameon=False, fontsize=8)
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))
     plt.close(figure)

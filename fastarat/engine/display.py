@@ -26,6 +26,7 @@ class Display:
     def __init__(self, num_steps: int, first_step: int, epochs: int, visible: bool):
         self.num_steps, self.first_step, self.epochs, self.visible = num_steps, first_step, epochs, visible
         self.started = self.last_line = time.monotonic()
+        self.measured = ""
         live = visible and stderr.is_terminal
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TaskProgressColumn())
         self.bar = Progress(*columns, console=stderr, disable=not live, transient=True)
@@ -52,8 +53,9 @@ class Display:
     def line(self, step: int, epoch: int, metrics: dict[str, float], images_per_s: float) -> None:
         """Update the live line."""
         self.last_line = time.monotonic()
-        terms = f"loss {metrics['loss']:.3f} · {images_per_s:,.0f} images/s · {self.left(step)} left"
-        self.bar.update(self.task, completed=step, description=f"epoch {epoch}/{self.epochs} · {terms}")
+        terms = " · ".join(_described(metrics)) + self.measured
+        speed = f"{images_per_s:,.0f} images/s · {self.left(step)} left"
+        self.bar.update(self.task, completed=step, description=f"epoch {epoch}/{self.epochs} · {terms} · {speed}")
 
     def waiting(self, step: int, text: str) -> None:
         """Say what is being waited for."""
@@ -63,12 +65,19 @@ class Display:
         """Print an epoch's plain line."""
         if not self.visible:
             return
-        parts = [f"epoch {entry['epoch']}/{self.epochs}"]
-        parts += [f"{name} {value:.3f}" for name, value in entry["train"].items() if "accuracy" not in name]
-        parts += [f"{name} {100 * value:.1f} %" for name, value in entry["train"].items() if name.endswith("accuracy")]
+        parts = [f"epoch {entry['epoch']}/{self.epochs}", *_described(entry["train"])]
         if "evaluation" in entry:
             held = entry["evaluation"]
-            parts.append(f"{held['images']}: clean {held['clean']:.1f} %, robust {held['robust']:.1f} %")
-        parts.append(f"{entry['images_per_s']:,.0f} images/s")
-        parts.append(f"{self.left(step)} left")
-        stderr.print(" · ".join(part.replace("_", " ") for part in parts), markup=False)
+            measured = f"{held['images']}: clean {held['clean']:.1f} %, robust {held['robust']:.1f} %"
+            self.measured = f" · {measured}"
+            parts.append(measured)
+        parts += [f"{entry['images_per_s']:,.0f} images/s", f"{self.left(step)} left"]
+        stderr.print(" · ".join(parts), markup=False)
+
+
+def _described(metrics: dict[str, float]) -> list[str]:
+    """Losses as they are, accuracies in percent."""
+    return [
+        f"{name.replace('_', ' ')} " + (f"{100 * value:.1f} %" if name.endswith("accuracy") else f"{value:.3f}")
+        for name, value in metrics.items()
+    ]

@@ -41,6 +41,8 @@ def is_first() -> bool:
 
 def join_world(device: str) -> World:
     """Join the processes that the launcher started; alone if it did not. `device`: cpu or cuda."""
+    if device == "cuda":
+        torch.backends.cudnn.benchmark = True  # shapes never change: let cuDNN time its algorithms once
     if not launched():
         return World(torch.device(device))
     local_rank = int(os.environ["LOCAL_RANK"])

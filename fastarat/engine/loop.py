@@ -21,7 +21,6 @@ from fastarat.engine.step import train_step
 from fastarat.engine.training import Training
 from fastarat.errors import WorkError
 from fastarat.evaluate import evaluate
-from fastarat.methods.method import accuracy
 from fastarat.models.convert import plain_branch
 from fastarat.models.split_batch_norm import forward, statistics_of
 from fastarat.run import Run
@@ -175,11 +174,12 @@ class Loop:
             return
         augment = getattr(self.config.method, "balance_augmented", False)
         average_in_place(statistics_of(parts.model), self.world)
-        correct = torch.zeros((), dtype=torch.float64, device=self.world.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.world.device)
         parts.model.eval()
         with torch.no_grad(), parts.precision.autocast():
             for batch in training.loader.sample(training.epoch, wanted, augment):
-                correct += accuracy(forward(parts.model, batch.x, "clean", "eval"), batch.y) * len(batch.y)
+                logits = forward(parts.model, batch.x, "clean", "eval")
+                correct += (logits.argmax(1) == batch.y).sum()
         parts.model.train()
         parts.method.begin_epoch(sum_over_processes(correct, self.world) / wanted)
 
