@@ -26,9 +26,9 @@ def robustness_table(suite: str) -> str:
     first = rows[0]
     where = first["gpu"] or f"{first['threads']} CPU threads"
     commits = ", ".join(sorted({row["commit"] for row in rows}))
-    about = f"{first['model']}, {first['dataset']}, {first['epochs']} epochs, eps {first['config']['attack']['eps_255']:g}/255"
-    about += f", {first['num_images']:,} test images; {where}, torch {first['torch']}, commit {commits}"
-    return "\n".join([*lines, "", f"{about}.", ""])
+    eps = f"eps {first['config']['attack']['eps_255']:g}/255"
+    what = f"{first['model']}, {first['dataset']}, {first['epochs']} epochs, {eps}, {first['num_images']:,} test images"
+    return "\n".join([*lines, "", f"{what}; {where}, torch {first['torch']}, commit {commits}.", ""])
 
 
 def render(text: str) -> str:

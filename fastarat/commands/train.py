@@ -86,16 +86,24 @@ def _base_config(args: list[str]) -> tuple[Config, list[str]]:
     named = [args[0]] if args and not args[0].startswith("-") else []
     rest = args[len(named) :]
     source = _value(rest, "--from")
-    if source is None and "--resume" in rest and (found := _run_to_resume(named, rest)):
-        return load_config(found / "config.json"), [*rest, "--out", str(found)]
+    if source is None and "--resume" in rest:
+        found = _run_to_resume(named, rest)
+        return _config_of(found, named, rest), [*rest, "--out", str(found)]
     if source is not None:
-        if named:
-            raise UserError(f"recipe {named[0]!r} and --from exclude each other: give one")
-        return load_config(Path(source) / "config.json"), rest
+        return _config_of(Path(source), named, rest), rest
     return recipes.recipe(named[0] if named else recipes.DEFAULT, _fidelity(rest)), rest
 
 
-def _run_to_resume(named: list[str], rest: list[str]) -> Path | None:
+def _config_of(run: Path, named: list[str], rest: list[str]) -> Config:
+    config = load_config(run / "config.json")
+    if named and named[0] != config.recipe:
+        raise UserError(f"{run} is a run of {config.recipe}, not of {named[0]}: leave the recipe out")
+    if _value(rest, "--fidelity") not in (None, config.fidelity):
+        raise UserError(f"--fidelity changes many settings of a recipe: start from the recipe, not from {run}")
+    return config
+
+
+def _run_to_resume(named: list[str], rest: list[str]) -> Path:
     out = _value(rest, "--out")
     if out is not None:
         if not (Path(out) / "config.json").exists():

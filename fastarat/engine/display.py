@@ -3,7 +3,8 @@
 import time
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Column
 
 from fastarat.console import stderr
 
@@ -28,7 +29,9 @@ class Display:
         self.started = self.last_line = time.monotonic()
         self.measured = ""
         live = visible and stderr.is_terminal
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TaskProgressColumn())
+        # On a narrow terminal the text is cut at its end, where the least important stands.
+        text = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis"))
+        columns = (BarColumn(20), MofNCompleteColumn(), text)
         self.bar = Progress(*columns, console=stderr, disable=not live, transient=True)
         self.task = self.bar.add_task("starting", total=num_steps, completed=first_step)
 
@@ -53,9 +56,9 @@ class Display:
     def line(self, step: int, epoch: int, metrics: dict[str, float], images_per_s: float) -> None:
         """Update the live line."""
         self.last_line = time.monotonic()
-        terms = " · ".join(_described(metrics)) + self.measured
-        speed = f"{images_per_s:,.0f} images/s · {self.left(step)} left"
-        self.bar.update(self.task, completed=step, description=f"epoch {epoch}/{self.epochs} · {terms} · {speed}")
+        parts = [f"{self.left(step)} left", f"epoch {epoch}/{self.epochs}", f"{images_per_s:,.0f} images/s"]
+        parts += [self.measured] if self.measured else []
+        self.bar.update(self.task, completed=step, description=" · ".join([*parts, *_described(metrics)]))
 
     def waiting(self, step: int, text: str) -> None:
         """Say what is being waited for."""
@@ -68,9 +71,8 @@ class Display:
         parts = [f"epoch {entry['epoch']}/{self.epochs}", *_described(entry["train"])]
         if "evaluation" in entry:
             held = entry["evaluation"]
-            measured = f"{held['images']}: clean {held['clean']:.1f} %, robust {held['robust']:.1f} %"
-            self.measured = f" · {measured}"
-            parts.append(measured)
+            self.measured = f"{held['images']}: clean {held['clean']:.1f} %, robust {held['robust']:.1f} %"
+            parts.append(self.measured)
         parts += [f"{entry['images_per_s']:,.0f} images/s", f"{self.left(step)} left"]
         stderr.print(" · ".join(parts), markup=False)
 
