@@ -8,7 +8,8 @@ import io
 import re
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from itertools import groupby
+from typing import Any, TypeVar, get_type_hints
 
 import tyro
 
@@ -35,10 +36,13 @@ def parse(arguments: type[T], args: list[str], prog: str, default: T | None = No
 
 
 def _one_line(boxed: str, default: Any, prog: str) -> str:
-    """tyro answers with a box of several lines; keep what is wrong, and add the nearest right flag."""
-    lines = [line.strip("│ ") for line in boxed.splitlines() if line.startswith("│")]
-    rule = next((i for i, line in enumerate(lines) if line.startswith("─")), len(lines))
-    text = " ".join(lines[:rule]).strip()
+    """tyro answers with a box of several lines; keep what is wrong, and add the nearest right flag.
+
+    The box is drawn with other characters where the terminal's encoding has no lines.
+    """
+    lines = [line.strip("│╭╮╰╯ ") for line in boxed.splitlines()][1:]  # the first is a title
+    parts = groupby(lines, key=lambda line: not line.strip("─-"))
+    text = next((" ".join(part) for is_rule, part in parts if not is_rule), boxed)
     wrong = re.match(r"Unrecognized options: (--[\w.-]+)", text)
     if wrong:
         flag = wrong.group(1)
@@ -50,12 +54,14 @@ def _one_line(boxed: str, default: Any, prog: str) -> str:
 
 def flags(value: Any, prefix: str = "--") -> list[str]:
     """All flags of a dataclass instance, as they are typed: `--batch`, `--attack.steps`, …"""
+    hints = get_type_hints(type(value), include_extras=True)
     found: list[str] = []
     for field in fields(value):
-        flag = prefix + field.name.replace("_", "-")
+        given = [mark.name for mark in getattr(hints[field.name], "__metadata__", ()) if hasattr(mark, "name")]
+        name = next((name for name in given if name is not None), field.name.replace("_", "-"))
         child = getattr(value, field.name)
         if is_dataclass(child):
-            found += flags(child, flag + ".")
+            found += flags(child, f"{prefix}{name}." if name else prefix)
         else:
-            found.append(flag)
+            found.append(prefix + name)
     return found

@@ -91,6 +91,8 @@ class Config:
             value = getattr(self, name)
             if value is not None and value < least:
                 found.append(f"{name} is {value}: give {least} or more")
+        if self.seed >= 2**64:
+            found.append(f"seed is {self.seed}: give one below 2^64")
         if self.gpus and self.procs:
             found.append("gpus and procs exclude each other: give one")
         if self.gpus and self.device == "cpu":
@@ -169,7 +171,7 @@ def _build(cls: Any, values: dict[str, Any], source: str, prefix: str) -> Any:
         raise UserError(f"{source} has the unknown setting {prefix}{wrong[0]}: written by another version of fastarat?")
     built = {}
     for name, value in values.items():
-        hint = METHODS.get(value.get("name"), ATConfig) if name == "method" else hints[name]
+        hint = _method_of(value, source) if name == "method" else hints[name]
         if is_dataclass(hint) and isinstance(value, dict):
             built[name] = _build(hint, value, source, f"{prefix}{name}.")
         elif _fits(value, hint):
@@ -177,6 +179,15 @@ def _build(cls: Any, values: dict[str, Any], source: str, prefix: str) -> Any:
         else:
             raise UserError(f"{source}: {prefix}{name} is {value!r}, which does not fit")
     return cls(**built)
+
+
+def _method_of(value: Any, source: str) -> type:
+    if not isinstance(value, dict):
+        raise UserError(f"{source}: method is {value!r}, which does not fit")
+    name = value.get("name")
+    if not isinstance(name, str) or name not in METHODS:
+        raise UserError(f"{source}: method.name is {name!r}, which does not fit; methods are {', '.join(METHODS)}")
+    return METHODS[name]
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -7,6 +7,7 @@ included, and one success is enough.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -70,7 +71,7 @@ def evaluate(
     Each process of `world` takes a share; all get the result. `advance` is told of finished images.
     The model is left in the mode it was in. A model of its own (not ours) has one branch.
     """
-    world = world or World(next(model.parameters()).device)
+    world = world or World(_device_of(model))
     attack = replace(attack, batch_norm="eval")
     counts = torch.zeros(3, num_classes, dtype=torch.int64, device=world.device)
     mine = np.array_split(np.arange(len(images.labels)), world.size)[world.rank]
@@ -93,6 +94,11 @@ def evaluate(
             advance(len(part) * world.size)
     total, clean_counts, robust_counts = (tuple(row) for row in sum_over_processes(counts, world).tolist())
     return Accuracy(clean_counts, total), Accuracy(robust_counts, total)
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    found = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if found is None else found.device
 
 
 def survives(

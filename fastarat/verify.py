@@ -37,6 +37,10 @@ PIXELS = 1e-3
 REACHED, LEFT = 0.05, 0.2
 
 
+SCALARS = ("arch", "salt", "gamma", "num_classes", "prev_acc")
+INPUTS = (*SCALARS, "images", "labels", "noise")
+
+
 @dataclass(frozen=True)
 class Row:
     """One quantity: its largest error, relative (or a share of pixels), and what is allowed."""
@@ -74,14 +78,17 @@ class Golden:
         self.vectors = read_npz(path)
         self.dtype, self.device = dtype, device
         self.exact = dtype == torch.float64
-        try:
-            self.salt, self.num_classes = int(self.vectors["salt"]), int(self.vectors["num_classes"])
-            self.x = self.tensor(self.vectors["images"]).permute(0, 3, 1, 2) / 255
-            self.y = torch.from_numpy(self.vectors["labels"].astype(np.int64)).to(device)
-            self.noise = self.tensor(self.vectors["noise"])
-            self.reset()
-        except KeyError as missing:
-            raise UserError(f"{path} is no golden file of AR-AT: it has no entry {missing}") from None
+        missing = [key for key in INPUTS if key not in self.vectors]
+        if missing:
+            raise UserError(f"{path} is no golden file of AR-AT: it has no entry {missing[0]!r}")
+        images = self.vectors["images"]
+        if images.ndim != 4 or any(self.vectors[key].ndim for key in SCALARS):
+            raise UserError(f"{path} is no golden file of AR-AT: images must be [N, H, W, C], {SCALARS} single values")
+        self.salt, self.num_classes = int(self.vectors["salt"]), int(self.vectors["num_classes"])
+        self.x = self.tensor(images).permute(0, 3, 1, 2) / 255
+        self.y = torch.from_numpy(self.vectors["labels"].astype(np.int64)).to(device)
+        self.noise = self.tensor(self.expected("noise", self.x.shape))
+        self.reset()
 
     def tensor(self, value: np.ndarray) -> Tensor:
         """An array on the device, in the precision of this check."""
@@ -126,8 +133,19 @@ class Golden:
 
     def row(self, quantity: str, pairs: list[tuple[float, float]]) -> Row:
         """A row from pairs (largest absolute error, scale)."""
-        error = max((float("nan") if e != e else e / (s or 1.0)) for e, s in pairs)
+        if not pairs:
+            raise UserError(f"the golden file has no entries {quantity}/…: is it complete?")
+        error = float(np.max([error / (scale or 1.0) for error, scale in pairs]))  # NaN stays NaN
         return Row(quantity, error, TOLERANCE[self.dtype])
+
+    def expected(self, quantity: str, shape: torch.Size) -> np.ndarray:
+        """The entry `quantity`, which must have this shape."""
+        if quantity not in self.vectors:
+            raise UserError(f"the golden file has no entry {quantity}: is it complete?")
+        found = self.vectors[quantity]
+        if found.shape != tuple(shape):
+            raise UserError(f"the golden file's {quantity} is {found.shape}, expected {tuple(shape)}")
+        return found
 
     def compare(self, quantity: str, ours: Mapping[str, Tensor], scales: Mapping[str, float] | None = None) -> Row:
         """The largest relative error over the entries `quantity/NAME` (their first elements, if `ours` has more)."""
@@ -136,6 +154,8 @@ class Golden:
             if name not in ours:
                 raise UserError(f"the golden file names {name!r}, which this net does not have")
             ours_head = ours[name].detach().flatten()[: expected.size].double().cpu().numpy()
+            if ours_head.size != expected.size or (scales is not None and name not in scales):
+                raise UserError(f"the golden file's {quantity}/{name} does not fit this net")
             scale = scales[name] if scales else float(np.abs(expected).max())
             pairs.append((float(np.abs(ours_head - expected.flatten()).max()), scale))
         return self.row(quantity, pairs)
@@ -150,6 +170,8 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} does not exist") from None
     except (
         OSError,
+        RuntimeError,
+        NotImplementedError,
         ValueError,
         EOFError,
         KeyError,
@@ -170,7 +192,7 @@ def verify_file(path: Path, dtype: torch.dtype, device: torch.device) -> Iterato
 
 
 def _single(golden: Golden, quantity: str, ours: Tensor) -> Row:
-    expected = golden.vectors[quantity]
+    expected = golden.expected(quantity, ours.shape)
     error = float(np.abs(ours.detach().double().cpu().numpy() - expected).max())
     return golden.row(quantity, [(error, float(np.abs(expected).max()))])
 
@@ -201,19 +223,19 @@ def _attacks(golden: Golden) -> Iterator[Row]:
 def _attack(golden: Golden, quantity: str, x_adv: Tensor) -> Row:
     """float64: the share of pixels that differ. float32: how far the objective reached lies apart."""
     if golden.exact:
-        difference = np.abs(x_adv.cpu().numpy() - golden.vectors[quantity])
+        difference = np.abs(x_adv.cpu().numpy() - golden.expected(quantity, x_adv.shape))
         share = float((~(difference <= TOLERANCE[golden.dtype])).mean())
         return Row(f"{quantity} (share of pixels)", share, PIXELS)
     golden.reset()
     reached = []
-    for images in (x_adv, golden.tensor(golden.vectors[quantity])):
+    for images in (x_adv, golden.tensor(golden.expected(quantity, x_adv.shape))):
         logits = forward(golden.model, images, "adv", "frozen")
         reached.append(float(F.cross_entropy(logits, golden.y).detach()))
     return Row(f"{quantity} (cross-entropy reached)", abs(reached[0] / reached[1] - 1), REACHED)
 
 
 def _training_step(golden: Golden) -> Iterator[Row]:
-    x_adv = golden.tensor(golden.vectors["pgd10_trainbn_corrected"])
+    x_adv = golden.tensor(golden.expected("pgd10_trainbn_corrected", golden.x.shape))
     golden.reset()
     logits, features = forward_with_features(golden.model, torch.cat([golden.x, x_adv]), "both", "frozen")
     clean, adversarial = logits.chunk(2)

@@ -28,7 +28,9 @@ def ascend(x: Tensor, gradient: Tensor, step: float, norm: Norm) -> Tensor:
     """A step along the steepest ascent of the norm: sign(g), or g / ‖g‖."""
     if norm == "linf":
         return x + step * gradient.sign()
-    return x + step * gradient / (norms(gradient) + 1e-12)
+    # Scaled to 1 first: the squares of a confident image's gradient would underflow in float32.
+    gradient = gradient / gradient.abs().amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(gradient.dtype).tiny)
+    return x + step * gradient / norms(gradient).clamp_min(1e-12)
 
 
 def uniform_noise(shape: torch.Size, eps: float, norm: Norm, seed: int, step: int | Tensor, rows: Tensor) -> Tensor:

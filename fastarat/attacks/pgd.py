@@ -17,7 +17,7 @@ def start_noise(settings: AttackConfig, x: Tensor, seed: int, step: int | Tensor
     if settings.start == "none":
         return None
     noise = uniform_noise(x.shape, settings.eps, settings.norm, seed, step, rows)
-    return noise.to(x.dtype).contiguous(memory_format=torch.preserve_format)
+    return noise.to(x.dtype)
 
 
 def start_point(x: Tensor, noise: Tensor | None, settings: AttackConfig) -> tuple[Tensor, Tensor]:
@@ -44,8 +44,10 @@ def pgd_step(
     with torch.enable_grad():
         logits = logits_of(leaf)
         value = objective(settings.objective, logits, y, reference)
-        # Only the input's gradient is asked for: autograd computes no parameter's.
-        (gradient,) = torch.autograd.grad(value, leaf)
+        # Only the input's gradient is asked for: autograd computes no parameter's. Its scale does not
+        # matter, but in fp16 the gradient of a confidently classified image would underflow.
+        scale = 1024 if logits.dtype == torch.float16 else 1
+        (gradient,) = torch.autograd.grad(value * scale, leaf)
     moved = ascend(x_adv, gradient, settings.step, settings.norm)
     return project(moved, centre, settings.eps, settings.norm), logits.detach()
 

@@ -64,9 +64,9 @@ class CumulativeForward:
 
     def __call__(self, x: Tensor) -> Tensor:
         self.num_forwards += 1
-        usual, self.now.momentum = self.now.momentum, 1 / self.num_forwards
+        self.now.momentum = 1 / self.num_forwards
         logits = forward(self.model, x, self.branch, "train")
-        self.now.momentum = usual
+        self.now.momentum = None
         return logits
 
 
@@ -91,9 +91,9 @@ def reestimate(
     published = settings.reestimate == "published-code"
     adversarial, clean = CumulativeForward(model, "adv"), CumulativeForward(model, "clean")
     attacked = adversarial if published else partial(forward, model, branch="adv", statistics="frozen")
-    for batch in batches:
+    for i, batch in enumerate(batches):
         with precision.autocast():
-            noise = start_noise(attack, batch.x, seed, 0, batch.rows)
+            noise = start_noise(attack, batch.x, seed, i, batch.rows)
             centre, start = start_point(batch.x, noise, attack)
             x_adv = pgd(attack, attacked, centre, start, batch.y)
             with torch.no_grad():

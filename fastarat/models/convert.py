@@ -1,19 +1,23 @@
 """Any net to split batch-norms, and a branch of a split net back to ordinary ones."""
 
 import copy
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastarat.errors import UserError
 from fastarat.models.settings import BatchNormKind, Branch
 from fastarat.models.split_batch_norm import (
     BRANCHES,
+    Pass,
     PlainBatchNorm2d,
     SplitBatchNorm2d,
     connect,
     current_pass,
+    forward_with_features,
     pooled,
 )
 
@@ -21,12 +25,10 @@ from fastarat.models.split_batch_norm import (
 def convert_to_split_batch_norm(model: nn.Module, kind: BatchNormKind = "split") -> nn.Module:
     """A copy of `model` whose `nn.BatchNorm2d` layers are `SplitBatchNorm2d`, every branch as the original.
 
-    Raises `UserError` where a batch-norm has no affine parameters or running statistics to split.
+    Raises `UserError` for a batch-norm that cannot be split: another kind than BatchNorm2d, or one without
+    affine parameters, running statistics or a fixed momentum.
     """
-    model = copy.deepcopy(model)
-    for name, layer in list(model.named_modules()):
-        if isinstance(layer, nn.BatchNorm2d):
-            _replace(model, name, _split(layer, name, kind))
+    model = _with_layers(copy.deepcopy(model), _BatchNorm, lambda layer, name: _split(layer, name, kind))
     connect(model)
     return model
 
@@ -34,29 +36,47 @@ def convert_to_split_batch_norm(model: nn.Module, kind: BatchNormKind = "split")
 def plain_branch(model: nn.Module, branch: Branch = "adv") -> nn.Module:
     """A copy of a split net with one branch's ordinary batch-norms: the deployed model, in eval mode."""
     model = copy.deepcopy(model)
-    for name, layer in list(model.named_modules()):
-        if isinstance(layer, SplitBatchNorm2d):
-            _replace(model, name, _plain(layer, branch))
-    if current_pass(model) is not None:
-        del model.current
-    return model.eval()
+    for layer in model.modules():
+        if isinstance(layer, Recording):
+            layer.__class__ = type(layer).original  # type: ignore[assignment]
+            del layer.taps
+        if not isinstance(layer, SplitBatchNorm2d):
+            layer.__dict__.pop("current", None)
+    return _with_layers(model, SplitBatchNorm2d, lambda layer, name: _plain(layer, branch)).eval()
 
 
-def _split(layer: nn.BatchNorm2d, name: str, kind: BatchNormKind) -> SplitBatchNorm2d:
-    if not layer.affine or layer.running_mean is None or layer.running_var is None:
-        raise UserError(f"batch-norm {name!r} has no affine parameters or no running statistics to split")
-    new = SplitBatchNorm2d(layer.num_features, kind, layer.eps).to(layer.weight)
+def _with_layers(model: nn.Module, kind: type[nn.Module], replacement: Callable[[Any, str], nn.Module]) -> nn.Module:
+    """Replace every layer of this kind, one that has several names under each of them."""
+    root = nn.ModuleDict({"net": model})
+    done: dict[nn.Module, nn.Module] = {}
+    for name, layer in list(root.named_modules(remove_duplicate=False)):
+        if isinstance(layer, kind):
+            if layer not in done:
+                done[layer] = replacement(layer, name.removeprefix("net."))
+            parent, _, leaf = name.rpartition(".")
+            setattr(root.get_submodule(parent), leaf, done[layer])
+    return root["net"]
+
+
+def _split(layer: _BatchNorm, name: str, kind: BatchNormKind) -> SplitBatchNorm2d:
+    if not isinstance(layer, nn.BatchNorm2d):
+        raise UserError(f"batch-norm {name!r} is a {type(layer).__name__}: only BatchNorm2d can be split")
+    if not layer.affine or layer.running_mean is None or layer.running_var is None or layer.momentum is None:
+        raise UserError(f"batch-norm {name!r} needs affine parameters, running statistics and a momentum to be split")
+    new = SplitBatchNorm2d(layer.num_features, kind, layer.eps, layer.momentum).to(layer.weight)
     with torch.no_grad():
         new.weight.copy_(layer.weight.expand_as(new.weight))
         new.bias.copy_(layer.bias.expand_as(new.bias))
         new.running_mean.copy_(layer.running_mean.expand_as(new.running_mean))
         new.running_var.copy_(layer.running_var.expand_as(new.running_var))
-    return new
+    new.weight.requires_grad_(layer.weight.requires_grad)
+    new.bias.requires_grad_(layer.bias.requires_grad)
+    return new.train(layer.training)
 
 
 def _plain(layer: SplitBatchNorm2d, branch: Branch) -> PlainBatchNorm2d:
     i = BRANCHES.index(branch) if layer.kind == "split" else 0
-    new = PlainBatchNorm2d(layer.weight.shape[1], eps=layer.eps).to(layer.weight)
+    new = PlainBatchNorm2d(layer.weight.shape[1], layer.eps, layer.momentum).to(layer.weight)
     assert new.running_mean is not None and new.running_var is not None
     with torch.no_grad():
         new.weight.copy_(layer.weight[i])
@@ -66,9 +86,18 @@ def _plain(layer: SplitBatchNorm2d, branch: Branch) -> PlainBatchNorm2d:
     return new
 
 
-def _replace(model: nn.Module, name: str, new: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, new)
+class Recording(nn.Module):
+    """Mixed in before a layer's own class: its forward records what the original returns."""
+
+    original: ClassVar[type[nn.Module]]
+    current: Pass
+    taps: tuple[str, ...]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        out = self.original.forward(self, *args, **kwargs)
+        if self.current.record:
+            self.current.features |= dict.fromkeys(self.taps, pooled(out))
+        return out
 
 
 def tap_layers(model: nn.Module, names: tuple[str, ...]) -> None:
@@ -76,35 +105,33 @@ def tap_layers(model: nn.Module, names: tuple[str, ...]) -> None:
 
     A batch-norm records its own output. Any other module gets a class of its own, once and here, whose
     forward records what the original returns: no hooks in the hot path, no change to parameter names.
-    Raises `UserError` for a layer that the net does not have.
+    Raises `UserError` for a layer that the net does not have, or a net without split batch-norms.
     """
+    now = current_pass(model)
+    if now is None:
+        raise UserError("only a net with split batch-norms records features: convert_to_split_batch_norm makes one")
     modules = dict(model.named_modules())
     layer_of = getattr(model, "layer_of", lambda name: name)
     for name in names:
-        layer = modules.get(layer_of(name))
+        layer: Any = modules.get(layer_of(name))
         if layer is None:
-            aligned = getattr(model, "aligned_layers", ())
-            raise UserError(f"Unknown layer {name!r}. This net's aligned layers are {', '.join(aligned)}.")
-        if not isinstance(layer, SplitBatchNorm2d):
-            layer.__class__ = _recording(type(layer))
-            layer.current = current_pass(model)  # type: ignore[assignment]
-        layer.tap = name  # type: ignore[assignment]
+            raise UserError(f"Unknown layer {name!r}. {_layers_of(model, modules)}")
+        if not isinstance(layer, SplitBatchNorm2d | Recording):
+            cls = type(layer)
+            layer.__class__ = type(f"Recording{cls.__name__}", (Recording, cls), {"original": cls})
+            layer.current, layer.taps = now, ()
+        layer.taps = (*layer.taps, name)
 
 
-def _recording(cls: type[nn.Module]) -> type[nn.Module]:
-    def forward(self: Any, *args: Tensor, **kwargs: Tensor) -> Tensor:
-        out = cls.forward(self, *args, **kwargs)
-        if self.current.record:
-            self.current.features[self.tap] = pooled(out)
-        return out
-
-    return type(f"Recording{cls.__name__}", (cls,), {"forward": forward})
+def _layers_of(model: nn.Module, modules: dict[str, nn.Module]) -> str:
+    aligned = getattr(model, "aligned_layers", ())
+    if aligned:
+        return f"This net's aligned layers are {', '.join(aligned)}."
+    return f"This net's layers are {', '.join(name for name in modules if name)}."
 
 
 def feature_widths(model: nn.Module, image_shape: tuple[int, int, int], names: tuple[str, ...]) -> dict[str, int]:
     """How many features each tapped layer gives for images [C, H, W], found by one forward."""
-    from fastarat.models.split_batch_norm import forward_with_features
-
     parameter = next(model.parameters())
     x = torch.zeros(1, *image_shape, dtype=parameter.dtype, device=parameter.device)
     with torch.no_grad():

@@ -28,7 +28,8 @@ class Pass:
     record: bool = False
     order: tuple[Branch, Branch] = BRANCHES
     """Which half updates shared running statistics first."""
-    momentum: float = 0.1
+    momentum: float | None = None
+    """Weight of a new batch in the running statistics, for all layers; None: each layer's own."""
     group: ProcessGroup | None = None
     features: dict[str, Tensor] = field(default_factory=dict)
 
@@ -55,17 +56,17 @@ class SplitBatchNorm2d(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, num_features: int, kind: BatchNormKind = "split", eps: float = 1e-5):
+    def __init__(self, num_features: int, kind: BatchNormKind = "split", eps: float = 1e-5, momentum: float = 0.1):
         super().__init__()
         num_sets = 2 if kind == "split" else 1
         self.kind: BatchNormKind = kind
-        self.eps = eps
+        self.eps, self.momentum = eps, momentum
         self.weight = nn.Parameter(torch.ones(num_sets, num_features))
         self.bias = nn.Parameter(torch.zeros(num_sets, num_features))
         self.register_buffer("running_mean", torch.zeros(num_sets, num_features))
         self.register_buffer("running_var", torch.ones(num_sets, num_features))
         self.current = Pass()
-        self.tap: str | None = None
+        self.taps: tuple[str, ...] = ()
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1]}, kind={self.kind!r}"
@@ -73,8 +74,8 @@ class SplitBatchNorm2d(nn.Module):
     def forward(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         """Normalise, then add `residual` (same shape as `x`), then ReLU, each if asked for."""
         out = self._normalise(x)
-        if self.tap is not None and self.current.record:
-            self.current.features[self.tap] = pooled(out)
+        if self.taps and self.current.record:
+            self.current.features |= dict.fromkeys(self.taps, pooled(out))
         if residual is not None:
             out = out + residual
         return F.relu(out) if relu else out
@@ -98,7 +99,7 @@ class SplitBatchNorm2d(nn.Module):
             self.weight[i],
             self.bias[i],
             now.statistics,
-            now.momentum,
+            self.momentum if now.momentum is None else now.momentum,
             self.eps,
             now.group,
         )
@@ -151,7 +152,7 @@ def forward_with_features(
     now.branch, now.statistics, now.record = branch, statistics, True
     now.features = {}
     logits = model(x)
-    features, now.features = now.features, {}
+    features, now.features, now.record = now.features, {}, False
     return logits, features
 
 

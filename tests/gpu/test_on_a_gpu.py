@@ -1,0 +1,47 @@
+"""What only a CUDA device can show; `make gpu` runs these."""
+
+import json
+
+import pytest
+import torch
+
+from fastarat.__main__ import main
+from fastarat.verify import verify_file
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.mark.parametrize("name", ["arat_resnet18.npz", "arat_wrn16_2.npz"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_golden_vectors_hold_on_the_gpu(golden, name, dtype, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    rows = list(verify_file(golden / name, dtype, torch.device("cuda")))
+    assert [row for row in rows if not row.holds] == []
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_the_digits_train_on_the_gpu_in_every_precision(tmp_path, dtype):
+    out = tmp_path / "run"
+    code = main(["train", "digits-arat", "--device", "cuda", "--dtype", dtype, "--epochs", "15", "--out", str(out)])
+    assert code == 0
+    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["evaluation"]["clean"] > 90
+    assert last["evaluation"]["robust"] > 50
+
+
+def test_one_gpu_through_the_launcher_gives_a_run(tmp_path):
+    out = tmp_path / "run"
+    assert main(["train", "digits-at", "--gpus", "1", "--epochs", "1", "--out", str(out)]) == 0
+    assert (out / "model.safetensors").exists()
+
+
+def test_attack_noise_is_the_same_on_both_devices():
+    from fastarat_kernels.philox import Stream, uniform
+
+    rows = torch.arange(5, 9)
+    on_cpu = uniform(3, Stream.ATTACK_START, 7, rows, (3, 4, 4))
+    on_gpu = uniform(3, Stream.ATTACK_START, 7, rows.cuda(), (3, 4, 4))
+    assert torch.equal(on_cpu, on_gpu.cpu())

@@ -1,0 +1,119 @@
+"""The command line: settings become flags, and every mistake is one line that names the fix."""
+
+from dataclasses import replace
+
+import pytest
+
+from fastarat import __version__
+from fastarat.__main__ import main
+from fastarat.attacks.settings import AttackConfig
+from fastarat.cli import flags, parse
+from fastarat.config import Config
+from fastarat.errors import UserError
+from fastarat.methods.settings import ARATConfig
+
+
+def parsed(*args: str) -> Config:
+    return parse(Config, list(args), "fastarat train", Config())
+
+
+def error(*args: str) -> str:
+    with pytest.raises(UserError) as caught:
+        parsed(*args)
+    text = str(caught.value)
+    assert "\n" not in text and "│" not in text and "fastarat train --help" in text
+    return text
+
+
+def test_flags_override_the_default_they_name_and_nothing_else():
+    assert parsed() == Config()
+    expected = replace(Config(), epochs=3, attack=AttackConfig(steps=7, eps_255=4), method=ARATConfig(gamma=1.5))
+    assert parsed("--epochs", "3", "--attack.steps=7", "--attack.eps-255", "4", "--method.gamma", "1.5") == expected
+
+
+def test_switches_and_lists_can_be_typed():
+    config = parsed("--sync-bn", "--method.no-predictor", "--schedule.milestones", "5", "9", "--method.layers", "bn1")
+    assert config.sync_bn and not config.method.predictor
+    assert config.schedule.milestones == (5, 9) and config.method.layers == ("bn1",)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--epoch", "--epochs"),
+        ("--attack.step", "--attack.steps"),
+        ("--attack.eps", "--attack.eps-255"),
+        ("--optimiser.learning-rate", "--optimizer.learning-rate"),
+    ],
+)
+def test_an_unknown_option_is_answered_with_the_nearest_right_one(typed, meant):
+    text = error(typed, "3")
+    assert text.startswith(f"Unknown option {typed}. Did you mean ") and meant in text
+
+
+def test_an_option_like_no_other_gets_no_guess():
+    text = error("--zzzzzzzz", "3")
+    assert text.startswith("Unknown option --zzzzzzzz.") and "Did you mean" not in text
+
+
+@pytest.mark.parametrize(
+    ("args", "names"),
+    [
+        (("--epochs", "many"), ("--epochs", "many")),
+        (("--epochs", "1.5"), ("--epochs", "1.5")),
+        (("--attack.eps-255", "x"), ("--attack.eps-255", "x")),
+        (("--epochs",), ("--epochs",)),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named_with_its_option(args, names):
+    text = error(*args)
+    assert all(name in text for name in names)
+
+
+def test_a_choice_that_is_not_offered_is_answered_with_those_that_are():
+    text = error("--dtype", "fp8")
+    assert "--dtype" in text and "fp8" in text
+    assert all(name in text for name in ("fp32", "bf16", "fp16"))
+
+
+def test_flags_are_listed_as_they_are_typed():
+    listed = flags(Config())
+    assert {"--epochs", "--sync-bn", "--attack.eps-255", "--method.stop-gradient"} <= set(listed)
+    assert not any("_" in flag for flag in listed)
+
+
+def test_help_goes_to_stdout_and_ends_well(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parsed("--help")
+    assert stop.value.code == 0
+    assert "--attack.steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("args", [[], ["--help"], ["-h"]])
+def test_the_overview_names_every_command(capsys, args):
+    assert main(args) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("train", "eval", "verify", "data", "recipes"))
+
+
+def test_the_version_is_printed(capsys):
+    assert main(["--version"]) == 0 and capsys.readouterr().out == f"{__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["trian"], "Did you mean 'train'"),
+        (["train", "digit-arat"], "Did you mean 'digits-arat'"),
+        (["train", "digits-arat", "--epoch", "1"], "Unknown option --epoch. Did you mean --epochs"),
+        (["train", "digits-arat", "--attack.steps", "0"], "attack steps is 0"),
+        (["train", "--from", "somewhere"], "cannot read somewhere/config.json"),
+        (["verify", "nothing.npz"], "nothing.npz does not exist"),
+        (["recipes", "digits"], "Unknown recipe 'digits'"),
+    ],
+)
+def test_a_mistake_ends_with_code_2_and_one_line_on_stderr(capsys, args, says):
+    assert main(args) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    assert captured.err.startswith("fastarat: error: ") and says in captured.err

@@ -1,0 +1,189 @@
+"""Configurations: every recipe holds, JSON gives back what it took, and each mistake is named with its fix."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from fastarat import recipes
+from fastarat.attacks.settings import AttackConfig
+from fastarat.config import Config, from_dict, load_config, published_code, to_json
+from fastarat.data.settings import AugmentConfig
+from fastarat.engine.settings import (
+    AveragingConfig,
+    CheckpointConfig,
+    EvaluationConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+)
+from fastarat.errors import UserError
+from fastarat.methods.settings import ARATConfig, ATConfig
+from fastarat.models.settings import ModelConfig
+
+NAMES = recipes.names()
+
+
+@pytest.mark.parametrize("fidelity", ["paper", "published-code"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_is_valid_and_survives_json(name, fidelity):
+    config = recipes.recipe(name, fidelity)
+    assert config.checked() is config
+    assert from_dict(json.loads(to_json(config)), "here") == config
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_is_named_for_its_data_model_and_method(name):
+    config = recipes.recipe(name)
+    average = "-swa" if config.averaging.kind == "swa" else ""
+    model = "" if config.model.name == config.data else f"-{config.model.name}"
+    assert config.recipe == name == f"{config.data}{model}-{config.method.name}{average}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipes_head_gives_the_command_that_runs_it(name):
+    assert re.search(rf"^\s*fastarat train {re.escape(name)}( --|$)", recipes.head(name), re.MULTILINE)
+
+
+def test_an_unknown_recipe_is_answered_with_the_nearest_ones():
+    with pytest.raises(UserError, match="Did you mean 'cifar10-resnet18-arat'"):
+        recipes.recipe("cifar10-resnet-arat")
+
+
+def test_the_default_recipe_is_there():
+    assert recipes.DEFAULT == "digits-arat" and recipes.DEFAULT in NAMES
+
+
+def test_the_defaults_are_the_papers_settings():
+    config = Config()
+    assert (config.epochs, config.batch, config.num_validation_images) == (100, 128, 0)
+    attack = AttackConfig("pgd", "linf", 8, 2, 10, "uniform", "train", "cross-entropy")
+    assert config.attack == attack and config.attack.eps == 8 / 255 and config.attack.step == 2 / 255
+    assert config.optimizer == OptimizerConfig(0.1, 0.9, 5e-4)
+    assert config.augment == AugmentConfig(4, True)
+    assert config.schedule == ScheduleConfig("steps", (76, 91), 0.1, 0)
+    method = config.method
+    assert (method.gamma, method.stop_gradient, method.predictor, method.metric) == (30, "clean", True, "cosine")
+    assert method.batch_norm == "split" and method.auto_balance
+    assert recipes.recipe("cifar10-wrn-34-10-arat").method.gamma == 100
+    assert recipes.recipe("cifar10-resnet18-arat-swa").averaging == AveragingConfig("swa", 0.999, 76, 500)
+
+
+@pytest.mark.parametrize("name", ["cifar10-resnet18-arat", "cifar10-wrn-34-10-arat-swa", "digits-arat"])
+def test_the_published_code_departs_in_these_settings_and_no_others(name):
+    paper = recipes.recipe(name)
+    published = recipes.recipe(name, "published-code")
+    late = tuple(epoch + 1 for epoch in paper.schedule.milestones)
+    assert published == replace(
+        paper,
+        fidelity="published-code",
+        attack=replace(paper.attack, start="published-code"),  # 1: the noise moves the batch
+        schedule=replace(paper.schedule, milestones=late, warmup_epochs=1, warmup_factor=0.2),  # 2
+        method=replace(paper.method, balance_images=1024, balance_augmented=True),  # 4
+        evaluation=replace(paper.evaluation, start="published-code"),  # 5
+        averaging=replace(paper.averaging, reestimate="published-code"),  # 6
+    )
+    assert published.attack.batch_norm == "train"  # 3: the default too
+
+
+def test_at_of_the_published_code_has_no_balance_to_change():
+    assert published_code(Config(method=ATConfig())).method == ATConfig()
+
+
+PROBLEMS = {
+    "epochs is 0": Config(epochs=0),
+    "batch is 0": Config(batch=0),
+    "batch is -4": Config(batch=-4),
+    "seed is -1": Config(seed=-1),
+    "gpus is -1": Config(gpus=-1),
+    "num_train_images is 0": Config(num_train_images=0),
+    "num_validation_images is -1": Config(num_validation_images=-1),
+    "batch 128 does not divide among 3 processes": Config(procs=3),
+    "gpus and procs exclude each other": Config(gpus=2, procs=2),
+    "gpus needs --device cuda or auto": Config(gpus=1, device="cpu"),
+    "averaging starts at epoch 76 of 10": Config(epochs=10, averaging=AveragingConfig("swa")),
+    "attack eps_255 is -8": Config(attack=AttackConfig(eps_255=-8)),
+    "attack step_255 is inf": Config(attack=AttackConfig(step_255=float("inf"))),
+    "attack steps is 0": Config(attack=AttackConfig(steps=0)),
+    "Unknown attack 'pdg'": Config(attack=AttackConfig("pdg")),
+    "Unknown model 'resnet19'.*resnet18": Config(model=ModelConfig("resnet19")),
+    "depth must be 6n": Config(model=ModelConfig("wrn-33-10")),
+    "method gamma is -1": Config(method=ARATConfig(gamma=-1)),
+    "method clean_weight is nan": Config(method=ARATConfig(clean_weight=float("nan"))),
+    "method balance_images is 0": Config(method=ARATConfig(balance_images=0)),
+    "augment crop_padding is -1": Config(augment=AugmentConfig(-1)),
+    "optimizer learning_rate is nan": Config(optimizer=OptimizerConfig(float("nan"))),
+    "schedule milestones are": Config(schedule=ScheduleConfig(milestones=(91, 76))),
+    "schedule rise is 1": Config(schedule=ScheduleConfig("cyclic", rise=1)),
+    "averaging decay is 1": Config(averaging=AveragingConfig("ema", decay=1, start_epoch=1)),
+    "averaging start_epoch": Config(averaging=AveragingConfig("ema", start_epoch=0)),
+    "evaluation batch": Config(evaluation=EvaluationConfig(batch=0)),
+    "checkpoint keep is 0": Config(checkpoint=CheckpointConfig(keep=0)),
+}
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_a_mistake_is_named(problem):
+    with pytest.raises(UserError, match=problem) as caught:
+        PROBLEMS[problem].checked()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_seed_that_random_numbers_cannot_take_is_a_mistake():
+    assert Config(seed=2**64 - 1).problems() == []
+    assert Config(seed=2**64).problems() != []
+
+
+def test_all_mistakes_are_named_at_once():
+    assert len(Config(epochs=0, batch=0, attack=AttackConfig(steps=0)).problems()) == 3
+
+
+@pytest.mark.parametrize(("gpus", "procs", "expected"), [(0, 0, 1), (4, 0, 4), (0, 2, 2), (1, 0, 1)])
+def test_the_number_of_processes_is_that_of_gpus_or_procs(gpus, procs, expected):
+    assert Config(gpus=gpus, procs=procs).num_processes == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epoch": 3}, "here has the unknown setting epoch"),
+        ({"attack": {"step": 3}}, "here has the unknown setting attack.step"),
+        ({"epochs": "many"}, "epochs is 'many'"),
+        ({"epochs": 1.5}, "epochs is 1.5"),
+        ({"epochs": True}, "epochs is True"),
+        ({"sync_bn": 1}, "sync_bn is 1"),
+        ({"dtype": "fp8"}, "dtype is 'fp8'"),
+        ({"attack": {"eps_255": "8"}}, "attack.eps_255 is '8'"),
+        ({"attack": 8}, "attack is 8"),
+        ({"schedule": {"milestones": [76, "91"]}}, "schedule.milestones is"),
+        ({"schedule": {"milestones": 76}}, "schedule.milestones is 76"),
+        ({"method": {"name": "trades"}}, "method.name is 'trades'"),
+        ({"method": {"name": ["at"]}}, "method.name is"),
+        ({"method": "arat"}, "method is 'arat'"),
+        ({"method": None}, "method is None"),
+        ([1, 2], "here holds no configuration"),
+    ],
+)
+def test_json_that_does_not_fit_is_refused_by_name(values, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        from_dict(values, "here")
+
+
+def test_settings_left_out_of_json_are_the_defaults():
+    config = from_dict({"epochs": 5, "attack": {"steps": 7}, "num_train_images": None}, "here")
+    assert config == Config(epochs=5, attack=AttackConfig(steps=7))
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "is this a run directory"), ("{", "is not JSON")])
+def test_a_run_without_a_readable_configuration_says_so(tmp_path, content, message):
+    file = tmp_path / "config.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UserError, match=message):
+        load_config(file)
+
+
+def test_a_written_configuration_is_read_back(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(to_json(recipes.recipe("digits-at")))
+    assert load_config(file) == recipes.recipe("digits-at")
