@@ -23,11 +23,11 @@ from fastarat.data.sources import open_dataset
 from fastarat.data.subset import subset
 from fastarat.engine.distributed import World
 from fastarat.errors import UserError, WorkError
-from fastarat.evaluate import evaluate
+from fastarat.evaluation import evaluate
 from fastarat.recipes import recipe
 from fastarat.report import learning_curves
 from fastarat.run import Run
-from fastarat.train import Interrupted, train
+from fastarat.trainer import Interrupted, train
 
 
 @dataclass(frozen=True)

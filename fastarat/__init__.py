@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from fastarat.config import Config
     from fastarat.data.sources import open_dataset
     from fastarat.errors import UserError, WorkError
-    from fastarat.evaluate import evaluate
-    from fastarat.export import export
+    from fastarat.evaluation import evaluate
+    from fastarat.exporter import export
     from fastarat.methods.registry import build_method
     from fastarat.models.convert import convert_to_split_batch_norm, plain_branch
     from fastarat.models.registry import build_model
     from fastarat.models.split_batch_norm import SplitBatchNorm2d, forward
     from fastarat.recipes import recipe
-    from fastarat.train import train
+    from fastarat.trainer import train
 
 # Where each public name lives: imported when it is first asked for, so that `import fastarat` costs nothing.
 _HOMES = {
@@ -38,15 +38,15 @@ _HOMES = {
     "build_method": "methods.registry",
     "build_model": "models.registry",
     "convert_to_split_batch_norm": "models.convert",
-    "evaluate": "evaluate",
-    "export": "export",
+    "evaluate": "evaluation",
+    "export": "exporter",
     "forward": "models.split_batch_norm",
     "load_model": "checkpoint",
     "open_dataset": "data.sources",
     "perturb": "attacks.perturb",
     "plain_branch": "models.convert",
     "recipe": "recipes",
-    "train": "train",
+    "train": "trainer",
 }
 
 __all__ = [

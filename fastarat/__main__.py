@@ -1,6 +1,7 @@
 """`fastarat COMMAND …`: find the command, run it, turn errors into one line and an exit code."""
 
 import importlib
+import io
 import os
 import sys
 from types import ModuleType
@@ -51,6 +52,20 @@ def _fail(text: object, code: int) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns 0, 1 for a failure in work, or 2 for what could be known before it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without Unicode gets a '?' here and there
+            stream.reconfigure(errors="replace")
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output has gone: `fastarat recipes | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(argv: list[str] | None) -> int:
     args = sys.argv[1:] if argv is None else argv
     if not args or args[0] in ("-h", "--help"):
         print(overview())
@@ -66,9 +81,10 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(e, 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 1)
-    except BrokenPipeError:  # the reader of our output has gone: `fastarat recipes | head`
-        sys.stderr.close()
-        return 0
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        return _fail(f"{e.filename or 'a file'}: {e.strerror or e}", 1)
 
 
 if __name__ == "__main__":

@@ -38,9 +38,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is truncated or no checkpoint: delete it, and --resume takes the one before") from None
     if not isinstance(state, dict) or "fastarat_checkpoint" not in state:
         raise UserError(f"{path} is no fastarat checkpoint; 'fastarat convert' reads the published AR-AT code's")
-    if state["fastarat_checkpoint"] > FORMAT:
-        raise UserError(f"{path} was written by a newer fastarat (format {state['fastarat_checkpoint']}): upgrade")
+    _check_format(state["fastarat_checkpoint"], path)
     return state
+
+
+def _check_format(found: object, path: Path) -> None:
+    if not isinstance(found, int):
+        raise UserError(f"{path} has the unknown format {found!r}: it is no file of fastarat's")
+    if found > FORMAT:
+        raise UserError(f"{path} was written by a newer fastarat (format {found}): upgrade")
 
 
 def newest_first(directory: Path) -> list[Path]:
@@ -99,8 +105,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], Description]:
         raise UserError(f"{path} is truncated or no safetensors file ({e})") from None
     if "format" not in metadata:
         raise UserError(f"{path} has no fastarat description: give a model.safetensors of a run or an export")
-    if metadata.pop("format") > FORMAT:
-        raise UserError(f"{path} was written by a newer fastarat: upgrade")
+    _check_format(metadata.pop("format"), path)
     try:
         return tensors, Description.from_dict(metadata)
     except (KeyError, TypeError) as e:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -21,6 +21,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+
+
+class Console(RichConsole):
+    """A console that leaves a reader who has gone to `main`."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
 
 # What goes into a file or a pipe is never cut at an imagined screen's edge.
 stdout = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 200)

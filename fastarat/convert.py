@@ -44,7 +44,9 @@ def read_published(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise UserError(f"{path} holds more than tensors, and is not loaded: save its state_dict() alone") from None
+        raise UserError(
+            f"{path} holds more than tensors or is no checkpoint, and is not loaded: save its state_dict() alone"
+        ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError, zipfile.BadZipFile):
         raise UserError(f"{path} is truncated or no checkpoint") from None
     return _tensors(state, path)

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastarat.checkpoint import load_checkpoint, newest_first, save_checkpoint
 from fastarat.config import Config, load_config, to_json
-from fastarat.errors import UserError
+from fastarat.errors import UserError, WorkError
 from fastarat.files import append_line, write_text
 
 
@@ -31,23 +31,33 @@ class Run:
         except OSError as e:
             raise UserError(f"cannot make the run directory {self.path}: {e.strerror}; give another --out") from None
         self.write_record(environment)
-        write_text(self.config_file, to_json(config))
+        self.write_config(config)
 
     def write_record(self, environment: dict[str, Any]) -> None:
         """Write `record.json`; a resumed run keeps what its earlier sessions recorded."""
         earlier = []
-        if self.record_file.exists():
-            earlier = json.loads(self.record_file.read_text())["sessions"]
         try:
+            if self.record_file.exists():
+                earlier = json.loads(self.record_file.read_text())["sessions"]
             write_text(self.record_file, json.dumps({"sessions": [*earlier, environment]}, indent=2) + "\n")
-        except RuntimeError as e:
+        except WorkError as e:
             raise UserError(str(e)) from None
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(f"{self.record_file} is damaged: move it away, and --resume writes a new one") from None
 
     def config(self) -> Config:
         """The configuration. Raises `UserError` if this is no run."""
         if not self.config_file.exists():
             raise UserError(f"{self.path} is no run directory: it has no config.json")
         return load_config(self.config_file)
+
+    def write_config(self, config: Config) -> None:
+        """Write `config.json`: what the run was started, or goes on, with."""
+        write_text(self.config_file, to_json(config))
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return bool(newest_first(self.checkpoints))
 
     def save(self, state: dict[str, Any], keep: int) -> None:
         """Write a checkpoint, then forget all but the newest `keep`."""
@@ -66,7 +76,7 @@ class Run:
             return self.best_file
         if which == "last" and steps:
             return steps[0]
-        found = self.checkpoints / f"step-{int(which):09d}.pt" if which.isdigit() else None
+        found = self.checkpoints / f"step-{int(which):09d}.pt" if which.isdecimal() else None
         if found and found.exists():
             return found
         there = ", ".join(str(int(path.stem.removeprefix("step-"))) for path in steps)
@@ -74,7 +84,7 @@ class Run:
         raise UserError(f"{self.path} has no checkpoint {which!r}; it has {there or 'none'}{best}")
 
     def load_newest(self) -> tuple[dict[str, Any], Path]:
-        """The newest checkpoint that can be read, and its file."""
+        """The newest checkpoint, and its file."""
         path = self.checkpoint("last")
         return load_checkpoint(path), path
 

@@ -179,8 +179,8 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         AttributeError,
         zipfile.BadZipFile,
         zlib.error,
-    ) as e:
-        raise UserError(f"{path} is no readable .npz file of plain arrays ({e})") from None
+    ):
+        raise UserError(f"{path} is no readable .npz file of plain arrays") from None
 
 
 def verify_file(path: Path, dtype: torch.dtype, device: torch.device) -> Iterator[Row]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fastarat.attacks.settings import AttackConfig
 from fastarat.data.dataset import ImageSet
-from fastarat.evaluate import Accuracy, evaluate, survives
+from fastarat.evaluation import Accuracy, evaluate, survives
 from fastarat.models.convert import convert_to_split_batch_norm
 
 ATTACK = AttackConfig(eps_255=10, step_255=4, steps=5)

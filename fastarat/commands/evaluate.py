@@ -14,7 +14,7 @@ from fastarat.files import write_text
 
 if TYPE_CHECKING:
     from fastarat.data.dataset import Dataset
-    from fastarat.evaluate import Accuracy
+    from fastarat.evaluation import Accuracy
 
 ATTACKS = ("none", "pgd")
 
@@ -82,6 +82,10 @@ def run(args: list[str]) -> int:
 def _check(arguments: EvalArguments) -> None:
     if arguments.attack not in ATTACKS:
         raise unknown("attack", arguments.attack, ATTACKS)
+    if arguments.out is not None and not arguments.out.parent.is_dir():
+        raise UserError(f"--out {arguments.out}: there is no directory {arguments.out.parent}; make it first")
+    if not 0 <= arguments.seed < 2**64:
+        raise UserError(f"--seed {arguments.seed}: give 0 or more, below 2^64")
     for name in ("restarts", "batch", "num_images"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
@@ -93,7 +97,7 @@ def _evaluate(arguments: EvalArguments) -> dict[str, Any]:
     from fastarat.data.subset import subset
     from fastarat.deployed import load_deployed
     from fastarat.engine.distributed import World
-    from fastarat.evaluate import evaluate
+    from fastarat.evaluation import evaluate
 
     device = _device(arguments.device)
     model, description = load_deployed(arguments.model, arguments.checkpoint, arguments.branch)

@@ -35,7 +35,7 @@ def run(args: list[str]) -> int:
     """Export and print the files."""
     arguments = parse(ExportArguments, args, "fastarat export")
     from fastarat.deployed import load_deployed
-    from fastarat.export import export
+    from fastarat.exporter import export
 
     model, description = load_deployed(arguments.model, arguments.checkpoint, arguments.branch)
     home = arguments.model.parent if arguments.model.is_file() else arguments.model

@@ -41,7 +41,7 @@ def run(args: list[str]) -> int:
     """Parse, check, and train: here, or in the processes that are started for it."""
     arguments = parse_arguments(args)
     from fastarat.engine.distributed import is_first, launched
-    from fastarat.train import Interrupted, train
+    from fastarat.trainer import Interrupted, train
 
     if arguments.config.num_processes > 1 and not launched():
         return _launch(arguments, args)
@@ -73,7 +73,8 @@ def parse_arguments(args: list[str]) -> TrainArguments:
 
 
 def _resume_takes_a_run(args: list[str]) -> list[str]:
-    """`--resume RUN` is short for `--resume --out RUN`."""
+    """`--resume RUN` and `--resume=RUN` are short for `--resume --out RUN`."""
+    args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--resume=") else [arg])]
     if "--resume" in args:
         i = args.index("--resume") + 1
         if i < len(args) and not args[i].startswith("-"):
@@ -129,7 +130,8 @@ def _fidelity(args: list[str]) -> Fidelity:
     return "published-code" if _value(args, "--fidelity") == "published-code" else "paper"
 
 
-# What may differ when a run goes on: where it runs, how long, and what is kept of it.
+# What may differ when a run goes on: where and how long it runs, what is kept of it, and what a loss that
+# is not finite asks for.
 FREE_ON_RESUME = {
     "device",
     "gpus",
@@ -137,6 +139,8 @@ FREE_ON_RESUME = {
     "epochs",
     "checkpoint",
     "evaluation",
+    "optimizer",
+    "dtype",
     "loader",
     "data",
     "compile",

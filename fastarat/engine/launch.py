@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import socket
 import sys
 
@@ -9,7 +10,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from fastarat.errors import UserError
+from fastarat.errors import UserError, WorkError
 
 HOST = "127.0.0.1"
 
@@ -21,7 +22,8 @@ def launch(num_processes: int, args: list[str], port: int) -> int:
     """
     check_port(port)
     # What a process has to say it says itself, in one line; the launcher's own reports would repeat it.
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    for name in ("torch.distributed", "torch.distributed.elastic.agent.server.api"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // num_processes, 1)))
     config = LaunchConfig(
@@ -39,6 +41,13 @@ def launch(num_processes: int, args: list[str], port: int) -> int:
         elastic_launch(config, sys.executable)("-m", "fastarat", *args)
     except ChildFailedError as e:
         codes = [failure.exitcode for failure in e.failures.values()]
+        first = e.failures.get(0)
+        if first is not None and first.exitcode < 0 and first.exitcode != -signal.SIGTERM:
+            # The process that speaks for all was killed before it could say a word.
+            name = signal.Signals(-first.exitcode).name
+            raise WorkError(
+                f"a process was killed ({name}; out of memory?); --resume goes on from the last checkpoint"
+            ) from None
         return 2 if 2 in codes else 1
     except SignalException:
         pass  # every process has saved its checkpoint and said so

@@ -20,7 +20,7 @@ from fastarat.engine.schedule import learning_rate
 from fastarat.engine.step import train_step
 from fastarat.engine.training import Training
 from fastarat.errors import WorkError
-from fastarat.evaluate import evaluate
+from fastarat.evaluation import evaluate
 from fastarat.models.convert import plain_branch
 from fastarat.models.split_batch_norm import forward, statistics_of
 from fastarat.run import Run
@@ -160,11 +160,18 @@ class Loop:
     def _deployed(self) -> nn.Module:
         """The net that evaluations look at: the EMA average if there is one, else the net itself."""
         training = self.training
-        average_in_place(statistics_of(training.parts.model), self.world)
+        self._share_statistics()
         average = training.average
         if average and average.settings.kind == "ema" and average.num_snapshots:
             return average.model
         return training.parts.model
+
+    def _share_statistics(self) -> None:
+        """Make the running statistics of all processes their mean: before they are used, and saved by one."""
+        training = self.training
+        for model in (training.parts.model, training.average and training.average.model):
+            if model:
+                average_in_place(statistics_of(model), self.world)
 
     def _measure_balance(self) -> None:
         """The clean branch's accuracy on training images, where the method asks for it."""
@@ -173,7 +180,7 @@ class Loop:
         if not wanted:
             return
         augment = getattr(self.config.method, "balance_augmented", False)
-        average_in_place(statistics_of(parts.model), self.world)
+        self._share_statistics()
         correct = torch.zeros((), dtype=torch.int64, device=self.world.device)
         parts.model.eval()
         with torch.no_grad(), parts.precision.autocast():
@@ -225,7 +232,8 @@ class Loop:
         """Write a checkpoint, unless the loss is not finite: the last good one must stay the newest."""
         training = self.training
         self._check_finite()
-        average_in_place(statistics_of(training.parts.model), self.world)
+        self._share_statistics()
+        average_in_place([training.totals], self.world)  # a checkpoint holds one process's sums
         if self.world.is_main:
             state = training.state_dict()
             if not epoch_is_done:
@@ -241,8 +249,8 @@ class Loop:
         where = f"at step {step}" if step >= 0 else "on another process"
         good = self.run.checkpoint("last")
         raise WorkError(
-            f"the loss is not finite {where}; the last good checkpoint is {good}: go on from it with --resume and a "
-            "lower --optimizer.learning-rate, or with --dtype fp32"
+            f"the loss is not finite {where}; the last good checkpoint is {good}: go on from it with --resume "
+            f"{self.run.path} and a lower --optimizer.learning-rate, or --dtype fp32"
         )
 
     def _means(self) -> dict[str, float]:

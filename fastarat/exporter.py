@@ -1,6 +1,7 @@
 """Write a model for people without fastarat: weights, a `model.py` that needs only torch, a model card, ONNX."""
 
 import inspect
+import logging
 import warnings
 from pathlib import Path
 
@@ -153,6 +154,7 @@ def write_onnx(path: Path, model: nn.Module, description: Description) -> None:
     """The net as ONNX: input `images`, output `logits`, any batch size."""
     example = torch.rand(2, *description.image_shape)
     dynamic = ({0: torch.export.Dim("batch")},)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of optional packages that nothing here needs
     try:
         with warnings.catch_warnings():  # the exporter's own deprecations are none of the user's business
             warnings.simplefilter("ignore")

@@ -47,7 +47,7 @@ def train(config: Config, out: Path, resume: bool = False) -> Run:
         raise WorkError(f"out of GPU memory at batch {config.batch}: start anew with a smaller --batch") from None
     except RuntimeError as e:
         if world.group is not None and "onnection" in str(e):
-            raise WorkError("another process has failed; what it said stands above") from None
+            raise WorkError("another process has ended: it was killed, or failed for the reason above") from None
         raise
     finally:
         leave_world(world)
@@ -78,10 +78,13 @@ def _open_run(run: Run, training: Training, resume: bool, facts: dict[str, Any])
     """Make the run's directory, or take up the newest checkpoint in it."""
     world = training.parts.world
     if resume:
-        state, source = run.load_newest()
-        training.load_state_dict(state, str(source))
+        source = "the beginning: it had no checkpoint yet"
+        if run.has_checkpoint():
+            state, source = run.load_newest()
+            training.load_state_dict(state, str(source))
         if world.is_main:
             run.write_record(facts)
+            run.write_config(training.config)
             run.restore_metrics(training.metrics)
             notice(f"going on at step {training.step} (epoch {training.epoch}) from {source}")
     elif world.is_main:

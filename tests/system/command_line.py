@@ -1,0 +1,119 @@
+"""What the tests of the command line share: results, flags of tiny runs, programs in processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+CHECKOUT = Path(__file__).parents[2]
+
+# An epoch is four steps of 64 digits with the weakest attack: about 0.1 s.
+TINY = (
+    *("--epochs", "2", "--num-train-images", "256", "--attack.steps", "1"),
+    *("--evaluation.num-images", "50", "--evaluation.steps", "1"),
+)
+ONE_EPOCH = (*TINY, "--epochs", "1")
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The text of the one error line, which must be there, be the last, and be the only one."""
+        lines = self.err.splitlines()
+        assert [line.startswith("fastarat: error: ") for line in lines].count(True) == 1, self.err
+        assert lines[-1].startswith("fastarat: error: "), self.err
+        assert "Traceback" not in self.err
+        return lines[-1].removeprefix("fastarat: error: ")
+
+    @property
+    def json(self) -> Any:
+        """stdout, which must be JSON and nothing else."""
+        return json.loads(self.out)
+
+
+def start(*args: object, environment: dict[str, str] | None = None, **options: Any) -> subprocess.Popen:
+    """Start `fastarat ARGS` in a process of its own, on one thread, with these environment variables besides ours."""
+    paths = [str(CHECKOUT), str(CHECKOUT / "kernels")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", **(environment or {})}
+    command = [sys.executable, "-m", "fastarat", *map(str, args)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, **{"env": env, **pipes, **options})
+
+
+def finish(process: subprocess.Popen, timeout: float = 120) -> Result:
+    """Wait for a process and return how it ended; one that hangs is killed and fails the test."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return Result(process.returncode, out or "", err)
+
+
+def wait_for(path: Path, process: subprocess.Popen, timeout: float = 120) -> None:
+    """Wait until `path` exists; the process that makes it must still run."""
+    end = time.monotonic() + timeout
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, f"{path} has not come"
+        time.sleep(0.02)
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def results_of(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl` without times and speeds, which no two runs share."""
+    return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_s")} for line in metrics(run)]
+
+
+def newest(run: Path) -> Path:
+    """The newest checkpoint's file."""
+    return max((run / "checkpoints").glob("step-*.pt"))
+
+
+def state_of(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint holds."""
+    return torch.load(checkpoint, weights_only=True)
+
+
+def assert_same(ours: Any, theirs: Any, where: str = "") -> None:
+    """Nested values are equal, tensors bit by bit."""
+    if isinstance(ours, torch.Tensor):
+        assert ours.dtype == theirs.dtype and torch.equal(ours, theirs), f"{where} differs"
+    elif isinstance(ours, dict):
+        assert ours.keys() == theirs.keys(), where
+        for key, value in ours.items():
+            assert_same(value, theirs[key], f"{where}/{key}")
+    elif isinstance(ours, list):
+        assert len(ours) == len(theirs), where
+        for i, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+            assert_same(mine, other, f"{where}/{i}")
+    else:
+        assert ours == theirs, where
+
+
+def assert_same_run(ours: Path, theirs: Path) -> None:
+    """Two runs ended in the same bits: results, deployed weights, and all that the last checkpoint holds."""
+    assert results_of(ours) == results_of(theirs)
+    assert_same(load_file(ours / "model.safetensors"), load_file(theirs / "model.safetensors"), "model.safetensors")
+    mine, other = state_of(newest(ours)), state_of(newest(theirs))
+    for state in (mine, other):
+        del state["metrics"], state["seconds"]
+    assert_same(mine, other, "checkpoint")

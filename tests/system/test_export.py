@@ -1,0 +1,139 @@
+"""An exported model gives the same answers where there is no fastarat."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fastarat.deployed import load_deployed
+from system.command_line import ONE_EPOCH
+
+# Exported and trained nets run the same operations on the same weights; only the memory format (and so the
+# order of sums) may differ: a few float32 roundings of 6e-8 through up to forty layers.
+ROUNDING = {"rtol": 1e-4, "atol": 1e-5}
+
+OUTSIDE = """
+    import sys
+    import torch
+
+    try:
+        import fastarat
+    except ImportError:
+        pass
+    else:
+        sys.exit("fastarat can be imported here")
+    sys.path.insert(0, ".")
+    from model import CLASSES, load
+
+    torch.set_num_threads(1)
+    model = load()
+    assert not model.training
+    with torch.no_grad():
+        torch.save({"logits": model(torch.load("images.pt")), "classes": list(CLASSES)}, "answers.pt")
+"""
+
+
+def _answers(exported: Path, images: torch.Tensor) -> dict:
+    """What the export answers in an isolated process that knows torch and the exported directory alone."""
+    torch.save(images, exported / "images.pt")
+    command = [sys.executable, "-I", "-c", textwrap.dedent(OUTSIDE)]
+    subprocess.run(command, cwd=exported, check=True, timeout=120)
+    return torch.load(exported / "answers.pt")
+
+
+def _images(shape: tuple[int, int, int]) -> torch.Tensor:
+    return torch.rand(4, *shape, generator=torch.Generator().manual_seed(0))
+
+
+def _logits(run: Path, images: torch.Tensor, branch: str) -> torch.Tensor:
+    with torch.no_grad():
+        return load_deployed(run, "last", branch)[0](images)
+
+
+@pytest.mark.parametrize("branch", ["adv", "clean"])
+def test_an_export_of_a_trained_run_answers_without_fastarat(fastarat, trained, tmp_path, branch):
+    result = fastarat("export", trained, "--branch", branch, "--out", "exported")
+    assert result.code == 0
+    names = ["exported/model.safetensors", "exported/model.py", "exported/README.md"]
+    assert result.out.splitlines() == names
+    images = _images((1, 8, 8))
+    answers = _answers(tmp_path / "exported", images)
+    assert torch.allclose(answers["logits"], _logits(trained, images, branch), **ROUNDING)
+    other = "clean" if branch == "adv" else "adv"
+    assert not torch.allclose(answers["logits"], _logits(trained, images, other), **ROUNDING)
+    assert answers["classes"] == [str(digit) for digit in range(10)]
+
+
+@pytest.mark.parametrize("model", ["tiny", "resnet18", "wrn-10-1"])
+def test_every_net_can_be_exported(fastarat, tmp_path, model):
+    small = ("--num-train-images", "16", "--batch", "8", "--evaluation.num-images", "4")
+    assert fastarat("train", *ONE_EPOCH, *small, "--model.name", model, "--out", "run").code == 0
+    assert fastarat("export", "run").code == 0
+    images = _images((1, 8, 8))
+    answers = _answers(tmp_path / "run/export", images)
+    assert torch.allclose(answers["logits"], _logits(tmp_path / "run", images, "adv"), **ROUNDING)
+
+
+def test_the_model_card_says_what_it_is_and_what_it_holds_against(fastarat, trained, tmp_path):
+    assert fastarat("export", trained, "--out", "exported").code == 0
+    card = (tmp_path / "exported/README.md").read_text()
+    parameters = sum(p.numel() for p in load_deployed(trained)[0].parameters())
+    assert card.startswith("# digits, arat, digits\n") and f"{parameters:,} parameters" in card
+    assert "linf, eps 45.9/255" in card and "float32 [N, 1, 8, 8]" in card and "stored values / 16" in card
+    assert "arat, epoch 2" in card and "{" not in card
+
+
+def test_files_are_listed_as_json(fastarat, trained):
+    files = fastarat("export", trained, "--out", "exported", "--json").json
+    assert [Path(file).name for file in files] == ["model.safetensors", "model.py", "README.md"]
+
+
+def test_an_earlier_checkpoint_and_a_weights_file_can_be_exported(fastarat, trained, tmp_path):
+    assert fastarat("export", trained, "--checkpoint", "0", "--out", "start").code == 0
+    assert fastarat("export", trained / "model.safetensors", "--out", "end").code == 0
+    start, end = (load_file(tmp_path / out / "model.safetensors") for out in ("start", "end"))
+    assert not torch.equal(start["conv1.weight"], end["conv1.weight"])
+    assert torch.equal(end["conv1.weight"], load_file(trained / "model.safetensors")["conv1.weight"])
+
+
+def test_an_export_is_never_overwritten(fastarat, trained, tmp_path):
+    assert fastarat("export", trained, "--out", "exported").code == 0
+    before = (tmp_path / "exported/model.safetensors").read_bytes()
+    result = fastarat("export", trained, "--branch", "clean", "--out", "exported")
+    assert result.code == 2 and "another --out" in result.error
+    assert (tmp_path / "exported/model.safetensors").read_bytes() == before
+
+
+def test_eval_takes_an_exported_directory_and_gives_the_runs_numbers(fastarat, trained):
+    assert fastarat("export", trained, "--out", "exported").code == 0
+    few = ("--num-images", "40", "--steps", "2", "--json")
+    exported, run = fastarat("eval", "exported", *few).json, fastarat("eval", trained, *few).json
+    del exported["model"], run["model"]
+    assert exported == run
+
+
+def test_onnx_gives_the_same_logits_for_any_batch(fastarat, trained, tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    result = fastarat("export", trained, "--out", "exported", "--onnx", "--json")
+    assert result.code == 0 and json.loads(result.out)[-1].endswith("model.onnx")
+    session = runtime.InferenceSession(tmp_path / "exported/model.onnx", providers=["CPUExecutionProvider"])
+    for count in (1, 4):
+        images = _images((1, 8, 8))[:count]
+        (logits,) = session.run(["logits"], {"images": images.numpy()})
+        # Another runtime's float32 convolutions.
+        assert np.allclose(logits, _logits(trained, images, "adv").numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_without_the_onnx_packages_the_extra_is_named(fastarat, trained, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    result = fastarat("export", trained, "--out", "exported", "--onnx")
+    assert result.code == 2 and "fastarat[onnx]" in result.error
+    assert not (tmp_path / "exported").exists()

@@ -1,0 +1,133 @@
+"""Several processes on one machine: the same training as one, and an orderly end whatever happens."""
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastarat.checkpoint import load_model
+from system.command_line import TINY, assert_same, finish, metrics, newest, results_of, start, state_of, wait_for
+
+# One step of 64 images an epoch, so that the metrics of every epoch are those of a single step.
+STEPS = (*TINY, "--epochs", "20", "--num-train-images", "64", "--evaluation.every-epochs", "0", "--sync-bn")
+ENDLESS = (*TINY, "--epochs", "5000", "--evaluation.every-epochs", "0", "--procs", "2")
+
+
+def _losses(run: Path) -> list[float]:
+    return [line["train"]["loss"] for line in metrics(run)]
+
+
+def _children(process: int) -> dict[int, dict[str, str]]:
+    """Processes that `process` started, and the environment of each."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == process:
+                pairs = (entry / "environ").read_text().split("\0")
+                found[int(entry.name)] = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+        except OSError:
+            continue
+    return found
+
+
+def _gone(process: int, timeout: float = 30) -> bool:
+    end = time.monotonic() + timeout
+    while Path(f"/proc/{process}").exists():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_two_processes_take_the_same_twenty_steps_as_one_in_float64(fastarat, tmp_path):
+    assert fastarat("train", *STEPS, "--dtype", "fp64", "--out", "one").code == 0
+    result = finish(start("train", *STEPS, "--dtype", "fp64", "--procs", "2", "--out", "two"))
+    assert result.code == 0, result.err
+    one, two = _losses(tmp_path / "one"), _losses(tmp_path / "two")
+    assert len(two) == 20
+    # Sums over processes are taken in another order: float64 roundings of 1e-16, which twenty steps let
+    # grow; metrics are written with six digits after the point.
+    assert two == pytest.approx(one, rel=1e-6, abs=1e-6)
+    states = [state_of(newest(tmp_path / run)) for run in ("one", "two")]
+    for part in ("model", "method"):
+        for name, tensor in states[0][part].items():
+            assert torch.allclose(tensor, states[1][part][name], rtol=1e-6, atol=1e-9), name
+    models = [load_model(tmp_path / run / "model.safetensors")[0] for run in ("one", "two")]
+    images = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(models[0](images), models[1](images), rtol=1e-5, atol=1e-6)  # float32 forwards
+
+
+def test_the_first_step_agrees_in_float32(fastarat, tmp_path):
+    first = (*STEPS, "--epochs", "1", "--dtype", "fp32")
+    assert fastarat("train", *first, "--out", "one").code == 0
+    assert finish(start("train", *first, "--procs", "2", "--out", "two")).code == 0
+    # One forward through a dozen layers, each with float32 roundings of 6e-8 in another order.
+    assert _losses(tmp_path / "two") == pytest.approx(_losses(tmp_path / "one"), rel=1e-5)
+
+
+def test_several_processes_stop_at_a_signal_and_go_on_to_the_same_bits(tmp_path):
+    # With shared statistics every process holds the same ones, and a checkpoint changes none by averaging them.
+    flags = (*TINY, "--epochs", "8", "--attack.steps", "2", "--procs", "2", "--sync-bn")
+    process = start("train", *flags, "--out", "stopped")
+    wait_for(tmp_path / "stopped/metrics.jsonl", process)
+    process.send_signal(signal.SIGTERM)
+    result = finish(process)
+    assert result.code == 0 and "Traceback" not in result.err
+    said = [line for line in result.err.splitlines() if line.startswith("stopped at step")]
+    assert len(said) == 1 and "--resume stopped" in said[0]
+    assert "death signal" not in result.err  # the launcher's own report
+    assert finish(start("train", "--resume", "stopped")).code == 0
+    assert finish(start("train", *flags, "--out", "whole")).code == 0
+    assert results_of(tmp_path / "stopped") == results_of(tmp_path / "whole")
+    mine, other = (state_of(newest(tmp_path / run))["model"] for run in ("stopped", "whole"))
+    assert_same(mine, other)
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_when_a_process_is_killed_all_end_and_one_line_says_so(tmp_path, rank):
+    process = start("train", *ENDLESS, "--out", "run")
+    wait_for(tmp_path / "run/metrics.jsonl", process)
+    children = _children(process.pid)
+    (victim,) = [child for child, environment in children.items() if environment.get("RANK") == rank]
+    os.kill(victim, signal.SIGKILL)
+    result = finish(process, timeout=60)
+    assert result.code == 1 and result.error
+    assert all(_gone(child) for child in children)
+
+
+def test_what_is_wrong_is_said_once_by_all_processes_together(tmp_path):
+    result = finish(start("train", *TINY, "--procs", "2", "--batch", "5000", "--out", "run"))
+    assert result.code == 2 and "smaller --batch" in result.error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_port_in_use_is_refused_before_anything_starts(fastarat, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = fastarat("train", *TINY, "--procs", "2", "--port", port, "--out", "run")
+    assert result.code == 2 and str(port) in result.error and "--port" in result.error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("flags", [("--gpus", "2"), ("--device", "cuda")])
+def test_without_a_gpu_asking_for_one_says_what_there_is(fastarat, tmp_path, flags):
+    result = fastarat("train", *TINY, *flags, "--out", "run")
+    assert result.code == 2 and "no GPU" in result.error and "--device cpu" in result.error
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_gpus_than_there_are_are_refused_with_their_number(fastarat, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    result = fastarat("train", *TINY, "--gpus", "4", "--out", "run")
+    assert result.code == 2 and "3 GPUs" in result.error and "--gpus 3" in result.error
+    assert not (tmp_path / "run").exists()
