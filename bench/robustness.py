@@ -46,29 +46,34 @@ SUITES = {
 COLUMNS = ["method", "seeds", "clean %", "PGD-20 %", "minutes", "run"]
 
 
-def main() -> int:
+def main(args: list[str] | None = None) -> int:
     """Run a suite and print its table."""
-    arguments = _arguments()
+    arguments = _arguments(args)
     suite = SUITES[arguments.suite]
     for name in suite.recipes:
         for seed in range(arguments.seeds):
             config = replace(recipe(name), seed=seed, data=arguments.data or suite.data)
             if not any(_is_row_of(row, arguments.suite, config) for row in read_rows(arguments.rows)):
-                write_row(arguments.rows, measure(arguments.suite, config, arguments.runs / f"{name}-seed{seed}"))
+                write_row(arguments.rows, measure(arguments.suite, config, run_path(arguments.runs, name, seed)))
     rows = [row for row in read_rows(arguments.rows) if row["suite"] == arguments.suite]
-    print_table(f"suite {arguments.suite}", COLUMNS, summary(rows))
+    print_table(f"suite {arguments.suite}", COLUMNS, summary(rows, arguments.runs))
     _draw(arguments.runs, suite, arguments.suite)
     return 0
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(args: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", choices=SUITES, default="digits")
     parser.add_argument("--seeds", type=int, default=3, help="trainings per method")
     parser.add_argument("--data", help="data set instead of the suite's own")
     parser.add_argument("--runs", type=Path, default=Path("runs/robustness"), help="where trainings go")
     parser.add_argument("--rows", type=Path, default=RESULTS / "robustness.jsonl", help="where rows go")
-    return parser.parse_args()
+    return parser.parse_args(args)
+
+
+def run_path(runs: Path, recipe_name: str, seed: int) -> Path:
+    """Where a training of the suite lies."""
+    return runs / f"{recipe_name}-seed{seed}"
 
 
 def _is_row_of(row: dict[str, Any], suite: str, config: Config) -> bool:
@@ -95,7 +100,7 @@ def measure(suite: str, config: Config, out: Path) -> dict[str, Any]:
             world=World(device),
             advance=advance,
         )
-    lines = run.metrics()
+    lines = [line for line in run.metrics() if "train" in line]
     return {
         **base_row("robustness", config, dataset.name, device.type),
         "correct": robust.percent <= clean.percent and all(line["train"]["loss"] < float("inf") for line in lines),
@@ -112,18 +117,18 @@ def measure(suite: str, config: Config, out: Path) -> dict[str, Any]:
         "autoattack": None,
         "minutes": round(lines[-1]["seconds"] / 60, 2),
         "images_per_s": round(mean(line["images_per_s"] for line in lines), 1),
-        "run": str(out),
     }
 
 
-def summary(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """A table row per method: mean and spread over its seeds."""
+def summary(rows: list[dict[str, Any]], runs: Path) -> list[list[str]]:
+    """A table row per method: mean and spread over its seeds, and the directory of the last of its trainings."""
     methods = dict.fromkeys(row["method"] for row in rows)
     table = []
     for method in methods:
         of_method = [row for row in rows if row["method"] == method]
         cells = [spread([row[name] for row in of_method]) for name in ("clean", "pgd20", "minutes")]
-        table.append([method, str(len(of_method)), *cells, of_method[-1]["run"]])
+        last = of_method[-1]
+        table.append([method, str(len(of_method)), *cells, str(run_path(runs, last["config"]["recipe"], last["seed"]))])
     return table
 
 
@@ -133,7 +138,7 @@ def spread(values: list[float]) -> str:
 
 
 def _draw(runs: Path, suite: Suite, name: str) -> None:
-    lines = {recipe_name: Run(runs / f"{recipe_name}-seed0").metrics() for recipe_name in suite.recipes}
+    lines = {recipe_name: Run(run_path(runs, recipe_name, 0)).metrics() for recipe_name in suite.recipes}
     lines = {recipe_name: found for recipe_name, found in lines.items() if found}
     if lines:
         path = runs / f"{name}.png"

@@ -27,6 +27,8 @@ from fastarat.models.published import published_model, published_predictors, spl
 from fastarat.models.registry import build_model
 from fastarat.models.split_batch_norm import forward, forward_with_features
 
+# How many rows a complete file gives.
+NUM_ROWS = 17
 # Largest relative error of a tensor. float64: what re-ordered sums of a deep net leave of 1e-16.
 # float32: 1e-7 an operation, grown through some fifty layers forward and back.
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 5e-3}

@@ -33,13 +33,13 @@ def run(args: list[str]) -> int:
     arguments = parse(VerifyArguments, args, "fastarat verify")
     import torch
 
-    from fastarat.verify import verify_file
+    from fastarat.verify import NUM_ROWS, verify_file
 
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this machine has no GPU that torch can use; leave it out for the CPU")
     torch.backends.cudnn.allow_tf32 = False  # TF32 keeps 10 bits of 23: not what float32 promises
     rows = []
-    with progress(f"verifying {arguments.file.name}", None) as advance:
+    with progress(f"verifying {arguments.file.name}", NUM_ROWS) as advance:
         for row in verify_file(arguments.file, getattr(torch, arguments.dtype), torch.device(arguments.device)):
             rows.append(row)
             advance(1)

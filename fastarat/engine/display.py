@@ -1,12 +1,15 @@
 """Progress of a training: a live bar on a terminal, one plain line an epoch in any case."""
 
 import time
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
 
 from fastarat.console import stderr
+
+T = TypeVar("T")
 
 _SECONDS_BETWEEN_LOG_LINES = 1.0
 
@@ -60,9 +63,26 @@ class Display:
         parts += [self.measured] if self.measured else []
         self.bar.update(self.task, completed=step, description=" · ".join([*parts, *_described(metrics)]))
 
-    def waiting(self, step: int, text: str) -> None:
-        """Say what is being waited for."""
-        self.bar.update(self.task, completed=step, description=text)
+    def counter(self, total: int, text: str) -> Callable[[float], None]:
+        """A function that is told of finished items of something other than steps, and shows time left."""
+        started, done = time.monotonic(), 0.0
+
+        def advance(amount: float) -> None:
+            nonlocal done
+            done += amount
+            left = (time.monotonic() - started) * (total / done - 1) if done else 0.0
+            shown = f"{text} {done:.0f}/{total} · {duration(max(left, 0.0))} left"
+            self.bar.update(self.task, description=shown)
+
+        self.bar.update(self.task, description=text)
+        return advance
+
+    def counted(self, items: Iterable[T], total: int, text: str) -> Iterator[T]:
+        """The items, shown as they go by."""
+        advance = self.counter(total, text)
+        for item in items:
+            yield item
+            advance(1)
 
     def epoch(self, entry: dict[str, Any], step: int) -> None:
         """Print an epoch's plain line."""

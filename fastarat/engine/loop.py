@@ -140,8 +140,11 @@ class Loop:
         training = self.training
         average = training.average
         if average and average.settings.kind == "swa" and average.num_snapshots:
-            self.display.waiting(training.step, "estimating the average's batch-norm statistics")
-            batches = training.loader.batches(self.config.epochs + 1)
+            batches = self.display.counted(
+                training.loader.batches(self.config.epochs + 1),
+                training.loader.steps_per_epoch,
+                "estimating the average's batch-norm statistics",
+            )
             parts = training.parts
             reestimate(average.model, batches, parts.attack, average.settings, parts.precision, self.config.seed)
             average_in_place(statistics_of(average.model), self.world)
@@ -192,8 +195,8 @@ class Loop:
 
     def _evaluate(self, model: nn.Module) -> dict[str, Any]:
         training, settings = self.training, self.config.evaluation
-        self.display.waiting(training.step, f"epoch {training.epoch}: evaluating")
         images = subset(training.held_out, settings.num_images, self.config.seed)
+        advance = self.display.counter(len(images.labels), "evaluating")
         with training.parts.precision.autocast():
             clean, robust = evaluate(
                 model,
@@ -205,6 +208,7 @@ class Loop:
                 seed=self.config.seed,
                 world=self.world,
                 dtype=training.parts.precision.parameter_dtype,
+                advance=advance,
             )
         return {
             "images": "validation" if self.config.num_validation_images else "test",
