@@ -45,9 +45,8 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["fastarat", "fastarat.*"]) + find_packages("kernels"),
     package_dir={"fastarat": "fastarat", "fastarat_kernels": "kernels/fastarat_kernels"},
-    package_data={"fastarat": ["py.typed", "*.j2", "**/*.j2"]},
+    package_data={"fastarat": ["py.typed"]},
     install_requires=[
-        "jinja2>=3.1",
         "matplotlib>=3.9",
         "numpy>=2",
         "pillow>=11",

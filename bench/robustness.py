@@ -17,7 +17,7 @@ import torch
 from bench.rows import RESULTS, base_row, read_rows, write_row
 from fastarat.attacks.settings import AttackConfig
 from fastarat.checkpoint import load_model
-from fastarat.config import Config
+from fastarat.config import Config, from_dict, load_config
 from fastarat.console import notice, print_table, progress
 from fastarat.data.sources import open_dataset
 from fastarat.data.subset import subset
@@ -77,13 +77,15 @@ def run_path(runs: Path, recipe_name: str, seed: int) -> Path:
 
 
 def _is_row_of(row: dict[str, Any], suite: str, config: Config) -> bool:
-    same = row["suite"] == suite and row["seed"] == config.seed and row["config"]["recipe"] == config.recipe
-    return same and row["config"]["data"] == config.data
+    return row["suite"] == suite and from_dict(row["config"], "a result row") == config
 
 
 def measure(suite: str, config: Config, out: Path) -> dict[str, Any]:
     """Train (or go on training) one configuration, and evaluate what it deploys."""
-    run = train(config, out, resume=(out / "config.json").exists())
+    begun = (out / "config.json").exists()
+    if begun and load_config(out / "config.json") != config:
+        raise UserError(f"{out} is a run with other settings: move it away, or give another --runs")
+    run = train(config, out, resume=begun)
     device = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
     model, description = load_model(run.weights_file)
     dataset = open_dataset(config.data)
@@ -105,7 +107,7 @@ def measure(suite: str, config: Config, out: Path) -> dict[str, Any]:
         **base_row("robustness", config, dataset.name, device.type),
         "correct": robust.percent <= clean.percent and all(line["train"]["loss"] < float("inf") for line in lines),
         "suite": suite,
-        "method": config.method.name,
+        "method": "arat-swa" if config.averaging.kind == "swa" else config.method.name,
         "fidelity": config.fidelity,
         "model": description.model,
         "seed": config.seed,

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from fastarat.attacks.settings import AttackConfig
     from fastarat.checkpoint import load_model
     from fastarat.config import Config
+    from fastarat.data.dataset import ImageSet
     from fastarat.data.sources import open_dataset
     from fastarat.errors import UserError, WorkError
     from fastarat.evaluation import evaluate
     from fastarat.exporter import export
     from fastarat.methods.registry import build_method
+    from fastarat.methods.settings import ARATConfig, ATConfig
     from fastarat.models.convert import convert_to_split_batch_norm, plain_branch
     from fastarat.models.registry import build_model
     from fastarat.models.split_batch_norm import SplitBatchNorm2d, forward
@@ -30,8 +32,11 @@ if TYPE_CHECKING:
 
 # Where each public name lives: imported when it is first asked for, so that `import fastarat` costs nothing.
 _HOMES = {
+    "ARATConfig": "methods.settings",
+    "ATConfig": "methods.settings",
     "AttackConfig": "attacks.settings",
     "Config": "config",
+    "ImageSet": "data.dataset",
     "SplitBatchNorm2d": "models.split_batch_norm",
     "UserError": "errors",
     "WorkError": "errors",
@@ -50,8 +55,11 @@ _HOMES = {
 }
 
 __all__ = [
+    "ARATConfig",
+    "ATConfig",
     "AttackConfig",
     "Config",
+    "ImageSet",
     "SplitBatchNorm2d",
     "UserError",
     "WorkError",

@@ -8,6 +8,7 @@ from types import ModuleType
 
 from fastarat import __version__
 from fastarat.errors import UserError, WorkError, unknown
+from fastarat.processes import is_first
 
 COMMANDS = {
     "train": "train a robust model by a recipe",
@@ -45,7 +46,7 @@ def _command(name: str) -> ModuleType:
 
 def _fail(text: object, code: int) -> int:
     # Of several processes that meet the same error, the first one says so.
-    if os.environ.get("RANK", "0") == "0":
+    if is_first():
         print(f"fastarat: error: {' '.join(str(text).split())}", file=sys.stderr)
     return code
 

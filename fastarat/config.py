@@ -95,6 +95,11 @@ class Config:
             found.append(f"seed is {self.seed}: give one below 2^64")
         if self.gpus and self.procs:
             found.append("gpus and procs exclude each other: give one")
+        if self.procs and self.device == "cuda":
+            found.append("procs are processes on the CPU: give --gpus N for several GPUs")
+        rows = self.batch if self.sync_bn else self.batch // self.num_processes
+        if isinstance(self.method, ARATConfig) and rows == 1:
+            found.append("a batch-norm of one image is none: give every process 2 or more, or --sync-bn")
         if self.gpus and self.device == "cpu":
             found.append("gpus needs --device cuda or auto")
         if self.batch % self.num_processes:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fastarat.checkpoint import Description, save_weights
-from fastarat.config import Config
+from fastarat.config import Config, published_code
 from fastarat.engine.precision import Precision
 from fastarat.errors import UserError
 from fastarat.methods.arat import ARAT
@@ -109,12 +109,13 @@ def _copy(wanted: dict[str, Tensor], given: dict[str, Tensor], path: Path) -> No
 def convert(path: Path, out: Path, data: str | None = None) -> Run:
     """Make a run directory of a published checkpoint: both branches in a checkpoint, `adv` deployable."""
     model, method, name, num_classes = load_published(path)
-    config = Config(
-        recipe="published-checkpoint",
-        data=data or ("cifar100" if num_classes == 100 else "cifar10"),
-        fidelity="published-code",
-        model=ModelConfig(name),
-        method=replace(method.settings, layers=method.layers),
+    config = published_code(
+        Config(
+            recipe="published-checkpoint",
+            data=data or ("cifar100" if num_classes == 100 else "cifar10"),
+            model=ModelConfig(name),
+            method=replace(method.settings, layers=method.layers),
+        )
     )
     channels, height, width = IMAGE_SHAPE
     description = Description(

@@ -26,12 +26,14 @@ def load_deployed(path: Path, checkpoint: str | None = None, branch: Branch = "a
     if not (path / "config.json").exists() and exported.exists():
         return load_deployed(exported, checkpoint, branch)
     run = Run(path)
-    run.config()  # says so if this is no run
+    data = run.config().data  # as it was given: a path that means something here
     if checkpoint is None and branch == "adv" and run.weights_file.exists():
-        return load_model(run.weights_file)
+        model, description = load_model(run.weights_file)
+        return model, replace(description, data=data)
     if checkpoint is None and branch == "adv":
         notice(f"{path} has not finished: taking its newest checkpoint")
-    return from_checkpoint(run.checkpoint(checkpoint or "last"), branch)
+    model, description = from_checkpoint(run.checkpoint(checkpoint or "last"), branch)
+    return model, replace(description, data=data)
 
 
 def from_checkpoint(path: Path, branch: Branch) -> tuple[nn.Module, Description]:

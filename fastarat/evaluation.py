@@ -20,6 +20,7 @@ from fastarat.attacks.settings import AttackConfig
 from fastarat.data.augment import gather
 from fastarat.data.dataset import ImageSet
 from fastarat.engine.distributed import World, sum_over_processes
+from fastarat.errors import UserError
 from fastarat.models.settings import Branch
 from fastarat.models.split_batch_norm import forward
 
@@ -63,14 +64,19 @@ def evaluate(
     seed: int = 0,
     branch: Branch = "adv",
     world: World | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     advance: Callable[[float], None] = lambda amount: None,
 ) -> tuple[Accuracy, Accuracy]:
     """Clean and robust accuracy of any model from images in [0, 1] to logits, with running statistics.
 
     Each process of `world` takes a share; all get the result. `advance` is told of finished images.
-    The model is left in the mode it was in. A model of its own (not ours) has one branch.
+    `dtype`: of the images; default the model's. The model is left in the mode it was in. A model without
+    split batch-norms has one branch. Raises `UserError` for bad settings or no images.
     """
+    problems = attack.problems() + ([] if len(images.labels) else ["there are no images to evaluate"])
+    if problems:
+        raise UserError("; ".join(problems))
+    dtype = dtype or _dtype_of(model)
     world = world or World(_device_of(model))
     attack = replace(attack, batch_norm="eval")
     counts = torch.zeros(3, num_classes, dtype=torch.int64, device=world.device)
@@ -99,6 +105,10 @@ def evaluate(
 def _device_of(model: nn.Module) -> torch.device:
     found = next(chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if found is None else found.device
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype:
+    return next((parameter.dtype for parameter in model.parameters()), torch.float32)
 
 
 def survives(

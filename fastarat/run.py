@@ -1,8 +1,9 @@
 """A run's directory: configuration, metrics, record, checkpoints, deployable weights."""
 
+import fcntl
 import json
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from fastarat.checkpoint import load_checkpoint, newest_first, save_checkpoint
 from fastarat.config import Config, load_config, to_json
@@ -21,6 +22,7 @@ class Run:
         self.checkpoints = path / "checkpoints"
         self.best_file = self.checkpoints / "best.pt"
         self.weights_file = path / "model.safetensors"
+        self._lock: IO[str] | None = None
 
     def create(self, config: Config, environment: dict[str, Any]) -> None:
         """Make the directory. Raises `UserError` if a run is there already or it cannot be written."""
@@ -32,6 +34,19 @@ class Run:
             raise UserError(f"cannot make the run directory {self.path}: {e.strerror}; give another --out") from None
         self.write_record(environment)
         self.write_config(config)
+
+    def lock(self) -> None:
+        """Keep other processes from training in this directory, until this one ends."""
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another process is training in {self.path}: wait for it, or end it") from None
+
+    def unlock(self) -> None:
+        """Let others train in this directory again."""
+        if self._lock is not None:
+            self._lock.close()
 
     def write_record(self, environment: dict[str, Any]) -> None:
         """Write `record.json`; a resumed run keeps what its earlier sessions recorded."""
@@ -64,6 +79,23 @@ class Run:
         save_checkpoint(self.checkpoints / f"step-{state['step']:09d}.pt", state)
         for old in newest_first(self.checkpoints)[keep:]:
             old.unlink()
+
+    def forget_from(self, step: int) -> Path | None:
+        """Remove the checkpoints of `step` and later; returns the newest that is left, if any."""
+        for path in newest_first(self.checkpoints):
+            if int(path.stem.removeprefix("step-")) < step:
+                return path
+            path.unlink()
+        return None
+
+    def result(self) -> dict[str, Any] | None:
+        """The evaluation of the deployed weights, with its epoch: the average's, the best, or the last."""
+        lines = self.metrics()
+        measured = [{"epoch": line["epoch"], **line["evaluation"]} for line in lines if "evaluation" in line]
+        averages = [{"epoch": line["epoch"], **line["average"]} for line in lines if "average" in line]
+        if self.config().num_validation_images:
+            return max(averages + measured, key=lambda entry: entry["robust"], default=None)
+        return next(reversed(averages or measured), None)
 
     def save_best(self, state: dict[str, Any]) -> None:
         """Write the best checkpoint."""
@@ -100,4 +132,6 @@ class Run:
         """All lines of `metrics.jsonl`."""
         if not self.metrics_file.exists():
             return []
-        return [json.loads(line) for line in self.metrics_file.read_text().splitlines()]
+        text = self.metrics_file.read_text()
+        # A line without its end was cut off by a crash; the checkpoint has it.
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]

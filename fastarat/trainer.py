@@ -10,10 +10,11 @@ from fastarat.console import notice
 from fastarat.data.dataset import Dataset
 from fastarat.data.sources import open_dataset
 from fastarat.engine.device import choose_device, choose_dtype
-from fastarat.engine.distributed import World, barrier, is_first, join_world, leave_world
+from fastarat.engine.distributed import World, barrier, join_world, leave_world
 from fastarat.engine.loop import Interrupted, Loop
 from fastarat.engine.training import Training, build_training
 from fastarat.errors import WorkError
+from fastarat.processes import is_first
 from fastarat.record import Record, environment
 from fastarat.report import learning_curves
 from fastarat.run import Run
@@ -50,6 +51,7 @@ def train(config: Config, out: Path, resume: bool = False) -> Run:
             raise WorkError("another process has ended: it was killed, or failed for the reason above") from None
         raise
     finally:
+        run.unlock()
         leave_world(world)
     return run
 
@@ -83,10 +85,12 @@ def _open_run(run: Run, training: Training, resume: bool, facts: dict[str, Any])
             state, source = run.load_newest()
             training.load_state_dict(state, str(source))
         if world.is_main:
+            run.lock()
             run.write_record(facts)
             run.write_config(training.config)
             run.restore_metrics(training.metrics)
             notice(f"going on at step {training.step} (epoch {training.epoch}) from {source}")
     elif world.is_main:
         run.create(training.config, facts)
+        run.lock()
     barrier(world)

@@ -102,6 +102,7 @@ def _overview() -> str:
     lines = ["usage: fastarat data COMMAND …  ('fastarat data COMMAND --help' explains one)", ""]
     for name, (arguments, _) in COMMANDS.items():
         lines.append(f"  {name:8} {(arguments.__doc__ or '').splitlines()[0]}")
+    lines += ["", "For example: fastarat data fetch cifar10"]
     return "\n".join([*lines, "", f"Named data sets lie under {sources.data_root()} (FASTARAT_DATA)."])
 
 

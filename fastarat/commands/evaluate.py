@@ -1,5 +1,7 @@
 """`fastarat eval RUN|FILE`: clean and robust accuracy of the deployed model."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -9,7 +11,7 @@ import tyro
 from fastarat.attacks.settings import AttackConfig
 from fastarat.cli import parse
 from fastarat.console import notice, print_json, print_table, progress
-from fastarat.errors import UserError, unknown
+from fastarat.errors import UserError, WorkError, unknown
 from fastarat.files import write_text
 
 if TYPE_CHECKING:
@@ -82,6 +84,8 @@ def run(args: list[str]) -> int:
 def _check(arguments: EvalArguments) -> None:
     if arguments.attack not in ATTACKS:
         raise unknown("attack", arguments.attack, ATTACKS)
+    if arguments.out is not None and arguments.out.is_dir():
+        raise UserError(f"--out {arguments.out} is a directory: give a file")
     if arguments.out is not None and not arguments.out.parent.is_dir():
         raise UserError(f"--out {arguments.out}: there is no directory {arguments.out.parent}; make it first")
     if not 0 <= arguments.seed < 2**64:
@@ -105,7 +109,7 @@ def _evaluate(arguments: EvalArguments) -> dict[str, Any]:
     dataset = open_dataset(arguments.data or description.data)
     _fits(dataset, description.image_shape, description.num_classes)
     images = subset(dataset.test, arguments.num_images, arguments.seed)
-    with progress("evaluating", len(images.labels)) as advance:
+    with _enough_memory(arguments.batch), progress("evaluating", len(images.labels)) as advance:
         clean, robust = evaluate(
             model.to(device),
             images,
@@ -137,6 +141,16 @@ def _evaluate(arguments: EvalArguments) -> dict[str, Any]:
             "counted": "every iterate of every restart",
         }
     return result
+
+
+@contextmanager
+def _enough_memory(batch: int) -> Iterator[None]:
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise WorkError(f"out of GPU memory at batch {batch}: give a smaller --batch") from None
 
 
 def _device(name: str):

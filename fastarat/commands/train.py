@@ -40,7 +40,7 @@ class TrainArguments:
 def run(args: list[str]) -> int:
     """Parse, check, and train: here, or in the processes that are started for it."""
     arguments = parse_arguments(args)
-    from fastarat.engine.distributed import is_first, launched
+    from fastarat.processes import is_first, launched
     from fastarat.trainer import Interrupted, train
 
     if arguments.config.num_processes > 1 and not launched():
@@ -64,8 +64,15 @@ def parse_arguments(args: list[str]) -> TrainArguments:
     """
     args = _resume_takes_a_run(args)
     base, rest = _base_config(args)
+    method = _value(rest, "--method.name")
+    if method not in (None, base.method.name):
+        raise UserError(
+            f"--method.name {method}: the method is the recipe's; 'fastarat recipes' lists those of {method}"
+        )
     arguments = parse(TrainArguments, rest, "fastarat train", TrainArguments(base))
     arguments = replace(arguments, config=arguments.config.checked())
+    if arguments.out == Path():
+        raise UserError("--out is the current directory: give the run one of its own")
     if arguments.resume:
         return _resumed(arguments)
     out = arguments.out or Path("runs") / f"{arguments.config.recipe}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -118,12 +125,14 @@ def _run_to_resume(named: list[str], rest: list[str]) -> Path:
 
 
 def _value(args: list[str], flag: str) -> str | None:
+    """What a flag is given, the last time it is."""
+    found = None
     for i, arg in enumerate(args):
-        if arg == flag:
-            return args[i + 1] if i + 1 < len(args) else None
-        if arg.startswith(f"{flag}="):
-            return arg.partition("=")[2]
-    return None
+        if arg == flag and i + 1 < len(args):
+            found = args[i + 1]
+        elif arg.startswith(f"{flag}="):
+            found = arg.partition("=")[2]
+    return found
 
 
 def _fidelity(args: list[str]) -> Fidelity:
@@ -175,12 +184,12 @@ def _launch(arguments: TrainArguments, args: list[str]) -> int:
 
 
 def _report(run: "Run", as_json: bool) -> None:
-    last = [entry for entry in run.metrics() if "evaluation" in entry or "average" in entry][-1]
-    result = last.get("average") or last["evaluation"]
+    result = run.result() or {}
     if as_json:
         print_json({"run": str(run.path), **result})
         return
-    notice(
-        f"{run.path}: {result['images']} images clean {result['clean']:.1f} %, PGD-{result['steps']} "
-        f"{result['robust']:.1f} %; 'fastarat eval {run.path}' measures it on all test images"
-    )
+    measured = "not evaluated"
+    if result:
+        measured = f"epoch {result['epoch']}, {result['images']} images: clean {result['clean']:.1f} %, "
+        measured += f"PGD-{result['steps']} {result['robust']:.1f} %"
+    notice(f"{run.path}: {measured}; 'fastarat eval {run.path}' measures it on all test images")

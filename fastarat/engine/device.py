@@ -46,5 +46,6 @@ def _fix(count: int) -> str:
     if count:
         return f"Give --gpus {count} or fewer."
     if torch.version.cuda is None:
-        return f"torch {torch.__version__} is a CPU build: install a CUDA build, or give --device cpu."
-    return "Check the driver with nvidia-smi, or give --device cpu."
+        build = f"torch {torch.__version__} is a CPU build: install a CUDA build"
+        return f"{build}, or train on the CPU (--device cpu, no --gpus)."
+    return "Check the driver with nvidia-smi, or train on the CPU (--device cpu, no --gpus)."

@@ -10,6 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from fastarat.processes import launched
+
 
 @dataclass(frozen=True)
 class World:
@@ -29,16 +31,6 @@ class World:
         return self.rank == 0
 
 
-def launched() -> bool:
-    """Whether this process was started by the elastic launcher."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
-
-
-def is_first() -> bool:
-    """Whether this process is alone or the first of several: the one that prints."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def join_world(device: str) -> World:
     """Join the processes that the launcher started; alone if it did not. `device`: cpu or cuda."""
     if device == "cuda":
@@ -50,9 +42,9 @@ def join_world(device: str) -> World:
     here = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(here)
-    timeout = timedelta(minutes=10)
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timeout, device_id=here if on_gpu else None)
-    control = dist.new_group(backend="gloo", timeout=timeout)
+    dist.init_process_group("nccl" if on_gpu else "gloo", device_id=here if on_gpu else None)
+    # The first process may decode a large data set while the others wait; the launcher sees who died.
+    control = dist.new_group(backend="gloo", timeout=timedelta(days=1))
     assert isinstance(control, ProcessGroup)
     return World(here, dist.get_rank(), dist.get_world_size(), dist.group.WORLD, control)
 

@@ -74,15 +74,12 @@ class Loop:
 
     def _set_step(self) -> None:
         training = self.training
-        rate = learning_rate(
-            self.config.schedule,
-            self.config.optimizer.learning_rate,
-            training.step,
-            training.loader.steps_per_epoch,
-            self.config.epochs,
-        )
-        training.learning_rate.fill_(rate)
+        training.learning_rate.fill_(self._learning_rate(training.step))
         training.device_step.fill_(training.step)
+
+    def _learning_rate(self, step: int) -> float:
+        config, steps_per_epoch = self.config, self.training.loader.steps_per_epoch
+        return learning_rate(config.schedule, config.optimizer.learning_rate, step, steps_per_epoch, config.epochs)
 
     @torch.no_grad()
     def _count(self, metrics: dict[str, torch.Tensor]) -> None:
@@ -115,7 +112,7 @@ class Loop:
         entry: dict[str, Any] = {
             "epoch": training.epoch,
             "step": training.step,
-            "learning_rate": float(training.learning_rate),
+            "learning_rate": self._learning_rate(training.step - 1),
             "train": self._means(),
             "images_per_s": round(self._speed(), 1),
         }
@@ -228,6 +225,7 @@ class Loop:
         self._write_weights(self._deployed())
 
     def _write_weights(self, model: nn.Module) -> None:
+        self._check_finite()
         if self.world.is_main:
             save_weights(self.run.weights_file, plain_branch(model, "adv"), self.training.description)
         barrier(self.world)
@@ -247,15 +245,24 @@ class Loop:
         self.last_save = time.monotonic()
 
     def _check_finite(self) -> None:
+        """Raise `WorkError` if a loss or the weights are not finite."""
         step = int(self.training.first_bad_step)
-        if any_process((step >= 0,), self.world) == (False,):
+        if any_process((step >= 0 or not self._weights_are_finite(),), self.world) == (False,):
             return
-        where = f"at step {step}" if step >= 0 else "on another process"
-        good = self.run.checkpoint("last")
+        step = step if step >= 0 else self.training.step
+        where = f"at step {step}"
+        # Weights whose very next loss was not finite are no point to go on from.
+        good = self.run.forget_from(step) if self.world.is_main else None
         raise WorkError(
             f"the loss is not finite {where}; the last good checkpoint is {good}: go on from it with --resume "
             f"{self.run.path} and a lower --optimizer.learning-rate, or --dtype fp32"
         )
+
+    @torch.no_grad()
+    def _weights_are_finite(self) -> bool:
+        parts = self.training.parts
+        tensors = (*parts.parameters, *statistics_of(parts.model))
+        return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
     def _means(self) -> dict[str, float]:
         """The epoch's metrics so far, averaged over steps and processes."""

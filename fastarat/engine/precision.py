@@ -46,7 +46,7 @@ class Precision:
         gradients = [torch.nan_to_num(g / self.scale, nan=0.0, posinf=0.0, neginf=0.0) for g in gradients]
         self.good_steps.copy_(torch.where(finite, self.good_steps + 1, 0))
         grow = self.good_steps >= _GROWTH_INTERVAL
-        self.scale.mul_(torch.where(finite, torch.where(grow, 2.0, 1.0), 0.5))
+        self.scale.mul_(torch.where(finite, torch.where(grow, 2.0, 1.0), 0.5)).clamp_(min=1)
         self.good_steps.masked_fill_(grow, 0)
         return gradients, finite.float()
 

@@ -27,7 +27,10 @@ class OptimizerConfig:
 
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix."""
-        return _not_negative("optimizer", self, ("learning_rate", "momentum", "weight_decay"))
+        found = _not_negative("optimizer", self, ("learning_rate", "momentum", "weight_decay"))
+        if self.learning_rate > 1e37:
+            found.append(f"optimizer learning_rate is {self.learning_rate}: float32 ends at 3e38, give a smaller one")
+        return found
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ class Training:
             (height, width),
             dataset.max_value,
             dataset.classes,
-            config.data,
+            dataset.name,
             config.attack.norm,
             config.attack.eps_255,
             config.method.name,
@@ -91,6 +91,7 @@ class Training:
         cuda = torch.cuda.is_available()
         return {
             "description": asdict(self.description),
+            "fingerprint": self.dataset.fingerprint,
             "batch_norm": self.config.method.batch_norm,
             "step": self.step,
             "epoch": self.epoch,
@@ -109,6 +110,8 @@ class Training:
     def load_state_dict(self, state: dict[str, Any], source: str) -> None:
         """Go on from `state_dict`'s point; `source` names it in the `UserError` if it is another run's."""
         parts = self.parts
+        if state.get("fingerprint") not in (None, self.dataset.fingerprint):
+            raise UserError(f"{source} was trained on other images than {self.config.data} holds: give its own --data")
         try:
             parts.model.load_state_dict(state["model"])
             parts.method.load_state_dict(state["method"])
@@ -126,6 +129,8 @@ class Training:
         except (KeyError, RuntimeError, TypeError, ValueError) as e:
             reason = str(e).splitlines()[0]
             raise UserError(f"{source} does not fit this configuration: {reason}") from None
+        if self.epoch > self.config.epochs + 1:
+            raise UserError(f"{source} has {self.epoch - 1} epochs behind it: give --epochs {self.epoch - 1} or more")
 
 
 def build_training(config: Config, dataset: Dataset, world: World, dtype: Dtype) -> Training:
@@ -160,6 +165,7 @@ def build_training(config: Config, dataset: Dataset, world: World, dtype: Dtype)
         world.rank,
         world.size,
     )
+    _check_snapshots(config, loader.steps_per_epoch)
     return Training(
         config,
         dataset,
@@ -172,6 +178,16 @@ def build_training(config: Config, dataset: Dataset, world: World, dtype: Dtype)
         totals=torch.zeros(len(method.metrics), dtype=torch.float64, device=world.device),
         first_bad_step=torch.full((), -1, dtype=torch.int64, device=world.device),
     )
+
+
+def _check_snapshots(config: Config, steps_per_epoch: int) -> None:
+    averaging = config.averaging
+    first, last = (averaging.start_epoch - 1) * steps_per_epoch, config.epochs * steps_per_epoch
+    if averaging.kind == "swa" and first // averaging.every_steps == last // averaging.every_steps:
+        raise UserError(
+            f"no snapshot would be averaged: steps {first + 1} to {last} hold no multiple of "
+            f"{averaging.every_steps}; give a smaller --averaging.every-steps"
+        )
 
 
 def _build_net(config: Config, dataset: Dataset, world: World, precision: Precision) -> tuple[nn.Module, Method]:
@@ -203,8 +219,9 @@ def split_training_images(config: Config, dataset: Dataset) -> tuple[ImageSet, I
     num_validation = config.num_validation_images
     num_train = config.num_train_images or len(labels) - num_validation
     if num_train + num_validation > len(labels) or num_train < 1:
+        wanted = "some" if config.num_train_images is None else str(num_train)
         raise UserError(
-            f"{num_train} training and {num_validation} validation images are more than the {len(labels)} there are: "
+            f"{wanted} training and {num_validation} validation images are more than the {len(labels)} there are: "
             "give fewer with --num-train-images or --num-validation-images"
         )
     order = philox.permutation(config.seed, 0, len(labels)).numpy()

@@ -23,10 +23,9 @@ from fastarat.models.split_batch_norm import (
 
 
 def convert_to_split_batch_norm(model: nn.Module, kind: BatchNormKind = "split") -> nn.Module:
-    """A copy of `model` whose `nn.BatchNorm2d` layers are `SplitBatchNorm2d`, every branch as the original.
+    """A copy of `model` whose batch-norms (1d, 2d, 3d) are `SplitBatchNorm2d`, every branch as the original.
 
-    Raises `UserError` for a batch-norm that cannot be split: another kind than BatchNorm2d, or one without
-    affine parameters, running statistics or a fixed momentum.
+    Raises `UserError` for a batch-norm without affine parameters, running statistics or a fixed momentum.
     """
     model = _with_layers(copy.deepcopy(model), _BatchNorm, lambda layer, name: _split(layer, name, kind))
     connect(model)
@@ -39,9 +38,7 @@ def plain_branch(model: nn.Module, branch: Branch = "adv") -> nn.Module:
     for layer in model.modules():
         if isinstance(layer, Recording):
             layer.__class__ = type(layer).original  # type: ignore[assignment]
-            del layer.taps
-        if not isinstance(layer, SplitBatchNorm2d):
-            layer.__dict__.pop("current", None)
+            del layer.tap_pass, layer.tap_names
     return _with_layers(model, SplitBatchNorm2d, lambda layer, name: _plain(layer, branch)).eval()
 
 
@@ -59,8 +56,6 @@ def _with_layers(model: nn.Module, kind: type[nn.Module], replacement: Callable[
 
 
 def _split(layer: _BatchNorm, name: str, kind: BatchNormKind) -> SplitBatchNorm2d:
-    if not isinstance(layer, nn.BatchNorm2d):
-        raise UserError(f"batch-norm {name!r} is a {type(layer).__name__}: only BatchNorm2d can be split")
     if not layer.affine or layer.running_mean is None or layer.running_var is None or layer.momentum is None:
         raise UserError(f"batch-norm {name!r} needs affine parameters, running statistics and a momentum to be split")
     new = SplitBatchNorm2d(layer.num_features, kind, layer.eps, layer.momentum).to(layer.weight)
@@ -69,14 +64,15 @@ def _split(layer: _BatchNorm, name: str, kind: BatchNormKind) -> SplitBatchNorm2
         new.bias.copy_(layer.bias.expand_as(new.bias))
         new.running_mean.copy_(layer.running_mean.expand_as(new.running_mean))
         new.running_var.copy_(layer.running_var.expand_as(new.running_var))
+    new.plain = type(layer) if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm3d) else PlainBatchNorm2d
     new.weight.requires_grad_(layer.weight.requires_grad)
     new.bias.requires_grad_(layer.bias.requires_grad)
     return new.train(layer.training)
 
 
-def _plain(layer: SplitBatchNorm2d, branch: Branch) -> PlainBatchNorm2d:
+def _plain(layer: SplitBatchNorm2d, branch: Branch) -> _BatchNorm:
     i = BRANCHES.index(branch) if layer.kind == "split" else 0
-    new = PlainBatchNorm2d(layer.weight.shape[1], layer.eps, layer.momentum).to(layer.weight)
+    new = layer.plain(layer.weight.shape[1], layer.eps, layer.momentum).to(layer.weight)
     assert new.running_mean is not None and new.running_var is not None
     with torch.no_grad():
         new.weight.copy_(layer.weight[i])
@@ -90,13 +86,13 @@ class Recording(nn.Module):
     """Mixed in before a layer's own class: its forward records what the original returns."""
 
     original: ClassVar[type[nn.Module]]
-    current: Pass
-    taps: tuple[str, ...]
+    tap_pass: Pass
+    tap_names: tuple[str, ...]
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         out = self.original.forward(self, *args, **kwargs)
-        if self.current.record:
-            self.current.features |= dict.fromkeys(self.taps, pooled(out))
+        if self.tap_pass.record:
+            self.tap_pass.features |= dict.fromkeys(self.tap_names, pooled(out))
         return out
 
 
@@ -116,11 +112,14 @@ def tap_layers(model: nn.Module, names: tuple[str, ...]) -> None:
         layer: Any = modules.get(layer_of(name))
         if layer is None:
             raise UserError(f"Unknown layer {name!r}. {_layers_of(model, modules)}")
-        if not isinstance(layer, SplitBatchNorm2d | Recording):
+        if isinstance(layer, SplitBatchNorm2d):
+            layer.taps = (*layer.taps, name)
+            continue
+        if not isinstance(layer, Recording):
             cls = type(layer)
             layer.__class__ = type(f"Recording{cls.__name__}", (Recording, cls), {"original": cls})
-            layer.current, layer.taps = now, ()
-        layer.taps = (*layer.taps, name)
+            layer.tap_pass, layer.tap_names = now, ()
+        layer.tap_names = (*layer.tap_names, name)
 
 
 def _layers_of(model: nn.Module, modules: dict[str, nn.Module]) -> str:

@@ -24,8 +24,12 @@ class ModelConfig:
         match = WIDE_RESNET.fullmatch(self.name)
         if match:
             depth, width = map(int, match.groups())
-            fits = depth >= 10 and depth % 6 == 4 and width >= 1
-            return [] if fits else [f"{self.name}: the depth must be 6n + 4 (10, 16, 22, 28, 34), the width 1 or more"]
+            fits = 10 <= depth <= 1000 and depth % 6 == 4 and 1 <= width <= 100
+            return (
+                []
+                if fits
+                else [f"{self.name}: the depth must be 6n + 4 (10, 16, 22, 28, 34), at most 1000, the width 1 to 100"]
+            )
         if self.name in NAMES:
             return []
         near = get_close_matches(self.name, NAMES, n=2, cutoff=0.5)

@@ -4,7 +4,8 @@ A net is an ordinary `nn.Module`; its `SplitBatchNorm2d` layers share one `Pass`
 next forward runs. `forward` sets it: by one branch, or by both over the rows [clean; adversarial].
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastarat.models.batch_norm import Statistics, batch_norm
 from fastarat.models.settings import BatchNormKind, Branch
@@ -24,7 +26,8 @@ class Pass:
     """How the next forward of a net runs; one object shared by all its layers that care."""
 
     branch: Branch | Literal["both"] = "adv"
-    statistics: Statistics = "eval"
+    statistics: Statistics | None = None
+    """None: as the layer's own train or eval mode says."""
     record: bool = False
     order: tuple[Branch, Branch] = BRANCHES
     """Which half updates shared running statistics first."""
@@ -66,6 +69,8 @@ class SplitBatchNorm2d(nn.Module):
         self.register_buffer("running_mean", torch.zeros(num_sets, num_features))
         self.register_buffer("running_var", torch.ones(num_sets, num_features))
         self.current = Pass()
+        # What this layer becomes in a plain net.
+        self.plain: type[_BatchNorm] = PlainBatchNorm2d
         self.taps: tuple[str, ...] = ()
 
     def extra_repr(self) -> str:
@@ -98,7 +103,7 @@ class SplitBatchNorm2d(nn.Module):
             self.running_var[i],
             self.weight[i],
             self.bias[i],
-            now.statistics,
+            now.statistics or ("train" if self.training else "eval"),
             self.momentum if now.momentum is None else now.momentum,
             self.eps,
             now.group,
@@ -115,9 +120,8 @@ class PlainBatchNorm2d(nn.BatchNorm2d):
 
 
 def connect(model: nn.Module) -> Pass:
-    """Let all split batch-norms of `model` share one `Pass`, kept as `model.current`, and return it."""
+    """Let all split batch-norms of `model` share one `Pass`, and return it."""
     shared = Pass()
-    model.current = shared  # type: ignore[assignment]
     for layer in model.modules():
         if isinstance(layer, SplitBatchNorm2d):
             layer.current = shared
@@ -125,9 +129,19 @@ def connect(model: nn.Module) -> Pass:
 
 
 def current_pass(model: nn.Module) -> Pass | None:
-    """The `Pass` of a connected net; None for a plain module."""
-    found = getattr(model, "current", None)
-    return found if isinstance(found, Pass) else None
+    """The `Pass` that the split batch-norms of `model` share, however it is wrapped; None for a plain module."""
+    return next((layer.current for layer in model.modules() if isinstance(layer, SplitBatchNorm2d)), None)
+
+
+@contextmanager
+def _passing(now: Pass, branch: Branch | Literal["both"], statistics: Statistics, record: bool) -> Iterator[None]:
+    """Set the pass for one forward, and leave the net as it was."""
+    before = now.branch, now.statistics, now.record
+    now.branch, now.statistics, now.record = branch, statistics, record
+    try:
+        yield
+    finally:
+        now.branch, now.statistics, now.record = before
 
 
 def forward(
@@ -138,9 +152,10 @@ def forward(
     A plain module has one branch and its own train or eval mode: it is called as it is.
     """
     now = current_pass(model)
-    if now is not None:
-        now.branch, now.statistics, now.record = branch, statistics, False
-    return model(x)
+    if now is None:
+        return model(x)
+    with _passing(now, branch, statistics, record=False):
+        return model(x)
 
 
 def forward_with_features(
@@ -149,10 +164,10 @@ def forward_with_features(
     """As `forward`, and the pooled features {layer: [N, d]} of the layers named to `tap_layers`."""
     now = current_pass(model)
     assert now is not None, "features need a net with split batch-norms"
-    now.branch, now.statistics, now.record = branch, statistics, True
     now.features = {}
-    logits = model(x)
-    features, now.features, now.record = now.features, {}, False
+    with _passing(now, branch, statistics, record=True):
+        logits = model(x)
+    features, now.features = now.features, {}
     return logits, features
 
 

@@ -7,12 +7,12 @@ from fastarat.engine.distributed import (
     any_process,
     average_in_place,
     barrier,
-    is_first,
     join_world,
     leave_world,
     mean_over_processes,
     sum_over_processes,
 )
+from fastarat.processes import is_first
 
 ALONE = World(torch.device("cpu"))
 
@@ -45,5 +45,6 @@ def test_flags_of_any_process_are_our_own():
 
 
 def test_only_the_first_of_several_processes_prints(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "fastarat")
     monkeypatch.setenv("RANK", "1")
     assert not is_first()

@@ -87,7 +87,7 @@ def test_features_are_recorded_only_when_asked_for(small_net):
     tap_layers(net, ("bn", "act"))
     forward_with_features(net, images(), "adv", "eval")
     forward(net, images(), "adv", "eval")
-    assert net.current.features == {}
+    assert current_pass(net).features == {}
 
 
 def test_a_branch_taken_out_of_a_tapped_net_records_nothing(small_net):
@@ -96,7 +96,7 @@ def test_a_branch_taken_out_of_a_tapped_net_records_nothing(small_net):
     forward_with_features(net, images(), "adv", "eval")
     plain = plain_branch(net)
     plain(images())
-    assert not any(module.current.features for module in plain.modules() if hasattr(module, "current"))
+    assert not any(module.tap_pass.features for module in plain.modules() if hasattr(module, "tap_pass"))
 
 
 def test_two_names_of_one_layer_are_both_recorded():

@@ -10,7 +10,7 @@ from system.command_line import ONE_EPOCH, assert_same_run, finish, start, wait_
 
 KILLS = 10
 LONG = (
-    *(*ONE_EPOCH, "--epochs", "60", "--num-train-images", "512", "--attack.steps", "2", "--device", "cpu"),
+    *(*ONE_EPOCH, "--epochs", "80", "--num-train-images", "512", "--attack.steps", "2", "--device", "cpu"),
     *("--evaluation.every-epochs", "10", "--checkpoint.every-s", "0.2"),
 )
 
@@ -31,7 +31,7 @@ def test_ten_kills_at_random_moments_change_no_bit(fastarat, tmp_path):
             break
         kills += 1
         command = ("train", "--resume", "killed")
-    assert kills >= KILLS // 2, "the run ended before it was killed often enough to say anything"
+    assert kills == KILLS, "the run ended before it was killed often enough"
     assert fastarat("train", "--resume", "killed").code == 0
     assert fastarat("train", *LONG, "--out", "whole").code == 0
     assert_same_run(run, tmp_path / "whole")

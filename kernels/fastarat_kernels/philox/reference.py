@@ -21,7 +21,11 @@ _LOW = 0xFFFFFFFF
 
 
 class Stream(IntEnum):
-    """What a random number is for: the last counter word, so that no two uses share numbers."""
+    """What a random number is for: the last counter word, so that no two uses share numbers.
+
+    Attack starts of training, evaluation and re-estimation are one use: their steps are the training's
+    steps, the restarts, and the batches.
+    """
 
     ATTACK_START = 0
     ATTACK_RADIUS = 1
