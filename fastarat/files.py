@@ -22,7 +22,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_directory(path.parent)
+        synchronise(path.parent)
     except OSError as e:
         raise _write_error(path, e) from None
     except RuntimeError as e:
@@ -63,7 +63,8 @@ def _write_error(path: Path, e: OSError) -> WorkError:
     return WorkError(f"cannot write {path}: {e.strerror}; {fix}")
 
 
-def _sync_directory(path: Path) -> None:
+def synchronise(path: Path) -> None:
+    """A power cut after this keeps the file, or the directory's list of names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -14,6 +14,7 @@ import numpy as np
 
 from fastarat.data.dataset import Dataset, ImageSet, fingerprint, label_problem
 from fastarat.errors import UserError, WorkError
+from fastarat.files import synchronise
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -34,7 +35,7 @@ def create(out: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         yield temporary
         temporary.rename(out)
-        _synchronise(out.parent)
+        synchronise(out.parent)
     except OSError as error:
         raise WorkError(f"Cannot write {out}: {error.strerror or error}; nothing was left there.") from error
     finally:
@@ -67,7 +68,7 @@ def seal(folder: Path, name: str, classes: tuple[str, ...], max_value: int, sour
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     for path in (*(folder / file for file in FILES), folder / MANIFEST, folder):
-        _synchronise(path)
+        synchronise(path)
 
 
 def write(dataset: Dataset, out: Path, source: str) -> None:
@@ -179,12 +180,3 @@ def _describe(path: Path) -> dict[str, Any]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _synchronise(path: Path) -> None:
-    """A power cut after this keeps the file, or the folder's list of names."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
