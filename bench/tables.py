@@ -24,7 +24,8 @@ def robustness_table(suite: str) -> str:
         cells = [spread([row[name] for row in of_method]) for name in ("clean", "pgd20", "minutes")]
         lines.append(f"| {TITLES[method]} | {len(of_method)} | {' | '.join(cells)} |")
     first = rows[0]
-    where = first["gpu"] or f"{first['threads']} CPU threads"
+    threads = " or ".join(str(n) for n in sorted({row["threads"] for row in rows}))
+    where = first["gpu"] or f"CPU, {threads} thread{'' if threads == '1' else 's'}"
     commits = ", ".join(sorted({row["commit"] for row in rows}))
     eps = f"eps {first['config']['attack']['eps_255']:g}/255"
     what = f"{first['model']}, {first['dataset']}, {first['epochs']} epochs, {eps}, {first['num_images']:,} test images"
