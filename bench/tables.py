@@ -28,7 +28,8 @@ def robustness_table(suite: str) -> str:
     where = first["gpu"] or f"CPU, {threads} thread{'' if threads == '1' else 's'}"
     commits = ", ".join(sorted({row["commit"] for row in rows}))
     eps = f"eps {first['config']['attack']['eps_255']:g}/255"
-    what = f"{first['model']}, {first['dataset']}, {first['epochs']} epochs, {eps}, {first['num_images']:,} test images"
+    what = f"net {first['model']}, data {first['dataset']}, {first['epochs']} epochs, {eps}"
+    what += f", {first['num_images']:,} test images"
     return "\n".join([*lines, "", f"{what}; {where}, torch {first['torch']}, commit {commits}.", ""])
 
 

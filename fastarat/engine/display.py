@@ -50,7 +50,7 @@ class Display:
         return time.monotonic() - self.last_line >= _SECONDS_BETWEEN_LOG_LINES
 
     def left(self, step: int) -> str:
-        """The time left, from the mean speed of this session."""
+        """The time left, from the mean speed since the start or the resume."""
         done = step - self.first_step
         if not done:
             return "?"
