@@ -1,5 +1,6 @@
-"""For every test: one torch thread and fixed seeds; the golden vectors and the small nets that tests share."""
+"""For every test: one torch thread, fixed seeds, Triton's interpreter; golden vectors and small nets to share."""
 
+import os
 import random
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton: kernels run in its interpreter
 
 GOLDEN = Path(__file__).parents[1].parent / "shared" / "golden"
 

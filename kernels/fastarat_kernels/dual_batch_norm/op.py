@@ -1,0 +1,337 @@
+"""`dual_batch_norm`: the ops, their gradients, and what stands between them where statistics span processes.
+
+An op is functional and knows no collectives: those are called between the reduction and the pass that uses it, both
+ways. So everything is traced into one graph, and the merge is the same for the splits of one process and of all.
+"""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from fastarat_kernels.dual_batch_norm import reference
+from fastarat_kernels.dual_batch_norm.blocks import num_splits
+from fastarat_kernels.launch import UnsupportedInput
+
+
+def dual_batch_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    residual: Tensor | None = None,
+    relu: bool = False,
+    *,
+    groups: int,
+    eps: float,
+    given: Tensor | None = None,
+    process_group: str = "",
+) -> tuple[Tensor, Tensor]:
+    """Normalise each of the `groups` equal parts of x [N, C, H, W] (or [N, C]) by its own statistics:
+
+        y = relu((x - mean_g) * rsqrt(variance_g + eps) * weight_s + bias_s + residual)
+
+    `weight`, `bias`: [groups, C], or [1, C] for all groups; float32 (float64 with x). `residual`: as x, or None.
+    `given`: [groups, 2, C], mean and biased variance to normalise by, instead of the batch's; no gradient flows into
+    them. `process_group`: name of a torch.distributed group, "" for none: statistics over the rows of all its
+    processes, each with equally many; parameters then get the gradient of this process's loss terms, to be averaged
+    as torch.nn.parallel.DistributedDataParallel does.
+
+    Returns y (x's dtype and layout) and the statistics used, [groups, 2, C], detached, float32 (float64 with x).
+    Raises `UnsupportedInput` for shapes that do not fit; on a GPU also unless x and residual are channels-last.
+    """
+    _check(x, weight, bias, residual, groups, given)
+    batch_statistics = given is None
+    if given is not None:
+        partials = torch.cat([torch.ones_like(given[:, :1]), given], 1)[None].detach()
+    else:
+        partials = _gathered(batch_norm_partials(x.detach(), groups), process_group)
+    y, _, statistics = batch_norm_apply(
+        x, partials, weight, bias, residual, groups, eps, relu, batch_statistics, process_group
+    )
+    return y, statistics.detach()
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, groups: int, given: Tensor | None) -> None:
+    if x.dim() not in (2, 4):
+        raise UnsupportedInput(f"x has shape {tuple(x.shape)}: give [N, C] or [N, C, H, W]")
+    if groups not in (1, 2):
+        raise UnsupportedInput(f"groups is {groups}: give 1 or 2")
+    if x.shape[0] % groups:
+        raise UnsupportedInput(f"{x.shape[0]} rows are not {groups} equal halves: give as many clean as adversarial")
+    if x.numel() == 0:
+        raise UnsupportedInput(f"x has shape {tuple(x.shape)}: give at least one row in each half, and one channel")
+    channels, wide = x.shape[1], torch.promote_types(x.dtype, torch.float32)
+    for name, values in (("weight", weight), ("bias", bias)):
+        if values.dtype != wide or values.shape not in ((groups, channels), (1, channels)):
+            raise UnsupportedInput(
+                f"{name} is {values.dtype} {tuple(values.shape)}: give {wide} [{groups} or 1, {channels}]"
+            )
+    if weight.shape != bias.shape:
+        raise UnsupportedInput(f"weight is {tuple(weight.shape)}, bias {tuple(bias.shape)}: give both alike")
+    if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
+        raise UnsupportedInput(
+            f"residual is {residual.dtype} {tuple(residual.shape)}, x is {x.dtype} {tuple(x.shape)}: give both alike"
+        )
+    if given is not None and (given.shape != (groups, 2, channels) or given.dtype != wide):
+        raise UnsupportedInput(
+            f"given is {given.dtype} {tuple(given.shape)}: give {wide} [{groups}, 2, {channels}] (mean, variance)"
+        )
+
+
+def _gathered(values: Tensor, process_group: str) -> Tensor:
+    """`values` [P, …] of all processes in order, [processes * P, …]; as they are without a process group."""
+    if not process_group:
+        return values
+    from torch.distributed import distributed_c10d as c10d
+
+    size = c10d._get_group_size_by_name(cast(Any, process_group))
+    ops = torch.ops._c10d_functional
+    return ops.wait_tensor(ops.all_gather_into_tensor(values, size, process_group))
+
+
+def _num_splits(x: Tensor, groups: int) -> int:
+    """P of the op's bodies: the reference reduces in one go."""
+    if x.device.type == "cpu":
+        return 1
+    return num_splits(int(x.numel()) // int(x.shape[1]) // groups, int(x.shape[1]), groups)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+@torch.library.custom_op("fastarat::batch_norm_partials", mutates_args=(), device_types="cpu")
+def batch_norm_partials(x: Tensor, groups: int) -> Tensor:
+    """Partial statistics [P, groups, 3, C] (count, mean, sum of squares around it) of x; not differentiable."""
+    return reference.batch_norm_partials(x, groups)
+
+
+@batch_norm_partials.register_kernel("cuda")
+def _(x: Tensor, groups: int) -> Tensor:
+    from fastarat_kernels.dual_batch_norm import triton
+
+    return triton.batch_norm_partials(x, groups)
+
+
+@batch_norm_partials.register_fake
+def _(x: Tensor, groups: int) -> Tensor:
+    return x.new_empty(_num_splits(x, groups), groups, 3, x.shape[1], dtype=_wide(x))
+
+
+@torch.library.custom_op("fastarat::batch_norm_apply", mutates_args=(), device_types="cpu")
+def batch_norm_apply(
+    x: Tensor,
+    partials: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    residual: Tensor | None,
+    groups: int,
+    eps: float,
+    relu: bool,
+    batch_statistics: bool,
+    process_group: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(y, bits, statistics) as `reference.batch_norm_apply`. The gradient of x goes through the statistics too if they
+    are the batch's (`batch_statistics`), which `process_group` shares."""
+    return reference.batch_norm_apply(x, partials, weight, bias, residual, groups, eps, relu)
+
+
+@batch_norm_apply.register_kernel("cuda")
+def _(
+    x: Tensor,
+    partials: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    residual: Tensor | None,
+    groups: int,
+    eps: float,
+    relu: bool,
+    batch_statistics: bool,
+    process_group: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    from fastarat_kernels.dual_batch_norm import triton
+
+    return triton.batch_norm_apply(
+        x, partials.contiguous(), weight.contiguous(), bias.contiguous(), residual, groups, eps, relu
+    )
+
+
+@batch_norm_apply.register_fake
+def _(
+    x: Tensor,
+    partials: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    residual: Tensor | None,
+    groups: int,
+    eps: float,
+    relu: bool,
+    batch_statistics: bool,
+    process_group: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    channels = x.shape[1]
+    num_bits = (x.numel() // channels, (channels + 7) // 8) if relu and residual is not None else (0,)
+    statistics = x.new_empty(groups, 2, channels, dtype=_wide(x))
+    return torch.empty_like(x), x.new_empty(num_bits, dtype=torch.uint8), statistics
+
+
+@torch.library.custom_op("fastarat::batch_norm_gradient_partials", mutates_args=(), device_types="cpu")
+def batch_norm_gradient_partials(
+    dy: Tensor,
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    bits: Tensor,
+    groups: int,
+    eps: float,
+    recompute_relu: bool,
+) -> tuple[Tensor, Tensor]:
+    """(sums [P, 2, groups, C], g) as `reference.batch_norm_gradient_partials`."""
+    return reference.batch_norm_gradient_partials(dy, x, statistics, weight, bias, bits, groups, eps, recompute_relu)
+
+
+@batch_norm_gradient_partials.register_kernel("cuda")
+def _(
+    dy: Tensor,
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    bits: Tensor,
+    groups: int,
+    eps: float,
+    recompute_relu: bool,
+) -> tuple[Tensor, Tensor]:
+    from fastarat_kernels.dual_batch_norm import triton
+
+    return triton.batch_norm_gradient_partials(
+        dy, x, statistics, weight.contiguous(), bias.contiguous(), bits, groups, eps, recompute_relu
+    )
+
+
+@batch_norm_gradient_partials.register_fake
+def _(
+    dy: Tensor,
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    bits: Tensor,
+    groups: int,
+    eps: float,
+    recompute_relu: bool,
+) -> tuple[Tensor, Tensor]:
+    sums = x.new_empty(_num_splits(x, groups), 2, groups, x.shape[1], dtype=_wide(x))
+    return sums, _fake_g(dy, bits)
+
+
+@torch.library.custom_op("fastarat::batch_norm_input_gradient", mutates_args=(), device_types="cpu")
+def batch_norm_input_gradient(
+    dy: Tensor,
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    bits: Tensor,
+    sums: Tensor,
+    num_rows: int,
+    groups: int,
+    eps: float,
+    recompute_relu: bool,
+    batch_statistics: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(dx, g, totals [2, groups, C]) as `reference.batch_norm_input_gradient`."""
+    return reference.batch_norm_input_gradient(
+        dy, x, statistics, weight, bias, bits, sums, num_rows, groups, eps, recompute_relu, batch_statistics
+    )
+
+
+@batch_norm_input_gradient.register_kernel("cuda")
+def _(
+    dy: Tensor,
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    bits: Tensor,
+    sums: Tensor,
+    num_rows: int,
+    groups: int,
+    eps: float,
+    recompute_relu: bool,
+    batch_statistics: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    from fastarat_kernels.dual_batch_norm import triton
+
+    return triton.batch_norm_input_gradient(
+        dy, x, statistics, weight.contiguous(), bias.contiguous(), bits, sums,
+        num_rows, groups, eps, recompute_relu, batch_statistics,
+    )  # fmt: skip
+
+
+@batch_norm_input_gradient.register_fake
+def _(
+    dy: Tensor,
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    bits: Tensor,
+    sums: Tensor,
+    num_rows: int,
+    groups: int,
+    eps: float,
+    recompute_relu: bool,
+    batch_statistics: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    totals = sums.new_empty(sums.shape[1:] if len(sums) else (0,))
+    return torch.empty_like(x), _fake_g(dy, bits), totals
+
+
+def _fake_g(dy: Tensor, bits: Tensor) -> Tensor:
+    return torch.empty_like(dy) if bits.numel() else dy.new_empty(0)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, _, weight, bias, residual, ctx.groups, ctx.eps, relu, ctx.batch_statistics, ctx.process_group = inputs
+    _, bits, statistics = output
+    ctx.recompute_relu = relu and residual is None
+    ctx.save_for_backward(x, statistics, weight, bias, bits)
+    ctx.mark_non_differentiable(bits, statistics)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    """Gradients of x, weight, bias and residual; the other arguments have none."""
+    if dy is None:
+        return (None,) * 10
+    x, statistics, weight, bias, bits = ctx.saved_tensors
+    needs_x, _, needs_weight, needs_bias, needs_residual = ctx.needs_input_grad[:5]
+    settings = (ctx.groups, ctx.eps, ctx.recompute_relu)
+    dy = dy.contiguous(memory_format=torch.channels_last if dy.dim() == 4 else torch.contiguous_format)
+    sums = statistics.new_empty(0, 2, ctx.groups, x.shape[1])
+    if ctx.batch_statistics or needs_weight or needs_bias:
+        sums, g = batch_norm_gradient_partials(dy, x, statistics, weight, bias, bits, *settings)
+        if bits.numel():
+            dy, bits = g, bits.new_empty(0)
+    everyones = _gathered(sums, ctx.process_group) if ctx.batch_statistics else sums
+    processes = len(everyones) // len(sums) if len(sums) else 1
+    num_rows = x.numel() // x.shape[1] // ctx.groups * processes
+    dx, g, totals = batch_norm_input_gradient(
+        dy, x, statistics, weight, bias, bits, everyones, num_rows, *settings, ctx.batch_statistics
+    )
+    # The gradients of parameters are of this process's rows: whoever has the parameters averages them.
+    totals = totals if everyones is sums else sums.sum(0)
+    dresidual = (g if bits.numel() else dy) if needs_residual else None
+    dweight = _of_sets(totals[1], weight) if needs_weight else None
+    dbias = _of_sets(totals[0], bias) if needs_bias else None
+    return dx if needs_x else None, None, dweight, dbias, dresidual, None, None, None, None, None
+
+
+def _of_sets(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """The gradient [groups, C] of a parameter [S, C]: summed over the groups that share it."""
+    return gradient if gradient.shape == parameter.shape else gradient.sum(0, keepdim=True)
+
+
+batch_norm_apply.register_autograd(_backward, setup_context=_save)

@@ -1,0 +1,43 @@
+"""The two ways to compute: every kernel as plain PyTorch, or by Triton where there is a kernel for it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from fastarat_kernels import augment, pgd_step, pooled_features
+from fastarat_kernels.augment import reference as augment_reference
+from fastarat_kernels.pgd_step import reference as pgd_reference
+from fastarat_kernels.pooled_features import reference as pooled_reference
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """One function for each kernel, with the signature of its reference."""
+
+    name: Literal["pytorch", "triton"]
+    fused_batch_norm: bool
+    """batch-norm, residual and ReLU of both branches in one op; else layer by layer, as PyTorch has them"""
+    start_point: Callable[..., Tensor]
+    pgd_step: Callable[..., Tensor]
+    pooled_features: Callable[[Tensor], Tensor]
+    augment: Callable[..., Tensor]
+
+
+PYTORCH = Kernels(
+    "pytorch",
+    False,
+    pgd_reference.start_point,
+    pgd_reference.pgd_step,
+    pooled_reference.pooled_features,
+    augment_reference.augment,
+)
+TRITON = Kernels(
+    "triton",
+    True,
+    pgd_step.start_point,
+    pgd_step.pgd_step,
+    pooled_features.pooled_features,
+    augment.augment,
+)

@@ -1,0 +1,77 @@
+"""How kernels are started: for real, or recorded, so that the ahead-of-time gate compiles what really runs."""
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MAX_GRID_Y = 65535
+
+
+class UnsupportedInput(ValueError):
+    """A kernel was given a dtype, layout or shape that it does not take; says which it takes."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One start of a Triton kernel: the jit function, its grid, its arguments in order, its constexprs."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: tuple[Tensor | int | float | None, ...]
+    constants: dict[str, Any]
+    num_warps: int
+
+
+_recorded: ContextVar[list[Launch] | None] = ContextVar("recorded", default=None)
+
+
+def launch(
+    kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int | float | None, num_warps: int = 4, **constants: Any
+) -> None:
+    """Start `kernel` on `grid` with `arguments`, then the constexprs by name; only note it while `recording`."""
+    record = _recorded.get()
+    if record is None:
+        kernel[grid](*arguments, num_warps=num_warps, **constants)
+    else:
+        record.append(Launch(kernel, grid, arguments, constants, num_warps))
+
+
+@contextmanager
+def recording() -> Iterator[list[Launch]]:
+    """Collect launches instead of starting them: tensors may be of the meta device."""
+    launches: list[Launch] = []
+    token = _recorded.set(launches)
+    try:
+        yield launches
+    finally:
+        _recorded.reset(token)
+
+
+@functools.cache
+def num_multiprocessors(device: torch.device) -> int:
+    """How many multiprocessors share the work: the GPU's, an H100's for meta tensors, 2 for the interpreter."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).multi_processor_count
+    return 132 if device.type == "meta" else 2
+
+
+def check_rows(x: Tensor, name: str = "x") -> None:
+    """Raise `UnsupportedInput` unless `x` is [N, C] or channels-last [N, C, H, W], dense, in a kernel's dtype."""
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise UnsupportedInput(f"{name} is {x.dtype}: kernels take float32, bfloat16 and float16; use kernels=pytorch")
+    if x.dim() not in (2, 4):
+        raise UnsupportedInput(f"{name} has shape {tuple(x.shape)}: kernels take [N, C] and [N, C, H, W]")
+    dense = x.is_contiguous() if x.dim() == 2 else x.is_contiguous(memory_format=torch.channels_last)
+    if not dense:
+        raise UnsupportedInput(
+            f"{name} of shape {tuple(x.shape)} has strides {x.stride()}: kernels take channels-last tensors; "
+            "give x.contiguous(memory_format=torch.channels_last)"
+        )
+    if x.numel() == 0:
+        raise UnsupportedInput(f"{name} has shape {tuple(x.shape)}: it is empty")

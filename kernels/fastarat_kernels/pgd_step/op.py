@@ -1,0 +1,115 @@
+"""`fastarat::pgd_step` and `fastarat::start_point`: the PyTorch twin on a CPU, Triton on a GPU.
+
+Neither is differentiable: an attack's iterates are constants to the loss.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from fastarat_kernels.launch import UnsupportedInput
+from fastarat_kernels.pgd_step import reference
+from fastarat_kernels.pgd_step.reference import Norm
+from fastarat_kernels.philox.seed import signed
+
+
+def pgd_step(
+    x_adv: Tensor, gradient: Tensor, centre: Tensor, step_size: float | Tensor, eps: float | Tensor, norm: str
+) -> Tensor:
+    """The next iterate: x_adv + step_size * sign(gradient), or * gradient / ‖gradient‖, put back into the ball.
+
+    `x_adv`, `gradient`, `centre`: images [N, C, H, W] of one float dtype (float64 on a CPU only), contiguous or
+    channels-last, `x_adv` and `centre` alike; the gradient is copied where its layout is another. `step_size` and
+    `eps`: scalar tensors on the images' device; floats are frozen into a captured graph. `norm`: "linf" (a NaN
+    gradient counts as 0, as in torch.sign) or "l2" (a NaN makes its whole image NaN).
+    Returns the iterate in [0, 1], dtype and strides of `x_adv`. Raises `UnsupportedInput`.
+    """
+    return _pgd_step(x_adv, gradient, centre, _scalar(step_size, x_adv), _scalar(eps, x_adv), norm)
+
+
+def start_point(x: Tensor, rows: Tensor, step: Tensor, eps: float | Tensor, seed: int, norm: str) -> Tensor:
+    """`x` plus a random point of the ball of radius `eps`: a function of (seed, step, row) in any layout and batch.
+
+    `x`: images [N, C, H, W] as in `pgd_step`. `rows`: their global row numbers, int64 [N]. `step`: scalar int64
+    tensor. `eps`: as in `pgd_step`. `seed`: in [0, 2^64). Linf: eps (2u - 1); L2: eps v^(1/d) z / ‖z‖ with u, v
+    uniform and z normal, all by Philox over the NCHW index of a pixel.
+    Returns dtype and strides of `x`, not cut to [0, 1]. Raises `UnsupportedInput`.
+    """
+    return _start_point(x, rows, step, _scalar(eps, x), signed(seed), norm)
+
+
+def _scalar(value: float | Tensor, x: Tensor) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    return torch.full((), value, device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+@torch.library.custom_op("fastarat::pgd_step", mutates_args=(), device_types="cpu")
+def _pgd_step(x_adv: Tensor, gradient: Tensor, centre: Tensor, step_size: Tensor, eps: Tensor, norm: str) -> Tensor:
+    _check_step(x_adv, gradient, centre, step_size, eps, norm)
+    return _strides_of(x_adv, reference.pgd_step(x_adv, gradient, centre, step_size, eps, cast(Norm, norm)))
+
+
+@_pgd_step.register_kernel("cuda")
+def _(x_adv: Tensor, gradient: Tensor, centre: Tensor, step_size: Tensor, eps: Tensor, norm: str) -> Tensor:
+    from fastarat_kernels.pgd_step import triton
+
+    _check_step(x_adv, gradient, centre, step_size, eps, norm)
+    return triton.pgd_step(x_adv, gradient, centre, step_size, eps, norm)
+
+
+@_pgd_step.register_fake
+def _(x_adv: Tensor, gradient: Tensor, centre: Tensor, step_size: Tensor, eps: Tensor, norm: str) -> Tensor:
+    _check_step(x_adv, gradient, centre, step_size, eps, norm)
+    return torch.empty_like(x_adv)
+
+
+@torch.library.custom_op("fastarat::start_point", mutates_args=(), device_types="cpu")
+def _start_point(x: Tensor, rows: Tensor, step: Tensor, eps: Tensor, seed: int, norm: str) -> Tensor:
+    _check_start(x, rows, step, eps, norm)
+    return _strides_of(x, reference.start_point(x, rows, step, eps, seed, cast(Norm, norm)))
+
+
+@_start_point.register_kernel("cuda")
+def _(x: Tensor, rows: Tensor, step: Tensor, eps: Tensor, seed: int, norm: str) -> Tensor:
+    from fastarat_kernels.pgd_step import triton
+
+    _check_start(x, rows, step, eps, norm)
+    return triton.start_point(x, rows, step, eps, seed, norm)
+
+
+@_start_point.register_fake
+def _(x: Tensor, rows: Tensor, step: Tensor, eps: Tensor, seed: int, norm: str) -> Tensor:
+    _check_start(x, rows, step, eps, norm)
+    return torch.empty_like(x)
+
+
+def _strides_of(x: Tensor, result: Tensor) -> Tensor:
+    """`result` with the strides that the fake promises: those of `x`."""
+    return result if result.stride() == x.stride() else torch.empty_like(x).copy_(result)
+
+
+def _check_step(x_adv: Tensor, gradient: Tensor, centre: Tensor, step_size: Tensor, eps: Tensor, norm: str) -> None:
+    for name, other in (("gradient", gradient), ("centre", centre)):
+        if other.shape != x_adv.shape or other.dtype != x_adv.dtype:
+            raise UnsupportedInput(
+                f"{name}: {tuple(other.shape)} {other.dtype}, x_adv: {tuple(x_adv.shape)} {x_adv.dtype}; give one kind"
+            )
+    _check_all(x_adv, {"step_size": step_size, "eps": eps}, norm)
+
+
+def _check_start(x: Tensor, rows: Tensor, step: Tensor, eps: Tensor, norm: str) -> None:
+    if rows.shape != x.shape[:1] or rows.dtype != torch.int64:
+        raise UnsupportedInput(f"rows is {tuple(rows.shape)} {rows.dtype}: give an int64 number for each image")
+    _check_all(x, {"step": step, "eps": eps}, norm)
+
+
+def _check_all(x: Tensor, scalars: dict[str, Tensor], norm: str) -> None:
+    if x.dim() != 4 or not x.is_floating_point():
+        raise UnsupportedInput(f"x is {tuple(x.shape)} {x.dtype}: give float images [N, C, H, W]")
+    for name, scalar in scalars.items():
+        if scalar.dim() != 0:
+            raise UnsupportedInput(f"{name} has shape {tuple(scalar.shape)}: give a scalar tensor")
+    if norm not in ("linf", "l2"):
+        raise UnsupportedInput(f"Unknown norm '{norm}'. Available: linf, l2.")

@@ -1,0 +1,171 @@
+"""The ahead-of-time gate, as a command and as a function; what compiles runs in a process without the interpreter."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fastarat_kernels.aot import main
+
+ROOT = Path(__file__).parents[2]
+GATE = ("-m", "fastarat_kernels.aot")
+
+# Kernels with one fault each, and a good one; run as a script, which prints the gate's rows as JSON.
+FAULTY = """
+import json, os
+import torch, triton
+import triton.language as tl
+from dataclasses import asdict
+from fastarat_kernels import compilation
+from fastarat_kernels.aot import check
+from fastarat_kernels.launch import launch
+
+@triton.jit
+def copy(x, y, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(y + i, tl.load(x + i))
+
+@triton.jit
+def centre(x, y, BLOCK: tl.constexpr):
+    # The whole block is needed again after its sum: more numbers a thread than it has registers.
+    i = tl.arange(0, BLOCK)
+    block = tl.load(x + i)
+    tl.store(y + i, block - tl.sum(block, axis=0))
+
+@triton.jit
+def typo(x, y, BLOCK: tl.constexpr):
+    tl.store(y, tl.load(x + nowhere))
+
+x = torch.empty(1 << 15, device="meta")
+
+def start(kernel, block, num_warps=1, x=x):
+    return lambda: launch(kernel, (1,), x, torch.empty_like(x), num_warps=num_warps, BLOCK=block)
+
+def refuse():
+    raise ValueError("x is odd\\nand says so")
+
+def silent():
+    pass
+
+CASES = {
+    "good": [("fp32", start(copy, 256)), ("again", start(copy, 256)), ("bf16", start(copy, 256, x=x.bfloat16()))],
+    "spill": [("huge", start(centre, 1 << 13))],
+    "typo": [("any", start(typo, 16)), ("other", start(copy, 64))],
+    "refused": [("any", refuse)],
+    "silent": [("any", silent)],
+    "died": [("any", start(copy, 256))],
+}
+found = {}
+for case, configurations in CASES.items():
+    if case == "died":
+        compilation.compile_ahead = lambda work: os._exit(1)
+    found[case] = [asdict(row) for row in check({case: configurations}, [80, 90])]
+print(json.dumps(found))
+"""
+
+
+def run(folder: Path, *command: str, path: str = "") -> subprocess.CompletedProcess[str]:
+    """Run Python in `folder` without the interpreter, with a compile cache of its own there."""
+    kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    paths = {"PYTHONPATH": path + str(ROOT / "kernels"), "TRITON_CACHE_DIR": str(folder / "cache")}
+    return subprocess.run([sys.executable, *command], env=kept | paths, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all tests share, so that nothing is compiled twice."""
+    return tmp_path_factory.mktemp("aot")
+
+
+@pytest.fixture(scope="module")
+def rows_of(folder: Path) -> dict[str, list[dict]]:
+    """What the gate says of each faulty kernel."""
+    (folder / "faulty.py").write_text(FAULTY)
+    done = run(folder, "faulty.py")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_kernel_without_a_spill_passes_with_a_row_for_each_configuration(folder):
+    done = run(folder, *GATE, "--kernels", "pooled_features", "--arch", "90")
+    assert done.returncode == 0, done.stderr
+    heading, *rows, last = done.stdout.splitlines()
+    assert heading.split() == ["kernel", "configuration", "arch", "registers", "shared", "spill", "seconds"]
+    # Two maps, three dtypes, forward and backward.
+    assert len(rows) == 12 and all(row.endswith("ok") for row in rows)
+    assert last.startswith("all 12 compile without a spill")
+    assert "compiled 12/12" in done.stderr
+
+
+def test_a_program_may_read_the_rows(folder):
+    done = run(folder, *GATE, "--kernels", "pooled_features", "--arch", "90", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert not report["failed"] and report["seconds"] > 0
+    for row in report["rows"]:
+        assert row["kernel"].startswith("pooled_features._") and row["arch"] == 90 and row["failure"] is None
+        assert 0 < row["registers"] <= 255 and row["spill_bytes"] == 0 and row["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--arch", "75"], "unknown architecture '75'; available: 80, 86, 89, 90, 100, 120"),
+        (["--arch"], "expected at least one argument"),
+        (["--kernels", "sdg"], "unknown kernel 'sdg'; available: augment, dual_batch_norm, pgd_step"),
+        ([], "TRITON_INTERPRET is set, which hides the compiler: unset it"),
+    ],
+)
+def test_wrong_input_is_one_line_that_names_the_fix(arguments, line, monkeypatch, capsys):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(SystemExit) as exit:
+        main(arguments)
+    said = capsys.readouterr()
+    assert exit.value.code == 2 and said.out == ""
+    assert line in said.err and said.err.count("\n") == 1
+
+
+def test_equal_machine_code_is_compiled_once_and_has_a_row_for_each_configuration_and_architecture(rows_of):
+    rows = rows_of["good"]
+    assert [(row["configuration"], row["arch"]) for row in rows] == [
+        (label, arch) for label in ("fp32", "again", "bf16") for arch in (80, 90)
+    ]
+    assert all(row["kernel"] == "good.copy" and row["failure"] is None for row in rows)
+    first, again = (rows[i]["seconds"] for i in (0, 2))
+    assert first == again
+
+
+def test_a_kernel_that_spills_is_refused(rows_of):
+    for row in rows_of["spill"]:
+        assert row["spill_bytes"] > 0
+        assert row["failure"] == f"spills {row['spill_bytes']} bytes a thread"
+
+
+def test_a_kernel_that_does_not_compile_is_a_failed_row_and_the_others_are_checked(rows_of):
+    typo, other = rows_of["typo"][::2]
+    assert "nowhere is not defined" in typo["failure"] and "\n" not in typo["failure"]
+    assert typo["registers"] is None
+    assert other["kernel"] == "typo.copy" and other["failure"] is None
+
+
+@pytest.mark.parametrize(
+    ("case", "failure"),
+    [
+        ("refused", "ValueError: and says so"),
+        ("silent", "ValueError: it starts no kernel"),
+        ("died", "the compiler's process died, here or beside it: give --kernels one at a time"),
+    ],
+)
+def test_whatever_else_goes_wrong_is_a_failed_row(rows_of, case, failure):
+    assert [row["failure"] for row in rows_of[case]] == [failure] * 2
+
+
+def test_a_failed_row_fails_the_command(folder):
+    # A kernel whose module cannot be imported, as if its file were broken.
+    (folder / "sitecustomize.py").write_text("import sys; sys.modules['fastarat_kernels.sgd.triton'] = None")
+    done = run(folder, *GATE, "--kernels", "sgd", "--arch", "90", path=f"{folder}{os.pathsep}")
+    assert done.returncode == 1, done.stderr
+    assert "FAILED: ModuleNotFoundError" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("1 of 1 FAILED")
