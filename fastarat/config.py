@@ -59,8 +59,12 @@ class Config:
     """processes on the CPU; 0: one process"""
     dtype: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = "auto"
     """number format of forwards and gradients; auto: bf16 on a GPU, fp32 on a CPU"""
-    compile: Literal["eager"] = "eager"
-    """how the step runs"""
+    compile: Literal["auto", "eager", "compile", "graph"] = "auto"
+    """how the step runs: as it is, compiled, or compiled and captured in a CUDA graph; auto: eager on a CPU,
+    graph on a GPU"""
+    kernels: Literal["auto", "pytorch", "triton"] = "auto"
+    """batch-norm, attack update, augmentation and pooling in plain PyTorch or by fused Triton kernels (a GPU's);
+    auto: triton where it runs"""
     sync_bn: bool = False
     """batch-norm statistics over all processes"""
     fidelity: Fidelity = "paper"

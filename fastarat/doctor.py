@@ -62,7 +62,7 @@ def _training() -> Finding:
     try:
         training = build_training(config, dataset, World(torch.device("cpu")), "fp32")
         batch = next(iter(training.loader.batches(1)))
-        metrics = train_step(training.parts, batch, training.device_step, training.learning_rate)
+        metrics = train_step(training.parts, batch, training.controls)
     except RuntimeError as e:
         return Finding("training step", "broken", str(e).splitlines()[0])
     finite = bool(metrics["loss"].isfinite())

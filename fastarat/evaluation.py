@@ -11,13 +11,13 @@ from itertools import chain
 
 import numpy as np
 import torch
+from fastarat_kernels.augment.reference import gather
+from fastarat_kernels.pgd_step.reference import project
 from torch import Tensor, nn
 
-from fastarat.attacks.ball import project
 from fastarat.attacks.perturb import batch_norm_mode
 from fastarat.attacks.pgd import pgd_step, reference_of, start_noise, start_point
 from fastarat.attacks.settings import AttackConfig
-from fastarat.data.augment import gather
 from fastarat.data.dataset import ImageSet
 from fastarat.engine.distributed import World, sum_over_processes
 from fastarat.errors import UserError

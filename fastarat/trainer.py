@@ -9,9 +9,11 @@ from fastarat.config import Config
 from fastarat.console import notice
 from fastarat.data.dataset import Dataset
 from fastarat.data.sources import open_dataset
-from fastarat.engine.device import choose_device, choose_dtype
+from fastarat.engine.compiled import Step, build_step, keep_caches, unrolls
+from fastarat.engine.device import choose_compile, choose_device, choose_dtype, choose_kernels
 from fastarat.engine.distributed import World, barrier, join_world, leave_world
 from fastarat.engine.loop import Interrupted, Loop
+from fastarat.engine.settings import CompileMode
 from fastarat.engine.training import Training, build_training
 from fastarat.errors import WorkError
 from fastarat.processes import is_first
@@ -32,15 +34,20 @@ def train(config: Config, out: Path, resume: bool = False) -> Run:
     record = Record(quiet=not is_first())
     device = choose_device(config, record)
     dtype = choose_dtype(config, device, record)
+    kernels = choose_kernels(config, device, dtype, record)
+    mode = choose_compile(config, device, record)
+    if mode != "eager":
+        keep_caches()
     world = join_world(device)
     try:
         dataset = _dataset_of_all(config, world)
         if config.loader == "auto":
             megabytes = dataset.train.images.nbytes / 2**20
             record.choose("loader", "resident", f"{megabytes:,.1f} MiB of pixels stay on the device")
-        training = build_training(config, dataset, world, dtype)
-        _open_run(run, training, resume, _facts(dataset, record, dtype))
-        Loop(training, run).fit()
+        training = build_training(config, dataset, world, dtype, kernels)
+        step = _build_step(training, mode, record)
+        _open_run(run, training, resume, _facts(dataset, record, dtype, mode, kernels.name))
+        Loop(training, run, step, compiles=mode != "eager").fit()
         if world.is_main:
             learning_curves(run.path / "learning_curves.png", {config.recipe: run.metrics()}, str(run.path))
     except torch.OutOfMemoryError:
@@ -66,11 +73,23 @@ def _dataset_of_all(config: Config, world: World) -> Dataset:
     return dataset
 
 
-def _facts(dataset: Dataset, record: Record, dtype: str) -> dict[str, Any]:
+def _build_step(training: Training, mode: CompileMode, record: Record) -> Step:
+    unroll = unrolls(training.parts)
+    if mode != "eager" and unroll:
+        record.choose("compiled step", "one graph", "small enough to compile in time")
+    elif mode != "eager":
+        stages = f"three graphs: start, one attack step run {training.config.attack.steps} times, update"
+        record.choose("compiled step", stages, "one graph of it all would compile too long")
+    return build_step(training.parts, training.controls, mode, unroll)
+
+
+def _facts(dataset: Dataset, record: Record, dtype: str, mode: CompileMode, kernels: str) -> dict[str, Any]:
     return {
         **environment(),
         "choices": record.choices,
         "dtype": dtype,
+        "compile": mode,
+        "kernels": kernels,
         "data": {"name": dataset.name, "fingerprint": dataset.fingerprint},
         "last_batch": "dropped if not full",
     }

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from fastarat_kernels.pgd_step.reference import project
 from torch import Tensor, nn
 
-from fastarat.attacks.ball import project
 from fastarat.attacks.pgd import pgd, start_noise, start_point
 from fastarat.attacks.settings import AttackConfig
 from fastarat.errors import UserError

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 import torch
+from fastarat_kernels.pgd_step.reference import ascend, project, uniform_noise
 from torch import Tensor
 
-from fastarat.attacks.ball import ascend, project, uniform_noise
 from fastarat.attacks.objectives import objective
 from fastarat.attacks.settings import AttackConfig
 
@@ -31,6 +31,31 @@ def start_point(x: Tensor, noise: Tensor | None, settings: AttackConfig) -> tupl
     return (x + noise if settings.start == "published-code" else x), x + noise
 
 
+def input_gradient(
+    settings: AttackConfig,
+    logits_of: Logits,
+    x_adv: Tensor,
+    y: Tensor,
+    reference: Tensor | None,
+    zero: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The gradient of the objective at `x_adv` (its shape and dtype), and the logits there (detached).
+
+    `zero`: a scalar 0 that requires grad. A compiled step passes one in, since a graph can differentiate by
+    what it is given, but not make a leaf of its own.
+    """
+    zero = x_adv.new_zeros((), requires_grad=True) if zero is None else zero
+    with torch.enable_grad():
+        leaf = x_adv.detach() + zero
+        logits = logits_of(leaf)
+        value = objective(settings.objective, logits, y, reference)
+        # Only the input's gradient is asked for: autograd computes no parameter's. Its scale does not
+        # matter, but in fp16 the gradient of a confidently classified image would underflow.
+        scale = 1024 if logits.dtype == torch.float16 else 1
+        (gradient,) = torch.autograd.grad(value * scale, leaf)
+    return gradient, logits.detach()
+
+
 def pgd_step(
     settings: AttackConfig,
     logits_of: Logits,
@@ -40,16 +65,9 @@ def pgd_step(
     reference: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """One step: the next iterate, and the logits of this one (detached)."""
-    leaf = x_adv.detach().requires_grad_()
-    with torch.enable_grad():
-        logits = logits_of(leaf)
-        value = objective(settings.objective, logits, y, reference)
-        # Only the input's gradient is asked for: autograd computes no parameter's. Its scale does not
-        # matter, but in fp16 the gradient of a confidently classified image would underflow.
-        scale = 1024 if logits.dtype == torch.float16 else 1
-        (gradient,) = torch.autograd.grad(value * scale, leaf)
+    gradient, logits = input_gradient(settings, logits_of, x_adv, y, reference)
     moved = ascend(x_adv, gradient, settings.step, settings.norm)
-    return project(moved, centre, settings.eps, settings.norm), logits.detach()
+    return project(moved, centre, settings.eps, settings.norm), logits
 
 
 def reference_of(settings: AttackConfig, logits_of: Logits, x: Tensor) -> Tensor | None:

@@ -153,6 +153,7 @@ FREE_ON_RESUME = {
     "loader",
     "data",
     "compile",
+    "kernels",
 }
 
 

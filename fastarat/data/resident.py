@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 import torch
 from fastarat_kernels import philox
+from fastarat_kernels.augment.reference import gather
+from fastarat_kernels.implementations import PYTORCH, Kernels
 from fastarat_kernels.philox import Stream
 from torch import Tensor
 
-from fastarat.data.augment import augmented, gather
 from fastarat.data.dataset import ImageSet
 from fastarat.data.loader import Batch
 from fastarat.data.settings import AugmentConfig
@@ -27,6 +28,7 @@ class ResidentLoader:
         dtype: torch.dtype,
         rank: int = 0,
         num_processes: int = 1,
+        kernels: Kernels = PYTORCH,
     ):
         self.images = torch.from_numpy(images.images.copy()).to(device)
         self.labels = torch.from_numpy(images.labels.copy()).to(device)
@@ -37,7 +39,7 @@ class ResidentLoader:
             seed,
             dtype,
         )
-        self.rank, self.num_processes = rank, num_processes
+        self.rank, self.num_processes, self.kernels = rank, num_processes, kernels
         self.num_images = len(self.labels)
         self.steps_per_epoch = self.num_images // batch
 
@@ -59,7 +61,16 @@ class ResidentLoader:
         rows = torch.arange(len(index), device=index.device).tensor_split(self.num_processes)[self.rank]
         index = index[rows]
         if augment:
-            x = augmented(self.images, index, self.max_value, self.dtype, self.augment, self.seed, epoch)
+            x = self.kernels.augment(
+                self.images,
+                index,
+                epoch=epoch,
+                max_value=self.max_value,
+                dtype=self.dtype,
+                crop_padding=self.augment.crop_padding,
+                flip=self.augment.flip,
+                seed=self.seed,
+            )
         else:
             x = gather(self.images, index, self.max_value, self.dtype)
         return Batch(x, self.labels[index], rows)

@@ -1,9 +1,13 @@
-"""Which device and number format a run uses, checked against what is there."""
+"""Which device, number format, kernels and kind of step a run uses, checked against what is there."""
+
+import importlib.util
 
 import torch
+from fastarat_kernels.implementations import PYTORCH, TRITON, Kernels
 
 from fastarat.config import Config
 from fastarat.engine.precision import Dtype
+from fastarat.engine.settings import CompileMode
 from fastarat.errors import UserError
 from fastarat.record import Record
 
@@ -36,6 +40,44 @@ def choose_dtype(config: Config, device: str, record: Record) -> Dtype:
         return "bf16"
     record.choose("dtype", "fp16", "the GPU has no bf16")
     return "fp16"
+
+
+def choose_compile(config: Config, device: str, record: Record) -> CompileMode:
+    """How the step runs; `auto` is graph on a GPU, and eager on a CPU."""
+    if config.compile == "graph" and device == "cpu":
+        raise UserError("--compile graph captures a CUDA graph, and this run is on the CPU: give compile or eager")
+    if config.compile != "auto":
+        return config.compile
+    if device == "cpu":
+        record.choose("compile", "eager", "on a CPU compiling takes longer than a short run gains")
+        return "eager"
+    record.choose("compile", "graph", "one launch a step")
+    return "graph"
+
+
+def choose_kernels(config: Config, device: str, dtype: Dtype, record: Record) -> Kernels:
+    """The kernels; `auto` is triton wherever its kernels run."""
+    missing = _why_no_triton(device, dtype)
+    if config.kernels == "triton" and missing:
+        raise UserError(f"--kernels triton: {missing}. Give --kernels pytorch, or auto.")
+    if config.kernels == "auto":
+        name = "pytorch" if missing else "triton"
+        record.choose("kernels", name, missing or "fused batch-norm, attack update, augmentation and pooling")
+        return PYTORCH if missing else TRITON
+    return TRITON if config.kernels == "triton" else PYTORCH
+
+
+def _why_no_triton(device: str, dtype: Dtype) -> str:
+    """Why the Triton kernels cannot run here; empty if they can."""
+    if device == "cpu":
+        return "Triton's kernels need a GPU"
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed"
+    if dtype == "fp64":
+        return "Triton's kernels take fp32, bf16 and fp16"
+    if torch.cuda.get_device_capability() < (8, 0):
+        return f"{torch.cuda.get_device_name()} is older than Triton's kernels are built for (compute capability 8.0)"
+    return ""
 
 
 def _gpus(count: int) -> str:

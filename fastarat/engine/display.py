@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn
 from rich.table import Column
+from rich.text import Text
 
 from fastarat.console import stderr
 
@@ -24,6 +26,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+class _Description(TextColumn):
+    """What a task is, and of one that only waits for how long."""
+
+    def render(self, task: Task) -> Text:
+        text = super().render(task)
+        return text.append(f" · {duration(task.elapsed or 0)}") if task.fields.get("waits") else text
+
+
 class Display:
     """Shows steps, epochs and the time left. `visible` is off on all processes but the first."""
 
@@ -33,7 +43,7 @@ class Display:
         self.measured = ""
         live = visible and stderr.is_terminal
         # On a narrow terminal the text is cut at its end, where the least important stands.
-        text = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis"))
+        text = _Description("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis"))
         columns = (BarColumn(20), MofNCompleteColumn(), text)
         self.bar = Progress(*columns, console=stderr, disable=not live, transient=True)
         self.task = self.bar.add_task("starting", total=num_steps, completed=first_step)
@@ -62,6 +72,25 @@ class Display:
         parts = [f"{self.left(step)} left", f"epoch {epoch}/{self.epochs}", f"{images_per_s:,.0f} images/s"]
         parts += [self.measured] if self.measured else []
         self.bar.update(self.task, completed=step, description=" · ".join([*parts, *_described(metrics)]))
+
+    @contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        """Say what is waited for, and on a terminal for how long already."""
+        self.note(text)
+        task = self.bar.add_task(text, total=None, waits=True)
+        try:
+            yield
+        finally:
+            self.bar.remove_task(task)
+
+    def note(self, text: str) -> None:
+        """Print a plain line."""
+        if self.visible:
+            stderr.print(text, markup=False)
+
+    def count_from(self, step: int) -> None:
+        """Measure the time left from here: what went before was no training."""
+        self.started, self.first_step = time.monotonic(), step
 
     def counter(self, total: int, text: str) -> Callable[[float], None]:
         """A function that is told of finished items of something other than steps, and shows time left."""

@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 from fastarat.checkpoint import save_weights
+from fastarat.data.loader import Batch
 from fastarat.data.subset import subset
 from fastarat.engine.averaging import reestimate
-from fastarat.engine.display import Display
+from fastarat.engine.compiled import Step
+from fastarat.engine.display import Display, duration
 from fastarat.engine.distributed import any_process, average_in_place, barrier, sum_over_processes
 from fastarat.engine.events import Events
 from fastarat.engine.schedule import learning_rate
-from fastarat.engine.step import train_step
 from fastarat.engine.training import Training
 from fastarat.errors import WorkError
 from fastarat.evaluation import evaluate
@@ -33,8 +34,10 @@ class Interrupted(Exception):
 class Loop:
     """Drives a `Training` and writes its `Run`; nothing in here touches a tensor of the step."""
 
-    def __init__(self, training: Training, run: Run):
-        self.training, self.run = training, run
+    def __init__(self, training: Training, run: Run, step: Step, compiles: bool):
+        self.training, self.run, self.step = training, run, step
+        self.must_compile = compiles
+        self.compile_seconds = 0.0
         self.config, self.world = training.config, training.parts.world
         self.stop_requested = False
         self.last_save = time.monotonic()
@@ -64,7 +67,7 @@ class Loop:
             self._measure_balance()
         for batch in loader.batches(training.epoch, training.steps_in_epoch):
             self._set_step()
-            metrics = train_step(training.parts, batch, training.device_step, training.learning_rate)
+            metrics = self._compile(batch) if self.must_compile else self.step(batch)
             self._count(metrics)
             training.step += 1
             if training.average:
@@ -72,10 +75,22 @@ class Loop:
             self._between_steps()
         self._end_epoch()
 
+    def _compile(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """The first step: whoever waits is told for what, and it counts as no training speed."""
+        self.must_compile, started = False, time.monotonic()
+        with self.display.waiting("compiling the step: minutes at first, seconds from the cache"):
+            metrics = self.step(batch)
+            self._check_finite()  # waits for the device
+        self.compile_seconds = time.monotonic() - started
+        self.display.note(f"compiled in {duration(self.compile_seconds)}")
+        self.display.count_from(self.training.step + 1)
+        self.epoch_started, self.epoch_first_step = time.monotonic(), self.training.step + 1
+        return metrics
+
     def _set_step(self) -> None:
         training = self.training
-        training.learning_rate.fill_(self._learning_rate(training.step))
-        training.device_step.fill_(training.step)
+        training.controls.learning_rate.fill_(self._learning_rate(training.step))
+        training.controls.step.fill_(training.step)
 
     def _learning_rate(self, step: int) -> float:
         config, steps_per_epoch = self.config, self.training.loader.steps_per_epoch
@@ -86,7 +101,7 @@ class Loop:
         training = self.training
         training.totals.add_(torch.stack([metrics[name] for name in training.parts.method.metrics]))
         first_bad = (training.first_bad_step < 0) & ~metrics["loss"].isfinite()
-        training.first_bad_step.copy_(torch.where(first_bad, training.device_step, training.first_bad_step))
+        training.first_bad_step.copy_(torch.where(first_bad, training.controls.step, training.first_bad_step))
 
     def _between_steps(self) -> None:
         """Log lines, checkpoints and signals, which all processes take at the same step."""
@@ -117,6 +132,10 @@ class Loop:
             "images_per_s": round(self._speed(), 1),
         }
         training.seconds += time.monotonic() - self.epoch_started
+        if self.compile_seconds:
+            entry["compile_seconds"] = round(self.compile_seconds, 2)
+            training.seconds += self.compile_seconds
+            self.compile_seconds = 0.0
         last = training.epoch == self.config.epochs
         every = self.config.evaluation.every_epochs
         if last or (every and training.epoch % every == 0):

@@ -4,7 +4,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 Dtype = Literal["fp64", "fp32", "bf16", "fp16"]
 
@@ -29,6 +30,18 @@ class Precision:
         if self.autocast_dtype is None:
             return nullcontext()
         return torch.autocast(self.device_type, self.autocast_dtype)
+
+    def frozen_weights(self, model: nn.Module) -> dict[str, Tensor]:
+        """The parameters as constants, those of convolutions and linear layers in autocast's format.
+
+        For the attack, which differentiates by the images alone: cast once a step, not once a forward.
+        """
+        weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        for module_name, module in model.named_modules():
+            if self.autocast_dtype is not None and isinstance(module, nn.Linear | _ConvNd):
+                for name, parameter in module.named_parameters(module_name, recurse=False):
+                    weights[name] = parameter.detach().to(self.autocast_dtype)
+        return weights
 
     def scaled(self, loss: Tensor) -> Tensor:
         """The loss to differentiate."""

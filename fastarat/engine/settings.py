@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+CompileMode = Literal["eager", "compile", "graph"]
+
 
 def _not_negative(owner: str, settings: object, fields: tuple[str, ...]) -> list[str]:
     values = {field: getattr(settings, field) for field in fields}

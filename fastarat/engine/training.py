@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from fastarat_kernels import philox
+from fastarat_kernels.implementations import PYTORCH, Kernels
 from torch import Tensor, nn
 
 from fastarat.attacks.settings import AttackConfig
@@ -16,7 +17,7 @@ from fastarat.data.resident import ResidentLoader
 from fastarat.engine.averaging import Average
 from fastarat.engine.distributed import World
 from fastarat.engine.precision import Dtype, Precision
-from fastarat.engine.step import StepParts
+from fastarat.engine.step import Controls, StepParts
 from fastarat.errors import UserError
 from fastarat.methods.method import Method
 from fastarat.methods.registry import build_method
@@ -36,8 +37,7 @@ class Training:
     loader: Loader
     parts: StepParts
     average: Average | None
-    learning_rate: Tensor
-    device_step: Tensor
+    controls: Controls
     totals: Tensor
     """sums of the method's metrics over the epoch's steps, on the device"""
     first_bad_step: Tensor
@@ -133,7 +133,9 @@ class Training:
             raise UserError(f"{source} has {self.epoch - 1} epochs behind it: give --epochs {self.epoch - 1} or more")
 
 
-def build_training(config: Config, dataset: Dataset, world: World, dtype: Dtype) -> Training:
+def build_training(
+    config: Config, dataset: Dataset, world: World, dtype: Dtype, kernels: Kernels = PYTORCH
+) -> Training:
     """A run at step 0, its net initialised from the seed alone."""
     train, held_out = split_training_images(config, dataset)
     if config.batch > len(train.labels):
@@ -141,8 +143,12 @@ def build_training(config: Config, dataset: Dataset, world: World, dtype: Dtype)
             f"batch {config.batch} is larger than the {len(train.labels)} training images: give a smaller --batch"
         )
     precision = Precision(dtype, world.device)
-    model, method = _build_net(config, dataset, world, precision)
+    model, method = _build_net(config, dataset, world, precision, kernels)
     parameters = [*model.parameters(), *method.parameters()]
+
+    def scalar(value: float, **options: Any) -> Tensor:
+        return torch.tensor(value, **{"dtype": precision.parameter_dtype, "device": world.device, **options})
+
     parts = StepParts(
         model,
         method,
@@ -150,8 +156,10 @@ def build_training(config: Config, dataset: Dataset, world: World, dtype: Dtype)
         config.optimizer,
         precision,
         world,
+        kernels,
         parameters,
         [torch.zeros_like(parameter) for parameter in parameters],
+        scalar(0, requires_grad=True),
         config.seed,
     )
     loader = ResidentLoader(
@@ -164,6 +172,7 @@ def build_training(config: Config, dataset: Dataset, world: World, dtype: Dtype)
         precision.parameter_dtype,
         world.rank,
         world.size,
+        kernels,
     )
     _check_snapshots(config, loader.steps_per_epoch)
     return Training(
@@ -173,8 +182,7 @@ def build_training(config: Config, dataset: Dataset, world: World, dtype: Dtype)
         loader,
         parts,
         Average(config.averaging, model) if config.averaging.kind != "none" else None,
-        learning_rate=torch.zeros((), dtype=precision.parameter_dtype, device=world.device),
-        device_step=torch.zeros((), dtype=torch.int64, device=world.device),
+        Controls(scalar(0, dtype=torch.int64), scalar(0), scalar(config.attack.eps), scalar(config.attack.step)),
         totals=torch.zeros(len(method.metrics), dtype=torch.float64, device=world.device),
         first_bad_step=torch.full((), -1, dtype=torch.int64, device=world.device),
     )
@@ -190,16 +198,19 @@ def _check_snapshots(config: Config, steps_per_epoch: int) -> None:
         )
 
 
-def _build_net(config: Config, dataset: Dataset, world: World, precision: Precision) -> tuple[nn.Module, Method]:
+def _build_net(
+    config: Config, dataset: Dataset, world: World, precision: Precision, kernels: Kernels
+) -> tuple[nn.Module, Method]:
     height, width, channels = dataset.train.images.shape[1:]
     torch.manual_seed(config.seed)
     model = build_model(config.model.name, len(dataset.classes), channels, config.method.batch_norm)
     method = build_method(config.method, model, (channels, height, width))
     model.to(world.device, precision.parameter_dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     method.to(world.device, precision.parameter_dtype)
+    now = current_pass(model)
+    assert now is not None
+    now.kernels = kernels
     if config.sync_bn:
-        now = current_pass(model)
-        assert now is not None
         now.group = world.group
         for layer in method.modules():
             if isinstance(layer, BatchNorm1d):

@@ -18,7 +18,6 @@ from fastarat.models.split_batch_norm import (
     connect,
     current_pass,
     forward_with_features,
-    pooled,
 )
 
 
@@ -92,7 +91,7 @@ class Recording(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         out = self.original.forward(self, *args, **kwargs)
         if self.tap_pass.record:
-            self.tap_pass.features |= dict.fromkeys(self.tap_names, pooled(out))
+            self.tap_pass.features |= dict.fromkeys(self.tap_names, self.tap_pass.kernels.pooled_features(out))
         return out
 
 

@@ -4,15 +4,19 @@ A net is an ordinary `nn.Module`; its `SplitBatchNorm2d` layers share one `Pass`
 next forward runs. `forward` sets it: by one branch, or by both over the rows [clean; adversarial].
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from fastarat_kernels.dual_batch_norm import dual_batch_norm
+from fastarat_kernels.implementations import PYTORCH, Kernels
+from fastarat_kernels.running_statistics import move_running_statistics
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
+from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastarat.models.batch_norm import Statistics, batch_norm
@@ -34,18 +38,14 @@ class Pass:
     momentum: float | None = None
     """Weight of a new batch in the running statistics, for all layers; None: each layer's own."""
     group: ProcessGroup | None = None
+    kernels: Kernels = PYTORCH
+    batches: "list[BatchStatistics]" = field(default_factory=list)
+    """what fused layers saw in this forward, by which the running statistics move at its end"""
     features: dict[str, Tensor] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Pass":
         # A copied net has a pass of its own, and the same process group, which cannot be copied.
-        return replace(self, features={})
-
-
-def pooled(x: Tensor) -> Tensor:
-    """ReLU, then global average pooling: [N, C, H, W] (or [N, C]) to [N, C], in float32 or wider."""
-    x = F.relu(x)
-    x = x if x.dtype == torch.float64 else x.float()
-    return x.mean((2, 3)) if x.dim() == 4 else x
+        return replace(self, features={}, batches=[])
 
 
 class SplitBatchNorm2d(nn.Module):
@@ -78,12 +78,45 @@ class SplitBatchNorm2d(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         """Normalise, then add `residual` (same shape as `x`), then ReLU, each if asked for."""
-        out = self._normalise(x)
-        if self.taps and self.current.record:
-            self.current.features |= dict.fromkeys(self.taps, pooled(out))
+        now = self.current
+        tapped = bool(self.taps) and now.record
+        if now.kernels.fused_batch_norm and not tapped:
+            return self._fused(x, residual, relu)
+        out = self._fused(x) if now.kernels.fused_batch_norm else self._normalise(x)
+        if tapped:
+            now.features |= dict.fromkeys(self.taps, now.kernels.pooled_features(out))
         if residual is not None:
             out = out + residual
         return F.relu(out) if relu else out
+
+    def _fused(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+        now = self.current
+        num_groups = 2 if now.branch == "both" and self.kind != "mixed" else 1
+        i = BRANCHES.index("adv" if now.branch == "both" else now.branch)
+        rows = slice(0, 2) if num_groups == 2 else slice(i, i + 1)
+        rows = rows if self.kind == "split" else slice(0, 1)
+        statistics = now.statistics or ("train" if self.training else "eval")
+        given = None
+        if statistics == "eval":
+            given = torch.stack([self.running_mean[rows], self.running_var[rows]], 1).expand(num_groups, -1, -1)
+        group = now.group.group_name if now.group is not None and given is None else ""
+        out, found = dual_batch_norm(
+            x,
+            self.weight[rows],
+            self.bias[rows],
+            residual,
+            relu,
+            groups=num_groups,
+            eps=self.eps,
+            given=given,
+            process_group=group,
+        )
+        if statistics == "train":
+            if any(batch.layer is self for batch in now.batches):
+                move_by_batches(now)  # a layer that a net calls twice moves twice
+            num_elements = x.numel() // x.shape[1] // num_groups * (now.group.size() if now.group is not None else 1)
+            now.batches.append(BatchStatistics(self, rows, found, num_elements))
+        return out
 
     def _normalise(self, x: Tensor) -> Tensor:
         if self.current.branch != "both":
@@ -108,6 +141,35 @@ class SplitBatchNorm2d(nn.Module):
             self.eps,
             now.group,
         )
+
+
+class BatchStatistics(NamedTuple):
+    """What a fused layer saw: mean and biased variance [groups, 2, C] over `num_elements` a group."""
+
+    layer: SplitBatchNorm2d
+    rows: slice
+    """those of the layer's running statistics that move"""
+    values: Tensor
+    num_elements: int
+
+
+@torch.no_grad()
+def move_by_batches(now: Pass) -> None:
+    """Move the running statistics of all fused layers at once."""
+    running, batch, scales, momenta = [], [], [], []
+    for layer, rows, found, num_elements in now.batches:
+        momentum = layer.momentum if now.momentum is None else now.momentum
+        if len(found) > rows.stop - rows.start:
+            # Both halves move one running set, one after the other: together one move by a weighted mean.
+            first, second = (found[BRANCHES.index(branch)] for branch in now.order)
+            found = (((1 - momentum) * first + second) / (2 - momentum))[None]
+            momentum = 1 - (1 - momentum) ** 2
+        running += [layer.running_mean[rows], layer.running_var[rows]]
+        batch += [found[:, 0], found[:, 1]]
+        scales += [1.0, num_elements / max(num_elements - 1, 1)]
+        momenta += [momentum, momentum]
+    now.batches = []
+    move_running_statistics(running, batch, scales, momenta)
 
 
 class PlainBatchNorm2d(nn.BatchNorm2d):
@@ -140,22 +202,30 @@ def _passing(now: Pass, branch: Branch | Literal["both"], statistics: Statistics
     now.branch, now.statistics, now.record = branch, statistics, record
     try:
         yield
+        if now.batches:
+            move_by_batches(now)
     finally:
         now.branch, now.statistics, now.record = before
+        now.batches = []
 
 
 def forward(
-    model: nn.Module, x: Tensor, branch: Branch | Literal["both"] = "adv", statistics: Statistics = "eval"
+    model: nn.Module,
+    x: Tensor,
+    branch: Branch | Literal["both"] = "adv",
+    statistics: Statistics = "eval",
+    weights: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """Logits [N, K] of `x` [N, C, H, W] by one branch, or by both over the rows [clean; adversarial].
 
-    A plain module has one branch and its own train or eval mode: it is called as it is.
+    `weights` stand in for the parameters of these names. A plain module has one branch and its own train or
+    eval mode: it is called as it is.
     """
     now = current_pass(model)
     if now is None:
-        return model(x)
+        return functional_call(model, dict(weights), x) if weights else model(x)
     with _passing(now, branch, statistics, record=False):
-        return model(x)
+        return functional_call(model, dict(weights), x) if weights else model(x)
 
 
 def forward_with_features(

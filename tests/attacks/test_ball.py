@@ -4,8 +4,7 @@ import math
 
 import pytest
 import torch
-
-from fastarat.attacks.ball import ascend, norms, project, uniform_noise
+from fastarat_kernels.pgd_step.reference import ascend, norms, project, uniform_noise
 
 DTYPES = (torch.float32, torch.float64)
 ROWS = torch.arange(50)

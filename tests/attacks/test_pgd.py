@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from fastarat_kernels.pgd_step.reference import norms
 from torch import nn
 
-from fastarat.attacks.ball import norms
 from fastarat.attacks.perturb import perturb
 from fastarat.attacks.pgd import start_noise, start_point
 from fastarat.attacks.settings import AttackConfig

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from fastarat_kernels import philox
+from fastarat_kernels.augment.reference import augment, gather
 
-from fastarat.data.augment import augmented, gather
 from fastarat.data.settings import AugmentConfig
 
 SEED, EPOCH = 3, 5
@@ -18,8 +18,12 @@ def pixels(n: int = 12, height: int = 6, width: int = 7, channels: int = 3) -> t
     return torch.from_numpy(values)
 
 
+def augmented(images, index, max_value, dtype, settings, seed=SEED, epoch=EPOCH) -> torch.Tensor:
+    return augment(images, index, max_value, dtype, settings.crop_padding, settings.flip, seed, epoch)
+
+
 def one_by_one(images: np.ndarray, index: list[int], settings: AugmentConfig, max_value: int) -> np.ndarray:
-    """Pad, cut out and mirror image by image, by the draws that the documentation of `augmented` names."""
+    """Pad, cut out and mirror image by image, by the draws that `augment` makes."""
     padding, (height, width) = settings.crop_padding, images.shape[1:3]
     words = philox.words(SEED, philox.Stream.AUGMENTATION, EPOCH, torch.tensor(index), 3).numpy()
     out = []
@@ -44,7 +48,7 @@ def test_crops_and_flips_are_those_of_a_loop_over_images(settings, max_value):
 def test_without_crop_and_flip_the_images_are_as_they_are():
     images, index = pixels(), torch.tensor([4, 2])
     plain = gather(images, index, 255, torch.float32)
-    assert torch.equal(augmented(images, index, 255, torch.float32, AugmentConfig(0, False), SEED, EPOCH), plain)
+    assert torch.equal(augmented(images, index, 255, torch.float32, AugmentConfig(0, False)), plain)
     assert plain.shape == (2, 3, 6, 7)
     assert torch.equal(plain[1, 2], images[2, :, :, 2] / 255)
 
@@ -65,7 +69,7 @@ def test_every_offset_and_both_sides_are_equally_likely():
     n, padding = 8100, 4
     image = torch.zeros(1, 11, 11, 1, dtype=torch.uint8)
     image[0, 5, 5], image[0, 5, 6] = 100, 200
-    out = augmented(image.expand(n, -1, -1, -1), torch.arange(n), 255, torch.float32, AugmentConfig(), SEED, EPOCH)
+    out = augmented(image.expand(n, -1, -1, -1), torch.arange(n), 255, torch.float32, AugmentConfig())
     place = (out == 100 / 255).flatten(1).int().argmax(1)
     second = (out == 200 / 255).flatten(1).int().argmax(1)
     flipped = second < place

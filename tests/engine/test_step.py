@@ -6,20 +6,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fastarat_kernels import philox
+from step_parts import controls_of, parts_of
 from torch import nn
 
 from fastarat.attacks.settings import AttackConfig
 from fastarat.data.loader import Batch
-from fastarat.engine.distributed import World
-from fastarat.engine.precision import Precision
-from fastarat.engine.settings import OptimizerConfig
-from fastarat.engine.step import StepParts, train_step
+from fastarat.engine.step import train_step
 from fastarat.methods.registry import build_method
 from fastarat.methods.settings import ARATConfig, ATConfig
 from fastarat.models.convert import convert_to_split_batch_norm
 from fastarat.models.registry import build_model
 
-CPU = torch.device("cpu")
 SEED, W, GAMMA, RATE = 3, 0.6, 4.0, 0.05
 ATTACK = AttackConfig(eps_255=20, step_255=8, steps=3)
 # float64: two steps of some hundred operations; batch-norm over four rows magnifies a little.
@@ -28,13 +25,6 @@ CLOSE = {"rtol": 1e-8, "atol": 1e-10}
 
 def batch(dtype: torch.dtype = torch.float64, channels: int = 1) -> Batch:
     return Batch(torch.rand(4, channels, 8, 8, dtype=dtype), torch.tensor([0, 1, 2, 0]), torch.arange(8, 12))
-
-
-def parts_of(net, method, attack=ATTACK, precision="fp64") -> StepParts:
-    parameters = [*net.parameters(), *method.parameters()]
-    momenta = [torch.zeros_like(p) for p in parameters]
-    how = Precision(precision, CPU)
-    return StepParts(net, method, attack, OptimizerConfig(), how, World(CPU), parameters, momenta, SEED)
 
 
 class Twin(nn.Module):
@@ -71,11 +61,11 @@ def test_arat_steps_are_those_written_with_ordinary_layers_and_torchs_sgd(small_
     method = build_method(ARATConfig(gamma=GAMMA, layers=("bn",)), net, (1, 8, 8)).double()
     method.begin_epoch(torch.tensor(W, dtype=torch.float64))
     twin = Twin(small_net, method)
-    parts = parts_of(net, method)
+    parts = parts_of(net, method, ATTACK)
     optimizer = torch.optim.SGD(twin.parameters(), lr=RATE, momentum=0.9, weight_decay=5e-4)
     for step in (7, 8):
         x, y, rows = batch()
-        metrics = train_step(parts, Batch(x, y, rows), torch.tensor(step), torch.tensor(RATE, dtype=torch.float64))
+        metrics = train_step(parts, Batch(x, y, rows), controls_of(parts, step, RATE))
 
         x_adv = attacked(twin, x, y, rows, step)
         clean, z_clean = twin(x, 0)
@@ -116,11 +106,11 @@ def test_arat_steps_are_those_written_with_ordinary_layers_and_torchs_sgd(small_
 def test_at_steps_are_those_written_with_ordinary_layers(small_net):
     net = convert_to_split_batch_norm(small_net, "shared")
     twin = Twin(small_net, None)
-    parts = parts_of(net, build_method(ATConfig(), net, (1, 8, 8)))
+    parts = parts_of(net, build_method(ATConfig(), net, (1, 8, 8)), ATTACK)
     optimizer = torch.optim.SGD(twin.parameters(), lr=RATE, momentum=0.9, weight_decay=5e-4)
     for step in (0, 1):
         x, y, rows = batch()
-        train_step(parts, Batch(x, y, rows), torch.tensor(step), torch.tensor(RATE, dtype=torch.float64))
+        train_step(parts, Batch(x, y, rows), controls_of(parts, step, RATE))
         loss = F.cross_entropy(twin(attacked(twin, x, y, rows, step), 1)[0], y)
         optimizer.zero_grad()
         loss.backward()
@@ -134,7 +124,7 @@ def test_a_ball_of_radius_0_trains_both_branches_on_the_same_images(small_net):
     net = convert_to_split_batch_norm(small_net)
     method = build_method(ARATConfig(predictor=False, layers=("bn",)), net, (1, 8, 8)).double()
     parts = parts_of(net, method, AttackConfig(eps_255=0, steps=2))
-    metrics = train_step(parts, batch(), torch.tensor(0), torch.tensor(0.1, dtype=torch.float64))
+    metrics = train_step(parts, batch(), controls_of(parts, 0, 0.1))
     torch.testing.assert_close(metrics["adversarial_cross_entropy"], metrics["clean_cross_entropy"], **CLOSE)
     assert abs(float(metrics["invariance"])) < 1e-12
 
@@ -147,7 +137,7 @@ def test_the_published_start_trains_the_clean_branch_on_noisy_images(small_net):
         parts = parts_of(net, method, AttackConfig(eps_255=20, steps=1, start=start))
         torch.manual_seed(1)
         before, x = net.bn.running_mean[0].clone(), batch()
-        train_step(parts, x, torch.tensor(0), torch.tensor(0.0, dtype=torch.float64))
+        train_step(parts, x, controls_of(parts, 0, 0.0))
         results.append((net.bn.running_mean[0] - 0.9 * before) * 10 - net.conv(x.x).detach().mean((0, 2, 3)))
     assert results[0].abs().max() < 1e-12 < results[1].abs().max()
 
@@ -160,7 +150,7 @@ def test_every_format_takes_a_step_with_finite_metrics_and_moves_all_parameters(
     parts = parts_of(net, method, AttackConfig(steps=1), precision)
     parts.precision.scale.clamp_(max=2**8)  # fp16 would find a scale without overflow in its first steps
     before = [p.detach().clone() for p in parts.parameters]
-    metrics = train_step(parts, batch(torch.float32, 3), torch.tensor(0), torch.tensor(0.1))
+    metrics = train_step(parts, batch(torch.float32, 3), controls_of(parts, 0, 0.1))
     assert all(value.isfinite() for value in metrics.values())
     assert all(not torch.equal(p, was) for p, was in zip(parts.parameters, before, strict=True))
     assert all(p.grad is None for p in parts.parameters)

@@ -1,0 +1,135 @@
+"""The training step as a function of a batch: eager, compiled, or compiled and captured in a CUDA graph.
+
+One full graph holds the whole step, every step of the attack unrolled, where that compiles in bearable time;
+else each of its three stages is a full graph, and the attack's, compiled once, runs for every step. A CUDA
+graph captures the whole step either way: one launch from the host.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fastarat.data.loader import Batch
+from fastarat.engine.settings import CompileMode
+from fastarat.engine.step import EAGER, Controls, Stages, StepParts, train_step
+from fastarat.errors import UserError, WorkError
+
+Step = Callable[[Batch], dict[str, Tensor]]
+
+MOST_UNROLLED = 60
+"""Convolutions (counted once a forward) in a whole step that still compiles within 90 s from a cold cache."""
+_WARM_UP_STEPS = 3
+
+
+def unrolls(parts: StepParts) -> bool:
+    """Whether the step is compiled as one graph; else by stages."""
+    convolutions = sum(isinstance(layer, nn.Conv2d) for layer in parts.model.modules())
+    return convolutions * (parts.attack.steps + 1) <= MOST_UNROLLED
+
+
+def build_step(
+    parts: StepParts, controls: Controls, mode: CompileMode, unroll: bool, backend: str = "inductor"
+) -> Step:
+    """The step in `mode`; nothing is compiled before its first call, which raises `WorkError` if that fails.
+
+    `unroll`: one graph for the whole step, or one a stage. `backend`: of torch.compile. All batches must have
+    the shapes of the first.
+    """
+    if mode == "eager":
+        return lambda batch: train_step(parts, batch, controls)
+    # With autograd traced, attack and training are one graph.
+    torch._dynamo.config.trace_autograd_ops = True
+
+    def full_graph(function: Callable) -> Callable:
+        return torch.compile(function, fullgraph=True, dynamic=False, backend=backend)
+
+    whole = full_graph(train_step) if unroll else train_step
+    stages = EAGER if unroll else Stages(*map(full_graph, EAGER))
+
+    def step(batch: Batch) -> dict[str, Tensor]:
+        with _compiler_errors():
+            return whole(parts, batch, controls, stages)
+
+    return CapturedStep(parts, step) if mode == "graph" else step
+
+
+class CapturedStep:
+    """A step captured in a CUDA graph at its first call: one launch replays it all.
+
+    The metrics of a call are overwritten by the next one.
+    """
+
+    def __init__(self, parts: StepParts, step: Step):
+        self.parts, self.step = parts, step
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """Train on a batch; its tensors are copied into the graph's own."""
+        if self.graph is None:
+            self._capture(batch)
+        assert self.graph is not None
+        for own, given in zip(self.batch, batch, strict=True):
+            own.copy_(given)
+        self.graph.replay()
+        return self.metrics
+
+    def _capture(self, batch: Batch) -> None:
+        self.batch = Batch(*(tensor.clone() for tensor in batch))
+        # What is compiled, tuned or allocated at first use must be so before the capture; then all that
+        # these steps moved is put back.
+        state = state_tensors(self.parts)
+        before = [tensor.clone() for tensor in state]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UP_STEPS):
+                self.step(self.batch)
+        torch.cuda.current_stream().wait_stream(side)
+        with torch.no_grad():
+            for tensor, value in zip(state, before, strict=True):
+                tensor.copy_(value)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.metrics = self.step(self.batch)
+        self.graph = graph
+
+
+def state_tensors(parts: StepParts) -> list[Tensor]:
+    """Every tensor that a step updates in place."""
+    precision = parts.precision
+    buffers = (*parts.model.buffers(), *parts.method.buffers())
+    return [*parts.parameters, *parts.momenta, *buffers, precision.scale, precision.good_steps]
+
+
+@contextmanager
+def _compiler_errors() -> Iterator[None]:
+    """Say in one line what the compiler could not do."""
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException  # seconds to import
+
+    try:
+        yield
+    except (TorchDynamoException, FailOnRecompileLimitHit) as e:
+        cause = getattr(e, "inner_exception", e)
+        reason = next(iter(str(cause).splitlines()), "") or type(cause).__name__
+        raise WorkError(f"the step could not be compiled ({reason}); --compile eager runs it as it is") from e
+
+
+def keep_caches() -> Path:
+    """Let compiled code outlive the process: in $TORCHINDUCTOR_CACHE_DIR, or the user's cache directory.
+
+    Raises `UserError` if that cannot be written.
+    """
+    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache / "fastarat" / "inductor")))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise UserError(f"compiled code cannot be kept in {folder}: set TORCHINDUCTOR_CACHE_DIR, or --compile eager")
+    return folder

@@ -1,0 +1,48 @@
+"""Builds what a training step works with, around small nets."""
+
+import torch
+from fastarat_kernels.implementations import PYTORCH, Kernels
+from torch import nn
+
+from fastarat.attacks.settings import AttackConfig
+from fastarat.engine.distributed import World
+from fastarat.engine.precision import Dtype, Precision
+from fastarat.engine.settings import OptimizerConfig
+from fastarat.engine.step import Controls, StepParts
+from fastarat.methods.method import Method
+from fastarat.models.split_batch_norm import current_pass
+
+CPU = torch.device("cpu")
+
+
+def parts_of(
+    net: nn.Module,
+    method: Method,
+    attack: AttackConfig,
+    precision: Dtype = "fp64",
+    seed: int = 3,
+    device: torch.device = CPU,
+    kernels: Kernels = PYTORCH,
+) -> StepParts:
+    """Parts around `net` and `method`, which have to be in the precision's parameter dtype."""
+    now = current_pass(net)
+    assert now is not None
+    now.kernels = kernels
+    parameters = [*net.parameters(), *method.parameters()]
+    momenta = [torch.zeros_like(p) for p in parameters]
+    how = Precision(precision, device)
+    zero = torch.zeros((), dtype=how.parameter_dtype, device=device, requires_grad=True)
+    return StepParts(
+        net, method, attack, OptimizerConfig(), how, World(device), kernels, parameters, momenta, zero, seed
+    )
+
+
+def controls_of(parts: StepParts, step: int = 0, learning_rate: float = 0.1) -> Controls:
+    """The controls of step `step`, with the attack's own sizes."""
+    like = parts.zero.detach()
+    return Controls(
+        torch.tensor(step, device=like.device),
+        torch.full_like(like, learning_rate),
+        torch.full_like(like, parts.attack.eps),
+        torch.full_like(like, parts.attack.step),
+    )
