@@ -1,0 +1,190 @@
+"""What a training step asks of a GPU, counted without one: `python -m bench.step_cost` writes the table of
+kernels/README.md; `--check` only compares.
+
+Launches and bytes of a whole step (attack and update) in three forms: eager, compiled, and compiled with the fused
+kernels. Eager: every operation that PyTorch dispatches, on tensors without memory, by the launches and passes that
+its CUDA kernels take (`_cost`). Compiled: the kernels that inductor schedules for each of the three stages, with
+the buffers that each reads and writes. It schedules for a CPU here: on a GPU it splits large reductions into two
+launches, and fuses otherwise now and then. A convolution counts one pass over its inputs and outputs in all forms.
+"""
+
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from fastarat_kernels.implementations import PYTORCH, TRITON, Kernels
+from torch import Tensor
+from torch._functorch import config as functorch_config
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from fastarat.console import notice
+from fastarat.data.dataset import Dataset, ImageSet
+from fastarat.data.loader import Batch
+from fastarat.engine.distributed import World
+from fastarat.engine.step import EAGER, Fixed, train_step
+from fastarat.engine.training import Training, build_training
+from fastarat.recipes import recipe
+
+PAGE = Path(__file__).parents[1] / "kernels" / "README.md"
+BLOCK = re.compile(r"(<!-- table: step-cost -->\n).*?(<!-- end -->)", re.DOTALL)
+RECIPES = {"cifar10-resnet18-arat": "ResNet-18", "cifar10-wrn-34-10-arat": "WRN-34-10"}
+_COPY_BYTES_PER_S = 4.3e12
+Cost = tuple[int, int]
+"""launches, bytes"""
+
+# Operations that move no data: they return views, or only allocate.
+_FREE = {"detach", "empty", "empty_like", "new_empty", "new_empty_strided", "empty_strided", "alias", "lift_fresh"}
+# Channels-last batch-norm of PyTorch on CUDA: statistics, their inverse, transform; reduction, input gradient.
+_LAUNCHES = {"native_batch_norm": 3, "native_batch_norm_backward": 2}
+_EXTRA_READS = {"native_batch_norm": (0,), "native_batch_norm_backward": (0, 1)}
+_TENSORS_PER_FOREACH_LAUNCH = 110
+
+
+def built(name: str, batch: int | None = None, steps: int | None = None, kernels: Kernels = PYTORCH) -> Training:
+    """A recipe's training in bf16, on random images; `batch` and `steps` replace the recipe's."""
+    config = recipe(name)
+    config = replace(config, batch=batch or config.batch, num_validation_images=0)
+    config = replace(config, attack=replace(config.attack, steps=steps or config.attack.steps))
+    shape = (config.batch, 32, 32, 3)
+    images = ImageSet(np.zeros(shape, np.uint8), np.arange(config.batch) % 10)
+    dataset = Dataset("random", images, images, tuple("0123456789"), 255, "")
+    return build_training(config, dataset, World(torch.device("cpu")), "bf16", kernels)
+
+
+def eager_cost(training: Training) -> Cost:
+    """What the eager step dispatches."""
+    batch = next(iter(training.loader.batches(1)))
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    counter = _Counter()
+    with fake, counter:
+        train_step(training.parts, Batch(*map(fake.from_tensor, batch)), training.controls)
+    return counter.launches, counter.bytes
+
+
+def compiled_cost(training: Training) -> Cost:
+    """What inductor schedules for the three stages; the attack's counts once for each of its steps."""
+    batch = next(iter(training.loader.batches(1)))
+    parts, controls, x, y = training.parts, training.controls, batch.x, batch.y
+    start = _scheduled(EAGER.start, parts, batch, controls)
+    fixed = Fixed(x, None, parts.precision.frozen_weights(parts.model))
+    ascend = _scheduled(EAGER.ascend, parts, x, y, fixed, controls)
+    descend = _scheduled(EAGER.descend, parts, x, x, y, controls)
+    steps = parts.attack.steps
+    return start[0] + steps * ascend[0] + descend[0], start[1] + steps * ascend[1] + descend[1]
+
+
+class _Counter(TorchDispatchMode):
+    """Counts launches and bytes of all that is dispatched under it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches = self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        launches, size = _cost(func, args, kwargs or {}, out)
+        self.launches += launches
+        self.bytes += size
+        return out
+
+
+def _cost(func: Any, args: Any, kwargs: Any, out: Any) -> Cost:
+    """Launches and bytes of one eager operation: every input read once, every output written once."""
+    name = func.overloadpacket.__name__
+    if func.is_view or name in _FREE:
+        return 0, 0
+    given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+    size = sum(map(_bytes, {id(t): t for t in given}.values())) + sum(map(_bytes, made))
+    size += sum(_bytes(args[i]) for i in _EXTRA_READS.get(name, ()))
+    if name.startswith("_foreach"):
+        written = given[: len(args[0])] if name.endswith("_") else []
+        return -(-len(args[0]) // _TENSORS_PER_FOREACH_LAUNCH), size + sum(map(_bytes, written))
+    if name.endswith("_") and not name.startswith("_"):
+        # In place: the output is the first input, read and written.
+        return 1, size
+    if name == "convolution_backward":
+        return sum(args[-1]), size
+    return _LAUNCHES.get(name, 1), size
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+class _Scheduled(Exception):
+    """Inductor has scheduled; there is nothing to generate code for."""
+
+
+def _scheduled(function: Callable, *args: Any) -> Cost:
+    """Kernels and bytes of one compiled stage, as inductor schedules it."""
+    from torch._dynamo.exc import BackendCompilerFailed
+    from torch._inductor import config, ir, scheduler
+
+    found: list[Cost] = []
+
+    def count(self: Any) -> None:
+        nodes = [
+            node
+            for node in self.nodes
+            if not isinstance(node, scheduler.NopKernelSchedulerNode) and not isinstance(node.node, ir.MultiOutput)
+        ]
+        found.append((len(nodes), sum(node.get_read_write_buffers_sizes() for node in nodes)))
+        raise _Scheduled
+
+    torch.compiler.reset()
+    torch._dynamo.config.trace_autograd_ops = True
+    uncached = {"fx_graph_cache": False, "fx_graph_remote_cache": False}
+    autograd_uncached = functorch_config.patch(enable_autograd_cache=False)
+    with patch.object(scheduler.Scheduler, "codegen", count), config.patch(uncached), autograd_uncached:
+        try:
+            torch.compile(function, fullgraph=True, dynamic=False)(*args)
+        except (BackendCompilerFailed, _Scheduled):
+            if not found:
+                raise
+    return found[0]
+
+
+FORMS: dict[str, tuple[Kernels, Callable[[Training], Cost]]] = {
+    "eager": (PYTORCH, eager_cost),
+    "compiled": (PYTORCH, compiled_cost),
+    "compiled, fused kernels": (TRITON, compiled_cost),
+}
+
+
+def table() -> str:
+    """The counts of both nets in every form, as Markdown."""
+    lines = [
+        "| net | form | launches | GB | ms at 4.3 TB/s |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, net in RECIPES.items():
+        for form, (kernels, cost) in FORMS.items():
+            notice(f"counting {net}, {form}")
+            launches, size = cost(built(name, kernels=kernels))
+            milliseconds = size / _COPY_BYTES_PER_S * 1e3
+            lines.append(f"| {net} | {form} | {launches:,} | {size / 1e9:.1f} | {milliseconds:.1f} |")
+    settings = f"AR-AT, batch 128, bf16, 10 attack steps; torch {torch.__version__.partition('+')[0]}"
+    return "\n".join([*lines, "", f"{settings}.", ""])
+
+
+def main() -> int:
+    """Rewrite the page, or say whether it is up to date."""
+    before = PAGE.read_text()
+    after = BLOCK.sub(lambda match: match[1] + table() + match[2], before)
+    if "--check" in sys.argv:
+        return 0 if before == after else 1
+    PAGE.write_text(after)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""What a step costs is counted from what is traced, and the page shows the counts."""
+
+import pytest
+import torch
+from fastarat_kernels.implementations import TRITON
+
+from bench import step_cost
+from bench.step_cost import built, compiled_cost, eager_cost
+
+NAME = "cifar10-tiny-arat"
+
+
+def test_eager_counts_what_pytorch_dispatches():
+    counter = step_cost._Counter()
+    x, y = torch.ones(4, 8), torch.ones(4, 8)
+    with counter:
+        total = x + y  # 3 x 128 bytes
+        total.view(8, 4).t()  # moves nothing
+        total.mul_(2)  # read and written, with no second tensor
+    assert (counter.launches, counter.bytes) == (2, 3 * 128 + 2 * 128)
+
+
+def test_every_attack_step_costs_the_same_and_the_update_more():
+    one, two, three = (eager_cost(built(NAME, 8, steps)) for steps in (1, 2, 3))
+    for i in range(2):
+        assert three[i] - two[i] == two[i] - one[i] > 0
+        assert one[i] > 2 * (two[i] - one[i]) > 0
+
+
+def test_compiling_saves_launches_and_bytes_and_the_fused_kernels_save_bytes_again():
+    eager, compiled = eager_cost(built(NAME, 32, 1)), compiled_cost(built(NAME, 32, 1))
+    fused = compiled_cost(built(NAME, 32, 1, TRITON))
+    assert eager[0] > 3 * compiled[0]
+    assert eager[1] > compiled[1] > fused[1]
+
+
+def test_the_page_shows_every_net_in_every_form():
+    page = step_cost.PAGE.read_text()
+    (table,) = (match[0] for match in step_cost.BLOCK.finditer(page))
+    rows = [line for line in table.splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 + len(step_cost.RECIPES) * len(step_cost.FORMS)
+
+
+@pytest.mark.slow
+def test_the_pages_counts_are_those_of_this_torch(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["step_cost", "--check"])
+    assert step_cost.main() == 0

@@ -1,0 +1,107 @@
+"""A net by the fused kernels is the net layer by layer: logits, features, gradients and running statistics."""
+
+import copy
+
+import pytest
+import torch
+from fastarat_kernels.implementations import PYTORCH, TRITON
+from torch import nn
+
+from fastarat.models.convert import convert_to_split_batch_norm, tap_layers
+from fastarat.models.registry import build_model
+from fastarat.models.split_batch_norm import current_pass, forward, forward_with_features
+
+# float64: some hundred operations between images and logits.
+CLOSE = {"rtol": 1e-9, "atol": 1e-11}
+
+
+def pair(kind, model="tiny"):
+    """Two nets with equal, uneven parameters and statistics: layer by layer, and fused."""
+    net = build_model(model, 3, batch_norm=kind).double().to(memory_format=torch.channels_last).train()
+    for name, tensor in net.state_dict().items():
+        if "bn" in name:
+            nn.init.uniform_(tensor, 0.5, 1.5)
+    tap_layers(net, net.aligned_layers)
+    fused = copy.deepcopy(net)
+    current_pass(fused).kernels = TRITON
+    assert current_pass(net).kernels is PYTORCH
+    return net, fused
+
+
+def images() -> torch.Tensor:
+    return torch.rand(8, 3, 16, 16, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("model", ["tiny", "wrn-10-1"])
+@pytest.mark.parametrize("kind", ["split", "shared", "mixed"])
+@pytest.mark.parametrize("branch", ["clean", "adv", "both"])
+@pytest.mark.parametrize("statistics", ["train", "frozen", "eval"])
+def test_every_pass_gives_the_same(model, kind, branch, statistics):
+    results = []
+    for net in pair(kind, model):
+        torch.manual_seed(1)
+        x = images().requires_grad_()
+        logits, features = forward_with_features(net, x, branch, statistics)
+        (logits.square().sum() + sum(z.square().sum() for z in features.values())).backward()
+        gradients = [x.grad, *(p.grad for p in net.parameters())]
+        results.append([logits, *features.values(), *gradients, *net.buffers()])
+    for mine, theirs in zip(*results, strict=True):
+        assert (mine is None) == (theirs is None)
+        if mine is not None:
+            torch.testing.assert_close(mine, theirs, **CLOSE)
+
+
+@pytest.mark.parametrize("order", [("clean", "adv"), ("adv", "clean")])
+def test_shared_statistics_move_in_the_methods_order(order):
+    nets = pair("shared")
+    x = images()
+    for net in nets:
+        current_pass(net).order = order
+        forward(net, x, "both", "train")
+    for mine, theirs in zip(nets[0].buffers(), nets[1].buffers(), strict=True):
+        torch.testing.assert_close(mine, theirs, **CLOSE)
+
+
+def test_a_momentum_of_the_pass_goes_before_the_layers_own():
+    nets = pair("split")
+    for net in nets:
+        current_pass(net).momentum = 1.0
+        torch.manual_seed(1)
+        forward(net, images(), "adv", "train")
+    for mine, theirs in zip(nets[0].buffers(), nets[1].buffers(), strict=True):
+        torch.testing.assert_close(mine, theirs, **CLOSE)
+
+
+class Twice(nn.Module):
+    """A net that calls one batch-norm twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.again = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        return self.bn(self.again(self.bn(self.conv(x)))).mean((2, 3))
+
+
+def test_a_layer_called_twice_moves_its_statistics_twice():
+    net = convert_to_split_batch_norm(Twice().double()).to(memory_format=torch.channels_last).train()
+    fused = copy.deepcopy(net)
+    current_pass(fused).kernels = TRITON
+    x = torch.rand(4, 2, 5, 5, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    for each in (net, fused):
+        forward(each, x, "both", "train")
+    torch.testing.assert_close(net.bn.running_mean, fused.bn.running_mean, **CLOSE)
+    torch.testing.assert_close(net.bn.running_var, fused.bn.running_var, **CLOSE)
+
+
+def test_a_forward_that_fails_leaves_nothing_behind():
+    _, fused = pair("split")
+    before = [buffer.clone() for buffer in fused.buffers()]
+    with pytest.raises(RuntimeError):
+        forward(fused, torch.rand(8, 5, 16, 16, dtype=torch.float64), "adv", "train")
+    fused.linear = nn.Linear(1, 1).double()
+    with pytest.raises(RuntimeError):
+        forward(fused, images(), "adv", "train")
+    assert current_pass(fused).batches == []
+    assert all(torch.equal(now, was) for now, was in zip(fused.buffers(), before, strict=True))
