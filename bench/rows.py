@@ -13,8 +13,8 @@ from fastarat.record import environment
 RESULTS = Path(__file__).parent / "results"
 
 
-def base_row(benchmark: str, config: Config, dataset: str, device: str) -> dict[str, Any]:
-    """The fields that every row has."""
+def base_row(benchmark: str, config: Config | dict[str, Any], dataset: str | None, device: str) -> dict[str, Any]:
+    """The fields that every row has. `config`: a training's, or all settings of a benchmark that trains nothing."""
     facts = environment()
     names = ("gpu", "driver", "torch", "triton", "commit", "date", "machine", "threads")
     return {
@@ -22,7 +22,7 @@ def base_row(benchmark: str, config: Config, dataset: str, device: str) -> dict[
         "dataset": dataset,
         "device": device,
         **{name: facts[name] for name in names},
-        "config": asdict(config),
+        "config": config if isinstance(config, dict) else asdict(config),
     }
 
 

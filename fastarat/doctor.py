@@ -12,10 +12,11 @@ import torch
 
 from fastarat.data.dataset import ImageSet
 from fastarat.data.sources import KNOWN, data_root, names_under_root
+from fastarat.engine.device import cpp_compiler
 from fastarat.record import environment
 
 OPTIONAL = {
-    "triton": "kernels on a GPU",
+    "triton": "fused kernels and compiled steps on a GPU",
     "tensorboard": "TensorBoard events of runs (extra: tensorboard)",
     "onnx": "export to ONNX (extra: onnx)",
     "apex": "a row of the kernel benchmark; NVIDIA's own, from its images or source",
@@ -33,7 +34,7 @@ class Finding:
 
 def findings() -> list[Finding]:
     """Everything worth knowing before a run."""
-    return [*_software(), _training(), *_gpus(), *_optional(), *_storage()]
+    return [*_software(), _training(), *_gpus(), _compiler(), *_optional(), *_storage()]
 
 
 def _software() -> list[Finding]:
@@ -80,6 +81,12 @@ def _gpus() -> list[Finding]:
         bf16 = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no bf16: fp16"
         found.append(Finding(f"GPU {i}", "ok", f"{properties.name}, {memory:.0f} GiB, {bf16}"))
     return found
+
+
+def _compiler() -> Finding:
+    """What --compile needs on a CPU; on a GPU triton brings its own."""
+    found = cpp_compiler()
+    return Finding("C++ compiler", "ok" if found else "missing", found or "--compile compile on the CPU: install g++")
 
 
 def _optional() -> list[Finding]:

@@ -1,6 +1,8 @@
 """Which device, number format, kernels and kind of step a run uses, checked against what is there."""
 
 import importlib.util
+import os
+import shutil
 
 import torch
 from fastarat_kernels.implementations import PYTORCH, TRITON, Kernels
@@ -46,6 +48,10 @@ def choose_compile(config: Config, device: str, record: Record) -> CompileMode:
     """How the step runs; `auto` is graph on a GPU, and eager on a CPU."""
     if config.compile == "graph" and device == "cpu":
         raise UserError("--compile graph captures a CUDA graph, and this run is on the CPU: give compile or eager")
+    if config.compile == "compile" and device == "cpu" and cpp_compiler() is None:
+        raise UserError(
+            "--compile compile on the CPU needs a C++ compiler: install g++ (or set CXX), or --compile eager"
+        )
     if config.compile != "auto":
         return config.compile
     if device == "cpu":
@@ -53,6 +59,11 @@ def choose_compile(config: Config, device: str, record: Record) -> CompileMode:
         return "eager"
     record.choose("compile", "graph", "one launch a step")
     return "graph"
+
+
+def cpp_compiler() -> str | None:
+    """The C++ compiler that torch.compile finds for the CPU: $CXX, else g++."""
+    return shutil.which(os.environ.get("CXX") or "g++")
 
 
 def choose_kernels(config: Config, device: str, dtype: Dtype, record: Record) -> Kernels:

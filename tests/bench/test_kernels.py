@@ -137,6 +137,17 @@ def test_a_variant_that_raises_leaves_a_row_with_the_reason_and_the_others_are_m
     assert ours["error"] == "RuntimeError: no kernel image is available"
 
 
+def test_a_case_that_cannot_be_measured_at_all_does_not_stop_the_others():
+    def exhaust(**_):
+        raise MemoryError("out of memory")
+
+    broken, whole = cases("sgd", smoke=True)
+    bench = kernels.Bench(torch.device("cpu"), repeats=1, smoke=True, bandwidth=1e9, base={})
+    rows = kernels.run([replace(broken, definition=exhaust), whole], bench, None, budget=None)
+    assert {found["error"] for found in rows if found["case"] == broken.label} == {"MemoryError: out of memory"}
+    assert all(found["correct"] for found in rows if found["case"] == whole.label)
+
+
 def test_batch_norm_bytes_are_counted_as_the_target_counts_them():
     for case in cases("dual_batch_norm"):
         map_bytes = prod(case.shape) * 2

@@ -98,3 +98,14 @@ def test_all_orders_are_about_equally_frequent():
     assert len(counts) == 6
     # 100 expected each; five standard deviations of a binomial of 600 with chance 1/6.
     assert max(abs(count - 100) for count in counts) < 5 * math.sqrt(600 / 6 * 5 / 6)
+
+
+def test_compiled_words_are_the_same_words():
+    # Compiled C++ need not wrap a product that overflows; the largest counters and seeds would show it.
+    rows = torch.tensor([0, 1, 2**31, ONES])
+    step = torch.tensor(ONES)
+    compiled = torch.compile(words, fullgraph=True, dynamic=False)
+    for seed in (0, 2**64 - 1):
+        assert torch.equal(
+            compiled(seed, Stream.ATTACK_START, step, rows, 64), words(seed, Stream.ATTACK_START, step, rows, 64)
+        )

@@ -5,7 +5,7 @@ every device, for any number of processes, and after every resume. The four coun
 (element // 4, row, step, stream), the two key words are the low and high half of the seed; element e
 takes output word e % 4.
 
-uint32 values are held in int64 tensors: a product of two of them wraps, but its 64 bits are right.
+uint32 values are held in int64 tensors, which no intermediate result leaves.
 """
 
 import math
@@ -43,12 +43,19 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> tuple[T
     c0, c1, c2, c3 = counter
     key = [seed & _LOW, seed >> 32 & _LOW]
     for _ in range(_ROUNDS):
-        product0, product1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0 = (product1 >> 32 & _LOW) ^ c1 ^ key[0]
-        c2 = (product0 >> 32 & _LOW) ^ c3 ^ key[1]
-        c1, c3 = product1 & _LOW, product0 & _LOW
+        (high0, low0), (high1, low1) = _multiply(c0, _MULTIPLIERS[0]), _multiply(c2, _MULTIPLIERS[1])
+        c0, c1, c2, c3 = high1 ^ c1 ^ key[0], low1, high0 ^ c3 ^ key[1], low0
         key = [(k + increment) & _LOW for k, increment in zip(key, _KEY_INCREMENTS, strict=True)]
     return c0, c1, c2, c3
+
+
+def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
+    """The high and the low 32 bits of a product of two uint32.
+
+    By 16-bit halves, since a signed 64-bit product may overflow: compiled C++ need not wrap it.
+    """
+    low, high = a * (b & 0xFFFF), a * (b >> 16)
+    return (high + (low >> 16)) >> 16, (low + ((high & 0xFFFF) << 16)) & _LOW
 
 
 def words(seed: int, stream: Stream, step: int | Tensor, rows: Tensor, num_elements: int) -> Tensor:

@@ -1,0 +1,73 @@
+"""--compile and --kernels on the command line: what they refuse, and that a compiled run is the eager run."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from system.command_line import ONE_EPOCH, TINY, finish, metrics, start
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--compile", "graph"), ("--compile graph", "CUDA graph", "compile or eager")),
+        (("--kernels", "triton"), ("--kernels triton", "need a GPU", "--kernels pytorch")),
+        (("--compile", "fast"), ("--compile", "eager", "graph")),
+        (("--kernels", "cuda"), ("--kernels", "pytorch", "triton")),
+    ],
+    ids=" ".join,
+)
+def test_what_this_machine_cannot_do_is_refused_before_anything_starts(fastarat, tmp_path, args, words):
+    result = fastarat("train", *ONE_EPOCH, *args, "--device", "cpu", "--out", "run")
+    assert result.code == 2 and all(word in result.error for word in words), result.error
+    assert not (tmp_path / "run").exists()
+
+
+def test_compiling_without_a_compiler_is_refused_with_what_to_install(tmp_path):
+    result = finish(start("train", *ONE_EPOCH, "--compile", "compile", "--out", tmp_path / "run", environment=NO_TOOLS))
+    assert result.code == 2 and "C++ compiler" in result.error and "--compile eager" in result.error
+    assert not (tmp_path / "run").exists()
+
+
+NO_TOOLS = {"PATH": "", "CXX": ""}
+
+
+def test_a_cache_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    environment = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "file" / "below")}
+    args = ("train", *ONE_EPOCH, "--compile", "compile", "--out", tmp_path / "run")
+    result = finish(start(*args, environment=environment))
+    assert result.code == 2 and "TORCHINDUCTOR_CACHE_DIR" in result.error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extra", [(), ("--procs", "2", "--sync-bn")], ids=["one process", "two processes"])
+def test_a_compiled_run_is_the_eager_run_and_goes_on_from_a_checkpoint_to_the_same_bits(tmp_path, extra):
+    # float64, so that both stay together for a whole run; with an average beside the step.
+    settings = (*TINY, *extra, "--dtype", "fp64", "--averaging.kind", "ema", "--averaging.start-epoch", "1")
+    settings = (*settings, "--checkpoint.every-s", "0", "--checkpoint.keep", "20")
+    eager = finish(start("train", *settings, "--out", tmp_path / "eager"))
+    assert eager.code == 0, eager.err
+    cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    run = tmp_path / "compiled"
+    compiled = finish(start("train", *settings, "--compile", "compile", "--out", run, environment=cache), 900)
+    assert compiled.code == 0, compiled.err
+    assert "compiling the step" in compiled.err and "compiled in" in compiled.err
+    for ours, theirs in zip(metrics(run), metrics(tmp_path / "eager"), strict=True):
+        # metrics.jsonl holds six decimals.
+        assert ours["train"] == pytest.approx(theirs["train"], rel=1e-5, abs=2e-6)
+    assert metrics(run)[-1]["evaluation"] == metrics(tmp_path / "eager")[-1]["evaluation"]
+    cold = metrics(run)[0]["compile_seconds"]
+
+    finished = load_file(run / "model.safetensors")
+    for path in (run / "checkpoints").iterdir():
+        if int(path.stem.removeprefix("step-")) > 5:
+            path.unlink()
+    again = finish(start("train", "--resume", run, environment=cache), 900)
+    assert again.code == 0 and "step 5" in again.err, again.err
+    assert all(torch.equal(value, finished[name]) for name, value in load_file(run / "model.safetensors").items())
+    assert metrics(run)[1]["compile_seconds"] < cold
+    record = json.loads((run / "record.json").read_text())
+    assert [session["compile"] for session in record["sessions"]] == ["compile", "compile"]
