@@ -8,7 +8,6 @@ from fastarat_kernels.sgd import reference
 _CHANGED = ("parameters", "momenta", "shadow", "average")
 
 
-@torch.library.custom_op("fastarat::sgd", mutates_args=_CHANGED, device_types="cpu")
 def sgd(
     parameters: Tensor,
     gradients: Tensor,
@@ -35,13 +34,34 @@ def sgd(
     `torch._fused_sgd_` and a cast and an average pass 20, 26 and 38. Buffers must not overlap.
     Raises `UnsupportedInput` for buffers of unequal length, and on CUDA for other dtypes.
     """
+    _sgd(
+        *(parameters, gradients, momenta, learning_rate, momentum, weight_decay),
+        *(keep, scale, shadow, average, share),
+    )
+
+
+# Without defaults: torch 2.11 does not find an argument that may change and is left out.
+@torch.library.custom_op("fastarat::sgd", mutates_args=_CHANGED, device_types="cpu")
+def _sgd(
+    parameters: Tensor,
+    gradients: Tensor,
+    momenta: Tensor,
+    learning_rate: Tensor,
+    momentum: float,
+    weight_decay: float,
+    keep: Tensor | None,
+    scale: Tensor | None,
+    shadow: Tensor | None,
+    average: Tensor | None,
+    share: Tensor | None,
+) -> None:
     reference.sgd(
         *(parameters, gradients, momenta, learning_rate, momentum, weight_decay),
         *(keep, scale, shadow, average, share),
     )
 
 
-@sgd.register_kernel("cuda")
+@_sgd.register_kernel("cuda")
 def _(
     parameters: Tensor,
     gradients: Tensor,
@@ -49,11 +69,11 @@ def _(
     learning_rate: Tensor,
     momentum: float,
     weight_decay: float,
-    keep: Tensor | None = None,
-    scale: Tensor | None = None,
-    shadow: Tensor | None = None,
-    average: Tensor | None = None,
-    share: Tensor | None = None,
+    keep: Tensor | None,
+    scale: Tensor | None,
+    shadow: Tensor | None,
+    average: Tensor | None,
+    share: Tensor | None,
 ) -> None:
     from fastarat_kernels.sgd import triton
 
@@ -63,7 +83,7 @@ def _(
     )
 
 
-@sgd.register_fake
+@_sgd.register_fake
 def _(
     parameters: Tensor,
     gradients: Tensor,
@@ -71,10 +91,10 @@ def _(
     learning_rate: Tensor,
     momentum: float,
     weight_decay: float,
-    keep: Tensor | None = None,
-    scale: Tensor | None = None,
-    shadow: Tensor | None = None,
-    average: Tensor | None = None,
-    share: Tensor | None = None,
+    keep: Tensor | None,
+    scale: Tensor | None,
+    shadow: Tensor | None,
+    average: Tensor | None,
+    share: Tensor | None,
 ) -> None:
     reference.check_buffers(parameters, gradients, momenta, shadow, average, share)
