@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # `make check` runs its parts in the order written, cheapest first
-.PHONY: help venv train test lint types layers check slow gpu clean
+.PHONY: help venv train test lint types layers check aot slow gpu clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
@@ -40,6 +40,9 @@ layers: .venv/.dev  ## check that imports point one way
 	$(BIN)/pytest -q tests/test_layers.py
 
 check: lint types layers test  ## all of the above: what every change has to pass
+
+aot: .venv/.run  ## compile every Triton kernel for sm_80, sm_90 and sm_100 (no GPU needed); fail on a spill
+	PYTHONPATH=kernels $(BIN)/python -m fastarat_kernels.aot --arch 80 90 100
 
 slow: .venv/.dev  ## run the tests that take longer than a check should
 	$(BIN)/pytest -m slow
