@@ -8,6 +8,7 @@ the buffers that each reads and writes. It schedules for a CPU here: on a GPU it
 launches, and fuses otherwise now and then. A convolution counts one pass over its inputs and outputs in all forms.
 """
 
+import argparse
 import re
 import sys
 from collections.abc import Callable
@@ -176,13 +177,18 @@ def table() -> str:
     return "\n".join([*lines, "", f"{settings}.", ""])
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Rewrite the page, or say whether it is up to date."""
+    parser = argparse.ArgumentParser(prog="bench.step_cost", description="Count a step's launches and bytes: minutes.")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if the page is not up to date")
+    check = parser.parse_args(arguments).check
     before = PAGE.read_text()
     after = BLOCK.sub(lambda match: match[1] + table() + match[2], before)
-    if "--check" in sys.argv:
-        return 0 if before == after else 1
-    PAGE.write_text(after)
+    if not check:
+        PAGE.write_text(after)
+    elif before != after:
+        notice(f"{PAGE} is not up to date: run python -m bench.step_cost")
+        return 1
     return 0
 
 

@@ -12,7 +12,7 @@ import torch
 
 from fastarat.data.dataset import ImageSet
 from fastarat.data.sources import KNOWN, data_root, names_under_root
-from fastarat.engine.device import cpp_compiler
+from fastarat.engine.device import compiler
 from fastarat.record import environment
 
 OPTIONAL = {
@@ -84,9 +84,11 @@ def _gpus() -> list[Finding]:
 
 
 def _compiler() -> Finding:
-    """What --compile needs on a CPU; on a GPU triton brings its own."""
-    found = cpp_compiler()
-    return Finding("C++ compiler", "ok" if found else "missing", found or "--compile compile on the CPU: install g++")
+    """What --compile needs."""
+    device, language, package = ("cuda", "C", "gcc") if torch.cuda.is_available() else ("cpu", "C++", "g++")
+    found = compiler(device)
+    fix = f"compiled steps need it: install {package}"
+    return Finding(f"{language} compiler", "ok" if found else "missing", found or fix)
 
 
 def _optional() -> list[Finding]:

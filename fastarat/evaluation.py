@@ -22,7 +22,7 @@ from fastarat.data.dataset import ImageSet
 from fastarat.engine.distributed import World, sum_over_processes
 from fastarat.errors import UserError
 from fastarat.models.settings import Branch
-from fastarat.models.split_batch_norm import forward
+from fastarat.models.split_batch_norm import current_pass, forward
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,8 @@ def evaluate(
     mine = np.array_split(np.arange(len(images.labels)), world.size)[world.rank]
     pixels = torch.from_numpy(images.images[mine])
     labels = torch.from_numpy(images.labels[mine])
+    # The attack needs no parameter's gradient, which fused kernels would compute along.
+    weights = {name: p.detach() for name, p in model.named_parameters()} if current_pass(model) else None
     with batch_norm_mode(model, "eval"):
         for first in range(0, len(mine), batch):
             part = torch.arange(first, min(first + batch, len(mine)))
@@ -90,7 +92,7 @@ def evaluate(
             y, rows = labels[part].to(world.device), part.to(world.device) + int(mine[0])
 
             def logits_of(v: Tensor) -> Tensor:
-                return forward(model, v, branch, "eval")
+                return forward(model, v, branch, "eval", weights)
 
             with torch.no_grad():
                 clean = logits_of(x).argmax(1) == y

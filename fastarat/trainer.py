@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fastarat_kernels.launch import UnsupportedInput, triton_errors
 
 from fastarat.config import Config
 from fastarat.console import notice
 from fastarat.data.dataset import Dataset
 from fastarat.data.sources import open_dataset
-from fastarat.engine.compiled import Step, build_step, keep_caches, unrolls
+from fastarat.engine.compiled import MOST_UNROLLED, Step, build_step, keep_caches, unrolled_size
 from fastarat.engine.device import choose_compile, choose_device, choose_dtype, choose_kernels
 from fastarat.engine.distributed import World, barrier, join_world, leave_world
 from fastarat.engine.loop import Interrupted, Loop
@@ -53,6 +54,11 @@ def train(config: Config, out: Path, resume: bool = False) -> Run:
     except torch.OutOfMemoryError:
         notice(f"process {world.rank}: out of GPU memory")
         raise WorkError(f"out of GPU memory at batch {config.batch}: start anew with a smaller --batch") from None
+    except UnsupportedInput as e:
+        raise WorkError(f"a kernel refused its input ({e}): --kernels pytorch does without it") from e
+    except triton_errors() as e:
+        reason = next(iter(str(e).splitlines()), type(e).__name__)
+        raise WorkError(f"a Triton kernel failed ({reason}): --kernels pytorch does without it") from e
     except RuntimeError as e:
         if world.group is not None and "onnection" in str(e):
             raise WorkError("another process has ended: it was killed, or failed for the reason above") from None
@@ -74,12 +80,12 @@ def _dataset_of_all(config: Config, world: World) -> Dataset:
 
 
 def _build_step(training: Training, mode: CompileMode, record: Record) -> Step:
-    unroll = unrolls(training.parts)
-    if mode != "eager" and unroll:
-        record.choose("compiled step", "one graph", "small enough to compile in time")
-    elif mode != "eager":
-        stages = f"three graphs: start, one attack step run {training.config.attack.steps} times, update"
-        record.choose("compiled step", stages, "one graph of it all would compile too long")
+    size = unrolled_size(training.parts)
+    unroll = size <= MOST_UNROLLED
+    if mode != "eager":
+        steps = training.config.attack.steps
+        form = "one graph" if unroll else f"three graphs: start, one attack step that runs {steps} times, update"
+        record.choose("compiled step", form, f"{size} convolutions in one graph; up to {MOST_UNROLLED} compile in time")
     return build_step(training.parts, training.controls, mode, unroll)
 
 

@@ -21,14 +21,15 @@ from fastarat.errors import UserError, WorkError
 Step = Callable[[Batch], dict[str, Tensor]]
 
 MOST_UNROLLED = 60
-"""Convolutions (counted once a forward) in a whole step that still compiles within 90 s from a cold cache."""
+"""The most convolutions, counted once a forward, of a step that is compiled as one graph: 40 took 54 s from a cold
+cache (one CPU core), 66 took 137 s, more than the 90 s that a start should cost at most."""
 _WARM_UP_STEPS = 3
 
 
-def unrolls(parts: StepParts) -> bool:
-    """Whether the step is compiled as one graph; else by stages."""
+def unrolled_size(parts: StepParts) -> int:
+    """How many convolutions the whole step runs forward; up to `MOST_UNROLLED` it is compiled as one graph."""
     convolutions = sum(isinstance(layer, nn.Conv2d) for layer in parts.model.modules())
-    return convolutions * (parts.attack.steps + 1) <= MOST_UNROLLED
+    return convolutions * (parts.attack.steps + 1)
 
 
 def build_step(
@@ -93,8 +94,15 @@ class CapturedStep:
             for tensor, value in zip(state, before, strict=True):
                 tensor.copy_(value)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.metrics = self.step(self.batch)
+        try:
+            # Thread-local: what NCCL's own threads ask of the device does not end the capture.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                self.metrics = self.step(self.batch)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as e:
+            reason = next(iter(str(e).splitlines()), "")
+            raise WorkError(f"the step could not be captured ({reason}); --compile compile runs it uncaptured") from e
         self.graph = graph
 
 
@@ -114,7 +122,10 @@ def _compiler_errors() -> Iterator[None]:
         yield
     except (TorchDynamoException, FailOnRecompileLimitHit) as e:
         cause = getattr(e, "inner_exception", e)
-        reason = next(iter(str(cause).splitlines()), "") or type(cause).__name__
+        lines = str(cause).splitlines()
+        # A C++ compiler's own report stands further down.
+        reported = next((line.strip() for line in lines if "error: " in line), "")
+        reason = ": ".join(filter(None, [*lines[:1], reported])) or type(cause).__name__
         raise WorkError(f"the step could not be compiled ({reason}); --compile eager runs it as it is") from e
 
 
@@ -124,7 +135,7 @@ def keep_caches() -> Path:
     Raises `UserError` if that cannot be written.
     """
     user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache / "fastarat" / "inductor")))
+    folder = Path(os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache / "fastarat-compiled")))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK)

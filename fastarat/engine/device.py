@@ -48,22 +48,39 @@ def choose_compile(config: Config, device: str, record: Record) -> CompileMode:
     """How the step runs; `auto` is graph on a GPU, and eager on a CPU."""
     if config.compile == "graph" and device == "cpu":
         raise UserError("--compile graph captures a CUDA graph, and this run is on the CPU: give compile or eager")
-    if config.compile == "compile" and device == "cpu" and cpp_compiler() is None:
-        raise UserError(
-            "--compile compile on the CPU needs a C++ compiler: install g++ (or set CXX), or --compile eager"
-        )
+    missing = _why_no_code(device)
+    if config.compile in ("compile", "graph") and missing:
+        raise UserError(f"--compile {config.compile}: {missing}. --compile eager works without.")
     if config.compile != "auto":
         return config.compile
-    if device == "cpu":
-        record.choose("compile", "eager", "on a CPU compiling takes longer than a short run gains")
+    if device == "cpu" or missing:
+        record.choose("compile", "eager", missing or "on a CPU compiling takes longer than a short run gains")
         return "eager"
     record.choose("compile", "graph", "one launch a step")
     return "graph"
 
 
-def cpp_compiler() -> str | None:
-    """The C++ compiler that torch.compile finds for the CPU: $CXX, else g++."""
-    return shutil.which(os.environ.get("CXX") or "g++")
+def compiler(device: str) -> str | None:
+    """What compiled steps need: on a CPU a C++ compiler ($CXX, else g++); on a GPU a C compiler ($CC, else gcc or
+    clang), with which Triton builds what starts its kernels. The path, or None."""
+    named = os.environ.get("CXX" if device == "cpu" else "CC")
+    if named:
+        return shutil.which(named)
+    return shutil.which("g++") if device == "cpu" else shutil.which("gcc") or shutil.which("clang")
+
+
+def _why_no_code(device: str) -> str:
+    """Why no code can be compiled for this device; empty if it can."""
+    language, variable, package = ("C++", "CXX", "g++") if device == "cpu" else ("C", "CC", "gcc")
+    if not compiler(device):
+        named = os.environ.get(variable)
+        what = f"${variable} is {named!r}, which is not found" if named else f"there is no {language} compiler"
+        return f"{what}: install {package}, or set {variable} to a {language} compiler"
+    if device != "cpu" and importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed"
+    if device != "cpu" and torch.cuda.get_device_capability() < (8, 0):
+        return f"{torch.cuda.get_device_name()} is older than is supported (compute capability 8.0)"
+    return ""
 
 
 def choose_kernels(config: Config, device: str, dtype: Dtype, record: Record) -> Kernels:
@@ -82,13 +99,9 @@ def _why_no_triton(device: str, dtype: Dtype) -> str:
     """Why the Triton kernels cannot run here; empty if they can."""
     if device == "cpu":
         return "Triton's kernels need a GPU"
-    if importlib.util.find_spec("triton") is None:
-        return "the package triton is not installed"
     if dtype == "fp64":
         return "Triton's kernels take fp32, bf16 and fp16"
-    if torch.cuda.get_device_capability() < (8, 0):
-        return f"{torch.cuda.get_device_name()} is older than Triton's kernels are built for (compute capability 8.0)"
-    return ""
+    return _why_no_code(device)
 
 
 def _gpus(count: int) -> str:

@@ -79,7 +79,13 @@ class Loop:
         """The first step: whoever waits is told for what, and it counts as no training speed."""
         self.must_compile, started = False, time.monotonic()
         with self.display.waiting("compiling the step: minutes at first, seconds from the cache"):
-            metrics = self.step(batch)
+            try:
+                metrics = self.step(batch)
+            except WorkError:
+                if not self.stop_requested:
+                    raise
+                # Ctrl-C reached the compiler too. Nothing was trained: the newest checkpoint stands.
+                raise Interrupted(f"stopped while compiling, at step {self.training.step}") from None
             self._check_finite()  # waits for the device
         self.compile_seconds = time.monotonic() - started
         self.display.note(f"compiled in {duration(self.compile_seconds)}")

@@ -170,11 +170,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, check, print; returns the exit code."""
     architecture = _choice("architecture", [str(arch) for arch in ARCHITECTURES])
     parser = _Parser(prog="fastarat_kernels.aot", description="Compile every kernel ahead of time; needs no GPU.")
-    parser.add_argument("--arch", nargs="+", type=architecture, default=["80", "90", "100"], metavar="SM")
+    parser.add_argument(
+        "--arch",
+        nargs="+",
+        type=lambda text: architecture(text.removeprefix("sm_")),
+        default=["80", "90", "100"],
+        metavar="SM",
+    )
     parser.add_argument("--kernels", nargs="+", type=_choice("kernel", KERNELS), default=KERNELS, metavar="NAME")
     parser.add_argument("--json", action="store_true", help="print one JSON object: rows, failed, seconds")
     chosen = parser.parse_args(arguments)
-    if os.environ.get("TRITON_INTERPRET"):
+    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
         parser.error("TRITON_INTERPRET is set, which hides the compiler: unset it")
     if importlib.util.find_spec("triton") is None:
         parser.error("triton is not installed: pip install triton")

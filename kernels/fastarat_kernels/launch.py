@@ -1,8 +1,8 @@
 """How kernels are started: for real, or recorded, so that the ahead-of-time gate compiles what really runs."""
 
-import functools
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -36,10 +36,17 @@ def launch(
 ) -> None:
     """Start `kernel` on `grid` with `arguments`, then the constexprs by name; only note it while `recording`."""
     record = _recorded.get()
-    if record is None:
-        kernel[grid](*arguments, num_warps=num_warps, **constants)
-    else:
+    if record is not None:
         record.append(Launch(kernel, grid, arguments, constants, num_warps))
+        return
+    devices = {argument.device for argument in arguments if isinstance(argument, Tensor)}
+    if len(devices) != 1:
+        names = ", ".join(sorted(map(str, devices)))
+        raise UnsupportedInput(f"tensors lie on {names}: a kernel takes those of one device")
+    (device,) = devices
+    # Triton starts kernels on the current device, wherever the tensors are.
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        kernel[grid](*arguments, num_warps=num_warps, **constants)
 
 
 @contextmanager
@@ -53,12 +60,13 @@ def recording() -> Iterator[list[Launch]]:
         _recorded.reset(token)
 
 
-@functools.cache
-def num_multiprocessors(device: torch.device) -> int:
-    """How many multiprocessors share the work: the GPU's, an H100's for meta tensors, 2 for the interpreter."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).multi_processor_count
-    return 132 if device.type == "meta" else 2
+def triton_errors() -> tuple[type[Exception], ...]:
+    """What Triton raises when it compiles or loads a kernel; nothing where Triton was never used."""
+    if "triton" not in sys.modules:
+        return ()
+    from triton.errors import TritonError
+
+    return (TritonError,)
 
 
 def check_rows(x: Tensor, name: str = "x") -> None:

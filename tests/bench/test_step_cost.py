@@ -42,6 +42,13 @@ def test_the_page_shows_every_net_in_every_form():
 
 
 @pytest.mark.slow
-def test_the_pages_counts_are_those_of_this_torch(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["step_cost", "--check"])
-    assert step_cost.main() == 0
+def test_the_pages_counts_are_those_of_this_torch():
+    assert step_cost.main(["--check"]) == 0
+
+
+@pytest.mark.parametrize("flag", ["--help", "--chek"])
+def test_a_flag_that_asks_for_no_counting_counts_nothing(flag, monkeypatch):
+    monkeypatch.setattr(step_cost, "table", lambda: pytest.fail("it counted"))
+    with pytest.raises(SystemExit) as stop:
+        step_cost.main([flag])
+    assert stop.value.code == (0 if flag == "--help" else 2)

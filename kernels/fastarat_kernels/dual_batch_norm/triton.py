@@ -31,7 +31,8 @@ from torch import Tensor
 from fastarat_kernels.dual_batch_norm.blocks import block_channels, block_rows, ceil_div, num_splits
 from fastarat_kernels.launch import UnsupportedInput, check_rows, launch
 
-# Tiles that are under way at once, so that few programs keep the memory busy.
+# Tiles that are under way at once, so that few programs keep the memory busy. The bits cost registers: with three
+# tiles of two tensors beside them, triton 3.6 spills on sm_100.
 STAGES = tl.constexpr(3)
 # Partials that are merged at once.
 BLOCK_P = tl.constexpr(32)
@@ -159,7 +160,7 @@ def _partials_kernel(
 def _apply_kernel(
     x_ptr, partials_ptr, weight_ptr, bias_ptr, residual_ptr, y_ptr, bits_ptr, statistics_ptr,
     num_partials, rows, rows_per_split, groups, sets, C, eps,
-    RELU: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+    RELU: tl.constexpr, IN_FLIGHT: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """y, bits and statistics; every program merges the partials of its channels."""
     group, first, num, channels = _place(rows, rows_per_split, C, BLOCK_C)
@@ -171,7 +172,7 @@ def _apply_kernel(
     bias = tl.load(bias_ptr + group % sets * C + channels, mask=channels < C, other=0.0)
     scale = weight * tl.rsqrt(variance + eps)
     num_tiles = tl.cdiv(num, BLOCK_R)
-    for step in tl.range(0, num_tiles, num_stages=STAGES):
+    for step in tl.range(0, num_tiles, num_stages=IN_FLIGHT):
         k = num_tiles - 1 - step
         offsets, inside = _tile(k, first, num, channels, C, BLOCK_R)
         x = tl.load(x_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
@@ -308,7 +309,8 @@ def batch_norm_apply(
     statistics = torch.empty(groups, 2, channels, dtype=torch.float32, device=x.device)
     launch(
         _apply_kernel, grid, x, partials, weight, bias, residual, y, _or_none(bits), statistics,
-        len(partials), rows, rows_per_split, groups, len(weight), channels, eps, RELU=relu, **blocks,
+        len(partials), rows, rows_per_split, groups, len(weight), channels, eps,
+        RELU=relu, IN_FLIGHT=2 if bits.numel() else STAGES.value, **blocks,
     )  # fmt: skip
     return y, bits, statistics
 

@@ -1,0 +1,41 @@
+"""What stands round a captured graph (warm-up, restoring, copies, controls), with CUDA's part pretended."""
+
+import pytest
+import torch
+from captured import batch, built, losses_and_state, pretended_capture, set_controls
+from fastarat_kernels.implementations import PYTORCH, TRITON
+
+from fastarat.engine.compiled import CapturedStep, state_tensors
+from fastarat.errors import WorkError
+
+
+@pytest.mark.parametrize("kernels", [PYTORCH, TRITON], ids=lambda kernels: kernels.name)
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_captured_run_keeps_every_bit_of_the_eager_run(kernels, precision, monkeypatch):
+    eager = losses_and_state(6, "eager", kernels, precision)
+    step, parts, controls = built("eager", kernels, precision)
+    captured = CapturedStep(parts, step)
+    losses = []
+    with pretended_capture(monkeypatch, captured):
+        for i in range(6):
+            set_controls(i, parts, controls)
+            losses.append(captured(batch(i, parts))["loss"].clone())
+    assert torch.equal(torch.stack(losses), eager[0])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(state_tensors(parts), eager[1], strict=True))
+
+
+def test_a_capture_that_fails_names_the_way_round_it(monkeypatch):
+    step, parts, _ = built("eager")
+    captured = CapturedStep(parts, step)
+    calls = []
+
+    def fails_when_captured(given):
+        calls.append(given)
+        if len(calls) > 3:
+            raise RuntimeError("operation not permitted when stream is capturing\nand more")
+        return step(given)
+
+    captured.step = fails_when_captured
+    with pretended_capture(monkeypatch, captured), pytest.raises(WorkError, match=r"capturing.*--compile compile") as e:
+        captured(batch(0, parts))
+    assert "\n" not in str(e.value)
