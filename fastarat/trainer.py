@@ -53,7 +53,8 @@ def train(config: Config, out: Path, resume: bool = False) -> Run:
             learning_curves(run.path / "learning_curves.png", {config.recipe: run.metrics()}, str(run.path))
     except torch.OutOfMemoryError:
         notice(f"process {world.rank}: out of GPU memory")
-        raise WorkError(f"out of GPU memory at batch {config.batch}: start anew with a smaller --batch") from None
+        smaller = "a smaller --batch, or --evaluation.batch if it was evaluating"
+        raise WorkError(f"out of GPU memory at batch {config.batch}: start anew with {smaller}") from None
     except UnsupportedInput as e:
         raise WorkError(f"a kernel refused its input ({e}): --kernels pytorch does without it") from e
     except triton_errors() as e:

@@ -71,3 +71,23 @@ def test_a_compiled_run_is_the_eager_run_and_goes_on_from_a_checkpoint_to_the_sa
     assert metrics(run)[1]["compile_seconds"] < cold
     record = json.loads((run / "record.json").read_text())
     assert [session["compile"] for session in record["sessions"]] == ["compile", "compile"]
+
+
+def failing(error: Exception):
+    def build(*_):
+        def step(batch):
+            raise error
+
+        return step
+
+    return build
+
+
+def test_a_kernel_that_refuses_its_input_or_does_not_load_is_one_line(fastarat, monkeypatch):
+    from fastarat_kernels.launch import UnsupportedInput
+    from triton.runtime.errors import OutOfResources
+
+    for error in (UnsupportedInput("x is torch.int8"), OutOfResources(300000, 232448, "shared memory")):
+        monkeypatch.setattr("fastarat.trainer.build_step", failing(error))
+        result = fastarat("train", *ONE_EPOCH, "--out", f"run-{type(error).__name__}")
+        assert result.code == 1 and "--kernels pytorch" in result.error, result.error

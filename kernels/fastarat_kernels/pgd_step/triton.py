@@ -12,6 +12,7 @@ Reasoned, not measured; an image tensor of 128 x 3 x 32 x 32 in float32 is 1.6 M
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 
 import torch
@@ -196,4 +197,6 @@ def configurations() -> Iterator[tuple[str, Callable[[], object]]]:
         x = torch.empty(128, 3, 32, 32, device="meta", dtype=dtype).to(memory_format=layout)
         label = f"{norm} {dtype} {layout}".replace("torch.", "")
         yield f"pgd_step {label}", lambda x=x, norm=norm: pgd_step(x, x, x, scalar, scalar, norm)
-        yield f"start_point {label}", lambda x=x, norm=norm: start_point(x, rows, step, scalar, 2**63, norm)
+        for bits, seed in ((32, 0), (64, 2**63)):  # what a seed fits in decides its type in the kernel
+            start = partial(start_point, x, rows, step, scalar, seed, norm)
+            yield f"start_point {label}, {bits}-bit seed", start
