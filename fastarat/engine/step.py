@@ -53,14 +53,6 @@ class Controls(NamedTuple):
     """of the attack, in pixel units"""
 
 
-class Stages(NamedTuple):
-    """The three functions of a step, as they are or compiled."""
-
-    start: "Callable[..., tuple[Tensor, Fixed]]"
-    ascend: Callable[..., Tensor]
-    descend: Callable[..., dict[str, Tensor]]
-
-
 class Fixed(NamedTuple):
     """What the steps of one attack share."""
 
@@ -70,6 +62,14 @@ class Fixed(NamedTuple):
     """what the objective holds constant: see `reference_of`"""
     weights: dict[str, Tensor]
     """see `Precision.frozen_weights`"""
+
+
+class Stages(NamedTuple):
+    """The three functions of a step, as they are or compiled."""
+
+    start: Callable[..., tuple[Tensor, Fixed]]
+    ascend: Callable[..., Tensor]
+    descend: Callable[..., dict[str, Tensor]]
 
 
 def start(parts: StepParts, batch: Batch, controls: Controls) -> tuple[Tensor, Fixed]:
