@@ -42,6 +42,9 @@ class Run:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(f"another process is training in {self.path}: wait for it, or end it") from None
+        # Nobody else writes here now: what a killed process had begun to write is of no use.
+        for begun in self.path.rglob(".*.tmp"):
+            begun.unlink(missing_ok=True)
 
     def unlock(self) -> None:
         """Let others train in this directory again."""

@@ -123,3 +123,10 @@ def test_a_line_of_metrics_that_a_crash_cut_off_is_written_anew(fastarat, traine
         file.write('{"epoch": 3, "st')
     assert fastarat("train", "--resume", copied).code == 0
     assert metrics(copied) == metrics(trained)
+
+
+def test_what_a_killed_process_had_begun_to_write_is_removed(fastarat, copied):
+    begun = copied / "checkpoints" / ".step-000000034.pt.19068.tmp"
+    begun.write_bytes(b"half")
+    assert fastarat("train", "--resume", copied, "--epochs", "3").code == 0
+    assert not begun.exists()
