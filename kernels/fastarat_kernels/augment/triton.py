@@ -1,7 +1,7 @@
 """Gather, crop, flip, scale and cast of resident uint8 images as one Triton kernel.
 
 One read of each uint8 pixel and one write of each output number, 1 launch. Reasoned, not measured: for 128 images of
-32 x 32 x 3 in bfloat16 that is 0.4 + 0.8 MB, about a microsecond of an H100's memory. Eager PyTorch takes 148 launches
+32 x 32 x 3 in bfloat16 that is 0.4 + 0.8 MB, about a microsecond of an H100's memory. Eager PyTorch takes 248 launches
 (4 for the plain gather), most of them the Philox rounds of 128 rows; inductor fuses them into very few, if the loader
 is compiled.
 """
