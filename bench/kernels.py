@@ -8,14 +8,14 @@ Speeds are shares of the bandwidth of a large copy in the same run. On a CPU the
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
+from bench import command
 from bench.kernel_batch_norm import apex_batch_norm, batch_norm_cases
 from bench.kernel_cases import Case, Scale, augment_cases, pgd_cases, pooled_cases
 from bench.kernel_measure import Bench, failed_case, measure_case
@@ -24,7 +24,7 @@ from bench.kernel_sgd import apex_sgd, sgd_cases
 from bench.rows import RESULTS, base_row, write_row
 from bench.timing import copy_bandwidth
 from fastarat.console import notice, print_json, progress
-from fastarat.errors import UserError, WorkError, unknown
+from fastarat.errors import unknown
 
 KERNELS: dict[str, Callable[[Scale, torch.dtype], Iterator[Case]]] = {
     "dual_batch_norm": batch_norm_cases,
@@ -36,20 +36,9 @@ KERNELS: dict[str, Callable[[Scale, torch.dtype], Iterator[Case]]] = {
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
 def main(args: list[str] | None = None) -> int:
     """Measure, print, write rows; 0 if everything was right, 1 if not, 2 for what cannot be run."""
-    try:
-        return _main(args)
-    except (UserError, WorkError) as e:
-        notice(f"bench.kernels: error: {e}")
-        return 2 if isinstance(e, UserError) else 1
+    return command.run("bench.kernels", _main, args)
 
 
 def _main(args: list[str] | None) -> int:
@@ -68,7 +57,7 @@ def _main(args: list[str] | None) -> int:
 
 def _arguments(args: list[str] | None) -> argparse.Namespace:
     """The flags, complete and checked. Raises `UserError`."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU")
     parser.add_argument("--kernels", nargs="+", metavar="NAME", help=f"some of {', '.join(KERNELS)}; default: all")
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, help="default: bf16 fp16, on a CPU fp32")
@@ -79,10 +68,7 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="tiny shapes, on a CPU no inductor: does everything run?")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON instead of tables")
     arguments = parser.parse_args(args)
-    has_gpu = torch.cuda.is_available()
-    arguments.device = arguments.device or ("cuda" if has_gpu else "cpu")
-    if arguments.device == "cuda" and not has_gpu:
-        raise UserError("this machine has no GPU: give --device cpu, which runs the kernels' PyTorch twins")
+    arguments.device = command.device_of(arguments.device, "runs the kernels' PyTorch twins")
     on_gpu = arguments.device == "cuda"
     arguments.kernels = arguments.kernels or list(KERNELS)
     for name in arguments.kernels:
@@ -93,24 +79,13 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
     for name, default in defaults.items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, default)
-    for name in ("batch", "repeats", "budget"):
-        value = getattr(arguments, name)
-        if value is not None and not value > 0:
-            raise UserError(f"--{name} is {value}: give a number above 0")
+    command.check_positive(arguments, "batch", "repeats", "budget")
     # Tiny shapes say nothing of speed: their rows go only where they are asked to.
     if arguments.rows is None and on_gpu and not arguments.smoke:
         arguments.rows = RESULTS / "kernels.jsonl"
     if arguments.rows is not None:
-        _check_writable(arguments.rows)
+        command.check_writable(arguments.rows)
     return arguments
-
-
-def _check_writable(path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("a").close()
-    except OSError as e:
-        raise UserError(f"cannot write --rows {path}: {e.strerror}: give another file") from None
 
 
 def _bench(arguments: argparse.Namespace) -> Bench:
@@ -150,8 +125,4 @@ def run(cases: list[Case], bench: Bench, path: Path | None, budget: float | None
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        notice("bench.kernels: interrupted; the rows of finished cases are written")
-        sys.exit(1)
+    command.run_as_script("bench.kernels", main)

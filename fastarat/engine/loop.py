@@ -18,7 +18,6 @@ from fastarat.engine.compiled import Step
 from fastarat.engine.display import Display, duration
 from fastarat.engine.distributed import any_process, average_in_place, barrier, sum_over_processes
 from fastarat.engine.events import Events
-from fastarat.engine.schedule import learning_rate
 from fastarat.engine.training import Training
 from fastarat.errors import WorkError
 from fastarat.evaluation import evaluate
@@ -66,21 +65,19 @@ class Loop:
             training.totals.zero_()
             self._measure_balance()
         for batch in loader.batches(training.epoch, training.steps_in_epoch):
-            self._set_step()
-            metrics = self._compile(batch) if self.must_compile else self.step(batch)
-            self._count(metrics)
-            training.step += 1
-            if training.average:
-                training.average.update(training.parts.model, training.step, training.epoch)
+            if self.must_compile:
+                self._compile(batch)
+            else:
+                training.advance(self.step, batch)
             self._between_steps()
         self._end_epoch()
 
-    def _compile(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def _compile(self, batch: Batch) -> None:
         """The first step: whoever waits is told for what, and it counts as no training speed."""
         self.must_compile, started = False, time.monotonic()
         with self.display.waiting("compiling the step: minutes at first, seconds from the cache"):
             try:
-                metrics = self.step(batch)
+                self.training.advance(self.step, batch)
             except WorkError:
                 if not self.stop_requested:
                     raise
@@ -89,25 +86,8 @@ class Loop:
             self._check_finite()  # waits for the device
         self.compile_seconds = time.monotonic() - started
         self.display.note(f"compiled in {duration(self.compile_seconds)}")
-        self.display.count_from(self.training.step + 1)
-        self.epoch_started, self.epoch_first_step = time.monotonic(), self.training.step + 1
-        return metrics
-
-    def _set_step(self) -> None:
-        training = self.training
-        training.controls.learning_rate.fill_(self._learning_rate(training.step))
-        training.controls.step.fill_(training.step)
-
-    def _learning_rate(self, step: int) -> float:
-        config, steps_per_epoch = self.config, self.training.loader.steps_per_epoch
-        return learning_rate(config.schedule, config.optimizer.learning_rate, step, steps_per_epoch, config.epochs)
-
-    @torch.no_grad()
-    def _count(self, metrics: dict[str, torch.Tensor]) -> None:
-        training = self.training
-        training.totals.add_(torch.stack([metrics[name] for name in training.parts.method.metrics]))
-        first_bad = (training.first_bad_step < 0) & ~metrics["loss"].isfinite()
-        training.first_bad_step.copy_(torch.where(first_bad, training.controls.step, training.first_bad_step))
+        self.display.count_from(self.training.step)
+        self.epoch_started, self.epoch_first_step = time.monotonic(), self.training.step
 
     def _between_steps(self) -> None:
         """Log lines, checkpoints and signals, which all processes take at the same step."""
@@ -133,7 +113,7 @@ class Loop:
         entry: dict[str, Any] = {
             "epoch": training.epoch,
             "step": training.step,
-            "learning_rate": self._learning_rate(training.step - 1),
+            "learning_rate": training.learning_rate(training.step - 1),
             "train": self._means(),
             "images_per_s": round(self._speed(), 1),
         }

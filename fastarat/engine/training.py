@@ -12,11 +12,13 @@ from fastarat.attacks.settings import AttackConfig
 from fastarat.checkpoint import Description
 from fastarat.config import Config
 from fastarat.data.dataset import Dataset, ImageSet
-from fastarat.data.loader import Loader
+from fastarat.data.loader import Batch, Loader
 from fastarat.data.resident import ResidentLoader
 from fastarat.engine.averaging import Average
+from fastarat.engine.compiled import Step
 from fastarat.engine.distributed import World
 from fastarat.engine.precision import Dtype, Precision
+from fastarat.engine.schedule import learning_rate
 from fastarat.engine.step import Controls, StepParts
 from fastarat.errors import UserError
 from fastarat.methods.method import Method
@@ -85,6 +87,26 @@ class Training:
             config.averaging.kind,
             epoch=self.epoch - 1,
         )
+
+    def learning_rate(self, step: int) -> float:
+        """The rate of step `step`, from 0."""
+        config, steps_per_epoch = self.config, self.loader.steps_per_epoch
+        return learning_rate(config.schedule, config.optimizer.learning_rate, step, steps_per_epoch, config.epochs)
+
+    def advance(self, step: Step, batch: Batch) -> None:
+        """Train on one batch, and count it. The host waits for nothing here."""
+        self.controls.learning_rate.fill_(self.learning_rate(self.step))
+        self.controls.step.fill_(self.step)
+        self._count(step(batch))
+        self.step += 1
+        if self.average:
+            self.average.update(self.parts.model, self.step, self.epoch)
+
+    @torch.no_grad()
+    def _count(self, metrics: dict[str, Tensor]) -> None:
+        self.totals.add_(torch.stack([metrics[name] for name in self.parts.method.metrics]))
+        first_bad = (self.first_bad_step < 0) & ~metrics["loss"].isfinite()
+        self.first_bad_step.copy_(torch.where(first_bad, self.controls.step, self.first_bad_step))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on, and what the model in it is."""
