@@ -1,0 +1,146 @@
+"""Whether a variant trains as the definition does: steps of both, compared. What is wrong gets no speed.
+
+The definition is fastarat's eager step in full precision, which `fastarat verify` holds against the published code.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from fastarat_kernels.implementations import PYTORCH
+from torch import Tensor
+
+from bench.subjects import FastaratSubject, Setting, State, Subject
+from fastarat.data.loader import Batch
+from fastarat.engine.precision import Dtype
+from fastarat.models.split_batch_norm import BRANCHES
+
+LEARNING_RATE = 1e-3
+"""of all that is compared: far larger ones let any rounding grow from step to step, whatever the code"""
+SCALES = (1 / 50, 1 / 50, 1 / 50, 1.0)
+"""of the attack, step by step. At full size one flipped sign (of a gradient that is zero but for rounding) changes the
+rest of that image's attack, and with it the loss by about 1/B: only the last step has that size, and its bound."""
+LOSSES = ("loss", "adversarial_cross_entropy", "clean_cross_entropy", "invariance")
+# Relative RMS errors. One rounding is 6e-8 (fp32), 5e-4 (TF32), 4e-3 (bf16), 5e-4 (fp16, whose range costs more); a
+# step chains forty layers and eleven forwards.
+TOLERANCES = {"fp32": 1e-4, "tf32": 5e-3, "bf16": 2e-2, "fp16": 2e-2}
+FULL_SIZE = 2e-2
+"""of the losses under the attack at full size: the share of images that went another way"""
+# Of how far each group of weights moved, which the weights' own size hides (the steps are 1e-4 of it). Relative RMS: a
+# gradient holds many terms that nearly cancel. Its length is known better: half the learning rate is an error of 0.5.
+MOVEMENT = {"fp32": 0.1, "tf32": 0.2, "bf16": 0.4, "fp16": 0.4}
+LENGTH = 0.1
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What is compared after a step."""
+
+    losses: dict[str, float]
+    statistics: State
+    parameters: State
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The largest errors over the steps, what they may be, and what is wrong with them (None: nothing)."""
+
+    errors: dict[str, float]
+    tolerance: float
+    problem: str | None
+
+
+def batches_of(setting: Setting) -> list[Batch]:
+    """The batches of the comparison: the first ones of fastarat's own loader, in float32."""
+    loader = FastaratSubject(setting, "fp32", PYTORCH, "eager").batches()
+    return [next(loader) for _ in SCALES]
+
+
+def definition(setting: Setting, batches: Sequence[Batch]) -> list[Snapshot]:
+    """What is right: eager PyTorch in float64 on a CPU, in float32 without TF32 on a GPU, where float64 is slow.
+
+    The first snapshot is that of the initial weights.
+    """
+    dtype: Dtype = "fp64" if setting.device.type == "cpu" else "fp32"
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        subject = FastaratSubject(setting, dtype, PYTORCH, "eager")
+        return list(_snapshots(subject, batches))
+
+
+def compare(subject: Subject, batches: Sequence[Batch], right: Sequence[Snapshot], precision: str) -> Verdict:
+    """Let a subject, at its initial weights, take the steps. `precision`: a key of `TOLERANCES`."""
+    with subject.flags():
+        found = list(_snapshots(subject, batches))
+    errors = _errors(found, right)
+    tolerance = TOLERANCES[precision]
+    special = {"full size": FULL_SIZE, "movement": MOVEMENT[precision], "length": LENGTH}
+    problems = []
+    for name, error in errors.items():
+        allowed = special.get(name.partition(":")[0], tolerance)
+        if not error <= allowed:  # NaN is wrong
+            problems.append(f"{name} off by {error:.2g} (allowed: {allowed:g})")
+    return Verdict(errors, tolerance, "; ".join(problems) or None)
+
+
+def _snapshots(subject: Subject, batches: Sequence[Batch]) -> Iterator[Snapshot]:
+    yield Snapshot({}, {}, _copied(subject.parameters()))
+    for scale, batch in zip(SCALES, batches, strict=True):
+        subject.scale_attack(scale)
+        metrics = subject.step(batch)
+        losses = {name: float(metrics[name]) for name in LOSSES if name in metrics}
+        yield Snapshot(losses, _copied(subject.statistics()), _copied(subject.parameters()))
+
+
+def _copied(state: State) -> State:
+    # To the host: a GPU's memory is for what is measured.
+    return {name: value.cpu().double() if value.is_cuda else value.double().clone() for name, value in state.items()}
+
+
+def _errors(found: Sequence[Snapshot], right: Sequence[Snapshot]) -> dict[str, float]:
+    """The largest relative error of each quantity over the steps."""
+    errors: dict[str, float] = {}
+    for scale, mine, its in zip(SCALES, found[1:], right[1:], strict=True):
+        if mine.losses.keys() != its.losses.keys():
+            return {"losses reported": float("nan")}
+        of_step = {name: abs(mine.losses[name] - value) / abs(value) for name, value in its.losses.items()}
+        if scale == 1:
+            of_step = {f"full size: {name}": error for name, error in of_step.items()}
+        else:
+            of_step |= _state_errors(mine, its, right[0].parameters)
+        for name, error in of_step.items():
+            # A NaN stays: max() would pass over it.
+            errors[name] = error if not error <= errors.get(name, 0.0) else errors[name]
+    return errors
+
+
+def _state_errors(mine: Snapshot, its: Snapshot, first: State) -> dict[str, float]:
+    errors = {}
+    for kind in ("mean", "variance"):
+        names = [name for name in its.statistics if name.endswith(kind)]
+        errors[f"running {kind}s"] = _relative(_flat(mine.statistics, names), _flat(its.statistics, names))
+    names = list(its.parameters)
+    errors["parameters"] = _relative(_flat(mine.parameters, names), _flat(its.parameters, names))
+    for group, members in _groups(names).items():
+        before = _flat(first, members)
+        moved, right = _flat(mine.parameters, members) - before, _flat(its.parameters, members) - before
+        errors[f"movement: {group}"] = _relative(moved, right)
+        errors[f"length: {group}"] = abs(float(moved.norm() / right.norm()) - 1)
+    return errors
+
+
+def _groups(names: Sequence[str]) -> dict[str, list[str]]:
+    """Names of parameters by what they serve: a lost stop-gradient shows in the clean branch's alone."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        branch = name.rpartition(".")[2]
+        own = branch if branch in BRANCHES else "predictors" if name.startswith("predictors.") else "shared"
+        groups.setdefault(own, []).append(name)
+    return groups
+
+
+def _flat(state: State, names: Sequence[str]) -> Tensor:
+    return torch.cat([state[name].flatten() for name in names])
+
+
+def _relative(found: Tensor, right: Tensor) -> float:
+    return float((found - right).norm() / right.norm())

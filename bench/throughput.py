@@ -1,0 +1,205 @@
+"""Images/s of adversarial training, from published code to fastarat's default, one change at a time.
+
+    python -m bench.throughput --model resnet18 --method arat --batch 128 --data cifar10-jpeg
+    python -m bench.throughput --device cpu --smoke
+
+Correctness first: a variant whose losses, statistics or weights are not those of the definition gets no speed.
+Variants are timed in turns in one process, and compared turn by turn: read the ratios, not the images/s of two runs.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import command
+from bench.gate import LEARNING_RATE
+from bench.ladder import Effort, run_ladder
+from bench.random_images import random_images
+from bench.rows import RESULTS, read_rows, write_row
+from bench.subjects import Setting
+from bench.throughput_report import print_report
+from bench.timing import copy_bandwidth
+from fastarat.config import Config
+from fastarat.console import notice, print_json, progress
+from fastarat.data.dataset import Dataset
+from fastarat.data.sources import open_dataset
+from fastarat.errors import UserError, unknown
+from fastarat.recipes import recipe
+from fastarat.record import commit
+
+RECIPES = {
+    "resnet18": "cifar10-resnet18",
+    "wrn-34-10": "cifar10-wrn-34-10",
+    "tiny": "cifar10-tiny",
+    "digits": "digits",
+}
+METHODS = ("arat", "at")
+NAMES = (
+    "published",
+    "resident",
+    "channels-last",
+    "bf16",
+    "strong",
+    "merged",
+    "fused",
+    "captured",
+    "default",
+    "x-frozen-bn",
+    "x-fewer-steps",
+)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Measure, print, write rows; 0 if everything was right, 1 if not, 2 for what cannot be run."""
+    return command.run("bench.throughput", _main, args)
+
+
+def _main(args: list[str] | None) -> int:
+    arguments = _arguments(args)
+    device = torch.device(arguments.device)
+    rows = list(_run(arguments, device))
+    print_json(rows) if arguments.json else print_report(rows)
+    return 0 if all(row["correct"] or row["error"] == "needs a GPU" for row in rows) else 1
+
+
+def _arguments(args: list[str] | None) -> argparse.Namespace:
+    """The flags, complete and checked. Raises `UserError`."""
+    parser = command.Parser(
+        prog="bench.throughput", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", nargs="+", metavar="NAME", help=f"some of {', '.join(RECIPES)}; default: resnet18")
+    parser.add_argument("--method", nargs="+", choices=METHODS, default=["arat"], help="default: arat")
+    parser.add_argument("--batch", nargs="+", type=int, help="clean images a step (128)")
+    parser.add_argument("--attack-steps", type=int, help="default: the recipe's")
+    parser.add_argument("--variants", nargs="+", metavar="NAME", help=f"some of {', '.join(NAMES)}; default: all")
+    parser.add_argument("--data", help="a data set's name or path; default: random images of its size")
+    parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU")
+    parser.add_argument("--repeats", type=int, help="turns (7; CPU: 3; smoke: 2)")
+    parser.add_argument("--rows", type=Path, help="where rows go (bench/results/throughput.jsonl; CPU: nowhere)")
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="end in time, with what was measured till then")
+    parser.add_argument(
+        "--resume", action="store_true", help="skip ladders that have rows of this commit, GPU and data"
+    )
+    parser.add_argument("--smoke", action="store_true", help="a tiny net, few images: does everything run?")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON instead of tables")
+    arguments = parser.parse_args(args)
+    arguments.device = command.device_of(arguments.device, "runs small sizes in minutes with --smoke")
+    _set_defaults(arguments)
+    for kind, given, known in (("model", arguments.model, RECIPES), ("variant", arguments.variants, NAMES)):
+        for name in given:
+            if name not in known:
+                raise unknown(kind, name, known)
+    for name in ("attack_steps", "repeats", "budget"):
+        command.check_positive(arguments, name)
+    if any(batch < 2 for batch in arguments.batch):
+        raise UserError("--batch is 1: a batch-norm of one image is none, give 2 or more")
+    if arguments.rows is not None:
+        command.check_writable(arguments.rows)
+    return arguments
+
+
+def _set_defaults(arguments: argparse.Namespace) -> None:
+    smoke, on_gpu = arguments.smoke, arguments.device == "cuda"
+    defaults = {
+        "model": ["digits"] if smoke else ["resnet18"],
+        "batch": [8] if smoke else [128],
+        "variants": list(NAMES),
+        "repeats": 2 if smoke else 7 if on_gpu else 3,
+        "attack_steps": 2 if smoke else None,
+        # Tiny sizes say nothing of speed: their rows go only where they are asked to.
+        "rows": RESULTS / "throughput.jsonl" if on_gpu and not smoke else None,
+    }
+    for name, default in defaults.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, default)
+    # In the ladder's order, whatever order they are named in.
+    arguments.variants = sorted(dict.fromkeys(arguments.variants), key=lambda name: _place(name))
+
+
+def _place(name: str) -> int:
+    return NAMES.index(name) if name in NAMES else len(NAMES)
+
+
+def _run(arguments: argparse.Namespace, device: torch.device) -> Iterator[dict[str, Any]]:
+    """The rows of all ladders, each ladder's written when it is done."""
+    end = time.monotonic() + (arguments.budget or float("inf"))
+    ladders = _ladders(arguments, device)
+    bandwidth = copy_bandwidth(device, 5 if arguments.smoke else 20)
+    effort = Effort(arguments.repeats, 1 if arguments.smoke else None, end)
+    settings = {
+        name: value for name, value in vars(arguments).items() if name not in ("rows", "data", "resume", "json")
+    }
+    done = _done(arguments) if arguments.resume else set()
+    for setting in ladders:
+        title = f"{setting.config.model.name} {setting.config.method.name}, batch {setting.config.batch}"
+        if _key(setting.config) in done:
+            notice(f"{title}: has rows of this commit")
+            continue
+        if time.monotonic() > end:
+            notice(f"budget: {title} left out")
+            continue
+        with progress(title, 1) as advance:
+            rows = run_ladder(setting, arguments.variants, effort, bandwidth, settings, advance)
+        for row in rows:
+            if arguments.rows is not None:
+                write_row(arguments.rows, row)
+            yield row
+
+
+def _ladders(arguments: argparse.Namespace, device: torch.device) -> list[Setting]:
+    """What is measured, in order. Raises `UserError` for what cannot be."""
+    found = []
+    for model in arguments.model:
+        dataset = _dataset(arguments, model)
+        for method in arguments.method:
+            found += [Setting(_config(arguments, dataset, model, method, b), dataset, device) for b in arguments.batch]
+    return found
+
+
+def _config(arguments: argparse.Namespace, dataset: Dataset, model: str, method: str, batch: int) -> Config:
+    if batch > len(dataset.train.labels):
+        raise UserError(f"--batch {batch} is more than the {len(dataset.train.labels)} images: give a smaller one")
+    config = recipe(f"{RECIPES[model]}-{method}")
+    return replace(
+        config,
+        batch=batch,
+        num_validation_images=0,
+        data=dataset.name,
+        attack=replace(config.attack, steps=arguments.attack_steps or config.attack.steps),
+        optimizer=replace(config.optimizer, learning_rate=LEARNING_RATE),
+    ).checked()
+
+
+def _dataset(arguments: argparse.Namespace, model: str) -> Dataset:
+    if arguments.data is not None:
+        return open_dataset(arguments.data)
+    return random_images("digits" if model == "digits" else "cifar10")
+
+
+def _done(arguments: argparse.Namespace) -> set[tuple[Any, ...]]:
+    """Ladders all of whose variants have rows of this commit."""
+    now, gpu = commit(), torch.cuda.get_device_name() if arguments.device == "cuda" else None
+    found: dict[tuple[Any, ...], set[str]] = {}
+    for row in read_rows(*{RESULTS / "throughput.jsonl", *filter(None, [arguments.rows])}):
+        if (
+            now
+            and row["commit"] == now
+            and row["gpu"] == gpu
+            and row["config"]["benchmark"]["smoke"] == arguments.smoke
+        ):
+            key = (row["model"], row["method"], row["batch"], row["config"]["data"])
+            found.setdefault(key, set()).add(row["variant"])
+    return {key for key, names in found.items() if names >= set(arguments.variants)}
+
+
+def _key(config: Config) -> tuple[Any, ...]:
+    return (config.model.name, config.method.name, config.batch, config.data)
+
+
+if __name__ == "__main__":
+    command.run_as_script("bench.throughput", main)

@@ -1,0 +1,126 @@
+"""What the throughput benchmark shows of its rows: a table a ladder, on the terminal, as Markdown and as a picture."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from fastarat.console import print_table, stdout
+from fastarat.files import write_atomically
+from fastarat.report import COLOURS
+
+Row = dict[str, Any]
+Key = tuple[Any, ...]
+BASES = {"published": "x published", "strong": "x strong"}
+
+
+def ladders(rows: Iterable[Row]) -> dict[Key, list[Row]]:
+    """The newest row of each variant by (model, method, batch, attack steps, data set, GPU, commit), in order."""
+    found: dict[Key, dict[str, Row]] = {}
+    for row in rows:
+        key = (row["model"], row["method"], row["batch"], row["dataset"], row["gpu"], row["commit"])
+        found.setdefault(key, {})[row["variant"]] = row
+    return {key: list(by_variant.values()) for key, by_variant in found.items()}
+
+
+def title(row: Row) -> str:
+    """What a ladder measured."""
+    steps = row["config"]["benchmark"]["attack_steps"] or row["attack_steps"]
+    return f"{row['model']} {row['method']}, batch {row['batch']}, {steps} attack steps, data {row['dataset']}"
+
+
+def place(row: Row) -> str:
+    """What it was measured on."""
+    where = row["gpu"] or f"CPU, {row['threads']} thread{'' if row['threads'] == 1 else 's'}"
+    return f"{where}, torch {row['torch']}, commit {row['commit']}"
+
+
+def columns_of(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """Columns and cells; columns that no row fills are left out."""
+    cells = [_cells(row) for row in rows]
+    filled = [name for name in cells[0] if any(row[name] not in ("", "-") for row in cells)]
+    return filled, [[row[name] for name in filled] for row in cells]
+
+
+def _cells(row: Row) -> dict[str, str]:
+    mode = f" ({row['compile_mode']})" if row["compile_mode"] else ""
+    cells = {"variant": row["variant"] + mode, "what it adds": row["adds"], "dtype": row["dtype"]}
+    if row["images_per_s"] is None:
+        wrong = row["error"] or "not timed"
+        return {
+            **cells,
+            "images/s": wrong if wrong == "needs a GPU" else f"no speed: {wrong.partition(':')[0]}",
+        } | dict.fromkeys(("ms a step", *BASES.values(), "% of peak", "% of copy", "GB", "launches"), "-")
+    return {
+        **cells,
+        "images/s": f"{row['images_per_s']:,.0f}" if row["images_per_s"] >= 100 else f"{row['images_per_s']:.1f}",
+        "ms a step": f"{row['ms_p50']:.1f} ({row['ms_p20']:.1f}-{row['ms_p80']:.1f})",
+        **{column: ratio(row["ratios"].get(base)) for base, column in BASES.items()},
+        "% of peak": f"{100 * row['mfu']:.1f}" if row["mfu"] else "-",
+        "% of copy": f"{100 * row['bandwidth_share']:.1f}" if row["bandwidth_share"] else "-",
+        "GB": f"{row['peak_memory_gb']:.1f}" if row["peak_memory_gb"] else "-",
+        "launches": f"{row['launches']:,}" if row["launches"] else "-",
+    }
+
+
+def ratio(found: dict[str, float] | None) -> str:
+    """A ratio with the least and the most of its turns; unresolved if they leave open which of the two is faster."""
+    if found is None:
+        return "-"
+    low, median, high = (f"{found[name]:.2f}" for name in ("low", "median", "high"))
+    if found["low"] == found["high"] == 1:
+        return "1"
+    return f"unresolved ({low}-{high})" if found["low"] <= 1 <= found["high"] else f"{median} ({low}-{high})"
+
+
+def print_report(rows: list[Row]) -> None:
+    """A table for each ladder, and what is wrong under it."""
+    if not rows:
+        stdout.print("Nothing was measured: give a longer --budget, or no --resume.")
+    for found in ladders(rows).values():
+        print_table(f"{title(found[0])}; {place(found[0])}", *columns_of(found))
+        for row in found:
+            if row["error"] and row["error"] != "needs a GPU":
+                stdout.print(f"{row['variant']}: {row['error']}", markup=False)
+
+
+def markdown(rows: list[Row]) -> str:
+    """A ladder as a Markdown table with what it was measured on."""
+    columns, cells = columns_of(rows)
+    lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
+    lines += ["| " + " | ".join(row) + " |" for row in cells]
+    return "\n".join([*lines, "", f"{title(rows[0])}; {place(rows[0])}. Ratios: median (least-most) of turns.", ""])
+
+
+def picture(path: Path, rows: list[Row]) -> None:
+    """Bars of images/s of a ladder, with the ratio to the first, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    timed = [row for row in rows if row["images_per_s"] is not None]
+    figure, axes = plt.subplots(figsize=(9, 0.45 * len(timed) + 1.3), layout="constrained")
+    for i, row in enumerate(timed):
+        changes, ours = row["variant"].startswith("x-"), row["dtype"] and not _is_plain(row)
+        colour = COLOURS[3] if changes else COLOURS[0] if ours else "#888888"
+        axes.barh(i, row["images_per_s"], color=colour)
+        found = row["ratios"].get("published")
+        label = f" {row['images_per_s']:,.0f}" if row["images_per_s"] >= 100 else f" {row['images_per_s']:.1f}"
+        axes.text(
+            row["images_per_s"],
+            i,
+            label + (f"   {found['median']:.2f}x" if found and i else ""),
+            va="center",
+            fontsize=9,
+        )
+    axes.set_yticks(range(len(timed)), [f"{row['variant']}: {row['adds']}" for row in timed], fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.25 * max(row["images_per_s"] for row in timed))
+    axes.set(xlabel="images/s (grey: plain PyTorch; blue: fastarat; purple: another algorithm)", title=title(timed[0]))
+    axes.spines[["top", "right"]].set_visible(False)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))
+    plt.close(figure)
+
+
+def _is_plain(row: Row) -> bool:
+    return row["variant"] in ("published", "resident", "channels-last", "bf16", "strong")

@@ -1,0 +1,303 @@
+"""The ladder: what trains otherwise than the definition gets no speed, and rows say what was measured."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from fastarat_kernels.implementations import PYTORCH
+
+from bench import throughput, throughput_report, turns
+from bench.gate import LEARNING_RATE, TOLERANCES, batches_of, compare, definition
+from bench.ladder import run_ladder
+from bench.random_images import random_images
+from bench.rows import read_rows
+from bench.subjects import FastaratSubject, PlainForm, PlainSubject, Setting
+from bench.turns import Effort
+from bench.variants import frozen, halved, ladder_of, with_attack
+from fastarat import console
+from fastarat.recipes import recipe
+
+CPU = torch.device("cpu")
+EVERY = {"benchmark", "dataset", "device", "gpu", "driver", "torch", "triton", "commit", "date", "config", "correct"}
+THROUGHPUT = {
+    *("method", "model", "variant", "batch", "dtype", "attack_steps", "images_per_s", "ms_p20", "ms_p50", "ms_p80"),
+    *("mfu", "bandwidth_share", "launches", "peak_memory_gb"),
+}
+QUICK = ["published", "resident", "channels-last", "default", "x-frozen-bn", "x-fewer-steps"]
+
+
+def setting_of(method: str = "arat", batch: int = 16, steps: int = 3) -> Setting:
+    config = recipe(f"digits-{method}")
+    optimizer = replace(config.optimizer, learning_rate=LEARNING_RATE)
+    config = replace(config, batch=batch, attack=replace(config.attack, steps=steps), optimizer=optimizer)
+    return Setting(config, random_images("digits", 8 * batch), CPU)
+
+
+@pytest.fixture(scope="module")
+def right():
+    """The definition's results of each method."""
+    found = {}
+    for method in ("arat", "at"):
+        batches = batches_of(setting_of(method))
+        found[method] = batches, definition(setting_of(method), batches)
+    return found
+
+
+def own(setting: Setting, dtype="fp32") -> FastaratSubject:
+    return FastaratSubject(setting, dtype, PYTORCH, "eager")
+
+
+def with_method(setting: Setting, **changes) -> Setting:
+    method = replace(setting.config.method, **changes)
+    return replace(setting, config=replace(setting.config, method=method))
+
+
+def with_rate(setting: Setting, rate: float) -> Setting:
+    optimizer = replace(setting.config.optimizer, learning_rate=rate)
+    return replace(setting, config=replace(setting.config, optimizer=optimizer))
+
+
+@pytest.mark.parametrize("method", ["arat", "at"])
+@pytest.mark.parametrize(
+    "form",
+    [PlainForm(True, True, False), PlainForm(channels_last=False), PlainForm(), PlainForm(half="bf16")],
+    ids=["published", "resident", "channels-last", "bf16"],
+)
+def test_plain_pytorch_trains_as_the_definition_does(right, method, form):
+    verdict = compare(PlainSubject(setting_of(method), form), *right[method], form.half or "fp32")
+    assert verdict.problem is None
+    assert verdict.tolerance == TOLERANCES[form.half or "fp32"]
+    terms = {"adversarial_cross_entropy", "clean_cross_entropy", "invariance"} if method == "arat" else set()
+    wanted = {"loss", *terms, "running means", "running variances", "parameters"}
+    assert wanted | {"movement: shared", "length: adv"} <= verdict.errors.keys()
+    assert all(f"full size: {name}" in verdict.errors for name in {"loss", *terms})
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", ["arat", "at"])
+def test_fastarat_in_every_format_trains_as_its_definition_does(right, method, dtype):
+    assert compare(own(setting_of(method), dtype), *right[method], dtype).problem is None
+
+
+WRONG = {
+    "one attack step fewer": lambda s: with_attack(s, steps=2),
+    "no update of the adversarial statistics": lambda s: with_attack(s, batch_norm="frozen"),
+    "the attack by running statistics": lambda s: with_attack(s, batch_norm="eval"),
+    "a lost stop-gradient": lambda s: with_method(s, stop_gradient="none"),
+    "a halved learning rate": lambda s: with_rate(s, LEARNING_RATE / 2),
+    "a quarter of the radius": lambda s: with_attack(s, eps_255=s.config.attack.eps_255 / 4),
+    "no momentum": lambda s: replace(s, config=replace(s.config, optimizer=replace(s.config.optimizer, momentum=0.0))),
+}
+
+
+OF_ARAT = ("at", "a lost stop-gradient")  # which AT has not
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize(("method", "wrong"), [(m, w) for w in WRONG for m in ("arat", "at") if (m, w) != OF_ARAT])
+def test_a_training_made_wrong_is_refused(right, wrong, method, dtype):
+    setting = WRONG[wrong](setting_of(method))
+    verdict = compare(own(setting, dtype), *right[method], dtype)
+    assert verdict.problem is not None and "off by" in verdict.problem
+
+
+@pytest.mark.parametrize("form", [PlainForm(), PlainForm(half="bf16")], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("change", ["steps", "rate"])
+def test_plain_pytorch_made_wrong_is_refused(right, form, change):
+    setting = with_attack(setting_of(), steps=2) if change == "steps" else with_rate(setting_of(), LEARNING_RATE / 2)
+    assert compare(PlainSubject(setting, form), *right["arat"], form.half or "fp32").problem
+
+
+def test_a_loss_that_is_not_a_number_is_refused(right):
+    subject = own(setting_of())
+    with torch.no_grad():
+        subject.training.parts.parameters[0].fill_(float("nan"))
+    assert compare(subject, *right["arat"], "bf16").problem
+
+
+def test_swapped_loss_weights_are_refused(right):
+    subject = own(setting_of())
+    subject.training.parts.method.begin_epoch(torch.tensor(0.4))
+    assert "clean off by" in (compare(subject, *right["arat"], "bf16").problem or "")
+
+
+def test_what_changes_the_algorithm_is_held_against_its_own_twin_and_not_the_ladders(right):
+    for changed in (frozen(setting_of()), halved(setting_of())):
+        batches = batches_of(changed)
+        assert compare(own(changed), batches, definition(changed, batches), "fp32").problem is None
+        assert compare(own(changed), *right["arat"], "fp32").problem
+
+
+def test_every_variant_of_the_contract_is_in_the_ladder_in_its_order():
+    assert list(ladder_of(setting_of())) == list(throughput.NAMES)
+
+
+def rows_of(names, monkeypatch, **wrong):
+    """Rows of a small ladder, in which some variants train another setting than they say."""
+    from bench import ladder
+
+    def mutated(setting):
+        found = ladder_of(setting)
+        for name, change in wrong.items():
+            build = found[name].builds[""]
+            found[name] = replace(found[name], builds={"": lambda s, b=build, c=change: b(c(s))})
+        return found
+
+    monkeypatch.setattr(ladder, "ladder_of", mutated)
+    return run_ladder(setting_of(batch=8), names, Effort(2, 1), 1e10, {"attack_steps": None}, lambda share: None)
+
+
+def test_a_variant_made_wrong_gets_no_speed_and_no_ratio_and_the_others_do(monkeypatch):
+    rows = rows_of(["channels-last", "default"], monkeypatch, default=WRONG["a halved learning rate"])
+    good, bad = rows
+    assert good["correct"] and good["images_per_s"] > 0
+    assert not bad["correct"] and bad["error"].startswith("WRONG: ") and "length" in bad["error"]
+    assert all(bad[name] is None for name in ("images_per_s", "ms_p50", "mfu", "bandwidth_share", "ratios"))
+    columns, cells = throughput_report.columns_of(rows)
+    assert "no speed: WRONG" in cells[1] and not any(cell.startswith("1.") for cell in cells[1])
+    assert "images/s" in columns
+
+
+def test_a_variant_that_fails_while_it_is_timed_is_out_and_the_others_go_on(monkeypatch):
+    taken = []
+
+    def chunk(subject, feed, setting, steps, real=turns.chunk):
+        if isinstance(subject, FastaratSubject):
+            taken.append(steps)
+            if len(taken) == 2:
+                raise RuntimeError("CUDA error: an illegal memory access\nmore lines")
+        return real(subject, feed, setting, steps)
+
+    monkeypatch.setattr(turns, "chunk", chunk)
+    good, bad = rows_of(["channels-last", "default"], monkeypatch)
+    assert bad["error"] == "RuntimeError: CUDA error: an illegal memory access" and bad["images_per_s"] is None
+    assert good["correct"] and good["images_per_s"] > 0 and len(taken) == 2
+
+
+def test_weights_that_are_not_finite_in_the_end_cost_the_speed(monkeypatch):
+    def batches(self, real=FastaratSubject.batches):
+        for i, batch in enumerate(real(self)):
+            yield batch._replace(x=batch.x * float("nan")) if i == 4 else batch
+
+    monkeypatch.setattr(FastaratSubject, "batches", batches)
+    (row,) = rows_of(["default"], monkeypatch)
+    assert "not finite" in row["error"] and row["images_per_s"] is None
+
+
+def test_ratios_are_taken_turn_by_turn_and_one_that_leaves_it_open_says_so(monkeypatch):
+    speeds = iter([100, 200, 100, 210, 100, 190])  # warm-up, then two turns, the second in reverse
+    monkeypatch.setattr(turns, "chunk", lambda *_: ([1.0], float(next(speeds))))
+    published, default = rows_of(["published", "default"], monkeypatch)
+    # Turns: published 100, default 210; then default 100, published 190.
+    assert default["ratios"]["published"] == {"low": 100 / 190, "median": (2.1 + 100 / 190) / 2, "high": 2.1}
+    assert published["ratios"]["published"] == {"low": 1, "median": 1, "high": 1}
+    assert throughput_report.ratio(default["ratios"]["published"]) == "unresolved (0.53-2.10)"
+    assert throughput_report.ratio({"low": 1.9, "median": 2.0, "high": 2.1}) == "2.00 (1.90-2.10)"
+    assert throughput_report.ratio({"low": 0.7, "median": 0.8, "high": 0.9}) == "0.80 (0.70-0.90)"
+
+
+@pytest.fixture
+def terminal(monkeypatch, capsys):
+    """What the command prints."""
+    from rich.console import Console
+
+    for name, stderr in (("stdout", False), ("stderr", True)):
+        monkeypatch.setattr(console, name, Console(stderr=stderr, soft_wrap=True, highlight=False, width=250))
+    monkeypatch.setattr(throughput_report, "stdout", console.stdout)
+    return capsys
+
+
+def test_the_smoke_ladder_writes_a_row_a_variant_and_prints_a_table(tmp_path, terminal):
+    path = tmp_path / "rows.jsonl"
+    arguments = ["--device", "cpu", "--smoke", "--rows", str(path), "--method", "arat", "at", "--variants", *QUICK]
+    assert throughput.main([*arguments, "captured"]) == 0
+    rows = list(read_rows(path))
+    assert [(row["method"], row["variant"]) for row in rows] == [
+        (method, name) for method in ("arat", "at") for name in (*QUICK[:3], "captured", *QUICK[3:])
+    ]
+    for row in rows:
+        assert row.keys() >= EVERY | THROUGHPUT
+        assert row["benchmark"] == "throughput" and row["device"] == "cpu" and row["gpu"] is None
+        if row["variant"] == "captured":
+            assert row["error"] == "needs a GPU" and row["images_per_s"] is None
+        else:
+            assert row["correct"] and row["images_per_s"] > 0 and 0 < row["ms_p20"] <= row["ms_p50"] <= row["ms_p80"]
+    # A share of an H200's peak says nothing of a CPU.
+    assert all(row["mfu"] is None for row in rows)
+    printed = terminal.readouterr().out
+    assert "x published" in printed and "needs a GPU" in printed and "captured" in printed
+
+
+def test_json_is_for_programs(terminal):
+    assert throughput.main(["--device", "cpu", "--smoke", "--variants", "default", "--json"]) == 0
+    (row,) = json.loads(terminal.readouterr().out)
+    assert row["variant"] == "default"
+
+
+def test_resume_skips_ladders_that_have_rows_of_this_commit(tmp_path, monkeypatch, terminal):
+    path = tmp_path / "rows.jsonl"
+    arguments = ["--device", "cpu", "--smoke", "--rows", str(path), "--variants", "default", "--resume"]
+    monkeypatch.setattr(throughput, "commit", lambda: "abc")
+    assert throughput.main(arguments) == 0
+    rows = [row | {"commit": "abc"} for row in read_rows(path)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert throughput.main(arguments) == 0
+    assert len(list(read_rows(path))) == 1
+    assert "has rows of this commit" in terminal.readouterr().err
+    # Another variant is wanted: the ladder is measured anew, since ratios are of one run.
+    assert throughput.main([*arguments[:-2], "default", "resident", "--resume"]) == 0
+    assert len(list(read_rows(path))) == 3
+
+
+def test_what_the_budget_does_not_see_is_left_out_and_said(terminal):
+    assert throughput.main(["--device", "cpu", "--smoke", "--budget", "0.001"]) == 0
+    found = terminal.readouterr()
+    assert "left out" in found.err and "longer --budget" in found.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--variants", "strongest"], "Unknown variant 'strongest'"),
+        (["--model", "resnet19"], "Did you mean 'resnet18'"),
+        (["--batch", "1"], "give 2 or more"),
+        (["--batch", "many"], "invalid int value"),
+        (["--attack-steps", "0"], "give a number above 0"),
+        (["--budget", "0"], "give a number above 0"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--rows", "/dev/null/rows"], "cannot write --rows"),
+        (["--batch", "99999"], "more than the 1437 images"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line_and_exit_code_2(flags, words, terminal):
+    assert throughput.main(["--device", "cpu", "--smoke", *flags]) == 2
+    found = terminal.readouterr()
+    lines = found.err.strip().splitlines()
+    assert len(lines) == 1 and words in lines[0]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_one_line(terminal):
+    assert throughput.main(["--device", "cuda"]) == 2
+    assert "this machine has no GPU" in terminal.readouterr().err
+
+
+def test_a_wrong_variant_is_exit_code_1(monkeypatch, terminal):
+    from bench import ladder
+
+    def broken(subject, *rest):
+        raise ValueError("WRONG: loss off by 2")
+
+    monkeypatch.setattr(ladder, "compare", broken)
+    assert throughput.main(["--device", "cpu", "--smoke", "--variants", "default"]) == 1
+    assert "WRONG: loss off by 2" in terminal.readouterr().out
+
+
+def test_the_picture_shows_every_variant_that_has_a_speed(tmp_path, monkeypatch):
+    rows = rows_of(["published", "default"], monkeypatch)
+    throughput_report.picture(tmp_path / "ladder.png", rows)
+    assert (tmp_path / "ladder.png").read_bytes().startswith(b"\x89PNG")
+    text = throughput_report.markdown(rows)
+    assert text.count("\n| ") == 3 and "8 PIL workers" in text
