@@ -1,5 +1,6 @@
 """What a run was made with: versions, machine, commit, and every automatic choice with its reason."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -51,10 +52,13 @@ def environment() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of the checkout that runs, with '+' if it has changes; None outside a checkout."""
+    """The commit of the checkout that runs, with '+' if it has changes.
+
+    A copy without history is told by $FASTARAT_COMMIT which commit it is; None where nothing says so.
+    """
     root = Path(__file__).parents[1]
     if not (root / ".git").exists():
-        return None
+        return os.environ.get("FASTARAT_COMMIT") or None
     head = _output(["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"])
     changed = _output(["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"])
     return f"{head}+" if head and changed else head
