@@ -3,9 +3,10 @@ kernels/README.md; `--check` only compares.
 
 Launches and bytes of a whole step (attack and update) in three forms: eager, compiled, and compiled with the fused
 kernels. Eager: every operation that PyTorch dispatches, on tensors without memory, by the launches and passes that
-its CUDA kernels take (`_cost`). Compiled: the kernels that inductor schedules for each of the three stages, with
-the buffers that each reads and writes. It schedules for a CPU here: on a GPU it splits large reductions into two
-launches, and fuses otherwise now and then. A convolution counts one pass over its inputs and outputs in all forms.
+its CUDA kernels take (`fastarat.engine.cost`). Compiled: the kernels that inductor schedules for each of the three
+stages, with the buffers that each reads and writes. It schedules for a CPU here: on a GPU it splits large reductions
+into two launches, and fuses otherwise now and then. A convolution counts one pass over its inputs and outputs in all
+forms.
 """
 
 import argparse
@@ -20,15 +21,13 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from fastarat_kernels.implementations import PYTORCH, TRITON, Kernels
-from torch import Tensor
 from torch._functorch import config as functorch_config
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from fastarat.console import notice
 from fastarat.data.dataset import Dataset, ImageSet
 from fastarat.data.loader import Batch
+from fastarat.engine.cost import CostCounter
 from fastarat.engine.distributed import World
 from fastarat.engine.step import EAGER, Fixed, train_step
 from fastarat.engine.training import Training, build_training
@@ -38,15 +37,8 @@ PAGE = Path(__file__).parents[1] / "kernels" / "README.md"
 BLOCK = re.compile(r"(<!-- table: step-cost -->\n).*?(<!-- end -->)", re.DOTALL)
 RECIPES = {"cifar10-resnet18-arat": "ResNet-18", "cifar10-wrn-34-10-arat": "WRN-34-10"}
 _COPY_BYTES_PER_S = 4.3e12
-Cost = tuple[int, int]
+Counts = tuple[int, int]
 """launches, bytes"""
-
-# Operations that move no data: they return views, or only allocate.
-_FREE = {"detach", "empty", "empty_like", "new_empty", "new_empty_strided", "empty_strided", "alias", "lift_fresh"}
-# Channels-last batch-norm of PyTorch on CUDA: statistics, their inverse, transform; reduction, input gradient.
-_LAUNCHES = {"native_batch_norm": 3, "native_batch_norm_backward": 2}
-_EXTRA_READS = {"native_batch_norm": (0,), "native_batch_norm_backward": (0, 1)}
-_TENSORS_PER_FOREACH_LAUNCH = 110
 
 
 def built(name: str, batch: int | None = None, steps: int | None = None, kernels: Kernels = PYTORCH) -> Training:
@@ -60,17 +52,16 @@ def built(name: str, batch: int | None = None, steps: int | None = None, kernels
     return build_training(config, dataset, World(torch.device("cpu")), "bf16", kernels)
 
 
-def eager_cost(training: Training) -> Cost:
+def eager_cost(training: Training) -> Counts:
     """What the eager step dispatches."""
     batch = next(iter(training.loader.batches(1)))
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    counter = _Counter()
-    with fake, counter:
+    with fake, CostCounter() as counter:
         train_step(training.parts, Batch(*map(fake.from_tensor, batch)), training.controls)
-    return counter.launches, counter.bytes
+    return counter.total.launches, counter.total.bytes
 
 
-def compiled_cost(training: Training) -> Cost:
+def compiled_cost(training: Training) -> Counts:
     """What inductor schedules for the three stages; the attack's counts once for each of its steps."""
     batch = next(iter(training.loader.batches(1)))
     parts, controls, x, y = training.parts, training.controls, batch.x, batch.y
@@ -82,55 +73,16 @@ def compiled_cost(training: Training) -> Cost:
     return start[0] + steps * ascend[0] + descend[0], start[1] + steps * ascend[1] + descend[1]
 
 
-class _Counter(TorchDispatchMode):
-    """Counts launches and bytes of all that is dispatched under it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.launches = self.bytes = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        launches, size = _cost(func, args, kwargs or {}, out)
-        self.launches += launches
-        self.bytes += size
-        return out
-
-
-def _cost(func: Any, args: Any, kwargs: Any, out: Any) -> Cost:
-    """Launches and bytes of one eager operation: every input read once, every output written once."""
-    name = func.overloadpacket.__name__
-    if func.is_view or name in _FREE:
-        return 0, 0
-    given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-    made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
-    size = sum(map(_bytes, {id(t): t for t in given}.values())) + sum(map(_bytes, made))
-    size += sum(_bytes(args[i]) for i in _EXTRA_READS.get(name, ()))
-    if name.startswith("_foreach"):
-        written = given[: len(args[0])] if name.endswith("_") else []
-        return -(-len(args[0]) // _TENSORS_PER_FOREACH_LAUNCH), size + sum(map(_bytes, written))
-    if name.endswith("_") and not name.startswith("_"):
-        # In place: the output is the first input, read and written.
-        return 1, size
-    if name == "convolution_backward":
-        return sum(args[-1]), size
-    return _LAUNCHES.get(name, 1), size
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
-
-
 class _Scheduled(Exception):
     """Inductor has scheduled; there is nothing to generate code for."""
 
 
-def _scheduled(function: Callable, *args: Any) -> Cost:
+def _scheduled(function: Callable, *args: Any) -> Counts:
     """Kernels and bytes of one compiled stage, as inductor schedules it."""
     from torch._dynamo.exc import BackendCompilerFailed
     from torch._inductor import config, ir, scheduler
 
-    found: list[Cost] = []
+    found: list[Counts] = []
 
     def count(self: Any) -> None:
         nodes = [
@@ -154,7 +106,7 @@ def _scheduled(function: Callable, *args: Any) -> Cost:
     return found[0]
 
 
-FORMS: dict[str, tuple[Kernels, Callable[[Training], Cost]]] = {
+FORMS: dict[str, tuple[Kernels, Callable[[Training], Counts]]] = {
     "eager": (PYTORCH, eager_cost),
     "compiled": (PYTORCH, compiled_cost),
     "compiled, fused kernels": (TRITON, compiled_cost),

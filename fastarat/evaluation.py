@@ -5,7 +5,7 @@ included, and one success is enough.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -52,6 +52,36 @@ class Accuracy:
         return [100 * right / total if total else None for right, total in pairs]
 
 
+@dataclass(frozen=True)
+class DeviceImages:
+    """Images on a device: bytes there, until a batch of them is asked for."""
+
+    pixels: Tensor
+    """uint8 [N, H, W, C]"""
+    labels: Tensor
+    """int64 [N]"""
+    rows: Tensor
+    """int64 [N]: the images' places in the whole set, on which their random numbers hang"""
+    max_value: int
+    dtype: torch.dtype
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, index: Tensor) -> Tensor:
+        """Images `index` (int64 [B]) as `dtype` [B, C, H, W] in [0, 1], channels-last."""
+        return gather(self.pixels, index, self.max_value, self.dtype)
+
+    def first(self, num_images: int) -> "DeviceImages":
+        """The first so many."""
+        kept = slice(num_images)
+        return replace(self, pixels=self.pixels[kept], labels=self.labels[kept], rows=self.rows[kept])
+
+    def per_class(self, chosen: Tensor, num_classes: int) -> Tensor:
+        """How many of the images `chosen` (bool [N]) each class has: int64 [num_classes]."""
+        return self.labels.new_zeros(num_classes).scatter_add_(0, self.labels, chosen.long())
+
+
 def evaluate(
     model: nn.Module,
     images: ImageSet,
@@ -59,49 +89,85 @@ def evaluate(
     num_classes: int,
     attack: AttackConfig,
     *,
+    num_attacked: int | None = None,
     restarts: int = 1,
     batch: int = 500,
     seed: int = 0,
     branch: Branch = "adv",
     world: World | None = None,
     dtype: torch.dtype | None = None,
+    weights: Mapping[str, Tensor] | None = None,
     advance: Callable[[float], None] = lambda amount: None,
 ) -> tuple[Accuracy, Accuracy]:
     """Clean and robust accuracy of any model from images in [0, 1] to logits, with running statistics.
 
-    Each process of `world` takes a share; all get the result. `advance` is told of finished images.
-    `dtype`: of the images; default the model's. The model is left in the mode it was in. A model without
-    split batch-norms has one branch. Raises `UserError` for bad settings or no images.
+    Robust accuracy is over the first `num_attacked` images (None: all), the only ones attacked. Each process of
+    `world` takes a share, which waits on its device as bytes; all get the result. `advance` is told what is done, as
+    a number of images. `dtype`: of the images; default the model's. `weights` stand in for the parameters of these
+    names. The model is left in the mode it was in. A model without split batch-norms has one branch. Raises
+    `UserError` for bad settings or no images.
     """
+    _check(images, attack, num_attacked)
+    attack = replace(attack, batch_norm="eval")
+    world = world or World(_device_of(model))
+    num_attacked = len(images.labels) if num_attacked is None else min(num_attacked, len(images.labels))
+    share, num_first = _share(images, num_attacked, max_value, dtype or _dtype_of(model), world)
+    told_clean, told_restart = _progress(advance, len(images.labels), num_attacked, attack, restarts, world)
+    # The attack needs no parameter's gradient, which fused kernels would compute along.
+    if weights is None and current_pass(model):
+        weights = {name: p.detach() for name, p in model.named_parameters()}
+
+    def logits_of(x: Tensor) -> Tensor:
+        return forward(model, x, branch, "eval", weights)
+
+    with batch_norm_mode(model, "eval"):
+        clean = are_right(logits_of, share, batch, told_clean)
+        first = share.first(num_first)
+        robust = survives(logits_of, first, clean[:num_first], attack, restarts, seed, batch, told_restart)
+    counted = (share, torch.ones_like(clean)), (share, clean), (first, torch.ones_like(robust)), (first, robust)
+    counts = torch.stack([of.per_class(chosen, num_classes) for of, chosen in counted])
+    total, right, attacked, unbroken = (tuple(row) for row in sum_over_processes(counts, world).tolist())
+    return Accuracy(right, total), Accuracy(unbroken, attacked)
+
+
+def _check(images: ImageSet, attack: AttackConfig, num_attacked: int | None) -> None:
     problems = attack.problems() + ([] if len(images.labels) else ["there are no images to evaluate"])
+    if num_attacked is not None and num_attacked < 1:
+        problems.append(f"num_attacked is {num_attacked}: give 1 or more")
     if problems:
         raise UserError("; ".join(problems))
-    dtype = dtype or _dtype_of(model)
-    world = world or World(_device_of(model))
-    attack = replace(attack, batch_norm="eval")
-    counts = torch.zeros(3, num_classes, dtype=torch.int64, device=world.device)
-    mine = np.array_split(np.arange(len(images.labels)), world.size)[world.rank]
-    pixels = torch.from_numpy(images.images[mine])
-    labels = torch.from_numpy(images.labels[mine])
-    # The attack needs no parameter's gradient, which fused kernels would compute along.
-    weights = {name: p.detach() for name, p in model.named_parameters()} if current_pass(model) else None
-    with batch_norm_mode(model, "eval"):
-        for first in range(0, len(mine), batch):
-            part = torch.arange(first, min(first + batch, len(mine)))
-            x = gather(pixels, part, max_value, dtype).to(world.device)
-            y, rows = labels[part].to(world.device), part.to(world.device) + int(mine[0])
 
-            def logits_of(v: Tensor) -> Tensor:
-                return forward(model, v, branch, "eval", weights)
 
-            with torch.no_grad():
-                clean = logits_of(x).argmax(1) == y
-            robust = survives(logits_of, x, y, clean, attack, restarts, seed, rows)
-            for row, kept in zip(counts, (torch.ones_like(clean), clean, robust), strict=True):
-                row.add_(torch.bincount(y[kept], minlength=num_classes))
-            advance(len(part) * world.size)
-    total, clean_counts, robust_counts = (tuple(row) for row in sum_over_processes(counts, world).tolist())
-    return Accuracy(clean_counts, total), Accuracy(robust_counts, total)
+def _share(
+    images: ImageSet, num_attacked: int, max_value: int, dtype: torch.dtype, world: World
+) -> tuple[DeviceImages, int]:
+    """This process's images, of both parts equally many; and how many of them, which come first, are attacked."""
+    parts = np.split(np.arange(len(images.labels)), [num_attacked])
+    attacked, rest = (np.array_split(part, world.size)[world.rank] for part in parts)
+    mine = np.concatenate([attacked, rest])
+
+    def there(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(world.device)
+
+    share = DeviceImages(there(images.images[mine]), there(images.labels[mine]), there(mine), max_value, dtype)
+    return share, len(attacked)
+
+
+def _progress(
+    advance: Callable[[float], None],
+    num_images: int,
+    num_attacked: int,
+    attack: AttackConfig,
+    restarts: int,
+    world: World,
+) -> tuple[Callable[[int], None], Callable[[int], None]]:
+    """What is to be told of images whose clean prediction is known, and of those that are through a restart.
+
+    Work is counted in forwards, a gradient being about two, and told as a number of images.
+    """
+    restart = 2 * attack.steps
+    unit = world.size * num_images / (num_images + num_attacked * restarts * restart)
+    return lambda amount: advance(unit * amount), lambda amount: advance(unit * restart * amount)
 
 
 def _device_of(model: nn.Module) -> torch.device:
@@ -113,28 +179,58 @@ def _dtype_of(model: nn.Module) -> torch.dtype:
     return next((parameter.dtype for parameter in model.parameters()), torch.float32)
 
 
+def are_right(
+    logits_of: Callable[[Tensor], Tensor],
+    images: DeviceImages,
+    batch: int,
+    advance: Callable[[int], None] = lambda amount: None,
+) -> Tensor:
+    """Which images have their largest logit at their label: bool [N]. `advance` is told of the images done."""
+    right = torch.zeros(len(images), dtype=torch.bool, device=images.labels.device)
+    for part in _batches(torch.arange(len(images), device=right.device), batch):
+        with torch.no_grad():
+            right[part] = logits_of(images.batch(part)).argmax(1) == images.labels[part]
+        advance(len(part))
+    return right
+
+
 def survives(
     logits_of: Callable[[Tensor], Tensor],
-    x: Tensor,
-    y: Tensor,
+    images: DeviceImages,
     correct: Tensor,
     attack: AttackConfig,
     restarts: int,
     seed: int,
-    rows: Tensor,
+    batch: int,
+    advance: Callable[[int], None] = lambda amount: None,
 ) -> Tensor:
     """Which of the images `correct` (bool [N]) stay right at every iterate of every restart: bool [N].
 
-    A restart attacks only what is still unbroken.
+    A restart attacks only what is still unbroken, which is all that the host waits for. `advance` is told of the
+    images that are through a restart.
     """
     alive = correct.clone()
     for restart in range(restarts):
         left = alive.nonzero().squeeze(1)
-        if not len(left):
-            break
-        noise = start_noise(attack, x[left], seed, restart, rows[left])
-        alive[left] = _one_restart(logits_of, x[left], y[left], noise, attack)
+        advance(len(alive) - len(left))
+        for part in _batches(left, batch):
+            index = _filled(part, min(batch, len(alive)))
+            x = images.batch(index)
+            noise = start_noise(attack, x, seed, restart, images.rows[index])
+            alive[part] = _one_restart(logits_of, x, images.labels[index], noise, attack)[: len(part)]
+            advance(len(part))
     return alive
+
+
+def _batches(index: Tensor, batch: int) -> Sequence[Tensor]:
+    return index.split(batch) if len(index) else ()
+
+
+def _filled(index: Tensor, size: int) -> Tensor:
+    """`index` filled up to `size` by its first: where cuDNN times its algorithms for every new shape, there are few."""
+    if not torch.backends.cudnn.benchmark:
+        return index
+    return torch.cat([index, index[:1].expand(size - len(index))])
 
 
 def _one_restart(

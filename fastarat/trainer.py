@@ -14,6 +14,7 @@ from fastarat.engine.compiled import MOST_UNROLLED, Step, build_step, keep_cache
 from fastarat.engine.device import choose_compile, choose_device, choose_dtype, choose_kernels
 from fastarat.engine.distributed import World, barrier, join_world, leave_world
 from fastarat.engine.loop import Interrupted, Loop
+from fastarat.engine.profile import first_recorded, profiling
 from fastarat.engine.settings import CompileMode
 from fastarat.engine.training import Training, build_training
 from fastarat.errors import WorkError
@@ -25,9 +26,10 @@ from fastarat.run import Run
 __all__ = ["Interrupted", "train"]
 
 
-def train(config: Config, out: Path, resume: bool = False) -> Run:
+def train(config: Config, out: Path, resume: bool = False, profile: int | None = None) -> Run:
     """Train to the end and return the run; in several processes if they were started by the launcher.
 
+    `profile`: record so many steps, and write where their time goes to `profile/` in the run (`engine.profile`).
     Raises `UserError` for what can be known before, `WorkError` for a failure in work, `Interrupted` when a
     signal stopped it after a checkpoint.
     """
@@ -47,8 +49,12 @@ def train(config: Config, out: Path, resume: bool = False) -> Run:
             record.choose("loader", "resident", f"{megabytes:,.1f} MiB of pixels stay on the device")
         training = build_training(config, dataset, world, dtype, kernels)
         step = _build_step(training, mode, record)
+        if profile:
+            first_recorded(training, profile)  # before there is a run
         _open_run(run, training, resume, _facts(dataset, record, dtype, mode, kernels.name))
-        Loop(training, run, step, compiles=mode != "eager").fit()
+        with profiling(training, profile, run.path / "profile", mode) as profiler:
+            step = profiler.marked(step) if profiler else step
+            Loop(training, run, step, mode != "eager", profiler).fit()
         if world.is_main:
             learning_curves(run.path / "learning_curves.png", {config.recipe: run.metrics()}, str(run.path))
     except torch.OutOfMemoryError:

@@ -86,6 +86,14 @@ def test_the_published_code_departs_in_these_settings_and_no_others(name):
     assert published.attack.batch_norm == "train"  # 3: the default too
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if "resnet" in name or "wrn" in name])
+def test_recipes_for_gpus_watch_all_test_images_and_attack_a_thousand_of_them(name):
+    for fidelity in ("paper", "published-code"):
+        evaluation = recipes.recipe(name, fidelity).evaluation
+        assert (evaluation.num_images, evaluation.steps, evaluation.every_epochs) == (1000, 10, 1)
+        assert evaluation.num_clean_images == 10_000  # CIFAR's
+
+
 def test_at_of_the_published_code_has_no_balance_to_change():
     assert published_code(Config(method=ATConfig())).method == ATConfig()
 
@@ -117,6 +125,7 @@ PROBLEMS = {
     "schedule rise is 1": Config(schedule=ScheduleConfig("cyclic", rise=1)),
     "averaging decay is 1": Config(averaging=AveragingConfig("ema", decay=1, start_epoch=1)),
     "averaging start_epoch": Config(averaging=AveragingConfig("ema", start_epoch=0)),
+    "evaluation num_clean_images is -1": Config(evaluation=EvaluationConfig(num_clean_images=-1)),
     "evaluation batch": Config(evaluation=EvaluationConfig(batch=0)),
     "checkpoint keep is 0": Config(checkpoint=CheckpointConfig(keep=0)),
 }

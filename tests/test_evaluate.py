@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from host_syncs import HostSync, NoHostSync
 from torch import Tensor, nn
 
 from fastarat.attacks.settings import AttackConfig
 from fastarat.data.dataset import ImageSet
-from fastarat.evaluation import Accuracy, evaluate, survives
+from fastarat.engine.distributed import World
+from fastarat.errors import UserError
+from fastarat.evaluation import Accuracy, DeviceImages, are_right, evaluate, survives
 from fastarat.models.convert import convert_to_split_batch_norm
 
 ATTACK = AttackConfig(eps_255=10, step_255=4, steps=5)
@@ -75,6 +78,14 @@ def test_the_interval_is_wilsons(correct, total, low, high):
     assert Accuracy((correct,), (total,)).interval == pytest.approx((low, high), abs=0.006)
 
 
+def on_device(pixels: list[int], max_value: int) -> DeviceImages:
+    """Images of one pixel, all of class 0."""
+    shape = (len(pixels), 1, 1, 1)
+    images = torch.tensor(pixels, dtype=torch.uint8).view(shape)
+    rows = torch.arange(len(pixels))
+    return DeviceImages(images, torch.zeros_like(rows), rows, max_value, torch.float32)
+
+
 class Band(nn.Module):
     """Class 0 but for a narrow band of brightness, through which an attack passes on its way up."""
 
@@ -92,23 +103,114 @@ class Band(nn.Module):
 def test_an_image_broken_at_any_iterate_is_not_robust(steps):
     # From a half, steps of 0.02 visit 0.52 (broken), then 0.54 … (right again).
     attack = AttackConfig(eps_255=51, step_255=5.1, steps=steps, start="none")
-    x, y, rows = torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, dtype=torch.int64), torch.arange(1)
-    model = Band()
+    x, model = torch.full((1, 1, 1, 1), 0.5), Band()
     assert model(x + 0.02).argmax() == 1 and model(x + 0.04).argmax() == 0
-    assert not survives(model, x, y, torch.tensor([True]), attack, 1, 0, rows)
+    assert not survives(model, on_device([1], 2), torch.tensor([True]), attack, 1, 0, batch=1)
 
 
-def test_only_what_is_right_and_unbroken_is_attacked():
-    asked = []
+def right_above_a_half(asked: list[int]):
+    """Logits by which class 0 has the images brighter than a half; notes how many images it is asked about."""
 
     def logits_of(v: Tensor) -> Tensor:
         asked.append(len(v))
         return torch.stack([v.mean((1, 2, 3)), 0.5 + 0 * v.mean((1, 2, 3))], dim=1)
 
-    x = torch.tensor([0.9, 0.9, 0.1]).view(3, 1, 1, 1)
-    correct = torch.tensor([True, True, False])
-    kept = survives(logits_of, x, torch.zeros(3, dtype=torch.int64), correct, ATTACK, 2, 0, torch.arange(3))
+    return logits_of
+
+
+def test_only_what_is_right_and_unbroken_is_attacked():
+    asked, correct = [], torch.tensor([True, True, False])
+    kept = survives(right_above_a_half(asked), on_device([9, 9, 1], 10), correct, ATTACK, 2, 0, batch=3)
     assert kept.tolist() == [True, True, False] and set(asked) == {2}
+
+
+def test_a_restart_attacks_what_the_one_before_left_over_in_full_batches():
+    # Of steps of 0 the start alone decides. Image by image: safe, or broken by one start in two.
+    asked, attack = [], AttackConfig(eps_255=25.5, step_255=0, steps=1)
+    images, correct = on_device([90, 51, 90, 51, 51, 90, 51, 51], 100), torch.ones(8, dtype=torch.bool)
+    kept = survives(right_above_a_half(asked), images, correct, attack, 1, 0, batch=4)
+    assert asked == [4, 4, 4, 4] and 3 < kept.sum() < 8
+    asked.clear()
+    survives(right_above_a_half(asked), images, correct, attack, 2, 0, batch=4)
+    second = asked[4::2]  # each batch is asked about twice: for the step, and at its end
+    assert sum(second) == kept.sum() and set(second[:-1]) <= {4}
+
+
+def test_the_host_waits_for_the_device_once_a_restart_however_many_batches_there_are():
+    attack = AttackConfig(eps_255=25.5, step_255=30, steps=2)
+    images, logits_of = on_device([90, 55] * 8, 100), right_above_a_half([])
+
+    def attacked(restarts: int) -> Tensor:
+        return survives(logits_of, images, torch.ones(16, dtype=torch.bool), attack, restarts, 0, batch=4)
+
+    with NoHostSync():
+        right = are_right(logits_of, images, batch=4)
+    with NoHostSync(allowed=2):
+        kept = attacked(restarts=2)
+    assert right.all() and kept.tolist() == [True, False] * 8
+    with pytest.raises(HostSync), NoHostSync(allowed=1):
+        attacked(restarts=2)
+
+
+def test_where_new_shapes_cost_time_every_batch_has_the_same_one_and_the_verdicts_stay(monkeypatch):
+    asked, attack = [], AttackConfig(eps_255=25.5, step_255=0, steps=1)
+    images, correct = on_device([90, 51, 90, 51, 10, 90, 51], 100), torch.tensor([True] * 4 + [False] + [True] * 2)
+    plain = survives(right_above_a_half([]), images, correct, attack, 2, 0, batch=4)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    filled = survives(right_above_a_half(asked), images, correct, attack, 2, 0, batch=4)
+    assert set(asked) == {4} and filled.tolist() == plain.tolist() and 0 < filled.sum() < correct.sum()
+
+
+def test_more_images_can_be_measured_clean_than_are_attacked():
+    clean, robust = measured(Threshold(), num_attacked=3)
+    assert (clean.correct, clean.total) == ((3, 3), (4, 4))
+    assert (robust.correct, robust.total) == ((1, 1), (2, 1))
+    for all_of_them in (None, 8, 100):
+        assert measured(Threshold(), num_attacked=all_of_them) == measured(Threshold())
+
+
+def test_the_attacked_images_are_attacked_as_if_they_were_alone(small_net):
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 6, 6, 1), dtype=np.uint8)
+    labels = np.random.default_rng(1).integers(0, 3, 60)
+    attack = AttackConfig(eps_255=40, step_255=0, steps=1)  # the starts decide: they belong to the image
+
+    def robust(num: int, **options) -> Accuracy:
+        images = ImageSet(pixels[:num], labels[:num])
+        return evaluate(small_net, images, 255, 3, attack, dtype=torch.float64, **options)[1]
+
+    assert robust(60, num_attacked=20) == robust(20)
+    assert 0 < sum(robust(20).correct) < 20
+
+
+@pytest.mark.parametrize("num_attacked", [2, 5, None])
+@pytest.mark.parametrize("size", [2, 3, 9])
+def test_processes_share_attacked_and_other_images_evenly(monkeypatch, num_attacked, size):
+    counts = []
+    monkeypatch.setattr("fastarat.evaluation.sum_over_processes", lambda values, world: counts.append(values) or values)
+    whole = measured(Threshold(), num_attacked=num_attacked)
+    counts.clear()
+    for rank in range(size):
+        measured(Threshold(), num_attacked=num_attacked, world=World(torch.device("cpu"), rank, size))
+    totals = [tuple(row) for row in sum(counts).tolist()]
+    assert totals == [whole[0].total, whole[0].correct, whole[1].total, whole[1].correct]
+    shares = [int(row[2].sum()) for row in counts]
+    assert max(shares) - min(shares) <= 1
+
+
+def test_attacking_no_image_is_refused():
+    with pytest.raises(UserError, match="num_attacked is 0: give 1 or more"):
+        measured(Threshold(), num_attacked=0)
+
+
+@pytest.mark.parametrize("label", [0, 1, 2])
+def test_weights_given_stand_in_for_the_models_own(small_net, label):
+    model, attack = convert_to_split_batch_norm(small_net), AttackConfig(steps=1)
+    images = ImageSet(grey(10, 100, 200), np.full(3, label))
+    own = {name: p.detach() for name, p in model.named_parameters()}
+    for chosen, percent in ((label, 100), ((label + 1) % 3, 0)):
+        weights = own | {"linear.bias": 1e6 * torch.eye(3, dtype=torch.float64)[chosen]}
+        clean, robust = evaluate(model, images, 255, 3, attack, dtype=torch.float64, weights=weights)
+        assert clean.percent == robust.percent == percent
 
 
 def test_restarts_only_lower_the_accuracy(small_net):
@@ -164,10 +266,13 @@ def test_the_branch_asked_for_is_measured(small_net):
         assert sum(clean.correct) == correct
 
 
-def test_progress_is_told_of_every_image():
+@pytest.mark.parametrize("options", [{}, {"restarts": 0}, {"restarts": 3}, {"num_attacked": 3}], ids=str)
+def test_progress_is_told_of_as_many_images_as_there_are_by_the_work_that_they_take(options):
     told = []
-    measured(Threshold(), batch=3, advance=told.append)
-    assert told == [3, 3, 2]
+    measured(Threshold(), batch=3, advance=told.append, **options)
+    assert sum(told) == pytest.approx(8) and min(told) >= 0
+    clean_share = 8 / (1 + 10 * options.get("restarts", 1) * options.get("num_attacked", 8) / 8)
+    assert sum(told[:3]) == pytest.approx(clean_share)
 
 
 def test_a_model_without_parameters_can_be_measured():

@@ -33,6 +33,8 @@ class TrainArguments:
     """take all settings from this run instead of a recipe"""
     port: int = 0
     """port on which several processes find each other; 0: any free one"""
+    profile: int | None = None
+    """record this many steps after the first few, and show where their time goes: profile/ in the run's directory"""
     json: bool = False
     """print the result as JSON"""
 
@@ -47,7 +49,7 @@ def run(args: list[str]) -> int:
         return _launch(arguments, args)
     assert arguments.out is not None
     try:
-        finished = train(arguments.config, arguments.out, arguments.resume)
+        finished = train(arguments.config, arguments.out, arguments.resume, arguments.profile)
     except Interrupted as stopped:
         if is_first():
             notice(f"{stopped}; 'fastarat train --resume {arguments.out}' goes on from there")
@@ -71,6 +73,8 @@ def parse_arguments(args: list[str]) -> TrainArguments:
         )
     arguments = parse(TrainArguments, rest, "fastarat train", TrainArguments(base))
     arguments = replace(arguments, config=arguments.config.checked())
+    if arguments.profile is not None and arguments.profile < 1:
+        raise UserError(f"--profile {arguments.profile}: give 1 step or more")
     if arguments.out == Path():
         raise UserError("--out is the current directory: give the run one of its own")
     if arguments.resume:

@@ -28,6 +28,6 @@ class Loader(Protocol):
         """The epoch's batches (epochs count from 1), from its `first_step` (from 0) on."""
         ...
 
-    def sample(self, epoch: int, num_images: int, augment: bool) -> Iterator[Batch]:
-        """This process's share of `num_images` random images of the set, in batches."""
+    def sample(self, epoch: int, num_images: int, augment: bool, batch: int) -> Iterator[Batch]:
+        """This process's share of `num_images` random images of the set, by `batch` images of all processes."""
         ...

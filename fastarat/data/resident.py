@@ -49,12 +49,12 @@ class ResidentLoader:
         for step in range(first_step, self.steps_per_epoch):
             yield self._batch(order[step * self.batch : (step + 1) * self.batch], epoch, True)
 
-    def sample(self, epoch: int, num_images: int, augment: bool) -> Iterator[Batch]:
+    def sample(self, epoch: int, num_images: int, augment: bool, batch: int) -> Iterator[Batch]:
         """See `Loader.sample`; the choice of images depends on (seed, epoch)."""
         rows = torch.arange(self.num_images, device=self.images.device)
         keys = philox.words(self.seed, Stream.SUBSET, epoch, rows, 1)[:, 0]
         chosen = torch.argsort(keys, stable=True)[:num_images]
-        for index in chosen.split(self.batch):
+        for index in chosen.split(batch):
             yield self._batch(index, epoch, augment)
 
     def _batch(self, index: Tensor, epoch: int, augment: bool) -> Batch:

@@ -18,7 +18,7 @@ from fastarat.models.split_batch_norm import SplitBatchNorm2d, current_pass, for
 
 
 class Average:
-    """A second net that holds the averaged weights.
+    """A second net that holds the averaged weights of `model`.
 
     EMA averages the running statistics too. An SWA net's fit no weights in it: they are estimated anew,
     by `reestimate`, before it is used.
@@ -28,10 +28,13 @@ class Average:
         self.settings = settings
         self.model = copy.deepcopy(model)
         self.num_snapshots = 0
+        # Tensors that change in place only, listed once.
+        self.averages = list(self.model.state_dict().values())
+        self.values = list(model.state_dict().values())
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int, epoch: int) -> None:
-        """Take the net after step `step` (from 1) of epoch `epoch` (from 1), if its turn has come."""
+    def update(self, step: int, epoch: int) -> None:
+        """Take the net as it is after step `step` (from 1) of epoch `epoch` (from 1), if its turn has come."""
         if epoch < self.settings.start_epoch:
             return
         if self.settings.kind == "swa" and step % self.settings.every_steps:
@@ -39,8 +42,7 @@ class Average:
         share = 1 / (self.num_snapshots + 1)
         if self.settings.kind == "ema" and self.num_snapshots:
             share = 1 - self.settings.decay
-        mine, theirs = list(self.model.state_dict().values()), list(model.state_dict().values())
-        torch._foreach_lerp_(mine, theirs, share)
+        torch._foreach_lerp_(self.averages, self.values, share)
         self.num_snapshots += 1
 
     def state_dict(self) -> dict[str, object]:

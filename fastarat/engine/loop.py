@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import cached_property
 from types import FrameType
 from typing import Any
 
@@ -11,13 +12,15 @@ import torch
 from torch import nn
 
 from fastarat.checkpoint import save_weights
+from fastarat.data.dataset import ImageSet
 from fastarat.data.loader import Batch
-from fastarat.data.subset import subset
+from fastarat.data.subset import shuffled
 from fastarat.engine.averaging import reestimate
 from fastarat.engine.compiled import Step
 from fastarat.engine.display import Display, duration
 from fastarat.engine.distributed import any_process, average_in_place, barrier, sum_over_processes
 from fastarat.engine.events import Events
+from fastarat.engine.profile import Profiler
 from fastarat.engine.training import Training
 from fastarat.errors import WorkError
 from fastarat.evaluation import evaluate
@@ -33,8 +36,8 @@ class Interrupted(Exception):
 class Loop:
     """Drives a `Training` and writes its `Run`; nothing in here touches a tensor of the step."""
 
-    def __init__(self, training: Training, run: Run, step: Step, compiles: bool):
-        self.training, self.run, self.step = training, run, step
+    def __init__(self, training: Training, run: Run, step: Step, compiles: bool, profiler: Profiler | None = None):
+        self.training, self.run, self.step, self.profiler = training, run, step, profiler
         self.must_compile = compiles
         self.compile_seconds = 0.0
         self.config, self.world = training.config, training.parts.world
@@ -69,6 +72,8 @@ class Loop:
                 self._compile(batch)
             else:
                 training.advance(self.step, batch)
+            if self.profiler:
+                self.epoch_started += self.profiler.after_step()
             self._between_steps()
         self._end_epoch()
 
@@ -189,32 +194,42 @@ class Loop:
         correct = torch.zeros((), dtype=torch.int64, device=self.world.device)
         parts.model.eval()
         with torch.no_grad(), parts.precision.autocast():
-            for batch in training.loader.sample(training.epoch, wanted, augment):
+            for batch in training.loader.sample(training.epoch, wanted, augment, self.config.evaluation.batch):
                 logits = forward(parts.model, batch.x, "clean", "eval")
                 correct += (logits.argmax(1) == batch.y).sum()
         parts.model.train()
         parts.method.begin_epoch(sum_over_processes(correct, self.world) / wanted)
 
+    @cached_property
+    def _watched(self) -> ImageSet:
+        """The images that evaluations look at, in an order in which the first so many are attacked."""
+        held_out, settings = self.training.held_out, self.config.evaluation
+        if settings.num_images >= len(held_out.labels):
+            return held_out
+        return shuffled(held_out, max(settings.num_images, settings.num_clean_images), self.config.seed)
+
     def _evaluate(self, model: nn.Module) -> dict[str, Any]:
         training, settings = self.training, self.config.evaluation
-        images = subset(training.held_out, settings.num_images, self.config.seed)
-        advance = self.display.counter(len(images.labels), "evaluating")
-        with training.parts.precision.autocast():
+        precision, num_images = training.parts.precision, len(self._watched.labels)
+        with precision.autocast():
             clean, robust = evaluate(
                 model,
-                images,
+                self._watched,
                 training.dataset.max_value,
                 len(training.dataset.classes),
                 training.evaluation_attack,
+                num_attacked=settings.num_images,
                 batch=settings.batch,
                 seed=self.config.seed,
                 world=self.world,
-                dtype=training.parts.precision.parameter_dtype,
-                advance=advance,
+                dtype=precision.parameter_dtype,
+                weights=precision.frozen_weights(model),
+                advance=self.display.counter(num_images, "evaluating"),
             )
         return {
             "images": "validation" if self.config.num_validation_images else "test",
-            "num_images": len(images.labels),
+            "num_images": sum(robust.total),
+            "num_clean_images": num_images,
             "steps": settings.steps,
             "clean": round(clean.percent, 3),
             "robust": round(robust.percent, 3),

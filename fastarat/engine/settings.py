@@ -95,19 +95,21 @@ class EvaluationConfig:
     every_epochs: int = 1
     """epochs between evaluations; 0 evaluates after the last one only"""
     num_images: int = 1000
-    """images of an evaluation during training"""
+    """images attacked in an evaluation during training"""
+    num_clean_images: int = 0
+    """images whose clean accuracy it measures, if more than it attacks; those are among them"""
     steps: int = 10
     """PGD steps of an evaluation during training, at the training attack's eps"""
     step_255: float = 2.0
     """its step size, in 1/255 of the pixel range"""
     batch: int = 500
-    """images at a time"""
+    """images at a time, of AR-AT's balance too"""
     start: Literal["uniform", "published-code"] = "uniform"
     """published-code: the ball is centred on the noisy start, as in the published evaluation"""
 
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix."""
-        found = _not_negative("evaluation", self, ("every_epochs", "steps", "step_255"))
+        found = _not_negative("evaluation", self, ("every_epochs", "num_clean_images", "steps", "step_255"))
         if self.batch < 1 or self.num_images < 1:
             found.append("evaluation batch and num_images must be 1 or more")
         return found

@@ -93,14 +93,16 @@ class Training:
         config, steps_per_epoch = self.config, self.loader.steps_per_epoch
         return learning_rate(config.schedule, config.optimizer.learning_rate, step, steps_per_epoch, config.epochs)
 
-    def advance(self, step: Step, batch: Batch) -> None:
-        """Train on one batch, and count it. The host waits for nothing here."""
+    def advance(self, step: Step, batch: Batch) -> dict[str, Tensor]:
+        """Train on one batch and count it; returns the step's metrics. The host waits for nothing here."""
         self.controls.learning_rate.fill_(self.learning_rate(self.step))
         self.controls.step.fill_(self.step)
-        self._count(step(batch))
+        metrics = step(batch)
+        self._count(metrics)
         self.step += 1
         if self.average:
-            self.average.update(self.parts.model, self.step, self.epoch)
+            self.average.update(self.step, self.epoch)
+        return metrics
 
     @torch.no_grad()
     def _count(self, metrics: dict[str, Tensor]) -> None:

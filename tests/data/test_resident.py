@@ -68,18 +68,26 @@ def test_order_and_augmentation_change_with_epoch_and_seed():
 @pytest.mark.parametrize("num_processes", [1, 2, 5])
 @pytest.mark.parametrize("num_images", [1, 12, 30, NUM_IMAGES])
 def test_a_sample_holds_so_many_different_images_over_all_processes(num_images, num_processes):
-    shares = [list(loader(rank, num_processes).sample(1, num_images, False)) for rank in range(num_processes)]
+    shares = [list(loader(rank, num_processes).sample(1, num_images, False, BATCH)) for rank in range(num_processes)]
     seen = [int(y) for share in shares for batch in share for y in batch.y]
     assert len(seen) == len(set(seen)) == num_images
-    whole = [int(y) for batch in loader().sample(1, num_images, False) for y in batch.y]
+    whole = [int(y) for batch in loader().sample(1, num_images, False, BATCH) for y in batch.y]
     assert sorted(seen) == sorted(whole)
+
+
+def test_a_sample_is_the_same_by_batches_of_any_size():
+    whole = next(loader().sample(1, 30, True, 30))
+    parts = list(loader().sample(1, 30, True, 8))
+    assert [len(part.y) for part in parts] == [8, 8, 8, 6]
+    assert torch.equal(torch.cat([part.x for part in parts]), whole.x)
+    assert torch.equal(torch.cat([part.y for part in parts]), whole.y)
 
 
 def test_a_sample_changes_with_the_epoch_and_is_augmented_only_when_asked():
     images = image_set().images
 
     def sampled(epoch, augment):
-        return next(loader().sample(epoch, BATCH, augment))
+        return next(loader().sample(epoch, BATCH, augment, BATCH))
 
     plain, moved = sampled(1, False), sampled(1, True)
     assert torch.equal(plain.x, torch.from_numpy(images[plain.y.numpy()]).permute(0, 3, 1, 2) / 255)

@@ -41,7 +41,7 @@ def test_swa_is_the_equal_mean_of_snapshots_from_its_first_epoch_on(small_net):
     for step in range(1, 13):
         epoch = (step - 1) // 3 + 1
         now = train(net)
-        average.update(net, step, epoch)
+        average.update(step, epoch)
         if epoch >= 3 and step % 2 == 0:
             taken.append(now)
     assert average.num_snapshots == len(taken) == 3
@@ -52,13 +52,13 @@ def test_ema_starts_at_the_first_weights_and_forgets_by_its_decay(small_net):
     net = convert_to_split_batch_norm(small_net)
     average = Average(AveragingConfig("ema", decay=0.8, start_epoch=2), net)
     train(net)
-    average.update(net, 1, 1)
+    average.update(1, 1)
     assert average.num_snapshots == 0
     expected = train(net)
-    average.update(net, 2, 2)
+    average.update(2, 2)
     for step in (3, 4):
         now = train(net)
-        average.update(net, step, 2)
+        average.update(step, 2)
         expected = {name: 0.8 * expected[name] + 0.2 * now[name] for name in now}
     assert_tensors(average.model, expected)
 
@@ -67,8 +67,8 @@ def test_the_trained_net_is_left_alone_and_keeps_a_pass_of_its_own(small_net):
     net = convert_to_split_batch_norm(small_net)
     average = Average(AveragingConfig("ema", start_epoch=1), net)
     now = train(net)
-    average.update(net, 1, 1)
-    average.update(net, 2, 1)
+    average.update(1, 1)
+    average.update(2, 1)
     assert_tensors(net, now)
     assert current_pass(average.model) is average.model.bn.current is not current_pass(net)
 
@@ -78,14 +78,27 @@ def test_an_average_goes_on_from_a_checkpoint(small_net):
     settings = AveragingConfig("swa", start_epoch=1, every_steps=1)
     average = Average(settings, net)
     train(net)
-    average.update(net, 1, 1)
+    average.update(1, 1)
     resumed = Average(settings, net)
     resumed.load_state_dict(copy.deepcopy(average.state_dict()))
     train(net)
     for each in (average, resumed):
-        each.update(net, 2, 1)
+        each.update(2, 1)
     assert resumed.num_snapshots == 2
     assert_tensors(resumed.model, average.model.state_dict())
+
+
+def test_an_average_follows_weights_that_a_checkpoint_brought_and_stays_in_its_place(small_net):
+    net = convert_to_split_batch_norm(small_net)
+    average = Average(AveragingConfig("ema", decay=0.8, start_epoch=1), net)
+    places = [tensor.data_ptr() for tensor in average.model.state_dict().values()]
+    loaded = {name: torch.rand_like(tensor) for name, tensor in net.state_dict().items()}
+    saved = {name: torch.rand_like(tensor) for name, tensor in net.state_dict().items()}
+    net.load_state_dict(loaded)
+    average.load_state_dict({"model": saved, "num_snapshots": 3})
+    average.update(4, 1)
+    assert_tensors(average.model, {name: 0.8 * saved[name] + 0.2 * loaded[name] for name in loaded})
+    assert [tensor.data_ptr() for tensor in average.model.state_dict().values()] == places
 
 
 def batches() -> list[Batch]:

@@ -1,12 +1,15 @@
-"""What happens when the first, compiled step does not come back."""
+"""The loop: what happens when a compiled step does not come back, and what evaluations in it look at."""
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from host_syncs import QuietLoop
 
 from fastarat.checkpoint import load_checkpoint
 from fastarat.data.sources import open_dataset
+from fastarat.data.subset import shuffled, subset
 from fastarat.engine.distributed import World
 from fastarat.engine.loop import Interrupted, Loop
 from fastarat.engine.training import build_training
@@ -30,3 +33,44 @@ def test_a_compile_that_ctrl_c_ends_is_a_stop_and_not_a_failure(tmp_path, stoppe
     with pytest.raises(Interrupted if stopped else WorkError, match="compil"):
         loop.fit()
     assert load_checkpoint(run.checkpoint())["step"] == 0
+
+
+def looked_at(**settings) -> tuple[QuietLoop, dict]:
+    """A loop at its start, and what its evaluation says, by a weak attack."""
+    config = recipe("digits-arat")
+    attacked = {"num_validation_images": settings.pop("num_validation_images", 0)}
+    evaluation = replace(config.evaluation, steps=2, step_255=4, **settings)
+    # An attack so weak that a net at its start is neither broken nor safe.
+    config = replace(config, attack=replace(config.attack, eps_255=0.05), evaluation=evaluation, **attacked)
+    loop = QuietLoop(config)
+    return loop, loop._evaluate(loop.training.parts.model)
+
+
+def test_all_test_images_are_measured_clean_and_a_random_part_of_them_is_attacked():
+    _, few = looked_at(num_images=100)
+    _, everything = looked_at(num_images=360)
+    _, result = looked_at(num_images=100, num_clean_images=10_000)
+    assert (few["num_images"], few["num_clean_images"]) == (100, 100)
+    assert (result["num_images"], result["num_clean_images"]) == (100, 360)
+    assert result["clean"] == everything["clean"] != few["clean"]
+    assert result["robust"] == few["robust"] != everything["robust"]
+    assert result["robust"] > 0
+
+
+def test_validation_images_fewer_than_asked_for_are_all_measured_and_attacked():
+    loop, result = looked_at(num_images=100, num_clean_images=200, num_validation_images=50)
+    assert result["images"] == "validation" and result["num_images"] == result["num_clean_images"] == 50
+    assert loop._watched is loop.training.held_out
+
+
+def test_what_is_attacked_is_what_a_subset_holds():
+    test = open_dataset("digits").test
+    ours, theirs = shuffled(test, 10_000, seed=3), subset(test, 100, seed=3)
+    assert len(ours.labels) == 360 and not np.array_equal(ours.labels, test.labels)
+    assert np.array_equal(ours.images[:100], theirs.images) and np.array_equal(ours.labels[:100], theirs.labels)
+
+
+def test_images_are_chosen_once_for_all_evaluations():
+    loop, first = looked_at(num_images=100)
+    watched = loop._watched
+    assert loop._evaluate(loop.training.parts.model) == first and loop._watched is watched

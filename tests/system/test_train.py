@@ -105,6 +105,7 @@ OVERRIDES = {
     "averaging.reestimate": "published-code",
     "evaluation.every-epochs": 1,
     "evaluation.num-images": 40,
+    "evaluation.num-clean-images": 60,
     "evaluation.steps": 2,
     "evaluation.step-255": 5.0,
     "evaluation.batch": 20,

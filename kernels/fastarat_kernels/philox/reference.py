@@ -59,9 +59,13 @@ def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
 
 
 def words(seed: int, stream: Stream, step: int | Tensor, rows: Tensor, num_elements: int) -> Tensor:
-    """uint32 words [len(rows), num_elements] (int64) for the global row numbers `rows` (int64 [B])."""
+    """uint32 words [len(rows), num_elements] (int64) for the global row numbers `rows` (int64 [B]).
+
+    `step`: a number, or a scalar on the device of `rows`.
+    """
     groups = torch.arange(-(-num_elements // 4), device=rows.device)
-    step = torch.as_tensor(step, device=rows.device)
+    if not isinstance(step, Tensor):
+        step = torch.full((), step, device=rows.device)  # filled there: the host would wait for a number's copy
     counter = (groups[None, :], rows[:, None], step & _LOW, torch.full_like(step, int(stream)))
     return torch.stack(philox(counter, seed), dim=-1).flatten(1)[:, :num_elements]
 

@@ -1,0 +1,51 @@
+"""What a device can do at best: a large matrix product and a large copy, measured in about a second."""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+_SECONDS = 0.4
+
+
+class Roofs(NamedTuple):
+    """Of one device and dtype. A copy counts its bytes twice, read and written."""
+
+    flops_per_s: float
+    bytes_per_s: float
+
+
+def measure_roofs(device: torch.device, dtype: torch.dtype) -> Roofs:
+    """Measure both; leaves the random state as it was. float32 by TF32 on a GPU where convolutions may use it."""
+    cuda = device.type == "cuda"
+    side, size = (8192, 2**28) if cuda else (1024, 2**27)
+    generator = torch.Generator(device).manual_seed(0)
+    # A GPU slows down under random numbers, as under a training's, and not under constants.
+    a, b = (torch.randn(side, side, device=device, generator=generator).to(dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    source, target = (torch.ones(size, dtype=torch.uint8, device=device) for _ in range(2))
+    precision = torch.get_float32_matmul_precision()
+    if cuda and torch.backends.cudnn.allow_tf32:
+        torch.set_float32_matmul_precision("high")
+    try:
+        product = _fastest(lambda: torch.mm(a, b, out=out), device)
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    return Roofs(2 * side**3 / product, 2 * size / _fastest(lambda: target.copy_(source), device))
+
+
+def _fastest(run: Callable[[], object], device: torch.device) -> float:
+    """Seconds of the fastest of many runs."""
+    end, times = time.perf_counter() + _SECONDS, []
+    while len(times) < 3 or time.perf_counter() < end:
+        started = _now(device)
+        run()
+        times.append(_now(device) - started)
+    return min(times)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
