@@ -90,7 +90,7 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
 
 def _bench(arguments: argparse.Namespace) -> Bench:
     device = torch.device(arguments.device)
-    config = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
+    config = {name: value for name, value in vars(arguments).items() if name != "rows"}
     return Bench(
         device,
         arguments.repeats,

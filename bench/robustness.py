@@ -42,6 +42,7 @@ class Suite:
 SUITES = {
     "digits": Suite(("digits-arat", "digits-at"), "digits", None),
     "cifar10-tiny": Suite(("cifar10-tiny-arat", "cifar10-tiny-at"), "cifar10-jpeg", 2000),
+    "paper-resnet18": Suite(("cifar10-resnet18-arat", "cifar10-resnet18-at"), "cifar10-jpeg", None),
 }
 COLUMNS = ["method", "seeds", "clean %", "PGD-20 %", "minutes", "run"]
 
@@ -54,7 +55,8 @@ def main(args: list[str] | None = None) -> int:
         for seed in range(arguments.seeds):
             config = replace(recipe(name), seed=seed, data=arguments.data or suite.data)
             if not any(_is_row_of(row, arguments.suite, config) for row in read_rows(arguments.rows)):
-                write_row(arguments.rows, measure(arguments.suite, config, run_path(arguments.runs, name, seed)))
+                out = run_path(arguments.runs, name, seed)
+                write_row(arguments.rows, measure(arguments.suite, config, out, suite.num_images))
     rows = [row for row in read_rows(arguments.rows) if row["suite"] == arguments.suite]
     print_table(f"suite {arguments.suite}", COLUMNS, summary(rows, arguments.runs))
     _draw(arguments.runs, suite, arguments.suite)
@@ -80,8 +82,11 @@ def _is_row_of(row: dict[str, Any], suite: str, config: Config) -> bool:
     return row["suite"] == suite and from_dict(row["config"], "a result row") == config
 
 
-def measure(suite: str, config: Config, out: Path) -> dict[str, Any]:
-    """Train (or go on training) one configuration, and evaluate what it deploys."""
+def measure(suite: str, config: Config, out: Path, num_images: int | None) -> dict[str, Any]:
+    """Train (or go on training) one configuration, and attack what it deploys on `num_images` test images (None: all).
+
+    The result is the row of `suite`.
+    """
     begun = (out / "config.json").exists()
     if begun and load_config(out / "config.json") != config:
         raise UserError(f"{out} is a run with other settings: move it away, or give another --runs")
@@ -89,7 +94,7 @@ def measure(suite: str, config: Config, out: Path) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
     model, description = load_model(run.weights_file)
     dataset = open_dataset(config.data)
-    images = subset(dataset.test, SUITES[suite].num_images, seed=0)
+    images = subset(dataset.test, num_images, seed=0)
     step_255 = config.attack.eps_255 / 4
     attack = AttackConfig(norm=config.attack.norm, eps_255=config.attack.eps_255, step_255=step_255, steps=20)
     with progress(f"PGD-20 on {config.recipe}, seed {config.seed}", len(images.labels)) as advance:

@@ -1,28 +1,36 @@
-"""Write the tables of README.md from result rows: `python -m bench.tables`; `--check` only compares.
+"""Write every table of measured figures from result rows: `python -m bench.tables`; `--check` only compares.
 
-A table stands between `<!-- table: SUITE -->` and `<!-- end -->`; nobody types numbers there.
+In README.md a table stands between `<!-- table: NAME -->` and `<!-- end -->`; docs/results.md is written whole, with
+the pictures of the ladders beside it. Nobody types numbers there.
 """
 
 import re
 import sys
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from bench import kernel_report, throughput_report
 from bench.robustness import spread
 from bench.rows import RESULTS, read_rows
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README, RESULTS_PAGE, IMAGES = ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "images"
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 TITLES = {"at": "AT", "arat": "AR-AT", "arat-swa": "AR-AT + SWA"}
+Row = dict[str, Any]
 
 
 def robustness_table(suite: str) -> str:
     """Mean and standard deviation over seeds of each method, as Markdown."""
     rows = [row for row in read_rows(RESULTS / "robustness.jsonl") if row["suite"] == suite]
-    lines = ["| method | seeds | clean, % | PGD-20, % | minutes |", "| --- | --- | --- | --- | --- |"]
+    columns = ["method", "seeds", "clean, %", "PGD-20, %", "minutes"]
+    cells = []
     for method in dict.fromkeys(row["method"] for row in rows):
         of_method = [row for row in rows if row["method"] == method]
-        cells = [spread([row[name] for row in of_method]) for name in ("clean", "pgd20", "minutes")]
-        lines.append(f"| {TITLES[method]} | {len(of_method)} | {' | '.join(cells)} |")
+        measured = [spread([row[name] for row in of_method]) for name in ("clean", "pgd20", "minutes")]
+        cells.append([TITLES[method], str(len(of_method)), *measured])
     first = rows[0]
     threads = " or ".join(str(n) for n in sorted({row["threads"] for row in rows}))
     where = first["gpu"] or f"CPU, {threads} thread{'' if threads == '1' else 's'}"
@@ -30,21 +38,125 @@ def robustness_table(suite: str) -> str:
     eps = f"eps {first['config']['attack']['eps_255']:g}/255"
     what = f"net {first['model']}, data {first['dataset']}, {first['epochs']} epochs, {eps}"
     what += f", {first['num_images']:,} test images"
-    return "\n".join([*lines, "", f"{what}; {where}, torch {first['torch']}, commit {commits}.", ""])
+    return f"{markdown(columns, cells)}\n{what}; {where}, torch {first['torch']}, commit {commits}.\n"
+
+
+def throughput_table(on_gpu: bool) -> str:
+    """The README's ladder: AR-AT of ResNet-18 at the smallest batch measured, as Markdown."""
+    found = [rows for rows in _ladders() if bool(rows[0]["gpu"]) == on_gpu]
+    found = [rows for rows in found if (rows[0]["model"], rows[0]["method"]) == ("resnet18", "arat")]
+    if not found:
+        return "Not measured yet.\n"
+    return ladder_table(min(found, key=lambda rows: rows[0]["batch"]))
+
+
+def ladder_table(rows: list[Row]) -> str:
+    """A ladder, with what it was measured on, as Markdown."""
+    what = f"{throughput_report.title(rows[0])}; {throughput_report.place(rows[0])}"
+    return f"{markdown(*throughput_report.columns_of(rows))}\n{what}. Ratios: median (least-most) of turns.\n"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "digits": partial(robustness_table, "digits"),
+    "cifar10-tiny": partial(robustness_table, "cifar10-tiny"),
+    "throughput-cpu": partial(throughput_table, False),
+    "throughput-gpu": partial(throughput_table, True),
+}
 
 
 def render(text: str) -> str:
     """The page with every table made anew."""
-    return BLOCK.sub(lambda match: match[1] + robustness_table(match[2]) + match[3], text)
+    return BLOCK.sub(lambda match: match[1] + TABLES[match[2]]() + match[3], text)
+
+
+def results_page() -> str:
+    """All figures of speed, newest first within each benchmark."""
+    parts = [
+        "# Results",
+        "Written from the rows in `bench/results` by `python -m bench.tables`; do not edit.",
+        "## Throughput",
+    ]
+    for rows in _ladders():
+        parts.append(f"### {throughput_report.title(rows[0])}")
+        if any(row["images_per_s"] is not None for row in rows):
+            parts.append(f"![images/s of each variant](images/{picture_name(rows)})")
+        parts.append(ladder_table(rows).rstrip())
+    parts += ["## Start-up", *(_startup() or ["Not measured yet."])]
+    parts += ["## Kernels", *(_kernels() or ["Not measured yet: it takes a GPU."])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _ladders() -> list[list[Row]]:
+    return list(throughput_report.ladders(read_rows(RESULTS / "throughput.jsonl")).values())
+
+
+def picture_name(rows: list[Row]) -> str:
+    """The file of a ladder's picture."""
+    first = rows[0]
+    where = re.sub(r"\W+", "-", (first["gpu"] or "cpu").lower())
+    return f"throughput-{first['model']}-{first['method']}-{first['batch']}-{where}.png"
+
+
+def _startup() -> list[str]:
+    rows = [row for row in read_rows(RESULTS / "startup.jsonl") if row["correct"]]
+    parts = []
+    starts = [row for row in rows if row["case"] == "first step"]
+    if starts:
+        columns = ["recipe", "step", "caches", "seconds to the first step", "of it in that step", "machine"]
+        cells = [
+            [
+                row["recipe"],
+                f"{row['compile']}, {row['kernels']}, {row['dtype']}",
+                row["cache"],
+                f"{row['seconds']:.1f}",
+                f"{list(row['parts_s'].values())[-1]:.1f}",
+                throughput_report.place(row),
+            ]
+            for row in starts
+        ]
+        parts.append(markdown(columns, cells).rstrip())
+    imports = [row for row in rows if row["case"] == "import"]
+    if imports:
+        columns = ["import", "seconds beyond torch: p50 (p20-p80)", "torch itself", "machine"]
+        cells = [
+            [
+                row["module"],
+                f"{row['s_p50']:.2f} ({row['s_p20']:.2f}-{row['s_p80']:.2f})",
+                f"{row['torch_s']:.2f}",
+                throughput_report.place(row),
+            ]
+            for row in imports
+        ]
+        parts.append(markdown(columns, cells).rstrip())
+    return parts
+
+
+def _kernels() -> list[str]:
+    rows = list(read_rows(RESULTS / "kernels.jsonl"))
+    if not rows:
+        return []
+    lines = [*kernel_report.mean_lines(rows), *kernel_report.verdicts(rows)]
+    return [markdown(*kernel_report.table(rows)).rstrip(), "\n".join(f"- {line}" for line in lines)]
+
+
+def markdown(columns: Iterable[str], cells: Iterable[Iterable[str]]) -> str:
+    """A table."""
+    columns = list(columns)
+    lines = [columns, ["---"] * len(columns), *cells]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def main() -> int:
-    """Rewrite the page, or say whether it is up to date."""
-    before = README.read_text()
-    after = render(before)
+    """Rewrite the pages and pictures, or say whether the pages are up to date."""
+    before = README.read_text(), RESULTS_PAGE.read_text() if RESULTS_PAGE.exists() else ""
+    after = render(before[0]), results_page()
     if "--check" in sys.argv:
         return 0 if before == after else 1
-    README.write_text(after)
+    README.write_text(after[0])
+    RESULTS_PAGE.write_text(after[1])
+    for rows in _ladders():
+        if any(row["images_per_s"] is not None for row in rows):
+            throughput_report.picture(IMAGES / picture_name(rows), rows)
     return 0
 
 

@@ -83,14 +83,6 @@ def print_report(rows: list[Row]) -> None:
                 stdout.print(f"{row['variant']}: {row['error']}", markup=False)
 
 
-def markdown(rows: list[Row]) -> str:
-    """A ladder as a Markdown table with what it was measured on."""
-    columns, cells = columns_of(rows)
-    lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
-    lines += ["| " + " | ".join(row) + " |" for row in cells]
-    return "\n".join([*lines, "", f"{title(rows[0])}; {place(rows[0])}. Ratios: median (least-most) of turns.", ""])
-
-
 def picture(path: Path, rows: list[Row]) -> None:
     """Bars of images/s of a ladder, with the ratio to the first, as a PNG."""
     import matplotlib

@@ -7,7 +7,7 @@ import pytest
 import torch
 from fastarat_kernels.implementations import PYTORCH
 
-from bench import throughput, throughput_report, turns
+from bench import tables, throughput, throughput_report, turns
 from bench.gate import LEARNING_RATE, TOLERANCES, batches_of, compare, definition
 from bench.ladder import run_ladder
 from bench.random_images import random_images
@@ -299,5 +299,5 @@ def test_the_picture_shows_every_variant_that_has_a_speed(tmp_path, monkeypatch)
     rows = rows_of(["published", "default"], monkeypatch)
     throughput_report.picture(tmp_path / "ladder.png", rows)
     assert (tmp_path / "ladder.png").read_bytes().startswith(b"\x89PNG")
-    text = throughput_report.markdown(rows)
+    text = tables.ladder_table(rows)
     assert text.count("\n| ") == 3 and "8 PIL workers" in text

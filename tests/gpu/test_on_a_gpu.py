@@ -24,6 +24,7 @@ def test_golden_vectors_hold_on_the_gpu(golden, name, dtype, monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
 def test_the_digits_train_on_the_gpu_in_every_precision(tmp_path, dtype):
+    pytest.importorskip("tyro", reason="the command line needs it")
     out = tmp_path / "run"
     code = main(["train", "digits-arat", "--device", "cuda", "--dtype", dtype, "--epochs", "15", "--out", str(out)])
     assert code == 0
@@ -33,6 +34,7 @@ def test_the_digits_train_on_the_gpu_in_every_precision(tmp_path, dtype):
 
 
 def test_one_gpu_through_the_launcher_gives_a_run(tmp_path):
+    pytest.importorskip("tyro", reason="the command line needs it")
     out = tmp_path / "run"
     assert main(["train", "digits-at", "--gpus", "1", "--epochs", "1", "--out", str(out)]) == 0
     assert (out / "model.safetensors").exists()

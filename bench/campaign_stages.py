@@ -1,0 +1,260 @@
+"""The stages of a campaign, in their order: each a command with its share of the time."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from bench import training
+from bench.kernels import KERNELS
+from bench.processes import ROOT, last_line
+from bench.throughput import NAMES
+
+Row = dict[str, Any]
+
+BUDGET = "{budget}"
+"""in a command: the seconds that the benchmark may measure"""
+RECIPE, SMOKE_RECIPE = "cifar10-resnet18-arat", "digits-arat"
+SMOKE_MODELS = {"resnet18": "digits", "wrn-34-10": "tiny"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the stages of one campaign share; all paths are absolute."""
+
+    out: Path
+    runs: Path
+    """where trainings of this commit lie"""
+    data: str | None
+    dataset: str
+    """what rows of speed call the data"""
+    golden: Path | None
+    device: str
+    smoke: bool
+
+    def rows(self, benchmark: str) -> tuple[str, str]:
+        """The flag for where a benchmark's rows go."""
+        return "--rows", str(self.out / f"{benchmark}.jsonl")
+
+
+Headline = Callable[[Sequence[Row], str], str]
+"""a line that tells a finished stage, from the rows that it covers and from its output"""
+
+
+def _last_line(rows: Sequence[Row], output: str) -> str:
+    return last_line(output)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One process of a campaign."""
+
+    name: str
+    command: tuple[str, ...]
+    seconds: float
+    """the most it may take: what has more and does not end has failed"""
+    least: float = 20
+    """with less time left it is not begun"""
+    covers: tuple[Row, ...] = ()
+    """fields of the rows that it makes: where there is such a row for each, it is done"""
+    headline: Headline = _last_line
+    lacks: str = ""
+    """why it cannot run here"""
+    brings: tuple[str, ...] = ()
+    """patterns of the files, under the trainings, that --out gets"""
+    goes_on: bool = False
+    """SIGTERM makes it save what it has, and the next call goes on from there: it may take longer than one call"""
+    is_of_call: bool = False
+    """it runs in every call"""
+
+
+def stages(setting: Setting) -> list[Stage]:
+    """All stages of a campaign, the most wanted first."""
+    return [
+        _environment(setting),
+        _correctness(setting),
+        _golden(setting),
+        _throughput(setting, "resnet18", (128,), ("published", "strong", "default")),
+        _throughput(setting, "resnet18", (256, 512, 1024), ("default", "strong")),
+        _throughput(setting, "wrn-34-10", (128,), ("published", "strong", "default")),
+        *(_kernels(setting, name) for name in KERNELS),
+        _profile(setting),
+        _startup(setting),
+        _training(setting),
+        _ladder(setting),
+    ]
+
+
+def _python(*arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", *arguments)
+
+
+def _environment(setting: Setting) -> Stage:
+    command = _python("bench.machine", "--device", setting.device, *setting.rows("campaign"))
+    return Stage("environment", command, 60, 0, is_of_call=True)
+
+
+def gpu_tests(tests: Path = ROOT / "tests") -> list[str]:
+    """The files with tests that are marked as a GPU's, and the folders whose conftest.py marks them."""
+    marked = [path for path in tests.rglob("*.py") if "mark.gpu" in path.read_text()]
+    return sorted({str(path.parent if path.name == "conftest.py" else path) for path in marked})
+
+
+def _correctness(setting: Setting) -> Stage:
+    tests = [str(ROOT / "tests" / "gpu")] if setting.smoke else gpu_tests()
+    # Compiling ahead of time needs no GPU, and takes minutes.
+    ahead = f"--ignore={ROOT / 'tests' / 'kernels' / 'test_aot.py'}"
+    command = _python("pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", ahead, *tests)
+    return Stage("correctness", command, 240, lacks=_without("pytest"))
+
+
+def _without(package: str) -> str:
+    return "" if find_spec(package) else f"{package} is not installed"
+
+
+def _golden(setting: Setting) -> Stage:
+    command = _python("bench.golden", str(setting.golden), "--device", setting.device)
+    return Stage("golden vectors", command, 120, lacks="" if setting.golden else "no --golden FOLDER")
+
+
+def _throughput(setting: Setting, model: str, batches: Sequence[int], variants: Sequence[str]) -> Stage:
+    """AR-AT at these batches; a smoke run takes a small net, and a sixteenth of the first batch."""
+    if setting.smoke:
+        model, batches = SMOKE_MODELS[model], [batches[0] // 16]
+    name = f"{model}, batch {', '.join(map(str, batches))}"
+    flags = ["--model", model, "--method", "arat", "--batch", *map(str, batches), "--variants", *variants]
+    return Stage(
+        name,
+        _python("bench.throughput", *_measuring(setting, "throughput"), *flags, *_data(setting)),
+        300,
+        40,
+        _ladder_rows(setting, (model,), ("arat",), batches, variants),
+        throughput_headline,
+    )
+
+
+def _measuring(setting: Setting, benchmark: str) -> list[str]:
+    flags = ["--device", setting.device, "--budget", BUDGET, *setting.rows(benchmark)]
+    flags += [] if benchmark == "kernels" else ["--resume"]
+    return [*flags, *(["--smoke"] if setting.smoke else [])]
+
+
+def _data(setting: Setting) -> list[str]:
+    return ["--data", setting.data] if setting.data else []
+
+
+def throughput_headline(rows: Sequence[Row], output: str) -> str:
+    """The fastest default among the rows, and how many times as fast as plain PyTorch it is."""
+    timed = [row for row in rows if row["variant"] == "default" and row["images_per_s"]]
+    if not timed:
+        return last_line(output)
+    best = max(timed, key=lambda row: row["images_per_s"])
+    texts = [f"default {best['images_per_s']:,.0f} images/s at batch {best['batch']}"]
+    for base in ("published", "strong"):
+        if found := best["ratios"].get(base):
+            is_resolved = not found["low"] <= 1 <= found["high"]
+            texts.append(f"{found['median']:.2f}x {base}" if is_resolved else f"not resolved from {base}")
+    return ", ".join(texts)
+
+
+def _kernels(setting: Setting, name: str) -> Stage:
+    dtype = "fp32" if setting.device == "cpu" else "bf16"
+    flags = ["--kernels", name, "--dtype", dtype]
+    return Stage(
+        f"kernel {name}",
+        _python("bench.kernels", *_measuring(setting, "kernels"), *flags),
+        150,
+        30,
+        ({"benchmark": "kernels", "kernel": name, "dtype": dtype},),
+        kernels_headline,
+    )
+
+
+def kernels_headline(rows: Sequence[Row], output: str) -> str:
+    """The share of a copy's bandwidth that our own variants reach."""
+    own = [row["bandwidth_share"] for row in rows if row["variant"] in ("triton", "twin") and row["bandwidth_share"]]
+    if not own:
+        return last_line(output)
+    return f"{100 * min(own):.0f} to {100 * max(own):.0f} % of a copy's bandwidth in {len(own)} cases"
+
+
+def _profile(setting: Setting) -> Stage:
+    recipe, steps = (SMOKE_RECIPE, "1") if setting.smoke else (RECIPE, "5")
+    flags = ["--device", setting.device, "--profile", steps, *_data(setting), *(["--smoke"] if setting.smoke else [])]
+    return Stage(
+        "profile",
+        _python("bench.training", recipe, "--out", str(setting.runs / "profile"), *flags),
+        180,
+        40,
+        headline=profile_headline,
+        brings=tuple(f"profile/*/profile/{name}" for name in ("trace.json.gz", "profile.json", "profile.txt")),
+    )
+
+
+def profile_headline(rows: Sequence[Row], output: str) -> str:
+    """What a step took."""
+    return next((line for line in output.splitlines() if "ms a step" in line), last_line(output))
+
+
+def _startup(setting: Setting) -> Stage:
+    covers = [{"case": "import", "module": "fastarat.trainer"}, *({"cache": cache} for cache in ("cold", "warm"))]
+    return Stage(
+        "startup",
+        _python("bench.startup", *_measuring(setting, "startup")),
+        300,
+        60,
+        tuple({"benchmark": "startup", **cover} for cover in covers),
+        startup_headline,
+    )
+
+
+def startup_headline(rows: Sequence[Row], output: str) -> str:
+    """Seconds to the first step, and what importing adds."""
+    first = {row["cache"]: row["seconds"] for row in rows if row["correct"] and row["case"] == "first step"}
+    added = [row["s_p50"] for row in rows if row["case"] == "import" and row["module"] == "fastarat.trainer"]
+    parts = [f"{seconds:.1f} s {cache}" for cache, seconds in first.items()]
+    parts += [f"importing adds {seconds:.2f} s" for seconds in added[-1:]]
+    return ", ".join(parts) if parts else last_line(output)
+
+
+def _training(setting: Setting) -> Stage:
+    recipe, suite = (SMOKE_RECIPE, "smoke") if setting.smoke else (RECIPE, "paper-resnet18")
+    flags = ["--device", setting.device, "--suite", suite, *_data(setting), *(["--smoke"] if setting.smoke else [])]
+    return Stage(
+        "training",
+        _python("bench.training", recipe, "--out", str(setting.runs / recipe), *setting.rows("robustness"), *flags),
+        1800,
+        60,
+        ({"benchmark": "robustness", "suite": suite, "method": "arat"},),
+        lambda rows, output: training.headline(rows[-1]) if rows else last_line(output),
+        lacks="" if setting.data or setting.smoke else "no --data",
+        goes_on=True,
+    )
+
+
+def _ladder(setting: Setting) -> Stage:
+    models, methods, batches = ("resnet18", "wrn-34-10"), ("arat", "at"), (128, 256, 512, 1024)
+    if setting.smoke:
+        models, batches = ("digits",), (8,)
+    flags = ["--model", *models, "--method", *methods, "--batch", *map(str, batches)]
+    command = _python("bench.throughput", *_measuring(setting, "throughput"), *flags, *_data(setting))
+    covers = _ladder_rows(setting, models, methods, batches, NAMES)
+    return Stage("rest of the ladder", command, 1800, 60, covers, ladder_headline, goes_on=True)
+
+
+def _ladder_rows(
+    setting: Setting, models: Sequence[str], methods: Sequence[str], batches: Sequence[int], variants: Sequence[str]
+) -> tuple[Row, ...]:
+    names = ("model", "method", "batch", "variant")
+    cells = product(models, methods, batches, variants)
+    every = {"benchmark": "throughput", "dataset": setting.dataset}
+    return tuple({**every, **dict(zip(names, cell, strict=True))} for cell in cells)
+
+
+def ladder_headline(rows: Sequence[Row], output: str) -> str:
+    """How much of the ladder was right, and fast enough to be timed."""
+    timed = sum(row["images_per_s"] is not None for row in rows)
+    return f"{timed} of {len(rows)} variants have a speed" if rows else last_line(output)

@@ -1,0 +1,354 @@
+"""A campaign ends in time with all that it could measure, whatever its stages do, and goes on where it ended."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import campaign, campaign_run, campaign_stages
+from bench.campaign_files import MOST_BYTES, rows_in
+from bench.campaign_stages import BUDGET, Setting, Stage, stages
+from bench.random_images import random_images
+from bench.rows import base_row, write_row
+from fastarat import record
+from fastarat.data import prepared
+
+ROOT = Path(__file__).parents[2]
+EVERY = {"benchmark", "dataset", "device", "gpu", "driver", "torch", "triton", "commit", "date", "config", "correct"}
+
+
+def stage(name, code, seconds=20.0, least=0.0, **options):
+    """A stage that runs a line of Python."""
+    return Stage(name, (sys.executable, "-c", code), seconds, least, **options)
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """Call the campaign with these stages: its exit code, results by stage, and what it said."""
+    monkeypatch.setattr(campaign_run, "RESULTS", tmp_path / "results")
+
+    def run(*given, out="out", budget=60.0, state="state"):
+        monkeypatch.setattr(campaign, "stages", lambda setting: list(given))
+        shown = []
+        monkeypatch.setattr(campaign, "_print", lambda results, *rest: shown.extend(results))
+        flags = ["--budget", str(budget), "--out", str(tmp_path / out), "--state", str(tmp_path / state)]
+        code = campaign.main([*flags, "--device", "cpu", "--smoke"])
+        return code, {result.stage: result for result in shown}, capsys.readouterr().err
+
+    return run
+
+
+def test_a_stage_that_fails_or_crashes_is_a_row_that_says_why_and_the_rest_runs(call, tmp_path):
+    code, results, _ = call(
+        stage("good", "print('12 images/s')"),
+        stage("bad", "import sys; print('half way'); sys.exit('out of luck')"),
+        stage("crash", "import os, signal; print('a fault', flush=True); os.kill(os.getpid(), signal.SIGSEGV)"),
+        Stage("absent", ("/no/such/program",), 20, 0),
+        stage("missing", "raise SystemExit(1)", lacks="no --golden FOLDER"),
+        stage("last", "print('still here')"),
+    )
+    assert code == 1
+    assert {name: (r.state, r.headline) for name, r in results.items()} == {
+        "good": ("done", "12 images/s"),
+        "bad": ("failed", "code 1: out of luck"),
+        "crash": ("failed", "signal 11: a fault"),
+        "absent": ("failed", "code 127: cannot start /no/such/program: No such file or directory"),
+        "missing": ("left out", "no --golden FOLDER"),
+        "last": ("done", "still here"),
+    }
+    rows = {row["stage"]: row for row in rows_in(tmp_path / "out")}
+    assert rows.keys() == results.keys() - {"missing"}
+    assert all(row.keys() >= EVERY for row in rows.values())
+    assert rows["bad"]["last_line"] == "out of luck" and not rows["bad"]["correct"] and rows["good"]["correct"]
+    assert (tmp_path / "state" / "logs" / "bad.log").read_text() == "half way\nout of luck\n"
+
+
+def test_a_stage_that_hangs_is_ended_with_all_that_it_started(call, tmp_path):
+    spawns = (
+        "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "print(child.pid, flush=True); time.sleep(60)"
+    )
+    code, results, _ = call(stage("hangs", spawns, seconds=3), stage("last", "print('here')"), budget=20)
+    assert code == 1
+    assert results["hangs"].state == "failed" and "did not end within 3 s" in results["hangs"].headline
+    assert results["last"].state == "done"
+    grandchild = int((tmp_path / "state" / "logs" / "hangs.log").read_text())
+    assert not is_running(grandchild)
+
+
+def is_running(pid):
+    """Whether a process runs; one that has ended and is not yet collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_the_campaign_ends_in_time_and_says_what_is_open(call, tmp_path):
+    code, results, said = call(
+        stage("long", "import time; print('epoch 3', flush=True); time.sleep(60)", seconds=900),
+        stage("later", "print('never')", seconds=900, least=30),
+        budget=4,
+    )
+    assert code == 0
+    (row,) = rows_in(tmp_path / "out")
+    assert row["limit_s"] < 4
+    assert (results["long"].state, results["long"].headline) == ("ended in time", "epoch 3")
+    assert (results["later"].state, results["later"].is_open) == ("left out", True)
+    assert "left · long: at most" in said
+
+
+def test_the_next_call_goes_on_where_this_one_ended(call, tmp_path):
+    counts = "from pathlib import Path; p = Path({!r}); p.write_text(p.read_text() + 'x' if p.exists() else 'x')"
+    runs = [stage(name, counts.format(str(tmp_path / name))) for name in ("first", "second")]
+    saves = (
+        "import signal, sys, time; from pathlib import Path\n"
+        f"there = Path({str(tmp_path / 'checkpoint')!r})\n"
+        "def stop(*_): there.touch(); print('stopped at step 5'); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "print('clean 84.0 %') if there.exists() else (print('training', flush=True), time.sleep(60))"
+    )
+    training = stage("training", saves, seconds=900, goes_on=True)
+    code, results, _ = call(runs[0], training, budget=8)
+    assert code == 0 and results["training"].state == "ended in time"
+    assert results["training"].headline == "stopped at step 5"
+    # The next call gives its rows elsewhere, and all that was found before with them.
+    code, results, _ = call(*runs, training, out="next", budget=20)
+    assert code == 0 and {r.state for r in results.values()} == {"done"}
+    assert results["training"].headline == "clean 84.0 %"
+    assert (tmp_path / "first").read_text() == (tmp_path / "second").read_text() == "x"
+    states = [(row["stage"], row["state"]) for row in rows_in(tmp_path / "next")]
+    assert states == [("first", "done"), ("training", "ended in time"), ("second", "done"), ("training", "done")]
+
+
+def test_what_was_done_by_another_commit_is_done_again(call, tmp_path, monkeypatch):
+    for commit, lines in (("aaaa", 1), ("aaaa", 1), ("bbbb", 2)):
+        for module in (campaign, campaign_run):
+            monkeypatch.setattr(module, "commit", lambda commit=commit: commit)
+        assert call(stage("good", "print('once')"))[0] == 0
+        assert (tmp_path / "state" / "logs" / "good.log").read_text() == "once\n" * lines
+
+
+def test_what_failed_is_tried_again_after_the_others(call, tmp_path):
+    broken = stage(
+        "broken",
+        f"import sys; print('again'); sys.exit(not __import__('os').path.exists({str(tmp_path)!r} + '/fixed'))",
+    )
+    assert call(broken)[0] == 1
+    (tmp_path / "fixed").touch()
+    code, results, said = call(broken, stage("new", "print('new')"))
+    assert code == 0 and list(results) == ["broken", "new"]
+    assert said.index("new: done") < said.index("broken: done")
+
+
+def test_what_failed_before_and_gets_no_time_is_still_a_failure(call):
+    assert call(stage("broken", "raise SystemExit('no')"))[0] == 1
+    code, results, _ = call(stage("broken", "raise SystemExit('no')", least=1000))
+    assert code == 1 and results["broken"].state == "failed"
+
+
+def test_rows_committed_for_this_commit_count_as_done(call, tmp_path):
+    covers = ({"benchmark": "speed", "variant": "default"}, {"benchmark": "speed", "variant": "published"})
+    made = stage(
+        "speed", "print('measured')", covers=covers, headline=lambda rows, output: f"{len(rows)} rows, {output}"
+    )
+    row = base_row("speed", {}, None, "cpu")
+    (tmp_path / "results").mkdir()
+    for variant, headline in (("default", "0 rows, measured\n"), ("published", "2 rows, committed before")):
+        write_row(tmp_path / "results" / "speed.jsonl", {**row, "correct": True, "variant": variant})
+        _, results, _ = call(made, out=f"{variant}-out", state=f"{variant}-state")
+        assert (results["speed"].state, results["speed"].headline) == ("done", headline)
+
+
+def test_a_benchmark_that_left_something_out_is_not_done(call):
+    budget = stage("kernels", "import sys; print('budget: 3 of 4 cases', sys.argv[1]); print('table')", seconds=40)
+    budget = Stage("kernels", (*budget.command, BUDGET), 40, 0)
+    _, results, _ = call(budget)
+    assert results["kernels"].state == "ended in time" and results["kernels"].is_open
+
+
+def test_out_gets_few_small_flat_files(call, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("the user's own")
+    fills = (
+        "from pathlib import Path; out = Path({!r})\n"
+        "(out / 'trace.json').write_bytes(bytes({}))\n"
+        "(out / 'folder').mkdir()\n"
+        "[(out / f'table{{i}}.md').write_text('') for i in range(9)]"
+    ).format(str(tmp_path / "out"), MOST_BYTES + 1)
+    code, _, said = call(stage("fills", fills))
+    assert code == 0, said
+    given = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert "notes.txt" in given and "campaign.jsonl" in given and len(given) == 1 + 8
+    assert not {"trace.json", "folder"} & set(given)
+    assert (tmp_path / "state" / "aside" / "trace.json").exists() and "trace.json is too much for --out" in said
+
+
+def test_every_call_gives_the_files_that_a_stage_made(call, tmp_path):
+    makes = "from pathlib import Path; [run] = Path({!r}).iterdir(); (run / 'trace.gz').write_text('spans')"
+    profile = stage("profile", makes.format(str(tmp_path / "state" / "runs")), brings=("*.gz",))
+    for out in ("first", "second"):
+        assert call(profile, out=out)[1]["profile"].state == "done"
+        assert (tmp_path / out / "trace.gz").read_text() == "spans"
+    assert (tmp_path / "state" / "logs" / "profile.log").read_text() == ""
+
+
+def test_a_row_that_a_kill_cut_off_does_no_harm(call, tmp_path):
+    assert call(stage("good", "print('once')"))[0] == 0
+    with (tmp_path / "out" / "campaign.jsonl").open("a") as file:
+        file.write('{"benchmark": "campa')
+    code, results, _ = call(stage("good", "print('twice')"))
+    assert code == 0 and results["good"].headline == "once"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_campaign_ends_its_stage_and_prints_its_table(tmp_path, number):
+    code = (
+        "import sys; from bench import campaign; from bench.campaign_stages import Stage\n"
+        "wait = 'import os, time; print(os.getpid(), flush=True); time.sleep(60)'\n"
+        "campaign.stages = lambda setting: [Stage(n, (sys.executable, '-c', wait), 50, 0) for n in ('one', 'two')]\n"
+        "sys.exit(campaign.main(sys.argv[1:]))"
+    )
+    flags = [
+        "--budget",
+        "60",
+        "--out",
+        str(tmp_path / "o"),
+        "--state",
+        str(tmp_path / "s"),
+        "--device",
+        "cpu",
+        "--smoke",
+    ]
+    process = subprocess.Popen([sys.executable, "-c", code, *flags], stdout=-1, stderr=-1, text=True)
+    log = tmp_path / "s" / "logs" / "one.log"
+    end = time.monotonic() + 60
+    while not (log.exists() and log.read_text().endswith("\n")):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 1 and "Traceback" not in err
+    assert "ended in time" in out and out.count("interrupted") == 2
+    assert not is_running(int(log.read_text()))
+
+
+def test_a_call_without_a_gpu_or_with_a_wrong_flag_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    file = tmp_path / "file"
+    file.touch()
+    good = {"--budget": "60", "--out": str(tmp_path / "out"), "--state": str(tmp_path / "state"), "--device": "cpu"}
+    for wrong, words in (
+        ({"--budget": "0"}, "--budget is 0.0: give a number above 0"),
+        ({"--budget": "nan"}, "--budget is nan"),
+        ({"--out": str(file)}, f"cannot write to --out {file}: File exists; give another folder"),
+        ({"--out": str(file / "out")}, "Not a directory; give another folder"),
+        ({"--out": "/proc/out"}, "cannot write to --out /proc/out"),
+        ({"--state": str(file)}, f"cannot write to --state {file}"),
+        ({"--state": str(tmp_path / "out" / "state")}, "lies in --out, which is for results alone: give another"),
+        ({"--data": str(tmp_path / "none.tar")}, "There is no file or folder"),
+        ({"--data": "cifar11"}, "Unknown data set 'cifar11'"),
+        ({"--golden": str(tmp_path)}, "holds no golden vectors: give a folder of .npz files"),
+        ({"--device": "cuda"}, "this machine has no GPU: give --device cpu, which with --smoke"),
+    ):
+        flags = [part for pair in {**good, **wrong}.items() for part in pair]
+        assert campaign.main([*flags, "--smoke"]) == 2, wrong
+        out, err = capsys.readouterr()
+        assert words in err and err.count("\n") == 1 and not out, (wrong, err)
+    assert campaign.main([part for pair in good.items() for part in pair]) == 2
+    assert "a campaign measures a GPU: give --smoke" in capsys.readouterr().err
+
+
+def test_the_stages_come_in_the_order_of_what_is_wanted_most(tmp_path):
+    found = stages(Setting(tmp_path, tmp_path, "images.tar", "images", None, "cuda", smoke=False))
+    assert [stage.name for stage in found] == [
+        *("environment", "correctness", "golden vectors"),
+        *("resnet18, batch 128", "resnet18, batch 256, 512, 1024", "wrn-34-10, batch 128"),
+        *(f"kernel {name}" for name in ("dual_batch_norm", "pgd_step", "augment", "pooled_features", "sgd")),
+        *("profile", "startup", "training", "rest of the ladder"),
+    ]
+    ladder, batches = found[3], found[4]
+    assert {row["variant"] for row in ladder.covers} == {"published", "strong", "default"}
+    assert ladder.command[ladder.command.index("--batch") + 1] == "128" and BUDGET in ladder.command
+    assert {row["batch"] for row in batches.covers} == {256, 512, 1024}
+    assert [stage.name for stage in found if stage.lacks] == ["golden vectors"]
+
+
+def test_data_has_the_name_that_its_rows_have(tmp_path):
+    dataset = random_images("digits", 20)
+    prepared.write(dataset, tmp_path / "prepared", "random")
+    with tarfile.open(tmp_path / "photos.tar", "w"):
+        pass
+    names = {None: "random", "digits": "digits", "prepared": "random", "photos.tar": "photos"}
+    for data, name in names.items():
+        given = data if data in (None, "digits") else str(tmp_path / data)
+        assert campaign.dataset_name(given) == name
+
+
+def test_the_gpu_tests_are_found_by_their_marker():
+    names = {Path(path).relative_to(ROOT).as_posix() for path in campaign_stages.gpu_tests()}
+    assert {"tests/kernels", "tests/gpu/test_captured_step.py"} <= names
+    assert "tests/test_cli.py" not in names
+
+
+def test_a_throughput_stage_is_told_by_its_fastest_default():
+    def row(variant, batch, speed, ratios):
+        return {"variant": variant, "batch": batch, "images_per_s": speed, "ratios": ratios}
+
+    published = {"low": 6.7, "median": 6.894, "high": 7.0}
+    strong = {"low": 0.9, "median": 1.05, "high": 1.2}
+    rows = [row("published", 128, 1900.0, {}), row("strong", 128, 14000.0, {}), row("default", 256, 9.0, {})]
+    rows += [row("default", 512, None, {}), row("default", 128, 13100.0, {"published": published, "strong": strong})]
+    text = "default 13,100 images/s at batch 128, 6.89x published, not resolved from strong"
+    assert campaign_stages.throughput_headline(rows, "") == text
+    assert campaign_stages.throughput_headline(rows[:2], "WRONG: default\n") == "WRONG: default"
+
+
+def test_a_copy_without_history_is_told_its_commit(monkeypatch, tmp_path):
+    monkeypatch.setattr(record, "__file__", str(tmp_path / "fastarat" / "record.py"))
+    monkeypatch.delenv("FASTARAT_COMMIT", raising=False)
+    assert record.commit() is None
+    monkeypatch.setenv("FASTARAT_COMMIT", "0123456789ab")
+    assert record.commit() == "0123456789ab"
+
+
+def test_a_checkout_with_history_knows_better(monkeypatch):
+    if not (ROOT / ".git").exists():
+        pytest.skip("this copy has no history")
+    monkeypatch.setenv("FASTARAT_COMMIT", "0123456789ab")
+    assert record.commit() != "0123456789ab"
+
+
+ABSENT = ("tyro", "pooch", "apex", "torchvision", "tensorboard", "onnx")
+
+
+def test_the_stages_import_nothing_that_a_borrowed_machine_lacks():
+    modules = ("campaign", "machine", "golden", "training", "startup", "kernels")
+    code = f"import sys; sys.modules.update(dict.fromkeys({ABSENT})); from bench import {', '.join(modules)}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_smoke_campaign_runs_every_stage_on_a_cpu(tmp_path):
+    blocked = tmp_path / "blocked"
+    for name in ("tyro", "pooch"):
+        (blocked / name).mkdir(parents=True)
+        (blocked / name / "__init__.py").write_text("raise ImportError('not on a borrowed machine')")
+    paths = os.pathsep.join(map(str, (blocked, ROOT, ROOT / "kernels")))
+    command = [sys.executable, "-m", "bench.campaign", "--device", "cpu", "--smoke", "--budget", "590"]
+    command += ["--out", str(tmp_path / "out"), "--state", str(tmp_path / "state")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = list(rows_in(tmp_path / "out"))
+    states = {row["stage"]: row["state"] for row in rows if row["benchmark"] == "campaign"}
+    assert states and set(states.values()) == {"done"}, json.dumps(states, indent=1)
+    assert {"environment", "throughput", "kernels", "startup", "robustness"} <= {row["benchmark"] for row in rows}

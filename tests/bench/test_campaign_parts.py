@@ -1,0 +1,94 @@
+"""The small programs that a campaign runs: what the machine is, golden vectors, a training without the command line."""
+
+import pytest
+import torch
+
+from bench import golden, machine, training
+from bench.rows import read_rows
+from fastarat.data.sources import open_dataset
+from fastarat.verify import Row
+
+SMOKE = ("digits-arat", "--device", "cpu", "--smoke")
+
+
+def test_the_machine_is_a_row_of_facts_without_a_path_of_it(tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    assert machine.main(["--device", "cpu", "--rows", str(path)]) == 0
+    (row,) = read_rows(path)
+    assert row["benchmark"] == "environment" and row["correct"] and row["torch"] == torch.__version__
+    assert row["findings"]["training step"] == "ok" and set(row["findings"].values()) <= {"ok", "missing"}
+    # A campaign shows the last line.
+    assert capsys.readouterr().err.splitlines()[-1].startswith("CPU, ")
+
+
+def test_a_driver_that_does_not_answer_is_no_error(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert machine.machine_row("cuda", [])["limits"] == {}
+
+
+@pytest.mark.parametrize(("error", "code", "words"), [(1e-9, 0, "all 4 quantities hold"), (1.0, 1, "4 of 4 fail")])
+def test_golden_vectors_are_verified_in_both_precisions(tmp_path, monkeypatch, capsys, error, code, words):
+    seen = []
+
+    def verify(file, dtype, device):
+        seen.append((file.name, dtype, device.type))
+        yield Row("loss", error, 1e-8)
+
+    monkeypatch.setattr(golden, "verify_file", verify)
+    for name in ("a.npz", "b.npz", "README.md"):
+        (tmp_path / name).touch()
+    assert golden.main([str(tmp_path), "--device", "cpu"]) == code
+    assert seen == [(n, d, "cpu") for n in ("a.npz", "b.npz") for d in (torch.float64, torch.float32)]
+    assert capsys.readouterr().out.splitlines()[-1] == words
+
+
+def test_a_training_is_measured_once_and_its_row_names_no_path(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "rows.jsonl"
+    flags = [*SMOKE, "--suite", "smoke", "--out", str(tmp_path / "run"), "--rows", str(path)]
+    assert training.main(flags) == 0
+    (row,) = read_rows(path)
+    assert (row["suite"], row["method"], row["epochs"], row["num_images"]) == ("smoke", "arat", 1, 60)
+    assert row["config"]["data"] == "digits" and 0 <= row["pgd20"] <= row["clean"] <= 100
+    monkeypatch.setattr(training, "measure", lambda *_: pytest.fail("a finished training was repeated"))
+    assert training.main(flags) == 0
+    assert list(read_rows(path)) == [row]
+    assert "digits-arat: clean" in capsys.readouterr().out
+
+
+def test_a_training_that_is_stopped_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise training.Interrupted("stopped at step 7 (epoch 1)")
+
+    monkeypatch.setattr(training, "measure", stop)
+    flags = ["--suite", "smoke", "--out", str(tmp_path / "run"), "--rows", str(tmp_path / "rows.jsonl")]
+    assert training.main([*SMOKE, *flags]) == 0
+    assert "stopped at step 7 (epoch 1); the same command goes on from there" in capsys.readouterr().err
+
+
+def test_a_profile_without_data_is_of_random_images(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(training, "train", lambda config, out, profile: seen.append((config, out, profile)))
+    for _ in range(2):
+        flags = ["--device", "cpu", "--profile", "5", "--out", str(tmp_path / "profile")]
+        assert training.main(["cifar10-resnet18-arat", *flags]) == 0
+    config, out, steps = seen[-1]
+    images = open_dataset(config.data)
+    assert images.name == "random" and images.train.images.shape == (20 * 128, 32, 32, 3)
+    assert config.num_train_images == 20 * 128 and config.epochs == 1 and steps == 5
+    assert out.parent == tmp_path / "profile"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "--out"),
+        (["--out", "x"], "give --suite NAME for the row, or --profile STEPS"),
+        (["--out", "x", "--profile", "0"], "--profile is 0: give a number above 0"),
+        (["--out", "x", "--profile", "3", "--data", "cifar11"], "Unknown data set 'cifar11'"),
+        (["--out", "x", "--suite", "s", "--rows", "."], "cannot write --rows .: Is a directory"),
+    ],
+)
+def test_a_bad_flag_is_one_line_and_exit_code_2(flags, words, capsys):
+    assert training.main(["digits-arat", "--device", "cpu", *flags]) == 2
+    out, err = capsys.readouterr()
+    assert words in err and err.count("\n") == 1 and not out

@@ -1,0 +1,109 @@
+"""The start-up benchmark: fresh processes, rows by the contract, and imports that stay light."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from bench import startup
+from bench.rows import read_rows
+
+EVERY = {"benchmark", "dataset", "device", "gpu", "driver", "torch", "triton", "commit", "date", "config", "correct"}
+SMOKE = ("--device", "cpu", "--smoke")
+# Each takes a second or more to import, and only some commands need it.
+HEAVY = ("sklearn", "matplotlib", "tyro", "pooch", "scipy", "pandas", "torchvision", "torch._dynamo", "torch._inductor")
+
+
+def test_importing_all_that_training_needs_brings_nothing_heavy_that_torch_did_not():
+    code = (
+        "import sys, torch; before = set(sys.modules)\n"
+        "import fastarat.trainer\n"
+        f"print([name for name in {HEAVY} if name in set(sys.modules) - before], 'fastarat.engine.step' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[] True\n", done.stdout + done.stderr
+
+
+def test_importing_fastarat_by_itself_imports_no_torch():
+    code = "import sys, fastarat; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_start_is_timed_part_by_part_and_measured_once(tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    assert startup.main([*SMOKE, "--rows", str(path)]) == 0
+    rows = list(read_rows(path))
+    cases = [(row["case"], row.get("module") or row["cache"]) for row in rows]
+    imports, starts = [("import", module) for module in startup.MODULES], [("first step", c) for c in ("cold", "warm")]
+    assert cases == imports + starts
+    for row in rows:
+        assert row.keys() >= EVERY
+        assert row["benchmark"] == "startup" and row["correct"] and row["dataset"] == "random"
+    for row in rows[:2]:
+        assert 0 <= row["s_p20"] <= row["s_p50"] <= row["s_p80"] and row["torch_s"] > 0
+    for row in rows[2:]:
+        assert list(row["parts_s"]) == ["torch", "fastarat", "data", "net", "first_step"]
+        assert row["seconds"] == pytest.approx(sum(row["parts_s"].values()), abs=0.01)
+        assert row["second_step_s"] > 0 and row["compile"] == "eager" and row["recipe"] == "digits-arat"
+    assert "digits-arat (eager, pytorch, fp32)" in capsys.readouterr().out
+
+    assert startup.main([*SMOKE, "--rows", str(path), "--resume"]) == 0
+    assert list(read_rows(path)) == rows
+    assert capsys.readouterr().err.count("measured already") == 4
+
+
+def test_cold_means_empty_caches_and_warm_those_that_it_left(tmp_path, monkeypatch):
+    seen = []
+
+    def record(self, *arguments):
+        folders = [self.variables[name] for name in startup.CACHES]
+        seen.append((arguments, folders))
+        printed = json.dumps({"seconds": 1}) if "-m" in arguments else "1 1"
+        return subprocess.CompletedProcess(arguments, 0, printed, "")
+
+    monkeypatch.setattr(startup.Starts, "_process", record)
+    monkeypatch.setattr(startup.Starts, "_base", lambda self: {})
+    arguments = startup._arguments([*SMOKE])
+    rows = list(startup.Starts(arguments, tmp_path).rows())
+    assert [row.get("cache") for row in rows] == [None, None, "cold", "warm"]
+    assert len({tuple(folders) for _, folders in seen}) == 1
+    assert not any(tmp_path.iterdir()) and all(folder.startswith(str(tmp_path)) for folder in seen[0][1])
+
+
+def test_a_start_that_crashes_is_a_row_that_says_so(monkeypatch, capsys):
+    def crash(self, *arguments):
+        if "bench.first_step" in arguments:
+            return subprocess.CompletedProcess(arguments, -11, "", "Segmentation fault\n")
+        return subprocess.CompletedProcess(arguments, 0, "1 1", "")
+
+    monkeypatch.setattr(startup.Starts, "_process", crash)
+    monkeypatch.setattr(startup.Starts, "_base", lambda self: {})
+    assert startup.main([*SMOKE, "--json"]) == 1
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["correct"], row.get("error")) for row in rows[2:]] == [(False, "Segmentation fault")] * 2
+
+
+def test_a_budget_leaves_out_what_it_does_not_see_the_end_of(capsys):
+    assert startup.main([*SMOKE, "--budget", "0.01"]) == 0
+    assert "budget: 0 of 4 rows measured, the rest left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--device", "cuda"], "this machine has no GPU: give --device cpu"),
+        (["--recipe", "digit-arat"], "Did you mean 'digits-arat'"),
+        (["--compile", "fast"], "invalid choice: 'fast'"),
+        (["--compile", "graph", "--device", "cpu"], "--compile graph captures a CUDA graph"),
+        (["--kernels", "triton", "--device", "cpu"], "--kernels triton: Triton's kernels need a GPU"),
+        (["--budget", "0"], "--budget is 0.0: give a number above 0"),
+        (["--rows", "."], "cannot write --rows .: Is a directory"),
+    ],
+)
+def test_a_bad_flag_is_one_line_and_exit_code_2(flags, words, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert startup.main([*flags, "--smoke"]) == 2
+    out, err = capsys.readouterr()
+    assert words in err and err.count("\n") == 1 and not out
