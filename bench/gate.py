@@ -26,8 +26,8 @@ LOSSES = ("loss", "adversarial_cross_entropy", "clean_cross_entropy", "invarianc
 TOLERANCES = {"fp32": 1e-4, "tf32": 5e-3, "bf16": 2e-2, "fp16": 2e-2}
 FULL_SIZE = 2e-2
 """of the losses under the attack at full size: the share of images that went another way"""
-# Of how far each group of weights moved, which the weights' own size hides (the steps are 1e-4 of it). Relative RMS: in a
-# net at its beginning, features of different images are nearly equal, and the predictors' batch-norms divide their
+# Of how far each group of weights moved, which the weights' own size hides (the steps are 1e-4 of it). Relative RMS: in
+# a net at its beginning, features of different images are nearly equal, and the predictors' batch-norms divide their
 # small differences, rounding and all, by their spread; what is left is for a gradient that points elsewhere.
 # The length is known far better: half the learning rate is an error of 0.5, a lost stop-gradient one of 5.
 MOVEMENT = {"fp32": 0.2, "tf32": 0.4, "bf16": 0.8, "fp16": 0.8}
