@@ -102,7 +102,8 @@ def picture(path: Path, rows: list[Row]) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, 1.45 * max(row["images_per_s"] for row in timed))
     axes.set(
-        xlabel="images/s, and times published (least-most)\ngrey: plain PyTorch; blue: fastarat; purple: another algorithm",
+        xlabel="images/s, and times published (least-most)\n"
+        "grey: plain PyTorch; blue: fastarat; purple: another algorithm",
         title=title(timed[0]),
     )
     axes.spines[["top", "right"]].set_visible(False)
