@@ -24,7 +24,8 @@ BASES = ("published", "strong")
 
 def cost_of(setting: Setting) -> Cost:
     """FLOP of a step by the definition, and the bytes that it moves at least, in the format that fastarat chooses."""
-    dtype, world = choices_of(setting).dtype, World(setting.device)
+    # Counted on a CPU, wherever it runs: that needs no memory of the GPU.
+    dtype, world = choices_of(setting).dtype, World(torch.device("cpu"))
     training = build_training(setting.config, setting.dataset, world, dtype, PYTORCH)
     return added(*step_cost(training, fused=True).values())
 

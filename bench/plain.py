@@ -94,12 +94,11 @@ class Plain:
     fused_sgd: bool = False
     freeze: bool = False
     """the parameters take no gradient in the attack, so that a compiled backward computes none"""
-    scale: float = 1.0
-    """of the attack's radius and step"""
     steps_done: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        settings = self.config.optimizer
+        settings, attack = self.config.optimizer, self.config.attack
+        self.eps, self.step_size = attack.eps, attack.step
         self.parameters = [*self.net.parameters(), *self.predictors.parameters()]
         self.optimizer = torch.optim.SGD(
             self.parameters,
@@ -131,16 +130,15 @@ class Plain:
 
     def attack(self, batch: Batch) -> Tensor:
         """PGD in Linf on the adversarial branch, its batch-norms in train mode."""
-        attack, x = self.config.attack, batch.x
-        eps, step = self.scale * attack.eps, self.scale * attack.step
+        x, eps = batch.x, self.eps
         x_adv = x + self.noise(batch, eps, self.steps_done)
         self._require_gradients(not self.freeze)
-        for _ in range(attack.steps):
+        for _ in range(self.config.attack.steps):
             x_adv.requires_grad_()
             with self.autocast():
                 loss = F.cross_entropy(self.forward(x_adv, "adv")[0], batch.y)
             (gradient,) = torch.autograd.grad(loss, x_adv)
-            moved = x_adv.detach() + step * gradient.sign()
+            moved = x_adv.detach() + self.step_size * gradient.sign()
             x_adv = torch.min(torch.max(moved, x - eps), x + eps).clamp(0, 1)
         self._require_gradients(True)
         return x_adv

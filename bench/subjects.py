@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
-from fastarat_kernels.implementations import Kernels
+from fastarat_kernels.implementations import PYTORCH, Kernels
 from fastarat_kernels.pgd_step.reference import uniform_noise
 from torch import Tensor, nn
 
@@ -20,7 +20,7 @@ from fastarat.engine.distributed import World
 from fastarat.engine.precision import Dtype
 from fastarat.engine.settings import CompileMode
 from fastarat.engine.training import Training, build_training
-from fastarat.models.split_batch_norm import BRANCHES, SplitBatchNorm2d
+from fastarat.models.split_batch_norm import BRANCHES, SplitBatchNorm2d, current_pass, forward
 
 BALANCE = 0.6
 """w, the weight of AR-AT's adversarial loss; other than 1/2, so that a swap of the two would show"""
@@ -57,7 +57,7 @@ class Subject(ABC):
         """The adversarial branch's running means and variances."""
 
     @abstractmethod
-    def scale_attack(self, scale: float) -> None:
+    def scale_attack(self, radius: float, step: float) -> None:
         """Make the attack's radius and step so many times the configuration's."""
 
     def flags(self) -> AbstractContextManager[object]:
@@ -110,8 +110,9 @@ class PlainSubject(Subject):
             self.feed = resident_batches(source, config.batch, device, self.layout)
         return self.feed
 
-    def scale_attack(self, scale: float) -> None:
-        self.plain.scale = scale
+    def scale_attack(self, radius: float, step: float) -> None:
+        attack = self.setting.config.attack
+        self.plain.eps, self.plain.step_size = radius * attack.eps, step * attack.step
 
     def flags(self) -> AbstractContextManager[object]:
         if not self.form.deterministic:
@@ -179,6 +180,8 @@ class FastaratSubject(Subject):
         parts = self.training.parts
         unroll = unrolled_size(parts) <= MOST_UNROLLED
         parts.method.begin_epoch(torch.tensor(BALANCE))
+        if setting.config.attack.batch_norm == "eval":
+            _warm_statistics(self.training)
         self.run = build_step(parts, self.training.controls, mode, unroll)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
@@ -191,10 +194,10 @@ class FastaratSubject(Subject):
             epoch += 1
             yield from loader.batches(epoch)
 
-    def scale_attack(self, scale: float) -> None:
+    def scale_attack(self, radius: float, step: float) -> None:
         attack, controls = self.training.config.attack, self.training.controls
-        controls.eps.fill_(scale * attack.eps)
-        controls.step_size.fill_(scale * attack.step)
+        controls.eps.fill_(radius * attack.eps)
+        controls.step_size.fill_(step * attack.step)
 
     def parameters(self) -> State:
         return {name: value.detach() for name, value in _fastarat_state(self.training).items()}
@@ -219,6 +222,21 @@ def _fastarat_state(training: Training) -> State:
         else:
             found[name] = parameter
     return found
+
+
+@torch.no_grad()
+def _warm_statistics(training: Training) -> None:
+    """Those of the first batch: by a new net's mean of 0 and variance of 1 an attack would find nothing to climb."""
+    model, batch = training.parts.model, next(training.loader.batches(1))
+    now = current_pass(model)
+    assert now is not None
+    before = now.kernels, now.momentum
+    now.kernels, now.momentum = PYTORCH, 1.0
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        forward(
+            model, torch.cat([batch.x, batch.x]), "both" if training.config.method.name == "arat" else "adv", "train"
+        )
+    now.kernels, now.momentum = before
 
 
 @torch.no_grad()

@@ -20,6 +20,12 @@ README, RESULTS_PAGE, IMAGES = ROOT / "README.md", ROOT / "docs" / "results.md",
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 TITLES = {"at": "AT", "arat": "AR-AT", "arat-swa": "AR-AT + SWA"}
 Row = dict[str, Any]
+LEGEND = (
+    "Ratios: median (least-most) of turns. % of copy: what the step would need at the bandwidth of a large copy, if it "
+    "moved no more than the fused kernels do; % of peak: its matrix work at 790 TFLOP/s, an H200's in bf16. Both say "
+    "how near the speed is to that bound, not what a variant moves. GB: the most while it was built, compiled and "
+    "compared."
+)
 
 
 def robustness_table(suite: str) -> str:
@@ -42,18 +48,19 @@ def robustness_table(suite: str) -> str:
 
 
 def throughput_table(on_gpu: bool) -> str:
-    """The README's ladder: AR-AT of ResNet-18 at the smallest batch measured, as Markdown."""
+    """The README's ladder: AR-AT of ResNet-18 by the newest commit, at its smallest batch, as Markdown."""
     found = [rows for rows in _ladders() if bool(rows[0]["gpu"]) == on_gpu]
     found = [rows for rows in found if (rows[0]["model"], rows[0]["method"]) == ("resnet18", "arat")]
     if not found:
         return "Not measured yet.\n"
-    return ladder_table(min(found, key=lambda rows: rows[0]["batch"]))
+    newest = [rows for rows in found if rows[0]["commit"] == found[0][0]["commit"]]
+    return ladder_table(min(newest, key=lambda rows: rows[0]["batch"]))
 
 
 def ladder_table(rows: list[Row]) -> str:
     """A ladder, with what it was measured on, as Markdown."""
     what = f"{throughput_report.title(rows[0])}; {throughput_report.place(rows[0])}"
-    return f"{markdown(*throughput_report.columns_of(rows))}\n{what}. Ratios: median (least-most) of turns.\n"
+    return f"{markdown(*throughput_report.columns_of(rows))}\n{what}. {LEGEND}\n"
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -93,8 +100,8 @@ def _ladders() -> list[list[Row]]:
 def picture_name(rows: list[Row]) -> str:
     """The file of a ladder's picture."""
     first = rows[0]
-    where = re.sub(r"\W+", "-", (first["gpu"] or "cpu").lower())
-    return f"throughput-{first['model']}-{first['method']}-{first['batch']}-{where}.png"
+    where = re.sub(r"\W+", "-", f"{first['gpu'] or 'cpu'}-{first['dataset']}-{first['commit']}".lower())
+    return f"throughput-{first['model']}-{first['method']}-{first['batch']}-{first['attack_steps']}-{where}.png"
 
 
 def _startup() -> list[str]:

@@ -22,8 +22,9 @@ from bench.ladder import Effort, run_ladder
 from bench.random_images import random_images
 from bench.rows import RESULTS, read_rows, write_row
 from bench.subjects import Setting
-from bench.throughput_report import print_report
+from bench.throughput_report import NAMES, print_report
 from bench.timing import copy_bandwidth
+from bench.variants import NEEDS_GPU
 from fastarat.config import Config
 from fastarat.console import notice, print_json, progress
 from fastarat.data.dataset import Dataset
@@ -39,19 +40,6 @@ RECIPES = {
     "digits": "digits",
 }
 METHODS = ("arat", "at")
-NAMES = (
-    "published",
-    "resident",
-    "channels-last",
-    "bf16",
-    "strong",
-    "merged",
-    "fused",
-    "captured",
-    "default",
-    "x-frozen-bn",
-    "x-fewer-steps",
-)
 
 
 def main(args: list[str] | None = None) -> int:
@@ -64,7 +52,7 @@ def _main(args: list[str] | None) -> int:
     device = torch.device(arguments.device)
     rows = list(_run(arguments, device))
     print_json(rows) if arguments.json else print_report(rows)
-    return 0 if all(row["correct"] or row["error"] == "needs a GPU" for row in rows) else 1
+    return 0 if all(row["correct"] or row["error"] == NEEDS_GPU for row in rows) else 1
 
 
 def _arguments(args: list[str] | None) -> argparse.Namespace:
@@ -97,7 +85,9 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
     for name in ("attack_steps", "repeats", "budget"):
         command.check_positive(arguments, name)
     if any(batch < 2 for batch in arguments.batch):
-        raise UserError("--batch is 1: a batch-norm of one image is none, give 2 or more")
+        raise UserError(f"--batch is {min(arguments.batch)}: a batch-norm of one image is none, give 2 or more")
+    if arguments.repeats == 1:
+        raise UserError("--repeats is 1: one turn has no spread, give 2 or more")
     if arguments.rows is not None:
         command.check_writable(arguments.rows)
     return arguments
@@ -117,12 +107,6 @@ def _set_defaults(arguments: argparse.Namespace) -> None:
     for name, default in defaults.items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, default)
-    # In the ladder's order, whatever order they are named in.
-    arguments.variants = sorted(dict.fromkeys(arguments.variants), key=lambda name: _place(name))
-
-
-def _place(name: str) -> int:
-    return NAMES.index(name) if name in NAMES else len(NAMES)
 
 
 def _run(arguments: argparse.Namespace, device: torch.device) -> Iterator[dict[str, Any]]:
@@ -137,7 +121,7 @@ def _run(arguments: argparse.Namespace, device: torch.device) -> Iterator[dict[s
     done = _done(arguments) if arguments.resume else set()
     for setting in ladders:
         title = f"{setting.config.model.name} {setting.config.method.name}, batch {setting.config.batch}"
-        if _key(setting.config) in done:
+        if _key(setting.config, arguments) in done:
             notice(f"{title}: has rows of this commit")
             continue
         if time.monotonic() > end:
@@ -182,23 +166,21 @@ def _dataset(arguments: argparse.Namespace, model: str) -> Dataset:
 
 
 def _done(arguments: argparse.Namespace) -> set[tuple[Any, ...]]:
-    """Ladders all of whose variants have rows of this commit."""
+    """Ladders all of whose variants have a speed by this commit, or need a GPU that is not there."""
     now, gpu = commit(), torch.cuda.get_device_name() if arguments.device == "cuda" else None
     found: dict[tuple[Any, ...], set[str]] = {}
     for row in read_rows(*{RESULTS / "throughput.jsonl", *filter(None, [arguments.rows])}):
-        if (
-            now
-            and row["commit"] == now
-            and row["gpu"] == gpu
-            and row["config"]["benchmark"]["smoke"] == arguments.smoke
-        ):
-            key = (row["model"], row["method"], row["batch"], row["config"]["data"])
+        is_timed = row["images_per_s"] is not None or row["error"] == NEEDS_GPU
+        if now and is_timed and (row["commit"], row["gpu"]) == (now, gpu):
+            of_run = row["config"]["benchmark"]
+            key = (row["model"], row["method"], row["batch"], row["dataset"], of_run["attack_steps"], of_run["smoke"])
             found.setdefault(key, set()).add(row["variant"])
     return {key for key, names in found.items() if names >= set(arguments.variants)}
 
 
-def _key(config: Config) -> tuple[Any, ...]:
-    return (config.model.name, config.method.name, config.batch, config.data)
+def _key(config: Config, arguments: argparse.Namespace) -> tuple[Any, ...]:
+    of_config = config.model.name, config.method.name, config.batch, config.data
+    return (*of_config, arguments.attack_steps, arguments.smoke)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from bench.variants import NEEDS_GPU
 from fastarat.console import print_table, stdout
 from fastarat.files import write_atomically
 from fastarat.report import COLOURS
@@ -12,15 +13,22 @@ Row = dict[str, Any]
 Key = tuple[Any, ...]
 BASES = {"published": "x published", "strong": "x strong"}
 PLAIN = ("published", "resident", "channels-last", "bf16", "strong")
+NAMES = (*PLAIN, "merged", "fused", "captured", "default", "x-frozen-bn", "x-fewer-steps")
+"""in the ladder's order"""
 
 
 def ladders(rows: Iterable[Row]) -> dict[Key, list[Row]]:
-    """The newest row of each variant by (model, method, batch, attack steps, data set, GPU, commit), in order."""
+    """The newest row of each variant, in the ladder's order, by (model, method, batch, attack steps, data set, GPU,
+    commit); the newest ladder first."""
     found: dict[Key, dict[str, Row]] = {}
-    for row in rows:
-        key = (row["model"], row["method"], row["batch"], row["dataset"], row["gpu"], row["commit"])
-        found.setdefault(key, {})[row["variant"]] = row
-    return {key: list(by_variant.values()) for key, by_variant in found.items()}
+    for row in sorted(rows, key=lambda row: row["date"], reverse=True):
+        steps = row["config"]["benchmark"]["attack_steps"]
+        key = (row["model"], row["method"], row["batch"], steps, row["dataset"], row["gpu"], row["commit"])
+        found.setdefault(key, {}).setdefault(row["variant"], row)
+    return {
+        key: sorted(by_variant.values(), key=lambda row: NAMES.index(row["variant"]))
+        for key, by_variant in found.items()
+    }
 
 
 def title(row: Row) -> str:
@@ -49,8 +57,8 @@ def _cells(row: Row) -> dict[str, str]:
         wrong = row["error"] or "not timed"
         return {
             **cells,
-            "images/s": wrong if wrong == "needs a GPU" else f"no speed: {wrong.partition(':')[0]}",
-        } | dict.fromkeys(("ms a step", *BASES.values(), "% of peak", "% of copy", "GB", "launches"), "-")
+            "images/s": wrong if wrong == NEEDS_GPU else f"no speed: {wrong.partition(':')[0]}",
+        } | dict.fromkeys(("ms a step", *BASES.values(), "% of peak", "% of copy", "GB", "GPU kernels"), "-")
     return {
         **cells,
         "images/s": _speed(row["images_per_s"]),
@@ -59,7 +67,7 @@ def _cells(row: Row) -> dict[str, str]:
         "% of peak": f"{100 * row['mfu']:.1f}" if row["mfu"] else "-",
         "% of copy": f"{100 * row['bandwidth_share']:.1f}" if row["bandwidth_share"] else "-",
         "GB": f"{row['peak_memory_gb']:.1f}" if row["peak_memory_gb"] else "-",
-        "launches": f"{row['launches']:,}" if row["launches"] else "-",
+        "GPU kernels": f"{row['launches']:,}" if row["launches"] else "-",
     }
 
 
@@ -80,7 +88,7 @@ def print_report(rows: list[Row]) -> None:
     for found in ladders(rows).values():
         print_table(f"{title(found[0])}; {place(found[0])}", *columns_of(found))
         for row in found:
-            if row["error"] and row["error"] != "needs a GPU":
+            if row["error"] and row["error"] != NEEDS_GPU:
                 stdout.print(f"{row['variant']}: {row['error']}", markup=False)
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -81,7 +81,6 @@ def take_turns(entries: Sequence[Entry], effort: Effort, advance: Callable[[floa
     for entry in _running(entries):
         with _out_if_it_fails(entry):
             steps[entry.name] = _steps_of(entry, effort)
-            entry.launches = _launches(entry)
     for turn in range(effort.repeats):
         # Two turns at least: one has no spread.
         if turn >= 2 and time.monotonic() > effort.deadline:
@@ -97,6 +96,10 @@ def take_turns(entries: Sequence[Entry], effort: Effort, advance: Callable[[floa
     for entry in _running(entries):
         with _out_if_it_fails(entry):
             _check_finite(entry)
+    # A profiler that was once at work slows every launch after it.
+    for entry in _running(entries):
+        with suppress(Exception):
+            entry.launches = _launches(entry)
 
 
 def _running(entries: Sequence[Entry]) -> list[Entry]:
@@ -116,8 +119,12 @@ def _steps_of(entry: Entry, effort: Effort) -> int:
     _, rate = _timed(entry, 1 if effort.steps == 1 else WARM_UP)
     if effort.steps is not None:
         return effort.steps
-    wanted = _CHUNK_SECONDS * rate / entry.variant.setting.config.batch
-    return min(max(round(wanted), 2), _MOST_STEPS)
+    return steps_for(entry.variant.setting, rate)
+
+
+def steps_for(setting: Setting, rate: float) -> int:
+    """How many steps take about a second at `rate` images/s."""
+    return min(max(round(_CHUNK_SECONDS * rate / setting.config.batch), 2), _MOST_STEPS)
 
 
 def _timed(entry: Entry, steps: int) -> tuple[list[float], float]:

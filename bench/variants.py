@@ -14,6 +14,7 @@ from fastarat.engine.precision import Dtype
 from fastarat.engine.settings import CompileMode
 from fastarat.record import Record
 
+NEEDS_GPU = "needs a GPU"
 MODES: tuple[Mode, ...] = ("default", "reduce-overhead", "max-autotune")
 
 

@@ -130,7 +130,9 @@ class Loop:
         last = training.epoch == self.config.epochs
         every = self.config.evaluation.every_epochs
         if last or (every and training.epoch % every == 0):
+            started = time.monotonic()
             entry["evaluation"] = self._evaluate(self._deployed())
+            entry["evaluation_seconds"] = round(time.monotonic() - started, 2)
         entry["seconds"] = round(training.seconds, 2)
         training.metrics.append(entry)
         training.epoch += 1

@@ -17,6 +17,7 @@ class Precision:
     """Autocast and loss scaling of one run. Weights stay float32 (float64 for fp64)."""
 
     def __init__(self, dtype: Dtype, device: torch.device):
+        self.dtype: Dtype = dtype
         self.device_type = device.type
         self.parameter_dtype = torch.float64 if dtype == "fp64" else torch.float32
         self.autocast_dtype = _AUTOCAST.get(dtype)

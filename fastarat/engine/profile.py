@@ -21,11 +21,12 @@ from fastarat.console import notice
 from fastarat.data.loader import Batch
 from fastarat.engine.compiled import Step
 from fastarat.engine.cost import Cost, step_cost
+from fastarat.engine.distributed import World
 from fastarat.engine.parts import PARTS, Shapes
 from fastarat.engine.roofs import Roofs, measure_roofs
 from fastarat.engine.settings import CompileMode
 from fastarat.engine.trace import GAPS, STEP, Times, activities, times_of
-from fastarat.engine.training import Training
+from fastarat.engine.training import Training, build_training
 from fastarat.errors import UserError
 from fastarat.files import write_atomically, write_text
 from fastarat.report import profile_picture
@@ -119,7 +120,7 @@ class Profiler:
             notice("no profile: torch.profiler saw nothing run on the device (a GPU's counters may be locked)")
             return
         # A compiled step moves no more than the fused kernels do, whichever kernels it has.
-        costs = step_cost(self.training, fused=self.mode != "eager")
+        costs = step_cost(_on_cpu(self.training), fused=self.mode != "eager")
         precision = self.training.parts.precision
         roofs = measure_roofs(self.device, precision.autocast_dtype or precision.parameter_dtype)
         times = times_of(found, wall_ms)
@@ -179,6 +180,16 @@ def _kernels_named(wanted: bool) -> Iterator[None]:
 
     with config.patch({"cpp.enable_kernel_profile": True}):
         yield
+
+
+def _on_cpu(training: Training) -> Training:
+    """The same training where counting needs no GPU."""
+    if training.parts.world.device.type == "cpu":
+        return training
+    parts = training.parts
+    with torch.random.fork_rng():  # new weights are drawn
+        world = World(torch.device("cpu"))
+        return build_training(training.config, training.dataset, world, parts.precision.dtype, parts.kernels)
 
 
 def _trace_of(recorder: torch.profiler.profile) -> bytes:

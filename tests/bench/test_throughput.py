@@ -1,6 +1,8 @@
 """The ladder: what trains otherwise than the definition gets no speed, and rows say what was measured."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -68,10 +70,10 @@ def test_plain_pytorch_trains_as_the_definition_does(right, method, form):
     verdict = compare(PlainSubject(setting_of(method), form), *right[method], form.half or "fp32")
     assert verdict.problem is None
     assert verdict.tolerance == TOLERANCES[form.half or "fp32"]
-    terms = {"adversarial_cross_entropy", "clean_cross_entropy", "invariance"} if method == "arat" else set()
+    terms = {"adversarial_cross_entropy", *(("clean_cross_entropy", "invariance") if method == "arat" else ())}
     wanted = {"loss", *terms, "running means", "running variances", "parameters"}
     assert wanted | {"movement: shared", "length: adv"} <= verdict.errors.keys()
-    assert all(f"full size: {name}" in verdict.errors for name in {"loss", *terms})
+    assert all(f"{kind}: {name}" in verdict.errors for kind in ("full size", "free") for name in {"loss", *terms})
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
@@ -129,6 +131,28 @@ def test_what_changes_the_algorithm_is_held_against_its_own_twin_and_not_the_lad
         assert compare(own(changed), *right["arat"], "fp32").problem
 
 
+FROZEN_WRONG = {
+    "one attack step fewer": lambda s: with_attack(s, steps=s.config.attack.steps - 1),
+    "an attack that never moves": lambda s: with_attack(s, step_255=0.0),
+    "half the step": lambda s: with_attack(s, step_255=s.config.attack.step_255 / 2),
+    "a tenth of the radius": lambda s: with_attack(s, eps_255=s.config.attack.eps_255 / 10),
+}
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("wrong", FROZEN_WRONG.values(), ids=FROZEN_WRONG)
+def test_a_wrong_attack_by_running_statistics_is_refused(wrong, dtype):
+    setting = frozen(setting_of(steps=10))
+    batches = batches_of(setting)
+    assert compare(own(setting, dtype), batches, definition(setting, batches), dtype).problem is None
+    assert compare(own(wrong(setting), dtype), batches, definition(setting, batches), dtype).problem
+
+
+def test_exact_agreement_is_right(right):
+    batches, snapshots = right["arat"]
+    assert compare(own(setting_of(), "fp64"), batches, snapshots, "fp32").problem is None
+
+
 def test_every_variant_of_the_contract_is_in_the_ladder_in_its_order():
     assert list(ladder_of(setting_of())) == list(throughput.NAMES)
 
@@ -178,7 +202,7 @@ def test_a_variant_that_fails_while_it_is_timed_is_out_and_the_others_go_on(monk
 def test_weights_that_are_not_finite_in_the_end_cost_the_speed(monkeypatch):
     def batches(self, real=FastaratSubject.batches):
         for i, batch in enumerate(real(self)):
-            yield batch._replace(x=batch.x * float("nan")) if i == 4 else batch
+            yield batch._replace(x=batch.x * float("nan")) if i == 5 else batch
 
     monkeypatch.setattr(FastaratSubject, "batches", batches)
     (row,) = rows_of(["default"], monkeypatch)
@@ -195,6 +219,56 @@ def test_ratios_are_taken_turn_by_turn_and_one_that_leaves_it_open_says_so(monke
     assert throughput_report.ratio(default["ratios"]["published"]) == "unresolved (0.53-2.10)"
     assert throughput_report.ratio({"low": 1.9, "median": 2.0, "high": 2.1}) == "2.00 (1.90-2.10)"
     assert throughput_report.ratio({"low": 0.7, "median": 0.8, "high": 0.9}) == "0.80 (0.70-0.90)"
+
+
+def test_sigterm_ends_the_building_and_what_is_ready_is_timed(monkeypatch):
+    from bench import ladder
+
+    def compare(subject, *rest, real=ladder.compare):
+        if isinstance(subject, FastaratSubject):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(subject, *rest)
+
+    monkeypatch.setattr(ladder, "compare", compare)
+    (row,) = rows_of(["channels-last", "default"], monkeypatch)
+    assert row["variant"] == "channels-last" and row["images_per_s"] > 0
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_of_several_forms_the_fastest_counts_and_what_is_wrong_with_the_others_is_kept(monkeypatch):
+    from bench import ladder
+
+    def several(setting):
+        found = ladder_of(setting)
+        build = found["default"].builds[""]
+
+        def fails(setting):
+            raise RuntimeError("no such mode")
+
+        builds = {"slow": lambda s: build(with_attack(s, steps=9)), "right": build, "fails": fails}
+        return found | {"default": replace(found["default"], builds=builds)}
+
+    monkeypatch.setattr(ladder, "ladder_of", several)
+    (row,) = run_ladder(setting_of(batch=8), ["default"], Effort(2, 1), 1e10, {}, lambda share: None)
+    assert row["correct"] and row["compile_mode"] == "right" and row["images_per_s"] > 0
+    assert row["modes"]["slow"].startswith("WRONG") and row["modes"]["fails"] == "RuntimeError: no such mode"
+
+
+def test_ladders_are_in_their_order_and_the_newest_first():
+    def row(variant, date, commit="a", speed=1.0):
+        keys = {"model": "tiny", "method": "at", "batch": 8, "dataset": "random", "gpu": None, "commit": commit}
+        return {
+            **keys,
+            "variant": variant,
+            "date": date,
+            "images_per_s": speed,
+            "config": {"benchmark": {"attack_steps": 2}},
+        }
+
+    rows = [row("default", "1"), row("resident", "2"), row("default", "3", speed=2.0), row("default", "4", "b")]
+    new, old = throughput_report.ladders(rows).values()
+    assert [r["commit"] for r in new] == ["b"]
+    assert [(r["variant"], r["images_per_s"]) for r in old] == [("resident", 1.0), ("default", 2.0)]
 
 
 @pytest.fixture
@@ -245,6 +319,10 @@ def test_resume_skips_ladders_that_have_rows_of_this_commit(tmp_path, monkeypatc
     assert throughput.main(arguments) == 0
     assert len(list(read_rows(path))) == 1
     assert "has rows of this commit" in terminal.readouterr().err
+    # A row that says what was wrong is no speed: it is measured again.
+    path.write_text(json.dumps(rows[0] | {"correct": False, "images_per_s": None, "error": "WRONG"}) + "\n")
+    assert throughput.main(arguments) == 0
+    path.write_text(json.dumps(rows[0]) + "\n")
     # Another variant is wanted: the ladder is measured anew, since ratios are of one run.
     assert throughput.main([*arguments[:-2], "default", "resident", "--resume"]) == 0
     assert len(list(read_rows(path))) == 3
@@ -264,6 +342,7 @@ def test_what_the_budget_does_not_see_is_left_out_and_said(terminal):
         (["--batch", "1"], "give 2 or more"),
         (["--batch", "many"], "invalid int value"),
         (["--attack-steps", "0"], "give a number above 0"),
+        (["--repeats", "1"], "one turn has no spread"),
         (["--budget", "0"], "give a number above 0"),
         (["--data", "nowhere"], "nowhere"),
         (["--rows", "/dev/null/rows"], "cannot write --rows"),

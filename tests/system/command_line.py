@@ -78,9 +78,12 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+TIMES = ("seconds", "evaluation_seconds", "images_per_s")
+
+
 def results_of(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's `metrics.jsonl` without times and speeds, which no two runs share."""
-    return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_s")} for line in metrics(run)]
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in metrics(run)]
 
 
 def newest(run: Path) -> Path:
