@@ -1,13 +1,21 @@
-"""What an attack raises, summed over the batch so that an image's gradient does not shrink with its company.
+"""What attacks raise, for logits [N, K] and labels [N] (int64).
 
-Each takes logits [N, K], labels [N] and `reference`, the log-probabilities [N, K] of the clean images.
+PGD's objectives are summed over the batch, so that an image's gradient does not shrink with its company; their
+`reference` is the clean images' log-probabilities [N, K]. APGD's are losses [N], one a point, since it compares them.
 """
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastarat.attacks.settings import Objective
+
+PointLoss = Literal["cross-entropy", "dlr", "targeted-dlr"]
+
+# What the standard adds to a denominator that may be 0.
+TINY = 1e-12
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -29,8 +37,42 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
 def objective(name: Objective, logits: Tensor, y: Tensor, reference: Tensor | None) -> Tensor:
     """The objective called `name`, in float32 or wider."""
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logits = _widened(logits)
     if name == "kl":
         assert reference is not None, "the KL objective needs the clean log-probabilities"
         return kl(logits, reference)
     return cross_entropy(logits, y) if name == "cross-entropy" else margin(logits, y)
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """-(z_y - max_{j != y} z_j) / (z_(1) - z_(3)), [N]: the difference of logits ratio (Croce and Hein, 2020).
+
+    z_(k) is the k-th largest of at least three logits. A factor on the logits changes nothing, where
+    cross-entropy would lose its gradient in float32.
+    """
+    largest, classes = logits.topk(3)
+    best_wrong = torch.where(classes[:, 0] == y, largest[:, 1], largest[:, 0])
+    return (best_wrong - _of_class(logits, y)) / (largest[:, 0] - largest[:, 2] + TINY)
+
+
+def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2), [N], for classes `target` (int64 [N]) of at least four."""
+    largest = logits.topk(4).values
+    spread = largest[:, 0] - 0.5 * (largest[:, 2] + largest[:, 3])
+    return (_of_class(logits, target) - _of_class(logits, y)) / (spread + TINY)
+
+
+def point_losses(name: PointLoss, logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """The loss called `name` of each point, [N], in float32 or wider; only the targeted one looks at `target`."""
+    logits = _widened(logits)
+    if name == "cross-entropy":
+        return F.cross_entropy(logits, y, reduction="none")
+    return dlr(logits, y) if name == "dlr" else targeted_dlr(logits, y, target)
+
+
+def _widened(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _of_class(logits: Tensor, classes: Tensor) -> Tensor:
+    return logits.gather(1, classes[:, None])[:, 0]

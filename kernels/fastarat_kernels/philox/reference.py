@@ -32,6 +32,10 @@ class Stream(IntEnum):
     PERMUTATION = 2
     AUGMENTATION = 3
     SUBSET = 4
+    APGD_START = 5
+    SQUARE_START = 6
+    SQUARE_QUERY = 7
+    SQUARE_SIGN = 8
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> tuple[Tensor, ...]:

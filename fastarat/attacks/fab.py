@@ -1,0 +1,154 @@
+"""Targeted FAB of the standard AutoAttack (Croce and Hein, 2020, "Minimally distorted adversarial examples with a fast
+adaptive boundary attack"): it looks for the nearest misclassified point, not for any in the ball.
+
+With f = z_t - z_y and w its gradient at the iterate x', the boundary to the target t is about the hyperplane
+w.q = w.x' - f. Let d' and d be the shortest shifts of x' and of the image x to that plane within [0, 1]. Then
+
+    x'  becomes  (1 - a) (x' + 1.05 d') + a (x + 1.05 d), cut to [0, 1],    a = min(|d'| / (|d'| + |d|), 0.1).
+
+If that is misclassified, as whatever class, it counts as found, and the search goes on from a tenth nearer to x. With
+one restart, as in the standard, the first iterate is x: nothing is random.
+
+An iteration runs the model twice, at x' with the gradient and at the next x' to classify it. Only where the search does
+not turn back is the latter the next iteration's point, and that was so for 8 to 23 % of the points of an iteration
+(small convolutional nets, both norms): to keep the whole batch's graph for them would save nothing.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastarat.attacks.pgd import Logits
+from fastarat.attacks.projections import lengths, project_onto_plane
+from fastarat.attacks.settings import Norm
+from fastarat.errors import UserError
+
+OVERSHOOT = 1.05
+MOST_OF_IMAGE = 0.1
+TURN_BACK = 0.9
+SHORTEST = 1e-8
+
+# A point inside the ball is broken, however much nearer one could come. Dropping such points every ten iterations
+# wastes five of a hundred on each, and asks the device ten times how many are left.
+COMPACT_EVERY = 10
+
+
+class Search(NamedTuple):
+    """The state of a search, all tensors of one row a point; images [B, C, H, W]."""
+
+    x: Tensor
+    y: Tensor
+    """int64 [B]"""
+    target: Tensor
+    """int64 [B]"""
+    x_adv: Tensor
+    closest: Tensor
+    """the misclassified point nearest to x so far, or x"""
+    distance: Tensor
+    """of that point, infinite if there is none: [B, 1, 1, 1]"""
+
+
+def fab_t(
+    logits_of: Logits,
+    x: Tensor,
+    y: Tensor,
+    *,
+    norm: Norm,
+    eps: float,
+    num_targets: int = 9,
+    steps: int = 100,
+    clean_logits: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """FAB-T against images `x` [B, C, H, W] in [0, 1] with labels `y` (int64 [B]), which are left as they are.
+
+    One search towards each of the `num_targets` wrong classes that the clean image is likeliest taken for, on the
+    points that the searches before left. An image that is misclassified as it is counts as broken, by itself.
+    `logits_of` maps images to logits [B, K]; of its gradients only the input's is asked for. `clean_logits` [B, K]
+    saves their computation.
+
+    Returns a misclassified point within `eps` of every broken point (the others stay `x`) and which are broken
+    (bool [B]). Raises `UserError` if the model has no more classes than targets.
+    """
+    if clean_logits is None:
+        with torch.no_grad():
+            clean_logits = logits_of(x)
+    if clean_logits.shape[1] <= num_targets:
+        raise UserError(
+            f"FAB with {num_targets} targets needs {num_targets + 1} classes or more, "
+            f"and the model has {clean_logits.shape[1]}: take fewer targets"
+        )
+    ranked = clean_logits.topk(num_targets + 1).indices
+    found, broken = x.clone(), ranked[:, 0] != y
+    for rank in range(1, num_targets + 1):
+        left = (~broken).nonzero().flatten()
+        target = ranked[left, rank]
+        closest, distance = fab(logits_of, x[left], y[left], target, norm=norm, near_enough=eps, steps=steps)
+        inside = distance <= eps
+        found = found.index_copy(0, left, torch.where(inside.view(-1, 1, 1, 1), closest, x[left]))
+        broken = broken.index_copy(0, left, inside)
+    return found, broken
+
+
+def fab(
+    logits_of: Logits,
+    x: Tensor,
+    y: Tensor,
+    target: Tensor,
+    *,
+    norm: Norm,
+    near_enough: float = 0,
+    steps: int = 100,
+    compact_every: int = COMPACT_EVERY,
+) -> tuple[Tensor, Tensor]:
+    """One search towards the classes `target` (int64 [B]); the other arguments are `fab_t`'s.
+
+    A point is searched no further once its distance is at most `near_enough`. Returns the nearest misclassified points
+    (`x` where none was found) and their distances [B], infinite where none was found.
+    """
+    closest, distance = x.clone(), x.new_full((len(x),), torch.inf)
+    places = torch.arange(len(x), device=x.device)
+    search = Search(x, y, target, x, x, distance.view(-1, 1, 1, 1))
+    for iteration in range(1, steps + 1):
+        if not len(places):
+            break
+        search = advance(logits_of, search, norm)
+        if iteration % compact_every == 0 or iteration == steps:
+            closest = closest.index_copy(0, places, search.closest)
+            distance = distance.index_copy(0, places, search.distance.flatten())
+            # The host waits for the device here, and nowhere else in a search.
+            kept = (search.distance.flatten() > near_enough).nonzero().flatten()
+            search, places = Search(*(tensor[kept] for tensor in search)), places[kept]
+    return closest, distance
+
+
+def advance(logits_of: Logits, s: Search, norm: Norm) -> Search:
+    """The state after one more iteration."""
+    difference, gradient = lead_of_target(logits_of, s)
+    offset = (gradient * s.x_adv).flatten(1).sum(1) - difference
+    both = torch.cat([s.x_adv, s.x])
+    shift, shift_of_x = project_onto_plane(both, gradient.repeat(2, 1, 1, 1), offset.repeat(2), norm).chunk(2)
+    length, length_of_x = (lengths(d, norm).clamp_min(SHORTEST) for d in (shift, shift_of_x))
+    share = (length / (length + length_of_x)).clamp_max(MOST_OF_IMAGE)
+    x_adv = (1 - share) * (s.x_adv + OVERSHOOT * shift) + share * (s.x + OVERSHOOT * shift_of_x)
+    x_adv = x_adv.clamp(0, 1)
+    with torch.no_grad():
+        wrong = (logits_of(x_adv).argmax(1) != s.y).view(-1, 1, 1, 1)
+    distance = lengths(x_adv - s.x, norm)
+    closer = wrong & (distance < s.distance)
+    return s._replace(
+        x_adv=torch.where(wrong, s.x + TURN_BACK * (x_adv - s.x), x_adv),
+        closest=torch.where(closer, x_adv, s.closest),
+        distance=torch.where(closer, distance, s.distance),
+    )
+
+
+def lead_of_target(logits_of: Logits, s: Search) -> tuple[Tensor, Tensor]:
+    """z_t - z_y at the iterates [B], and its gradient [B, C, H, W]; both of the images' dtype."""
+    with torch.enable_grad():
+        leaf = s.x_adv.detach().requires_grad_()
+        logits = logits_of(leaf).to(leaf.dtype)
+        of_target, of_label = (logits.gather(1, classes[:, None])[:, 0] for classes in (s.target, s.y))
+        lead = of_target - of_label
+        (gradient,) = torch.autograd.grad(lead.sum(), leaf)
+    return lead.detach(), gradient

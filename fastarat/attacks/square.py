@@ -1,0 +1,234 @@
+"""Square Attack (Andriushchenko, Croce, Flammarion and Hein, ECCV 2020): random search that needs only logits.
+
+Each query changes square windows of the best image so far and keeps the change where the margin
+z_y - max_{j != y} z_j falls. An image is done once its margin is not positive. The windows shrink as the search
+goes on: they have p(query) of the image's area, p being 0.8 at first and halved seven times.
+
+Linf: starts from vertical stripes of ±eps. A query adds ±2 eps, one sign for a channel, in one window, and cuts to
+the ball, where every pixel is at its border.
+
+L2: starts from tiles, and gives to one window the mass (sum of squares) of another, which is emptied, and its part
+of what is left of eps². Tiles and windows have the shape of two hills of opposite sign (`template`).
+
+Windows and Linf signs of a query are the same for all images, functions of seed and query alone; the signs of the
+start and of L2 are functions of seed, query and image row. So an image's search knows nothing of its company.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from fastarat_kernels import philox
+from fastarat_kernels.pgd_step.reference import norms
+from fastarat_kernels.philox import Stream
+from torch import Tensor
+
+from fastarat.attacks.pgd import Logits
+from fastarat.attacks.settings import Norm
+from fastarat.errors import UserError
+
+# p is halved after each of these queries.
+HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000)
+# Every so many queries the host waits to learn which images are done. That costs a GPU less than a query; and an
+# image stays at most so much longer than it must, of 5000. L2's signs are drawn for so many queries at once.
+BLOCK = 20
+TINY = 1e-12  # keeps norms away from 0
+
+Propose = Callable[[Tensor, int], Tensor]
+"""From the best images so far and a query's number to images to try."""
+
+
+def fraction(query: int) -> float:
+    """p, the part of an image's area that the window of this query has."""
+    return 0.8 / 2 ** bisect_left(HALVED_AFTER, query)
+
+
+def side(query: int, height: int, width: int, norm: Norm) -> int:
+    """The side of this query's windows in pixels; for L2 an odd one, 3 or more where the image is."""
+    wanted, shorter = round((fraction(query) * height * width) ** 0.5), min(height, width)
+    if norm == "linf":
+        return min(max(wanted, 1), shorter)
+    return min(max(wanted, 3) | 1, shorter - (shorter + 1) % 2)
+
+
+def template(side: int) -> Tensor:
+    """L2's window, float64 [side, side] of norm 1: a hill above an upside-down one, half of the mass each.
+
+    A hill of h x w pixels rises in square rings round pixel (h // 2, w // 2): ring r = 0, 1, … is worth
+    sum_{k = r}^{n} 1 / (k + 1)², where n = max(h, w) // 2 is the last ring.
+    """
+
+    def hill(height: int) -> Tensor:
+        down, across = (torch.arange(n) - n // 2 for n in (height, side))
+        rings = torch.maximum(down.abs()[:, None], across.abs())
+        rises = torch.arange(1, max(height, side) // 2 + 2, dtype=torch.float64) ** -2
+        values = rises.flip(0).cumsum(0).flip(0)[rings]
+        return values / values.norm()
+
+    halves = torch.cat([hill(side // 2), -hill(side - side // 2)])
+    return halves / halves.norm()
+
+
+def _signs(words: Tensor) -> Tensor:
+    """±1 (int64) from each uint32 word."""
+    return (words >> 30 & 2) - 1
+
+
+class _Shared:
+    """What the queries have in common for all images like `x`, drawn at once: afterwards the host never waits."""
+
+    def __init__(self, x: Tensor, norm: Norm, seed: int, queries: int):
+        channels, height, width = x.shape[1:]
+        self.sides = [side(query, height, width, norm) for query in range(queries)]
+        words = philox.words(seed, Stream.SQUARE_QUERY, 0, torch.arange(queries, device=x.device), 4 + channels)
+        # A corner is uniform in [0, length - side), which leaves out the last place; and 0 if that is empty.
+        room = torch.tensor([height, width]) - torch.tensor(self.sides, dtype=torch.int64)[:, None]
+        room = room.clamp_min(1).to(x.device)[:, None]
+        self.corners = words[:, :4].view(queries, 2, 2) * room >> 32
+        """int64 [queries, 2, 2]: of two windows, (row, column)"""
+        self.signs = _signs(words[:, 4:])
+        """int64 [queries, C]"""
+
+
+class _Linf:
+    def __init__(self, x: Tensor, eps: float, seed: int, queries: int):
+        self.shared, self.eps, self.seed = _Shared(x, "linf", seed, queries), eps, seed
+
+    def start(self, x: Tensor, rows: Tensor) -> Tensor:
+        """`x` [B, C, H, W] with ±eps on each column of each channel."""
+        _, channels, _, width = x.shape
+        stripes = _signs(philox.words(self.seed, Stream.SQUARE_START, 0, rows, channels * width))
+        return (x + self.eps * stripes.view(-1, channels, 1, width).to(x.dtype)).clamp(0, 1)
+
+    def proposals(self, x: Tensor, rows: Tensor, block: range) -> Propose:
+        low, high = (x - self.eps).clamp_min(0), (x + self.eps).clamp_max(1)
+
+        def propose(x_adv: Tensor, query: int) -> Tensor:
+            shared, step = self.shared, 2 * self.eps * self.shared.signs[query].to(x.dtype)
+            return step_window(x_adv, step, shared.corners[query, 0], shared.sides[query]).clamp_(low, high)
+
+        return propose
+
+
+class _L2:
+    def __init__(self, x: Tensor, eps: float, seed: int, queries: int):
+        if min(x.shape[2:]) < 5:
+            raise UserError(f"Square in L2 needs images of 5 x 5 pixels or more, not {x.shape[2]} x {x.shape[3]}")
+        self.shared, self.eps, self.seed = _Shared(x, "l2", seed, queries), eps, seed
+        self.templates = {length: template(length).to(x) for length in set(self.shared.sides)}
+        self.tile = template(min(x.shape[2:]) // 5).to(x)
+
+    def start(self, x: Tensor, rows: Tensor) -> Tensor:
+        """`x` [B, C, H, W] with a shift of norm eps: tiles, whose signs hang on image and channel."""
+        channels, *lengths = x.shape[1:]
+        size = len(self.tile)
+        margin = (min(lengths) - 5 * size) // 2
+        down, across = ((length - margin) // size for length in lengths)
+        # Step 0 of this stream are the queries.
+        turned = _signs(philox.words(self.seed, Stream.SQUARE_QUERY, 1, rows.new_zeros(1), down * across)) > 0
+        tiles = torch.where(turned.view(down, across, 1, 1), self.tile.T, self.tile)
+        signs = _signs(philox.words(self.seed, Stream.SQUARE_START, 0, rows, channels * down * across))
+        shift = signs.view(-1, channels, down, across, 1, 1) * tiles
+        shift = shift.transpose(3, 4).reshape(-1, channels, down * size, across * size)
+        below, right = (length - margin - n * size for length, n in zip(lengths, (down, across), strict=True))
+        return self._around(x, F.pad(shift, (margin, right, margin, below)))
+
+    def proposals(self, x: Tensor, rows: Tensor, block: range) -> Propose:
+        channels, shared = x.shape[1], self.shared
+        words = philox.words(self.seed, Stream.SQUARE_SIGN, block.start, rows, channels * BLOCK)
+        signs = _signs(words).view(-1, BLOCK, channels, 1, 1).to(x.dtype)
+
+        def propose(x_adv: Tensor, query: int) -> Tensor:
+            shape = self.templates[shared.sides[query]]
+            shape = signs[:, query - block.start] * torch.where(shared.signs[query, 0] > 0, shape.T, shape)
+            return self._around(x, move_mass(x_adv - x, shape, shared.corners[query], self.eps))
+
+        return propose
+
+    def _around(self, x: Tensor, shift: Tensor) -> Tensor:
+        # In `shift`'s own memory: on a CPU fresh memory costs more than the arithmetic.
+        return shift.mul_(self.eps / norms(shift).clamp_min(TINY)).add_(x).clamp_(0, 1)
+
+
+def step_window(images: Tensor, step: Tensor, corner: Tensor, side: int) -> Tensor:
+    """`images` [B, C, H, W] plus `step` [C] in the window at `corner` (int64 [2], row and column)."""
+    down, across = (torch.arange(n, device=corner.device) - at for n, at in zip(images.shape[2:], corner, strict=True))
+    inside = ((down >= 0) & (down < side))[:, None] & (across >= 0) & (across < side)
+    return images + step[:, None, None] * inside
+
+
+def move_mass(shift: Tensor, shape: Tensor, corners: Tensor, eps: float) -> Tensor:
+    """`shift` [B, C, H, W], changed in place, with the second window emptied and the first filled.
+
+    The first takes the form of `shape` [B, C, s, s] plus its own old form, and in each channel the mass of both and
+    the channel's part of what is left of eps². `corners`: int64 [2, 2], the windows' (row, column).
+    """
+    within = torch.arange(shape.shape[-1], device=shift.device)
+    first, second = ((..., row + within[:, None], column + within) for row, column in corners)
+    left = (eps**2 - norms(shift) ** 2).clamp_min(0) / shift.shape[1]
+    old, taken = shift[first], shift[second]
+    shift[second] = torch.zeros_like(taken)  # the number 0 would have to be copied to the device
+    mass = _mass(taken) + _mass(shift[first])  # what both windows cover is counted once
+    new = shape + old / _mass(old).sqrt().clamp_min(TINY)
+    shift[first] = new * ((left + mass).sqrt() / _mass(new).sqrt().clamp_min(TINY))
+    return shift
+
+
+def _mass(window: Tensor) -> Tensor:
+    return window.square().sum((2, 3), keepdim=True)
+
+
+def verdict(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Margins z_y - max_{j != y} z_j [B], in float32 or wider, and which images are misclassified: bool [B]."""
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    true = torch.arange(logits.shape[1], device=y.device) == y[:, None]
+    best_wrong = logits.masked_fill(true, -torch.inf).amax(1)
+    return logits.gather(1, y[:, None]).squeeze(1) - best_wrong, logits.argmax(1) != y
+
+
+def _search(
+    logits_of: Logits, y: Tensor, propose: Propose, block: range, found: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """The queries `block` on images whose best, its margin and whether it is misclassified are `found`."""
+    x_adv, margin, broken = found
+    for query in block:
+        tried = propose(x_adv, query)
+        new_margin, wrong = verdict(logits_of(tried), y)
+        better = (margin > 0) & (new_margin < margin)
+        x_adv = torch.where(better.view(-1, 1, 1, 1), tried, x_adv)
+        margin, broken = torch.where(better, new_margin, margin), torch.where(better, wrong, broken)
+    return x_adv, margin, broken
+
+
+@torch.no_grad()
+def square(
+    logits_of: Logits,
+    x: Tensor,
+    y: Tensor,
+    rows: Tensor,
+    *,
+    norm: Norm,
+    eps: float,
+    seed: int,
+    queries: int = 5000,
+    advance: Callable[[int], None] = lambda amount: None,
+) -> tuple[Tensor, Tensor]:
+    """The best images found near `x` [B, C, H, W] and which of them are misclassified: bool [B].
+
+    `logits_of` maps images to logits [B, K] and is never differentiated. `x`: float32 or float64 in [0, 1]; `y`,
+    `rows`: int64 [B], labels and places in the evaluated set. `queries` come after the one at the start; `advance`
+    is told how many more of them are over. Raises `UserError` for images smaller than 5 x 5 in L2.
+    """
+    search = (_Linf if norm == "linf" else _L2)(x, eps, seed, queries)
+    x_adv = search.start(x, rows)
+    margin, broken = verdict(logits_of(x_adv), y)
+    for first in range(0, queries, BLOCK):
+        block = range(first, min(first + BLOCK, queries))
+        left = (margin > 0).nonzero().squeeze(1)
+        if len(left):
+            propose = search.proposals(x[left], rows[left], block)
+            found = (x_adv[left], margin[left], broken[left])
+            x_adv[left], margin[left], broken[left] = _search(logits_of, y[left], propose, block, found)
+        advance(len(block))
+    return x_adv, broken
