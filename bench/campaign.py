@@ -6,7 +6,7 @@
 Each stage is a process of its own with a share of the time: one that fails, hangs or crashes is a row that says so, and
 the rest runs. --out gets the rows as they are made, and small files; --state keeps checkpoints, compile caches and logs
 for the next call. What has rows of this commit and GPU in --state, --out or bench/results is done. A copy without git
-history is told its commit by $FASTARAT_COMMIT.
+history is told its commit by $FASTARAT_COMMIT; where the commit is unknown nothing counts as done.
 """
 
 import argparse
@@ -43,9 +43,9 @@ def _main(args: list[str] | None) -> int:
     arguments = _arguments(args)
     given = Given(arguments.out, arguments.state / "aside")
     carry(arguments.state / "rows", arguments.out, commit())
-    if commit() is None:
-        notice("commit: unknown; set FASTARAT_COMMIT, so that rows say what they were made with")
     campaign = Campaign(_setting(arguments), arguments.state, started + arguments.budget, given)
+    if commit() is None:
+        notice("commit: unknown, so nothing counts as done; set FASTARAT_COMMIT to what this copy was made from")
     with _ends_by_interrupt():
         results = campaign.run(stages(campaign.setting))
     _print(results, time.monotonic() - started, arguments)
@@ -121,16 +121,18 @@ def dataset_name(data: str | None) -> str:
 
 @contextmanager
 def _ends_by_interrupt() -> Iterator[None]:
-    """SIGTERM ends a campaign as Ctrl-C does: with its stage ended, and the table printed."""
+    """SIGTERM ends a campaign as Ctrl-C does: with its stage ended, and the table printed; Ctrl-C also where a shell
+    started it in the background, which would have it ignored."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    earlier = signal.signal(signal.SIGTERM, interrupt)
+    earlier = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, earlier)
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 def _print(results: list[Result], seconds: float, arguments: Any) -> None:

@@ -6,31 +6,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.rows import read_rows
 from fastarat.console import notice
 
 MOST_FILES, MOST_BYTES = 8, 16_000_000
 
 
 def rows_in(folder: Path) -> Iterator[dict[str, Any]]:
-    """All rows of a folder's .jsonl files."""
-    for path in sorted(folder.glob("*.jsonl")):
-        for line in whole_lines(path):
-            row = json.loads(line)
-            if isinstance(row, dict):
-                yield row
-
-
-def whole_lines(path: Path) -> list[str]:
-    """The lines of a .jsonl file; not the last if a kill cut it off."""
-    return [line.rstrip("\n") for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    """All rows of a folder's .jsonl files. Raises `UserError` as `read_rows` does."""
+    return read_rows(*sorted(folder.glob("*.jsonl")))
 
 
 def carry(source: Path, target: Path, commit: str | None) -> None:
-    """Add to `target`'s files of rows those of `source` that were made by `commit` and are not there yet."""
+    """Add to `target`'s files of rows those of `source` that were made by `commit` and are not there yet.
+
+    Rows of an unknown commit stay where they are: they count for the call alone that made them.
+    """
     for path in sorted(source.glob("*.jsonl")):
-        there = whole_lines(target / path.name) if (target / path.name).exists() else []
+        there = [json.dumps(row) for row in read_rows(target / path.name)]
         known = set(there)
-        new = [line for line in whole_lines(path) if line not in known and json.loads(line).get("commit") == commit]
+        mine = (json.dumps(row) for row in read_rows(path) if commit and row.get("commit") == commit)
+        new = [line for line in mine if line not in known]
         if new:
             (target / path.name).write_text("".join(f"{line}\n" for line in [*there, *new]))
 

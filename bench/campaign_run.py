@@ -14,6 +14,7 @@ from bench.campaign_files import Given, bring, carry, rows_in
 from bench.campaign_stages import BUDGET, Row, Setting, Stage
 from bench.processes import Ending, environment, run_in_time
 from bench.rows import RESULTS, write_row
+from bench.variants import NEEDS_GPU
 from fastarat.console import notice, stderr
 from fastarat.engine.display import duration
 from fastarat.record import commit
@@ -39,7 +40,10 @@ class Result:
 
 
 class Campaign:
-    """Runs stages until `end` (of `time.monotonic`); less the time that ending the last one may take."""
+    """Runs stages until `end` (of `time.monotonic`); less the time that ending the last one may take.
+
+    Raises `UserError` if a file of rows cannot be read.
+    """
 
     def __init__(self, setting: Setting, state: Path, end: float, given: Given):
         self.setting, self.state, self.end, self.given = setting, state, end, given
@@ -47,6 +51,9 @@ class Campaign:
         self.grace_s = min(15, left / 12)
         self.reserve_s = 4 / 3 * self.grace_s
         self.facts: Row = {**dict.fromkeys(FACTS), "device": setting.device, "commit": commit()}
+        earlier = list(self._rows())  # a file that cannot be read is said before anything runs
+        # Without a commit nobody knows what they were made with.
+        self.ignored = [] if self.facts["commit"] else earlier
         self.interrupted = False
         self.logs = state / "logs"
         self.logs.mkdir(exist_ok=True)
@@ -84,10 +91,11 @@ class Campaign:
         log = self.logs / f"{re.sub(r'[^a-z0-9]+', '-', stage.name)}.log"
         started = time.monotonic()
         ending = None
-        command = [part.replace(BUDGET, f"{max(0.85 * limit_s - 5, 1):.0f}") for part in stage.command]
+        stop_s, grace_s = limit_s - stage.grace, max(stage.grace, self.grace_s)
+        command = [part.replace(BUDGET, f"{max(0.85 * stop_s - 5, 1):.0f}") for part in stage.command]
         try:
             with _progress(stage.name, self.end) as show:
-                ending = run_in_time(command, log, limit_s, self.grace_s, self._variables(), show)
+                ending = run_in_time(command, log, stop_s, grace_s, self._variables(), show)
         except KeyboardInterrupt:
             self.interrupted = True
         except OSError as e:
@@ -101,7 +109,10 @@ class Campaign:
         """What the ending of a stage's process means; None: this one was interrupted."""
         if ending is None:
             return Result(stage.name, "ended in time", seconds, "interrupted", is_open=True)
-        line = ending.last_line
+        line, rows = ending.last_line, self._covered(stage, self._rows())
+        has_all = _has_all(stage, rows)
+        if stage.grace and has_all and (ending.was_stopped or not ending.code):
+            return Result(stage.name, "done", seconds, stage.headline(rows, ending.output))
         if ending.was_stopped:
             if limit_s < stage.seconds or stage.goes_on:
                 return Result(stage.name, "ended in time", seconds, line, is_open=True)
@@ -109,9 +120,12 @@ class Campaign:
         if ending.code:
             how = f"signal {-ending.code}" if ending.code < 0 else f"code {ending.code}"
             return Result(stage.name, "failed", seconds, f"{how}: {line}")
-        is_whole = not any(text.startswith(LEFT_OUT) for text in ending.output.splitlines())
-        headline = stage.headline(self._covered(stage, rows_in(self.setting.out)), ending.output)
-        return Result(stage.name, "done" if is_whole else "ended in time", seconds, headline, not is_whole)
+        headline = stage.headline(rows, ending.output)
+        if any(text.startswith(LEFT_OUT) for text in ending.output.splitlines()):
+            return Result(stage.name, "ended in time", seconds, headline, is_open=True)
+        if not has_all:
+            return Result(stage.name, "failed", seconds, f"not all of its rows are there and right: {line}")
+        return Result(stage.name, "done", seconds, headline)
 
     def _write(self, stage: Stage, result: Result, ending: Ending | None, limit_s: float) -> None:
         """The stage's own row; then what --state keeps and what --out gets."""
@@ -154,20 +168,26 @@ class Campaign:
         """The machine's, from the row that the first stage wrote: this process never touches the GPU."""
         rows = [row for row in rows_in(self.setting.out) if row.get("benchmark") == "environment"]
         if rows:
-            self.facts = {name: rows[-1][name] for name in FACTS}
+            self.facts = {name: rows[-1].get(name) for name in FACTS}
 
     def _config(self, stage: Stage) -> Row:
         data = self.setting.data and Path(self.setting.data).name
         return {"stage": stage.name, "smoke": self.setting.smoke, "data": data}
 
-    def _of_this_machine(self, row: Row) -> bool:
-        return all(row.get(name) == self.facts[name] for name in ("commit", "gpu", "device"))
+    def _rows(self) -> Iterator[Row]:
+        """What is committed, then what this call and earlier ones gave."""
+        yield from rows_in(RESULTS)
+        yield from rows_in(self.setting.out)
+
+    def _is_mine(self, row: Row) -> bool:
+        """Whether this commit made it, on this machine."""
+        mine = {name: self.facts[name] for name in ("commit", "gpu", "device")}
+        return _has(row, mine) and row not in self.ignored
 
     def _notes(self, stage: Stage) -> list[Row]:
         """The stage's own rows, from all calls."""
-        rows = [*rows_in(RESULTS), *rows_in(self.setting.out)]
-        mine = [row for row in rows if row.get("benchmark") == "campaign" and row["config"] == self._config(stage)]
-        return [row for row in mine if self._of_this_machine(row)]
+        mine = {"benchmark": "campaign", "config": self._config(stage)}
+        return [row for row in self._rows() if _has(row, mine) and self._is_mine(row)]
 
     def _has_failed(self, stage: Stage) -> bool:
         notes = self._notes(stage)
@@ -179,13 +199,26 @@ class Campaign:
         if done:
             return Result(stage.name, "done", done[-1]["seconds"], done[-1]["headline"])
         committed = self._covered(stage, rows_in(RESULTS))
-        if stage.covers and all(any(_has(row, fields) for row in committed) for fields in stage.covers):
+        if stage.covers and _has_all(stage, committed):
             return Result(stage.name, "done", 0, stage.headline(committed, "committed before"))
         return None
 
     def _covered(self, stage: Stage, rows: Iterable[Row]) -> list[Row]:
-        mine = [row for row in rows if self._of_this_machine(row)]
+        """Those of the rows that the stage was to make, and that are right."""
+        mine = [row for row in rows if _is_right(row) and self._is_mine(row)]
         return [row for row in mine if any(_has(row, fields) for fields in stage.covers)]
+
+
+def _is_right(row: Row) -> bool:
+    """Whether it says something of speed: a ladder has rows of variants without one too."""
+    if row.get("benchmark") == "throughput":
+        return row.get("error") == NEEDS_GPU or (bool(row.get("correct")) and row.get("images_per_s") is not None)
+    return bool(row.get("correct"))
+
+
+def _has_all(stage: Stage, rows: Sequence[Row]) -> bool:
+    """Whether there is a row of each kind that the stage makes."""
+    return all(any(_has(row, fields) for row in rows) for fields in stage.covers)
 
 
 def _has(row: Row, fields: Row) -> bool:

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from bench import training
+from bench.campaign_tests import TESTS, gpu_tests, kernel_tests
 from bench.kernels import KERNELS
-from bench.processes import ROOT, last_line
+from bench.processes import last_line
 from bench.throughput import NAMES
 
 Row = dict[str, Any]
 
 BUDGET = "{budget}"
 """in a command: the seconds that the benchmark may measure"""
+LADDER_GRACE_S = 30
+"""of a ladder's time: told to end, it times what is ready in about 20 s"""
 RECIPE, SMOKE_RECIPE = "cifar10-resnet18-arat", "digits-arat"
 SMOKE_MODELS = {"resnet18": "digits", "wrn-34-10": "tiny"}
 
@@ -55,11 +58,11 @@ class Stage:
     name: str
     command: tuple[str, ...]
     seconds: float
-    """the most it may take: what has more and does not end has failed"""
+    """the most it may take, `grace` included: what has more and does not end has failed"""
     least: float = 20
     """with less time left it is not begun"""
     covers: tuple[Row, ...] = ()
-    """fields of the rows that it makes: where there is such a row for each, it is done"""
+    """fields of the rows that it makes: where there is such a row for each, and it is right, it is done"""
     headline: Headline = _last_line
     lacks: str = ""
     """why it cannot run here"""
@@ -67,6 +70,8 @@ class Stage:
     """patterns of the files, under the trainings, that --out gets"""
     goes_on: bool = False
     """SIGTERM makes it save what it has, and the next call goes on from there: it may take longer than one call"""
+    grace: float = 0
+    """the last seconds of its time: SIGTERM comes before them, and makes it finish what it has begun"""
     is_of_call: bool = False
     """it runs in every call"""
 
@@ -84,6 +89,7 @@ def stages(setting: Setting) -> list[Stage]:
         _profile(setting),
         _startup(setting),
         _training(setting),
+        _kernel_tests(setting),
         _ladder(setting),
     ]
 
@@ -97,18 +103,22 @@ def _environment(setting: Setting) -> Stage:
     return Stage("environment", command, 60, 0, is_of_call=True)
 
 
-def gpu_tests(tests: Path = ROOT / "tests") -> list[str]:
-    """The files with tests that are marked as a GPU's, and the folders whose conftest.py marks them."""
-    marked = [path for path in tests.rglob("*.py") if "mark.gpu" in path.read_text()]
-    return sorted({str(path.parent if path.name == "conftest.py" else path) for path in marked})
+def _pytest(*tests: str) -> tuple[str, ...]:
+    return _python("pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", *tests)
 
 
 def _correctness(setting: Setting) -> Stage:
-    tests = [str(ROOT / "tests" / "gpu")] if setting.smoke else gpu_tests()
-    # Compiling ahead of time needs no GPU, and takes minutes.
-    ahead = f"--ignore={ROOT / 'tests' / 'kernels' / 'test_aot.py'}"
-    command = _python("pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", ahead, *tests)
+    command = _pytest(str(TESTS / "gpu"), *kernel_tests())
     return Stage("correctness", command, 240, lacks=_without("pytest"))
+
+
+def _kernel_tests(setting: Setting) -> Stage:
+    """All other tests of a GPU. What they compile is kept: a call that is too short for them helps the next."""
+    others = [path for path in gpu_tests() if not Path(path).is_relative_to(TESTS / "gpu")]
+    # Compiling ahead of time needs no GPU, and takes minutes.
+    command = _pytest(f"--ignore={TESTS / 'kernels' / 'test_aot.py'}", *others)
+    lacks = "left out by --smoke" if setting.smoke else _without("pytest")
+    return Stage("kernel tests", command, 600, lacks=lacks)
 
 
 def _without(package: str) -> str:
@@ -130,9 +140,10 @@ def _throughput(setting: Setting, model: str, batches: Sequence[int], variants: 
         name,
         _python("bench.throughput", *_measuring(setting, "throughput"), *flags, *_data(setting)),
         300,
-        40,
+        2 * LADDER_GRACE_S,
         _ladder_rows(setting, (model,), ("arat",), batches, variants),
         throughput_headline,
+        grace=LADDER_GRACE_S,
     )
 
 
@@ -242,7 +253,8 @@ def _ladder(setting: Setting) -> Stage:
     flags = ["--model", *models, "--method", *methods, "--batch", *map(str, batches)]
     command = _python("bench.throughput", *_measuring(setting, "throughput"), *flags, *_data(setting))
     covers = _ladder_rows(setting, models, methods, batches, NAMES)
-    return Stage("rest of the ladder", command, 1800, 60, covers, ladder_headline, goes_on=True)
+    options = {"goes_on": True, "grace": LADDER_GRACE_S}
+    return Stage("rest of the ladder", command, 1800, 2 * LADDER_GRACE_S, covers, ladder_headline, **options)
 
 
 def _ladder_rows(

@@ -1,6 +1,7 @@
 """What the benchmarks' command lines share: errors of one line, and flags that several have."""
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -49,10 +50,14 @@ def device_of(asked: str | None, without_gpu: str) -> str:
 
 
 def check_positive(arguments: argparse.Namespace, *names: str) -> None:
-    """Raise `UserError` for a flag of these that is given and not above 0."""
+    """Raise `UserError` for a flag of these that is given and not above 0, or not finite."""
     for name in names:
         value = getattr(arguments, name)
-        if value is not None and not value > 0:
+        if value is None:
+            continue
+        if not abs(value) < math.inf:
+            raise UserError(f"--{name} is {value}: give a finite number above 0")
+        if not value > 0:
             raise UserError(f"--{name} is {value}: give a number above 0")
 
 

@@ -56,6 +56,7 @@ def run_in_time(
     """Run `command` in a process group of its own, its output appended to `log`; `watch` is told its last line.
 
     After `limit_s` the group gets SIGTERM, after `grace_s` more SIGKILL; so it does if this process is interrupted.
+    What is left of the group when `command` ends gets SIGKILL at once.
     """
     started = time.monotonic()
     with log.open("ab") as file:
@@ -69,24 +70,33 @@ def run_in_time(
             env=variables,
             start_new_session=True,
         )
+
+    def show() -> None:
+        watch(last_line(_tail(log, begin)))
+
     try:
-        while process.poll() is None and time.monotonic() - started < limit_s:
-            watch(last_line(_tail(log, begin)))
-            time.sleep(_POLL_S)
-        was_stopped = process.poll() is None
+        was_stopped = not _has_ended(process, limit_s, show)
     finally:
-        _end(process, grace_s)
+        _end(process, grace_s, show)
     code = -signal.SIGKILL if process.returncode is None else process.returncode
     return Ending(code, was_stopped, time.monotonic() - started, _tail(log, begin))
 
 
-def _end(process: subprocess.Popen, grace_s: float) -> None:
+def _has_ended(process: subprocess.Popen, seconds: float, show: Callable[[], None]) -> bool:
+    """Wait at most `seconds` for the process to end; whether it did."""
+    end = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < end:
+        show()
+        time.sleep(_POLL_S)
+    return process.poll() is not None
+
+
+def _end(process: subprocess.Popen, grace_s: float, show: Callable[[], None]) -> None:
     """End what is left of a process and of all that it started."""
     try:
         if process.poll() is None:
             _signal(process, signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(grace_s)
+            _has_ended(process, grace_s, show)
     finally:
         _signal(process, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):  # a driver that hangs holds even what is killed

@@ -32,8 +32,9 @@ Row = dict[str, Any]
 MODULES = ("fastarat", "fastarat.trainer")
 PROMISED_S = 0.5
 """the most that importing fastarat may add to importing torch"""
-IMPORTS = {False: 9, True: 2}
-"""fresh processes for each module; of a smoke run"""
+IMPORTS = {"cuda": 5, "cpu": 9}
+"""fresh processes for each module; fewer where time is short"""
+SMOKE_IMPORTS = 2
 CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH")
 # What tells a row from others of the same commit and machine.
 KEYS = ("benchmark", "case", "module", "cache", "config", "commit", "gpu", "device", "torch")
@@ -102,18 +103,20 @@ class Starts:
         self.end = None if arguments.budget is None else time.monotonic() + arguments.budget
 
     def rows(self) -> Iterator[Row]:
-        """The rows, each written when it is there. Raises `OutOfTime`."""
+        """The rows, each written when it is there: first those of whole starts. Raises `OutOfTime`."""
         base = self._base()
-        done = [row for row in read_rows(RESULTS / "startup.jsonl", *self._written()) if self.arguments.resume]
+        # Without a commit nobody knows what earlier rows were made with.
+        resumes = self.arguments.resume and base["commit"] is not None
+        done = list(read_rows(RESULTS / "startup.jsonl", *self._written())) if resumes else []
         imports = [{**base, "case": "import", "module": module} for module in MODULES]
         starts = [{**base, "case": "first step", "cache": cache} for cache in ("cold", "warm")]
         left_imports, left_starts = ([row for row in rows if not _is_among(row, done)] for rows in (imports, starts))
-        for row in imports + starts:
+        for row in starts + imports:
             if _is_among(row, done):
                 notice(f"{row.get('module') or row['cache'] + ' start'}: measured already")
-        yield from map(self._write, self._imports(left_imports))
         if left_starts:  # a warm start needs the caches of a cold one
             yield from (self._write(self._start(row)) for row in starts)
+        yield from map(self._write, self._imports(left_imports))
 
     def _written(self) -> list[Path]:
         rows = self.arguments.rows
@@ -142,7 +145,7 @@ class Starts:
     def _imports(self, rows: list[Row]) -> Iterator[Row]:
         """What each module's import takes once torch is there: processes in turns."""
         found: dict[str, list[tuple[float, float]]] = {row["module"]: [] for row in rows}
-        for _ in range(IMPORTS[self.arguments.smoke]):
+        for _ in range(SMOKE_IMPORTS if self.arguments.smoke else IMPORTS[self.arguments.device]):
             for module in found:
                 code = (
                     "import time; a = time.perf_counter(); import torch; b = time.perf_counter()\n"

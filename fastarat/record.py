@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -54,11 +55,13 @@ def environment() -> dict[str, Any]:
 def commit() -> str | None:
     """The commit of the checkout that runs, with '+' if it has changes.
 
-    A copy without history is told by $FASTARAT_COMMIT which commit it is; None where nothing says so.
+    A copy without history is told by $FASTARAT_COMMIT which commit it is, of which 12 characters count, as in a
+    checkout; None where nothing says so.
     """
     root = Path(__file__).parents[1]
     if not (root / ".git").exists():
-        return os.environ.get("FASTARAT_COMMIT") or None
+        told, plus, _ = os.environ.get("FASTARAT_COMMIT", "").partition("+")
+        return f"{told[:12]}{plus}" if told else None
     head = _output(["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"])
     changed = _output(["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"])
     return f"{head}+" if head and changed else head
@@ -71,7 +74,9 @@ def _version(name: str) -> str | None:
         return None
 
 
+@cache
 def _driver() -> str | None:
+    """The GPU driver's version, asked for once: nvidia-smi takes up to seconds to start."""
     found = _output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
     return found.splitlines()[0] if found else None
 

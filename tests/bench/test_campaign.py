@@ -15,6 +15,7 @@ import torch
 from bench import campaign, campaign_run, campaign_stages
 from bench.campaign_files import MOST_BYTES, rows_in
 from bench.campaign_stages import BUDGET, Setting, Stage, stages
+from bench.campaign_tests import KERNEL_TESTS, gpu_tests, kernel_tests
 from bench.random_images import random_images
 from bench.rows import base_row, write_row
 from fastarat import record
@@ -33,6 +34,7 @@ def stage(name, code, seconds=20.0, least=0.0, **options):
 def call(tmp_path, monkeypatch, capsys):
     """Call the campaign with these stages: its exit code, results by stage, and what it said."""
     monkeypatch.setattr(campaign_run, "RESULTS", tmp_path / "results")
+    monkeypatch.setenv("FASTARAT_COMMIT", "0123456789ab")  # for a copy without history
 
     def run(*given, out="out", budget=60.0, state="state"):
         monkeypatch.setattr(campaign, "stages", lambda setting: list(given))
@@ -162,10 +164,13 @@ def test_rows_committed_for_this_commit_count_as_done(call, tmp_path):
     )
     row = base_row("speed", {}, None, "cpu")
     (tmp_path / "results").mkdir()
-    for variant, headline in (("default", "0 rows, measured\n"), ("published", "2 rows, committed before")):
+    for variant, state, headline in (
+        ("default", "failed", "not all of its rows are there and right: measured"),
+        ("published", "done", "2 rows, committed before"),
+    ):
         write_row(tmp_path / "results" / "speed.jsonl", {**row, "correct": True, "variant": variant})
         _, results, _ = call(made, out=f"{variant}-out", state=f"{variant}-state")
-        assert (results["speed"].state, results["speed"].headline) == ("done", headline)
+        assert (results["speed"].state, results["speed"].headline) == (state, headline)
 
 
 def test_a_benchmark_that_left_something_out_is_not_done(call):
@@ -205,8 +210,94 @@ def test_a_row_that_a_kill_cut_off_does_no_harm(call, tmp_path):
     assert call(stage("good", "print('once')"))[0] == 0
     with (tmp_path / "out" / "campaign.jsonl").open("a") as file:
         file.write('{"benchmark": "campa')
-    code, results, _ = call(stage("good", "print('twice')"))
+    code, results, _ = call(stage("good", "print('twice')"), stage("new", "print('new')"))
     assert code == 0 and results["good"].headline == "once"
+    assert [row["stage"] for row in rows_in(tmp_path / "out")] == ["good", "new"]
+
+
+@pytest.mark.parametrize("spoilt", [b"not json\n{}\n", b"[1]\n", b'{"benchmark": "\xff"}\n', b"\0\n"])
+@pytest.mark.parametrize("folder", ["out", "state/rows", "results"])
+def test_a_file_of_rows_that_cannot_be_read_is_one_line_and_exit_code_2(call, tmp_path, folder, spoilt):
+    path = tmp_path / folder / "campaign.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(spoilt)
+    code, results, said = call(stage("good", "print('once')"))
+    assert (code, results) == (2, {})
+    assert said == f"bench.campaign: error: {path}, line 1 is no JSON object: mend the line, or move the file away\n"
+
+
+SPEED = {"benchmark": "throughput", "variant": "default"}
+
+
+def writes(tmp_path, row, code, unless=""):
+    """Python that writes a row, unless its file holds the word `unless`, and then runs `code`."""
+    full = {**base_row("throughput", {}, None, "cpu"), "error": None, **SPEED, **row}
+    path = str(tmp_path / "out" / "throughput.jsonl")
+    return (
+        "import sys; from pathlib import Path; from bench.rows import write_row\n"
+        f"path = Path({path!r})\n"
+        f"if {bool(unless)} and path.exists() and {unless!r} in path.read_text(): print('skipped'); sys.exit()\n"
+        f"write_row(path, {full!r}); print('wrote', flush=True)\n{code}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "ends"),
+    [
+        ({"correct": False, "error": "WRONG: loss", "images_per_s": None}, ("failed", "failed")),
+        ({"correct": True, "images_per_s": None}, ("failed", "failed")),
+        ({"correct": False, "error": "needs a GPU", "images_per_s": None}, ("failed", "done")),
+        ({"correct": True, "images_per_s": 12.0}, ("failed", "done")),
+    ],
+)
+def test_a_stage_that_failed_is_not_done_because_a_later_call_finds_its_bad_rows(call, tmp_path, row, ends):
+    # A benchmark that goes on where it was, whatever its rows say.
+    speed = stage("speed", writes(tmp_path, row, "sys.exit(1)", unless="throughput"), covers=(SPEED,))
+    states, code = [], None
+    for _ in range(2):
+        code, results, _ = call(speed)
+        states.append(results["speed"].state)
+    assert tuple(states) == ends and code == (ends[1] == "failed")
+
+
+def test_committed_rows_that_are_wrong_do_not_make_a_stage_done(call, tmp_path):
+    for row, state in (({"correct": False, "images_per_s": None}, "failed"), ({"images_per_s": 5.0}, "done")):
+        path = tmp_path / "results" / "throughput.jsonl"
+        write_row(path, {**base_row("throughput", {}, None, "cpu"), "error": None, "correct": True, **SPEED, **row})
+        assert call(stage("speed", "print('nothing new')", covers=(SPEED,)))[1]["speed"].state == state
+
+
+def test_without_a_commit_nothing_counts_as_done(call, tmp_path, monkeypatch):
+    for module in (campaign, campaign_run):
+        monkeypatch.setattr(module, "commit", lambda: None)
+    row = {"correct": True, "images_per_s": 12.0, "commit": None}
+    for number in (1, 2):
+        speed = stage("speed", writes(tmp_path, {**row, "call": number}, ""), covers=(SPEED,))
+        code, results, said = call(stage("good", "print('once')"), speed)
+        assert code == 0 and {r.state for r in results.values()} == {"done"}
+        assert "nothing counts as done" in said
+        for name, word in (("good", "once"), ("speed", "wrote")):
+            assert (tmp_path / "state" / "logs" / f"{name}.log").read_text() == f"{word}\n" * number
+    assert [row["commit"] for row in rows_in(tmp_path / "out")] == [None] * 6
+    # Rows of the calls before are no proof that this one made any.
+    assert call(stage("speed", "print('nothing new')", covers=(SPEED,)))[1]["speed"].state == "failed"
+
+
+@pytest.mark.parametrize(("speed", "state", "is_open"), [(12.0, "done", False), (None, "ended in time", True)])
+def test_a_ladder_that_is_told_to_end_finishes_what_is_ready_within_its_time(call, tmp_path, speed, state, is_open):
+    row = writes(tmp_path, {"correct": True, "images_per_s": speed}, "sys.exit()")
+    code = (
+        "import signal, sys, time\n"
+        f"def finish(*_):\n    print('budget: told to end'); time.sleep(2); exec({row!r}, globals())\n"
+        "signal.signal(signal.SIGTERM, finish); print('compiling', flush=True); time.sleep(60)"
+    )
+    # The campaign's own grace would be 1 s.
+    exit_code, results, _ = call(stage("ladder", code, seconds=900, covers=(SPEED,), grace=6), budget=12)
+    assert exit_code == 0 and (results["ladder"].state, results["ladder"].is_open) == (state, is_open)
+    lines = (tmp_path / "state" / "logs" / "ladder.log").read_text().splitlines()
+    assert lines == ["compiling", "budget: told to end", "wrote"]
+    (note,) = (row for row in rows_in(tmp_path / "out") if row["benchmark"] == "campaign")
+    assert note["seconds"] < note["limit_s"] < 12
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -248,7 +339,9 @@ def test_a_call_without_a_gpu_or_with_a_wrong_flag_is_one_line_and_exit_code_2(t
     good = {"--budget": "60", "--out": str(tmp_path / "out"), "--state": str(tmp_path / "state"), "--device": "cpu"}
     for wrong, words in (
         ({"--budget": "0"}, "--budget is 0.0: give a number above 0"),
-        ({"--budget": "nan"}, "--budget is nan"),
+        ({"--budget": "nan"}, "--budget is nan: give a finite number above 0"),
+        ({"--budget": "1e400"}, "--budget is inf: give a finite number above 0"),
+        ({"--budget": "-1"}, "--budget is -1.0: give a number above 0"),
         ({"--out": str(file)}, f"cannot write to --out {file}: File exists; give another folder"),
         ({"--out": str(file / "out")}, "Not a directory; give another folder"),
         ({"--out": "/proc/out"}, "cannot write to --out /proc/out"),
@@ -273,13 +366,18 @@ def test_the_stages_come_in_the_order_of_what_is_wanted_most(tmp_path):
         *("environment", "correctness", "golden vectors"),
         *("resnet18, batch 128", "resnet18, batch 256, 512, 1024", "wrn-34-10, batch 128"),
         *(f"kernel {name}" for name in ("dual_batch_norm", "pgd_step", "augment", "pooled_features", "sgd")),
-        *("profile", "startup", "training", "rest of the ladder"),
+        *("profile", "startup", "training", "kernel tests", "rest of the ladder"),
     ]
     ladder, batches = found[3], found[4]
     assert {row["variant"] for row in ladder.covers} == {"published", "strong", "default"}
     assert ladder.command[ladder.command.index("--batch") + 1] == "128" and BUDGET in ladder.command
     assert {row["batch"] for row in batches.covers} == {256, 512, 1024}
     assert [stage.name for stage in found if stage.lacks] == ["golden vectors"]
+    ladders = [stage for stage in found if "bench.throughput" in stage.command]
+    assert len(ladders) == 4 and all(stage.grace == 30 < stage.least for stage in ladders)
+    commands = {stage.name: stage.command for stage in found}
+    assert set(commands["correctness"]) >= {str(ROOT / "tests" / "gpu"), *kernel_tests()}
+    assert str(ROOT / "tests" / "kernels") in commands["kernel tests"]
 
 
 def test_data_has_the_name_that_its_rows_have(tmp_path):
@@ -294,9 +392,23 @@ def test_data_has_the_name_that_its_rows_have(tmp_path):
 
 
 def test_the_gpu_tests_are_found_by_their_marker():
-    names = {Path(path).relative_to(ROOT).as_posix() for path in campaign_stages.gpu_tests()}
+    names = {Path(path).relative_to(ROOT).as_posix() for path in gpu_tests()}
     assert {"tests/kernels", "tests/gpu/test_captured_step.py"} <= names
     assert "tests/test_cli.py" not in names
+
+
+def test_each_kernel_has_tests_in_the_selection_that_correctness_begins_with():
+    kernels = ROOT / "kernels" / "fastarat_kernels"
+    assert KERNEL_TESTS.keys() == {path.parent.name for path in kernels.glob("*/__init__.py")}
+    for kernel, tests in KERNEL_TESTS.items():
+        texts = [(ROOT / "tests" / "kernels" / test.partition("::")[0]).read_text() for test in tests]
+        imports = (f"from fastarat_kernels.{kernel}", f"from fastarat_kernels import {kernel}")
+        assert texts and all(any(line in text for line in imports) for text in texts), kernel
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", *kernel_tests()]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = [line for line in done.stdout.splitlines() if "::" in line]
+    assert sorted(found) == sorted(str(Path(test).relative_to(ROOT)) for test in kernel_tests())
 
 
 def test_a_throughput_stage_is_told_by_its_fastest_default():
@@ -316,8 +428,20 @@ def test_a_copy_without_history_is_told_its_commit(monkeypatch, tmp_path):
     monkeypatch.setattr(record, "__file__", str(tmp_path / "fastarat" / "record.py"))
     monkeypatch.delenv("FASTARAT_COMMIT", raising=False)
     assert record.commit() is None
-    monkeypatch.setenv("FASTARAT_COMMIT", "0123456789ab")
-    assert record.commit() == "0123456789ab"
+    twelve = "0123456789ab"
+    for told in (twelve, f"{twelve}+", f"{twelve}cdef0123456789abcdef01234567", f"{twelve}cdef+"):
+        monkeypatch.setenv("FASTARAT_COMMIT", told)
+        assert record.commit() == (f"{twelve}+" if told.endswith("+") else twelve)
+    monkeypatch.setenv("FASTARAT_COMMIT", "")
+    assert record.commit() is None
+
+
+def test_the_driver_is_asked_for_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr(record, "_output", lambda command: asked.append(command) or "580.1\n580.1")
+    record._driver.cache_clear()
+    assert [record._driver(), record._driver()] == ["580.1", "580.1"] and len(asked) == 1
+    record._driver.cache_clear()
 
 
 def test_a_checkout_with_history_knows_better(monkeypatch):

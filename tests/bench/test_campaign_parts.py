@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench import golden, machine, training
-from bench.rows import read_rows
+from bench.rows import read_rows, write_row
 from fastarat.data.sources import open_dataset
 from fastarat.verify import Row
 
@@ -43,6 +43,7 @@ def test_golden_vectors_are_verified_in_both_precisions(tmp_path, monkeypatch, c
 
 
 def test_a_training_is_measured_once_and_its_row_names_no_path(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FASTARAT_COMMIT", "0123456789ab")  # for a copy without history
     path = tmp_path / "rows.jsonl"
     flags = [*SMOKE, "--suite", "smoke", "--out", str(tmp_path / "run"), "--rows", str(path)]
     assert training.main(flags) == 0
@@ -53,6 +54,11 @@ def test_a_training_is_measured_once_and_its_row_names_no_path(tmp_path, monkeyp
     assert training.main(flags) == 0
     assert list(read_rows(path)) == [row]
     assert "digits-arat: clean" in capsys.readouterr().out
+    # Without a commit nobody knows whose row it is.
+    monkeypatch.setattr(training, "commit", lambda: None)
+    write_row(path, {**row, "commit": None})
+    monkeypatch.setattr(training, "measure", lambda *_: row)
+    assert training.main(flags) == 0 and len(list(read_rows(path))) == 3
 
 
 def test_a_training_that_is_stopped_says_how_to_go_on(tmp_path, monkeypatch, capsys):

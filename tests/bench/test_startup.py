@@ -31,19 +31,21 @@ def test_importing_fastarat_by_itself_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_a_start_is_timed_part_by_part_and_measured_once(tmp_path, capsys):
+def test_a_start_is_timed_part_by_part_and_measured_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FASTARAT_COMMIT", "0123456789ab")  # for a copy without history
     path = tmp_path / "rows.jsonl"
     assert startup.main([*SMOKE, "--rows", str(path)]) == 0
     rows = list(read_rows(path))
     cases = [(row["case"], row.get("module") or row["cache"]) for row in rows]
     imports, starts = [("import", module) for module in startup.MODULES], [("first step", c) for c in ("cold", "warm")]
-    assert cases == imports + starts
+    # Whole starts come first: they are what is wanted most.
+    assert cases == starts + imports
     for row in rows:
         assert row.keys() >= EVERY
         assert row["benchmark"] == "startup" and row["correct"] and row["dataset"] == "random"
-    for row in rows[:2]:
-        assert 0 <= row["s_p20"] <= row["s_p50"] <= row["s_p80"] and row["torch_s"] > 0
     for row in rows[2:]:
+        assert 0 <= row["s_p20"] <= row["s_p50"] <= row["s_p80"] and row["torch_s"] > 0
+    for row in rows[:2]:
         assert list(row["parts_s"]) == ["torch", "fastarat", "data", "net", "first_step"]
         assert row["seconds"] == pytest.approx(sum(row["parts_s"].values()), abs=0.01)
         assert row["second_step_s"] > 0 and row["compile"] == "eager" and row["recipe"] == "digits-arat"
@@ -54,20 +56,44 @@ def test_a_start_is_timed_part_by_part_and_measured_once(tmp_path, capsys):
     assert capsys.readouterr().err.count("measured already") == 4
 
 
-def test_cold_means_empty_caches_and_warm_those_that_it_left(tmp_path, monkeypatch):
+@pytest.fixture
+def starts(tmp_path, monkeypatch):
+    """Starts whose processes end at once, each noted; `base`: what all rows share."""
     seen = []
 
     def record(self, *arguments):
-        folders = [self.variables[name] for name in startup.CACHES]
-        seen.append((arguments, folders))
+        seen.append((arguments, [self.variables[name] for name in startup.CACHES]))
         printed = json.dumps({"seconds": 1}) if "-m" in arguments else "1 1"
         return subprocess.CompletedProcess(arguments, 0, printed, "")
 
-    monkeypatch.setattr(startup.Starts, "_process", record)
-    monkeypatch.setattr(startup.Starts, "_base", lambda self: {})
-    arguments = startup._arguments([*SMOKE])
-    rows = list(startup.Starts(arguments, tmp_path).rows())
-    assert [row.get("cache") for row in rows] == [None, None, "cold", "warm"]
+    def make(*flags, **base):
+        monkeypatch.setattr(startup.Starts, "_process", record)
+        monkeypatch.setattr(startup.Starts, "_base", lambda self: {"benchmark": "startup", "commit": None, **base})
+        return startup.Starts(startup._arguments([*flags]), tmp_path / "caches"), seen
+
+    return make
+
+
+def test_without_a_commit_nothing_was_measured_already(tmp_path, starts):
+    path = str(tmp_path / "rows.jsonl")
+    for commit, counts in (("0123456789ab", (4, 0)), (None, (4, 4))):
+        for count in counts:
+            assert len(list(starts(*SMOKE, "--rows", path, "--resume", commit=commit)[0].rows())) == count
+
+
+def test_a_gpu_s_time_goes_into_starts_first_and_into_few_imports(starts):
+    made, seen = starts("--device", "cpu")
+    made.arguments.device = "cuda"
+    list(made.rows())
+    kinds = ["start" if "bench.first_step" in arguments else arguments[-1] for arguments, _ in seen]
+    assert kinds[:2] == ["start", "start"] and len(kinds) == 2 + 2 * 5
+    assert sum("import fastarat;" in code for code in kinds) == sum("import fastarat.trainer;" in c for c in kinds) == 5
+
+
+def test_cold_means_empty_caches_and_warm_those_that_it_left(tmp_path, starts):
+    made, seen = starts(*SMOKE)
+    rows = list(made.rows())
+    assert [row.get("cache") for row in rows] == ["cold", "warm", None, None]
     assert len({tuple(folders) for _, folders in seen}) == 1
     assert not any(tmp_path.iterdir()) and all(folder.startswith(str(tmp_path)) for folder in seen[0][1])
 
@@ -79,10 +105,10 @@ def test_a_start_that_crashes_is_a_row_that_says_so(monkeypatch, capsys):
         return subprocess.CompletedProcess(arguments, 0, "1 1", "")
 
     monkeypatch.setattr(startup.Starts, "_process", crash)
-    monkeypatch.setattr(startup.Starts, "_base", lambda self: {})
+    monkeypatch.setattr(startup.Starts, "_base", lambda self: {"commit": None})
     assert startup.main([*SMOKE, "--json"]) == 1
     rows = json.loads(capsys.readouterr().out)
-    assert [(row["correct"], row.get("error")) for row in rows[2:]] == [(False, "Segmentation fault")] * 2
+    assert [(row["correct"], row.get("error")) for row in rows[:2]] == [(False, "Segmentation fault")] * 2
 
 
 def test_a_budget_leaves_out_what_it_does_not_see_the_end_of(capsys):

@@ -1,0 +1,45 @@
+"""Files of rows: a kill in the middle of a line loses that line alone, and anything else that is wrong is said."""
+
+import pytest
+
+from bench.rows import read_rows, write_row
+from fastarat.errors import UserError
+
+
+def test_rows_are_read_in_the_order_in_which_they_were_written(tmp_path):
+    for name, number in (("a", 1), ("a", 2), ("b", 3)):
+        write_row(tmp_path / "folder" / f"{name}.jsonl", {"number": number})
+    paths = [tmp_path / "folder" / f"{name}.jsonl" for name in ("b", "none", "a")]
+    assert [row["number"] for row in read_rows(*paths)] == [3, 1, 2]
+
+
+@pytest.mark.parametrize("rest", [b'{"number": 2, "na', b'{"name": "\xc3', b"\0\0"])
+def test_a_last_line_that_was_cut_off_is_no_row_and_does_not_spoil_the_next(tmp_path, rest):
+    path = tmp_path / "rows.jsonl"
+    write_row(path, {"number": 1})
+    path.write_bytes(path.read_bytes() + rest)
+    assert list(read_rows(path)) == [{"number": 1}]
+    write_row(path, {"number": 3})
+    assert path.read_text() == '{"number": 1}\n{"number": 3}\n'
+
+
+def test_a_whole_row_whose_line_has_no_end_is_kept(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"number": 1}')
+    assert list(read_rows(path)) == [{"number": 1}]
+    write_row(path, {"number": 2})
+    assert list(read_rows(path)) == [{"number": 1}, {"number": 2}]
+
+
+@pytest.mark.parametrize("line", [b"", b"{", b"12", b'["a"]', b"null", b'{"name": "\xff"}'])
+def test_any_other_line_that_is_no_row_is_named_with_what_to_do(tmp_path, line):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"number": 1}\n' + line + b'\n{"number": 3}\n')
+    with pytest.raises(UserError) as found:
+        list(read_rows(path))
+    assert str(found.value) == f"{path}, line 2 is no JSON object: mend the line, or move the file away"
+
+
+def test_a_folder_with_the_name_of_a_file_of_rows_is_said(tmp_path):
+    with pytest.raises(UserError, match="Is a directory: move it away"):
+        list(read_rows(tmp_path))
