@@ -31,6 +31,7 @@ def test_importing_fastarat_by_itself_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_start_is_timed_part_by_part_and_measured_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FASTARAT_COMMIT", "0123456789ab")  # for a copy without history
     path = tmp_path / "rows.jsonl"

@@ -71,6 +71,7 @@ def test_stopped_in_the_recording_it_leaves_a_run_to_go_on_with_and_no_half_prof
     assert {path.name for path in (tmp_path / "run" / "profile").iterdir()} == FILES
 
 
+@pytest.mark.slow
 def test_of_several_processes_the_first_is_profiled(tmp_path):
     done = finish(start("train", "digits-arat", *TINY, "--procs", "2", "--profile", "1", "--out", tmp_path / "run"))
     assert done.code == 0, done.err
