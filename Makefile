@@ -24,7 +24,8 @@ venv: .venv/.run  ## make .venv with everything a run needs
 	touch $@
 
 train: .venv/.run  ## train AR-AT and plain AT on the digits, evaluate and compare both
-	$(BIN)/python -m bench.robustness --suite digits --seeds 1 --runs runs/first --rows runs/first/rows.jsonl
+	$(BIN)/python -m bench.robustness --suite digits --methods arat at --seeds 1 --num-autoattack 100 \
+		--runs runs/first --rows runs/first/rows.jsonl
 
 test: .venv/.dev  ## run the CPU tests, with coverage
 	$(BIN)/pytest -m "not slow and not gpu" -n 2 --cov --cov-report=term

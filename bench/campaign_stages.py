@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -88,7 +88,7 @@ def stages(setting: Setting) -> list[Stage]:
         *(_kernels(setting, name) for name in KERNELS),
         _profile(setting),
         _startup(setting),
-        _training(setting),
+        *_trainings(setting),
         _kernel_tests(setting),
         _ladder(setting),
     ]
@@ -231,19 +231,35 @@ def startup_headline(rows: Sequence[Row], output: str) -> str:
     return ", ".join(parts) if parts else last_line(output)
 
 
-def _training(setting: Setting) -> Stage:
-    recipe, suite = (SMOKE_RECIPE, "smoke") if setting.smoke else (RECIPE, "paper-resnet18")
+def _trainings(setting: Setting) -> list[Stage]:
+    """AR-AT and AT, as the paper compares them: each a training, then AutoAttack on what it deploys."""
+    found = []
+    for method in ("arat", "at"):
+        training = _training(setting, method)
+        found += [training, _autoattack(training, method, 8 if setting.smoke else 10_000)]
+    return found
+
+
+def _training(setting: Setting, method: str) -> Stage:
+    recipe, suite = (f"digits-{method}", "smoke") if setting.smoke else (f"cifar10-resnet18-{method}", "paper-resnet18")
     flags = ["--device", setting.device, "--suite", suite, *_data(setting), *(["--smoke"] if setting.smoke else [])]
     return Stage(
-        "training",
+        f"training {method}",
         _python("bench.training", recipe, "--out", str(setting.runs / recipe), *setting.rows("robustness"), *flags),
         1800,
         60,
-        ({"benchmark": "robustness", "suite": suite, "method": "arat"},),
+        ({"benchmark": "robustness", "suite": suite, "method": method},),
         lambda rows, output: training.headline(rows[-1]) if rows else last_line(output),
         lacks="" if setting.data or setting.smoke else "no --data",
         goes_on=True,
     )
+
+
+def _autoattack(trained: Stage, method: str, num_images: int) -> Stage:
+    """Its row takes the place of the training's own."""
+    command = (*trained.command, "--num-autoattack", str(num_images))
+    covers = tuple({**fields, "num_autoattack": num_images} for fields in trained.covers)
+    return replace(trained, name=f"autoattack {method}", command=command, covers=covers)
 
 
 def _ladder(setting: Setting) -> Stage:

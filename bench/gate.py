@@ -33,7 +33,10 @@ SCALES = (SMALL, SMALL_FREE, SMALL, FULL, FULL_FREE)
 """Step by step. At full size one flipped sign (of a gradient that is zero but for rounding) changes the rest of that
 image's attack, and with it the loss by about 1/B: only the last two steps have it, and they have bounds of their own.
 In the free ones no ball stops the attack: how far it goes tells the number of its steps."""
-LOSSES = ("loss", "adversarial_cross_entropy", "clean_cross_entropy", "invariance")
+COUNTED = ("adversarial_accuracy", "clean_accuracy", "teacher_accuracy", "replayed")
+"""metrics that are shares of the batch: one image is a large step of them"""
+DIFFERENCES = ("divergence", "weighted_divergence", "guidance")
+"""terms that compare two nearly equal predictions, and vanish but for rounding: their errors are shares of the loss"""
 # Relative RMS errors. One rounding is 6e-8 (fp32), 5e-4 (TF32), 4e-3 (bf16), 5e-4 (fp16, whose range costs more); a
 # step chains forty layers and eleven forwards.
 TOLERANCES = {"fp32": 1e-4, "tf32": 5e-3, "bf16": 2e-2, "fp16": 2e-2}
@@ -111,7 +114,7 @@ def _snapshots(subject: Subject, batches: Sequence[Batch]) -> Iterator[Snapshot]
         metrics = subject.step(batch)
         # AT's loss is the adversarial cross-entropy, and has no name of its own.
         metrics = {"adversarial_cross_entropy": metrics["loss"], **metrics}
-        losses = {name: float(metrics[name]) for name in LOSSES if name in metrics}
+        losses = {name: float(value) for name, value in metrics.items() if name not in COUNTED}
         yield Snapshot(losses, _copied(subject.statistics()), _copied(subject.parameters()))
 
 
@@ -126,7 +129,7 @@ def _errors(found: Sequence[Snapshot], right: Sequence[Snapshot]) -> dict[str, f
     for scale, mine, its in zip(SCALES, found[1:], right[1:], strict=True):
         if mine.losses.keys() != its.losses.keys():
             return {"losses reported": float("nan")}
-        of_step = {name: abs(mine.losses[name] - value) / abs(value) for name, value in its.losses.items()}
+        of_step = {name: abs(mine.losses[name] - value) / _scale(its, name) for name, value in its.losses.items()}
         if scale in (SMALL, SMALL_FREE):
             of_step |= _state_errors(mine, its, right[0].parameters)
         else:
@@ -136,6 +139,10 @@ def _errors(found: Sequence[Snapshot], right: Sequence[Snapshot]) -> dict[str, f
             # A NaN stays: max() would pass over it.
             errors[name] = error if not error <= errors.get(name, -1.0) else errors[name]
     return errors
+
+
+def _scale(right: Snapshot, name: str) -> float:
+    return abs(right.losses["loss" if name in DIFFERENCES else name])
 
 
 def _state_errors(mine: Snapshot, its: Snapshot, first: State) -> dict[str, float]:

@@ -11,7 +11,7 @@ import torch
 from bench import command
 from fastarat.console import progress, stdout
 from fastarat.errors import UserError
-from fastarat.verify import NUM_ROWS, verify_file
+from fastarat.verification.golden import NUM_ROWS, verify_file
 
 
 def main(args: list[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from fastarat_kernels.implementations import PYTORCH
 
 from bench.rows import base_row
 from bench.subjects import Setting
+from bench.suites import method_of
 from bench.turns import Entry
 from bench.variants import choices_of
 from fastarat.engine.cost import Cost, added, step_cost
@@ -45,7 +46,7 @@ def row_of(
         "correct": entry.problem is None,
         "error": entry.problem,
         "errors": verdict.errors if verdict else None,
-        "method": config.method.name,
+        "method": method_of(config.recipe),
         "model": config.model.name,
         "variant": entry.name,
         "adds": entry.variant.adds,

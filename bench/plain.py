@@ -1,4 +1,4 @@
-"""AT and AR-AT as people write them: plain modules, eager PyTorch, one forward for each half of the batch.
+"""Training methods as people write them: plain modules, eager PyTorch, one forward for each half of the batch.
 
 What fastarat's speed is compared with, by `python -m bench.throughput`. It shares the nets' architecture with fastarat
 (so that both do the same mathematics) and none of the step.
@@ -12,15 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.plain_losses import LOSSES, Given, Net
+from fastarat.attacks.pgd import GAUSSIAN
+from fastarat.attacks.settings import AttackConfig
 from fastarat.config import Config
 from fastarat.data.loader import Batch
-from fastarat.methods.settings import ARATConfig
 from fastarat.models.registry import architecture
 from fastarat.models.settings import Branch
 
 Mode = Literal["default", "reduce-overhead", "max-autotune"]
-Noise = Callable[[Batch, float, int], Tensor]
-"""the start noise of (batch, radius, step)"""
+Noise = Callable[[Batch, AttackConfig, int], Tensor | None]
+"""the start noise of (batch, attack, step)"""
 
 
 @dataclass
@@ -86,6 +88,8 @@ class Plain:
     config: Config
     net: PlainNet
     predictors: nn.ModuleList
+    teacher: PlainNet | None
+    """LBGAT's"""
     device: torch.device
     noise: Noise
     balance: float
@@ -97,9 +101,10 @@ class Plain:
     steps_done: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        settings, attack = self.config.optimizer, self.config.attack
-        self.eps, self.step_size = attack.eps, attack.step
-        self.parameters = [*self.net.parameters(), *self.predictors.parameters()]
+        settings = self.config.optimizer
+        self.attacking = self.config.attack
+        nets = (self.net, self.predictors, self.teacher)
+        self.parameters = [parameter for net in nets if net is not None for parameter in net.parameters()]
         self.optimizer = torch.optim.SGD(
             self.parameters,
             settings.learning_rate,
@@ -107,11 +112,14 @@ class Plain:
             weight_decay=settings.weight_decay,
             fused=self.fused_sgd,
         )
-        self.forward: Callable[..., tuple[Tensor, list[Tensor]]] = self.net
+        self.forward: Net = self.net
+        self.teach: Net | None = self.teacher
 
     def compile(self, mode: Mode) -> None:
-        """Run the net by torch.compile from now on."""
+        """Run the nets by torch.compile from now on."""
         self.forward = torch.compile(self.net, mode=mode, dynamic=False)
+        if self.teacher is not None:
+            self.teach = torch.compile(self.teacher, mode=mode, dynamic=False)
 
     def autocast(self) -> torch.autocast:
         """The context of forwards and losses."""
@@ -129,19 +137,31 @@ class Plain:
         return {name: value.detach() for name, value in losses.items()}
 
     def attack(self, batch: Batch) -> Tensor:
-        """PGD in Linf on the adversarial branch, its batch-norms in train mode."""
-        x, eps = batch.x, self.eps
-        x_adv = x + self.noise(batch, eps, self.steps_done)
+        """PGD in Linf on the adversarial branch, as the configuration has it."""
+        attack, x, y = self.attacking, batch.x, batch.y
+        self.net.train(attack.batch_norm == "train")
+        noise = self.noise(batch, attack, self.steps_done)
+        x_adv = x if noise is None else x + noise
         self._require_gradients(not self.freeze)
-        for _ in range(self.config.attack.steps):
-            x_adv.requires_grad_()
+        target = self._prediction(x) if attack.objective == "kl" else None
+        for _ in range(attack.steps):
+            x_adv = x_adv.detach().requires_grad_()
             with self.autocast():
-                loss = F.cross_entropy(self.forward(x_adv, "adv")[0], batch.y)
+                logits = self.forward(x_adv, "adv")[0]
+                loss = F.cross_entropy(logits, y) if target is None else _divergence(logits, target)
             (gradient,) = torch.autograd.grad(loss, x_adv)
-            moved = x_adv.detach() + self.step_size * gradient.sign()
-            x_adv = torch.min(torch.max(moved, x - eps), x + eps).clamp(0, 1)
+            moved = x_adv.detach() + attack.step * gradient.sign()
+            if attack.project:
+                moved = torch.min(torch.max(moved, x - attack.eps), x + attack.eps)
+            x_adv = moved.clamp(0, 1)
         self._require_gradients(True)
-        return x_adv
+        self.net.train()
+        return x_adv.detach()
+
+    @torch.no_grad()
+    def _prediction(self, x: Tensor) -> Tensor:
+        with self.autocast():
+            return self.forward(x, "adv")[0].softmax(1)
 
     def _require_gradients(self, wanted: bool) -> None:
         if self.freeze:
@@ -149,26 +169,21 @@ class Plain:
                 parameter.requires_grad_(wanted)
 
     def losses(self, x: Tensor, x_adv: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """The loss, and for AR-AT its terms."""
+        """The loss and its terms."""
         method = self.config.method
-        if not isinstance(method, ARATConfig):
-            return {"loss": F.cross_entropy(self.forward(x_adv, "adv")[0], y)}
-        clean_logits, clean = self.forward(x, "clean", True)
-        adv_logits, adversarial = self.forward(x_adv, "adv", True)
-        terms = {
-            "adversarial_cross_entropy": F.cross_entropy(adv_logits, y),
-            "clean_cross_entropy": F.cross_entropy(clean_logits, y),
-        }
-        similar = [
-            F.cosine_similarity(predict(moving), target.detach()).mean()
-            for predict, moving, target in zip(self.predictors, adversarial, clean, strict=True)
-        ]
-        terms["invariance"] = method.gamma * (1 - torch.stack(similar).mean())
-        adversarial_weight, clean_weight = self.balance, 1 - self.balance
-        loss = adversarial_weight * terms["adversarial_cross_entropy"] + clean_weight * terms["clean_cross_entropy"]
-        return {"loss": loss + terms["invariance"], **terms}
+        given = Given(self.forward, method, self.predictors, self.teach, self.balance)
+        return LOSSES[method.name](given, x, x_adv, y)
 
 
-def fresh_noise(batch: Batch, eps: float, step: int) -> Tensor:
-    """Uniform in the ball, by PyTorch's own generator."""
-    return torch.empty_like(batch.x).uniform_(-eps, eps)
+def _divergence(logits: Tensor, target: Tensor) -> Tensor:
+    return F.kl_div(logits.log_softmax(1), target, reduction="sum")
+
+
+def fresh_noise(batch: Batch, attack: AttackConfig, step: int) -> Tensor | None:
+    """The attack's start, by PyTorch's own generator."""
+    if attack.start == "none":
+        return None
+    if attack.start == "gaussian":
+        return GAUSSIAN * torch.randn_like(batch.x)
+    radius = attack.start_scale * attack.eps
+    return torch.empty_like(batch.x).uniform_(-radius, radius)

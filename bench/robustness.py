@@ -1,177 +1,136 @@
-"""Robust accuracy: train methods alike over seeds, evaluate the deployed weights, write rows.
+"""Robust accuracy: train methods alike over seeds, attack the deployed weights, write rows.
 
     python -m bench.robustness --suite digits --seeds 3
+    python -m bench.robustness --suite cifar10-tiny --methods at arat --budget 3600
 
-Each training is a run directory under --runs; a training whose row is there already is skipped.
+Clean accuracy, PGD-20 and the standard AutoAttack. Each training is a run directory under --runs. Trainings and attacks
+that were stopped go on; what has its row is skipped.
 """
 
 import argparse
+import signal
 import sys
-import time
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from statistics import mean, stdev
+from types import FrameType
 from typing import Any
 
-import torch
-
-from bench.rows import RESULTS, base_row, read_rows, write_row
-from fastarat.attacks.settings import AttackConfig
-from fastarat.checkpoint import load_model
-from fastarat.config import Config, from_dict, load_config
-from fastarat.console import notice, print_table, progress
-from fastarat.data.sources import open_dataset
-from fastarat.data.subset import subset
-from fastarat.engine.distributed import World
-from fastarat.errors import UserError, WorkError
-from fastarat.evaluation import evaluate
-from fastarat.recipes import recipe
+from bench import command, robustness_report
+from bench.robustness_row import measure
+from bench.rows import RESULTS, read_rows, write_row
+from bench.suites import SUITES, Entry, Suite, entries
+from fastarat.config import from_dict
+from fastarat.console import notice, print_table
+from fastarat.errors import UserError, unknown
 from fastarat.report import learning_curves
 from fastarat.run import Run
-from fastarat.trainer import Interrupted, train
-
-
-@dataclass(frozen=True)
-class Suite:
-    """Recipes that are compared, on which data, and how many test images are attacked (None: all)."""
-
-    recipes: tuple[str, ...]
-    data: str
-    num_images: int | None
-
-
-SUITES = {
-    "digits": Suite(("digits-arat", "digits-at"), "digits", None),
-    "cifar10-tiny": Suite(("cifar10-tiny-arat", "cifar10-tiny-at"), "cifar10-jpeg", 2000),
-    "paper-resnet18": Suite(("cifar10-resnet18-arat", "cifar10-resnet18-at"), "cifar10-jpeg", None),
-}
-COLUMNS = ["method", "seeds", "clean %", "PGD-20 %", "minutes", "run"]
+from fastarat.trainer import Interrupted
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run a suite and print its table."""
+    """Run a suite and print its table; 1 if it was stopped, by a signal or because the budget was over."""
+    return command.run("bench.robustness", _main, args)
+
+
+def _main(args: list[str] | None) -> int:
     arguments = _arguments(args)
-    suite = SUITES[arguments.suite]
-    for name in suite.recipes:
-        for seed in range(arguments.seeds):
-            config = replace(recipe(name), seed=seed, data=arguments.data or suite.data)
-            if not any(_is_row_of(row, arguments.suite, config) for row in read_rows(arguments.rows)):
-                out = run_path(arguments.runs, name, seed)
-                write_row(arguments.rows, measure(arguments.suite, config, out, suite.num_images))
-    rows = [row for row in read_rows(arguments.rows) if row["suite"] == arguments.suite]
-    print_table(f"suite {arguments.suite}", COLUMNS, summary(rows, arguments.runs))
-    _draw(arguments.runs, suite, arguments.suite)
+    suite: Suite = SUITES[arguments.suite]
+    wanted = list(
+        entries(suite, arguments.methods, arguments.data, arguments.seeds, arguments.runs, arguments.fidelity)
+    )
+    try:
+        with _within(arguments.budget):
+            for number, entry in enumerate(wanted, 1):
+                if not _has_row(arguments, entry):
+                    notice(f"{arguments.suite}, {number} of {len(wanted)}: {entry.name}")
+                    write_row(arguments.rows, _row(arguments, suite, entry))
+    except (Interrupted, KeyboardInterrupt):
+        done = sum(_has_row(arguments, entry) for entry in wanted)
+        notice(f"stopped with {done} of {len(wanted)} rows; the same command goes on from there")
+        return 1
+    finally:
+        _report(arguments, wanted)
     return 0
 
 
 def _arguments(args: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """The flags, complete and checked. Raises `UserError`."""
+    parser = command.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", choices=SUITES, default="digits")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings per method")
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="those of the suite's; default all")
+    parser.add_argument("--seeds", type=int, help="trainings per method; default the suite's")
     parser.add_argument("--data", help="data set instead of the suite's own")
+    parser.add_argument("--fidelity", choices=("paper", "published-code"), default="paper", help="of AT and AR-AT")
+    parser.add_argument("--num-images", type=int, help="test images for clean accuracy and PGD-20; default the suite's")
+    parser.add_argument("--num-autoattack", type=int, help="of them for AutoAttack, 0 for none; default the suite's")
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="stop in time; the next call goes on")
     parser.add_argument("--runs", type=Path, default=Path("runs/robustness"), help="where trainings go")
     parser.add_argument("--rows", type=Path, default=RESULTS / "robustness.jsonl", help="where rows go")
-    return parser.parse_args(args)
+    arguments = parser.parse_args(args)
+    suite = SUITES[arguments.suite]
+    arguments.methods = tuple(arguments.methods or suite.methods)
+    for method in arguments.methods:
+        if method not in suite.methods:
+            raise unknown(f"method of suite {arguments.suite}", method, suite.methods)
+    if "arrest" in arguments.methods and "standard" not in arguments.methods:
+        raise UserError("ARREST starts from the net of 'standard': name that among --methods too")
+    command.check_positive(arguments, "seeds", "num_images", "budget")
+    if arguments.num_autoattack is not None and arguments.num_autoattack < 0:
+        raise UserError(f"--num-autoattack is {arguments.num_autoattack}: give 0 or more")
+    arguments.seeds = suite.seeds if arguments.seeds is None else arguments.seeds
+    arguments.num_images = suite.num_images if arguments.num_images is None else arguments.num_images
+    arguments.num_autoattack = suite.num_autoattack if arguments.num_autoattack is None else arguments.num_autoattack
+    command.check_writable(arguments.rows)
+    return arguments
 
 
-def run_path(runs: Path, recipe_name: str, seed: int) -> Path:
-    """Where a training of the suite lies."""
-    return runs / f"{recipe_name}-seed{seed}"
+@contextmanager
+def _within(budget: float | None) -> Iterator[None]:
+    """Ctrl-C, by itself, after so many seconds: a training then writes a checkpoint, an attack has its state."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        notice(f"the budget of {budget:g} s is over")
+        signal.raise_signal(signal.SIGINT)
+
+    earlier = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, budget or 0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, earlier)
 
 
-def _is_row_of(row: dict[str, Any], suite: str, config: Config) -> bool:
-    return row["suite"] == suite and from_dict(row["config"], "a result row") == config
+def _row(arguments: argparse.Namespace, suite: Suite, entry: Entry) -> dict[str, Any]:
+    return measure(arguments.suite, entry, arguments.num_images, arguments.num_autoattack, suite.analysed)
 
 
-def measure(suite: str, config: Config, out: Path, num_images: int | None) -> dict[str, Any]:
-    """Train (or go on training) one configuration, and attack what it deploys on `num_images` test images (None: all).
-
-    The result is the row of `suite`.
-    """
-    begun = (out / "config.json").exists()
-    if begun and load_config(out / "config.json") != config:
-        raise UserError(f"{out} is a run with other settings: move it away, or give another --runs")
-    run = train(config, out, resume=begun)
-    device = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
-    model, description = load_model(run.weights_file)
-    dataset = open_dataset(config.data)
-    images = subset(dataset.test, num_images, seed=0)
-    step_255 = config.attack.eps_255 / 4
-    attack = AttackConfig(norm=config.attack.norm, eps_255=config.attack.eps_255, step_255=step_255, steps=20)
-    started = time.monotonic()
-    with progress(f"PGD-20 on {config.recipe}, seed {config.seed}", len(images.labels)) as advance:
-        clean, robust = evaluate(
-            model.to(device),
-            images,
-            dataset.max_value,
-            len(dataset.classes),
-            attack,
-            world=World(device),
-            advance=advance,
-        )
-    lines = [line for line in run.metrics() if "train" in line]
-    return {
-        **base_row("robustness", config, dataset.name, device.type),
-        "correct": robust.percent <= clean.percent and all(line["train"]["loss"] < float("inf") for line in lines),
-        "suite": suite,
-        "method": "arat-swa" if config.averaging.kind == "swa" else config.method.name,
-        "fidelity": config.fidelity,
-        "model": description.model,
-        "seed": config.seed,
-        "epochs": config.epochs,
-        "checkpoint": "best" if config.num_validation_images else "last",
-        "num_images": len(images.labels),
-        "clean": round(clean.percent, 3),
-        "pgd20": round(robust.percent, 3),
-        "autoattack": None,
-        **_minutes(lines, time.monotonic() - started),
-        "images_per_s": round(mean(line["images_per_s"] for line in lines), 1),
-    }
+def _has_row(arguments: argparse.Namespace, entry: Entry) -> bool:
+    """Whether the training is measured, with AutoAttack if that is asked for now."""
+    return any(
+        row["suite"] == arguments.suite
+        and from_dict(row["config"], "a result row") == entry.config
+        and (arguments.num_autoattack == 0 or row["autoattack"] is not None)
+        for row in read_rows(arguments.rows)
+    )
 
 
-def _minutes(lines: list[dict[str, Any]], attacking: float) -> dict[str, float]:
-    """`minutes`: training with its compilation, as a run counts; `minutes_total`: all from the first step to the end of
-    the attack (`attacking` seconds) with every evaluation on the way, without the compilation."""
-    training, compiling = lines[-1]["seconds"], sum(line.get("compile_seconds", 0.0) for line in lines)
-    evaluating = sum(line.get("evaluation_seconds", 0.0) for line in lines)
-    seconds = {
-        "minutes": training,
-        "minutes_compiling": compiling,
-        "minutes_evaluating": evaluating,
-        "minutes_pgd20": attacking,
-        "minutes_total": training - compiling + evaluating + attacking,
-    }
-    return {name: round(value / 60, 2) for name, value in seconds.items()}
-
-
-def summary(rows: list[dict[str, Any]], runs: Path) -> list[list[str]]:
-    """A table row per method: mean and spread over its seeds, and the directory of the last of its trainings."""
-    methods = dict.fromkeys(row["method"] for row in rows)
-    table = []
-    for method in methods:
-        of_method = [row for row in rows if row["method"] == method]
-        cells = [spread([row[name] for row in of_method]) for name in ("clean", "pgd20", "minutes")]
-        last = of_method[-1]
-        table.append([method, str(len(of_method)), *cells, str(run_path(runs, last["config"]["recipe"], last["seed"]))])
-    return table
-
-
-def spread(values: list[float]) -> str:
-    """Mean and, for several values, their standard deviation."""
-    return f"{mean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
-
-
-def _draw(runs: Path, suite: Suite, name: str) -> None:
-    lines = {recipe_name: Run(run_path(runs, recipe_name, 0)).metrics() for recipe_name in suite.recipes}
-    lines = {recipe_name: found for recipe_name, found in lines.items() if found}
+def _report(arguments: argparse.Namespace, wanted: list[Entry]) -> None:
+    """Print the suite's table; draw where the methods stand, and the learning curves of the first seed."""
+    rows = robustness_report.rows_of(arguments.suite, read_rows(arguments.rows))
+    if rows:
+        print_table(f"suite {arguments.suite}", *robustness_report.table(rows))
+        picture = arguments.runs / f"{arguments.suite}.png"
+        robustness_report.picture(picture, rows)
+        notice(f"accuracy and robustness: {picture}")
+    lines = {entry.name: Run(entry.out).metrics() for entry in wanted if entry.config.seed == 0}
+    lines = {name: found for name, found in lines.items() if found}
     if lines:
-        path = runs / f"{name}.png"
-        learning_curves(path, lines, name)
-        notice(f"learning curves: {path}")
+        curves = arguments.runs / f"{arguments.suite}-curves.png"
+        learning_curves(curves, lines, arguments.suite)
+        notice(f"learning curves: {curves}")
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (UserError, WorkError, Interrupted) as e:
-        sys.exit(f"bench.robustness: error: {e}")
+    sys.exit(main())

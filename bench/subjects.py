@@ -3,15 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from fastarat_kernels.implementations import PYTORCH, Kernels
-from fastarat_kernels.pgd_step.reference import uniform_noise
 from torch import Tensor, nn
 
 from bench.plain import BatchNorms, Mode, Plain, PlainNet, fresh_noise, predictor
 from bench.plain_data import Source, resident_batches, worker_batches
+from fastarat.attacks.pgd import start_noise
+from fastarat.attacks.settings import AttackConfig
 from fastarat.config import Config
 from fastarat.data.dataset import Dataset
 from fastarat.data.loader import Batch
@@ -20,6 +21,7 @@ from fastarat.engine.distributed import World
 from fastarat.engine.precision import Dtype
 from fastarat.engine.settings import CompileMode
 from fastarat.engine.training import Training, build_training
+from fastarat.methods.settings import LBGATConfig
 from fastarat.models.split_batch_norm import BRANCHES, SplitBatchNorm2d, current_pass, forward
 
 BALANCE = 0.6
@@ -90,9 +92,13 @@ class PlainSubject(Subject):
         self.setting, self.form = setting, form
         start = build_training(setting.config, setting.dataset, World(setting.device), "fp32")
         self.layout = torch.channels_last if form.channels_last else torch.contiguous_format
+        if setting.config.attack.batch_norm == "eval":
+            _warm_statistics(start)
         self.plain = _plain(setting, form, start)
         _copy(_fastarat_state(start), self._named_parameters())
-        self.plain.net.to(memory_format=self.layout)  # type: ignore[call-overload]
+        _copy(_fastarat_statistics(start), self.statistics())
+        for net in self._nets.values():
+            net.to(memory_format=self.layout)  # type: ignore[call-overload]
         if form.mode is not None:
             self.plain.compile(form.mode)
         self.feed: Iterator[Batch] | None = None
@@ -112,7 +118,7 @@ class PlainSubject(Subject):
 
     def scale_attack(self, radius: float, step: float) -> None:
         attack = self.setting.config.attack
-        self.plain.eps, self.plain.step_size = radius * attack.eps, step * attack.step
+        self.plain.attacking = replace(attack, eps_255=radius * attack.eps_255, step_255=step * attack.step_255)
 
     def flags(self) -> AbstractContextManager[object]:
         if not self.form.deterministic:
@@ -120,8 +126,16 @@ class PlainSubject(Subject):
         return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True)
 
     def _named_parameters(self) -> State:
-        named: State = {_plain_name(name): p for name, p in self.plain.net.body.named_parameters()}
-        return named | {f"predictors.{name}": p for name, p in self.plain.predictors.named_parameters()}
+        named: State = {f"predictors.{name}": p for name, p in self.plain.predictors.named_parameters()}
+        for prefix, net in self._nets.items():
+            named |= {prefix + _plain_name(name): p for name, p in net.body.named_parameters()}
+        return named
+
+    @property
+    def _nets(self) -> dict[str, PlainNet]:
+        """By what their parameters' names begin with."""
+        teacher = self.plain.teacher
+        return {"": self.plain.net} | ({"teacher.": teacher} if teacher is not None else {})
 
     def parameters(self) -> State:
         return {name: parameter.detach() for name, parameter in self._named_parameters().items()}
@@ -145,15 +159,20 @@ def _plain(setting: Setting, form: PlainForm, start: Training) -> Plain:
     branches = BRANCHES if config.method.name == "arat" else ("adv",)
     net = PlainNet(config.model.name, len(setting.dataset.classes), channels, branches)
     widths = [layers[0].in_features for layers in getattr(start.parts.method, "predictors", ())]
+    teacher = None
+    if isinstance(config.method, LBGATConfig):
+        teacher = PlainNet(config.method.teacher, len(setting.dataset.classes), channels, branches)
+        teacher.to(setting.device).train()
 
-    def same_noise(batch: Batch, eps: float, step: int) -> Tensor:
+    def same_noise(batch: Batch, attack: AttackConfig, step: int) -> Tensor | None:
         """fastarat's own, by which both can be compared."""
-        return uniform_noise(batch.x.shape, eps, "linf", config.seed, step, batch.rows)
+        return start_noise(attack, batch.x, config.seed, step, batch.rows)
 
     return Plain(
         config,
         net.to(setting.device).train(),
         nn.ModuleList(predictor(width) for width in widths).to(setting.device).train(),
+        teacher,
         setting.device,
         same_noise,
         BALANCE,
@@ -203,24 +222,28 @@ class FastaratSubject(Subject):
         return {name: value.detach() for name, value in _fastarat_state(self.training).items()}
 
     def statistics(self) -> State:
-        found: State = {}
-        for name, layer in self.training.parts.model.named_modules():
-            if isinstance(layer, SplitBatchNorm2d):
-                found |= {f"{name}.mean": layer.running_mean[-1], f"{name}.variance": layer.running_var[-1]}
-        return found
+        return _fastarat_statistics(self.training)
 
 
 def _fastarat_state(training: Training) -> State:
-    """fastarat's parameters, every branch of a batch-norm for itself."""
-    model, method = training.parts.model, training.parts.method
-    found: State = dict(method.named_parameters())
-    split = {name for name, layer in model.named_modules() if isinstance(layer, SplitBatchNorm2d)}
-    for name, parameter in model.named_parameters():
-        if name.rpartition(".")[0] in split:
-            branches = BRANCHES[-len(parameter) :]
-            found |= {f"{name}.{branch}": parameter[i] for i, branch in enumerate(branches)}
-        else:
-            found[name] = parameter
+    """What fastarat trains, every branch of a batch-norm for itself."""
+    found: State = {}
+    for owner in (training.parts.model, training.parts.method):
+        split = {name for name, layer in owner.named_modules() if isinstance(layer, SplitBatchNorm2d)}
+        for name, parameter in owner.named_parameters():
+            if name.rpartition(".")[0] in split and parameter.requires_grad:
+                branches = BRANCHES[-len(parameter) :]
+                found |= {f"{name}.{branch}": parameter[i] for i, branch in enumerate(branches)}
+            elif parameter.requires_grad:
+                found[name] = parameter
+    return found
+
+
+def _fastarat_statistics(training: Training) -> State:
+    found: State = {}
+    for name, layer in training.parts.model.named_modules():
+        if isinstance(layer, SplitBatchNorm2d):
+            found |= {f"{name}.mean": layer.running_mean[-1], f"{name}.variance": layer.running_var[-1]}
     return found
 
 

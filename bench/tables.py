@@ -11,14 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import kernel_report, throughput_report
-from bench.robustness import spread
+from bench import kernel_report, robustness_report, throughput_report
 from bench.rows import RESULTS, read_rows
 
 ROOT = Path(__file__).parents[1]
 README, RESULTS_PAGE, IMAGES = ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "images"
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-TITLES = {"at": "AT", "arat": "AR-AT", "arat-swa": "AR-AT + SWA"}
 Row = dict[str, Any]
 LEGEND = (
     "Ratios: median (least-most) of turns. % of copy: what the step would need at the bandwidth of a large copy, if it "
@@ -30,21 +28,25 @@ LEGEND = (
 
 def robustness_table(suite: str) -> str:
     """Mean and standard deviation over seeds of each method, as Markdown."""
-    rows = [row for row in read_rows(RESULTS / "robustness.jsonl") if row["suite"] == suite]
-    columns = ["method", "seeds", "clean, %", "PGD-20, %", "minutes"]
-    cells = []
-    for method in dict.fromkeys(row["method"] for row in rows):
-        of_method = [row for row in rows if row["method"] == method]
-        measured = [spread([row[name] for row in of_method]) for name in ("clean", "pgd20", "minutes")]
-        cells.append([TITLES[method], str(len(of_method)), *measured])
+    rows = robustness_report.rows_of(suite, read_rows(RESULTS / "robustness.jsonl"))
+    if not rows:
+        return "Not measured yet.\n"
     first = rows[0]
     threads = " or ".join(str(n) for n in sorted({row["threads"] for row in rows}))
     where = first["gpu"] or f"CPU, {threads} thread{'' if threads == '1' else 's'}"
-    commits = ", ".join(sorted({row["commit"] for row in rows}))
-    eps = f"eps {first['config']['attack']['eps_255']:g}/255"
-    what = f"net {first['model']}, data {first['dataset']}, {first['epochs']} epochs, {eps}"
+    commits = ", ".join(sorted({row["trained_by"] for row in rows}))
+    what = f"net {first['model']}, data {first['dataset']}, {first['epochs']} epochs, eps {_eps_255(first):g}/255"
     what += f", {first['num_images']:,} test images"
-    return f"{markdown(columns, cells)}\n{what}; {where}, torch {first['torch']}, commit {commits}.\n"
+    attacked = {row["num_autoattack"] for row in rows if row["autoattack"] is not None}
+    if attacked and attacked != {first["num_images"]}:
+        what += f", {max(attacked):,} of them for AutoAttack"
+    table = markdown(*robustness_report.table(rows))
+    return f"{table}\n{what}; {where}, torch {first['torch']}, trained by commit {commits}.\n"
+
+
+def _eps_255(row: Row) -> float:
+    evaluated = row["config"]["evaluation"].get("eps_255")
+    return row["config"]["attack"]["eps_255"] if evaluated is None else evaluated
 
 
 def throughput_table(on_gpu: bool) -> str:
@@ -66,6 +68,7 @@ def ladder_table(rows: list[Row]) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "digits": partial(robustness_table, "digits"),
     "cifar10-tiny": partial(robustness_table, "cifar10-tiny"),
+    "ablation": partial(robustness_table, "ablation"),
     "throughput-cpu": partial(throughput_table, False),
     "throughput-gpu": partial(throughput_table, True),
 }

@@ -8,6 +8,7 @@ Variants are timed in turns in one process, and compared turn by turn: read the 
 """
 
 import argparse
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,9 +23,10 @@ from bench.ladder import Effort, run_ladder
 from bench.random_images import random_images
 from bench.rows import RESULTS, read_rows, write_row
 from bench.subjects import Setting
-from bench.throughput_report import NAMES, print_report
+from bench.suites import method_of
+from bench.throughput_report import print_report
 from bench.timing import copy_bandwidth
-from bench.variants import NEEDS_GPU
+from bench.variants import NAMES, NEEDS_GPU, left_out
 from fastarat.config import Config
 from fastarat.console import notice, print_json, progress
 from fastarat.data.dataset import Dataset
@@ -39,7 +41,7 @@ RECIPES = {
     "tiny": "cifar10-tiny",
     "digits": "digits",
 }
-METHODS = ("arat", "at")
+METHODS = ("arat", "at", "trades", "mart", "lbgat", "arrest", "fgsm-rs", "n-fgsm", "standard")
 
 
 def main(args: list[str] | None = None) -> int:
@@ -118,10 +120,12 @@ def _run(arguments: argparse.Namespace, device: torch.device) -> Iterator[dict[s
     settings = {
         name: value for name, value in vars(arguments).items() if name not in ("rows", "data", "resume", "json")
     }
-    done = _done(arguments) if arguments.resume else set()
+    done = _done(arguments) if arguments.resume else {}
     for setting in ladders:
-        title = f"{setting.config.model.name} {setting.config.method.name}, batch {setting.config.batch}"
-        if _key(setting.config, arguments) in done:
+        config = setting.config
+        title = f"{config.model.name} {method_of(config.recipe)}, batch {config.batch}"
+        wanted = set(arguments.variants) - left_out(config)
+        if wanted and wanted <= done.get(_key(config, arguments), set()):
             notice(f"{title}: has rows of this commit")
             continue
         if time.monotonic() > end:
@@ -154,7 +158,8 @@ def _config(arguments: argparse.Namespace, dataset: Dataset, model: str, method:
         batch=batch,
         num_validation_images=0,
         data=dataset.name,
-        attack=replace(config.attack, steps=arguments.attack_steps or config.attack.steps),
+        # A one-step attack is what its method is, and standard training has none.
+        attack=replace(config.attack, steps=min(arguments.attack_steps or math.inf, config.attack.steps)),
         optimizer=replace(config.optimizer, learning_rate=LEARNING_RATE),
     ).checked()
 
@@ -165,8 +170,8 @@ def _dataset(arguments: argparse.Namespace, model: str) -> Dataset:
     return random_images("digits" if model == "digits" else "cifar10")
 
 
-def _done(arguments: argparse.Namespace) -> set[tuple[Any, ...]]:
-    """Ladders all of whose variants have a speed by this commit, or need a GPU that is not there."""
+def _done(arguments: argparse.Namespace) -> dict[tuple[Any, ...], set[str]]:
+    """The variants of each ladder that have a speed by this commit, or need a GPU that is not there."""
     now, gpu = commit(), torch.cuda.get_device_name() if arguments.device == "cuda" else None
     found: dict[tuple[Any, ...], set[str]] = {}
     for row in read_rows(*{RESULTS / "throughput.jsonl", *filter(None, [arguments.rows])}):
@@ -175,11 +180,11 @@ def _done(arguments: argparse.Namespace) -> set[tuple[Any, ...]]:
             of_run = row["config"]["benchmark"]
             key = (row["model"], row["method"], row["batch"], row["dataset"], of_run["attack_steps"], of_run["smoke"])
             found.setdefault(key, set()).add(row["variant"])
-    return {key for key, names in found.items() if names >= set(arguments.variants)}
+    return found
 
 
 def _key(config: Config, arguments: argparse.Namespace) -> tuple[Any, ...]:
-    of_config = config.model.name, config.method.name, config.batch, config.data
+    of_config = config.model.name, method_of(config.recipe), config.batch, config.data
     return (*of_config, arguments.attack_steps, arguments.smoke)
 
 

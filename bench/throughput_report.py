@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bench.variants import NEEDS_GPU
+from bench.variants import NAMES, NEEDS_GPU, PLAIN
 from fastarat.console import print_table, stdout
 from fastarat.files import write_atomically
 from fastarat.report import COLOURS
@@ -12,9 +12,6 @@ from fastarat.report import COLOURS
 Row = dict[str, Any]
 Key = tuple[Any, ...]
 BASES = {"published": "x published", "strong": "x strong"}
-PLAIN = ("published", "resident", "channels-last", "bf16", "strong")
-NAMES = (*PLAIN, "merged", "fused", "captured", "default", "x-frozen-bn", "x-fewer-steps")
-"""in the ladder's order"""
 
 
 def ladders(rows: Iterable[Row]) -> dict[Key, list[Row]]:

@@ -3,10 +3,12 @@
     python -m bench.training cifar10-resnet18-arat --data cifar10-jpeg --out runs/paper --suite paper-resnet18
     python -m bench.training cifar10-resnet18-arat --out runs/profile --profile 5
 
-A row of --suite holds what PGD-20 leaves of all test images. A profile needs no data: its images are random then.
+A row of --suite holds what PGD-20 leaves of all test images, and AutoAttack of --num-autoattack of them. A profile
+needs no data: its images are random then.
 """
 
 import argparse
+import signal
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -14,8 +16,9 @@ from typing import Any
 
 from bench import command
 from bench.random_images import random_images
-from bench.robustness import measure
+from bench.robustness_row import measure
 from bench.rows import RESULTS, read_rows, write_row
+from bench.suites import Entry, method_of
 from fastarat.config import Config
 from fastarat.console import notice, stdout
 from fastarat.data import prepared
@@ -36,6 +39,8 @@ def main(args: list[str] | None = None) -> int:
 
 def _main(args: list[str] | None) -> int:
     arguments = _arguments(args)
+    # A training writes a checkpoint by itself; an attack's state is there whenever it ends.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if arguments.profile:
             _profile(arguments)
@@ -43,6 +48,8 @@ def _main(args: list[str] | None) -> int:
             _measure(arguments)
     except Interrupted as stopped:
         notice(f"{stopped}; the same command goes on from there")
+    except KeyboardInterrupt:
+        notice("stopped in the evaluation; the same command goes on from there")
     return 0
 
 
@@ -54,6 +61,7 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", help="data set instead of the recipe's own")
     parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU")
     parser.add_argument("--suite", help="of the row")
+    parser.add_argument("--num-autoattack", type=int, default=0, help="test images for AutoAttack; default none")
     parser.add_argument("--rows", type=Path, default=RESULTS / "robustness.jsonl", help="where the row goes")
     parser.add_argument("--profile", type=int, metavar="STEPS", help="profile so many steps instead")
     parser.add_argument("--smoke", action="store_true", help="one epoch of few images: does everything run?")
@@ -99,7 +107,8 @@ def _measure(arguments: argparse.Namespace) -> None:
     known = {RESULTS / "robustness.jsonl", arguments.rows}
     row = next((row for row in read_rows(*known) if _is_row_of(row, arguments)), None)
     if row is None:
-        row = measure(arguments.suite, config, arguments.out, 60 if arguments.smoke else None)
+        entry = Entry(method_of(config.recipe), config, arguments.out)
+        row = measure(arguments.suite, entry, 60 if arguments.smoke else None, arguments.num_autoattack)
         # Where the data lay on this machine is of no use elsewhere.
         row["config"]["data"] = row["dataset"]
         write_row(arguments.rows, row)
@@ -109,18 +118,16 @@ def _measure(arguments: argparse.Namespace) -> None:
 def _is_row_of(row: dict[str, Any], arguments: argparse.Namespace) -> bool:
     now = commit()
     mine = (arguments.suite, arguments.config.recipe, arguments.config.seed, arguments.config.epochs, now)
-    return now is not None and mine == (
-        row["suite"],
-        row["config"]["recipe"],
-        row["seed"],
-        row["epochs"],
-        row["commit"],
-    )
+    its = (row["suite"], row["config"]["recipe"], row["seed"], row["epochs"], row["commit"])
+    attacked = arguments.num_autoattack == 0 or row["autoattack"] is not None
+    return now is not None and mine == its and attacked
 
 
 def headline(row: dict[str, Any]) -> str:
     """A robustness row in a line."""
     accuracies = f"clean {row['clean']:.1f} %, PGD-20 {row['pgd20']:.1f} % of {row['num_images']:,} images"
+    if row["autoattack"] is not None:
+        accuracies += f", AutoAttack {row['autoattack']:.1f} % of {row['num_autoattack']:,}"
     # Without the compilation, with every evaluation.
     return f"{row['config']['recipe']}: {accuracies}, {row['epochs']} epochs in {row['minutes_total']:.1f} minutes"
 

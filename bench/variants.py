@@ -8,13 +8,18 @@ import torch
 from fastarat_kernels.implementations import PYTORCH, TRITON, Kernels
 
 from bench.plain import Mode
+from bench.plain_losses import LOSSES
 from bench.subjects import FastaratSubject, PlainForm, PlainSubject, Setting, Subject
+from fastarat.config import Config
 from fastarat.engine.device import choose_compile, choose_dtype, choose_kernels
 from fastarat.engine.precision import Dtype
 from fastarat.engine.settings import CompileMode
 from fastarat.record import Record
 
 NEEDS_GPU = "needs a GPU"
+PLAIN = ("published", "resident", "channels-last", "bf16", "strong")
+NAMES = (*PLAIN, "merged", "fused", "captured", "default", "x-frozen-bn", "x-fewer-steps")
+"""in the ladder's order"""
 MODES: tuple[Mode, ...] = ("default", "reduce-overhead", "max-autotune")
 
 
@@ -69,7 +74,7 @@ def ladder_of(setting: Setting) -> dict[str, Variant]:
         return Variant(adds, {"": build}, dtype, of, needs_gpu)
 
     strong = {mode: partial(PlainSubject, form=PlainForm(half=half, mode=mode)) for mode in modes}
-    return {
+    every = {
         "published": plain("eager fp32, NCHW, 8 PIL workers", PlainForm(True, True, False)),
         "resident": plain("+ data on the device", PlainForm(deterministic=True, channels_last=False)),
         "channels-last": plain("+ channels-last, cuDNN times its algorithms", PlainForm()),
@@ -82,6 +87,19 @@ def ladder_of(setting: Setting) -> dict[str, Variant]:
         "x-frozen-bn": own("attack by running statistics", chosen.kernels, chosen.mode, frozen(setting)),
         "x-fewer-steps": own("half the attack's steps", chosen.kernels, chosen.mode, halved(setting)),
     }
+    return {name: variant for name, variant in every.items() if name not in left_out(setting.config)}
+
+
+def left_out(config: Config) -> set[str]:
+    """Variants that a method does not have: of ARREST there is no published code, and not every attack can be less."""
+    attack, names = config.attack, set[str]()
+    if config.method.name not in LOSSES:
+        names |= set(PLAIN)
+    if attack.steps == 0 or attack.batch_norm == "eval":
+        names.add("x-frozen-bn")
+    if attack.steps <= 1:
+        names.add("x-fewer-steps")
+    return names
 
 
 def frozen(setting: Setting) -> Setting:

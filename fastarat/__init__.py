@@ -5,6 +5,7 @@ The parts of the command line, from Python: see each one's docstring.
     model = fastarat.build_model("resnet18", num_classes=10)
     x_adv = fastarat.perturb(model, x, y, fastarat.AttackConfig())
     run = fastarat.train(fastarat.recipe("digits-arat"), Path("runs/first"))
+    result = fastarat.evaluate(model, images, labels, attack="autoattack", eps=8 / 255)
 """
 
 import importlib
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from fastarat.data.dataset import ImageSet
     from fastarat.data.sources import open_dataset
     from fastarat.errors import UserError, WorkError
-    from fastarat.evaluation import evaluate
+    from fastarat.evaluation import accuracies
     from fastarat.exporter import export
     from fastarat.methods.registry import build_method
     from fastarat.methods.settings import ARATConfig, ATConfig
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from fastarat.models.registry import build_model
     from fastarat.models.split_batch_norm import SplitBatchNorm2d, forward
     from fastarat.recipes import recipe
+    from fastarat.robustness import Evaluation, evaluate
     from fastarat.trainer import train
 
 # Where each public name lives: imported when it is first asked for, so that `import fastarat` costs nothing.
@@ -36,14 +38,16 @@ _HOMES = {
     "ATConfig": "methods.settings",
     "AttackConfig": "attacks.settings",
     "Config": "config",
+    "Evaluation": "robustness",
     "ImageSet": "data.dataset",
     "SplitBatchNorm2d": "models.split_batch_norm",
     "UserError": "errors",
     "WorkError": "errors",
+    "accuracies": "evaluation",
     "build_method": "methods.registry",
     "build_model": "models.registry",
     "convert_to_split_batch_norm": "models.convert",
-    "evaluate": "evaluation",
+    "evaluate": "robustness",
     "export": "exporter",
     "forward": "models.split_batch_norm",
     "load_model": "checkpoint",
@@ -59,10 +63,12 @@ __all__ = [
     "ATConfig",
     "AttackConfig",
     "Config",
+    "Evaluation",
     "ImageSet",
     "SplitBatchNorm2d",
     "UserError",
     "WorkError",
+    "accuracies",
     "build_method",
     "build_model",
     "convert_to_split_batch_norm",

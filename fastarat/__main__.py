@@ -13,6 +13,7 @@ from fastarat.processes import is_first
 COMMANDS = {
     "train": "train a robust model by a recipe",
     "eval": "measure clean and robust accuracy",
+    "analyze": "look inside a run: losses' conflict, statistics, features, loss surface",
     "export": "write a model that needs only PyTorch",
     "convert": "read a checkpoint of the published AR-AT code",
     "verify": "check this installation against golden vectors",

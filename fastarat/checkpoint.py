@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fastarat.attacks.settings import Norm
 from fastarat.errors import UserError
 from fastarat.files import write_atomically
 from fastarat.models.registry import build_plain_model
@@ -67,7 +68,7 @@ class Description:
     """pixels are stored values / max_value"""
     classes: tuple[str, ...]
     data: str
-    norm: str
+    norm: Norm
     eps_255: float
     method: str
     averaging: str = "none"

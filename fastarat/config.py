@@ -23,7 +23,7 @@ from fastarat.methods.settings import ARATConfig, ATConfig, MethodConfig
 from fastarat.models.settings import ModelConfig
 
 Fidelity = Literal["paper", "published-code"]
-METHODS = {"at": ATConfig, "arat": ARATConfig}
+METHODS = {settings.name: settings for settings in get_args(MethodConfig)}
 LEAST = {
     "epochs": 1,
     "batch": 1,
@@ -88,6 +88,11 @@ class Config:
         """How many processes train."""
         return max(self.gpus, self.procs, 1)
 
+    @property
+    def eps_255(self) -> float:
+        """Radius of the threat model that evaluations and the deployed model name, in 1/255 of the pixel range."""
+        return self.attack.eps_255 if self.evaluation.eps_255 is None else self.evaluation.eps_255
+
     def problems(self) -> list[str]:
         """Everything wrong with the settings, each a sentence that names the fix."""
         found = []
@@ -132,8 +137,11 @@ def published_code(config: Config) -> Config:
 
     The attack's ball and the clean branch move with the start noise; the schedule drops an epoch late
     after a first epoch at a fifth of the rate; the balance comes from 1,024 augmented images; the
-    evaluation inherits the moved ball; SWA counts the attack's forwards and forgets the clean branch.
+    evaluation inherits the moved ball; SWA counts the attack's forwards and forgets the clean branch. Raises
+    `UserError` for a method that this code does not have.
     """
+    if not isinstance(config.method, ARATConfig | ATConfig) or config.attack.steps == 1:
+        raise UserError(f"published-code is a fidelity of the recipes of arat and at: leave it out for {config.recipe}")
     late = tuple(epoch + 1 for epoch in config.schedule.milestones)
     config = replace(
         config,

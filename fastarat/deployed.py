@@ -17,7 +17,7 @@ from fastarat.run import Run
 def load_deployed(path: Path, checkpoint: str | None = None, branch: Branch = "adv") -> tuple[nn.Module, Description]:
     """The plain net of a run (its deployed weights, or a branch of a checkpoint) or of a model.safetensors."""
     if not path.exists():
-        raise UserError(f"{path} does not exist: give a run's directory or a model.safetensors")
+        raise UserError(f"{path} does not exist: give a run's directory, a model.safetensors or MODULE:FUNCTION")
     if path.is_file():
         if checkpoint is not None or branch != "adv":
             raise UserError(f"{path} holds one branch: --checkpoint and --branch need a run's directory")

@@ -12,11 +12,11 @@ from itertools import chain
 import numpy as np
 import torch
 from fastarat_kernels.augment.reference import gather
-from fastarat_kernels.pgd_step.reference import project
 from torch import Tensor, nn
 
+from fastarat.attacks.every_iterate import one_restart
 from fastarat.attacks.perturb import batch_norm_mode
-from fastarat.attacks.pgd import pgd_step, reference_of, start_noise, start_point
+from fastarat.attacks.pgd import start_noise
 from fastarat.attacks.settings import AttackConfig
 from fastarat.data.dataset import ImageSet
 from fastarat.engine.distributed import World, sum_over_processes
@@ -82,7 +82,7 @@ class DeviceImages:
         return self.labels.new_zeros(num_classes).scatter_add_(0, self.labels, chosen.long())
 
 
-def evaluate(
+def accuracies(
     model: nn.Module,
     images: ImageSet,
     max_value: int,
@@ -217,7 +217,8 @@ def survives(
             index = _filled(part, min(batch, len(alive)))
             x = images.batch(index)
             noise = start_noise(attack, x, seed, restart, images.rows[index])
-            alive[part] = _one_restart(logits_of, x, images.labels[index], noise, attack)[: len(part)]
+            _, broken = one_restart(logits_of, x, images.labels[index], noise, attack)
+            alive[part] = ~broken[: len(part)]
             advance(len(part))
     return alive
 
@@ -231,17 +232,3 @@ def _filled(index: Tensor, size: int) -> Tensor:
     if not torch.backends.cudnn.benchmark:
         return index
     return torch.cat([index, index[:1].expand(size - len(index))])
-
-
-def _one_restart(
-    logits_of: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, noise: Tensor | None, attack: AttackConfig
-) -> Tensor:
-    centre, x_adv = start_point(x, noise, attack)
-    x_adv = project(x_adv, centre, attack.eps, attack.norm)
-    reference = reference_of(attack, logits_of, centre)
-    alive = torch.ones_like(y, dtype=torch.bool)
-    for _ in range(attack.steps):
-        x_adv, logits = pgd_step(attack, logits_of, x_adv, centre, y, reference)
-        alive &= logits.argmax(1) == y
-    with torch.no_grad():
-        return alive & (logits_of(x_adv).argmax(1) == y)

@@ -10,6 +10,9 @@ from fastarat.config import Config, load_config, to_json
 from fastarat.errors import UserError, WorkError
 from fastarat.files import append_line, write_text
 
+# What a snapshot keeps of a checkpoint.
+SNAPSHOT = ("description", "fingerprint", "batch_norm", "step", "epoch", "model", "method", "average")
+
 
 class Run:
     """`runs/NAME/`; its parts have the names of the design's contract."""
@@ -21,6 +24,7 @@ class Run:
         self.record_file = path / "record.json"
         self.checkpoints = path / "checkpoints"
         self.best_file = self.checkpoints / "best.pt"
+        self.history = self.checkpoints / "history"
         self.weights_file = path / "model.safetensors"
         self._lock: IO[str] | None = None
 
@@ -63,6 +67,12 @@ class Run:
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(f"{self.record_file} is damaged: move it away, and --resume writes a new one") from None
 
+    def record_event(self, text: str) -> None:
+        """Add what happened to the record of the session that runs."""
+        record = json.loads(self.record_file.read_text())
+        record["sessions"][-1].setdefault("events", []).append(text)
+        write_text(self.record_file, json.dumps(record, indent=2) + "\n")
+
     def config(self) -> Config:
         """The configuration. Raises `UserError` if this is no run."""
         if not self.config_file.exists():
@@ -103,6 +113,22 @@ class Run:
     def save_best(self, state: dict[str, Any]) -> None:
         """Write the best checkpoint."""
         save_checkpoint(self.best_file, state)
+
+    def save_snapshot(self, state: dict[str, Any]) -> None:
+        """Keep the weights after a finished epoch: of a checkpoint's state, what an analysis needs."""
+        self.history.mkdir(exist_ok=True)
+        snapshot = {name: state[name] for name in SNAPSHOT}
+        save_checkpoint(self.history / f"epoch-{state['epoch'] - 1:06d}.pt", snapshot)
+
+    def snapshots(self) -> dict[int, Path]:
+        """The files of the snapshots by the epoch that each was taken after, in order."""
+        return {int(path.stem.removeprefix("epoch-")): path for path in sorted(self.history.glob("epoch-*.pt"))}
+
+    def forget_snapshots_after(self, epoch: int) -> None:
+        """Remove the snapshots of later epochs: a run that goes on from before them takes them anew."""
+        for later, path in self.snapshots().items():
+            if later > epoch:
+                path.unlink()
 
     def checkpoint(self, which: str = "last") -> Path:
         """The file of a checkpoint: `last`, `best`, or a step number."""

@@ -111,9 +111,12 @@ def _facts(dataset: Dataset, record: Record, dtype: str, mode: CompileMode, kern
 def _open_run(run: Run, training: Training, resume: bool, facts: dict[str, Any]) -> None:
     """Make the run's directory, or take up the newest checkpoint in it."""
     world = training.parts.world
+    goes_on = resume and run.has_checkpoint()
+    if not goes_on:
+        training.begin()
     if resume:
         source = "the beginning: it had no checkpoint yet"
-        if run.has_checkpoint():
+        if goes_on:
             state, source = run.load_newest()
             training.load_state_dict(state, str(source))
         if world.is_main:
@@ -121,6 +124,7 @@ def _open_run(run: Run, training: Training, resume: bool, facts: dict[str, Any])
             run.write_record(facts)
             run.write_config(training.config)
             run.restore_metrics(training.metrics)
+            run.forget_snapshots_after(training.epoch - 1)
             notice(f"going on at step {training.step} (epoch {training.epoch}) from {source}")
     elif world.is_main:
         run.create(training.config, facts)

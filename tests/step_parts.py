@@ -25,10 +25,11 @@ def parts_of(
     kernels: Kernels = PYTORCH,
 ) -> StepParts:
     """Parts around `net` and `method`, which have to be in the precision's parameter dtype."""
-    now = current_pass(net)
-    assert now is not None
-    now.kernels = kernels
-    parameters = [*net.parameters(), *method.parameters()]
+    for part in (net, method):
+        now = current_pass(part)
+        if now is not None:
+            now.kernels = kernels
+    parameters = [p for p in (*net.parameters(), *method.parameters()) if p.requires_grad]
     momenta = [torch.zeros_like(p) for p in parameters]
     how = Precision(precision, device)
     zero = torch.zeros((), dtype=how.parameter_dtype, device=device, requires_grad=True)

@@ -10,6 +10,7 @@ from fastarat import recipes
 from fastarat.attacks.settings import AttackConfig
 from fastarat.config import Config, from_dict, load_config, published_code, to_json
 from fastarat.data.settings import AugmentConfig
+from fastarat.engine.schedule import learning_rate
 from fastarat.engine.settings import (
     AveragingConfig,
     CheckpointConfig,
@@ -18,18 +19,75 @@ from fastarat.engine.settings import (
     ScheduleConfig,
 )
 from fastarat.errors import UserError
-from fastarat.methods.settings import ARATConfig, ATConfig
+from fastarat.methods.settings import ARATConfig, ARRESTConfig, ATConfig, LBGATConfig, MARTConfig, TRADESConfig
 from fastarat.models.settings import ModelConfig
 
 NAMES = recipes.names()
 
 
-@pytest.mark.parametrize("fidelity", ["paper", "published-code"])
+def has_published_code(name: str) -> bool:
+    return recipes.recipe(name).method.name in ("at", "arat") and recipes.recipe(name).attack.steps > 1
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_every_recipe_is_valid_and_survives_json(name, fidelity):
-    config = recipes.recipe(name, fidelity)
-    assert config.checked() is config
-    assert from_dict(json.loads(to_json(config)), "here") == config
+def test_every_recipe_is_valid_and_survives_json(name):
+    configs = [recipes.recipe(name)] + ([recipes.recipe(name, "published-code")] if has_published_code(name) else [])
+    for config in configs:
+        assert config.checked() is config
+        assert from_dict(json.loads(to_json(config)), "here") == config
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not has_published_code(name)])
+def test_the_published_code_has_no_other_methods(name):
+    with pytest.raises(UserError, match="published-code is a fidelity of the recipes of arat and at"):
+        recipes.recipe(name, "published-code")
+
+
+@pytest.mark.parametrize("suite", ["digits", "cifar10-tiny", "cifar10-resnet18", "cifar10-wrn-34-10"])
+def test_every_method_has_its_recipes(suite):
+    methods = ("at", "arat", "trades", "mart", "lbgat", "arrest", "fgsm-rs", "n-fgsm", "standard")
+    assert {f"{suite}-{method}" for method in methods} <= set(NAMES)
+
+
+@pytest.mark.parametrize("suite", ["digits", "cifar10-tiny"])
+def test_methods_are_compared_with_equal_data_net_epochs_schedule_and_eps(suite):
+    at = recipes.recipe(f"{suite}-at")
+    for name in NAMES:
+        if not name.startswith(f"{suite}-"):
+            continue
+        config = recipes.recipe(name)
+        like_at = replace(config, recipe=at.recipe, method=at.method, attack=at.attack)
+        assert like_at == at, name
+        assert config.attack.eps_255 == config.eps_255 == at.attack.eps_255, name
+        assert config.attack.steps == at.attack.steps or config.attack.steps < 2, name
+
+
+def test_trades_mart_and_lbgat_train_in_their_papers_ball_and_are_evaluated_in_the_usual_one():
+    for method in ("trades", "mart", "lbgat"):
+        for net in ("resnet18", "wrn-34-10"):
+            config = recipes.recipe(f"cifar10-{net}-{method}")
+            assert config.attack.eps == pytest.approx(0.031, rel=1e-12)
+            assert config.attack.step == pytest.approx(0.007, rel=1e-12)
+            assert config.eps_255 == 8 and config.attack.start == "gaussian"
+    assert recipes.recipe("cifar10-resnet18-at").eps_255 == 8
+
+
+def test_schedules_are_those_of_the_methods_papers():
+    def schedule(name):
+        config = recipes.recipe(f"cifar10-{name}")
+        last = range(1, config.epochs + 1)
+        rates = [learning_rate(config.schedule, config.optimizer.learning_rate, e - 1, 1, config.epochs) for e in last]
+        changes = {e: round(r, 9) for e, r, before in zip(last, rates, [None, *rates], strict=False) if r != before}
+        return changes, config.optimizer.weight_decay, config.epochs
+
+    for net in ("resnet18", "wrn-34-10"):
+        assert schedule(f"{net}-trades") == ({1: 0.1, 75: 0.01}, 2e-4, 76)
+        lbgat = {1: 0.02, 2: 0.1, 76: 0.01, 91: 0.001}
+        assert schedule(f"{net}-lbgat") == (lbgat, 2e-4, 100)
+        for method in ("arrest", "fgsm-rs", "n-fgsm", "standard"):
+            assert schedule(f"{net}-{method}") == schedule(f"{net}-at") == ({1: 0.1, 76: 0.01, 91: 0.001}, 5e-4, 100)
+    assert schedule("wrn-34-10-mart") == ({1: 0.1, 75: 0.01, 90: 0.001}, 7e-4, 90)
+    assert schedule("resnet18-mart") == ({1: 0.01, 75: 1e-3, 90: 1e-4, 100: 1e-5}, 3.5e-3, 120)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -37,7 +95,10 @@ def test_a_recipe_is_named_for_its_data_model_and_method(name):
     config = recipes.recipe(name)
     average = "-swa" if config.averaging.kind == "swa" else ""
     model = "" if config.model.name == config.data else f"-{config.model.name}"
-    assert config.recipe == name == f"{config.data}{model}-{config.method.name}{average}"
+    method = config.method.name
+    if config.attack.steps == 1:
+        method = "fgsm-rs" if config.attack.project else "n-fgsm"
+    assert config.recipe == name == f"{config.data}{model}-{method}{average}"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -88,7 +149,7 @@ def test_the_published_code_departs_in_these_settings_and_no_others(name):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "resnet" in name or "wrn" in name])
 def test_recipes_for_gpus_watch_all_test_images_and_attack_a_thousand_of_them(name):
-    for fidelity in ("paper", "published-code"):
+    for fidelity in ("paper", "published-code") if has_published_code(name) else ("paper",):
         evaluation = recipes.recipe(name, fidelity).evaluation
         assert (evaluation.num_images, evaluation.steps, evaluation.every_epochs) == (1000, 10, 1)
         assert evaluation.num_clean_images == 10_000  # CIFAR's
@@ -116,6 +177,17 @@ PROBLEMS = {
     "Unknown attack 'pdg'": Config(attack=AttackConfig("pdg")),
     "Unknown model 'resnet19'.*resnet18": Config(model=ModelConfig("resnet19")),
     "depth must be 6n": Config(model=ModelConfig("wrn-33-10")),
+    "attack steps is -1": Config(attack=AttackConfig(steps=-1, start="none")),
+    "attack start_scale is -1": Config(attack=AttackConfig(start_scale=-1)),
+    "start_scale is the uniform start's": Config(attack=AttackConfig(start="gaussian", start_scale=2)),
+    "moves the ball, which project off": Config(attack=AttackConfig(start="published-code", project=False)),
+    "method label_smoothing is 1": Config(method=ATConfig(label_smoothing=1.0)),
+    "method label_smoothing is nan": Config(method=ARATConfig(label_smoothing=float("nan"))),
+    "method beta is -1": Config(method=TRADESConfig(beta=-1)),
+    "method beta is inf": Config(method=MARTConfig(beta=float("inf"))),
+    "method teacher: Unknown model 'resnet19'": Config(method=LBGATConfig(teacher="resnet19")),
+    "method threshold is -1": Config(method=ARRESTConfig(threshold=-1)),
+    "evaluation eps_255 is -8": Config(evaluation=EvaluationConfig(eps_255=-8)),
     "method gamma is -1": Config(method=ARATConfig(gamma=-1)),
     "method clean_weight is nan": Config(method=ARATConfig(clean_weight=float("nan"))),
     "method balance_images is 0": Config(method=ARATConfig(balance_images=0)),
@@ -166,7 +238,8 @@ def test_the_number_of_processes_is_that_of_gpus_or_procs(gpus, procs, expected)
         ({"attack": 8}, "attack is 8"),
         ({"schedule": {"milestones": [76, "91"]}}, "schedule.milestones is"),
         ({"schedule": {"milestones": 76}}, "schedule.milestones is 76"),
-        ({"method": {"name": "trades"}}, "method.name is 'trades'"),
+        ({"method": {"name": "trade"}}, "method.name is 'trade'"),
+        ({"method": {"name": "trades", "gamma": 3}}, "here has the unknown setting method.gamma"),
         ({"method": {"name": ["at"]}}, "method.name is"),
         ({"method": "arat"}, "method is 'arat'"),
         ({"method": None}, "method is None"),
@@ -176,6 +249,18 @@ def test_the_number_of_processes_is_that_of_gpus_or_procs(gpus, procs, expected)
 def test_json_that_does_not_fit_is_refused_by_name(values, message):
     with pytest.raises(UserError, match=re.escape(message)):
         from_dict(values, "here")
+
+
+def test_a_configuration_written_before_a_setting_existed_is_read_with_its_default():
+    written = json.loads(to_json(recipes.recipe("digits-at")))
+    for part, names in {
+        "attack": ("start_scale", "project"),
+        "method": ("label_smoothing",),
+        "evaluation": ("eps_255",),
+    }.items():
+        for name in names:
+            del written[part][name]
+    assert from_dict(written, "here") == recipes.recipe("digits-at")
 
 
 def test_settings_left_out_of_json_are_the_defaults():

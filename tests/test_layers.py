@@ -14,11 +14,12 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 KERNELS = sorted((ROOT / "kernels").rglob("*.py"))
 
 FORBIDDEN = {
-    "attacks": ("methods", "engine", "data", "checkpoint", "commands"),
-    "methods": ("engine", "data", "attacks", "checkpoint", "commands"),
-    "models": ("attacks", "methods", "engine", "data", "checkpoint", "commands"),
-    "data": ("engine", "methods", "models", "attacks", "checkpoint", "commands"),
-    "engine": ("commands",),
+    "attacks": ("methods", "engine", "data", "checkpoint", "analysis", "commands"),
+    "methods": ("engine", "data", "attacks", "checkpoint", "analysis", "commands"),
+    "models": ("attacks", "methods", "engine", "data", "checkpoint", "analysis", "commands"),
+    "data": ("engine", "methods", "models", "attacks", "checkpoint", "analysis", "commands"),
+    "engine": ("analysis", "commands"),
+    "analysis": ("report", "report_analysis", "report_images", "commands"),
 }
 WITHOUT_TORCH = [
     path

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastarat.attacks.apgd_search import MOMENTUM, Search, advance, begin, look_back, random_start, window_lengths
+from fastarat.attacks.captured import Mover, directly
 from fastarat.attacks.objectives import PointLoss
 from fastarat.attacks.pgd import Logits
 from fastarat.attacks.settings import Norm
@@ -46,13 +47,15 @@ def apgd(
     start: Tensor | None = None,
     compact_every: int = COMPACT_EVERY,
     show: Observer = lambda iteration, search: None,
+    mover: Mover = directly,
 ) -> tuple[Tensor, Tensor]:
     """One run against images `x` [B, C, H, W] in [0, 1], labels `y` (int64 [B]); both are left as they are.
 
     `logits_of` maps images to logits [B, K]; of its gradients only the input's is asked for. The start is a function
     of (seed, run, row), `rows` (int64 [B]) being the images' places in the evaluated set, unless `start` (like `x`,
     within the ball) is given. The loss `targeted-dlr` needs `target` (int64 [B]). `show` is given each iteration's
-    number and state, from 0 for the start; broken points leave the state now and then.
+    number and state, from 0 for the start; broken points leave the state now and then. `mover` calls what leads from
+    one iterate to the next.
 
     Returns a misclassified iterate of every broken point (the others stay `x`) and which are broken (bool [B]).
     """
@@ -64,7 +67,11 @@ def apgd(
     windows = window_lengths(steps)
     show(0, search)
     for iteration in range(1, steps + 1):
-        search = advance(logits_of, search, norm, eps, loss, 0 if iteration == 1 else MOMENTUM)
+        step = partial(advance, logits_of, norm=norm, eps=eps, loss=loss)
+        if iteration == 1:  # nothing that is called once is worth a capture
+            search = step(search, momentum=0)
+        else:
+            search = mover(("apgd", norm, eps, loss), partial(step, momentum=MOMENTUM), search)
         show(iteration, search)
         if iteration in windows:
             search = look_back(search, windows[iteration])
@@ -86,11 +93,11 @@ def apgd_ce(
     seed: int,
     steps: int = 100,
     show: Observer = lambda iteration, search: None,
+    mover: Mover = directly,
 ) -> tuple[Tensor, Tensor]:
     """APGD on the cross-entropy, as in the standard AutoAttack; arguments and results are `apgd`'s."""
-    return apgd(
-        logits_of, x, y, rows, norm=norm, eps=eps, loss="cross-entropy", seed=seed, run=0, steps=steps, show=show
-    )
+    settings = {"norm": norm, "eps": eps, "seed": seed, "steps": steps, "show": show, "mover": mover}
+    return apgd(logits_of, x, y, rows, loss="cross-entropy", run=0, **settings)
 
 
 def apgd_t(
@@ -106,6 +113,7 @@ def apgd_t(
     steps: int = 100,
     clean_logits: Tensor | None = None,
     show: Observer = lambda iteration, search: None,
+    mover: Mover = directly,
 ) -> tuple[Tensor, Tensor]:
     """APGD on the targeted DLR loss, as in the standard AutoAttack; arguments and results are `apgd`'s.
 
@@ -118,7 +126,8 @@ def apgd_t(
             clean_logits = logits_of(x)
     targets = likeliest_wrong_classes(clean_logits, num_targets)
     found, broken = x.clone(), clean_logits.argmax(1) != y
-    attack = partial(apgd, logits_of, norm=norm, eps=eps, loss="targeted-dlr", seed=seed, steps=steps, show=show)
+    settings = {"norm": norm, "eps": eps, "seed": seed, "steps": steps, "show": show, "mover": mover}
+    attack = partial(apgd, logits_of, loss="targeted-dlr", **settings)
     for run in range(num_targets):
         left = (~broken).nonzero().flatten()
         adversarial, now_broken = attack(x[left], y[left], rows[left], run=run + 1, target=targets[left, run])

@@ -92,7 +92,8 @@ def evaluate(
         logits = logits_of(leaf)
         losses = point_losses(loss, logits, y, target)
         (gradient,) = torch.autograd.grad(losses.sum(), leaf)
-    return losses.detach(), gradient, logits.detach().argmax(1) != y
+    # A model that works on channels-last images returns such a gradient; mixed formats would be slow.
+    return losses.detach(), gradient.contiguous(), logits.detach().argmax(1) != y
 
 
 def begin(

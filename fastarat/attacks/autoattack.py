@@ -10,58 +10,38 @@ image. The standard draws a batch's noise at once instead; results agree up to t
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastarat.attacks.apgd import apgd_ce, apgd_t
 from fastarat.attacks.apgd_search import Search
-from fastarat.attacks.autoattack_checks import STANDARD, TOLERANCE, check_logits, check_settings
+from fastarat.attacks.autoattack_checks import NUM_TARGETS, STANDARD, TOLERANCE, check_logits, check_settings
+from fastarat.attacks.autoattack_progress import Budget, Progress, passes
+from fastarat.attacks.autoattack_result import AutoAttackResult, result_of
 from fastarat.attacks.autoattack_state import Record, State, Task, nothing
-from fastarat.attacks.autoattack_warnings import afterthoughts, probabilities, randomness
+from fastarat.attacks.autoattack_warnings import probabilities, randomness
+from fastarat.attacks.captured import Graphs, directly
+from fastarat.attacks.every_iterate import pgd_every_iterate
 from fastarat.attacks.fab import fab_t
 from fastarat.attacks.pgd import Logits
 from fastarat.attacks.projections import lengths
-from fastarat.attacks.settings import Norm
+from fastarat.attacks.settings import AttackConfig, Norm
 from fastarat.attacks.square import square
 
-# Of an image that survives: an attack's share of the passes through the model (a backward counted as a forward), and
-# its forwards.
-SHARES = {"apgd-ce": 204 / 9766, "apgd-t": 1829 / 9766, "fab-t": 2729 / 9766, "square": 5004 / 9766}
-FORWARDS = {"apgd-ce": 101, "apgd-t": 909, "fab-t": 1800, "square": 5001}
+# On a CPU tensors that fit into the caches, and whose memory the allocator keeps, are half of the time: a small residual
+# net took for 50 of CIFAR-10's images at once 0.55 of what it took for 250 (forward; with a backward pass 0.55 as
+# well), for 25 about as much, for 8 twice that. A large net is all but indifferent.
+CPU_PIXELS = 64 * 3 * 32 * 32
+CPU_FEWEST = 16
 
-
-@dataclass(frozen=True)
-class AutoAttackResult:
-    """What is left of N images. On the CPU; rows are places among all images."""
-
-    robust_after: dict[str, Tensor]
-    """bool [N] after `clean` and after each attack"""
-    broken_by: Tensor
-    """int64 [N]: -1 misclassified as it is, 0 robust, k by the k-th attack"""
-    rows: Tensor
-    """of the images that an attack broke, rising: int64 [M]"""
-    x_adv: Tensor
-    """their adversarial images [M, C, H, W]"""
-    unconfirmed: dict[str, tuple[int, ...]]
-    """rows of what each attack found and the check refused; they count as robust to it"""
-    seconds: dict[str, float]
-    """of each attack, over all sessions"""
-    warnings: tuple[str, ...]
-    """why the numbers may say too much; they are as they would be without"""
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many images are robust after `clean` and after each attack."""
-        return {name: int(flags.sum()) for name, flags in self.robust_after.items()}
-
-    @property
-    def percent(self) -> float:
-        """Robust accuracy over all images, 0 to 100."""
-        return 100 * list(self.counts.values())[-1] / len(self.broken_by)
+Engine = Callable[[Logits, str, Task, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+"""How attacks are run: from the model, an attack's name, the task, images [B, C, H, W] in [0, 1], labels and rows
+(int64 [B]) to the attack's images, what it holds for broken (bool [B]), and how many searches had no gradient, of how
+many (int64 [2])"""
 
 
 def autoattack(
@@ -74,115 +54,165 @@ def autoattack(
     seed: int = 0,
     batch: int = 250,
     attacks: Sequence[str] = STANDARD,
+    targets: int = NUM_TARGETS,
+    steps: int = 20,
+    restarts: int = 1,
+    step: float | None = None,
+    engine: Engine | None = None,
+    searching: Logits | None = None,
     state: Path | None = None,
+    budget: float | None = None,
     advance: Callable[[float], None] = lambda amount: None,
 ) -> AutoAttackResult:
     """Attack `images` [N, C, H, W], bytes or numbers in [0, 1], on the device where they are; `labels`: int64 [N].
 
     `logits_of` maps floats [B, C, H, W] in [0, 1] to logits [B, K] (`autoattack_checks.check_model` looks at a module
     first); of its gradients only the input's is asked for. float64 images stay so, all others are float32. `eps` is in
-    units of [0, 1]. `attacks` are some of the standard's, and run in this order. `advance` is told what is done, in
-    images.
+    units of [0, 1]. `attacks` are some of `ATTACKS`, and run in this order; none: clean accuracy alone. `targets` is
+    how many wrong classes apgd-t and fab-t go for, 9 in the standard; `steps`, `restarts` and `step` (default eps / 4)
+    are those of pgd and cw. `engine` runs the attacks (default `fast`). `advance` is told what is done, in images.
+
+    `searching` maps like `logits_of`, but in another precision: the attacks then look at it, `logits_of` confirms what
+    they find, and attacks anew what it does not confirm.
 
     `state` is a directory that keeps what is done, batch by batch: the same call goes on from there and ends in the
-    same flags. Raises `UserError` for bad settings, images or logits, and for the state of another evaluation.
+    same flags. After `budget` seconds no batch is begun, nor one that would probably end later; but one at least.
+    Raises `UserError` for bad settings, images or logits, and for the state of another evaluation or one at work.
     """
-    check_settings(images, labels, norm, eps, batch, attacks)
-    task = Task(images.detach(), labels.to(images.device, torch.int64), norm, eps, seed, batch, tuple(attacks))
+    engine = engine or fast
+    options = targets, steps, restarts, step, engine.__name__, searching is not None
+    task = Task(images.detach(), labels.to(images.device), norm, eps, seed, batch, tuple(attacks), *options)
+    check_settings(task)
+    task, run = task._replace(labels=task.labels.long()), Run(logits_of, searching, engine, Budget(budget))
     clean_logits = _clean(logits_of, task)
     random, softmax = randomness(logits_of, task, clean_logits), probabilities(task, clean_logits)
-    saved = State(state, task)
-    task = task._replace(clean_logits=saved.settle(clean_logits, bool(random)))
-    robust = [(task.clean_logits.argmax(1) == task.labels).cpu()]
-    progress, records = Progress(advance, task, int(robust[0].sum())), []
-    for name in attacks:
-        records.append(_attack(logits_of, name, task, robust[-1], saved, progress))
-        broken = torch.cat([record.broken for record in records[-1]])
-        robust.append(robust[-1].index_fill(0, broken, False))
-    return _result(task, robust, records, [warning for warning in (random, softmax) if warning])
+    with State(state, task) as saved:
+        # What is random would be the same in every replay.
+        graphs = Graphs(batch) if images.is_cuda and not random else None
+        task = task._replace(clean_logits=saved.settle(clean_logits, bool(random)), graphs=graphs)
+        robust = [(task.clean_logits.argmax(1) == task.labels).cpu()]
+        progress, records, stopped = Progress(advance, task, int(robust[0].sum())), [], ""
+        for name in attacks:
+            own, stopped = _attack(run, name, task, robust[-1], saved, progress)
+            if own:
+                records.append(own)
+                broken = torch.cat([record.broken for record in own])
+                robust.append(robust[-1].index_fill(0, broken, False))
+            if stopped:
+                break
+    return result_of(task, robust, records, [warning for warning in (random, softmax) if warning], stopped)
 
 
-class Progress:
-    """Tells `advance` of work as a number of images: one that breaks is done at once, others by passes."""
+class Run(NamedTuple):
+    """With what, and how long, attacks are run."""
 
-    def __init__(self, advance: Callable[[float], None], task: Task, num_left: int):
-        self.advance, self.told, self.unit = advance, 0.0, sum(SHARES[name] for name in task.attacks)
-        self.tell(len(task.labels) - num_left)
-
-    def tell(self, amount: float) -> None:
-        """So much more is done."""
-        self.told += amount
-        self.advance(amount)
-
-    def counted(self, logits_of: Logits, name: str, size: int) -> tuple[Logits, Callable[[int, float], None]]:
-        """`logits_of` that tells of its passes in one batch of `size`; and what settles the batch's account,
-        given how many broke and what part of their work was still to come when it began."""
-        share, begun = SHARES[name] / self.unit, self.told
-
-        def counting(x: Tensor) -> Tensor:
-            logits = logits_of(x)
-            self.tell(max(min(share * len(x) / FORWARDS[name], begun + share * size - self.told), 0))
-            return logits
-
-        def settle(num_broken: int, to_come: float) -> None:
-            self.tell(begun + share * size + num_broken * (to_come - share) - self.told)
-
-        return counting, settle
+    logits_of: Logits
+    searching: Logits | None
+    engine: Engine
+    budget: Budget
 
 
-def _attack(logits_of: Logits, name: str, task: Task, robust: Tensor, saved: State, progress: Progress) -> list[Record]:
-    """One attack on the images `robust` (bool [N]), batch by batch, but for the batches that are saved."""
+def _attack(
+    run: Run, name: str, task: Task, robust: Tensor, saved: State, progress: Progress
+) -> tuple[list[Record], str]:
+    """One attack on the images `robust` (bool [N]), batch by batch, but for the batches that are saved.
+
+    With where the budget ended it, or ''.
+    """
     at, left, records = task.attacks.index(name), robust.nonzero().flatten(), []
-    to_come = sum(SHARES[later] for later in task.attacks[at:]) / progress.unit
-    for number, rows in enumerate(left.split(task.batch) if len(left) else ()):
+    to_come, batches = progress.share(*task.attacks[at:]), left.split(task.batch) if len(left) else ()
+    for number, rows in enumerate(batches):
         file = f"{at + 1}-{name}-{number:05d}.safetensors"
-        counting, settle = progress.counted(logits_of, name, len(rows))
+        counting, settle = progress.counted(run.searching or run.logits_of, name, len(rows))
         record = saved.record(file, rows)
         if record is None:
-            record = _batch(logits_of, counting, name, task, rows)
+            work = len(rows) * passes(task, name)
+            if not run.budget.allows(work):
+                return records, f"{name} has done {number} of {len(batches)} batches"
+            record = _batch(run, counting, name, task, rows)
             saved.save(file, record._asdict())
+            run.budget.learn(work, float(record.seconds))
         settle(len(record.broken), to_come)
         records.append(record)
-    return records or [nothing(task)]
+    return records or [nothing(task)], ""
 
 
-def _batch(logits_of: Logits, counting: Logits, name: str, task: Task, rows: Tensor) -> Record:
+def _batch(run: Run, counting: Logits, name: str, task: Task, rows: Tensor) -> Record:
     """One attack on the images `rows`, and the check of what it found, which `counting` does not tell of."""
     begun, at = perf_counter(), rows.to(task.images.device)
     x, y = task.pixels(at), task.labels[at]
-    x_adv, found, zero_gradients = _found(counting, name, task, x, y, at)
-    wrong, valid = confirmed(logits_of, x, x_adv, y, task.norm, task.eps)
-    broken, refused = (wrong & valid).cpu(), ((found | wrong) & ~(wrong & valid)).cpu()
-    kept = x_adv.detach().cpu()[broken].contiguous()
+    x_adv, broken, refused, searches = _checked(run, counting, name, task, x, y, at)
+    if run.searching is not None and refused.any():
+        again = refused.nonzero().flatten()
+        anew = _checked(run, run.logits_of, name, task, x[again], y[again], at[again])
+        x_adv[again], broken[again], refused[again], searches = *anew[:3], searches + anew[3]
+    broken, refused = broken.cpu(), refused.cpu()
     return Record(
         rows=rows.clone(),
         broken=rows[broken],
-        x_adv=kept,
+        x_adv=x_adv.detach().cpu()[broken].contiguous(),
         unconfirmed=rows[refused],
-        zero_gradients=zero_gradients.cpu(),
+        zero_gradients=searches.cpu(),
         seconds=torch.tensor(perf_counter() - begun, dtype=torch.float64),
     )
 
 
-def _found(logits_of: Logits, name: str, task: Task, x: Tensor, y: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
-    """The attack's images and what it holds for broken; and APGD's searches without a gradient, and all."""
-    norm, eps, seed, searches = task.norm, task.eps, task.seed, torch.zeros(2, dtype=torch.int64, device=x.device)
+def _checked(
+    run: Run, searching: Logits, name: str, task: Task, x: Tensor, y: Tensor, rows: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What an engine gives, with which of its finds are confirmed, and which are not (both bool [B])."""
+    x_adv, found, searches = run.engine(searching, name, task, x, y, rows)
+    wrong, valid = confirmed(run.logits_of, x, x_adv, y, task.norm, task.eps)
+    return x_adv, wrong & valid, (found | wrong) & ~(wrong & valid), searches
+
+
+def fast(logits_of: Logits, name: str, task: Task, x: Tensor, y: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """An `Engine`: fastarat's own attacks."""
+    pieces = zip(*(tensor.split(at_once(x)) for tensor in (x, y, rows)), strict=True)
+    x_adv, broken, searches = zip(*(_piece(logits_of, name, task, *piece) for piece in pieces), strict=True)
+    return torch.cat(x_adv), torch.cat(broken), torch.stack(searches).sum(0)
+
+
+def at_once(x: Tensor) -> int:
+    """How many images like `x` [N, C, H, W] are attacked at once: all of them, but fewer on a CPU."""
+    return max(CPU_PIXELS // x[:1].numel(), CPU_FEWEST) if x.device.type == "cpu" else len(x)
+
+
+def _piece(
+    logits_of: Logits, name: str, task: Task, x: Tensor, y: Tensor, rows: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    searches = torch.zeros(2, dtype=torch.int64, device=x.device)
 
     def show(iteration: int, search: Search) -> None:
         if iteration == 0:
             searches[0] += (search.gradient == 0).flatten(1).all(1).sum()
             searches[1] += len(search.x)
 
+    if name in ("pgd", "cw"):
+        attack = pgd_settings(task, name)
+        found = pgd_every_iterate(logits_of, x, y, rows, attack=attack, restarts=task.restarts, seed=task.seed)
+        return *found, searches
+    model, mover = task.graphs.of(logits_of) if task.graphs else (logits_of, directly)
+    settings = {"norm": task.norm, "eps": task.eps, "mover": mover}
+    targeted = {"clean_logits": task.clean_logits[rows], "num_targets": task.targets}
     if name == "apgd-ce":
-        found = apgd_ce(logits_of, x, y, rows, norm=norm, eps=eps, seed=seed, show=show)
+        found = apgd_ce(model, x, y, rows, seed=task.seed, show=show, **settings)
     elif name == "apgd-t":
-        logits = task.clean_logits[rows]
-        found = apgd_t(logits_of, x, y, rows, norm=norm, eps=eps, seed=seed, clean_logits=logits, show=show)
+        found = apgd_t(model, x, y, rows, seed=task.seed, show=show, **targeted, **settings)
     elif name == "fab-t":
-        found = fab_t(logits_of, x, y, norm=norm, eps=eps, clean_logits=task.clean_logits[rows])
+        found = fab_t(model, x, y, **targeted, **settings)
     else:
-        found = square(logits_of, x, y, rows, norm=norm, eps=eps, seed=seed)
+        found = square(model, x, y, rows, seed=task.seed, **settings)
     return *found, searches
+
+
+def pgd_settings(task: Task, name: str) -> AttackConfig:
+    """What `pgd` and `cw` (PGD on the margin) are in this task."""
+    step_255 = 255 * (task.eps / 4 if task.step is None else task.step)
+    objective = "margin" if name == "cw" else "cross-entropy"
+    return AttackConfig(
+        norm=task.norm, eps_255=255 * task.eps, step_255=step_255, steps=task.steps, objective=objective
+    )
 
 
 @torch.no_grad()
@@ -190,25 +220,6 @@ def confirmed(logits_of: Logits, x: Tensor, x_adv: Tensor, y: Tensor, norm: Norm
     """Which of `x_adv` are misclassified; which lie in [0, 1] and in the ball round `x`: both bool [B]."""
     inside = lengths(x_adv - x, norm).flatten() <= eps + TOLERANCE[norm]
     return logits_of(x_adv).argmax(1) != y, inside & ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
-
-
-def _result(task: Task, robust: list[Tensor], records: list[list[Record]], warnings: list[str]) -> AutoAttackResult:
-    of = dict(zip(task.attacks, records, strict=True))
-    broken_by = torch.where(robust[0], 0, -1)
-    for number, own in enumerate(records, 1):
-        broken_by[torch.cat([record.broken for record in own])] = number
-    flat = [record for own in records for record in own]
-    rows, order = torch.cat([record.broken for record in flat]).sort()
-    unconfirmed = {name: torch.cat([record.unconfirmed for record in own]).tolist() for name, own in of.items()}
-    return AutoAttackResult(
-        robust_after=dict(zip(("clean", *task.attacks), robust, strict=True)),
-        broken_by=broken_by,
-        rows=rows,
-        x_adv=torch.cat([record.x_adv for record in flat])[order],
-        unconfirmed={name: tuple(rows) for name, rows in unconfirmed.items()},
-        seconds={name: sum(float(record.seconds) for record in own) for name, own in of.items()},
-        warnings=(*warnings, *afterthoughts(task, robust, of, unconfirmed)),
-    )
 
 
 @torch.no_grad()

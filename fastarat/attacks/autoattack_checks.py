@@ -11,7 +11,9 @@ from fastarat.attacks.settings import Norm
 from fastarat.errors import UserError, unknown
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
+ATTACKS = (*STANDARD, "pgd", "cw")
 NUM_TARGETS = 9
+DLR_LEAST_CLASSES = 4
 SQUARE_L2_LEAST_SIDE = 5
 
 # What a confirmed image may be outside the ball: roundings of float32.
@@ -27,16 +29,17 @@ def check_images(images: Tensor) -> None:
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise UserError(f"images are {images.dtype}: give bytes, or floats in [0, 1]")
     if images.dtype != torch.uint8 and not (images.min() >= 0 and images.max() <= 1):
-        raise UserError(
-            f"images lie in [{float(images.min()):.3g}, {float(images.max()):.3g}], not in [0, 1]: leave out their "
-            "normalisation and put it into the model"
-        )
+        least, most = float(images.min()), float(images.max())
+        fix = "leave out their normalisation and put it into the model"
+        if least >= 0 and 2 < most <= 255:
+            fix = "divide them by 255"
+        raise UserError(f"images lie in [{least:.3g}, {most:.3g}], not in [0, 1]: {fix}")
 
 
-def check_model(module: nn.Module, images: Tensor, num_classes: int) -> None:
+def check_model(module: nn.Module, images: Tensor, num_classes: int | None = None) -> None:
     """Raise `UserError` unless `module`, in eval mode, maps `images` (as `autoattack` takes them) to logits.
 
-    The first two images are tried, on the device where they are.
+    The first two images are tried, on the device where they are. `num_classes` None: any.
     """
     training = [name or type(module).__name__ for name, part in module.named_modules() if part.training]
     if training:
@@ -48,29 +51,41 @@ def check_model(module: nn.Module, images: Tensor, num_classes: int) -> None:
             logits = module(x)
     except RuntimeError as e:
         raise UserError(f"the model takes no images {list(x.shape)}: {str(e).strip().splitlines()[0]}") from None
-    if not isinstance(logits, Tensor) or logits.shape != (len(x), num_classes):
+    right = isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == len(x)
+    if not right or num_classes not in (None, logits.shape[1]):
         shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UserError(f"the model returns {shape} for {len(x)} images, not logits [{len(x)}, {num_classes}]")
+        classes = "classes" if num_classes is None else num_classes
+        raise UserError(f"the model returns {shape} for {len(x)} images, not logits [{len(x)}, {classes}]")
 
 
-def check_settings(images: Tensor, labels: Tensor, norm: Norm, eps: float, batch: int, attacks: Sequence[str]) -> None:
+def check_settings(task: Task) -> None:
     """Raise `UserError` for settings, images or labels that cannot be evaluated."""
-    if norm not in TOLERANCE:
-        raise unknown("norm", norm, TOLERANCE)
-    if not (math.isfinite(eps) and eps > 0):
-        raise UserError(f"eps is {eps}: give a number above 0, in units where pixels are in [0, 1]")
-    if batch < 1:
-        raise UserError(f"batch is {batch}: give 1 or more")
-    for name in attacks:
-        if name not in STANDARD:
-            raise unknown("attack", name, STANDARD)
-    if not attacks or len(set(attacks)) < len(attacks):
-        raise UserError("attacks: give one or more, each once")
-    check_images(images)
-    if labels.shape != images.shape[:1] or labels.is_floating_point():
+    if task.norm not in TOLERANCE:
+        raise unknown("norm", task.norm, TOLERANCE)
+    if not (math.isfinite(task.eps) and task.eps > 0):
+        raise UserError(f"eps is {task.eps}: give a number above 0, in units where pixels are in [0, 1]")
+    for name in ("batch", "targets", "steps", "restarts"):
+        if getattr(task, name) < 1:
+            raise UserError(f"{name} is {getattr(task, name)}: give 1 or more")
+    if task.step is not None and not (math.isfinite(task.step) and task.step >= 0):
+        raise UserError(f"step is {task.step}: give a finite number of 0 or more")
+    check_attacks(task.attacks)
+    check_images(task.images)
+    labels = task.labels
+    if labels.shape != task.images.shape[:1] or labels.is_floating_point():
         raise UserError(f"labels are {labels.dtype} {list(labels.shape)}: give a class number for each image")
-    if "square" in attacks and norm == "l2" and min(images.shape[2:]) < SQUARE_L2_LEAST_SIDE:
+    if "square" in task.attacks and task.norm == "l2" and min(task.images.shape[2:]) < SQUARE_L2_LEAST_SIDE:
         raise UserError("Square in L2 needs images of 5 x 5 pixels or more: leave it out of the attacks")
+
+
+def check_attacks(names: Sequence[str]) -> None:
+    """Raise `UserError` for a name that is no attack's, or that comes twice."""
+    for name in names:
+        if name not in ATTACKS:
+            raise unknown("attack", name, ("autoattack", *ATTACKS))
+    twice = [name for name in names if list(names).count(name) > 1]
+    if twice:
+        raise UserError(f"attack {twice[0]} is named twice: give each once")
 
 
 def check_logits(logits: Tensor, size: int, task: Task) -> None:
@@ -80,11 +95,20 @@ def check_logits(logits: Tensor, size: int, task: Task) -> None:
         raise UserError(f"the model returns {shape} for {size} images, not logits [{size}, classes]")
     if logits.isnan().any():
         raise UserError("the model returns NaN for clean images: check its weights and its precision")
-    num_classes, targeted = logits.shape[1], {"apgd-t", "fab-t"} & set(task.attacks)
-    if targeted and num_classes <= NUM_TARGETS:
-        raise UserError(
-            f"the targeted attacks of AutoAttack take {NUM_TARGETS} wrong classes and need {NUM_TARGETS + 1}; "
-            f"the model has {num_classes}: give attacks without {' and '.join(sorted(targeted))}"
-        )
+    num_classes = logits.shape[1]
+    for name, least in (("apgd-t", DLR_LEAST_CLASSES), ("fab-t", 2)):
+        if name in task.attacks and num_classes < max(task.targets + 1, least):
+            raise UserError(_too_few_classes(name, task.targets, num_classes, least))
+    if num_classes < 2:
+        raise UserError("the model has one class: there is nothing that an attack could change")
     if task.labels.min() < 0 or task.labels.max() >= num_classes:
         raise UserError(f"labels reach {int(task.labels.max())}: the model has {num_classes} classes, from 0")
+
+
+def _too_few_classes(name: str, targets: int, num_classes: int, least: int) -> str:
+    text = (
+        f"{name} takes {targets} wrong classes and needs {max(targets + 1, least)} classes; the model has {num_classes}"
+    )
+    if num_classes >= least:
+        return f"{text}: give {num_classes - 1} targets, which the result names, or leave {name} out of the attacks"
+    return f"{text}: give attacks without targets, as apgd-ce and square"

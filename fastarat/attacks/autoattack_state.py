@@ -10,12 +10,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fastarat.attacks.captured import Graphs
 from fastarat.attacks.settings import Norm
 from fastarat.errors import UserError
-from fastarat.files import write_atomically, write_text
+from fastarat.files import lock, write_atomically, write_text
 
 # A resumed run's clean logits may differ by what another algorithm for a convolution, or TF32, rounds otherwise.
 SAME_MODEL = 1e-2
+LOCK = "lock"
 
 
 class Record(NamedTuple):
@@ -45,7 +47,15 @@ class Task(NamedTuple):
     seed: int
     batch: int
     attacks: tuple[str, ...]
+    targets: int = 9
+    steps: int = 20
+    restarts: int = 1
+    step: float | None = None
+    engine: str = "fast"
+    searched_apart: bool = False
     clean_logits: Tensor = torch.empty(0)
+    graphs: Graphs | None = None
+    """with which the attacks run captured"""
 
     def pixels(self, rows: Tensor | slice) -> Tensor:
         """The images `rows` as numbers in [0, 1]."""
@@ -66,15 +76,21 @@ def nothing(task: Task) -> Record:
 
 
 class State:
-    """A directory with a file for what it belongs to, one for the clean logits, and one for each finished batch."""
+    """A directory with a file for what it belongs to, one for the clean logits, and one for each finished batch.
+
+    As a context it keeps other processes, and other evaluations of this one, out of the directory.
+    """
 
     def __init__(self, folder: Path | None, task: Task):
-        self.folder = folder
+        self.folder, self._lock = folder, None
         if folder is None:
             return
         description = folder / "autoattack.json"
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            self._lock = lock(folder / LOCK)
+            if self._lock is None:
+                raise UserError(f"another evaluation is at work in {folder}: wait for it, or give another directory")
             for begun in folder.glob(".*.tmp"):
                 begun.unlink()
             there = json.loads(description.read_text()) if description.exists() else {}
@@ -85,13 +101,20 @@ class State:
         except ValueError:
             raise UserError(f"{description} is damaged: delete {folder}, and the evaluation starts anew") from None
         own = fingerprint(task)
-        if not there and any(folder.iterdir()):
+        if not there and any(path.name != LOCK for path in folder.iterdir()):
             raise UserError(f"{folder} holds other files: give an empty directory for the state")
         if not there:
             write_text(description, json.dumps(own, indent=2) + "\n")
         elif there != own:
             other = ", ".join(key for key in own if there.get(key) != own[key]) or "format"
             raise UserError(f"{folder} belongs to another evaluation ({other}): give the same, or another directory")
+
+    def __enter__(self) -> "State":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self._lock is not None:
+            self._lock.close()
 
     def settle(self, clean_logits: Tensor, random: bool) -> Tensor:
         """The clean logits that count: those of the first session, which others must come near to."""
@@ -137,6 +160,6 @@ def fingerprint(task: Task) -> dict[str, object]:
         kind = f"{tensor.dtype} {list(tensor.shape)} ".encode()
         return hashlib.sha256(kind + tensor.cpu().contiguous().numpy().tobytes()).hexdigest()
 
-    settings = {name: getattr(task, name) for name in ("norm", "eps", "seed", "batch", "attacks")}
+    settings = {name: value for name, value in task._asdict().items() if not isinstance(value, Tensor)}
     settings["attacks"] = list(task.attacks)
     return {"format": 1, **settings, "images": digest(task.images), "labels": digest(task.labels)}

@@ -57,9 +57,9 @@ def afterthoughts(
         )
         if zero:
             warnings.append(f"{zero} of {searches} searches of {name} began with a gradient of exactly zero: {meaning}")
-    at = task.attacks.index("square") if "square" in task.attacks else 0
-    gained = 100 * float((robust[at] & ~robust[at + 1]).sum()) / len(task.labels)
-    if at and gained > SQUARE_ABOVE:
+    at = list(of).index("square") if "square" in of else 0
+    gained = 100 * float((robust[at] & ~robust[at + 1]).sum()) / len(task.labels) if at else 0
+    if gained > SQUARE_ABOVE:
         warnings.append(
             f"Square, which needs no gradient, lowered robust accuracy by {gained:.1f} points after the attacks with "
             "gradients: the model probably hides its gradient, and true robust accuracy may be lower."

@@ -14,11 +14,13 @@ not turn back is the latter the next iteration's point, and that was so for 8 to
 (small convolutional nets, both norms): to keep the whole batch's graph for them would save nothing.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from fastarat.attacks.captured import Mover, directly
 from fastarat.attacks.pgd import Logits
 from fastarat.attacks.projections import lengths, project_onto_plane
 from fastarat.attacks.settings import Norm
@@ -59,13 +61,14 @@ def fab_t(
     num_targets: int = 9,
     steps: int = 100,
     clean_logits: Tensor | None = None,
+    mover: Mover = directly,
 ) -> tuple[Tensor, Tensor]:
     """FAB-T against images `x` [B, C, H, W] in [0, 1] with labels `y` (int64 [B]), which are left as they are.
 
     One search towards each of the `num_targets` wrong classes that the clean image is likeliest taken for, on the
     points that the searches before left. An image that is misclassified as it is counts as broken, by itself.
     `logits_of` maps images to logits [B, K]; of its gradients only the input's is asked for. `clean_logits` [B, K]
-    saves their computation.
+    saves their computation. `mover` calls each iteration.
 
     Returns a misclassified point within `eps` of every broken point (the others stay `x`) and which are broken
     (bool [B]). Raises `UserError` if the model has no more classes than targets.
@@ -78,12 +81,12 @@ def fab_t(
             f"FAB with {num_targets} targets needs {num_targets + 1} classes or more, "
             f"and the model has {clean_logits.shape[1]}: take fewer targets"
         )
+    search = partial(fab, logits_of, norm=norm, near_enough=eps, steps=steps, mover=mover)
     ranked = clean_logits.topk(num_targets + 1).indices
     found, broken = x.clone(), ranked[:, 0] != y
     for rank in range(1, num_targets + 1):
         left = (~broken).nonzero().flatten()
-        target = ranked[left, rank]
-        closest, distance = fab(logits_of, x[left], y[left], target, norm=norm, near_enough=eps, steps=steps)
+        closest, distance = search(x[left], y[left], ranked[left, rank])
         inside = distance <= eps
         found = found.index_copy(0, left, torch.where(inside.view(-1, 1, 1, 1), closest, x[left]))
         broken = broken.index_copy(0, left, inside)
@@ -100,6 +103,7 @@ def fab(
     near_enough: float = 0,
     steps: int = 100,
     compact_every: int = COMPACT_EVERY,
+    mover: Mover = directly,
 ) -> tuple[Tensor, Tensor]:
     """One search towards the classes `target` (int64 [B]); the other arguments are `fab_t`'s.
 
@@ -112,7 +116,7 @@ def fab(
     for iteration in range(1, steps + 1):
         if not len(places):
             break
-        search = advance(logits_of, search, norm)
+        search = mover(("fab", norm), partial(advance, logits_of, norm=norm), search)
         if iteration % compact_every == 0 or iteration == steps:
             closest = closest.index_copy(0, places, search.closest)
             distance = distance.index_copy(0, places, search.distance.flatten())
@@ -151,4 +155,5 @@ def lead_of_target(logits_of: Logits, s: Search) -> tuple[Tensor, Tensor]:
         of_target, of_label = (logits.gather(1, classes[:, None])[:, 0] for classes in (s.target, s.y))
         lead = of_target - of_label
         (gradient,) = torch.autograd.grad(lead.sum(), leaf)
-    return lead.detach(), gradient
+    # A model that works on channels-last images returns such a gradient; mixed formats would be slow.
+    return lead.detach(), gradient.contiguous()

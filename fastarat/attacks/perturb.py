@@ -51,6 +51,6 @@ def perturb(
         raise UserError("images must lie in [0, 1]: put the normalisation into the model")
     rows = torch.arange(len(x), device=x.device)
     centre, start = start_point(x, start_noise(settings, x, seed, 0, rows), settings)
-    start = project(start, centre, settings.eps, settings.norm)
+    start = project(start, centre, settings.radius, settings.norm)
     with batch_norm_mode(model, settings.batch_norm):
         return pgd(settings, lambda v: forward(model, v, branch, settings.batch_norm), centre, start, y)

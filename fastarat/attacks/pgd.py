@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from fastarat_kernels import philox
 from fastarat_kernels.pgd_step.reference import ascend, project, uniform_noise
 from torch import Tensor
 
@@ -10,13 +11,18 @@ from fastarat.attacks.objectives import objective
 from fastarat.attacks.settings import AttackConfig
 
 Logits = Callable[[Tensor], Tensor]
+GAUSSIAN = 0.001
+"""Standard deviation of the gaussian start, in pixel units, as TRADES (Zhang et al., 2019) has it."""
 
 
 def start_noise(settings: AttackConfig, x: Tensor, seed: int, step: int | Tensor, rows: Tensor) -> Tensor | None:
     """The start's shift of `x` [N, C, H, W], a function of (seed, step, row); None for start `none`."""
     if settings.start == "none":
         return None
-    noise = uniform_noise(x.shape, settings.eps, settings.norm, seed, step, rows)
+    if settings.start == "gaussian":
+        noise = GAUSSIAN * philox.normal(seed, philox.Stream.ATTACK_START, step, rows, tuple(x.shape[1:]))
+    else:
+        noise = uniform_noise(x.shape, settings.start_scale * settings.eps, settings.norm, seed, step, rows)
     return noise.to(x.dtype)
 
 
@@ -67,7 +73,7 @@ def pgd_step(
     """One step: the next iterate, and the logits of this one (detached)."""
     gradient, logits = input_gradient(settings, logits_of, x_adv, y, reference)
     moved = ascend(x_adv, gradient, settings.step, settings.norm)
-    return project(moved, centre, settings.eps, settings.norm), logits
+    return project(moved, centre, settings.radius, settings.norm), logits
 
 
 def reference_of(settings: AttackConfig, logits_of: Logits, x: Tensor) -> Tensor | None:

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from typing import Literal
 
 Norm = Literal["linf", "l2"]
-Start = Literal["uniform", "none", "published-code"]
+Start = Literal["uniform", "gaussian", "none", "published-code"]
 Objective = Literal["cross-entropy", "kl", "margin"]
 
 NAMES = ("pgd",)
@@ -25,18 +25,28 @@ class AttackConfig:
     step_255: float = 2.0
     """step size, in 1/255 of the pixel range"""
     steps: int = 10
-    """gradient steps"""
+    """gradient steps; 0 with start none: no attack"""
     start: Start = "uniform"
-    """uniform in the ball; none: the image itself; published-code: uniform, and the ball moves along"""
+    """uniform in the ball; gaussian: 0.001 N(0, 1) in each pixel; none: the image itself; published-code: uniform,
+    and the ball moves along"""
     batch_norm: Literal["train", "frozen", "eval"] = "train"
     """batch statistics and update the running ones; batch statistics only; running statistics"""
     objective: Objective = "cross-entropy"
     """what the attack raises: the cross-entropy, KL(clean ‖ adversarial), or the margin of a wrong class"""
+    start_scale: float = 1.0
+    """radius of the uniform start, in eps"""
+    project: bool = True
+    """put every iterate back into the ball; off: only into [0, 1]"""
 
     @property
     def eps(self) -> float:
         """Radius in pixel units, where pixels are in [0, 1]."""
         return self.eps_255 / 255
+
+    @property
+    def radius(self) -> float:
+        """Of the ball that iterates are put back into: eps, or more than any image can leave."""
+        return self.eps if self.project else math.inf
 
     @property
     def step(self) -> float:
@@ -50,10 +60,14 @@ class AttackConfig:
             near = get_close_matches(self.name, NAMES, n=1, cutoff=0.5)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             found.append(f"Unknown attack {self.name!r}. Available: {', '.join(NAMES)}.{hint}")
-        for field in ("eps_255", "step_255"):
+        for field in ("eps_255", "step_255", "start_scale"):
             value = getattr(self, field)
             if not (math.isfinite(value) and value >= 0):
                 found.append(f"attack {field} is {value}: give a finite number of 0 or more")
-        if self.steps < 1:
-            found.append(f"attack steps is {self.steps}: give 1 or more")
+        if self.steps < 0 or (self.steps == 0 and self.start != "none"):
+            found.append(f"attack steps is {self.steps}: give 1 or more, or 0 with start none for no attack")
+        if self.start_scale != 1 and self.start != "uniform":
+            found.append(f"attack start_scale is the uniform start's: leave it at 1 with start {self.start}")
+        if self.start == "published-code" and not self.project:
+            found.append("attack start published-code moves the ball, which project off does without: give one of them")
         return found

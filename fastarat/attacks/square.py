@@ -16,6 +16,8 @@ start and of L2 are functions of seed, query and image row. So an image's search
 
 from bisect import bisect_left
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +26,7 @@ from fastarat_kernels.pgd_step.reference import norms
 from fastarat_kernels.philox import Stream
 from torch import Tensor
 
+from fastarat.attacks.captured import Mover, directly
 from fastarat.attacks.pgd import Logits
 from fastarat.attacks.settings import Norm
 from fastarat.errors import UserError
@@ -35,8 +38,28 @@ HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000)
 BLOCK = 20
 TINY = 1e-12  # keeps norms away from 0
 
-Propose = Callable[[Tensor, int], Tensor]
-"""From the best images so far and a query's number to images to try."""
+
+class Best(NamedTuple):
+    """The state of a search, all tensors but `query` of one row a point; images [B, C, H, W]."""
+
+    x_adv: Tensor
+    """the best so far"""
+    margin: Tensor
+    """its, [B]"""
+    broken: Tensor
+    """whether it is misclassified, bool [B]"""
+    y: Tensor
+    """int64 [B]"""
+    query: Tensor
+    """the number of the next one, int64 []"""
+    first: Tensor
+    """Linf: the lowest image of the ball and [0, 1]; L2: the clean image"""
+    second: Tensor
+    """Linf: the highest image; L2: signs of this block's queries, [B, BLOCK, C]"""
+
+
+Propose = Callable[[Best], Tensor]
+"""From what is best so far to images to try."""
 
 
 def fraction(query: int) -> float:
@@ -83,12 +106,15 @@ class _Shared:
         self.sides = [side(query, height, width, norm) for query in range(queries)]
         words = philox.words(seed, Stream.SQUARE_QUERY, 0, torch.arange(queries, device=x.device), 4 + channels)
         # A corner is uniform in [0, length - side), which leaves out the last place; and 0 if that is empty.
-        room = torch.tensor([height, width]) - torch.tensor(self.sides, dtype=torch.int64)[:, None]
+        sides = torch.tensor(self.sides, dtype=torch.int64)
+        room = torch.tensor([height, width]) - sides[:, None]
         room = room.clamp_min(1).to(x.device)[:, None]
         self.corners = words[:, :4].view(queries, 2, 2) * room >> 32
         """int64 [queries, 2, 2]: of two windows, (row, column)"""
         self.signs = _signs(words[:, 4:])
         """int64 [queries, C]"""
+        self.lengths = sides.to(x.device)
+        """the sides again: int64 [queries]"""
 
 
 class _Linf:
@@ -101,14 +127,18 @@ class _Linf:
         stripes = _signs(philox.words(self.seed, Stream.SQUARE_START, 0, rows, channels * width))
         return (x + self.eps * stripes.view(-1, channels, 1, width).to(x.dtype)).clamp(0, 1)
 
-    def proposals(self, x: Tensor, rows: Tensor, block: range) -> Propose:
-        low, high = (x - self.eps).clamp_min(0), (x + self.eps).clamp_max(1)
+    def given(self, x: Tensor, rows: Tensor, block: range) -> tuple[Tensor, Tensor]:
+        """What this block's queries need to know of the images."""
+        return (x - self.eps).clamp_min(0), (x + self.eps).clamp_max(1)
 
-        def propose(x_adv: Tensor, query: int) -> Tensor:
-            shared, step = self.shared, 2 * self.eps * self.shared.signs[query].to(x.dtype)
-            return step_window(x_adv, step, shared.corners[query, 0], shared.sides[query]).clamp_(low, high)
+    def proposal(self, side: int) -> Propose:
+        """Of a query, whatever the side of its windows: that is looked up."""
+        return self._propose
 
-        return propose
+    def _propose(self, best: Best) -> Tensor:
+        shared, x_adv = self.shared, best.x_adv
+        signs, corner, side = (_at(best.query, table) for table in (shared.signs, shared.corners, shared.lengths))
+        return step_window(x_adv, 2 * self.eps * signs.to(x_adv.dtype), corner[0], side).clamp_(best.first, best.second)
 
 
 class _L2:
@@ -134,24 +164,33 @@ class _L2:
         below, right = (length - margin - n * size for length, n in zip(lengths, (down, across), strict=True))
         return self._around(x, F.pad(shift, (margin, right, margin, below)))
 
-    def proposals(self, x: Tensor, rows: Tensor, block: range) -> Propose:
-        channels, shared = x.shape[1], self.shared
-        words = philox.words(self.seed, Stream.SQUARE_SIGN, block.start, rows, channels * BLOCK)
-        signs = _signs(words).view(-1, BLOCK, channels, 1, 1).to(x.dtype)
+    def given(self, x: Tensor, rows: Tensor, block: range) -> tuple[Tensor, Tensor]:
+        """What this block's queries need to know of the images."""
+        words = philox.words(self.seed, Stream.SQUARE_SIGN, block.start, rows, x.shape[1] * BLOCK)
+        return x, _signs(words).view(-1, BLOCK, x.shape[1]).to(x.dtype)
 
-        def propose(x_adv: Tensor, query: int) -> Tensor:
-            shape = self.templates[shared.sides[query]]
-            shape = signs[:, query - block.start] * torch.where(shared.signs[query, 0] > 0, shape.T, shape)
-            return self._around(x, move_mass(x_adv - x, shape, shared.corners[query], self.eps))
+    def proposal(self, side: int) -> Propose:
+        """Of a query with windows of this side."""
+        return partial(self._propose, self.templates[side])
 
-        return propose
+    def _propose(self, shape: Tensor, best: Best) -> Tensor:
+        shared, x = self.shared, best.first
+        turned, corners = (_at(best.query, table) for table in (shared.signs, shared.corners))
+        signs = best.second.index_select(1, (best.query % BLOCK).view(1)).view(-1, x.shape[1], 1, 1)
+        shape = signs * torch.where(turned[0] > 0, shape.T, shape)
+        return self._around(x, move_mass(best.x_adv - x, shape, corners, self.eps))
 
     def _around(self, x: Tensor, shift: Tensor) -> Tensor:
         # In `shift`'s own memory: on a CPU fresh memory costs more than the arithmetic.
         return shift.mul_(self.eps / norms(shift).clamp_min(TINY)).add_(x).clamp_(0, 1)
 
 
-def step_window(images: Tensor, step: Tensor, corner: Tensor, side: int) -> Tensor:
+def _at(query: Tensor, table: Tensor) -> Tensor:
+    """A query's row; `table[query]` would make the host wait for the number."""
+    return table.index_select(0, query.view(1)).squeeze(0)
+
+
+def step_window(images: Tensor, step: Tensor, corner: Tensor, side: int | Tensor) -> Tensor:
     """`images` [B, C, H, W] plus `step` [C] in the window at `corner` (int64 [2], row and column)."""
     down, across = (torch.arange(n, device=corner.device) - at for n, at in zip(images.shape[2:], corner, strict=True))
     inside = ((down >= 0) & (down < side))[:, None] & (across >= 0) & (across < side)
@@ -187,18 +226,17 @@ def verdict(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return logits.gather(1, y[:, None]).squeeze(1) - best_wrong, logits.argmax(1) != y
 
 
-def _search(
-    logits_of: Logits, y: Tensor, propose: Propose, block: range, found: tuple[Tensor, ...]
-) -> tuple[Tensor, ...]:
-    """The queries `block` on images whose best, its margin and whether it is misclassified are `found`."""
-    x_adv, margin, broken = found
-    for query in block:
-        tried = propose(x_adv, query)
-        new_margin, wrong = verdict(logits_of(tried), y)
-        better = (margin > 0) & (new_margin < margin)
-        x_adv = torch.where(better.view(-1, 1, 1, 1), tried, x_adv)
-        margin, broken = torch.where(better, new_margin, margin), torch.where(better, wrong, broken)
-    return x_adv, margin, broken
+def _try(logits_of: Logits, propose: Propose, best: Best) -> Best:
+    """The state after one more query."""
+    tried = propose(best)
+    margin, wrong = verdict(logits_of(tried), best.y)
+    better = (best.margin > 0) & (margin < best.margin)
+    return best._replace(
+        x_adv=torch.where(better.view(-1, 1, 1, 1), tried, best.x_adv),
+        margin=torch.where(better, margin, best.margin),
+        broken=torch.where(better, wrong, best.broken),
+        query=best.query + 1,
+    )
 
 
 @torch.no_grad()
@@ -213,12 +251,14 @@ def square(
     seed: int,
     queries: int = 5000,
     advance: Callable[[int], None] = lambda amount: None,
+    mover: Mover = directly,
 ) -> tuple[Tensor, Tensor]:
     """The best images found near `x` [B, C, H, W] and which of them are misclassified: bool [B].
 
     `logits_of` maps images to logits [B, K] and is never differentiated. `x`: float32 or float64 in [0, 1]; `y`,
     `rows`: int64 [B], labels and places in the evaluated set. `queries` come after the one at the start; `advance`
-    is told how many more of them are over. Raises `UserError` for images smaller than 5 x 5 in L2.
+    is told how many more of them are over. `mover` calls each query. Raises `UserError` for images smaller than 5 x 5
+    in L2.
     """
     search = (_Linf if norm == "linf" else _L2)(x, eps, seed, queries)
     x_adv = search.start(x, rows)
@@ -227,8 +267,13 @@ def square(
         block = range(first, min(first + BLOCK, queries))
         left = (margin > 0).nonzero().squeeze(1)
         if len(left):
-            propose = search.proposals(x[left], rows[left], block)
-            found = (x_adv[left], margin[left], broken[left])
-            x_adv[left], margin[left], broken[left] = _search(logits_of, y[left], propose, block, found)
+            about = search.given(x[left], rows[left], block)
+            number = torch.full((), first, dtype=torch.int64, device=x.device)
+            best = Best(x_adv[left], margin[left], broken[left], y[left], number, *about)
+            for query in block:
+                side = search.shared.sides[query] if norm == "l2" else 0
+                move = partial(_try, logits_of, search.proposal(side))
+                best = mover(("square", norm, eps, seed, queries, side), move, best)
+            x_adv[left], margin[left], broken[left] = best.x_adv, best.margin, best.broken
         advance(len(block))
     return x_adv, broken

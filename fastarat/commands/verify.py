@@ -1,8 +1,10 @@
-"""`fastarat verify FILE.npz`: check this installation against golden vectors."""
+"""`fastarat verify FILE.npz|DIR`: check this installation against stored results."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -10,20 +12,30 @@ from fastarat.cli import parse
 from fastarat.console import print_json, progress, stdout
 from fastarat.errors import UserError
 
+if TYPE_CHECKING:
+    from fastarat.verification.rows import Count, Row
+
+Part = Literal["units", "nets", "pgd", "traces", "attacks"]
+
 
 @dataclass(frozen=True)
 class VerifyArguments:
-    """Compare what this installation computes with golden vectors of AR-AT; exit 0 only if all agree.
+    """Compare what this installation computes with stored results; exit 0 only if all agree.
+
+    A file holds golden vectors of AR-AT. A directory is a kit of AutoAttack's results (nets as data, flags, images,
+    single steps), or has such files and kits in it; everything in it is compared.
 
     For example: fastarat verify arat_resnet18.npz --dtype float32 --device cuda
     """
 
-    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE.npz")]
-    """golden vectors; the file says net, salt, classes and weights"""
+    path: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE.npz|DIR")]
+    """golden vectors of AR-AT; a kit of AutoAttack's; or a directory of both"""
     dtype: Literal["float64", "float32"] = "float64"
-    """precision of the check; tolerances go with it"""
+    """precision in which AR-AT's vectors are compared; tolerances go with it (a kit says its own)"""
     device: Literal["cpu", "cuda"] = "cpu"
     """where to compute"""
+    only: tuple[Part, ...] = ("units", "nets", "pgd", "traces", "attacks")
+    """these parts of kits; the whole attacks take minutes, all else seconds"""
     json: bool = False
     """print the rows as JSON"""
 
@@ -33,22 +45,44 @@ def run(args: list[str]) -> int:
     arguments = parse(VerifyArguments, args, "fastarat verify")
     import torch
 
-    from fastarat.verify import NUM_ROWS, verify_file
-
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this machine has no GPU that torch can use; leave it out for the CPU")
-    torch.backends.cudnn.allow_tf32 = False  # TF32 keeps 10 bits of 23: not what float32 promises
     rows = []
-    with progress(f"verifying {arguments.file.name}", NUM_ROWS) as advance:
-        for row in verify_file(arguments.file, getattr(torch, arguments.dtype), torch.device(arguments.device)):
+    with _full_float32():
+        for row in _rows(arguments):
             rows.append(row)
-            advance(1)
             if not arguments.json:
                 verdict = "holds" if row.holds else "FAILS"
-                stdout.print(f"{row.quantity:48s} error {row.error:8.1e}  tolerance {row.tolerance:.0e}  {verdict}")
+                stdout.print(f"{row.quantity:72s} {row.evidence:44s} {verdict}", markup=False)
     failed = [row.quantity for row in rows if not row.holds]
     if arguments.json:
-        print_json([{**asdict(row), "holds": row.holds} for row in rows])
+        print_json([row.to_json() for row in rows])
     else:
         stdout.print(f"all {len(rows)} quantities hold" if not failed else f"{len(failed)} of {len(rows)} fail")
     return 1 if failed else 0
+
+
+def _rows(arguments: VerifyArguments) -> "Iterator[Row | Count]":
+    """All rows of a file, a kit, or the files and kits of a directory, as they are computed."""
+    import torch
+
+    from fastarat.verification.parts import parts_of
+
+    device, dtype = torch.device(arguments.device), getattr(torch, arguments.dtype)
+    for path, parts in parts_of(arguments.path, device, dtype, arguments.only):
+        with progress(f"verifying {path.name}", sum(part.work for part in parts)) as advance:
+            for part in parts:
+                yield from part.rows(advance)
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """No TF32, which keeps 10 bits of 23: not what float32 promises."""
+    import torch
+
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before

@@ -1,8 +1,10 @@
 """Averages of the weights over training: exponential (EMA) or equal over snapshots (SWA)."""
 
 import copy
+from collections import Counter
 from collections.abc import Iterable
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,18 +58,19 @@ class Average:
 
 
 class CumulativeForward:
-    """Forwards by one branch after which the running statistics are the plain mean over all of them."""
+    """Forwards after which each set of running statistics is the plain mean over those that passed it."""
 
-    def __init__(self, model: nn.Module, branch: Branch):
+    def __init__(self, model: nn.Module):
         now = current_pass(model)
         assert now is not None
-        self.model, self.now, self.num_forwards = model, now, 0
-        self.branch: Branch = branch
+        self.model, self.now = model, now
+        self.num_forwards = Counter[str]()
 
-    def __call__(self, x: Tensor) -> Tensor:
-        self.num_forwards += 1
-        self.now.momentum = 1 / self.num_forwards
-        logits = forward(self.model, x, self.branch, "train")
+    def __call__(self, x: Tensor, branch: Branch | Literal["both"] = "adv") -> Tensor:
+        of = branch if split_layers(self.model) else "the one set"
+        self.num_forwards[of] += 1
+        self.now.momentum = 1 / self.num_forwards[of]
+        logits = forward(self.model, x, branch, "train")
         self.now.momentum = None
         return logits
 
@@ -79,26 +82,31 @@ def reestimate(
     settings: AveragingConfig,
     precision: Precision,
     seed: int,
+    halves: tuple[Branch, ...],
 ) -> None:
-    """Batch-norm statistics of an averaged net: plain means over `batches`, adversarial inputs included.
+    """Batch-norm statistics of an averaged net: plain means over `batches`, as training fed them.
 
-    The clean branch sees clean images, the adversarial one images attacked on the net's own batch
-    statistics, which the attack does not count. `published-code` counts the attack's forwards, and leaves
-    the clean branch at its reset values.
+    `halves`: see `Method.halves`. Adversarial images are attacked on the net's own batch statistics, which the
+    attack does not count. `published-code` counts the attack's forwards, and leaves clean images out.
     """
     for layer in model.modules():
         if isinstance(layer, SplitBatchNorm2d):
             layer.running_mean.zero_()
             layer.running_var.fill_(1)
     published = settings.reestimate == "published-code"
-    adversarial, clean = CumulativeForward(model, "adv"), CumulativeForward(model, "clean")
-    attacked = adversarial if published else partial(forward, model, branch="adv", statistics="frozen")
+    counted = CumulativeForward(model)
+    attacked = counted if published else partial(forward, model, branch="adv", statistics="frozen")
+    mixed = any(isinstance(layer, SplitBatchNorm2d) and layer.kind == "mixed" for layer in model.modules())
     for i, batch in enumerate(batches):
         with precision.autocast():
             noise = start_noise(attack, batch.x, seed, i, batch.rows)
             centre, start = start_point(batch.x, noise, attack)
             x_adv = pgd(attack, attacked, centre, start, batch.y)
             with torch.no_grad():
-                adversarial(x_adv)
-                if split_layers(model) and not published:
-                    clean(batch.x)
+                if published:
+                    counted(x_adv)
+                elif mixed and len(halves) == 2:
+                    counted(torch.cat([batch.x, x_adv]), "both")
+                else:
+                    for half in halves:
+                        counted(x_adv if half == "adv" else batch.x, half)

@@ -28,8 +28,11 @@ _WARM_UP_STEPS = 3
 
 def unrolled_size(parts: StepParts) -> int:
     """How many convolutions the whole step runs forward; up to `MOST_UNROLLED` it is compiled as one graph."""
-    convolutions = sum(isinstance(layer, nn.Conv2d) for layer in parts.model.modules())
-    return convolutions * (parts.attack.steps + 1)
+
+    def convolutions(net: nn.Module) -> int:
+        return sum(isinstance(layer, nn.Conv2d) for layer in net.modules())
+
+    return convolutions(parts.model) * (parts.attack.steps + 1) + convolutions(parts.method)
 
 
 def build_step(

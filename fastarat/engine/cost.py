@@ -82,17 +82,19 @@ def _one_pass(parts: StepParts) -> Cost:
 @contextmanager
 def _alone(parts: StepParts, fused: bool) -> Iterator[StepParts]:
     """The parts of a step that exchanges nothing with other processes."""
-    now = current_pass(parts.model)
-    assert now is not None
-    synchronised: list[Any] = [now, *(layer for layer in parts.method.modules() if isinstance(layer, BatchNorm1d))]
-    groups, kernels = [layer.group for layer in synchronised], now.kernels
+    passes = [now for now in (current_pass(parts.model), current_pass(parts.method)) if now is not None]
+    synchronised: list[Any] = [*passes, *(layer for layer in parts.method.modules() if isinstance(layer, BatchNorm1d))]
+    groups, kernels = [layer.group for layer in synchronised], passes[0].kernels
+    counted = TRITON if fused else kernels
     for layer in synchronised:
         layer.group = None
-    now.kernels = TRITON if fused else kernels
+    for now in passes:
+        now.kernels = counted
     try:
-        yield replace(parts, world=World(parts.world.device), kernels=now.kernels)
+        yield replace(parts, world=World(parts.world.device), kernels=counted)
     finally:
-        now.kernels = kernels
+        for now in passes:
+            now.kernels = kernels
         for layer, group in zip(synchronised, groups, strict=True):
             layer.group = group
 

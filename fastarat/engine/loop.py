@@ -15,6 +15,7 @@ from fastarat.checkpoint import save_weights
 from fastarat.data.dataset import ImageSet
 from fastarat.data.loader import Batch
 from fastarat.data.subset import shuffled
+from fastarat.engine import overfitting
 from fastarat.engine.averaging import reestimate
 from fastarat.engine.compiled import Step
 from fastarat.engine.display import Display, duration
@@ -23,7 +24,7 @@ from fastarat.engine.events import Events
 from fastarat.engine.profile import Profiler
 from fastarat.engine.training import Training
 from fastarat.errors import WorkError
-from fastarat.evaluation import evaluate
+from fastarat.evaluation import accuracies
 from fastarat.models.convert import plain_branch
 from fastarat.models.split_batch_norm import forward, statistics_of
 from fastarat.run import Run
@@ -135,14 +136,28 @@ class Loop:
             entry["evaluation_seconds"] = round(time.monotonic() - started, 2)
         entry["seconds"] = round(training.seconds, 2)
         training.metrics.append(entry)
+        self._watch_overfitting()
         training.epoch += 1
         if self.world.is_main:
             self.run.log(entry)
             self.events.write(entry)
         self.display.epoch(entry, training.step)
         self._keep_best(entry.get("evaluation"))
+        self._keep_snapshot()
         if last or time.monotonic() - self.last_save >= self.config.checkpoint.every_s:
             self._save(epoch_is_done=True)
+
+    def _watch_overfitting(self) -> None:
+        """Mark an epoch whose net has overfitted catastrophically, and say so once."""
+        metrics = self.training.metrics
+        if not overfitting.is_watched(self.config) or not overfitting.has_overfitted(metrics):
+            return
+        metrics[-1]["catastrophic_overfitting"] = True
+        if overfitting.begins(metrics):
+            said = overfitting.sentence(metrics[-1])
+            self.display.note(said)
+            if self.world.is_main:
+                self.run.record_event(said)
 
     def _finish(self) -> None:
         """After the last epoch: the deployable weights, of the average where there is one."""
@@ -155,7 +170,8 @@ class Loop:
                 "estimating the average's batch-norm statistics",
             )
             parts = training.parts
-            reestimate(average.model, batches, parts.attack, average.settings, parts.precision, self.config.seed)
+            halves, seed = parts.method.halves, self.config.seed
+            reestimate(average.model, batches, parts.attack, average.settings, parts.precision, seed, halves)
             average_in_place(statistics_of(average.model), self.world)
             result = self._evaluate(average.model)
             self._log_average(result)
@@ -214,7 +230,7 @@ class Loop:
         training, settings = self.training, self.config.evaluation
         precision, num_images = training.parts.precision, len(self._watched.labels)
         with precision.autocast():
-            clean, robust = evaluate(
+            clean, robust = accuracies(
                 model,
                 self._watched,
                 training.dataset.max_value,
@@ -245,6 +261,13 @@ class Loop:
         if self.world.is_main:
             self.run.save_best(training.state_dict())
         self._write_weights(self._deployed())
+
+    def _keep_snapshot(self) -> None:
+        every = self.config.checkpoint.history
+        if every and (self.training.epoch - 1) % every == 0:
+            self._share_statistics()
+            if self.world.is_main:
+                self.run.save_snapshot(self.training.state_dict())
 
     def _write_weights(self, model: nn.Module) -> None:
         self._check_finite()

@@ -99,17 +99,22 @@ class EvaluationConfig:
     num_clean_images: int = 0
     """images whose clean accuracy it measures, if more than it attacks; those are among them"""
     steps: int = 10
-    """PGD steps of an evaluation during training, at the training attack's eps"""
+    """PGD steps of an evaluation during training"""
     step_255: float = 2.0
     """its step size, in 1/255 of the pixel range"""
     batch: int = 500
     """images at a time, of AR-AT's balance too"""
     start: Literal["uniform", "published-code"] = "uniform"
     """published-code: the ball is centred on the noisy start, as in the published evaluation"""
+    eps_255: float | None = None
+    """radius of the threat model that evaluations and the deployed model name, in 1/255 of the pixel range; default
+    the training attack's"""
 
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix."""
         found = _not_negative("evaluation", self, ("every_epochs", "num_clean_images", "steps", "step_255"))
+        if self.eps_255 is not None:
+            found += _not_negative("evaluation", self, ("eps_255",))
         if self.batch < 1 or self.num_images < 1:
             found.append("evaluation batch and num_images must be 1 or more")
         return found
@@ -123,10 +128,12 @@ class CheckpointConfig:
     """seconds between checkpoints, at most; one is always written at the end"""
     keep: int = 2
     """how many of the newest are kept, besides the best"""
+    history: int = 0
+    """epochs between snapshots of the weights, all kept, for `fastarat analyze`; 0 keeps none"""
 
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix."""
-        found = _not_negative("checkpoint", self, ("every_s",))
+        found = _not_negative("checkpoint", self, ("every_s", "history"))
         if self.keep < 1:
             found.append(f"checkpoint keep is {self.keep}: give 1 or more")
         return found

@@ -12,7 +12,7 @@ import torch
 from fastarat_kernels.implementations import Kernels
 from torch import Tensor, nn
 
-from fastarat.attacks.pgd import input_gradient, reference_of
+from fastarat.attacks.pgd import input_gradient, reference_of, start_noise
 from fastarat.attacks.settings import AttackConfig
 from fastarat.data.loader import Batch
 from fastarat.engine.distributed import World, mean_over_processes
@@ -76,8 +76,13 @@ def start(parts: StepParts, batch: Batch, controls: Controls) -> tuple[Tensor, F
     """The attack's first iterate, and what its steps share."""
     attack, centre = parts.attack, batch.x
     first = centre
-    if attack.start != "none":
-        first = parts.kernels.start_point(centre, batch.rows, controls.step, controls.eps, parts.seed, attack.norm)
+    if attack.start == "gaussian":
+        noise = start_noise(attack, centre, parts.seed, controls.step, batch.rows)
+        assert noise is not None
+        first = centre + noise
+    elif attack.start != "none":
+        radius = controls.eps if attack.start_scale == 1 else controls.eps * attack.start_scale
+        first = parts.kernels.start_point(centre, batch.rows, controls.step, radius, parts.seed, attack.norm)
     if attack.start == "published-code":
         centre = first
     weights = parts.precision.frozen_weights(parts.model)
@@ -95,7 +100,8 @@ def ascend(parts: StepParts, x_adv: Tensor, y: Tensor, fixed: Fixed, controls: C
 
     with parts.precision.autocast():
         gradient, _ = input_gradient(attack, logits_of, x_adv, y, fixed.reference, parts.zero)
-    return parts.kernels.pgd_step(x_adv, gradient, fixed.centre, controls.step_size, controls.eps, attack.norm)
+    radius = controls.eps if attack.project else torch.full_like(controls.eps, attack.radius)
+    return parts.kernels.pgd_step(x_adv, gradient, fixed.centre, controls.step_size, radius, attack.norm)
 
 
 def descend(parts: StepParts, x: Tensor, x_adv: Tensor, y: Tensor, controls: Controls) -> dict[str, Tensor]:

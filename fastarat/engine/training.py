@@ -1,6 +1,7 @@
 """A training run in memory: everything a checkpoint holds, and how it is built from a configuration."""
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from fastarat.config import Config
 from fastarat.data.dataset import Dataset, ImageSet
 from fastarat.data.loader import Batch, Loader
 from fastarat.data.resident import ResidentLoader
+from fastarat.deployed import load_deployed
 from fastarat.engine.averaging import Average
 from fastarat.engine.compiled import Step
 from fastarat.engine.distributed import World
@@ -23,6 +25,7 @@ from fastarat.engine.step import Controls, StepParts
 from fastarat.errors import UserError
 from fastarat.methods.method import Method
 from fastarat.methods.registry import build_method
+from fastarat.methods.settings import ARRESTConfig
 from fastarat.models.batch_norm import BatchNorm1d
 from fastarat.models.registry import build_model
 from fastarat.models.split_batch_norm import current_pass
@@ -57,11 +60,11 @@ class Training:
 
     @property
     def evaluation_attack(self) -> AttackConfig:
-        """The attack of evaluations during training: the training attack's ball, by cross-entropy."""
+        """The attack of evaluations during training: cross-entropy, in the ball of the threat model."""
         attack, settings = self.config.attack, self.config.evaluation
         return AttackConfig(
             norm=attack.norm,
-            eps_255=attack.eps_255,
+            eps_255=self.config.eps_255,
             steps=settings.steps,
             step_255=settings.step_255,
             start=settings.start,
@@ -82,7 +85,7 @@ class Training:
             dataset.classes,
             dataset.name,
             config.attack.norm,
-            config.attack.eps_255,
+            config.eps_255,
             config.method.name,
             config.averaging.kind,
             epoch=self.epoch - 1,
@@ -92,6 +95,14 @@ class Training:
         """The rate of step `step`, from 0."""
         config, steps_per_epoch = self.config, self.loader.steps_per_epoch
         return learning_rate(config.schedule, config.optimizer.learning_rate, step, steps_per_epoch, config.epochs)
+
+    def begin(self) -> None:
+        """What a new run does before its first step, and one that goes on has behind it: the method's teacher is
+        loaded, where it starts from one. Raises `UserError` if there is none, or it does not fit."""
+        settings = self.config.method
+        if isinstance(settings, ARRESTConfig):
+            teacher = _load_teacher(self.config, settings.teacher, self.description)
+            self.parts.method.begin_training(self.parts.model, teacher)
 
     def advance(self, step: Step, batch: Batch) -> dict[str, Tensor]:
         """Train on one batch and count it; returns the step's metrics. The host waits for nothing here."""
@@ -168,7 +179,7 @@ def build_training(
         )
     precision = Precision(dtype, world.device)
     model, method = _build_net(config, dataset, world, precision, kernels)
-    parameters = [*model.parameters(), *method.parameters()]
+    parameters = [p for p in (*model.parameters(), *method.parameters()) if p.requires_grad]
 
     def scalar(value: float, **options: Any) -> Tensor:
         return torch.tensor(value, **{"dtype": precision.parameter_dtype, "device": world.device, **options})
@@ -212,6 +223,21 @@ def build_training(
     )
 
 
+def _load_teacher(config: Config, path: str, wanted: Description) -> nn.Module:
+    """The plain net of a run or a file, which must be of the kind that is trained."""
+    recipe = config.recipe.replace("arrest", "standard") if "arrest" in config.recipe else "…-standard"
+    how = f"train one with: fastarat train {recipe} --out runs/standard, then give --method.teacher runs/standard"
+    if not path:
+        raise UserError(f"arrest starts from a net trained on clean images: {how}")
+    net, found = load_deployed(Path(path))
+    for what in ("model", "num_classes", "in_channels"):
+        if getattr(found, what) != getattr(wanted, what):
+            name = what.replace("_", " ")
+            mine, theirs = getattr(wanted, what), getattr(found, what)
+            raise UserError(f"the teacher {path} has {name} {theirs}, this run {mine}: {how}")
+    return net
+
+
 def _check_snapshots(config: Config, steps_per_epoch: int) -> None:
     averaging = config.averaging
     first, last = (averaging.start_epoch - 1) * steps_per_epoch, config.epochs * steps_per_epoch
@@ -230,15 +256,15 @@ def _build_net(
     model = build_model(config.model.name, len(dataset.classes), channels, config.method.batch_norm)
     method = build_method(config.method, model, (channels, height, width))
     model.to(world.device, precision.parameter_dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    method.to(world.device, precision.parameter_dtype)
-    now = current_pass(model)
-    assert now is not None
-    now.kernels = kernels
-    if config.sync_bn:
-        now.group = world.group
-        for layer in method.modules():
-            if isinstance(layer, BatchNorm1d):
-                layer.group = world.group
+    method.to(world.device, precision.parameter_dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for net in (model, method):  # a teacher is part of the method
+        now = current_pass(net)
+        if now is not None:
+            now.kernels = kernels
+            now.group = world.group if config.sync_bn else None
+    for layer in method.modules():
+        if isinstance(layer, BatchNorm1d) and config.sync_bn:
+            layer.group = world.group
     return model.train(), method.train()
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastarat.methods.method import Method, accuracy, widened
+from fastarat.methods.method import Method, Terms, widened
 from fastarat.methods.settings import ARATConfig, Metric
 from fastarat.models.batch_norm import BatchNorm1d
 from fastarat.models.split_batch_norm import forward_with_features
@@ -37,11 +37,12 @@ def distance(metric: Metric, moving: Tensor, target: Tensor) -> Tensor:
 class ARAT(Method):
     """The method with every switch of its paper. `widths`: features per aligned layer."""
 
+    halves = ("clean", "adv")
+    settings: ARATConfig
     clean_accuracy: Tensor
 
     def __init__(self, settings: ARATConfig, widths: Mapping[str, int]):
-        super().__init__()
-        self.settings = settings
+        super().__init__(settings)
         self.layers = tuple(widths)
         # A module's name may hold no dot, and layers are named with dots: a list beside the names.
         self.predictors = nn.ModuleList(predictor(width) for width in widths.values() if settings.predictor)
@@ -71,37 +72,26 @@ class ARAT(Method):
             return self.clean_accuracy, 1 - self.clean_accuracy
         return self.settings.adversarial_weight, self.settings.clean_weight
 
-    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Method.loss`."""
-        terms, (clean_logits, adv_logits) = self.terms(model, x, x_adv, y)
-        loss = torch.stack(list(terms.values())).sum()
-        invariance = [value for name, value in terms.items() if name.startswith("invariance/")]
-        metrics = {
-            "loss": loss,
-            "adversarial_cross_entropy": F.cross_entropy(adv_logits, y),
-            "clean_cross_entropy": F.cross_entropy(clean_logits, y),
-            "invariance": torch.stack(invariance).sum(),
-            "adversarial_accuracy": accuracy(adv_logits, y),
-            "clean_accuracy": accuracy(clean_logits, y),
-        }
-        return loss, {name: value.detach() for name, value in metrics.items()}
-
-    def terms(
-        self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor
-    ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
-        """The weighted summands of the loss by name, and the clean and adversarial logits [B, K]."""
+    def terms(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Terms:
+        """See `Method.terms`."""
         logits, features = forward_with_features(model, torch.cat([x, x_adv]), "both", "train")
         clean_logits, adv_logits = widened(logits).chunk(2)
         adversarial_weight, clean_weight = self.weights()
-        terms = {
-            "ce_adv": adversarial_weight * F.cross_entropy(adv_logits, y),
-            "ce_clean": clean_weight * F.cross_entropy(clean_logits, y),
+        classification = {
+            "ce_adv": adversarial_weight * self.cross_entropy(adv_logits, y),
+            "ce_clean": clean_weight * self.cross_entropy(clean_logits, y),
         }
         scale = self.settings.gamma / len(self.layers)
+        invariance = {}
         for i, layer in enumerate(self.layers):
             clean, adversarial = features[layer].chunk(2)
-            terms[f"invariance/{layer}"] = scale * self.invariance(i, clean, adversarial)
-        return terms, (clean_logits, adv_logits)
+            invariance[f"invariance/{layer}"] = scale * self.invariance(i, clean, adversarial)
+        means = {
+            "adversarial_cross_entropy": F.cross_entropy(adv_logits, y),
+            "clean_cross_entropy": F.cross_entropy(clean_logits, y),
+            "invariance": torch.stack(list(invariance.values())).sum(),
+        }
+        return Terms(classification, invariance, clean_logits, adv_logits, means)
 
     def invariance(self, layer: int, clean: Tensor, adversarial: Tensor) -> Tensor:
         """The distance of one layer's features [B, d]; the predictor sits on the side that moves."""

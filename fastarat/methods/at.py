@@ -1,19 +1,22 @@
-"""AT: adversarial training (Madry et al., ICLR 2018)."""
+"""AT: adversarial training (Madry et al., ICLR 2018); with one step of attack also FGSM-RS and N-FGSM.
 
-import torch.nn.functional as F
+    loss = CE(f(x'), y)
+
+FGSM-RS (Wong et al., ICLR 2020) and N-FGSM (de Jorge et al., NeurIPS 2022) differ from it in the attack alone.
+"""
+
 from torch import Tensor, nn
 
-from fastarat.methods.method import Method, accuracy, widened
+from fastarat.methods.method import Method, Terms, widened
 from fastarat.models.split_batch_norm import forward
 
 
 class AT(Method):
-    """CE(f(x'), y)."""
+    """CE(f(x'), y); the clean batch is not used."""
 
     metrics = ("loss", "adversarial_accuracy")
 
-    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Method.loss`; the clean batch is not used."""
+    def terms(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Terms:
+        """See `Method.terms`."""
         logits = widened(forward(model, x_adv, "adv", "train"))
-        loss = F.cross_entropy(logits, y)
-        return loss, {"loss": loss.detach(), "adversarial_accuracy": accuracy(logits, y)}
+        return Terms({"ce_adv": self.cross_entropy(logits, y)}, {}, None, logits, {})

@@ -1,33 +1,86 @@
 """What a training method is: a loss of a clean and an adversarial batch, and its own trainable parts."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fastarat.methods.settings import MethodSettings
+from fastarat.models.settings import Branch
+
+
+class Terms(NamedTuple):
+    """A loss in its parts: weighted summands (scalars that require grad), and what they were made of."""
+
+    classification: dict[str, Tensor]
+    """what ties the net to the labels"""
+    invariance: dict[str, Tensor]
+    """what ties clean and adversarial images to each other, or to a teacher"""
+    clean_logits: Tensor | None
+    """of the deployed net [B, K], float32 or wider; None where the method does not look at clean images"""
+    adversarial_logits: Tensor | None
+    """the same of the adversarial images"""
+    means: dict[str, Tensor]
+    """the method's own means over the batch, to be reported (scalars)"""
+
+    @property
+    def summands(self) -> dict[str, Tensor]:
+        """All parts of the loss by name, in the order in which they are summed."""
+        return {**self.classification, **self.invariance}
 
 
 class Method(nn.Module, ABC):
     """A method knows the net, and nothing of precision, devices or the loop.
 
-    What it trains besides the net (predictors, a teacher) are its parameters; what changes between
-    steps (a balance) are its buffers, so that both are saved and moved with it.
+    What it trains besides the net (predictors, a teacher) are its parameters, what stays as it is (a frozen
+    teacher) parameters that require no grad; what changes between steps (a balance) are its buffers: all of it
+    is saved and moved with the method.
     """
 
     metrics: ClassVar[tuple[str, ...]]
     """Names of the values that `loss` reports, in order."""
+    halves: ClassVar[tuple[Branch, ...]] = ("adv",)
+    """The halves of a batch that train the deployed net, in the order in which they move shared running statistics."""
+
+    def __init__(self, settings: MethodSettings):
+        super().__init__()
+        self.settings = settings
 
     @abstractmethod
-    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss over the batch (scalar, float32 or wider) and its metrics (scalars, detached).
+    def terms(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Terms:
+        """The loss in its parts, by one forward of each image through the net.
 
         `x`, `x_adv`: [B, C, H, W] in [0, 1]; `y`: int64 [B].
         """
+
+    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss over the batch (scalar, float32 or wider) and its metrics (scalars, detached).
+
+        Arguments as of `terms`.
+        """
+        terms = self.terms(model, x, x_adv, y)
+        loss = torch.stack(list(terms.summands.values())).sum()
+        found = {"loss": loss, **terms.means}
+        if terms.adversarial_logits is not None:
+            found["adversarial_accuracy"] = accuracy(terms.adversarial_logits, y)
+        if terms.clean_logits is not None:
+            found["clean_accuracy"] = accuracy(terms.clean_logits, y)
+        return loss, {name: found[name].detach() for name in self.metrics}
+
+    def cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
+        """The loss's cross-entropy: mean over the batch, labels smoothed as the settings say."""
+        return F.cross_entropy(logits, y, label_smoothing=self.settings.label_smoothing)
 
     @property
     def num_balance_images(self) -> int:
         """How many training images `begin_epoch` wants measured; 0 for none."""
         return 0
+
+    def begin_training(self, model: nn.Module, teacher: nn.Module) -> None:
+        """Take a trained plain net of the kind of `model`: once, before the first step of a new run."""
+        raise NotImplementedError(f"{type(self).__name__} starts from no trained net")
 
     def begin_epoch(self, clean_accuracy: Tensor) -> None:
         """Take the clean branch's accuracy on training images (scalar in [0, 1]), measured before the epoch."""
@@ -41,3 +94,9 @@ def accuracy(logits: Tensor, y: Tensor) -> Tensor:
 def widened(logits: Tensor) -> Tensor:
     """Logits in float32, or float64 where they are: losses are never taken in half precision."""
     return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def divergence(clean_logits: Tensor, adversarial_logits: Tensor) -> Tensor:
+    """KL(p(x) ‖ p(x')) of each row, [B]: summed over classes, no gradient stopped."""
+    clean, adversarial = clean_logits.log_softmax(1), adversarial_logits.log_softmax(1)
+    return F.kl_div(adversarial, clean, reduction="none", log_target=True).sum(1)

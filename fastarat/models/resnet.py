@@ -61,6 +61,7 @@ class ResNet(nn.Module):
             self.add_module(f"layer{i}", nn.Sequential(*blocks))
         self.linear = nn.Linear(channels, num_classes)
         self.aligned_layers = tuple(f"layer{self.num_stages}.{j}.bn{k}" for j in range(num_blocks) for k in (1, 2))
+        self.pooled_layer = f"layer{self.num_stages}"  # the one before pooling and `linear`
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.bn1(self.conv1(x), relu=True)

@@ -59,6 +59,7 @@ class WideResNet(nn.Module):
             *(f"block3.layer.{i}.relu{j}" for i in range(num_blocks) for j in (1, 2)),
             "avgpool",
         )
+        self.pooled_layer = "avgpool"
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.block3(self.block2(self.block1(self.conv1(x))))

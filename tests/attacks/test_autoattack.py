@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,22 +32,22 @@ Run = Callable[..., AutoAttackResult]
 def calls(monkeypatch) -> list[tuple[str, Tensor, Tensor | None]]:
     """The attacks cut down to a fraction of their work; the list fills with what each was called with."""
     short = {
-        "apgd_ce": partial(module.apgd_ce, steps=1),
-        "apgd_t": partial(module.apgd_t, steps=1, num_targets=2),
-        "fab_t": partial(module.fab_t, steps=6, num_targets=4),
-        "square": partial(module.square, queries=100),
+        "apgd_ce": {"steps": 1},
+        "apgd_t": {"steps": 1, "num_targets": 2},
+        "fab_t": {"steps": 6, "num_targets": 4},
+        "square": {"queries": 100},
     }
     seen: list[tuple[str, Tensor, Tensor | None]] = []
 
     def noted(name: str, attack: Callable) -> Callable:
         def run(logits_of, x, y, *rows, **settings):
             seen.append((name.replace("_", "-"), x, rows[0] if rows else None))
-            return attack(logits_of, x, y, *rows, **settings)
+            return attack(logits_of, x, y, *rows, **(settings | short[name]))
 
         return run
 
-    for name, attack in short.items():
-        monkeypatch.setattr(module, name, noted(name, attack))
+    for name in short:
+        monkeypatch.setattr(module, name, noted(name, getattr(module, name)))
     return seen
 
 
@@ -334,8 +333,10 @@ def test_warnings_leave_the_interpreters_tracing_alone(run):
         ({"norm": "l1"}, "Unknown norm 'l1'"),
         ({"batch": 0}, "batch is 0"),
         ({"attacks": ("apgd-cf",)}, "Did you mean 'apgd-ce'"),
-        ({"attacks": ()}, "give one or more, each once"),
-        ({"attacks": ("square", "square")}, "give one or more, each once"),
+        ({"attacks": ("square", "square")}, "attack square is named twice: give each once"),
+        ({"targets": 0}, "targets is 0: give 1 or more"),
+        ({"steps": 0}, "steps is 0"),
+        ({"step": float("nan")}, "step is nan"),
         ({"images": torch.full((NUM, 1, 6, 6), 1.5)}, r"images lie in \[1.5, 1.5\], not in \[0, 1\]"),
         ({"images": torch.full((NUM, 1, 6, 6), -0.1)}, "put it into the model"),
         ({"images": torch.full((NUM, 1, 6, 6), float("nan"))}, r"not in \[0, 1\]"),
@@ -346,7 +347,12 @@ def test_warnings_leave_the_interpreters_tracing_alone(run):
         ({"labels": torch.zeros(NUM)}, "a class number for each image"),
         ({"labels": torch.full((NUM,), 10)}, "labels reach 10: the model has 10 classes"),
         ({"norm": "l2", "images": torch.zeros(NUM, 1, 4, 9)}, "5 x 5 pixels or more"),
-        ({"model": lambda x: torch.zeros(len(x), 3), "labels": torch.zeros(NUM).long()}, "need 10; the model has 3"),
+        (
+            {"model": lambda x: torch.zeros(len(x), 3), "labels": torch.zeros(NUM).long()},
+            "needs 10 classes; the model has 3: give attacks without",
+        ),
+        ({"model": lambda x: x.flatten(1)[:, :9], "labels": torch.zeros(NUM).long()}, "has 9: give 8 targets, which"),
+        ({"model": lambda x: x.flatten(1)[:, :1], "labels": torch.zeros(NUM).long(), "attacks": ()}, "has one class"),
         ({"model": lambda x: x}, r"returns \[5, 1, 6, 6\] for 5 images, not logits"),
         ({"model": lambda x: torch.zeros(1, 10)}, r"returns \[1, 10\] for 5 images"),
         ({"model": lambda x: (x,)}, "returns tuple"),

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from fastarat_kernels import philox
 from fastarat_kernels.pgd_step.reference import norms
 from torch import nn
 
@@ -111,6 +112,66 @@ def test_the_published_start_moves_the_centre_so_that_shifts_reach_two_eps(small
     assert torch.equal(centre, x + noise) and torch.equal(start, x + noise)
 
 
+def test_the_gaussian_start_is_normal_with_the_deviation_of_trades_whatever_the_norm_and_eps():
+    x, rows = torch.zeros(50, 3, 20, 20), torch.arange(50)
+    noise = start_noise(AttackConfig(start="gaussian"), x, 1, 2, rows)
+    scaled, n = noise.double() / 0.001, noise.numel()
+    # Five standard deviations of the mean, of the mean square, and of the share beyond two deviations (4.55 %).
+    assert abs(scaled.mean()) < 5 / n**0.5
+    assert abs(scaled.square().mean() - 1) < 5 * (2 / n) ** 0.5
+    assert abs((scaled.abs() > 2).double().mean() - 0.0455) < 5 * (0.0455 * 0.9545 / n) ** 0.5
+    other = AttackConfig(start="gaussian", norm="l2", eps_255=100)
+    assert torch.equal(start_noise(other, x, 1, 2, rows), noise)
+    assert torch.equal(start_noise(AttackConfig(start="gaussian"), x[:7], 1, torch.tensor(2), rows[:7]), noise[:7])
+    assert not (start_noise(AttackConfig(start="gaussian"), x, 1, 3, rows) == noise).any()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_uniform_start_scales_its_ball(norm):
+    x, rows = images(torch.float32), torch.arange(8)
+    one, two = (start_noise(AttackConfig(norm=norm, start_scale=s), x, 3, 5, rows) for s in (1, 2))
+    torch.testing.assert_close(two, 2 * one)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_without_projection_iterates_leave_the_ball_but_not_the_pixel_range(small_net, norm):
+    x, eps = images(), 0.1
+    common = {"norm": norm, "eps_255": 25.5, "step_255": 25.5, "steps": 3, "start_scale": 2, "batch_norm": "eval"}
+    inside, free = (perturb(small_net, x, Y, AttackConfig(project=p, **common)) for p in (True, False))
+    reach = [norms(v - x).max() if norm == "l2" else (v - x).abs().max() for v in (inside, free)]
+    assert reach[0] <= eps + 1e-12 < 2 * eps < reach[1]
+    assert free.min() >= 0 and free.max() <= 1
+
+
+def test_n_fgsm_is_one_step_from_a_start_of_twice_the_ball_cut_to_the_pixel_range_alone(small_net):
+    x, settings = images(), AttackConfig(steps=1, step_255=8, start_scale=2, project=False, batch_norm="eval")
+    noise = start_noise(settings, x, 4, 0, torch.arange(8)).double()
+    noisy = (x + noise).clamp(0, 1).requires_grad_()
+    F.cross_entropy(small_net(noisy), Y).backward()
+    expected = (noisy.detach() + 8 / 255 * noisy.grad.sign()).clamp(0, 1)
+    torch.testing.assert_close(perturb(small_net, x, Y, settings, seed=4), expected, rtol=0, atol=1e-15)
+
+
+def test_trades_attack_climbs_the_divergence_from_the_clean_prediction(small_net):
+    x = images()
+    settings = AttackConfig(eps_255=7.905, step_255=1.785, steps=2, start="gaussian", batch_norm="eval", objective="kl")
+    noise = 0.001 * philox.normal(6, philox.Stream.ATTACK_START, 0, torch.arange(8), (1, 6, 6)).double()
+    p = small_net(x).softmax(1).detach()
+    expected = (x + noise).clamp(0, 1)
+    for _ in range(2):
+        expected = expected.requires_grad_()
+        (p * (p.log() - small_net(expected).softmax(1).log())).sum().backward()
+        stepped = expected.detach() + 0.007 * expected.grad.sign()
+        expected = torch.clamp(torch.clamp(stepped, x - 0.031, x + 0.031), 0, 1)
+    # The noise is a float32 product there, a float64 one here: 1e-10 of 0.001 standard deviations.
+    torch.testing.assert_close(perturb(small_net, x, Y, settings, seed=6), expected, rtol=0, atol=1e-9)
+
+
+def test_no_steps_and_no_start_are_no_attack(small_net):
+    x = images()
+    assert torch.equal(perturb(small_net, x, Y, AttackConfig(steps=0, start="none")), x)
+
+
 @pytest.mark.parametrize("start", ["uniform", "none"])
 def test_the_other_starts_keep_the_centre_on_the_image(start):
     x, settings = images(), AttackConfig(start=start)
@@ -140,7 +201,10 @@ def test_the_same_seed_gives_the_same_images_and_another_seed_others(small_net):
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"steps": 0}, "steps is 0: give 1 or more"),
+        ({"steps": 0}, "steps is 0: give 1 or more, or 0 with start none"),
+        ({"start": "gaussian", "start_scale": 2.0}, "start_scale is the uniform start's"),
+        ({"start": "published-code", "project": False}, "published-code moves the ball"),
+        ({"start_scale": float("nan")}, "start_scale is nan"),
         ({"eps_255": -1.0}, "eps_255 is -1.0"),
         ({"step_255": float("nan")}, "step_255 is nan"),
         ({"name": "pgdd"}, "Did you mean 'pgd'"),

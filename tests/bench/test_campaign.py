@@ -366,7 +366,9 @@ def test_the_stages_come_in_the_order_of_what_is_wanted_most(tmp_path):
         *("environment", "correctness", "golden vectors"),
         *("resnet18, batch 128", "resnet18, batch 256, 512, 1024", "wrn-34-10, batch 128"),
         *(f"kernel {name}" for name in ("dual_batch_norm", "pgd_step", "augment", "pooled_features", "sgd")),
-        *("profile", "startup", "training", "kernel tests", "rest of the ladder"),
+        *("profile", "startup"),
+        *("training arat", "autoattack arat", "training at", "autoattack at"),
+        *("kernel tests", "rest of the ladder"),
     ]
     ladder, batches = found[3], found[4]
     assert {row["variant"] for row in ladder.covers} == {"published", "strong", "default"}

@@ -6,7 +6,7 @@ import torch
 from bench import golden, machine, training
 from bench.rows import read_rows, write_row
 from fastarat.data.sources import open_dataset
-from fastarat.verify import Row
+from fastarat.verification.rows import Row
 
 SMOKE = ("digits-arat", "--device", "cpu", "--smoke")
 

@@ -1,24 +1,26 @@
 """Weight averages against plain means, and the statistics of an averaged net against means over batches."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from fastarat.attacks.pgd import start_noise
+from fastarat.attacks.pgd import pgd, start_noise, start_point
 from fastarat.attacks.settings import AttackConfig
 from fastarat.data.loader import Batch
 from fastarat.engine.averaging import Average, reestimate
 from fastarat.engine.precision import Precision
 from fastarat.engine.settings import AveragingConfig
 from fastarat.models.convert import convert_to_split_batch_norm
-from fastarat.models.split_batch_norm import current_pass
+from fastarat.models.split_batch_norm import current_pass, forward
 
 # float64: means of a few numbers.
 CLOSE = {"rtol": 1e-12, "atol": 1e-13}
 FP64 = Precision("fp64", torch.device("cpu"))
 NO_SHIFT = AttackConfig(eps_255=0, steps=2)
+BOTH = ("clean", "adv")
 
 
 def train(net: nn.Module) -> dict[str, torch.Tensor]:
@@ -119,7 +121,7 @@ def mean_statistics(net: nn.Module, inputs: list[torch.Tensor]) -> tuple[torch.T
 def test_statistics_are_estimated_anew_as_plain_means_over_batches(small_net, kind):
     net = convert_to_split_batch_norm(small_net, kind)
     seen = batches()
-    reestimate(net, seen, NO_SHIFT, AveragingConfig("swa"), FP64, seed=0)
+    reestimate(net, seen, NO_SHIFT, AveragingConfig("swa"), FP64, 0, BOTH)
     mean, variance = mean_statistics(net, [batch.x for batch in seen])
     for branch in range(len(net.bn.running_mean)):
         torch.testing.assert_close(net.bn.running_mean[branch], mean, **CLOSE)
@@ -127,10 +129,38 @@ def test_statistics_are_estimated_anew_as_plain_means_over_batches(small_net, ki
     assert current_pass(net).momentum is None
 
 
+@pytest.mark.parametrize("kind", ["shared", "mixed"])
+@pytest.mark.parametrize("halves", [("clean", "adv"), ("adv", "clean"), ("adv",)])
+@pytest.mark.parametrize("objective", ["cross-entropy", "kl"])
+def test_one_set_of_statistics_sees_the_halves_that_training_feeds_it(small_net, kind, halves, objective):
+    net = convert_to_split_batch_norm(small_net, kind)
+    attack = AttackConfig(eps_255=40, step_255=20, steps=2, start="gaussian", objective=objective)
+    seen, moved = batches(), []
+    for i, batch in enumerate(seen):
+        settings = replace(attack, batch_norm="frozen")
+        moved.append(perturb_as_batch(net, batch, settings, i))
+    reestimate(net, seen, attack, AveragingConfig("swa"), FP64, 3, halves)
+    images = {"clean": [batch.x for batch in seen], "adv": moved}
+    if kind == "mixed" and len(halves) == 2:
+        inputs = [torch.cat(pair) for pair in zip(images["clean"], images["adv"], strict=True)]
+    else:
+        inputs = [x for half in halves for x in images[half]]
+    mean, variance = mean_statistics(net, inputs)
+    torch.testing.assert_close(net.bn.running_mean[0], mean, **CLOSE)
+    torch.testing.assert_close(net.bn.running_var[0], variance, **CLOSE)
+
+
+def perturb_as_batch(net: nn.Module, batch: Batch, settings: AttackConfig, number: int) -> torch.Tensor:
+    """The images that re-estimation attacks: its batch `number`, on the net's own batch statistics."""
+    noise = start_noise(settings, batch.x, 3, number, batch.rows)
+    centre, start = start_point(batch.x, noise, settings)
+    return pgd(settings, lambda x: forward(net, x, "adv", "frozen"), centre, start, batch.y)
+
+
 def test_each_branch_sees_its_own_images(small_net):
     net, settings = convert_to_split_batch_norm(small_net), AttackConfig(eps_255=40, step_255=20, steps=3)
     seen = batches()
-    reestimate(net, seen, settings, AveragingConfig("swa"), FP64, seed=0)
+    reestimate(net, seen, settings, AveragingConfig("swa"), FP64, 0, BOTH)
     mean, _ = mean_statistics(net, [batch.x for batch in seen])
     torch.testing.assert_close(net.bn.running_mean[0], mean, **CLOSE)
     assert (net.bn.running_mean[1] - mean).abs().max() > 1e-3
@@ -140,7 +170,7 @@ def test_the_published_code_counts_the_attacks_forwards_and_forgets_the_clean_br
     net, settings = convert_to_split_batch_norm(small_net), AveragingConfig("swa", reestimate="published-code")
     seen = batches()
     attack = AttackConfig(eps_255=40, step_255=0, steps=2, start="published-code")
-    reestimate(net, seen, attack, settings, FP64, seed=5)
+    reestimate(net, seen, attack, settings, FP64, 5, BOTH)
     assert net.bn.running_mean[0].eq(0).all() and net.bn.running_var[0].eq(1).all()
     # A step size of 0 shows what is counted: the noisy start, its cut to [0, 1], and the attacked batch.
     inputs = []

@@ -15,7 +15,15 @@ from fastarat.engine.distributed import World
 from fastarat.engine.training import build_training
 from fastarat.errors import UserError, WorkError
 from fastarat.methods.registry import build_method
-from fastarat.methods.settings import ARATConfig, ATConfig
+from fastarat.methods.settings import (
+    ARATConfig,
+    ARRESTConfig,
+    ATConfig,
+    LBGATConfig,
+    MARTConfig,
+    StandardConfig,
+    TRADESConfig,
+)
 from fastarat.models.registry import build_model
 from fastarat.recipes import recipe
 
@@ -32,7 +40,14 @@ METHODS = {
     "fixed weights": ARATConfig(auto_balance=False),
     "mse": ARATConfig(metric="mse"),
     "kl": ARATConfig(metric="kl"),
+    "standard": StandardConfig(),
+    "trades": TRADESConfig(label_smoothing=0.1),
+    "mart": MARTConfig(),
+    "lbgat": LBGATConfig(beta=6, teacher="digits"),
+    "arrest": ARRESTConfig(threshold=0.02),
 }
+# The switches of AR-AT are many and alike: the fast run traces each method once.
+SLOW = ("adversarial side", "symmetric", "no predictor", "mixed", "fixed weights", "mse", "kl", "no stop-gradient")
 ATTACKS = {
     "l2": replace(ATTACK, norm="l2", eps_255=100, step_255=40),
     "no start": replace(ATTACK, start="none"),
@@ -41,7 +56,11 @@ ATTACKS = {
     "running statistics": replace(ATTACK, batch_norm="eval"),
     "kl objective": replace(ATTACK, objective="kl"),
     "margin objective": replace(ATTACK, objective="margin"),
+    "trades": replace(ATTACK, start="gaussian", batch_norm="eval", objective="kl"),
+    "n-fgsm": replace(ATTACK, steps=1, start_scale=2, project=False),
+    "none": replace(ATTACK, steps=0, start="none"),
 }
+SLOW_ATTACKS = ("no start", "frozen statistics", "kl objective", "margin objective")
 
 
 @pytest.fixture(autouse=True)
@@ -86,13 +105,17 @@ def assert_bitwise_equal(eager, compiled):
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(eager[1], compiled[1], strict=True))
 
 
-@pytest.mark.parametrize("method", METHODS)
+def some_slow(names, slow):
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in slow else []) for name in names]
+
+
+@pytest.mark.parametrize("method", some_slow(METHODS, SLOW))
 def test_every_method_is_traced_whole_and_keeps_every_bit(method):
     settings = {"method": METHODS[method], "num_steps": 20 if method in ("at", "arat") else 3}
     assert_bitwise_equal(trained("eager", **settings), trained("compile", backend="aot_eager", **settings))
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", some_slow(ATTACKS, SLOW_ATTACKS))
 def test_every_attack_is_traced_whole_and_keeps_every_bit(attack):
     settings = {"attack": ATTACKS[attack], "num_steps": 3}
     assert_bitwise_equal(trained("eager", **settings), trained("compile", backend="aot_eager", **settings))
@@ -104,14 +127,25 @@ def test_every_format_is_traced_whole_and_keeps_every_bit(precision):
     assert_bitwise_equal(trained("eager", **settings), trained("compile", backend="aot_eager", **settings))
 
 
-@pytest.mark.parametrize(("method", "unroll"), [("at", True), ("arat", True), ("arat", False), ("shared", True)])
+@pytest.mark.parametrize(
+    ("method", "unroll"),
+    [
+        ("at", True),
+        ("arat", True),
+        ("arat", False),
+        ("shared", True),
+        *(pytest.param(name, True, marks=pytest.mark.slow) for name in ("trades", "mart", "lbgat", "arrest")),
+    ],
+)
 def test_the_fused_kernels_are_traced_whole_and_keep_every_bit(method, unroll):
     settings = {"method": METHODS[method], "kernels": TRITON, "num_steps": 3}
     compiled = trained("compile", backend="aot_eager", unroll=unroll, **settings)
     assert_bitwise_equal(trained("eager", **settings), compiled)
 
 
-@pytest.mark.parametrize("method", ["at", "arat", "shared", "mixed"])
+@pytest.mark.parametrize(
+    "method", ["at", "arat", "shared", "mixed", *(pytest.param(m, marks=pytest.mark.slow) for m in ("lbgat", "arrest"))]
+)
 @pytest.mark.parametrize("attack", [ATTACK, ATTACKS["running statistics"], ATTACKS["frozen statistics"]])
 def test_the_fused_kernels_train_like_plain_pytorch(method, attack):
     settings = {"method": METHODS[method], "attack": attack, "precision": "fp64"}
@@ -124,7 +158,7 @@ def test_the_fused_kernels_train_like_plain_pytorch(method, attack):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["digits-arat", "digits-at"])
+@pytest.mark.parametrize("name", ["digits-arat", "digits-at", "digits-trades", "digits-lbgat"])
 def test_twenty_steps_on_the_digits_keep_every_bit(name):
     config = recipe(name)
     losses = {}
@@ -156,6 +190,12 @@ def test_inductor_gives_the_first_loss_of_the_eager_step_in_float32():
     settings = {"attack": replace(ATTACK, steps=1), "num_steps": 1}
     eager, compiled = trained("eager", **settings), trained("compile", unroll=False, **settings)
     torch.testing.assert_close(eager[0], compiled[0], rtol=1e-5, atol=0)
+
+
+def test_a_teachers_convolutions_count_in_the_size_of_the_step():
+    net = build_model("tiny", 3, batch_norm="shared")
+    method = build_method(LBGATConfig(teacher="tiny"), net, (3, 8, 8))
+    assert unrolled_size(parts_of(net, method, ATTACK, "fp32")) == 10 * 3 + 10
 
 
 def test_the_step_is_compiled_once_for_all_rates_steps_and_weights():

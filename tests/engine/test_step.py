@@ -6,16 +6,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fastarat_kernels import philox
+from fastarat_kernels.implementations import PYTORCH, TRITON
 from step_parts import controls_of, parts_of
 from torch import nn
 
+from fastarat.attacks.pgd import pgd, start_noise, start_point
 from fastarat.attacks.settings import AttackConfig
 from fastarat.data.loader import Batch
-from fastarat.engine.step import train_step
+from fastarat.engine.step import ascend, start, train_step
 from fastarat.methods.registry import build_method
 from fastarat.methods.settings import ARATConfig, ATConfig
 from fastarat.models.convert import convert_to_split_batch_norm
 from fastarat.models.registry import build_model
+from fastarat.models.split_batch_norm import forward
 
 SEED, W, GAMMA, RATE = 3, 0.6, 4.0, 0.05
 ATTACK = AttackConfig(eps_255=20, step_255=8, steps=3)
@@ -120,6 +123,32 @@ def test_at_steps_are_those_written_with_ordinary_layers(small_net):
     torch.testing.assert_close(net.bn.running_var[0], twin.norms[1].running_var, **CLOSE)
 
 
+ATTACKS = {
+    "trades": AttackConfig(eps_255=20, step_255=8, steps=2, start="gaussian", batch_norm="eval", objective="kl"),
+    "n-fgsm": AttackConfig(eps_255=20, step_255=20, steps=1, start_scale=2, project=False),
+    "fgsm-rs": AttackConfig(eps_255=20, step_255=25, steps=1),
+    "l2, far start": AttackConfig(norm="l2", eps_255=60, step_255=40, steps=2, start_scale=2, project=False),
+    "l2, gaussian": AttackConfig(norm="l2", eps_255=60, step_255=40, steps=2, start="gaussian"),
+    "none": AttackConfig(steps=0, start="none"),
+}
+
+
+@pytest.mark.parametrize("kernels", [PYTORCH, TRITON], ids=["pytorch", "triton"])
+@pytest.mark.parametrize("name", ATTACKS)
+def test_the_step_attacks_as_the_attack_alone_does(small_net, name, kernels):
+    attack, net, given = ATTACKS[name], convert_to_split_batch_norm(small_net, "shared"), batch()
+    parts = parts_of(net, build_method(ATConfig(), net, (1, 8, 8)), attack, kernels=kernels)
+    x_adv, fixed = start(parts, given, controls_of(parts, 4))
+    for _ in range(attack.steps):
+        x_adv = ascend(parts, x_adv, given.y, fixed, controls_of(parts, 4))
+    alone = convert_to_split_batch_norm(small_net, "shared")
+    centre, first = start_point(given.x, start_noise(attack, given.x, SEED, 4, given.rows), attack)
+    expected = pgd(attack, lambda v: forward(alone, v, "adv", attack.batch_norm), centre, first, given.y)
+    assert torch.equal(fixed.centre, given.x)
+    # The start's radius is a float32 product here, a float64 one there: 1e-8 of a pixel.
+    torch.testing.assert_close(x_adv, expected, rtol=0, atol=1e-7)
+
+
 def test_a_ball_of_radius_0_trains_both_branches_on_the_same_images(small_net):
     net = convert_to_split_batch_norm(small_net)
     method = build_method(ARATConfig(predictor=False, layers=("bn",)), net, (1, 8, 8)).double()
@@ -131,10 +160,10 @@ def test_a_ball_of_radius_0_trains_both_branches_on_the_same_images(small_net):
 
 def test_the_published_start_trains_the_clean_branch_on_noisy_images(small_net):
     results = []
-    for start in ("uniform", "published-code"):
+    for name in ("uniform", "published-code"):
         net = convert_to_split_batch_norm(small_net)
         method = build_method(ARATConfig(layers=("bn",)), net, (1, 8, 8)).double()
-        parts = parts_of(net, method, AttackConfig(eps_255=20, steps=1, start=start))
+        parts = parts_of(net, method, AttackConfig(eps_255=20, steps=1, start=name))
         torch.manual_seed(1)
         before, x = net.bn.running_mean[0].clone(), batch()
         train_step(parts, x, controls_of(parts, 0, 0.0))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from host_syncs import HostSync, NoHostSync, QuietLoop
 
+from fastarat import recipes
 from fastarat.data.settings import AugmentConfig
 from fastarat.engine.settings import AveragingConfig
 from fastarat.recipes import recipe
@@ -19,7 +20,7 @@ def small(name: str, averaging: str = "none"):
         batch=8,
         num_train_images=24,
         augment=AugmentConfig(1, True),
-        attack=replace(config.attack, steps=2),
+        attack=replace(config.attack, steps=min(config.attack.steps, 2)),
         averaging=AveragingConfig(averaging, start_epoch=1, every_steps=2),
     )
 
@@ -37,7 +38,24 @@ def test_epochs_train_without_a_wait_for_the_device(name, dtype, averaging):
     assert training.average is None or training.average.num_snapshots == {"ema": 6, "swa": 3}[averaging]
 
 
-@pytest.mark.parametrize("change", [{"norm": "l2"}, {"start": "published-code"}, {"objective": "kl"}], ids=str)
+@pytest.mark.parametrize("name", sorted({n for n in recipes.names() if "digits-" in n} - {"digits-arat", "digits-at"}))
+def test_no_other_method_waits(name):
+    loop = QuietLoop(small(name))
+    with NoHostSync():
+        totals = loop.epochs(1)
+    assert loop.training.step == 3 and totals.isfinite().all()
+
+
+CHANGES = [
+    {"norm": "l2"},
+    {"start": "published-code"},
+    {"objective": "kl"},
+    {"start": "gaussian"},
+    {"start_scale": 2, "project": False},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_every_kind_of_attack_does_without_a_wait(change):
     config = small("digits-arat")
     loop = QuietLoop(replace(config, attack=replace(config.attack, **change)))

@@ -140,23 +140,26 @@ def test_metrics_of_distance_are_those_of_their_names():
 def test_without_auto_balance_the_two_fixed_weights_count(small_net):
     net = convert_to_split_batch_norm(small_net)
     method = arat(net, auto_balance=False, adversarial_weight=2.0, clean_weight=0.25)
-    terms, (clean, adversarial) = method.terms(net, half_batch(0.0), half_batch(0.2), Y)
-    torch.testing.assert_close(terms["ce_adv"], 2 * F.cross_entropy(adversarial, Y), **CLOSE)
-    torch.testing.assert_close(terms["ce_clean"], F.cross_entropy(clean, Y) / 4, **CLOSE)
+    terms = method.terms(net, half_batch(0.0), half_batch(0.2), Y)
+    clean, adversarial = terms.clean_logits, terms.adversarial_logits
+    torch.testing.assert_close(terms.classification["ce_adv"], 2 * F.cross_entropy(adversarial, Y), **CLOSE)
+    torch.testing.assert_close(terms.classification["ce_clean"], F.cross_entropy(clean, Y) / 4, **CLOSE)
     assert method.num_balance_images == 0 and arat(net).num_balance_images == 10_000
 
 
 def test_metrics_are_named_detached_and_unweighted(small_net):
     net = convert_to_split_batch_norm(small_net)
     method, x, x_adv = arat(net), half_batch(0.0), half_batch(0.2)
-    terms, (clean, adversarial) = method.terms(copy.deepcopy(net), x, x_adv, Y)
+    terms = method.terms(copy.deepcopy(net), x, x_adv, Y)
+    clean, adversarial = terms.clean_logits, terms.adversarial_logits
     loss, metrics = method.loss(net, x, x_adv, Y)
     assert tuple(metrics) == method.metrics
     assert not any(value.requires_grad for value in metrics.values())
     assert metrics["loss"] == loss.detach()
     torch.testing.assert_close(metrics["adversarial_cross_entropy"], F.cross_entropy(adversarial, Y), **CLOSE)
     torch.testing.assert_close(metrics["clean_cross_entropy"], F.cross_entropy(clean, Y), **CLOSE)
-    torch.testing.assert_close(metrics["invariance"], terms["invariance/bn"] + terms["invariance/act"], **CLOSE)
+    invariance = terms.invariance["invariance/bn"] + terms.invariance["invariance/act"]
+    torch.testing.assert_close(metrics["invariance"], invariance, **CLOSE)
     assert float(metrics["clean_accuracy"]) == float((clean.argmax(1) == Y).float().mean())
 
 
@@ -164,9 +167,9 @@ def test_metrics_are_named_detached_and_unweighted(small_net):
 def test_equal_halves_give_equal_logits_with_every_kind_of_batch_norm(small_net, kind):
     net, x = convert_to_split_batch_norm(small_net, kind), half_batch(0.0)
     method = arat(net, batch_norm=kind, predictor=False)
-    terms, (clean, adversarial) = method.terms(net, x, x.clone(), Y)
-    torch.testing.assert_close(clean, adversarial, **CLOSE)
-    assert terms["invariance/bn"].abs() < 1e-14
+    terms = method.terms(net, x, x.clone(), Y)
+    torch.testing.assert_close(terms.clean_logits, terms.adversarial_logits, **CLOSE)
+    assert terms.invariance["invariance/bn"].abs() < 1e-14
 
 
 def test_the_user_chooses_the_layers_or_the_net_does():
@@ -186,5 +189,16 @@ def test_the_loss_is_float32_in_half_precision(metric):
     method = build_method(ARATConfig(metric=metric), net, (3, 8, 8))
     x = torch.rand(4, 3, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
-        terms, _ = method.terms(net, x, x, torch.tensor([0, 1, 2, 0]))
-    assert {value.dtype for value in terms.values()} == {torch.float32}
+        terms = method.terms(net, x, x, torch.tensor([0, 1, 2, 0]))
+    assert {value.dtype for value in terms.summands.values()} == {torch.float32}
+
+
+def test_labels_are_smoothed_in_both_cross_entropies_and_not_in_what_is_reported(small_net):
+    net = convert_to_split_batch_norm(small_net)
+    method = arat(net, auto_balance=False, adversarial_weight=1.0, clean_weight=1.0, label_smoothing=0.3)
+    terms = method.terms(net, half_batch(0.0), half_batch(0.2), Y)
+    label = 0.7 * torch.eye(3, dtype=torch.float64)[Y] + 0.1
+    for name, logits in (("ce_clean", terms.clean_logits), ("ce_adv", terms.adversarial_logits)):
+        expected = -(label * logits.log_softmax(1)).sum(1).mean()
+        torch.testing.assert_close(terms.classification[name], expected, **CLOSE)
+    torch.testing.assert_close(terms.means["clean_cross_entropy"], F.cross_entropy(terms.clean_logits, Y), **CLOSE)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from fastarat.deployed import load_deployed
-from fastarat.verify import named_tensor
+from fastarat.verification.golden import named_tensor
 
 # The golden logits are float64; ours are float32 through up to twenty convolutions: 1e-7 an operation.
 FLOAT32 = {"rtol": 1e-3, "atol": 1e-4}

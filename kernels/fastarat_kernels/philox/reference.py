@@ -36,6 +36,7 @@ class Stream(IntEnum):
     SQUARE_START = 6
     SQUARE_QUERY = 7
     SQUARE_SIGN = 8
+    REPLAY = 9
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> tuple[Tensor, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastarat.__main__ import main
 from fastarat.errors import UserError
-from fastarat.verify import verify_file
+from fastarat.verification.golden import verify_file
 
 CPU = torch.device("cpu")
 SALT, CLASSES, GAMMA, PREV_ACC = 5, 7, 12.0, 0.35

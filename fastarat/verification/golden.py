@@ -4,10 +4,9 @@ Nothing is stored but results; weights are functions of their names (see `named_
 sides can build the same state.
 """
 
-import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +25,8 @@ from fastarat.models.convert import feature_widths, tap_layers
 from fastarat.models.published import published_model, published_predictors, split_layers
 from fastarat.models.registry import build_model
 from fastarat.models.split_batch_norm import forward, forward_with_features
+from fastarat.verification.rows import Row
+from fastarat.verification.stored import read_npz
 
 # How many rows a complete file gives.
 NUM_ROWS = 17
@@ -38,23 +39,8 @@ PIXELS = 1e-3
 # most pixels: single pixels say nothing then, so the loss reached and the statistics left are compared.
 REACHED, LEFT = 0.05, 0.2
 
-
 SCALARS = ("arch", "salt", "gamma", "num_classes", "prev_acc")
 INPUTS = (*SCALARS, "images", "labels", "noise")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One quantity: its largest error, relative (or a share of pixels), and what is allowed."""
-
-    quantity: str
-    error: float
-    tolerance: float
-
-    @property
-    def holds(self) -> bool:
-        """Whether the error is within the tolerance; NaN is not."""
-        return self.error <= self.tolerance
 
 
 def named_tensor(name: str, shape: tuple[int, ...], salt: int) -> np.ndarray:
@@ -163,28 +149,6 @@ class Golden:
         return self.row(quantity, pairs)
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file; nothing in it is unpickled. Raises `UserError` if unreadable."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (
-        OSError,
-        RuntimeError,
-        NotImplementedError,
-        ValueError,
-        EOFError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ):
-        raise UserError(f"{path} is no readable .npz file of plain arrays") from None
-
-
 def verify_file(path: Path, dtype: torch.dtype, device: torch.device) -> Iterator[Row]:
     """Rows of everything the file holds, as they are computed."""
     golden = Golden(path, dtype, device)
@@ -249,7 +213,7 @@ def _training_step(golden: Golden) -> Iterator[Row]:
     golden.reset()
     losses, momenta = [], [torch.zeros_like(p) for p in golden.parameters()]
     for step in range(3):
-        terms, _ = golden.method.terms(golden.model, golden.x, x_adv, golden.y)
+        terms = golden.method.terms(golden.model, golden.x, x_adv, golden.y).summands
         total = torch.stack(list(terms.values())).sum()
         gradients = torch.autograd.grad(total, golden.parameters())
         losses.append(total.detach())

@@ -1,0 +1,96 @@
+"""The methods' losses as people write them: one forward for each half of a batch, PyTorch's own functions.
+
+A loss returns `loss` and its means by fastarat's names. `net(x, branch)` gives logits and pooled features. ARREST is
+not among them: there is no published code of it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Net = Callable[..., tuple[Tensor, list[Tensor]]]
+Losses = dict[str, Tensor]
+
+
+@dataclass
+class Given:
+    """What a loss is made of."""
+
+    net: Net
+    settings: Any
+    """of the method"""
+    predictors: nn.ModuleList
+    teacher: Net | None
+    balance: float
+    """w, the weight of AR-AT's adversarial loss"""
+
+
+def standard(given: Given, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
+    return {"loss": F.cross_entropy(given.net(x, "adv")[0], y)}
+
+
+def at(given: Given, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
+    return {"loss": F.cross_entropy(given.net(x_adv, "adv")[0], y)}
+
+
+def arat(given: Given, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
+    clean_logits, clean = given.net(x, "clean", True)
+    adv_logits, adversarial = given.net(x_adv, "adv", True)
+    terms = {
+        "adversarial_cross_entropy": F.cross_entropy(adv_logits, y),
+        "clean_cross_entropy": F.cross_entropy(clean_logits, y),
+    }
+    similar = [
+        F.cosine_similarity(predict(moving), target.detach()).mean()
+        for predict, moving, target in zip(given.predictors, adversarial, clean, strict=True)
+    ]
+    terms["invariance"] = given.settings.gamma * (1 - torch.stack(similar).mean())
+    loss = given.balance * terms["adversarial_cross_entropy"] + (1 - given.balance) * terms["clean_cross_entropy"]
+    return {"loss": loss + terms["invariance"], **terms}
+
+
+def trades(given: Given, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
+    clean, adversarial = given.net(x, "adv")[0], given.net(x_adv, "adv")[0]
+    cross_entropy = F.cross_entropy(clean, y)
+    divergence = F.kl_div(adversarial.log_softmax(1), clean.softmax(1), reduction="batchmean")
+    loss = cross_entropy + given.settings.beta * divergence
+    return {"loss": loss, "clean_cross_entropy": cross_entropy, "divergence": divergence}
+
+
+def mart(given: Given, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
+    clean, adversarial = given.net(x, "adv")[0].softmax(1), given.net(x_adv, "adv")[0]
+    p = adversarial.softmax(1)
+    wrong = p.scatter(1, y[:, None], 0).argmax(1)
+    boosted = F.cross_entropy(adversarial, y) + F.nll_loss(torch.log(1.0001 - p + 1e-12), wrong)
+    per_image = F.kl_div(adversarial.log_softmax(1), clean, reduction="none").sum(1)
+    divergence = (per_image * (1.0000001 - clean.gather(1, y[:, None])[:, 0])).mean()
+    loss = boosted + given.settings.beta * divergence
+    return {"loss": loss, "boosted_cross_entropy": boosted, "weighted_divergence": divergence}
+
+
+def lbgat(given: Given, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
+    assert given.teacher is not None
+    adversarial, clean, taught = given.net(x_adv, "adv")[0], given.net(x, "adv")[0], given.teacher(x, "adv")[0]
+    guidance, cross_entropy = F.mse_loss(adversarial, taught), F.cross_entropy(taught, y)
+    divergence = F.kl_div(adversarial.log_softmax(1), clean.softmax(1), reduction="batchmean")
+    loss = guidance + cross_entropy + given.settings.beta * divergence
+    return {
+        "loss": loss,
+        "guidance": guidance,
+        "teacher_cross_entropy": cross_entropy,
+        "divergence": divergence,
+    }
+
+
+LOSSES: dict[str, Callable[[Given, Tensor, Tensor, Tensor], Losses]] = {
+    "standard": standard,
+    "at": at,
+    "arat": arat,
+    "trades": trades,
+    "mart": mart,
+    "lbgat": lbgat,
+}

@@ -1,0 +1,153 @@
+"""One row of the robustness benchmark: train, or take the training that is there, and measure what it deploys."""
+
+import json
+import time
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench.rows import base_row
+from bench.suites import Entry
+from fastarat.attacks.settings import AttackConfig
+from fastarat.checkpoint import Description, load_model
+from fastarat.config import Config, load_config
+from fastarat.console import progress
+from fastarat.data.dataset import Dataset, ImageSet
+from fastarat.data.sources import open_dataset
+from fastarat.data.subset import shuffled
+from fastarat.engine.distributed import World
+from fastarat.errors import UserError
+from fastarat.evaluation import accuracies
+from fastarat.run import Run
+from fastarat.trainer import train
+
+PGD_STEPS = 20
+
+
+def measure(
+    suite: str, entry: Entry, num_images: int | None, num_autoattack: int | None, analysed: bool = False
+) -> dict[str, Any]:
+    """Train (or go on training) and attack what it deploys: the row of `suite`.
+
+    `num_images` test images (None: all) tell the clean accuracy and PGD-20's; AutoAttack gets the first
+    `num_autoattack` of them (0: there is none). `analysed`: see `fastarat.analysis`. Raises `UserError` if the place of
+    the training holds another one.
+    """
+    config, out = entry.config, entry.out
+    begun = (out / "config.json").exists()
+    if begun and load_config(out / "config.json") != config:
+        raise UserError(f"{out} is a run with other settings: move it away, or give another --runs")
+    run = Run(out) if begun and is_finished(out, config) else train(config, out, resume=begun)
+    device = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
+    model, description = load_model(run.weights_file)
+    model.to(device)
+    dataset = open_dataset(config.data)
+    images = shuffled(dataset.test, len(dataset.test.labels) if num_images is None else num_images, seed=0)
+    started = time.monotonic()
+    clean, pgd20 = _pgd20(model, dataset, images, description, device, entry.name)
+    seconds = time.monotonic() - started
+    lines = [line for line in run.metrics() if "train" in line]
+    return {
+        **base_row("robustness", config, dataset.name, device.type),
+        "trained_by": _commit_of(run),
+        "correct": pgd20 <= clean and all(line["train"]["loss"] < float("inf") for line in lines),
+        "suite": suite,
+        "method": entry.method,
+        "fidelity": config.fidelity,
+        "model": description.model,
+        "seed": config.seed,
+        "epochs": config.epochs,
+        "checkpoint": "best" if config.num_validation_images else "last",
+        "num_images": len(images.labels),
+        "clean": round(clean, 3),
+        "pgd20": round(pgd20, 3),
+        **_autoattack(model, dataset, images, description, out, num_autoattack, entry.name),
+        **_minutes(lines, seconds),
+        "images_per_s": round(mean(line["images_per_s"] for line in lines), 1),
+        "analysis": _analysis(out, entry.name) if analysed else None,
+    }
+
+
+def is_finished(out: Path, config: Config) -> bool:
+    """Whether the training has come to its end: its last epoch is written, and so are its weights."""
+    lines = Run(out).metrics()
+    return Run(out).weights_file.exists() and any(line["epoch"] == config.epochs for line in lines)
+
+
+def _pgd20(
+    model: nn.Module, dataset: Dataset, images: ImageSet, description: Description, device: torch.device, name: str
+) -> tuple[float, float]:
+    """Clean and PGD-20 accuracy in percent, in the ball that the model is meant for."""
+    eps_255 = description.eps_255
+    attack = AttackConfig(norm=description.norm, eps_255=eps_255, step_255=eps_255 / 4, steps=PGD_STEPS)
+    with progress(f"PGD-20 on {name}", len(images.labels)) as advance:
+        clean, robust = accuracies(
+            model, images, dataset.max_value, len(dataset.classes), attack, world=World(device), advance=advance
+        )
+    return clean.percent, robust.percent
+
+
+def _autoattack(
+    model: nn.Module,
+    dataset: Dataset,
+    images: ImageSet,
+    description: Description,
+    out: Path,
+    num_autoattack: int | None,
+    name: str,
+) -> dict[str, Any]:
+    """The row's fields of the standard AutoAttack, whose state lies in the run."""
+    from fastarat.robustness import evaluate
+
+    num_images = min(num_autoattack if num_autoattack is not None else len(images.labels), len(images.labels))
+    if not num_images:
+        return {"autoattack": None}
+    pixels = torch.from_numpy(images.images[:num_images]).permute(0, 3, 1, 2).float() / dataset.max_value
+    with progress(f"AutoAttack on {name}", num_images) as advance:
+        result = evaluate(
+            model,
+            pixels,
+            torch.from_numpy(images.labels[:num_images]),
+            attack="autoattack",
+            norm=description.norm,
+            eps=description.eps_255 / 255,
+            state=out / f"autoattack-{num_images}",
+            advance=advance,
+        )
+    return {
+        "autoattack": round(result.robust, 3),
+        "num_autoattack": num_images,
+        "autoattack_after": {attack: round(percent, 3) for attack, percent in result.after.items()},
+        "warnings": list(result.warnings),
+        "minutes_autoattack": round(sum(result.seconds.values()) / 60, 2),
+    }
+
+
+def _analysis(out: Path, name: str) -> dict[str, float]:
+    from fastarat.analysis import analyze
+
+    with progress(f"analysing {name}", 1) as advance:
+        return analyze(out, advance=advance)["summary"]
+
+
+def _commit_of(run: Run) -> str | None:
+    """The commit that finished the training."""
+    return json.loads(run.record_file.read_text())["sessions"][-1]["commit"]
+
+
+def _minutes(lines: list[dict[str, Any]], attacking: float) -> dict[str, float]:
+    """`minutes`: training with its compilation, as a run counts; `minutes_total`: all from the first step to the end of
+    PGD-20 (`attacking` seconds) with every evaluation on the way, without the compilation."""
+    training, compiling = lines[-1]["seconds"], sum(line.get("compile_seconds", 0.0) for line in lines)
+    evaluating = sum(line.get("evaluation_seconds", 0.0) for line in lines)
+    seconds = {
+        "minutes": training,
+        "minutes_compiling": compiling,
+        "minutes_evaluating": evaluating,
+        "minutes_pgd20": attacking,
+        "minutes_total": training - compiling + evaluating + attacking,
+    }
+    return {name: round(value / 60, 2) for name, value in seconds.items()}

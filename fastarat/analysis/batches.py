@@ -1,0 +1,83 @@
+"""Training batches as the method sees them: attacked and measured as in training, nothing updated."""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastarat.analysis import mixture
+from fastarat.analysis.conflict import conflict, naive_invariance
+from fastarat.analysis.layers import Values, parameter_groups
+from fastarat.attacks.perturb import batch_norm_mode
+from fastarat.data.loader import Batch
+from fastarat.engine.step import Controls, StepParts, ascend, start
+from fastarat.engine.training import Training
+from fastarat.methods.method import widened
+from fastarat.models.split_batch_norm import SplitBatchNorm2d, forward_with_features
+
+
+@dataclass(frozen=True)
+class BatchMeasures:
+    """What one batch shows, by layer: the three conflicts (`conflict`) and the statistics' distance (`mixture`)."""
+
+    gradient_conflict: Values
+    naive_conflict: Values
+    clean_adversarial_conflict: Values
+    mixture_distance: Values
+
+
+def measure_batch(training: Training, batch: Batch, number: int, aligned: tuple[str, ...]) -> BatchMeasures:
+    """Attack the batch, start noise numbered `number`, and measure. Weights, statistics and modes stay as they are."""
+    parts, controls = attacking(training)
+    controls.step.fill_(number)
+    with batch_norm_mode(parts.model, "frozen"), batch_norm_mode(parts.method, "frozen"):
+        x, x_adv = attacked(parts, batch, controls)
+        groups = parameter_groups(parts.model)
+        own = own_conflict(parts, x, x_adv, batch.y)
+        with mixture.distances(parts.model) as apart:
+            logits, features = forward_with_features(parts.model, torch.cat([x, x_adv]), "both", "train")
+        clean, adversarial = (F.cross_entropy(half, batch.y) for half in widened(logits).chunk(2))
+        naive = conflict(naive_invariance(features, aligned), clean + adversarial, groups)
+        branches = conflict(clean, adversarial, groups)
+        # A parameter set of its own for each branch: their gradients never meet.
+        branches |= {name: None for name, layer in parts.model.named_modules() if is_split(layer)}
+        return BatchMeasures(own, naive, branches, apart)
+
+
+def is_split(layer: nn.Module) -> bool:
+    """Whether it is a batch-norm with a parameter set for each branch."""
+    return isinstance(layer, SplitBatchNorm2d) and layer.kind == "split"
+
+
+def own_conflict(parts: StepParts, x: Tensor, x_adv: Tensor, y: Tensor) -> Values:
+    """The conflict of the method's own terms; None everywhere if it has no invariance terms."""
+    terms = parts.method.terms(parts.model, x, x_adv, y)
+    groups = parameter_groups(parts.model)
+    if not terms.invariance or not terms.classification:
+        return dict.fromkeys(groups)
+    invariance, classification = (sum(kind.values()) for kind in (terms.invariance, terms.classification))
+    assert isinstance(invariance, Tensor) and isinstance(classification, Tensor)
+    return conflict(invariance, classification, groups)
+
+
+def attacking(training: Training) -> tuple[StepParts, Controls]:
+    """What attacks training batches: the training attack; where there is none, that of evaluations, on batch
+    statistics, which it leaves."""
+    parts, controls = training.parts, training.controls
+    if parts.attack.steps == 0:
+        attack = replace(training.evaluation_attack, batch_norm="frozen")
+        like = controls.eps
+        parts = replace(parts, attack=attack)
+        controls = controls._replace(
+            eps=torch.full_like(like, attack.eps), step_size=torch.full_like(like, attack.step)
+        )
+    return parts, controls
+
+
+def attacked(parts: StepParts, batch: Batch, controls: Controls) -> tuple[Tensor, Tensor]:
+    """The clean and the adversarial images that the method's loss is given for this batch."""
+    x_adv, fixed = start(parts, batch, controls)
+    for _ in range(parts.attack.steps):
+        x_adv = ascend(parts, x_adv, batch.y, fixed, controls)
+    return fixed.centre, x_adv

@@ -1,0 +1,92 @@
+"""What an attack does to images: how far it moves them, and which of them it breaks."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastarat.attacks.perturb import batch_norm_mode, perturb
+from fastarat.attacks.settings import AttackConfig, Norm
+from fastarat.models.split_batch_norm import forward
+
+STEPS = 20
+QUANTILES = (0, 5, 25, 50, 75, 95, 100)
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """Images before and after an attack on a model, on the device of the model."""
+
+    x: Tensor
+    """[N, C, H, W] in [0, 1]"""
+    x_adv: Tensor
+    """the attack's last iterates, the same shape"""
+    y: Tensor
+    """labels, int64 [N]"""
+    clean_prediction: Tensor
+    """int64 [N]"""
+    adversarial_prediction: Tensor
+    """int64 [N]"""
+
+    @property
+    def groups(self) -> dict[str, Tensor]:
+        """Which images are `broken` (right before alone), `robust` (right after too), `wrong` (before): bool [N]."""
+        right, right_after = self.clean_prediction == self.y, self.adversarial_prediction == self.y
+        return {"broken": right & ~right_after, "robust": right & right_after, "wrong": ~right}
+
+
+def pgd_20(norm: Norm, eps_255: float) -> AttackConfig:
+    """The attack of an analysis: 20 steps of a quarter of the radius, from a uniform start, on running statistics."""
+    return AttackConfig(norm=norm, eps_255=eps_255, step_255=eps_255 / 4, steps=STEPS, batch_norm="eval")
+
+
+def attack_images(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    attack: AttackConfig,
+    seed: int,
+    batch: int = 500,
+    advance: Callable[[int], None] = lambda num_images: None,
+) -> Attacked:
+    """Attack images [N, C, H, W], labels int64 [N], by the deployed branch. The model is left as it was."""
+    moved, predictions = [], []
+    for i, (rows, labels) in enumerate(zip(x.split(batch), y.split(batch), strict=True)):
+        moved.append(perturb(model, rows, labels, attack, seed + i))
+        with torch.no_grad(), batch_norm_mode(model, "eval"):
+            both = [forward(model, images, "adv", "eval").argmax(1) for images in (rows, moved[-1])]
+        predictions.append(torch.stack(both))
+        advance(len(rows))
+    return Attacked(x, torch.cat(moved), y, *torch.cat(predictions, dim=1))
+
+
+def perturbation_norms(attacked: Attacked) -> dict[str, Any]:
+    """For each group of images: how many, and the distribution of the perturbations' norms.
+
+    `linf_255` in 1/255 of the pixel range, `l2` in pixel units, over all pixels of an image; each with its mean and
+    quantiles (percent: value), null for a group without images.
+    """
+    shift = (attacked.x_adv - attacked.x).flatten(1).double()
+    norms = {"linf_255": 255 * shift.abs().amax(1), "l2": shift.norm(dim=1)}
+    return {
+        group: {"num_images": int(chosen.sum()), **{kind: _summary(values[chosen]) for kind, values in norms.items()}}
+        for group, chosen in attacked.groups.items()
+    }
+
+
+def _summary(values: Tensor) -> dict[str, Any] | None:
+    if not len(values):
+        return None
+    shares = torch.tensor(QUANTILES, dtype=values.dtype, device=values.device) / 100
+    quantiles = dict(zip(map(str, QUANTILES), torch.quantile(values, shares).tolist(), strict=True))
+    return {"mean": float(values.mean()), "quantiles": quantiles}
+
+
+def examples(attacked: Attacked, num_images: int) -> list[int]:
+    """Images to look at: half of them broken, half robust, as far as there are such; then any."""
+    kinds = [chosen.nonzero().flatten().tolist() for chosen in attacked.groups.values()]
+    chosen = [i for kind in kinds[:2] for i in kind[: num_images // 2]]
+    rest: Sequence[int] = [i for kind in kinds for i in kind if i not in chosen]
+    return [*chosen, *rest][:num_images]

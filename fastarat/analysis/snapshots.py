@@ -1,0 +1,79 @@
+"""The states that a run has kept, and the training that they are put into."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fastarat.checkpoint import load_checkpoint
+from fastarat.config import Config
+from fastarat.data.sources import open_dataset
+from fastarat.engine.distributed import World
+from fastarat.engine.training import Training, build_training
+from fastarat.errors import UserError
+from fastarat.run import Run
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A file with a state of the net, and what it is: `epoch N`, `best` or `last`."""
+
+    name: str
+    path: Path
+
+
+def kept_states(run: Run, epochs: Sequence[int] = ()) -> list[Kept]:
+    """The snapshots of a run (of `epochs` alone, if any are given), then its best and last checkpoint.
+
+    Raises `UserError` where there is no checkpoint, or no snapshot of such an epoch.
+    """
+    if run.path.is_file():
+        raise UserError(f"{run.path} is a file: analyze looks at a training, give a run's directory")
+    run.config()
+    if not run.has_checkpoint():
+        raise UserError(f"{run.path} has no checkpoint to analyse: train it with 'fastarat train --resume {run.path}'")
+    snapshots = run.snapshots()
+    missing = sorted(set(epochs) - set(snapshots))
+    if missing:
+        there = f"it has {', '.join(map(str, snapshots))}" if snapshots else "--checkpoint.history N keeps some"
+        raise UserError(f"{run.path} has no snapshot of epoch {missing[0]}: {there}")
+    kept = [Kept(f"epoch {epoch}", path) for epoch, path in snapshots.items() if not epochs or epoch in epochs]
+    if run.best_file.exists():
+        kept.append(Kept("best", run.best_file))
+    return [*kept, Kept("last", run.checkpoint("last"))]
+
+
+def reconstruct(config: Config, data: str | None, device: torch.device) -> Training:
+    """The training of a configuration on one process, in float32 (float64 where it trained so), in plain PyTorch.
+
+    A batch is what one of its processes normalised by. `data`: where the images lie now, if elsewhere.
+    """
+    rows = config.batch if config.sync_bn else config.batch // config.num_processes
+    config = replace(config, data=data or config.data, batch=rows, sync_bn=False)
+    dtype = "fp64" if config.dtype == "fp64" else "fp32"
+    return build_training(config, open_dataset(config.data), World(device), dtype)
+
+
+def load(training: Training, kept: Kept) -> None:
+    """Put a state's weights, statistics and average into the training."""
+    state = load_checkpoint(kept.path)
+    if state.get("fingerprint") not in (None, training.dataset.fingerprint):
+        raise UserError(f"{kept.path} was trained on other images than {training.config.data} holds: give its --data")
+    try:
+        training.parts.model.load_state_dict(state["model"])
+        training.parts.method.load_state_dict(state["method"])
+        if training.average:
+            training.average.load_state_dict(state["average"])
+        training.step, training.epoch = state["step"], state["epoch"]
+    except (KeyError, RuntimeError, TypeError, ValueError) as e:
+        raise UserError(f"{kept.path} does not fit the run's config.json: {str(e).splitlines()[0]}") from None
+
+
+def evaluated_net(training: Training) -> nn.Module:
+    """The net that evaluations during training look at: the EMA average if there is one, else the net itself."""
+    average = training.average
+    if average and average.settings.kind == "ema" and average.num_snapshots:
+        return average.model
+    return training.parts.model

@@ -1,0 +1,156 @@
+"""How an attack's state is moved on: directly, or by replaying CUDA graphs.
+
+An attack is a loop of one function from state to state, thousands of short calls between which nothing is asked of the
+device. `Captured` records such a function once for each of a few numbers of rows, and a call is then one launch. What
+it is given is padded to the next such number with copies of the first row, whose results nobody sees.
+"""
+
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from fastarat.attacks.pgd import Logits
+from fastarat.console import notice
+
+S = TypeVar("S", bound=NamedTuple)
+
+FORWARDS = {"apgd": 1, "fab": 2, "square": 1}
+"""how often a move runs the model on each row"""
+
+# Up to this many numbers of rows have graphs of their own. Of a batch that lost some rows under an eighth is padding.
+SIZES = 8
+_WARM_UP_MOVES = 3
+
+
+class Mover(Protocol):
+    """Calls `move`, a function of tensors alone, or does what amounts to it."""
+
+    def __call__(self, name: tuple, move: Callable[[S], S], state: S) -> S:
+        """`move(state)`. `name`, one of `FORWARDS` first, says all that `move` is made from, but for the model.
+
+        `state`: a named tuple of tensors, of as many rows as its first, or without dimensions. A state that was
+        returned is overwritten by the next call.
+        """
+        ...
+
+
+def directly(name: tuple, move: Callable[[S], S], state: S) -> S:
+    """`move(state)`, without further ado."""
+    return move(state)
+
+
+class Captured:
+    """Replays `move` from CUDA graphs, for one model and batches of up to `batch` rows.
+
+    A model that cannot be captured, since it waits for the device or copies from the host, is run directly: `problem`
+    then says why, and so does a line on stderr. A model that computes otherwise from pass to pass must not come here.
+    """
+
+    def __init__(self, batch: int):
+        self.batch, self.problem = batch, ""
+        self.graphs: dict[Hashable, _Graph] = {}
+
+    def size(self, rows: int) -> int:
+        """The number of rows that this many are padded to."""
+        part = -(-self.batch // SIZES)
+        return max(min(-(-rows // part) * part, self.batch), rows)
+
+    def __call__(self, name: tuple, move: Callable[[S], S], state: S) -> S:
+        """As `Mover` says."""
+        size = self.size(len(state[0]))
+        key = (name, size, *((tensor.shape[1:], tensor.dtype) for tensor in state))
+        if key not in self.graphs and not self.problem:
+            try:
+                self.graphs[key] = _Graph(move, state, size)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as e:
+                self.problem = next(iter(str(e).splitlines()), type(e).__name__)
+                notice(f"the attacks run uncaptured: {self.problem}")
+        return move(state) if self.problem else self.graphs[key](state)
+
+
+class Counted:
+    """A model that tells how many images go through it."""
+
+    def __init__(self, logits_of: Logits, tell: Callable[[int], None]):
+        self.logits_of, self.tell = logits_of, tell
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The logits of `x`."""
+        logits = self.logits_of(x)
+        self.tell(len(x))
+        return logits
+
+
+class Graphs:
+    """The graphs of an evaluation in batches of up to `batch` rows, for each of its models."""
+
+    def __init__(self, batch: int):
+        self.batch = batch
+        self.captured: dict[Logits, Captured] = {}
+
+    def of(self, logits_of: Logits) -> tuple[Logits, Mover]:
+        """The model to attack, and the mover to do it with.
+
+        A replay runs no Python: where the model is `Counted`, the mover tells of its passes, and the model is bare.
+        """
+        counted = isinstance(logits_of, Counted)
+        model = logits_of.logits_of if counted else logits_of
+        captured = self.captured.setdefault(model, Captured(self.batch))
+
+        def telling(name: tuple, move: Callable[[S], S], state: S) -> S:
+            moved = captured(name, move, state)
+            logits_of.tell(FORWARDS[name[0]] * len(moved[0]))
+            return moved
+
+        return model, telling if counted else captured
+
+
+class _Graph:
+    """One function in a CUDA graph, over tensors of its own that hold the state."""
+
+    def __init__(self, move: Callable[[Any], Any], state: Any, size: int):
+        self.move = move  # what it holds on to must live as long as the graph
+        self.own = type(state)(*(_padded(tensor, size) for tensor in state))
+        self.handed: Any = (None,) * len(state)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UP_MOVES):
+                self.advance()
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+            self.advance()
+
+    def advance(self) -> None:
+        """Move the own state on."""
+        moved = zip(self.own, self.move(self.own), strict=True)
+        # What comes from another place of the state is saved before that place is written.
+        changes = [(own, new.clone() if _is_among(new, self.own) else new) for own, new in moved if new is not own]
+        for own, new in changes:
+            own.copy_(new)
+
+    def __call__(self, state: Any) -> Any:
+        rows = len(state[0])
+        for own, handed, given in zip(self.own, self.handed, state, strict=True):
+            if given is not handed:  # else it is there already
+                own.copy_(_padded(given, len(own)) if own.dim() else given)
+        self.graph.replay()
+        if self.handed[0] is None or len(self.handed[0]) != rows:
+            self.handed = type(state)(*(own[:rows] if own.dim() else own for own in self.own))
+        return self.handed
+
+
+def _padded(tensor: Tensor, size: int) -> Tensor:
+    """A copy with `size` rows, the first one again after the last; of the same values if it has no dimension."""
+    if not tensor.dim():
+        return tensor.clone()
+    return torch.cat([tensor, tensor[:1].expand(size - len(tensor), *tensor.shape[1:])])
+
+
+def _is_among(tensor: Tensor, others: Any) -> bool:
+    return any(tensor is other for other in others)

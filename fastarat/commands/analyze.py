@@ -1,0 +1,155 @@
+"""`fastarat analyze RUN`: what a trained run looks like inside, as JSON and as pictures."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from fastarat.cli import parse
+from fastarat.console import notice, print_json, print_table, progress
+from fastarat.errors import UserError, WorkError
+from fastarat.files import write_text
+
+if TYPE_CHECKING:
+    from fastarat.analysis import Analysis
+
+
+@dataclass(frozen=True)
+class AnalyzeArguments:
+    """Look inside a run: gradient conflict, batch statistics, features, loss surface, perturbations.
+
+    Measures the last and the best checkpoint, and every snapshot that --checkpoint.history kept in training.
+    For example: fastarat analyze runs/digits-arat --num-images 500
+    """
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """a run's directory"""
+    num_images: int = 200
+    """test images, chosen by the seed, whose features and perturbations are looked at"""
+    batches: int = 4
+    """training batches over which conflicts and statistics are averaged"""
+    epochs: tuple[int, ...] = ()
+    """of the snapshots, only those of these epochs; default all"""
+    data: str | None = None
+    """where the images lie now; default where the run found them"""
+    seed: int = 0
+    """choice of images, attack starts and random directions"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """where to compute"""
+    json: bool = False
+    """print the summary as JSON"""
+    out: Path | None = None
+    """directory for analysis.json and the pictures; default RUN/analysis"""
+
+
+def run(args: list[str]) -> int:
+    """Analyse, write JSON and pictures, and print a table of the summary, or JSON."""
+    arguments = parse(AnalyzeArguments, args, "fastarat analyze")
+    _check(arguments)
+    import torch
+
+    from fastarat.analysis import whole_analysis
+    from fastarat.analysis.snapshots import kept_states
+    from fastarat.engine.device import choose_device
+    from fastarat.record import Record
+    from fastarat.run import Run
+
+    opened = Run(arguments.run)
+    kept_states(opened, arguments.epochs)
+    device = choose_device(_on(opened.config(), arguments.device), Record())
+    out = arguments.out or arguments.run / "analysis"
+    _make(out)
+    try:
+        with progress("analysing, in percent", 100) as advance:
+            analysis = whole_analysis(
+                arguments.run,
+                arguments.num_images,
+                arguments.batches,
+                arguments.seed,
+                torch.device(device),
+                arguments.data,
+                arguments.epochs,
+                advance,
+            )
+    except torch.OutOfMemoryError:
+        raise WorkError("out of GPU memory: give fewer --num-images, or --device cpu") from None
+    _write(out, analysis)
+    if arguments.json:
+        print_json({"run": str(arguments.run), "out": str(out), **analysis.result["summary"]})
+    else:
+        _print(analysis.result)
+        notice(f"{out}: analysis.json and pictures")
+    return 0
+
+
+def _check(arguments: AnalyzeArguments) -> None:
+    for name in ("num_images", "batches"):
+        if getattr(arguments, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: give 1 or more")
+    if not 0 <= arguments.seed < 2**31:
+        raise UserError(f"--seed {arguments.seed}: give 0 or more, below 2^31")
+
+
+def _on(config: Any, device: str) -> Any:
+    """The configuration on one process of this device."""
+    from dataclasses import replace
+
+    return replace(config, device=device, gpus=0, procs=0)
+
+
+def _make(out: Path) -> None:
+    """Make the directory, and see that it can be written before there is anything to write."""
+    probe = out / ".analysis"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as e:
+        raise UserError(f"cannot write to {out}: {e.strerror}; give another --out") from None
+
+
+def _write(out: Path, analysis: "Analysis") -> None:
+    import json
+
+    from fastarat import report_analysis, report_images
+
+    write_text(out / "analysis.json", json.dumps(analysis.result, indent=1) + "\n")
+    report_analysis.conflict_picture(out / "conflict.png", analysis.result)
+    report_analysis.mixture_picture(out / "mixture.png", analysis.result)
+    report_analysis.features_picture(out / "features.png", analysis.result)
+    report_images.surface_picture(out / "surface.png", analysis)
+    report_images.perturbations_picture(out / "perturbations.png", analysis)
+    report_images.gallery_picture(out / "gallery.png", analysis)
+
+
+COLUMNS = {
+    "gradient_conflict": "conflict",
+    "naive_conflict": "naive",
+    "clean_adversarial_conflict": "clean-adv",
+    "mixture_distance": "mixture",
+    "feature_cosine": "features",
+    "branch_cosine": "branches",
+    "spread": "spread",
+    "spread_adversarial": "adv spread",
+}
+
+
+def _print(result: dict[str, Any]) -> None:
+    rows = []
+    for state in result["states"]:
+        values = [state["means"][name] for name in COLUMNS]
+        others = ", ".join(name for name in state["names"] if not name.startswith("epoch"))
+        epoch = f"{state['epoch']:.4g}" + (f" ({others})" if others else "")
+        rows.append([epoch, *("-" if value is None else f"{value:.3f}" for value in values)])
+    print_table(f"{result['run']}: {result['method']} on {result['data']}", ["epoch", *COLUMNS.values()], rows)
+    summary, attack = result["summary"], result["test_attack"]
+    print(
+        "conflict, naive, clean-adv: cosine of gradients (1 agree, below 0 conflict), mean over convolutions, linear "
+        f"layers, {result['batches']} batches of {result['batch']};\n"
+        "mixture: distance of clean and adversarial batch statistics in deviations; features, branches: cosine of "
+        "clean and adversarial features;\nspread: of normalised features (1 isotropic, 0 collapsed); means over "
+        f"{', '.join(result['aligned_layers'])}.\n"
+        f"deployed model on {result['num_images']} test images: clean {summary['clean_percent']:.1f} %, "
+        f"PGD-{attack['steps']} at eps {attack['eps_255']:g}/255 {summary['pgd20_percent']:.1f} %"
+    )

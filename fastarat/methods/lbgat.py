@@ -1,0 +1,54 @@
+"""LBGAT (Cui et al., ICCV 2021, "Learnable Boundary Guided Adversarial Training").
+
+    loss = MSE(f(x'), t(x)) + CE(t(x), y) + beta * mean over images of KL(p(x) ‖ p(x'))
+
+t is a teacher for clean images, trained along with f by the same optimiser; the MSE is the mean over all logits, and
+its gradient flows into both nets. p is the net's own prediction, which the attack moves by the same KL.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastarat.methods.method import Method, Terms, accuracy, divergence, widened
+from fastarat.methods.settings import LBGATConfig
+from fastarat.models.split_batch_norm import forward
+
+
+class LBGAT(Method):
+    """Both halves pass one net, each normalised by its own statistics: adversarial, then clean."""
+
+    metrics = (
+        "loss",
+        "guidance",
+        "teacher_cross_entropy",
+        "divergence",
+        "teacher_accuracy",
+        "adversarial_accuracy",
+        "clean_accuracy",
+    )
+    halves = ("adv", "clean")
+    settings: LBGATConfig
+
+    def __init__(self, settings: LBGATConfig, teacher: nn.Module):
+        super().__init__(settings)
+        self.teacher = teacher
+
+    def terms(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Terms:
+        """See `Method.terms`."""
+        clean, adversarial = widened(forward(model, torch.cat([x, x_adv]), "both", "train")).chunk(2)
+        taught = widened(forward(self.teacher, x, "adv", "train"))
+        guidance, kl = F.mse_loss(adversarial, taught), divergence(clean, adversarial).mean()
+        cross_entropy = self.cross_entropy(taught, y)
+        return Terms(
+            {"ce_teacher": cross_entropy},
+            {"mse": guidance, "kl": self.settings.beta * kl},
+            clean,
+            adversarial,
+            {
+                "guidance": guidance,
+                "teacher_cross_entropy": cross_entropy,
+                "divergence": kl,
+                "teacher_accuracy": accuracy(taught, y),
+            },
+        )

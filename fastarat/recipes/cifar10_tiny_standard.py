@@ -1,0 +1,18 @@
+"""Standard training with a small net on CIFAR-10.
+
+    fastarat train cifar10-tiny-standard --data cifar10-jpeg
+
+Net, epochs, schedule and eps are those of `cifar10-tiny-at`. No attack: the baseline of clean accuracy, and the
+teacher that ARREST starts from.
+
+COST Not yet measured here.
+"""
+
+from dataclasses import replace
+
+from fastarat.methods.settings import StandardConfig
+from fastarat.recipes.cifar10_tiny_at import RECIPE as AT
+
+RECIPE = replace(
+    AT, recipe="cifar10-tiny-standard", attack=replace(AT.attack, steps=0, start="none"), method=StandardConfig()
+)

@@ -1,0 +1,17 @@
+"""ARREST (unofficial) on scikit-learn's digits.
+
+    fastarat train digits-standard --out runs/standard
+    fastarat train digits-arrest --method.teacher runs/standard
+
+Net, epochs, schedule and eps are those of `digits-at`. No code was released: the weights of its terms are this
+package's choice.
+
+COST Not yet measured here.
+"""
+
+from dataclasses import replace
+
+from fastarat.methods.settings import ARRESTConfig
+from fastarat.recipes.digits_at import RECIPE as AT
+
+RECIPE = replace(AT, recipe="digits-arrest", method=ARRESTConfig(noise_255=45.9))

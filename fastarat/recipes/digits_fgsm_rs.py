@@ -1,0 +1,15 @@
+"""FGSM-RS on scikit-learn's digits.
+
+    fastarat train digits-fgsm-rs
+
+Net, epochs, schedule and eps are those of `digits-at`; the attack is one step of 1.25 eps from a random start (Wong
+et al., 2020).
+
+COST Not yet measured here.
+"""
+
+from dataclasses import replace
+
+from fastarat.recipes.digits_at import RECIPE as AT
+
+RECIPE = replace(AT, recipe="digits-fgsm-rs", attack=replace(AT.attack, steps=1, step_255=57.375))

@@ -1,0 +1,17 @@
+"""MART on scikit-learn's digits.
+
+    fastarat train digits-mart
+
+Net, epochs, schedule and eps are those of `digits-at`; beta 5 and the start of the attack are its paper's.
+
+COST Not yet measured here.
+"""
+
+from dataclasses import replace
+
+from fastarat.methods.settings import MARTConfig
+from fastarat.recipes.digits_at import RECIPE as AT
+
+RECIPE = replace(
+    AT, recipe="digits-mart", attack=replace(AT.attack, start="gaussian", batch_norm="eval"), method=MARTConfig()
+)

@@ -1,0 +1,17 @@
+"""N-FGSM on scikit-learn's digits.
+
+    fastarat train digits-n-fgsm
+
+Net, epochs, schedule and eps are those of `digits-at`; the attack is one step of eps from a start of twice that,
+not put back into the ball (de Jorge et al., 2022).
+
+COST Not yet measured here.
+"""
+
+from dataclasses import replace
+
+from fastarat.recipes.digits_at import RECIPE as AT
+
+RECIPE = replace(
+    AT, recipe="digits-n-fgsm", attack=replace(AT.attack, steps=1, step_255=45.9, start_scale=2, project=False)
+)

@@ -1,0 +1,20 @@
+"""TRADES on scikit-learn's digits.
+
+    fastarat train digits-trades
+
+Net, epochs, schedule and eps are those of `digits-at`; beta 6 and the KL attack are its paper's.
+
+COST Not yet measured here.
+"""
+
+from dataclasses import replace
+
+from fastarat.methods.settings import TRADESConfig
+from fastarat.recipes.digits_at import RECIPE as AT
+
+RECIPE = replace(
+    AT,
+    recipe="digits-trades",
+    attack=replace(AT.attack, start="gaussian", batch_norm="eval", objective="kl"),
+    method=TRADESConfig(),
+)

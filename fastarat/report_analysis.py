@@ -1,0 +1,145 @@
+"""Pictures of an analysis, layer by layer: the last state beside the curves over training."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fastarat.files import write_atomically
+from fastarat.report import COLOURS
+
+MARKERS = ("o", "s", "^", "D")
+MOST_LABELS = 24
+NOTHING_YET = "one state only: train with --checkpoint.history N\nto see how it came about"
+
+
+@contextmanager
+def picture(path: Path, rows: int, columns: int, size: tuple[float, float], title: str) -> Iterator[tuple[Any, Any]]:
+    """A figure and its axes [rows, columns] to draw on, written as a PNG at the end."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    figure.suptitle(title, fontsize=11)
+    try:
+        yield figure, axes
+        write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))
+    finally:
+        plt.close(figure)
+
+
+def conflict_picture(path: Path, result: Mapping[str, Any]) -> None:
+    """Cosines between gradients: of the method's own losses, a naive invariance, clean against adversarial."""
+    own = any(value is not None for value in last_state(result)["layers"]["gradient_conflict"].values())
+    kinds = {
+        "gradient_conflict": "invariance against classification, the method's own",
+        "naive_conflict": "a plain invariance against cross-entropy",
+        "clean_adversarial_conflict": "clean against adversarial cross-entropy",
+    }
+    if not own:
+        del kinds["gradient_conflict"]
+    first, label = next(iter(kinds.items()))
+    with picture(path, 1, 2, (11, 4.6), f"Gradient conflict: {name_of(result)}") as (_, axes):
+        layers_panel(axes[0, 0], result, kinds, "cosine of gradients (< 0: conflict)")
+        axes[0, 0].set_ylim(-1, 1)
+        training_panel(axes[0, 1], result, first, "cosine of gradients")
+        axes[0, 1].set_title(f"over training: {label}", fontsize=9)
+        for panel in axes.flat:
+            panel.axhline(0, color="0.3", linewidth=1)
+
+
+def mixture_picture(path: Path, result: Mapping[str, Any]) -> None:
+    """The distance between clean and adversarial batch statistics."""
+    kinds = {"mixture_distance": "clean against adversarial batches"}
+    with picture(
+        path, 1, 2, (11, 4.6), f"Wasserstein distance of clean and adversarial batch statistics: {name_of(result)}"
+    ) as (_, axes):
+        layers_panel(axes[0, 0], result, kinds, "distance, pooled deviations")
+        training_panel(axes[0, 1], result, "mixture_distance", "distance, pooled deviations")
+        for panel in axes.flat:
+            panel.set_ylim(bottom=0)
+
+
+def features_picture(path: Path, result: Mapping[str, Any]) -> None:
+    """Cosine of clean and adversarial features above, their spread below."""
+    alike = {"feature_cosine": "deployed branch for both", "branch_cosine": "clean branch, adversarial branch"}
+    spread = {"spread": "clean images", "spread_adversarial": "adversarial images"}
+    if last_state(result)["layers"]["branch_cosine"] is None:
+        del alike["branch_cosine"]
+    with picture(path, 2, 2, (11, 8.6), f"Features of clean and adversarial images: {name_of(result)}") as (_, axes):
+        layers_panel(axes[0, 0], result, alike, "cosine (1: the same)")
+        training_panel(axes[0, 1], result, "feature_cosine", "cosine, deployed branch")
+        layers_panel(axes[1, 0], result, spread, "spread (1: isotropic, 0: collapsed)")
+        training_panel(axes[1, 1], result, "spread", "spread, clean images")
+        for panel in axes[1]:
+            panel.set_ylim(bottom=0)
+
+
+def name_of(result: Mapping[str, Any]) -> str:
+    """Whose analysis it is, for titles."""
+    return f"{result['method']}, {result['model']} on {result['data']} ({Path(result['run']).name})"
+
+
+def last_state(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What was measured at the last checkpoint."""
+    return next(state for state in result["states"] if "last" in state["names"])
+
+
+def layers_panel(axes: Any, result: Mapping[str, Any], kinds: Mapping[str, str], ylabel: str) -> None:
+    """A curve for each kind over the layers of the last state; the aligned layers are shaded."""
+    state = last_state(result)
+    layers = list(state["layers"][next(iter(kinds))])
+    for (kind, label), colour, marker in zip(kinds.items(), COLOURS, MARKERS, strict=False):
+        values = [state["layers"][kind][layer] for layer in layers]
+        known = [(i, value) for i, value in enumerate(values) if value is not None]
+        axes.plot(*zip(*known, strict=True), marker=marker, markersize=4, linewidth=1, color=colour, label=label)
+    every = -(-len(layers) // MOST_LABELS)
+    axes.set_xticks(range(0, len(layers), every), layers[::every], rotation=90, fontsize=7)
+    aligned = [i for i, layer in enumerate(layers) if layer in result["aligned_layers"]]
+    for i in aligned:
+        axes.axvspan(i - 0.4, i + 0.4, color="0.9", zorder=0, label="aligned layers" if i == aligned[0] else None)
+    axes.set_title(f"by layer, after epoch {state['epoch']:.4g}", fontsize=9, pad=32)
+    axes.set_ylabel(ylabel)
+    finish(axes, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+
+
+def training_panel(axes: Any, result: Mapping[str, Any], kind: str, ylabel: str) -> None:
+    """A curve for each layer over the epochs, from dark (first) to light (last), and their mean in the summary."""
+    from matplotlib import colormaps
+
+    states = result["states"]
+    layers = [layer for layer, value in last_state(result)["layers"][kind].items() if value is not None]
+    epochs = [state["epoch"] for state in states]
+    mark = "." if len(states) < 30 else ""
+    for i, layer in enumerate(layers):
+        colour = colormaps["cividis"](0.9 * i / max(len(layers) - 1, 1))
+        named = len(layers) <= 8 or i in (0, len(layers) - 1)
+        axes.plot(
+            epochs,
+            _or_gaps(s["layers"][kind][layer] for s in states),
+            mark + "-",
+            color=colour,
+            linewidth=1,
+            label=layer if named else None,
+        )
+    means = [state["means"][kind] for state in states]
+    axes.plot(epochs, _or_gaps(means), "--", color=COLOURS[1], linewidth=2, label="mean in the summary")
+    if len(states) == 1:
+        axes.text(0.5, 0.5, NOTHING_YET, transform=axes.transAxes, ha="center", color="0.4")
+    axes.set(xlabel="epoch", ylabel=ylabel)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_title("over training, by layer", fontsize=9)
+    finish(axes, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def finish(axes: Any, **place: Any) -> None:
+    """Grid, frame, and a legend at `place`, where it covers nothing."""
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=7, **place)
+
+
+def _or_gaps(values: Iterator[float | None] | Sequence[float | None]) -> list[float]:
+    return [float("nan") if value is None else value for value in values]

@@ -1,0 +1,277 @@
+"""How robust any model is: `evaluate` attacks it, and an `Evaluation` says what is left."""
+
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fastarat.attacks.autoattack import Engine, autoattack, fast
+from fastarat.attacks.autoattack_checks import NUM_TARGETS, STANDARD, check_attacks, check_images, check_model
+from fastarat.attacks.autoattack_result import AutoAttackResult
+from fastarat.attacks.autoattack_state import as_numbers
+from fastarat.attacks.settings import Norm
+from fastarat.attacks.whole_model import frozen
+from fastarat.data.dataset import ImageSet
+from fastarat.errors import UserError, WorkError, unknown
+from fastarat.evaluation import Accuracy
+
+EvaluationDtype = Literal["fp32", "bf16"]
+EngineName = Literal["fast", "reference"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is left of N images. All tensors are on the CPU; percentages are of all N images."""
+
+    attack: str
+    norm: Norm
+    eps: float
+    """radius in units where pixels are in [0, 1]"""
+    num_classes: int
+    labels: Tensor
+    """int64 [N]"""
+    flags: dict[str, Tensor]
+    """which images are right: bool [N], after `clean` and after each attack"""
+    rows: Tensor
+    """places of the images that an attack broke, rising: int64 [M]"""
+    x_adv: Tensor
+    """their adversarial images [M, C, H, W]"""
+    seconds: dict[str, float]
+    """of each attack, over all sessions"""
+    warnings: tuple[str, ...]
+    """why the numbers may say too much, a sentence each"""
+    options: tuple[str, ...]
+    """where it departs from the standard's setting, a phrase each"""
+    stopped: str
+    """where the budget ended it, so that robust accuracy may be lower; empty if it is complete"""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every attack has seen every image that it had to."""
+        return not self.stopped
+
+    @property
+    def num_images(self) -> int:
+        """N."""
+        return len(self.labels)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many images are right after `clean` and after each attack."""
+        return {name: int(flags.sum()) for name, flags in self.flags.items()}
+
+    @property
+    def after(self) -> dict[str, float]:
+        """Robust accuracy in percent after each attack."""
+        return {name: 100 * count / self.num_images for name, count in self.counts.items() if name != "clean"}
+
+    @property
+    def clean(self) -> float:
+        """Accuracy on the images as they are, in percent."""
+        return 100 * self.counts["clean"] / self.num_images
+
+    @property
+    def robust(self) -> float:
+        """Robust accuracy after all attacks, in percent."""
+        return 100 * list(self.counts.values())[-1] / self.num_images
+
+    def accuracy(self, stage: str) -> Accuracy:
+        """Class by class after `clean` or an attack, with the interval."""
+        of = (self.labels[self.flags[stage]], self.labels)
+        right, total = (tuple(labels.bincount(minlength=self.num_classes).tolist()) for labels in of)
+        return Accuracy(right, total)
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the tensors, for `json.dumps`."""
+        low, high = self.accuracy(list(self.flags)[-1]).interval
+        return {
+            "attack": self.attack,
+            "norm": self.norm,
+            "eps": self.eps,
+            "num_images": self.num_images,
+            "clean": self.clean,
+            "robust": self.robust,
+            "interval_95": [low, high],
+            "after": self.after,
+            "counts": self.counts,
+            "seconds": self.seconds,
+            "warnings": list(self.warnings),
+            "options": list(self.options),
+            "complete": self.complete,
+            "stopped": self.stopped,
+        }
+
+
+def evaluate(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    attack: str = "autoattack",
+    *,
+    norm: Norm = "linf",
+    eps: float = 8 / 255,
+    num_images: int | None = None,
+    seed: int = 0,
+    batch: int = 250,
+    targets: int = NUM_TARGETS,
+    steps: int = 20,
+    restarts: int = 1,
+    step: float | None = None,
+    dtype: EvaluationDtype = "fp32",
+    engine: EngineName = "fast",
+    device: torch.device | str | None = None,
+    state: Path | str | None = None,
+    budget: float | None = None,
+    advance: Callable[[float], None] = lambda amount: None,
+) -> Evaluation:
+    """Attack any model, in eval mode, from images in [0, 1] to logits: `images` [N, C, H, W], floats in [0, 1] or
+    bytes, of which the first `num_images` (None: all) count; `labels`: int64 [N].
+
+    `attack` is `autoattack` (apgd-ce, apgd-t, fab-t and square), one of these, `pgd` (of `steps` steps of `step`, eps
+    / 4 by default, from each of `restarts` starts; an image is broken by any iterate), `cw` (the same on the margin),
+    `none`, or several, separated by commas. `targets`, `state`, `budget` and `advance` are `autoattack`'s.
+
+    `dtype` bf16 lets attacks see the model in bfloat16 (autocast), and counts what float32 confirms. `engine`
+    reference runs the attacks of the package pyautoattack. The model stays where it is, and is left as it was; images
+    go to it (or to `device`, where it must be). Raises `UserError` for bad settings, images, labels or models,
+    `WorkError` where the GPU's memory is too small.
+    """
+    names = attack_names(attack)
+    images, labels = _given(images, labels, num_images)
+    device = _device_of(model, device)
+    check_model(model, images[:2].to(device))
+    first = as_numbers(images[:2].to(device))
+    settings = {"targets": targets, "steps": steps, "restarts": restarts, "step": step}
+    with _enough_memory(batch), frozen(model, first) as logits_of:
+        result = autoattack(
+            logits_of,
+            images.to(device),
+            labels.to(device),
+            norm=norm,
+            eps=eps,
+            seed=seed,
+            batch=batch,
+            attacks=names,
+            engine=_engine(engine, names, targets),
+            searching=_in_bf16(logits_of, device) if dtype == "bf16" else None,
+            state=None if state is None else Path(state),
+            budget=budget,
+            advance=advance,
+            **settings,
+        )
+        with torch.no_grad():
+            num_classes = logits_of(first).shape[1]
+    return _evaluation(
+        attack, result, labels, num_classes, norm, eps, departures(names, targets, dtype, engine, device)
+    )
+
+
+def attack_names(attack: str) -> tuple[str, ...]:
+    """The attacks that `attack` stands for. Raises `UserError` for a name that is none."""
+    if attack == "none":
+        return ()
+    names = tuple(name for part in attack.split(",") for name in (STANDARD if part == "autoattack" else (part,)))
+    check_attacks(names)
+    return names
+
+
+def as_images(images: ImageSet, max_value: int) -> tuple[Tensor, Tensor]:
+    """A data set's images and labels as `evaluate` takes them: bytes where the largest pixel is 255, else floats."""
+    pixels = torch.from_numpy(images.images).permute(0, 3, 1, 2).contiguous()
+    return pixels if max_value == 255 else pixels.float() / max_value, torch.from_numpy(images.labels).long()
+
+
+def departures(
+    names: Sequence[str], targets: int, dtype: EvaluationDtype, engine: EngineName, device: torch.device
+) -> tuple[str, ...]:
+    """Where an evaluation departs from the standard's setting, or from plain float32."""
+    found = []
+    if targets != NUM_TARGETS and {"apgd-t", "fab-t"} & set(names):
+        found.append(f"{targets} targets instead of {NUM_TARGETS}")
+    if dtype == "bf16":
+        found.append("attacks in bf16, what they find confirmed in fp32")
+    if engine == "reference":
+        found.append("attacks of pyautoattack")
+    if device.type == "cuda" and torch.backends.cudnn.allow_tf32:
+        found.append("TF32 convolutions, as PyTorch's default")
+    if device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
+        found.append("TF32 matrix products")
+    return tuple(found)
+
+
+def _given(images: Tensor, labels: Tensor, num_images: int | None) -> tuple[Tensor, Tensor]:
+    if not (isinstance(images, Tensor) and isinstance(labels, Tensor)):
+        raise UserError(f"images and labels are {type(images).__name__} and {type(labels).__name__}: give tensors")
+    if num_images is not None and num_images < 1:
+        raise UserError(f"num_images is {num_images}: give 1 or more")
+    check_images(images)
+    if labels.shape != images.shape[:1] or labels.is_floating_point():
+        raise UserError(f"labels are {labels.dtype} {list(labels.shape)}: give a class number for each image")
+    return images[:num_images], labels[:num_images].long()
+
+
+def _device_of(model: nn.Module, device: torch.device | str | None) -> torch.device:
+    """Where the model is. Raises `UserError` if it is not where it was asked for."""
+    first = next(chain(model.parameters(), model.buffers()), None)
+    if first is None:
+        return torch.device(device or "cpu")
+    asked = torch.device(first.device if device is None else device)
+    if asked.type != first.device.type or asked.index not in (None, first.device.index):
+        raise UserError(f"the model is on {first.device}, not on {asked}: move it there with its to({str(asked)!r})")
+    return first.device
+
+
+def _engine(name: EngineName, names: Sequence[str], targets: int) -> Engine:
+    if name == "fast":
+        return fast
+    if name != "reference":
+        raise unknown("engine", name, ("fast", "reference"))
+    from fastarat.attacks.reference import reference_engine
+
+    return reference_engine(names, targets)
+
+
+def _in_bf16(logits_of: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:
+    def searching(x: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16):
+            return logits_of(x).float()
+
+    return searching
+
+
+@contextmanager
+def _enough_memory(batch: int):
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise WorkError(f"out of GPU memory at batch {batch}: give a smaller batch") from None
+
+
+def _evaluation(
+    attack: str,
+    result: AutoAttackResult,
+    labels: Tensor,
+    num_classes: int,
+    norm: Norm,
+    eps: float,
+    options: tuple[str, ...],
+) -> Evaluation:
+    return Evaluation(
+        attack=attack,
+        norm=norm,
+        eps=eps,
+        num_classes=num_classes,
+        labels=labels.cpu(),
+        flags=result.robust_after,
+        rows=result.rows,
+        x_adv=result.x_adv,
+        seconds=result.seconds,
+        warnings=result.warnings,
+        options=options,
+        stopped=result.stopped,
+    )

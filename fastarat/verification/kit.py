@@ -1,0 +1,122 @@
+"""A kit of AutoAttack's stored results: images, nets as data, and for each net and norm what was computed on it."""
+
+import json
+import math
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from fastarat.attacks.projections import lengths
+from fastarat.attacks.settings import Norm
+from fastarat.errors import UserError
+from fastarat.kit import load_kit_model
+from fastarat.verification.stored import Stored
+
+NORMS: dict[str, Norm] = {"Linf": "linf", "L2": "l2"}
+RESULT = re.compile(r"(aa|pgd|trace)_(.+)_(Linf|L2)(?:_(.+))?")
+PATTERNS = ("arch_*.json", "data.npz", "unit_vectors.npz", "aa_*.npz", "pgd_*.npz", "trace_*.npz")
+
+
+class Result(NamedTuple):
+    """A file of results of one net in one norm."""
+
+    stored: Stored
+    kind: str
+    """aa, pgd or trace"""
+    net: str
+    norm: Norm
+    key: str
+    """net and norm as files name them"""
+    label: str
+    """what it is called in a row"""
+    run: str
+    """of an aa file, what was run: sequential_seed0"""
+
+
+class Kit:
+    """The files of a folder. Raises `UserError` for what is missing, unreadable or does not fit."""
+
+    def __init__(self, folder: Path, device: torch.device):
+        self.folder, self.device = folder, device
+        self.nets = sorted(path.stem.removeprefix("arch_") for path in folder.glob("arch_*.json"))
+        self.results = [self._result(path) for path in sorted(folder.glob("*.npz")) if RESULT.fullmatch(path.stem)]
+        self.units = Stored(folder / "unit_vectors.npz") if (folder / "unit_vectors.npz").exists() else None
+        if not self.results and not self.units:
+            raise UserError(
+                f"{folder} holds no results to compare with: unit_vectors.npz, or aa_, pgd_ or trace_ files"
+            )
+        self.recorded = _recorded(folder / "expected.json")
+        if self.results:
+            self._read_images()
+        self.net = cache(self._net)
+
+    def _result(self, path: Path) -> Result:
+        kind, net, norm, run = RESULT.fullmatch(path.stem).groups(default="")  # type: ignore[union-attr]
+        if net not in self.nets:
+            raise UserError(f"{path} belongs to a net that is not there: {self.folder / f'arch_{net}.json'} is missing")
+        label = " ".join(part for part in (net, norm, run.replace("_", " ")) if part)
+        return Result(Stored(path), kind, net, NORMS[norm], f"{net}_{norm}", label, run)
+
+    def _read_images(self) -> None:
+        data = Stored(self.folder / "data.npz")
+        self.x = data.numbers("x_test", -1, -1, -1, -1).float().to(self.device)
+        self.y = data.whole("y_test", len(self.x)).to(self.device)
+        if not len(self.x) or not (self.x.min() >= 0 and self.x.max() <= 1):
+            raise UserError(f"{data.path}: x_test are no images in [0, 1]")
+
+    def _net(self, name: str) -> nn.Module:
+        """The float32 net called `name`, which takes the images and has a logit for every label."""
+        model, path = load_kit_model(self.folder, name), self.folder / f"arch_{name}.json"
+        model.requires_grad_(False).to(self.device)
+        try:
+            logits = model(self.x[:1])
+        except (RuntimeError, ValueError) as e:
+            lines = str(e).strip().splitlines()
+            raise UserError(f"{path} takes no images {list(self.x.shape[1:])} of data.npz: {lines[0]}") from None
+        if logits.ndim != 2 or self.y.min() < 0 or self.y.max() >= logits.shape[1]:
+            shape = f"{list(logits.shape[1:])} an image, and labels reach {int(self.y.max())}"
+            raise UserError(f"{path} does not fit data.npz: it returns {shape}")
+        return model
+
+    def eps(self, result: Result) -> float:
+        """The radius of the ball: as stored with the result or for its net and norm, else as far as images went."""
+        own = self.recorded.get(result.key)
+        entries = [own.get(result.run), own, *own.values()] if isinstance(own, dict) else []
+        found = [result.stored.scalar("eps")] if "eps" in result.stored else []
+        found += [entry["eps"] for entry in entries if isinstance(entry, dict) and "eps" in entry]
+        same = [other for other in self.results if other.key == result.key]
+        found += [other.stored.scalar("eps") for other in same if "eps" in other.stored]
+        eps = found[0] if found else max(self._farthest(other) for other in same)
+        if not (isinstance(eps, (int, float)) and math.isfinite(eps) and eps > 0):
+            raise UserError(f"{self.folder}: the radius of {result.key} is {eps}; give expected.json a number above 0")
+        return float(eps)
+
+    def _farthest(self, result: Result) -> float:
+        """How far its images went from where they began, to six digits: attacks go to the ball's surface."""
+        stored, far = result.stored, 0.0
+        if result.kind == "aa" and "x_adv" in stored:
+            shift = stored.numbers("x_adv", *self.x.shape) - self.x.cpu()
+            far = float(lengths(shift, result.norm).max())
+        for name in stored.arrays if result.kind == "trace" else ():
+            if name.endswith("_iterates"):
+                x = self.x.cpu()[stored.whole("index", -1)]
+                shift = (stored.numbers(name, -1, *x.shape) - x).flatten(0, 1)
+                far = max(far, float(lengths(shift, result.norm).max()))
+        return float(f"{far:.6g}")
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """The description of the runs, if there is one."""
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is no JSON object of what was run")
+    return found
