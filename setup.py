@@ -21,10 +21,12 @@ EXTRAS = {
     "ffcv": ["ffcv==1.0.2", "pillow>=11", "setuptools>=77"],
     "dali": ["nvidia-dali-cuda130>=2.4"],
     "tensorboard": ["tensorboard>=2.20"],
+    "reference": ["pyautoattack>=0.2"],
     "onnx": ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.5"],
 }
 EXTRAS["dev"] = [
     *EXTRAS["onnx"],
+    *EXTRAS["reference"],
     *EXTRAS["tensorboard"],
     "pyright[nodejs]>=1.1.400",  # with its own Node.js: the type check needs nothing from the system
     "pytest>=8.4",

@@ -9,35 +9,31 @@ confirmed here once more, and if it holds at most one point more images for robu
 """
 
 import argparse
-import logging
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bench import command
+from bench.autoattack_rows import ENGINES, Turn, print_report, rows_of
 from bench.rows import RESULTS, base_row, write_row
-from fastarat.attacks.autoattack import AutoAttackResult, autoattack
+from fastarat.attacks.autoattack import autoattack
 from fastarat.attacks.autoattack_checks import STANDARD, TOLERANCE, check_model
 from fastarat.attacks.projections import lengths
-from fastarat.console import notice, print_json, print_table, progress
+from fastarat.attacks.reference import NORMS, package
+from fastarat.attacks.whole_model import frozen
+from fastarat.console import print_json, progress
 from fastarat.data.sources import open_dataset
 from fastarat.data.subset import subset
 from fastarat.deployed import load_deployed
 from fastarat.errors import UserError
 
-Row = dict[str, Any]
-
 BATCH = 250
 """the standard's, for both"""
-POINTS = 1.0
-"""of robust accuracy, that fastarat's may be above the reference's"""
-REFERENCE_NORMS = {"linf": "Linf", "l2": "L2"}
 SMOKE = {"num_images": 6, "eps_255": 4.0}
 
 
@@ -52,20 +48,6 @@ class Case:
     norm: Any
     eps: float
     attacks: tuple[str, ...]
-
-
-@dataclass
-class Turn:
-    """One turn's results, attack by attack."""
-
-    seconds: dict[str, list[float]] = field(default_factory=lambda: {"fastarat": [], "reference": []})
-    cpu_seconds: dict[str, list[float]] = field(default_factory=lambda: {"fastarat": [], "reference": []})
-    """the process's own, which a machine with other work changes less"""
-    robust: dict[str, list[Tensor]] = field(default_factory=lambda: {"fastarat": [], "reference": []})
-    """flags [N] after `clean` and after each attack"""
-    attacked: list[int] = field(default_factory=list)
-    unconfirmed: list[int] = field(default_factory=list)
-    """how many of fastarat's images failed the check that is made here"""
 
 
 def main(args: list[str] | None = None) -> int:
@@ -95,7 +77,7 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="an exported model.safetensors, or a run's directory")
     parser.add_argument("--data", help="a data set with a test split")
     parser.add_argument("--num-images", type=int, default=500, help="of the test split, chosen by seed 0")
-    parser.add_argument("--norm", choices=tuple(REFERENCE_NORMS), default="linf")
+    parser.add_argument("--norm", choices=tuple(NORMS), default="linf")
     parser.add_argument("--eps-255", type=float, default=8.0)
     parser.add_argument("--attacks", nargs="+", choices=STANDARD, default=list(STANDARD))
     parser.add_argument("--turns", type=int, default=2)
@@ -114,7 +96,7 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
         arguments.rows = RESULTS / "autoattack.jsonl"
     if arguments.rows is not None:
         command.check_writable(arguments.rows)
-    _reference_class()
+    package()
     return arguments
 
 
@@ -124,17 +106,18 @@ def _case(arguments: argparse.Namespace) -> tuple[Case, str]:
         torch.manual_seed(0)
         layers = nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 9, 10)
         model, images = nn.Sequential(*layers), torch.rand(arguments.num_images, 3, 8, 8)
-        labels, dataset = model(images).argmax(1), "random"
+        labels, dataset, num_classes = model(images).argmax(1), "random", 10
     else:
         model, description = load_deployed(arguments.model)
         data = open_dataset(arguments.data)
         chosen, dataset = subset(data.test, arguments.num_images, 0), data.name
+        num_classes = description.num_classes
         images = torch.from_numpy(chosen.images).permute(0, 3, 1, 2).contiguous().float() / data.max_value
         labels = torch.from_numpy(chosen.labels).long()
     # Frozen for both: the reference would else compute and keep every parameter's gradient in FAB.
     model = model.to(arguments.device).eval().requires_grad_(False)
     images, labels = images.to(arguments.device), labels.to(arguments.device)
-    check_model(model, images, 10 if arguments.smoke else description.num_classes)
+    check_model(model, images, num_classes)
     return Case(model, images, labels, arguments.norm, arguments.eps_255 / 255, tuple(arguments.attacks)), dataset
 
 
@@ -148,32 +131,34 @@ def turn(case: Case, seed: int, advance: Callable[[float], None]) -> Turn:
     for name in case.attacks:
         left = (done.robust["fastarat"][-1] | done.robust["reference"][-1]).nonzero().flatten()
         done.attacked.append(len(left))
-        for engine in sorted(done.robust, reverse=seed % 2 == 1):
+        for engine in sorted(ENGINES, reverse=seed % 2 == 1):
             begun, cpu_begun = time.perf_counter(), time.process_time()
-            x_adv = ENGINES[engine](case, name, left, seed) if len(left) else case.images[left]
+            x_adv = RUNS[engine](case, name, left, seed) if len(left) else case.images[left]
+            if x_adv.is_cuda:
+                torch.cuda.synchronize()
             done.seconds[engine].append(time.perf_counter() - begun)
             done.cpu_seconds[engine].append(time.process_time() - cpu_begun)
             wrong, valid = checked(case, left, x_adv)
             if engine == "fastarat":
                 done.unconfirmed.append(int((wrong & ~valid).sum()))
-            done.robust[engine].append(done.robust[engine][-1].index_fill(0, left[wrong & valid], False))
+            # The reference counts what is outside the ball, too.
+            broken = left[wrong & valid] if engine == "fastarat" else left[wrong]
+            done.robust[engine].append(done.robust[engine][-1].index_fill(0, broken, False))
             advance(1)
     return done
 
 
 def _ours(case: Case, name: str, rows: Tensor, seed: int) -> Tensor:
     x, y = case.images[rows], case.labels[rows]
-    result: AutoAttackResult = autoattack(
-        case.model, x, y, norm=case.norm, eps=case.eps, seed=seed, batch=BATCH, attacks=(name,)
-    )
+    with frozen(case.model, x) as logits_of:
+        result = autoattack(logits_of, x, y, norm=case.norm, eps=case.eps, seed=seed, batch=BATCH, attacks=(name,))
     return x.index_copy(0, result.rows.to(x.device), result.x_adv.to(x.device))
 
 
 def _reference(case: Case, name: str, rows: Tensor, seed: int) -> Tensor:
-    logging.getLogger("auto-attack").setLevel(logging.ERROR)
-    attack = _reference_class()(
+    attack = package()(
         case.model,
-        norm=REFERENCE_NORMS[case.norm],
+        norm=NORMS[case.norm],
         eps=case.eps,
         seed=seed,
         version="custom",
@@ -183,15 +168,7 @@ def _reference(case: Case, name: str, rows: Tensor, seed: int) -> Tensor:
     return attack.run_standard_evaluation(case.images[rows], case.labels[rows], batch_size=BATCH)[0]
 
 
-ENGINES = {"fastarat": _ours, "reference": _reference}
-
-
-def _reference_class() -> Any:
-    try:
-        from pyautoattack import AutoAttack
-    except ImportError:
-        raise UserError("the reference is not installed: pip install pyautoattack==0.2.0") from None
-    return AutoAttack
+RUNS = {"fastarat": _ours, "reference": _reference}
 
 
 def checked(case: Case, rows: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,75 +176,6 @@ def checked(case: Case, rows: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
     wrong = [case.model(x).argmax(1) for x in x_adv.split(BATCH)]
     inside = lengths(x_adv - case.images[rows], case.norm).flatten() <= case.eps + TOLERANCE[case.norm]
     return torch.cat(wrong) != case.labels[rows], inside & ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
-
-
-def rows_of(turns: list[Turn], attacks: tuple[str, ...], norm: str) -> Iterator[Row]:
-    """A row for each attack and one for all of them."""
-    for at, name in enumerate((*attacks, "whole")):
-        chosen = slice(None) if name == "whole" else slice(at, at + 1)
-        seconds, cpu_seconds = (
-            {engine: [sum(getattr(t, kind)[engine][chosen]) for t in turns] for engine in ENGINES}
-            for kind in ("seconds", "cpu_seconds")
-        )
-        robust = {engine: [int(t.robust[engine][1:][chosen][-1].sum()) for t in turns] for engine in ENGINES}
-        flags = [(t.robust["fastarat"][1:][chosen][-1], t.robust["reference"][1:][chosen][-1]) for t in turns]
-        above = [100 * float(ours.sum() - its.sum()) / len(ours) for ours, its in flags]
-        unconfirmed = sum(sum(t.unconfirmed[chosen]) for t in turns)
-        yield {
-            "correct": max(above) <= POINTS and not unconfirmed,
-            "attack": name,
-            "norm": norm,
-            "clean": int(turns[0].robust["fastarat"][0].sum()),
-            "attacked": [t.attacked[0 if name == "whole" else at] for t in turns],
-            "robust": robust["fastarat"],
-            "reference_robust": robust["reference"],
-            "flags_differ": [int((ours != its).sum()) for ours, its in flags],
-            "unconfirmed": unconfirmed,
-            "seconds": seconds["fastarat"],
-            "reference_seconds": seconds["reference"],
-            "ratio": _ratio(seconds),
-            "cpu_seconds": cpu_seconds["fastarat"],
-            "reference_cpu_seconds": cpu_seconds["reference"],
-            "cpu_ratio": _ratio(cpu_seconds),
-        }
-
-
-def _ratio(seconds: dict[str, list[float]]) -> dict[str, float]:
-    """fastarat's time over the reference's, turn by turn: the least, the median and the most."""
-    found = sorted(ours / its for ours, its in zip(seconds["fastarat"], seconds["reference"], strict=True))
-    return {"low": found[0], "median": median(found), "high": found[-1]}
-
-
-def print_report(rows: list[Row]) -> None:
-    """The table, to stdout."""
-    columns = [
-        "attack",
-        "images",
-        "robust",
-        "reference",
-        "flags differ",
-        "s",
-        "reference s",
-        "ratio",
-        "low",
-        "high",
-        "cpu",
-    ]
-    cells = []
-    for row in rows:
-        counts = [row[key] for key in ("attacked", "robust", "reference_robust", "flags_differ")]
-        times = [f"{median(row[key]):.1f}" for key in ("seconds", "reference_seconds")]
-        ratio = [f"{row['ratio'][key]:.2f}" for key in ("median", "low", "high")] + [
-            f"{row['cpu_ratio']['median']:.2f}"
-        ]
-        cells.append([row["attack"], *(" ".join(map(str, values)) for values in counts), *times, *ratio])
-    title = (
-        f"AutoAttack ({rows[0]['norm']}) of {rows[0]['num_images']} images, {rows[0]['clean']} right; turns in order"
-    )
-    print_table(title, columns, cells)
-    for row in rows:
-        if not row["correct"]:
-            notice(f"{row['attack']}: wrong: {row['unconfirmed']} unconfirmed, or robust counts too far apart")
 
 
 if __name__ == "__main__":

@@ -48,11 +48,13 @@ PAPER = {
     },
 }
 MEASURES = {
-    "gradient_conflict": "gradient conflict",
+    "gradient_conflict": "gradient cosine, own",
+    "naive_conflict": "gradient cosine, naive",
     "mixture_distance": "mixture distance",
     "feature_cosine": "feature cosine",
-    "spread": "feature spread",
+    "spread": "spread",
 }
+"""of an analysis, see `fastarat.analysis`"""
 
 
 def rows_of(suite: str, rows: Iterable[Row]) -> list[Row]:

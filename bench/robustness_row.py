@@ -11,6 +11,7 @@ from torch import nn
 
 from bench.rows import base_row
 from bench.suites import Entry
+from fastarat.analysis import analyze
 from fastarat.attacks.settings import AttackConfig
 from fastarat.checkpoint import Description, load_model
 from fastarat.config import Config, load_config
@@ -21,6 +22,7 @@ from fastarat.data.subset import shuffled
 from fastarat.engine.distributed import World
 from fastarat.errors import UserError
 from fastarat.evaluation import accuracies
+from fastarat.robustness import as_images, evaluate
 from fastarat.run import Run
 from fastarat.trainer import train
 
@@ -67,7 +69,7 @@ def measure(
         **_autoattack(model, dataset, images, description, out, num_autoattack, entry.name),
         **_minutes(lines, seconds),
         "images_per_s": round(mean(line["images_per_s"] for line in lines), 1),
-        "analysis": _analysis(out, entry.name) if analysed else None,
+        "analysis": _analysis(out, device, entry.name) if analysed else None,
     }
 
 
@@ -100,18 +102,15 @@ def _autoattack(
     name: str,
 ) -> dict[str, Any]:
     """The row's fields of the standard AutoAttack, whose state lies in the run."""
-    from fastarat.robustness import evaluate
-
     num_images = min(num_autoattack if num_autoattack is not None else len(images.labels), len(images.labels))
     if not num_images:
         return {"autoattack": None}
-    pixels = torch.from_numpy(images.images[:num_images]).permute(0, 3, 1, 2).float() / dataset.max_value
     with progress(f"AutoAttack on {name}", num_images) as advance:
         result = evaluate(
             model,
-            pixels,
-            torch.from_numpy(images.labels[:num_images]),
-            attack="autoattack",
+            *as_images(images, dataset.max_value),
+            "autoattack",
+            num_images=num_images,
             norm=description.norm,
             eps=description.eps_255 / 255,
             state=out / f"autoattack-{num_images}",
@@ -126,11 +125,9 @@ def _autoattack(
     }
 
 
-def _analysis(out: Path, name: str) -> dict[str, float]:
-    from fastarat.analysis import analyze
-
-    with progress(f"analysing {name}", 1) as advance:
-        return analyze(out, advance=advance)["summary"]
+def _analysis(out: Path, device: torch.device, name: str) -> dict[str, float]:
+    with progress(f"analysing {name}", 100) as advance:
+        return analyze(out, device=device, advance=advance)["summary"]
 
 
 def _commit_of(run: Run) -> str | None:

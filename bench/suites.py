@@ -22,8 +22,6 @@ STAGES = ("naive", "stop-gradient", "predictor", "split-batch-norm")
 ABLATIONS: dict[str, dict[str, Any]] = {
     name: dict(list(SWITCHED_OFF.items())[number:]) for number, name in enumerate(STAGES)
 }
-SNAPSHOTS = 4
-"""states of a training that its analysis looks at"""
 
 
 @dataclass(frozen=True)
@@ -42,14 +40,16 @@ class Suite:
     """the first so many of them are left to AutoAttack; None: all"""
     analysed: bool = False
     """measure gradient conflict, mixture of distributions and collapse too"""
+    snapshots: int = 4
+    """states of each training that are kept for `fastarat analyze`"""
 
 
 PAPER = ("at", "arat", "arat-swa", "trades", "mart", "lbgat", "standard", "arrest", "fgsm-rs", "n-fgsm")
 DISTILLED = ("at", "trades", "lbgat", "standard", "arrest")
 SUITES = {
-    "digits": Suite("digits", ALL, "digits", 3, None, None),
-    "cifar10-tiny": Suite("cifar10-tiny", ("at", "trades", "arat"), "cifar10-jpeg", 1, 2000, 500),
-    "ablation": Suite("digits", (*ABLATIONS, "arat", *DISTILLED), "digits", 1, None, None, analysed=True),
+    "digits": Suite("digits", ALL, "digits", 3, None, 200),
+    "cifar10-tiny": Suite("cifar10-tiny", ("at", "trades", "arat"), "cifar10-jpeg", 1, 2000, 500, snapshots=0),
+    "ablation": Suite("digits", (*ABLATIONS, "arat", *DISTILLED), "digits", 1, None, 200, analysed=True),
     "paper-resnet18": Suite("cifar10-resnet18", PAPER, "cifar10-jpeg", 1, None, None),
     "paper-wrn": Suite("cifar10-wrn-34-10", PAPER, "cifar10-jpeg", 1, None, None),
     "paper-ablation": Suite(
@@ -101,12 +101,13 @@ def entry(suite: Suite, method: str, data: str, seed: int, runs: Path, fidelity:
         config = replace(config, method=replace(config.method, **ABLATIONS[method]))
     if isinstance(config.method, ARRESTConfig):
         config = replace(config, method=replace(config.method, teacher=str(place("standard"))))
+    history = max(alike.epochs // suite.snapshots, 1) if suite.snapshots else 0
     config = replace(
         config,
         epochs=alike.epochs,
         schedule=alike.schedule,
         seed=seed,
         data=data,
-        checkpoint=replace(config.checkpoint, history=max(alike.epochs // SNAPSHOTS, 1)),
+        checkpoint=replace(config.checkpoint, history=history),
     )
     return Entry(f"arat/{method}" if method in ABLATIONS else method, config, place(method))

@@ -21,26 +21,40 @@ if TYPE_CHECKING:
     from fastarat.data.dataset import ImageSet
     from fastarat.data.sources import open_dataset
     from fastarat.errors import UserError, WorkError
+    from fastarat.evaluated import Evaluation
     from fastarat.evaluation import accuracies
     from fastarat.exporter import export
     from fastarat.methods.registry import build_method
-    from fastarat.methods.settings import ARATConfig, ATConfig
+    from fastarat.methods.settings import (
+        ARATConfig,
+        ARRESTConfig,
+        ATConfig,
+        LBGATConfig,
+        MARTConfig,
+        StandardConfig,
+        TRADESConfig,
+    )
     from fastarat.models.convert import convert_to_split_batch_norm, plain_branch
     from fastarat.models.registry import build_model
     from fastarat.models.split_batch_norm import SplitBatchNorm2d, forward
     from fastarat.recipes import recipe
-    from fastarat.robustness import Evaluation, evaluate
+    from fastarat.robustness import evaluate
     from fastarat.trainer import train
 
 # Where each public name lives: imported when it is first asked for, so that `import fastarat` costs nothing.
 _HOMES = {
     "ARATConfig": "methods.settings",
+    "ARRESTConfig": "methods.settings",
     "ATConfig": "methods.settings",
     "AttackConfig": "attacks.settings",
     "Config": "config",
-    "Evaluation": "robustness",
+    "Evaluation": "evaluated",
     "ImageSet": "data.dataset",
+    "LBGATConfig": "methods.settings",
+    "MARTConfig": "methods.settings",
     "SplitBatchNorm2d": "models.split_batch_norm",
+    "StandardConfig": "methods.settings",
+    "TRADESConfig": "methods.settings",
     "UserError": "errors",
     "WorkError": "errors",
     "accuracies": "evaluation",
@@ -60,12 +74,17 @@ _HOMES = {
 
 __all__ = [
     "ARATConfig",
+    "ARRESTConfig",
     "ATConfig",
     "AttackConfig",
     "Config",
     "Evaluation",
     "ImageSet",
+    "LBGATConfig",
+    "MARTConfig",
     "SplitBatchNorm2d",
+    "StandardConfig",
+    "TRADESConfig",
     "UserError",
     "WorkError",
     "accuracies",

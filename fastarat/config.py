@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from fastarat.attacks.settings import AttackConfig
-from fastarat.data.settings import AugmentConfig
+from fastarat.data.settings import AugmentConfig, ExtraConfig
 from fastarat.engine.settings import (
     AveragingConfig,
     CheckpointConfig,
@@ -77,6 +77,7 @@ class Config:
     attack: AttackConfig = field(default_factory=AttackConfig)
     method: MethodConfig = field(default_factory=ARATConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    extra: ExtraConfig = field(default_factory=ExtraConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     averaging: AveragingConfig = field(default_factory=AveragingConfig)

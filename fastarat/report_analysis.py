@@ -10,7 +10,7 @@ from fastarat.report import COLOURS
 
 MARKERS = ("o", "s", "^", "D")
 MOST_LABELS = 24
-NOTHING_YET = "one state only: train with --checkpoint.history N\nto see how it came about"
+ONE_STATE = "one state only: train with --checkpoint.history N\nto see how it came about"
 
 
 @contextmanager
@@ -32,20 +32,17 @@ def picture(path: Path, rows: int, columns: int, size: tuple[float, float], titl
 
 def conflict_picture(path: Path, result: Mapping[str, Any]) -> None:
     """Cosines between gradients: of the method's own losses, a naive invariance, clean against adversarial."""
-    own = any(value is not None for value in last_state(result)["layers"]["gradient_conflict"].values())
     kinds = {
         "gradient_conflict": "invariance against classification, the method's own",
         "naive_conflict": "a plain invariance against cross-entropy",
         "clean_adversarial_conflict": "clean against adversarial cross-entropy",
     }
-    if not own:
-        del kinds["gradient_conflict"]
-    first, label = next(iter(kinds.items()))
+    first = next((kind for kind in kinds if known(result, kind)), "naive_conflict")
     with picture(path, 1, 2, (11, 4.6), f"Gradient conflict: {name_of(result)}") as (_, axes):
         layers_panel(axes[0, 0], result, kinds, "cosine of gradients (< 0: conflict)")
         axes[0, 0].set_ylim(-1, 1)
         training_panel(axes[0, 1], result, first, "cosine of gradients")
-        axes[0, 1].set_title(f"over training: {label}", fontsize=9)
+        axes[0, 1].set_title(f"over training: {kinds[first]}", fontsize=9)
         for panel in axes.flat:
             panel.axhline(0, color="0.3", linewidth=1)
 
@@ -53,9 +50,8 @@ def conflict_picture(path: Path, result: Mapping[str, Any]) -> None:
 def mixture_picture(path: Path, result: Mapping[str, Any]) -> None:
     """The distance between clean and adversarial batch statistics."""
     kinds = {"mixture_distance": "clean against adversarial batches"}
-    with picture(
-        path, 1, 2, (11, 4.6), f"Wasserstein distance of clean and adversarial batch statistics: {name_of(result)}"
-    ) as (_, axes):
+    title = f"Wasserstein distance of clean and adversarial batch statistics: {name_of(result)}"
+    with picture(path, 1, 2, (11, 4.6), title) as (_, axes):
         layers_panel(axes[0, 0], result, kinds, "distance, pooled deviations")
         training_panel(axes[0, 1], result, "mixture_distance", "distance, pooled deviations")
         for panel in axes.flat:
@@ -66,8 +62,6 @@ def features_picture(path: Path, result: Mapping[str, Any]) -> None:
     """Cosine of clean and adversarial features above, their spread below."""
     alike = {"feature_cosine": "deployed branch for both", "branch_cosine": "clean branch, adversarial branch"}
     spread = {"spread": "clean images", "spread_adversarial": "adversarial images"}
-    if last_state(result)["layers"]["branch_cosine"] is None:
-        del alike["branch_cosine"]
     with picture(path, 2, 2, (11, 8.6), f"Features of clean and adversarial images: {name_of(result)}") as (_, axes):
         layers_panel(axes[0, 0], result, alike, "cosine (1: the same)")
         training_panel(axes[0, 1], result, "feature_cosine", "cosine, deployed branch")
@@ -87,14 +81,21 @@ def last_state(result: Mapping[str, Any]) -> Mapping[str, Any]:
     return next(state for state in result["states"] if "last" in state["names"])
 
 
+def known(result: Mapping[str, Any], kind: str) -> dict[str, float]:
+    """Where a measure is defined in the last state, by layer."""
+    values = last_state(result)["layers"][kind] or {}
+    return {layer: value for layer, value in values.items() if value is not None}
+
+
 def layers_panel(axes: Any, result: Mapping[str, Any], kinds: Mapping[str, str], ylabel: str) -> None:
-    """A curve for each kind over the layers of the last state; the aligned layers are shaded."""
+    """A curve for each kind that is known over the layers of the last state; the aligned layers are shaded."""
     state = last_state(result)
     layers = list(state["layers"][next(iter(kinds))])
     for (kind, label), colour, marker in zip(kinds.items(), COLOURS, MARKERS, strict=False):
-        values = [state["layers"][kind][layer] for layer in layers]
-        known = [(i, value) for i, value in enumerate(values) if value is not None]
-        axes.plot(*zip(*known, strict=True), marker=marker, markersize=4, linewidth=1, color=colour, label=label)
+        if values := known(result, kind):
+            places = [layers.index(layer) for layer in values]
+            look = {"marker": marker, "markersize": 4, "linewidth": 1, "color": colour}
+            axes.plot(places, list(values.values()), label=label, **look)
     every = -(-len(layers) // MOST_LABELS)
     axes.set_xticks(range(0, len(layers), every), layers[::every], rotation=90, fontsize=7)
     aligned = [i for i, layer in enumerate(layers) if layer in result["aligned_layers"]]
@@ -110,7 +111,11 @@ def training_panel(axes: Any, result: Mapping[str, Any], kind: str, ylabel: str)
     from matplotlib import colormaps
 
     states = result["states"]
-    layers = [layer for layer, value in last_state(result)["layers"][kind].items() if value is not None]
+    if len(states) == 1:
+        axes.text(0.5, 0.5, ONE_STATE, transform=axes.transAxes, ha="center", color="0.4")
+        axes.set(xticks=[], yticks=[])
+        return
+    layers = list(known(result, kind))
     epochs = [state["epoch"] for state in states]
     mark = "." if len(states) < 30 else ""
     for i, layer in enumerate(layers):
@@ -126,8 +131,6 @@ def training_panel(axes: Any, result: Mapping[str, Any], kind: str, ylabel: str)
         )
     means = [state["means"][kind] for state in states]
     axes.plot(epochs, _or_gaps(means), "--", color=COLOURS[1], linewidth=2, label="mean in the summary")
-    if len(states) == 1:
-        axes.text(0.5, 0.5, NOTHING_YET, transform=axes.transAxes, ha="center", color="0.4")
     axes.set(xlabel="epoch", ylabel=ylabel)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_title("over training, by layer", fontsize=9)

@@ -17,25 +17,25 @@ LABELS = {"robust": "right under attack", "broken": "broken by the attack", "wro
 def surface_picture(path: Path, analysis: Analysis) -> None:
     """The cross-entropy round some images, along the gradient and along a random direction."""
     from matplotlib.colors import PowerNorm
-    from matplotlib.patches import Rectangle
 
     result, loss = analysis.result, analysis.surface.loss.cpu().numpy()
-    radii = analysis.surface.radii.cpu().numpy()
-    linf = result["test_attack"]["norm"] == "linf"
+    towards = "sign of the gradient" if result["test_attack"]["norm"] == "linf" else "gradient"
     top = max(float(loss.max()), 1e-3)
-    colours = {"levels": top * np.linspace(0, 1, 25) ** 2, "norm": PowerNorm(0.5, 0, top), "cmap": "cividis"}
-    with picture(path, 1, len(loss), (2.8 * len(loss) + 1.4, 3.9), _title("Cross-entropy round", result)) as drawn:
-        figure, axes = drawn
-        for panel, grid, image in zip(axes[0], loss, result["surface"]["images"], strict=True):
-            # A grid's rows go along the gradient, which points to the right here.
-            filled = panel.contourf(radii, radii, grid.T, **colours)
-            panel.add_patch(Rectangle((-1, -1), 2, 2, fill=False, edgecolor="white", linestyle="--"))
+    levels = top * np.linspace(0, 1, 25) ** 2  # finer where the loss is small
+    size, title = (2.8 * len(loss) + 1.4, 3.9), _title("Cross-entropy round", result)
+    with picture(path, 1, len(loss), size, title) as (figure, axes):
+        colours = {"levels": levels, "norm": PowerNorm(0.5, 0, top), "cmap": "cividis"}
+        radii = analysis.surface.radii.cpu().numpy()
+        # A grid's rows go along the gradient, which points to the right here.
+        drawn = [p.contourf(radii, radii, grid.T, **colours) for p, grid in zip(axes[0], loss, strict=True)]
+        for panel, image in zip(axes[0], result["surface"]["images"], strict=True):
+            panel.plot([-1, 1, 1, -1, -1], [-1, -1, 1, 1, -1], "--", color="white", linewidth=1)
             panel.plot(0, 0, "+", color="white", markersize=9)
-            panel.set(xlabel="sign of the gradient, radii" if linf else "gradient, radii", aspect="equal")
+            panel.set(xlabel=f"{towards}, radii", aspect="equal")
             panel.set_title(f"image {image}: {LABELS[_group(analysis, image)]}", fontsize=9)
         axes[0, 0].set_ylabel("random signs, radii")
-        ticks = colours["levels"][::6]
-        figure.colorbar(filled, ax=axes[0].tolist(), label="cross-entropy", shrink=0.75, ticks=ticks, format="%.2g")
+        bar = {"ticks": levels[::6], "format": "%.2g", "shrink": 0.75, "label": "cross-entropy"}
+        figure.colorbar(drawn[-1], ax=axes[0].tolist(), **bar)
         figure.supxlabel("cross: the image; dashed: a radius away along both directions", fontsize=8)
 
 

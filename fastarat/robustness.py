@@ -1,11 +1,10 @@
 """How robust any model is: `evaluate` attacks it, and an `Evaluation` says what is left."""
 
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,97 +13,15 @@ from fastarat.attacks.autoattack import Engine, autoattack, fast
 from fastarat.attacks.autoattack_checks import NUM_TARGETS, STANDARD, check_attacks, check_images, check_model
 from fastarat.attacks.autoattack_result import AutoAttackResult
 from fastarat.attacks.autoattack_state import as_numbers
+from fastarat.attacks.pgd import Logits
 from fastarat.attacks.settings import Norm
-from fastarat.attacks.whole_model import frozen
+from fastarat.attacks.whole_model import InBf16, frozen
 from fastarat.data.dataset import ImageSet
 from fastarat.errors import UserError, WorkError, unknown
-from fastarat.evaluation import Accuracy
+from fastarat.evaluated import Evaluation
 
 EvaluationDtype = Literal["fp32", "bf16"]
 EngineName = Literal["fast", "reference"]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What is left of N images. All tensors are on the CPU; percentages are of all N images."""
-
-    attack: str
-    norm: Norm
-    eps: float
-    """radius in units where pixels are in [0, 1]"""
-    num_classes: int
-    labels: Tensor
-    """int64 [N]"""
-    flags: dict[str, Tensor]
-    """which images are right: bool [N], after `clean` and after each attack"""
-    rows: Tensor
-    """places of the images that an attack broke, rising: int64 [M]"""
-    x_adv: Tensor
-    """their adversarial images [M, C, H, W]"""
-    seconds: dict[str, float]
-    """of each attack, over all sessions"""
-    warnings: tuple[str, ...]
-    """why the numbers may say too much, a sentence each"""
-    options: tuple[str, ...]
-    """where it departs from the standard's setting, a phrase each"""
-    stopped: str
-    """where the budget ended it, so that robust accuracy may be lower; empty if it is complete"""
-
-    @property
-    def complete(self) -> bool:
-        """Whether every attack has seen every image that it had to."""
-        return not self.stopped
-
-    @property
-    def num_images(self) -> int:
-        """N."""
-        return len(self.labels)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many images are right after `clean` and after each attack."""
-        return {name: int(flags.sum()) for name, flags in self.flags.items()}
-
-    @property
-    def after(self) -> dict[str, float]:
-        """Robust accuracy in percent after each attack."""
-        return {name: 100 * count / self.num_images for name, count in self.counts.items() if name != "clean"}
-
-    @property
-    def clean(self) -> float:
-        """Accuracy on the images as they are, in percent."""
-        return 100 * self.counts["clean"] / self.num_images
-
-    @property
-    def robust(self) -> float:
-        """Robust accuracy after all attacks, in percent."""
-        return 100 * list(self.counts.values())[-1] / self.num_images
-
-    def accuracy(self, stage: str) -> Accuracy:
-        """Class by class after `clean` or an attack, with the interval."""
-        of = (self.labels[self.flags[stage]], self.labels)
-        right, total = (tuple(labels.bincount(minlength=self.num_classes).tolist()) for labels in of)
-        return Accuracy(right, total)
-
-    def to_json(self) -> dict[str, Any]:
-        """All but the tensors, for `json.dumps`."""
-        low, high = self.accuracy(list(self.flags)[-1]).interval
-        return {
-            "attack": self.attack,
-            "norm": self.norm,
-            "eps": self.eps,
-            "num_images": self.num_images,
-            "clean": self.clean,
-            "robust": self.robust,
-            "interval_95": [low, high],
-            "after": self.after,
-            "counts": self.counts,
-            "seconds": self.seconds,
-            "warnings": list(self.warnings),
-            "options": list(self.options),
-            "complete": self.complete,
-            "stopped": self.stopped,
-        }
 
 
 def evaluate(
@@ -147,7 +64,7 @@ def evaluate(
     check_model(model, images[:2].to(device))
     first = as_numbers(images[:2].to(device))
     settings = {"targets": targets, "steps": steps, "restarts": restarts, "step": step}
-    with _enough_memory(batch), frozen(model, first) as logits_of:
+    with _enough_memory(batch), frozen(model, first) as logits_of, _searching(model, first, dtype) as searching:
         result = autoattack(
             logits_of,
             images.to(device),
@@ -158,7 +75,7 @@ def evaluate(
             batch=batch,
             attacks=names,
             engine=_engine(engine, names, targets),
-            searching=_in_bf16(logits_of, device) if dtype == "bf16" else None,
+            searching=searching,
             state=None if state is None else Path(state),
             budget=budget,
             advance=advance,
@@ -182,8 +99,8 @@ def attack_names(attack: str) -> tuple[str, ...]:
 
 def as_images(images: ImageSet, max_value: int) -> tuple[Tensor, Tensor]:
     """A data set's images and labels as `evaluate` takes them: bytes where the largest pixel is 255, else floats."""
-    pixels = torch.from_numpy(images.images).permute(0, 3, 1, 2).contiguous()
-    return pixels if max_value == 255 else pixels.float() / max_value, torch.from_numpy(images.labels).long()
+    pixels = torch.tensor(images.images.transpose(0, 3, 1, 2))  # a copy: the set may be a read-only map
+    return pixels if max_value == 255 else pixels.float() / max_value, torch.tensor(images.labels, dtype=torch.int64)
 
 
 def departures(
@@ -236,16 +153,17 @@ def _engine(name: EngineName, names: Sequence[str], targets: int) -> Engine:
     return reference_engine(names, targets)
 
 
-def _in_bf16(logits_of: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:
-    def searching(x: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16):
-            return logits_of(x).float()
-
-    return searching
+def _searching(model: nn.Module, x: Tensor, dtype: EvaluationDtype) -> AbstractContextManager[Logits | None]:
+    """What attacks look at, where that is not the model itself."""
+    if dtype == "fp32":
+        return nullcontext()
+    if dtype != "bf16":
+        raise unknown("dtype", dtype, ("fp32", "bf16"))
+    return frozen(InBf16(model, x.device.type), x)
 
 
 @contextmanager
-def _enough_memory(batch: int):
+def _enough_memory(batch: int) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError:

@@ -1,6 +1,5 @@
 """A run's directory: configuration, metrics, record, checkpoints, deployable weights."""
 
-import fcntl
 import json
 from pathlib import Path
 from typing import IO, Any
@@ -8,7 +7,7 @@ from typing import IO, Any
 from fastarat.checkpoint import load_checkpoint, newest_first, save_checkpoint
 from fastarat.config import Config, load_config, to_json
 from fastarat.errors import UserError, WorkError
-from fastarat.files import append_line, write_text
+from fastarat.files import append_line, lock, write_text
 
 # What a snapshot keeps of a checkpoint.
 SNAPSHOT = ("description", "fingerprint", "batch_norm", "step", "epoch", "model", "method", "average")
@@ -41,11 +40,9 @@ class Run:
 
     def lock(self) -> None:
         """Keep other processes from training in this directory, until this one ends."""
-        self._lock = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another process is training in {self.path}: wait for it, or end it") from None
+        self._lock = lock(self.path / ".lock")
+        if self._lock is None:
+            raise UserError(f"another process is training in {self.path}: wait for it, or end it")
         # Nobody else writes here now: what a killed process had begun to write is of no use.
         for begun in self.path.rglob(".*.tmp"):
             begun.unlink(missing_ok=True)

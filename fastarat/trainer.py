@@ -44,14 +44,15 @@ def train(config: Config, out: Path, resume: bool = False, profile: int | None =
     world = join_world(device)
     try:
         dataset = _dataset_of_all(config, world)
-        if config.loader == "auto":
-            megabytes = dataset.train.images.nbytes / 2**20
-            record.choose("loader", "resident", f"{megabytes:,.1f} MiB of pixels stay on the device")
         training = build_training(config, dataset, world, dtype, kernels)
+        if config.loader == "auto":
+            sets = [part.train for part in (dataset, training.extra) if part]
+            megabytes = sum(part.images.nbytes for part in sets) / 2**20
+            record.choose("loader", "resident", f"{megabytes:,.1f} MiB of pixels stay on the device")
         step = _build_step(training, mode, record)
         if profile:
             first_recorded(training, profile)  # before there is a run
-        _open_run(run, training, resume, _facts(dataset, record, dtype, mode, kernels.name))
+        _open_run(run, training, resume, _facts(training, record, dtype, mode, kernels.name))
         with profiling(training, profile, run.path / "profile", mode) as profiler:
             step = profiler.marked(step) if profiler else step
             Loop(training, run, step, mode != "eager", profiler).fit()
@@ -96,7 +97,8 @@ def _build_step(training: Training, mode: CompileMode, record: Record) -> Step:
     return build_step(training.parts, training.controls, mode, unroll)
 
 
-def _facts(dataset: Dataset, record: Record, dtype: str, mode: CompileMode, kernels: str) -> dict[str, Any]:
+def _facts(training: Training, record: Record, dtype: str, mode: CompileMode, kernels: str) -> dict[str, Any]:
+    dataset, extra = training.dataset, training.extra
     return {
         **environment(),
         "choices": record.choices,
@@ -104,6 +106,7 @@ def _facts(dataset: Dataset, record: Record, dtype: str, mode: CompileMode, kern
         "compile": mode,
         "kernels": kernels,
         "data": {"name": dataset.name, "fingerprint": dataset.fingerprint},
+        "extra": extra and {"name": extra.name, "fingerprint": extra.fingerprint, "images": len(extra.train.labels)},
         "last_batch": "dropped if not full",
     }
 

@@ -74,9 +74,9 @@ def test_ffcv_is_locked_on_top_of_a_run(metadata):
 
 
 def test_optional_parts_are_extras_and_never_required(metadata):
-    assert metadata["extras_require"].keys() == {"ffcv", "dali", "tensorboard", "onnx", "dev"}
+    assert metadata["extras_require"].keys() == {"ffcv", "dali", "tensorboard", "onnx", "reference", "dev"}
     required = {canonicalize_name(Requirement(line).name) for line in metadata["install_requires"]}
-    assert not required & {"ffcv", "nvidia-dali-cuda130", "apex", "tensorboard", "onnx", "torchvision"}
+    assert not required & {"ffcv", "nvidia-dali-cuda130", "apex", "tensorboard", "onnx", "torchvision", "pyautoattack"}
 
 
 def test_every_module_lies_in_a_package_that_is_installed(metadata):

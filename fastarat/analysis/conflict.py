@@ -21,7 +21,7 @@ from fastarat.analysis.layers import Values
 DEFINITIONS = {
     "gradient_conflict": "cosine, per layer, between the gradients of the method's summed invariance terms and of its "
     "summed classification terms on training batches; below 0 they conflict; null where either is zero, or where the "
-    "method has no invariance terms",
+    "method has no invariance terms, or its classification terms do not train this net (LBGAT's train the teacher)",
     "naive_conflict": "the same for a plain invariance (1 - cosine of pooled clean and adversarial features, mean "
     "over the aligned layers, no predictor, no stop-gradient) against the sum of clean and adversarial cross-entropy",
     "clean_adversarial_conflict": "the same for the clean against the adversarial cross-entropy; null at batch-norms "

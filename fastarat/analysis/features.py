@@ -46,7 +46,7 @@ def measure_features(
     """Look at clean and adversarial images [N, C, H, W] with running statistics. The net is left as it was."""
     clean = features(model, x, "adv", layers, batch)
     adversarial = features(model, x_adv, "adv", layers, batch)
-    branches = None
+    branches: Values | None = None
     if any(isinstance(module, SplitBatchNorm2d) and module.kind == "split" for module in model.modules()):
         by_clean = features(model, x, "clean", layers, batch)
         branches = {layer: similarity(by_clean[layer], adversarial[layer]) for layer in layers}

@@ -35,7 +35,7 @@ def observe(model: nn.Module, aligned: Sequence[str]) -> tuple[str, ...]:
 
 def parameter_groups(model: nn.Module) -> dict[str, list[Tensor]]:
     """The parameters of each convolution, batch-norm and linear layer: those that a module holds itself."""
-    own = {name: list(module.parameters(recurse=False)) for name, module in model.named_modules()}
+    own: dict[str, list[Tensor]] = {name: [*module.parameters(recurse=False)] for name, module in model.named_modules()}
     return {name: parameters for name, parameters in own.items() if parameters}
 
 

@@ -31,7 +31,8 @@ def distances(model: nn.Module) -> Iterator[Values]:
     def watch(name: str):
         def record(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
             assert isinstance(layer, SplitBatchNorm2d)
-            found[name] = distance(*inputs[0].detach().chunk(2), layer.eps)
+            clean, adversarial = inputs[0].detach().chunk(2)
+            found[name] = distance(clean, adversarial, layer.eps)
 
         return record
 

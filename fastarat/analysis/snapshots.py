@@ -53,7 +53,11 @@ def reconstruct(config: Config, data: str | None, device: torch.device) -> Train
     rows = config.batch if config.sync_bn else config.batch // config.num_processes
     config = replace(config, data=data or config.data, batch=rows, sync_bn=False)
     dtype = "fp64" if config.dtype == "fp64" else "fp32"
-    return build_training(config, open_dataset(config.data), World(device), dtype)
+    try:
+        dataset = open_dataset(config.data)
+    except UserError as e:
+        raise UserError(f"{str(e).rstrip('.')}: name with --data where this run's images lie now") from None
+    return build_training(config, dataset, World(device), dtype)
 
 
 def load(training: Training, kept: Kept) -> None:

@@ -17,7 +17,7 @@ from fastarat.files import lock, write_atomically, write_text
 
 # A resumed run's clean logits may differ by what another algorithm for a convolution, or TF32, rounds otherwise.
 SAME_MODEL = 1e-2
-LOCK = "lock"
+LOCK = "autoattack.lock"
 
 
 class Record(NamedTuple):
@@ -82,15 +82,30 @@ class State:
     """
 
     def __init__(self, folder: Path | None, task: Task):
-        self.folder, self._lock = folder, None
-        if folder is None:
-            return
-        description = folder / "autoattack.json"
+        self.folder, self.task, self._lock = folder, task, None
+
+    def __enter__(self) -> "State":
+        if self.folder is not None:
+            try:
+                self._open(self.folder, self.folder / "autoattack.json")
+            except BaseException:
+                self.__exit__()
+                raise
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    def _open(self, folder: Path, description: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = lock(folder / LOCK)
-            if self._lock is None:
-                raise UserError(f"another evaluation is at work in {folder}: wait for it, or give another directory")
+        except OSError as e:
+            raise UserError(f"cannot use the directory {folder} for the state: {e.strerror}; give another") from None
+        if self._lock is None:
+            raise UserError(f"another evaluation is at work in {folder}: wait for it, or give another directory")
+        try:
             for begun in folder.glob(".*.tmp"):
                 begun.unlink()
             there = json.loads(description.read_text()) if description.exists() else {}
@@ -100,7 +115,7 @@ class State:
             raise UserError(f"cannot use the directory {folder} for the state: {e.strerror}; give another") from None
         except ValueError:
             raise UserError(f"{description} is damaged: delete {folder}, and the evaluation starts anew") from None
-        own = fingerprint(task)
+        own = fingerprint(self.task)
         if not there and any(path.name != LOCK for path in folder.iterdir()):
             raise UserError(f"{folder} holds other files: give an empty directory for the state")
         if not there:
@@ -108,13 +123,6 @@ class State:
         elif there != own:
             other = ", ".join(key for key in own if there.get(key) != own[key]) or "format"
             raise UserError(f"{folder} belongs to another evaluation ({other}): give the same, or another directory")
-
-    def __enter__(self) -> "State":
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        if self._lock is not None:
-            self._lock.close()
 
     def settle(self, clean_logits: Tensor, random: bool) -> Tensor:
         """The clean logits that count: those of the first session, which others must come near to."""
@@ -160,6 +168,6 @@ def fingerprint(task: Task) -> dict[str, object]:
         kind = f"{tensor.dtype} {list(tensor.shape)} ".encode()
         return hashlib.sha256(kind + tensor.cpu().contiguous().numpy().tobytes()).hexdigest()
 
-    settings = {name: value for name, value in task._asdict().items() if not isinstance(value, Tensor)}
-    settings["attacks"] = list(task.attacks)
+    settings = {name: value for name, value in task._asdict().items() if not isinstance(value, Tensor | Graphs | None)}
+    settings |= {"attacks": list(task.attacks), "step": task.step}
     return {"format": 1, **settings, "images": digest(task.images), "labels": digest(task.labels)}

@@ -51,6 +51,8 @@ class Captured:
     def __init__(self, batch: int):
         self.batch, self.problem = batch, ""
         self.graphs: dict[Hashable, _Graph] = {}
+        self.pool: Any = None
+        """of memory that all graphs share: they run one after the other, and keep nothing there between replays"""
 
     def size(self, rows: int) -> int:
         """The number of rows that this many are padded to."""
@@ -63,7 +65,8 @@ class Captured:
         key = (name, size, *((tensor.shape[1:], tensor.dtype) for tensor in state))
         if key not in self.graphs and not self.problem:
             try:
-                self.graphs[key] = _Graph(move, state, size)
+                self.pool = self.pool or torch.cuda.graph_pool_handle()
+                self.graphs[key] = _Graph(move, state, size, self.pool)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as e:
@@ -97,22 +100,29 @@ class Graphs:
 
         A replay runs no Python: where the model is `Counted`, the mover tells of its passes, and the model is bare.
         """
-        counted = isinstance(logits_of, Counted)
-        model = logits_of.logits_of if counted else logits_of
+        if not isinstance(logits_of, Counted):
+            return logits_of, self.captured.setdefault(logits_of, Captured(self.batch))
+        model, tell = logits_of.logits_of, logits_of.tell
         captured = self.captured.setdefault(model, Captured(self.batch))
 
         def telling(name: tuple, move: Callable[[S], S], state: S) -> S:
             moved = captured(name, move, state)
-            logits_of.tell(FORWARDS[name[0]] * len(moved[0]))
+            tell(FORWARDS[name[0]] * len(moved[0]))
             return moved
 
-        return model, telling if counted else captured
+        return model, telling
+
+
+def graphs_on(device: torch.device, batch: int, random: bool) -> Graphs | None:
+    """The graphs of an evaluation; None where its attacks run directly: on a CPU, and for a model that is `random`,
+    whose every replay would draw the same numbers."""
+    return Graphs(batch) if device.type == "cuda" and not random else None
 
 
 class _Graph:
     """One function in a CUDA graph, over tensors of its own that hold the state."""
 
-    def __init__(self, move: Callable[[Any], Any], state: Any, size: int):
+    def __init__(self, move: Callable[[Any], Any], state: Any, size: int, pool: Any):
         self.move = move  # what it holds on to must live as long as the graph
         self.own = type(state)(*(_padded(tensor, size) for tensor in state))
         self.handed: Any = (None,) * len(state)
@@ -120,10 +130,10 @@ class _Graph:
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(_WARM_UP_MOVES):
-                self.advance()
+                self.move(self.own)
         torch.cuda.current_stream().wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
             self.advance()
 
     def advance(self) -> None:
@@ -135,10 +145,12 @@ class _Graph:
             own.copy_(new)
 
     def __call__(self, state: Any) -> Any:
-        rows = len(state[0])
-        for own, handed, given in zip(self.own, self.handed, state, strict=True):
-            if given is not handed:  # else it is there already
-                own.copy_(_padded(given, len(own)) if own.dim() else given)
+        rows, places = len(state[0]), zip(self.own, self.handed, state, strict=True)
+        # What was handed out is there already; all else is copied before any of it is written, since parts of the
+        # state may have changed places.
+        changes = [(own, _padded(given, len(self.own[0]))) for own, handed, given in places if given is not handed]
+        for own, new in changes:
+            own.copy_(new)
         self.graph.replay()
         if self.handed[0] is None or len(self.handed[0]) != rows:
             self.handed = type(state)(*(own[:rows] if own.dim() else own for own in self.own))

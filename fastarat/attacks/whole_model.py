@@ -1,12 +1,15 @@
 """A module as the attacks want it: frozen, in the layout that its convolutions like, and left as it was."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from fastarat.attacks.pgd import Logits
+from fastarat.errors import UserError
 
 
 @contextmanager
@@ -30,6 +33,30 @@ def frozen(model: nn.Module, x: Tensor) -> Iterator[Logits]:
             parameter.data = data
         for parameter in wanted:
             parameter.requires_grad_(True)
+
+
+class InBf16(nn.Module):
+    """A copy of a model that computes in bfloat16 where autocast does, the weights cast once; its logits are float32.
+
+    Raises `UserError` for a model that cannot be copied.
+    """
+
+    def __init__(self, model: nn.Module, device_type: str):
+        super().__init__()
+        self.device_type = device_type
+        try:
+            self.model = copy.deepcopy(model)
+        except Exception as e:
+            raise UserError(f"bf16 needs a copy of the model, which cannot be made: {e}; give fp32") from None
+        for module in self.model.modules():
+            if isinstance(module, nn.Linear | _ConvNd):
+                for parameter in module.parameters(recurse=False):
+                    parameter.data = parameter.data.to(torch.bfloat16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, K], float32, of images [B, C, H, W]."""
+        with torch.autocast(self.device_type, torch.bfloat16):
+            return self.model(x).float()
 
 
 @torch.no_grad()

@@ -144,9 +144,10 @@ def _print(result: dict[str, Any]) -> None:
         rows.append([epoch, *("-" if value is None else f"{value:.3f}" for value in values)])
     print_table(f"{result['run']}: {result['method']} on {result['data']}", ["epoch", *COLUMNS.values()], rows)
     summary, attack = result["summary"], result["test_attack"]
+    batches = f"{result['batches']} batch{'es' if result['batches'] > 1 else ''}"
     print(
         "conflict, naive, clean-adv: cosine of gradients (1 agree, below 0 conflict), mean over convolutions, linear "
-        f"layers, {result['batches']} batches of {result['batch']};\n"
+        f"layers, {batches} of {result['batch']};\n"
         "mixture: distance of clean and adversarial batch statistics in deviations; features, branches: cosine of "
         "clean and adversarial features;\nspread: of normalised features (1 isotropic, 0 collapsed); means over "
         f"{', '.join(result['aligned_layers'])}.\n"

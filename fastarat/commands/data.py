@@ -52,7 +52,7 @@ class PrepareArguments:
     """
 
     src: Source
-    """A known name, an image folder, a tar of one or a CIFAR binary archive."""
+    """A known name, an image folder, a tar of one, a CIFAR binary archive or an .npz of images and labels."""
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """The new folder for the prepared set."""
     size: int | None = None
@@ -69,7 +69,7 @@ class CheckArguments:
     """
 
     src: Source
-    """A known name, a prepared set, an image folder, a tar of one or a CIFAR binary archive."""
+    """A known name, a prepared set, an image folder, a tar of one, a CIFAR binary archive or an .npz file."""
     json: bool = False
     """Print JSON for a program to read."""
 
@@ -82,7 +82,7 @@ class InfoArguments:
     """
 
     src: Source
-    """A known name, a prepared set, an image folder, a tar of one or a CIFAR binary archive."""
+    """A known name, a prepared set, an image folder, a tar of one, a CIFAR binary archive or an .npz file."""
     json: bool = False
     """Print JSON for a program to read."""
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fastarat.commands.evaluation_work import Work
-    from fastarat.robustness import Evaluation
+    from fastarat.evaluated import Evaluation
 
 
 def report(work: "Work", evaluation: "Evaluation") -> None:
@@ -109,7 +109,8 @@ def _print(result: dict[str, Any]) -> None:
         values = [result[kind]["per_class"][name] for kind in kinds]
         rows.append([name, *("-" if value is None else f"{value:.1f}" for value in values)])
     attack = result.get("attack")
-    heads = ["clean %", f"{attack['name']} %"] if attack else ["clean %"]
+    so_far = "" if result.get("complete", True) else " so far"
+    heads = ["clean %", f"{attack['name']}{so_far} %"] if attack else ["clean %"]
     print_table(f"{result['model']} on {result['num_images']} test images of {result['data']}", ["class", *heads], rows)
     if attack:
         _print_attack(result, attack)

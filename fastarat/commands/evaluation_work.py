@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fastarat.checkpoint import Description
     from fastarat.commands.evaluate import EvalArguments
     from fastarat.data.dataset import Dataset
-    from fastarat.robustness import Evaluation
+    from fastarat.evaluated import Evaluation
 
 EPS_255 = 8.0  # of CIFAR-10's usual ball, where a model does not say
 
@@ -72,6 +72,8 @@ class Work:
                 )
         except KeyboardInterrupt:
             raise WorkError(f"interrupted; {self._goes_on()}") from None
+        finally:
+            self._leave_no_empty_directory()
 
     def finish(self, evaluation: "Evaluation") -> None:
         """Forget the state of a complete evaluation, if its place was not asked for. Raises `WorkError` for others."""
@@ -79,8 +81,13 @@ class Work:
             raise WorkError(f"--budget {self.arguments.budget:g} s: {evaluation.stopped}; {self._goes_on()}")
         if self.state is not None and self.arguments.state is None:
             shutil.rmtree(self.state, ignore_errors=True)
-            with suppress(OSError):
-                self.state.parent.rmdir()
+            self._leave_no_empty_directory()
+
+    def _leave_no_empty_directory(self) -> None:
+        if self.state is not None and self.arguments.state is None:
+            for folder in (self.state, self.state.parent):
+                with suppress(OSError):
+                    folder.rmdir()
 
     def _goes_on(self) -> str:
         if self.state is None:

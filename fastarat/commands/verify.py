@@ -11,11 +11,10 @@ import tyro
 from fastarat.cli import parse
 from fastarat.console import print_json, progress, stdout
 from fastarat.errors import UserError
+from fastarat.verification import PARTS, PartName
 
 if TYPE_CHECKING:
     from fastarat.verification.rows import Count, Row
-
-Part = Literal["units", "nets", "pgd", "traces", "attacks"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class VerifyArguments:
     """precision in which AR-AT's vectors are compared; tolerances go with it (a kit says its own)"""
     device: Literal["cpu", "cuda"] = "cpu"
     """where to compute"""
-    only: tuple[Part, ...] = ("units", "nets", "pgd", "traces", "attacks")
+    only: tuple[PartName, ...] = PARTS
     """these parts of kits; the whole attacks take minutes, all else seconds"""
     json: bool = False
     """print the rows as JSON"""
@@ -54,6 +53,10 @@ def run(args: list[str]) -> int:
             if not arguments.json:
                 verdict = "holds" if row.holds else "FAILS"
                 stdout.print(f"{row.quantity:72s} {row.evidence:44s} {verdict}", markup=False)
+    if not rows:
+        raise UserError(
+            f"{arguments.path} holds no {' and no '.join(arguments.only) or 'part'}: give other parts to --only"
+        )
     failed = [row.quantity for row in rows if not row.holds]
     if arguments.json:
         print_json([row.to_json() for row in rows])

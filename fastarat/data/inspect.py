@@ -5,26 +5,28 @@ from typing import Any
 
 import numpy as np
 
-from fastarat.data import cifar, image_folder, prepared
+from fastarat.data import arrays, cifar, image_folder, prepared
 from fastarat.data.dataset import Dataset, ImageSet
 from fastarat.data.fetch import require_checksum
 from fastarat.data.sources import KNOWN, find, names_under_root, open_dataset
 from fastarat.errors import UserError
 
-KINDS = {"cifar": "archive", "prepared": "prepared set", "images": "images in"}
+KINDS = {"cifar": "archive", "prepared": "prepared set", "images": "images in", "arrays": "arrays in"}
 
 
 def check(data: str) -> list[str]:
     """Every problem of the data set, a line each; empty if it is whole.
 
     Prepared sets: every file's SHA-256, shapes, labels. Image folders and tars: every image is decoded.
-    CIFAR archives: checksum and structure. Raises `UserError` if there is no such data set.
+    CIFAR archives: checksum and structure. Arrays: kinds, shapes, labels. Raises `UserError` if there is no such set.
     """
     source = find(data)
     if source.kind == "prepared":
         return prepared.problems(source.path)
     if source.kind == "images":
         return _image_problems(source.path)
+    if source.kind == "arrays":
+        return _array_problems(source.path)
     # Nothing to check in what is embedded: it is part of an installed package.
     return _archive_problems(source.path, source.archive) if source.archive else []
 
@@ -73,6 +75,14 @@ def _image_problems(path: Path) -> list[str]:
         return image_folder.problems(path)
     except UserError as error:  # what cannot be read at all has this one problem
         return [str(error)]
+
+
+def _array_problems(path: Path) -> list[str]:
+    try:
+        arrays.read(path)
+    except UserError as error:
+        return [str(error)]
+    return []
 
 
 def _archive_problems(path: Path, archive: cifar.Archive) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from fastarat_kernels import philox
 from fastarat_kernels.augment.reference import gather
@@ -10,12 +11,16 @@ from fastarat_kernels.philox import Stream
 from torch import Tensor
 
 from fastarat.data.dataset import ImageSet
+from fastarat.data.extra import Mixture
 from fastarat.data.loader import Batch
 from fastarat.data.settings import AugmentConfig
 
 
 class ResidentLoader:
-    """See `Loader`. `batch` is the global batch, divided evenly among `num_processes`."""
+    """See `Loader`. `batch` is the global batch, divided evenly among `num_processes`.
+
+    Of `extra` images, if given, every batch has a share of `ratio`; samples are of `images` alone.
+    """
 
     def __init__(
         self,
@@ -29,9 +34,12 @@ class ResidentLoader:
         rank: int = 0,
         num_processes: int = 1,
         kernels: Kernels = PYTORCH,
+        extra: ImageSet | None = None,
+        ratio: float = 0.5,
     ):
-        self.images = torch.from_numpy(images.images.copy()).to(device)
-        self.labels = torch.from_numpy(images.labels.copy()).to(device)
+        parts = [images] if extra is None else [images, extra]
+        self.images = _joined([part.images for part in parts], device)
+        self.labels = _joined([part.labels for part in parts], device)
         self.max_value, self.augment, self.batch, self.seed, self.dtype = (
             max_value,
             augment,
@@ -40,12 +48,17 @@ class ResidentLoader:
             dtype,
         )
         self.rank, self.num_processes, self.kernels = rank, num_processes, kernels
-        self.num_images = len(self.labels)
+        self.num_images = len(images.labels)
+        self.mixture = Mixture(self.num_images, len(extra.labels), batch, ratio, seed) if extra else None
         self.steps_per_epoch = self.num_images // batch
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """See `Loader.batches`."""
-        order = philox.permutation(self.seed, epoch, self.num_images, self.images.device)
+        device = self.images.device
+        if self.mixture:
+            order = self.mixture.order(epoch, device)
+        else:
+            order = philox.permutation(self.seed, epoch, self.num_images, device)
         for step in range(first_step, self.steps_per_epoch):
             yield self._batch(order[step * self.batch : (step + 1) * self.batch], epoch, True)
 
@@ -74,3 +87,13 @@ class ResidentLoader:
         else:
             x = gather(self.images, index, self.max_value, self.dtype)
         return Batch(x, self.labels[index], rows)
+
+
+def _joined(parts: list[np.ndarray], device: torch.device) -> Tensor:
+    """One tensor on the device, which each part is copied into: the host holds no second copy of all."""
+    first = parts[0]
+    dtype = torch.from_numpy(first[:0].copy()).dtype
+    joined = torch.empty((sum(map(len, parts)), *first.shape[1:]), dtype=dtype, device=device)
+    for part, space in zip(parts, joined.split([len(part) for part in parts]), strict=True):
+        space.copy_(torch.from_numpy(part.copy()))
+    return joined

@@ -1,4 +1,4 @@
-"""How training images are augmented."""
+"""How training images are augmented, and which images are trained on besides."""
 
 from dataclasses import dataclass
 
@@ -16,3 +16,17 @@ class AugmentConfig:
         """Everything wrong with these settings, each a sentence that names the fix."""
         fits = 0 <= self.crop_padding <= 64
         return [] if fits else [f"augment crop_padding is {self.crop_padding}: give 0 to 64 pixels"]
+
+
+@dataclass(frozen=True)
+class ExtraConfig:
+    """Images to train on besides the training set's own, for instance synthetic ones (Rebuffi et al., 2021)."""
+
+    data: str | None = None
+    """a data set whose training images are the extra ones, of the same classes and size; None: no extra images"""
+    ratio: float = 0.5
+    """their share of every batch; an epoch is as many images as without them"""
+
+    def problems(self) -> list[str]:
+        """Everything wrong with these settings, each a sentence that names the fix."""
+        return [] if 0 < self.ratio < 1 else [f"extra ratio is {self.ratio}: give a share of every batch in (0, 1)"]

@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Literal
 
 from fastarat import console
-from fastarat.data import cifar, digits, image_folder, prepared
+from fastarat.data import arrays, cifar, digits, image_folder, prepared
 from fastarat.data.dataset import Dataset
 from fastarat.data.entries import ARCHIVE_SUFFIXES, entries, is_archive, stem
 from fastarat.errors import UserError, WorkError, unknown
 
 KNOWN = ("digits", *cifar.ARCHIVES)
 CACHE = "prepared"
+ARRAYS_SUFFIX = ".npz"
 
 
 @dataclass(frozen=True)
 class Source:
     """A data set that was found, and how it is stored."""
 
-    kind: Literal["embedded", "cifar", "prepared", "images"]
+    kind: Literal["embedded", "cifar", "prepared", "images", "arrays"]
     path: Path
     """Where it lies; meaningless for 'embedded'."""
     archive: cifar.Archive | None = None
@@ -37,7 +38,7 @@ def data_root() -> Path:
 def open_dataset(data: str, size: int | None = None) -> Dataset:
     """The data set that `data` names: 'digits', 'cifar10', 'cifar100', a name under `data_root()`, or a path.
 
-    A path is a prepared set, an image folder, a tar of one, or a CIFAR binary archive. Image folders are
+    A path is a prepared set, an image folder, a tar of one, a CIFAR binary archive, or an .npz file. Image folders are
     decoded on first use and kept under `data_root()`; `size` resizes and crops them to size x size.
     Images are uint8 [N, H, W, C], labels int64 [N]. Raises `UserError` for what cannot be used.
     """
@@ -70,8 +71,11 @@ def find(data: str) -> Source:
         raise UserError(f"{path}: FFCV files are not read by this version; give the image folder instead.")
     if path.is_dir():
         return Source("prepared" if prepared.is_prepared(path) else "images", path)
+    if path.suffix == ARRAYS_SUFFIX:
+        return Source("arrays", path)
     if not is_archive(path):
-        raise UserError(f"{path} is not a data set: expected a folder or {', '.join(ARCHIVE_SUFFIXES)}.")
+        expected = ", ".join((*ARCHIVE_SUFFIXES, ARRAYS_SUFFIX))
+        raise UserError(f"{path} is not a data set: expected a folder or {expected}.")
     archive = cifar.recognise(path)
     return Source("cifar" if archive else "images", path, archive)
 
@@ -83,21 +87,22 @@ def names_under_root() -> list[str]:
         return []
     found = [path for path in root.iterdir() if not path.name.startswith(".") and path.name != CACHE]
     published = {archive.filename for archive in cifar.ARCHIVES.values()}
-    kept = [path for path in found if path.is_dir() or (is_archive(path) and path.name not in published)]
-    return sorted({stem(path) for path in kept} - set(KNOWN))
+    data_files = [path for path in found if is_archive(path) or path.suffix == ARRAYS_SUFFIX]
+    kept = [path for path in found if path.is_dir() or (path in data_files and path.name not in published)]
+    return sorted({stem(path).removesuffix(ARRAYS_SUFFIX) for path in kept} - set(KNOWN))
 
 
 def _under_root(name: str) -> Path:
     root = data_root()
     archive = cifar.ARCHIVES.get(name)
     filenames = [archive.filename] if archive else []
-    filenames += [name, *(name + suffix for suffix in ARCHIVE_SUFFIXES)]
+    filenames += [name, *(name + suffix for suffix in (*ARCHIVE_SUFFIXES, ARRAYS_SUFFIX))]
     for filename in filenames:
         if (root / filename).exists() and filename not in ("", ".", "..", CACHE):
             return root / filename
     if archive:
         raise UserError(f"{name} is not under {root} yet: run 'fastarat data fetch {name}'.")
-    if "/" in name or Path(name).suffix in (".beton", *ARCHIVE_SUFFIXES, ".gz", ".xz"):
+    if "/" in name or Path(name).suffix in (".beton", ARRAYS_SUFFIX, *ARCHIVE_SUFFIXES, ".gz", ".xz"):
         raise UserError(f"There is no file or folder {name}.")
     error = unknown("data set", name, [*KNOWN, *names_under_root()])
     raise UserError(f"{error} Names are looked up under {root} (FASTARAT_DATA); a path may be given instead.")
@@ -108,6 +113,8 @@ def _open(source: Source, size: int | None) -> Dataset:
         return digits.load()
     if source.kind == "prepared":
         return prepared.read(source.path)
+    if source.kind == "arrays":
+        return arrays.read(source.path)
     if source.archive is not None:
         return cifar.read(source.path, source.archive)
     return _decoded_once(source.path, size)

@@ -1,7 +1,6 @@
 """A training run in memory: everything a checkpoint holds, and how it is built from a configuration."""
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,15 +12,16 @@ from fastarat.attacks.settings import AttackConfig
 from fastarat.checkpoint import Description
 from fastarat.config import Config
 from fastarat.data.dataset import Dataset, ImageSet
+from fastarat.data.extra import open_extra
 from fastarat.data.loader import Batch, Loader
 from fastarat.data.resident import ResidentLoader
-from fastarat.deployed import load_deployed
 from fastarat.engine.averaging import Average
 from fastarat.engine.compiled import Step
 from fastarat.engine.distributed import World
 from fastarat.engine.precision import Dtype, Precision
 from fastarat.engine.schedule import learning_rate
 from fastarat.engine.step import Controls, StepParts
+from fastarat.engine.teacher import load_teacher
 from fastarat.errors import UserError
 from fastarat.methods.method import Method
 from fastarat.methods.registry import build_method
@@ -47,6 +47,8 @@ class Training:
     """sums of the method's metrics over the epoch's steps, on the device"""
     first_bad_step: Tensor
     """the first step whose loss was not finite; -1 for none"""
+    extra: Dataset | None = None
+    """where the extra training images are from"""
     step: int = 0
     epoch: int = 1
     seconds: float = 0.0
@@ -101,7 +103,7 @@ class Training:
         loaded, where it starts from one. Raises `UserError` if there is none, or it does not fit."""
         settings = self.config.method
         if isinstance(settings, ARRESTConfig):
-            teacher = _load_teacher(self.config, settings.teacher, self.description)
+            teacher = load_teacher(settings.teacher, self.config.recipe, self.description)
             self.parts.method.begin_training(self.parts.model, teacher)
 
     def advance(self, step: Step, batch: Batch) -> dict[str, Tensor]:
@@ -127,6 +129,7 @@ class Training:
         return {
             "description": asdict(self.description),
             "fingerprint": self.dataset.fingerprint,
+            "extra_fingerprint": self.extra.fingerprint if self.extra else None,
             "batch_norm": self.config.method.batch_norm,
             "step": self.step,
             "epoch": self.epoch,
@@ -147,6 +150,9 @@ class Training:
         parts = self.parts
         if state.get("fingerprint") not in (None, self.dataset.fingerprint):
             raise UserError(f"{source} was trained on other images than {self.config.data} holds: give its own --data")
+        if state.get("extra_fingerprint") != (self.extra.fingerprint if self.extra else None):
+            found = self.config.extra.data or "none"
+            raise UserError(f"{source} was trained with other extra images than {found}: give its own --extra.data")
         try:
             parts.model.load_state_dict(state["model"])
             parts.method.load_state_dict(state["method"])
@@ -177,6 +183,7 @@ def build_training(
         raise UserError(
             f"batch {config.batch} is larger than the {len(train.labels)} training images: give a smaller --batch"
         )
+    extra = open_extra(config.extra, dataset)
     precision = Precision(dtype, world.device)
     model, method = _build_net(config, dataset, world, precision, kernels)
     parameters = [p for p in (*model.parameters(), *method.parameters()) if p.requires_grad]
@@ -208,6 +215,8 @@ def build_training(
         world.rank,
         world.size,
         kernels,
+        extra.train if extra else None,
+        config.extra.ratio,
     )
     _check_snapshots(config, loader.steps_per_epoch)
     return Training(
@@ -220,22 +229,8 @@ def build_training(
         Controls(scalar(0, dtype=torch.int64), scalar(0), scalar(config.attack.eps), scalar(config.attack.step)),
         totals=torch.zeros(len(method.metrics), dtype=torch.float64, device=world.device),
         first_bad_step=torch.full((), -1, dtype=torch.int64, device=world.device),
+        extra=extra,
     )
-
-
-def _load_teacher(config: Config, path: str, wanted: Description) -> nn.Module:
-    """The plain net of a run or a file, which must be of the kind that is trained."""
-    recipe = config.recipe.replace("arrest", "standard") if "arrest" in config.recipe else "…-standard"
-    how = f"train one with: fastarat train {recipe} --out runs/standard, then give --method.teacher runs/standard"
-    if not path:
-        raise UserError(f"arrest starts from a net trained on clean images: {how}")
-    net, found = load_deployed(Path(path))
-    for what in ("model", "num_classes", "in_channels"):
-        if getattr(found, what) != getattr(wanted, what):
-            name = what.replace("_", " ")
-            mine, theirs = getattr(wanted, what), getattr(found, what)
-            raise UserError(f"the teacher {path} has {name} {theirs}, this run {mine}: {how}")
-    return net
 
 
 def _check_snapshots(config: Config, steps_per_epoch: int) -> None:
@@ -275,6 +270,8 @@ def split_training_images(config: Config, dataset: Dataset) -> tuple[ImageSet, I
     them the test set is watched, and the last epoch is the result.
     """
     images, labels = dataset.train.images, dataset.train.labels
+    if not config.num_validation_images and not len(dataset.test.labels):
+        raise UserError(f"{dataset.name} has no test images to watch: give --num-validation-images")
     if not config.num_validation_images and config.num_train_images is None:
         return dataset.train, dataset.test
     num_validation = config.num_validation_images

@@ -13,6 +13,7 @@ class Standard(Method):
     """CE(f(x), y); the adversarial batch is not used, so its recipes attack nothing."""
 
     metrics = ("loss", "clean_accuracy")
+    halves = ("clean",)
 
     def terms(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Terms:
         """See `Method.terms`. The images pass by the deployed branch."""

@@ -6,7 +6,7 @@
 Net, epochs, schedule and eps are those of `digits-at`. No code was released: the weights of its terms are this
 package's choice.
 
-COST Not yet measured here.
+A little over a minute on 2 CPU cores, and seconds for the teacher. Not yet measured here.
 """
 
 from dataclasses import replace

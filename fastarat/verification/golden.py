@@ -25,8 +25,8 @@ from fastarat.models.convert import feature_widths, tap_layers
 from fastarat.models.published import published_model, published_predictors, split_layers
 from fastarat.models.registry import build_model
 from fastarat.models.split_batch_norm import forward, forward_with_features
+from fastarat.npz import read_npz
 from fastarat.verification.rows import Row
-from fastarat.verification.stored import read_npz
 
 # How many rows a complete file gives.
 NUM_ROWS = 17

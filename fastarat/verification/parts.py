@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 
 from fastarat.attacks.autoattack_progress import PASSES
 from fastarat.errors import UserError
+from fastarat.verification import PARTS, PartName
 from fastarat.verification.attacks import attack_rows, attacks_of, share_of
 from fastarat.verification.golden import NUM_ROWS, verify_file
 from fastarat.verification.kit import PATTERNS, Kit, Result
@@ -20,8 +21,6 @@ from fastarat.verification.units import unit_rows
 
 Advance = Callable[[float], None]
 Rows = Iterator[Row | Count]
-PartName = Literal["units", "nets", "pgd", "traces", "attacks"]
-ORDER: tuple[PartName, ...] = get_args(PartName)
 
 
 class Part(NamedTuple):
@@ -70,7 +69,7 @@ def kit_parts(folder: Path, device: torch.device, only: Sequence[PartName]) -> l
     for result in kit.results:
         kit.net(result.net)
         parts += _parts(kit, result)
-    return sorted((part for part in parts if part.name in only), key=lambda part: ORDER.index(part.name))  # type: ignore[arg-type]
+    return sorted((part for part in parts if part.name in only), key=lambda part: PARTS.index(part.name))  # type: ignore[arg-type]
 
 
 def _parts(kit: Kit, result: Result) -> list[Part]:

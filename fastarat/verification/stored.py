@@ -1,7 +1,5 @@
 """Arrays of a file, whose names, kinds and shapes are checked where they are used."""
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,30 +7,9 @@ import torch
 from torch import Tensor
 
 from fastarat.errors import UserError
+from fastarat.npz import read_npz
 
 KINDS = {"numbers": "f", "whole numbers": "iu", "flags": "b", "any numbers": "fiu"}
-
-
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file; nothing in it is unpickled. Raises `UserError` if unreadable."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (
-        OSError,
-        RuntimeError,
-        NotImplementedError,
-        ValueError,
-        EOFError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ):
-        raise UserError(f"{path} is no readable .npz file of plain arrays") from None
 
 
 class Stored:

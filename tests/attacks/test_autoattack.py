@@ -453,6 +453,10 @@ def test_warnings_and_what_was_not_confirmed_survive_an_interruption(net, run, c
         ({"attacks": ("apgd-ce",)}, "attacks"),
         ({"images": torch.zeros(NUM, 1, 6, 6, dtype=torch.uint8)}, "images"),
         ({"labels": torch.ones(NUM).long()}, "labels"),
+        ({"targets": 3}, "targets"),
+        ({"steps": 3}, "steps"),
+        ({"step": 0.1}, "step"),
+        ({"searching": lambda x: x.flatten(1)[:, :10]}, "searched_apart"),
     ],
 )
 def test_the_state_of_another_evaluation_is_refused(run, calls, tmp_path, change, named):

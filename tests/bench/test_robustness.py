@@ -1,10 +1,12 @@
 """The robustness benchmark trains, measures, writes contract rows, and skips what is done."""
 
-from dataclasses import replace
+import signal
+from dataclasses import asdict, replace
+from itertools import pairwise
 
 import pytest
 
-from bench import robustness, tables
+from bench import robustness, robustness_report, robustness_row, suites, tables
 from bench.rows import RESULTS, read_rows
 from fastarat.recipes import recipe
 
@@ -17,43 +19,167 @@ ROBUSTNESS = {
 
 
 @pytest.fixture
-def tiny_suite(monkeypatch):
-    """The digits suite, cut to one epoch of few images."""
+def tiny(monkeypatch):
+    """The digits recipes, cut to one epoch of few images."""
 
-    def cut(name):
-        config = recipe(name)
-        attack, evaluation = replace(config.attack, steps=1), replace(config.evaluation, num_images=20, steps=1)
+    def cut(name, fidelity="paper"):
+        config = recipe(name, fidelity)
+        attack = replace(config.attack, steps=min(config.attack.steps, 1))
+        evaluation = replace(config.evaluation, num_images=20, steps=1)
         return replace(config, epochs=1, num_train_images=128, attack=attack, evaluation=evaluation)
 
-    monkeypatch.setattr(robustness, "recipe", cut)
-    monkeypatch.setitem(robustness.SUITES, "digits", replace(robustness.SUITES["digits"], num_images=30))
+    monkeypatch.setattr(suites, "recipe", cut)
 
 
-def test_a_suite_writes_a_row_a_training_and_does_not_train_again(tmp_path, tiny_suite, capsys, monkeypatch):
-    args = [
-        "--suite",
-        "digits",
+def flags(tmp_path, *more):
+    return [
         "--seeds",
         "1",
+        "--num-images",
+        "30",
         "--runs",
         str(tmp_path / "runs"),
         "--rows",
-        str(tmp_path / "rows.jsonl"),
+        str(rows_at(tmp_path)),
+        *more,
     ]
+
+
+def rows_at(tmp_path):
+    return tmp_path / "rows.jsonl"
+
+
+def test_a_suite_writes_a_row_a_training_and_does_not_train_again(tmp_path, tiny, capsys, monkeypatch):
+    args = flags(tmp_path, "--suite", "digits", "--methods", "at", "arat", "--num-autoattack", "3")
     assert robustness.main(args) == 0
-    rows = list(read_rows(tmp_path / "rows.jsonl"))
-    assert [row["method"] for row in rows] == ["arat", "at"]
+    rows = list(read_rows(rows_at(tmp_path)))
+    assert [row["method"] for row in rows] == ["at", "arat"]
     for row in rows:
         assert row.keys() >= EVERY | ROBUSTNESS
-        assert row["correct"] and row["autoattack"] is None
+        assert row["correct"] and row["num_images"] == 30 and row["num_autoattack"] == 3
         assert 0 <= row["pgd20"] <= row["clean"] <= 100
+        after = list(row["autoattack_after"].values())
+        assert after == sorted(after, reverse=True) and row["autoattack"] == after[-1]
     table = capsys.readouterr().out
-    assert "digits-arat-seed0" in table and "digits-at-seed0" in table
-    assert (tmp_path / "runs" / "digits.png").read_bytes().startswith(b"\x89PNG")
+    assert "AR-AT" in table and "AutoAttack, %" in table
+    for name in ("digits", "digits-curves"):
+        assert (tmp_path / "runs" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
-    monkeypatch.setattr(robustness, "train", lambda *_, **__: pytest.fail("a finished training was repeated"))
+    monkeypatch.setattr(robustness, "measure", lambda *_: pytest.fail("a finished training was measured again"))
     assert robustness.main(args) == 0
-    assert list(read_rows(tmp_path / "rows.jsonl")) == rows
+    assert list(read_rows(rows_at(tmp_path))) == rows
+
+
+def test_a_training_that_is_there_is_measured_and_not_repeated(tmp_path, tiny, monkeypatch):
+    assert robustness.main(flags(tmp_path, "--methods", "at", "--num-autoattack", "0")) == 0
+    monkeypatch.setattr(robustness_row, "train", lambda *_, **__: pytest.fail("a finished training was repeated"))
+    assert robustness.main(flags(tmp_path, "--methods", "at", "--num-autoattack", "2")) == 0
+    without, attacked = read_rows(rows_at(tmp_path))
+    assert (without["autoattack"], attacked["num_autoattack"]) == (None, 2)
+    assert {**without, "date": 0, "minutes_pgd20": 0, "minutes_total": 0}.items() >= {
+        name: attacked[name] for name in ("clean", "pgd20", "seed", "config", "minutes", "trained_by")
+    }.items()
+    assert robustness_report.rows_of("digits", [without, attacked]) == [attacked]
+
+
+def test_the_ablation_adds_one_switch_at_a_time_and_ends_at_ar_at(tmp_path):
+    suite = suites.SUITES["ablation"]
+    methods = {
+        entry.method: entry.config.method
+        for entry in suites.entries(suite, suite.methods, None, 1, tmp_path)
+        if entry.config.method.name == "arat"
+    }
+    stages = [asdict(settings) for settings in methods.values()]
+    assert list(methods) == [*(f"arat/{name}" for name in suites.ABLATIONS), "arat"]
+    changed = [[name for name in one if one[name] != next_[name]] for one, next_ in pairwise(stages)]
+    assert changed == [["stop_gradient"], ["predictor"], ["batch_norm"], ["auto_balance"]]
+    assert methods["arat"] == recipe("digits-arat").method
+
+
+def test_methods_of_a_suite_differ_in_method_attack_and_optimiser_alone(tmp_path):
+    for suite in suites.SUITES.values():
+        found = list(suites.entries(suite, suite.methods, None, 2, tmp_path))
+        assert len({entry.out for entry in found}) == len(found)
+        alike = {
+            (config.data, config.model, config.epochs, config.schedule, config.augment, config.batch, config.eps_255)
+            for config in (entry.config for entry in found)
+        }
+        assert len(alike) == 1
+
+
+def test_arrest_starts_from_the_standard_net_of_its_seed_which_is_trained_before_it(tmp_path):
+    suite = suites.SUITES["digits"]
+    outs = []
+    for entry in suites.entries(suite, suite.methods, None, 3, tmp_path):
+        outs.append(str(entry.out))
+        if entry.method == "arrest":
+            assert entry.config.method.teacher == str(tmp_path / f"digits-standard-seed{entry.config.seed}")
+            assert entry.config.method.teacher in outs
+
+
+def test_the_budget_stops_a_training_which_then_goes_on(tmp_path, tiny, monkeypatch, capsys):
+    args = flags(tmp_path, "--methods", "at", "--num-autoattack", "0")
+    begun = []
+
+    def slow(*given):
+        begun.append(given)
+        signal.pause()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(robustness, "measure", slow)
+        assert robustness.main([*args, "--budget", "0.2"]) == 1
+    assert begun and "stopped with 0 of 1 rows; the same command goes on from there" in capsys.readouterr().err
+    assert robustness.main([*args, "--budget", "600"]) == 0
+    assert len(list(read_rows(rows_at(tmp_path)))) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--methods", "att"], "Unknown method of suite digits 'att'"),
+        (["--methods", "arrest"], "name that among --methods too"),
+        (["--num-autoattack", "-1"], "give 0 or more"),
+        (["--budget", "nan"], "--budget is nan"),
+        (["--seeds", "0"], "--seeds is 0"),
+        (["--suite", "digit"], "invalid choice: 'digit'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(given, words, tmp_path, capsys):
+    assert robustness.main(flags(tmp_path, *given)) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+
+
+def test_a_run_with_other_settings_is_left_alone(tmp_path, tiny, capsys):
+    assert robustness.main(flags(tmp_path, "--methods", "at", "--num-autoattack", "0")) == 0
+    config = tmp_path / "runs" / "digits-at-seed0" / "config.json"
+    config.write_text(config.read_text().replace('"batch": 64', '"batch": 32'))
+    rows_at(tmp_path).unlink()
+    assert robustness.main(flags(tmp_path, "--methods", "at", "--num-autoattack", "0")) == 2
+    assert "is a run with other settings: move it away" in capsys.readouterr().err
+
+
+def test_the_picture_and_table_tell_the_spread_over_seeds(tmp_path):
+    base = {"suite": "digits", "fidelity": "paper", "model": "digits", "dataset": "digits", "num_images": 360}
+    rows = [
+        {
+            **base,
+            "method": method,
+            "seed": seed,
+            "clean": 90 + seed,
+            "pgd20": 50 + at,
+            "autoattack": 45.0,
+            "minutes": 1.0,
+        }
+        for at, method in enumerate(["trades", "at", "arat/naive"])
+        for seed in (0, 1)
+    ]
+    found = robustness_report.rows_of("digits", rows)
+    columns, cells = robustness_report.table(found)
+    assert [line[0] for line in cells] == ["AT", "TRADES", "naive invariance"]
+    assert cells[0][columns.index("clean, %")] == "90.5 ± 0.7"
+    robustness_report.picture(tmp_path / "x.png", found)
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_readmes_tables_are_those_of_the_committed_rows():

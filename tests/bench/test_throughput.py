@@ -16,7 +16,7 @@ from bench.random_images import random_images
 from bench.rows import read_rows
 from bench.subjects import FastaratSubject, PlainForm, PlainSubject, Setting
 from bench.turns import Effort
-from bench.variants import frozen, halved, ladder_of, with_attack
+from bench.variants import NAMES, PLAIN, frozen, halved, ladder_of, with_attack
 from fastarat import console
 from fastarat.recipes import recipe
 
@@ -32,7 +32,8 @@ QUICK = ["published", "resident", "channels-last", "default", "x-frozen-bn", "x-
 def setting_of(method: str = "arat", batch: int = 16, steps: int = 3) -> Setting:
     config = recipe(f"digits-{method}")
     optimizer = replace(config.optimizer, learning_rate=LEARNING_RATE)
-    config = replace(config, batch=batch, attack=replace(config.attack, steps=steps), optimizer=optimizer)
+    attack = replace(config.attack, steps=min(steps, config.attack.steps))
+    config = replace(config, batch=batch, attack=attack, optimizer=optimizer)
     return Setting(config, random_images("digits", 8 * batch), CPU)
 
 
@@ -74,6 +75,33 @@ def test_plain_pytorch_trains_as_the_definition_does(right, method, form):
     wanted = {"loss", *terms, "running means", "running variances", "parameters"}
     assert wanted | {"movement: shared", "length: adv"} <= verdict.errors.keys()
     assert all(f"{kind}: {name}" in verdict.errors for kind in ("full size", "free") for name in {"loss", *terms})
+
+
+OTHERS = [method for method in throughput.METHODS if method not in ("arat", "at")]
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_every_method_is_held_against_its_definition_and_has_a_twin_in_plain_pytorch(method):
+    setting = setting_of(method)
+    batches = batches_of(setting)
+    right = definition(setting, batches)
+    subjects = [own(setting)]
+    if method != "arrest":
+        subjects += [PlainSubject(setting, PlainForm()), PlainSubject(setting, PlainForm(half="bf16"))]
+    for subject, precision in zip(subjects, ("fp32", "fp32", "bf16"), strict=False):
+        verdict = compare(subject, batches, right, precision)
+        assert verdict.problem is None
+        assert {"loss", "running means", "parameters", "full size: loss", "free: loss"} <= verdict.errors.keys()
+    if setting.config.attack.steps:
+        weaker = with_attack(setting, step_255=setting.config.attack.step_255 / 2)
+        assert compare(own(weaker), batches, right, "fp32").problem
+
+
+def test_a_ladder_has_no_variant_that_its_method_cannot_have():
+    assert set(ladder_of(setting_of("arrest"))) == set(NAMES) - set(PLAIN)
+    assert set(NAMES) - set(ladder_of(setting_of("trades"))) == {"x-frozen-bn"}
+    assert set(NAMES) - set(ladder_of(setting_of("n-fgsm"))) == {"x-fewer-steps"}
+    assert set(NAMES) - set(ladder_of(setting_of("standard"))) == {"x-frozen-bn", "x-fewer-steps"}
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])

@@ -130,8 +130,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_the_advice_works(fastarat, t
 
 EVALUATIONS = [
     (("--attack", "pgdd"), ("Unknown attack 'pgdd'", "'pgd'")),
-    (("--eps-255", "-1"), ("eps_255 is -1",)),
-    (("--steps", "0"), ("steps is 0",)),
+    (("--eps-255", "-1"), ("--eps-255 -1", "above 0")),
+    (("--eps-255", "0"), ("--eps-255 0", "--attack none")),
+    (("--steps", "0"), ("--steps 0", "1 or more")),
     (("--num-images", "0"), ("--num-images 0", "1 or more")),
     (("--batch", "0"), ("--batch 0", "1 or more")),
     (("--restarts", "0"), ("--restarts 0", "1 or more")),

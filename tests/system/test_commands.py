@@ -93,8 +93,8 @@ def test_more_restarts_and_steps_only_ever_break_more_images(fastarat, trained):
     assert longer["robust"]["percent"] < once["robust"]["percent"]
 
 
-def test_an_attack_of_radius_zero_breaks_nothing(fastarat, trained):
-    result = fastarat("eval", trained, "--num-images", "100", "--steps", "2", "--eps-255", "0", "--json").json
+def test_an_attack_of_hardly_any_radius_breaks_nothing(fastarat, trained):
+    result = fastarat("eval", trained, "--num-images", "100", "--steps", "2", "--eps-255", "1e-4", "--json").json
     assert result["robust"] == result["clean"]
 
 
@@ -110,6 +110,8 @@ def test_eval_measures_the_best_checkpoint_of_a_run_with_validation_images(fasta
     assert fastarat("train", *ONE_EPOCH, "--num-validation-images", "50", "--out", "run").code == 0
     best = fastarat("eval", "run", "--checkpoint", "best", *FEW, "--json").json
     deployed = fastarat("eval", "run", *FEW, "--json").json
+    for other in (best, deployed):
+        del other["seconds"], other["record"]
     assert best == deployed
 
 

@@ -198,6 +198,24 @@ def test_a_stored_count_that_is_not_ours_fails(own, monkeypatch):
     assert failing(own, ("attacks",)) == ["rounded Linf sequential seed0: robust to apgd-ce"]
 
 
+WRONG = {
+    "square": ("fastarat.attacks.autoattack.square", lambda f, x, y, *_, **more: (x, y < 0), "aa_rounded_Linf_seq*"),
+    "fab-t": ("fastarat.attacks.autoattack.fab_t", lambda f, x, y, **more: (x, y < 0), "aa_smooth_Linf_ind*"),
+    "apgd-ce": ("fastarat.attacks.apgd.MOMENTUM", 0.3, "trace_smooth_Linf*"),
+    "cw20": ("fastarat.verification.nets.pgd", lambda settings, f, x, start, y: start, "pgd_smooth_L2*"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_an_engine_that_is_wrong_fails(own, monkeypatch, name):
+    shorten(monkeypatch)
+    where, wrong, kept = WRONG[name]
+    monkeypatch.setattr(where, wrong)
+    for file in set(own.glob("*_*_*.npz")) - set(own.glob(kept)):
+        file.unlink()
+    assert any(name in quantity for quantity in failing(own, ALL))
+
+
 # --- what cannot be read
 
 
@@ -265,6 +283,11 @@ def test_the_command_says_what_fails_and_exits_1(own, capsys):
     found = json.loads(capsys.readouterr().out)
     assert [row["quantity"] for row in found if not row["holds"]] == ["smooth L2: clean logits f64"]
     assert all({"quantity", "error", "tolerance", "holds"} <= set(row) for row in found)
+
+
+def test_nothing_to_compare_is_no_success(own, capsys):
+    assert main(["verify", str(own), "--only", "units"]) == 2
+    assert "holds no units: give other parts to --only" in capsys.readouterr().err
 
 
 def test_all_but_the_whole_attacks_hold_on_the_golden_kit(golden_kit):

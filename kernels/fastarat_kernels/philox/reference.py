@@ -37,6 +37,7 @@ class Stream(IntEnum):
     SQUARE_QUERY = 7
     SQUARE_SIGN = 8
     REPLAY = 9
+    EXTRA_ORDER = 10
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> tuple[Tensor, ...]:
@@ -88,8 +89,10 @@ def normal(seed: int, stream: Stream, step: int | Tensor, rows: Tensor, shape: t
     return (radius * torch.cos(2 * math.pi * pairs[:, 1])).reshape(len(rows), *shape)
 
 
-def permutation(seed: int, epoch: int, num_items: int, device: torch.device | str = "cpu") -> Tensor:
+def permutation(
+    seed: int, epoch: int, num_items: int, device: torch.device | str = "cpu", stream: Stream = Stream.PERMUTATION
+) -> Tensor:
     """A random order of range(num_items), int64, the same on every device: items sorted by 62 random bits."""
     rows = torch.arange(num_items, device=device)
-    pair = words(seed, Stream.PERMUTATION, epoch, rows, 2)
+    pair = words(seed, stream, epoch, rows, 2)
     return torch.argsort(pair[:, 0] << 30 ^ pair[:, 1], stable=True)

@@ -1,0 +1,27 @@
+"""The trained net that a method starts from."""
+
+from pathlib import Path
+
+from torch import nn
+
+from fastarat.checkpoint import Description
+from fastarat.deployed import load_deployed
+from fastarat.errors import UserError
+
+
+def load_teacher(path: str, recipe: str, wanted: Description) -> nn.Module:
+    """The plain net of a run or a model.safetensors at `path`, for a run of `recipe` that trains what `wanted` is.
+
+    Raises `UserError`, with how to train one, if there is none or it is of another kind.
+    """
+    standard = recipe.replace("arrest", "standard") if "arrest" in recipe else "…-standard"
+    how = f"train one with: fastarat train {standard} --out runs/standard, then give --method.teacher runs/standard"
+    if not path:
+        raise UserError(f"arrest starts from a net trained on clean images: {how}")
+    net, found = load_deployed(Path(path))
+    for what in ("model", "num_classes", "in_channels"):
+        if getattr(found, what) != getattr(wanted, what):
+            name = what.replace("_", " ")
+            mine, theirs = getattr(wanted, what), getattr(found, what)
+            raise UserError(f"the teacher {path} has {name} {theirs}, this run {mine}: {how}")
+    return net

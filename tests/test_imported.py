@@ -1,0 +1,60 @@
+"""A model named as MODULE:FUNCTION, in the working directory or installed."""
+
+import sys
+
+import pytest
+from torch import nn
+
+from fastarat.errors import UserError
+from fastarat.imported import import_model
+
+NETS = """
+from torch import nn
+SIZE = 3
+def net():
+    return nn.Linear(SIZE, 2)
+def words():
+    return "no net"
+def wants(size):
+    return nn.Linear(size, 2)
+"""
+
+
+@pytest.fixture(autouse=True)
+def nets(tmp_path, monkeypatch):
+    """A working directory with a module `nets_of_a_user`, and two that cannot be imported."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets_of_a_user.py").write_text(NETS)
+    (tmp_path / "nets_that_need.py").write_text("import a_package_that_is_not_there\n")
+    (tmp_path / "nets_with_an_error.py").write_text("1 / 0\n")
+    path = list(sys.path)
+    yield
+    assert sys.path == path
+    sys.modules.pop("nets_of_a_user", None)
+
+
+def test_the_function_of_a_file_in_the_working_directory_gives_the_net():
+    assert isinstance(import_model("nets_of_a_user:net"), nn.Linear)
+
+
+def test_what_is_installed_is_found_too():
+    assert isinstance(import_model("torch.nn:ReLU"), nn.ReLU)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("nowhere_to_be_found:net", "there is no module 'nowhere_to_be_found', neither in"),
+        ("torch.nowhere:net", "there is no module 'torch.nowhere'"),
+        ("nets_of_a_user:nett", "Unknown function of the module nets_of_a_user 'nett'. .*Did you mean 'net'"),
+        ("nets_of_a_user:SIZE", "SIZE of the module nets_of_a_user is no function"),
+        ("nets_of_a_user:words", "gives str: let it return the net"),
+        ("nets_of_a_user:wants", "called without arguments and fails: TypeError"),
+        ("nets_of_a_user:", "give MODULE:FUNCTION"),
+        ("nets_that_need:net", "imports 'a_package_that_is_not_there', which is not installed"),
+        ("nets_with_an_error:net", "cannot be imported: ZeroDivisionError"),
+    ],
+)
+def test_what_is_not_there_or_fails_is_one_line(name, says):
+    with pytest.raises(UserError, match=says):
+        import_model(name)

@@ -1,0 +1,286 @@
+"""`fastarat.evaluate`: any model under any attack, which is left as it was, and what an `Evaluation` says."""
+
+import json
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastarat
+from fastarat import AttackConfig, UserError
+from fastarat.attacks import autoattack as driver
+from fastarat.data.dataset import ImageSet
+from fastarat.robustness import attack_names, departures
+
+EPS = 0.03
+
+
+@pytest.fixture(autouse=True)
+def short_attacks(monkeypatch):
+    """The standard's attacks, cut down to a fraction of their work."""
+    cut = {"apgd_ce": {"steps": 5}, "apgd_t": {"steps": 2}, "fab_t": {"steps": 2}, "square": {"queries": 30}}
+
+    def shortened(attack, settings):
+        return lambda *args, **given: attack(*args, **(given | settings))
+
+    for name, settings in cut.items():
+        monkeypatch.setattr(driver, name, shortened(getattr(driver, name), settings))
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    """10 classes for images [N, 3, 8, 8]."""
+    layers = nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 10)
+    return nn.Sequential(*layers).eval()
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(20, 3, 8, 8)
+
+
+@pytest.fixture
+def labels(net, images) -> Tensor:
+    """What the net says, but for the first image."""
+    y = net(images).argmax(1)
+    return torch.cat([(y[:1] + 1) % 10, y[1:]])
+
+
+ATTACKS = pytest.mark.parametrize("attack", ["pgd", "cw", "apgd-ce", "apgd-t", "fab-t", "square", "autoattack"])
+
+
+@ATTACKS
+def test_every_attack_is_counted_by_images_that_are_wrong_inside_the_ball(net, images, labels, attack):
+    result = fastarat.evaluate(net, images, labels, attack, eps=EPS, batch=8)
+    assert result.clean == 95 and result.complete and result.options == () and result.num_images == 20
+    assert list(result.flags) == ["clean", *attack_names(attack)]
+    assert result.robust == 5 * int(list(result.flags.values())[-1].sum()) == list(result.after.values())[-1] < 95
+    with torch.no_grad():
+        assert (net(result.x_adv).argmax(1) != labels[result.rows]).all()
+    assert (result.x_adv - images[result.rows]).abs().max() <= EPS + 1e-6
+    assert 0 not in result.rows and len(result.rows) == result.counts["clean"] - list(result.counts.values())[-1]
+
+
+@pytest.mark.parametrize(("attack", "objective"), [("pgd", "cross-entropy"), ("cw", "margin")])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_pgd_is_the_one_by_which_training_is_measured(net, images, attack, objective, norm):
+    pixels = (images * 255).byte()
+    with torch.no_grad():
+        labels = net(pixels.float() / 255).argmax(1)
+    eps = EPS if norm == "linf" else 0.2
+    settings = AttackConfig(norm=norm, eps_255=255 * eps, step_255=64 * eps, steps=3, objective=objective)
+    stored = ImageSet(pixels.permute(0, 2, 3, 1).contiguous().numpy(), labels.numpy())
+    _, theirs = fastarat.accuracies(net, stored, 255, 10, settings, restarts=2, seed=5)
+    ours = fastarat.evaluate(
+        net, pixels, labels, attack, norm=norm, eps=eps, steps=3, step=64 * eps / 255, restarts=2, seed=5
+    )
+    assert ours.accuracy(attack) == theirs and 0 < ours.robust < 100
+
+
+def test_bf16_finds_are_confirmed_in_float32_and_what_is_not_is_searched_again(net, images, labels):
+    result = fastarat.evaluate(net, images, labels, "pgd,square", eps=EPS, dtype="bf16")
+    plain = fastarat.evaluate(net, images, labels, "pgd,square", eps=EPS)
+    assert "bf16" in result.options[0] and not result.warnings
+    assert abs(result.robust - plain.robust) <= 5
+    with torch.no_grad():
+        assert (net(result.x_adv).argmax(1) != labels[result.rows]).all()
+
+
+def test_a_search_in_another_precision_that_finds_nothing_true_is_made_up_for(net, images, labels):
+    lying = lambda x: -net(x)  # noqa: E731 - wrong everywhere, so that whatever it finds is refused
+    settings = {"norm": "linf", "eps": EPS, "attacks": ("pgd",)}
+    apart = driver.autoattack(net, images, labels, searching=lying, **settings)
+    plain = driver.autoattack(net, images, labels, **settings)
+    assert torch.equal(apart.broken_by, plain.broken_by) and not apart.unconfirmed["pgd"] and len(apart.rows)
+
+
+def test_the_model_is_left_as_it_was(net, images, labels):
+    net[0].weight.requires_grad_(False)
+    before = [(p.data.clone(), p.requires_grad, p.stride()) for p in net.parameters()]
+    fastarat.evaluate(net, images, labels, "apgd-ce,fab-t", eps=EPS)
+    after = [(p.data, p.requires_grad, p.stride()) for p in net.parameters()]
+    for (data, wanted, stride), (now, wants, strides) in zip(before, after, strict=True):
+        assert torch.equal(data, now) and wanted == wants and stride == strides
+    assert all(p.grad is None for p in net.parameters()) and not net.training
+
+
+def test_convolutions_see_channels_last_unless_the_model_cannot(net, images, labels):
+    seen = []
+
+    class Net(nn.Module):
+        def __init__(self, views: bool):
+            super().__init__()
+            self.net, self.views = net, views
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.is_contiguous(memory_format=torch.channels_last))
+            return self.net(x.view(len(x), -1).view(x.shape) if self.views else x)
+
+    results = []
+    for views in (False, True):
+        seen.clear()
+        results.append(fastarat.evaluate(Net(views).eval(), images, labels, "pgd", eps=EPS).counts)
+        assert seen[-1] != views
+    assert results[0] == results[1]
+
+
+def test_a_net_with_two_branches_is_measured_by_its_adversarial_one(images):
+    layers = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
+    split = fastarat.convert_to_split_batch_norm(nn.Sequential(*layers)).eval()
+    with torch.no_grad():
+        split[1].bias.copy_(torch.randn(2, 8))
+    plain = fastarat.plain_branch(split, "adv").eval()
+    with torch.no_grad():
+        labels = plain(images).argmax(1)
+    both = [fastarat.evaluate(model, images, labels, "pgd", eps=EPS) for model in (split, plain)]
+    assert both[0].clean == both[1].clean == 100 and both[0].counts == both[1].counts
+
+
+def test_clean_accuracy_alone_and_the_first_images_alone(net, images, labels):
+    result = fastarat.evaluate(net, images, labels, "none", num_images=10)
+    assert result.clean == result.robust == 90 and result.num_images == 10 and result.after == {}
+
+
+def test_a_json_has_all_but_the_tensors(net, images, labels):
+    result = fastarat.evaluate(net, images, labels, "apgd-ce,square", eps=EPS)
+    values = json.loads(json.dumps(result.to_json()))
+    assert values["counts"] == result.counts and values["robust"] == result.robust and values["complete"]
+    low, high = values["interval_95"]
+    assert low <= result.robust <= high
+    classes = result.accuracy("square")
+    assert sum(classes.total) == 20 and sum(classes.correct) == result.counts["square"]
+
+
+def test_a_budget_ends_it_between_batches_and_the_state_goes_on(net, images, labels, tmp_path):
+    settings = {"eps": EPS, "batch": 5, "state": tmp_path / "state"}
+    first = fastarat.evaluate(net, images, labels, "apgd-ce,square", budget=1e-9, **settings)
+    assert not first.complete and first.stopped == "apgd-ce has done 1 of 4 batches" and len(first.flags) == 2
+    sessions = 1
+    while not (result := fastarat.evaluate(net, images, labels, "apgd-ce,square", budget=1e-9, **settings)).complete:
+        sessions += 1
+        assert sessions < 20
+    whole = fastarat.evaluate(net, images, labels, "apgd-ce,square", eps=EPS, batch=5)
+    assert sessions > 3 and result.counts == whole.counts and torch.equal(result.x_adv, whole.x_adv)
+
+
+def test_two_evaluations_do_not_share_a_state(net, images, labels, tmp_path):
+    def second(amount: float) -> None:
+        with pytest.raises(UserError, match="another evaluation is at work in"):
+            fastarat.evaluate(net, images, labels, "apgd-ce", eps=EPS, state=tmp_path)
+        told.append(amount)
+
+    told: list[float] = []
+    fastarat.evaluate(net, images, labels, "apgd-ce", eps=EPS, state=tmp_path, advance=second)
+    assert told
+    assert fastarat.evaluate(net, images, labels, "apgd-ce", eps=EPS, state=tmp_path).complete
+
+
+def test_departures_from_the_standard_are_named(net, images, labels, monkeypatch):
+    result = fastarat.evaluate(net, images, labels, "apgd-t,fab-t", eps=EPS, targets=3)
+    assert result.options == ("3 targets instead of 9",)
+    assert departures(["pgd"], 3, "fp32", "fast", torch.device("cpu")) == ()
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    on_gpu = departures(["apgd-ce"], 9, "fp32", "fast", torch.device("cuda"))
+    assert on_gpu == ("TF32 convolutions, as PyTorch's default",)
+
+
+def test_fewer_targets_reach_the_attacks(net, images, labels, monkeypatch):
+    seen = []
+    for name in ("apgd_t", "fab_t"):
+        attack = getattr(driver, name)
+        noted = lambda *args, attack=attack, **given: seen.append(given["num_targets"]) or attack(*args, **given)  # noqa: E731
+        monkeypatch.setattr(driver, name, noted)
+    five = nn.Sequential(net, nn.Linear(10, 5)).eval()
+    with torch.no_grad():
+        y = five(images).argmax(1)
+    result = fastarat.evaluate(five, images, y, "autoattack", eps=EPS, targets=4)
+    assert set(seen) == {4} and result.complete
+
+
+# --- masked gradients
+
+
+@pytest.mark.parametrize(
+    ("mask", "says"),
+    [
+        (lambda net, x: 3000 * net(x), "searches of apgd-ce began with a gradient of exactly zero"),
+        (lambda net, x: net((x * 16).round() / 16), "Square, which needs no gradient, lowered robust accuracy"),
+        (lambda net, x: net(x + 0.1 * torch.randn_like(x)), "The model is randomised"),
+        (lambda net, x: net(x).softmax(1), "return probabilities"),
+    ],
+    ids=["logits x 3000", "16 levels", "noise", "softmax"],
+)
+def test_a_model_that_masks_its_gradient_is_warned_of(net, images, labels, mask, says):
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor) -> Tensor:
+            return mask(self.net, x)
+
+    result = fastarat.evaluate(Masked().eval(), images, labels, "apgd-ce,square", eps=0.06)
+    assert any(says in warning for warning in result.warnings), result.warnings
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"attack": "apgd"}, "Unknown attack 'apgd'"),
+        ({"attack": "square,square"}, "square is named twice"),
+        ({"attack": "autoattack,fab-t"}, "fab-t is named twice"),
+        ({"attack": "pgd,none"}, "Unknown attack 'none'"),
+        ({"eps": 0}, "eps is 0: give a number above 0"),
+        ({"num_images": 0}, "num_images is 0"),
+        ({"images": torch.rand(20, 3, 8, 8) * 255}, "divide them by 255"),
+        ({"images": torch.randn(20, 3, 8, 8)}, "leave out their normalisation"),
+        ({"images": torch.zeros(0, 3, 8, 8), "labels": torch.zeros(0).long()}, "there are no images"),
+        ({"images": [[0.0]]}, "images and labels are list and Tensor: give tensors"),
+        ({"images": torch.rand(20, 1, 8, 8)}, "the model takes no images"),
+        ({"labels": torch.zeros(3).long()}, "a class number for each image"),
+        ({"labels": torch.full((20,), 10)}, "the model has 10 classes"),
+        ({"device": "meta"}, "the model is on cpu, not on meta: move it there"),
+        ({"dtype": "fp16"}, "Unknown dtype 'fp16'"),
+        ({"engine": "slow"}, "Unknown engine 'slow'"),
+        ({"engine": "reference", "attack": "pgd"}, "the reference engine has no pgd"),
+        ({"engine": "reference", "targets": 3, "attack": "fab-t"}, "the standard's 9 targets"),
+    ],
+    ids=lambda value: "" if isinstance(value, dict) else value,
+)
+def test_bad_input_is_one_line(net, images, labels, change, says):
+    given = {"images": images, "labels": labels, "attack": "apgd-ce", **change}
+    with pytest.raises(UserError, match=says) as error:
+        fastarat.evaluate(net, **given)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("last", "attack", "says"),
+    [
+        (lambda net: net.train(), "pgd", "in train mode"),
+        (lambda net: nn.Sequential(net[0]).eval(), "pgd", r"returns \[2, 8, 3, 3\] for 2 images, not logits"),
+        (lambda net: nn.Sequential(*net, nn.Linear(10, 7)).eval(), "autoattack", "has 7: give 6 targets"),
+        (lambda net: nn.Sequential(*net, nn.Linear(10, 2)).eval(), "autoattack", "give attacks without targets"),
+        (lambda net: nn.Sequential(*net, nn.Threshold(1e9, float("nan"))).eval(), "pgd", "returns NaN"),
+    ],
+    ids=["train mode", "no logits", "7 classes", "2 classes", "NaN"],
+)
+def test_a_model_that_cannot_be_evaluated_is_one_line(net, images, last, attack, says):
+    with pytest.raises(UserError, match=says):
+        fastarat.evaluate(last(net), images, torch.zeros(20).long(), attack)
+
+
+def test_two_classes_are_enough_for_attacks_without_targets(net, images):
+    two = nn.Sequential(net, nn.Linear(10, 2)).eval()
+    with torch.no_grad():
+        labels = two(images).argmax(1)
+    assert fastarat.evaluate(two, images, labels, "pgd,cw,apgd-ce,square", eps=0.2).robust < 100
+
+
+def test_a_state_that_cannot_be_written_is_one_line(net, images, labels, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot use the directory .*file/state for the state"):
+        fastarat.evaluate(net, images, labels, "pgd", state=tmp_path / "file/state")
