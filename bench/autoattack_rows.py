@@ -67,8 +67,8 @@ def _ratio(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
     return {"low": found[0], "median": median(found), "high": found[-1]}
 
 
-def print_report(rows: list[Row]) -> None:
-    """The table, to stdout."""
+def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Columns and cells; several turns' counts stand in their order."""
     columns = [
         "attack",
         "images",
@@ -77,23 +77,31 @@ def print_report(rows: list[Row]) -> None:
         "flags differ",
         "s",
         "reference s",
-        "ratio",
-        "low",
-        "high",
-        "cpu",
+        "time, x reference",
+        "CPU",
     ]
     cells = []
     for row in rows:
         counts = [row[key] for key in ("attacked", "robust", "reference_robust", "flags_differ")]
         times = [f"{median(row[key]):.1f}" for key in ("seconds", "reference_seconds")]
-        ratio = [f"{row['ratio'][key]:.2f}" for key in ("median", "low", "high")] + [
-            f"{row['cpu_ratio']['median']:.2f}"
-        ]
-        cells.append([row["attack"], *(" ".join(map(str, values)) for values in counts), *times, *ratio])
-    title = (
-        f"AutoAttack ({rows[0]['norm']}) of {rows[0]['num_images']} images, {rows[0]['clean']} right; turns in order"
-    )
-    print_table(title, columns, cells)
+        ratios = [_spread(row[key]) for key in ("ratio", "cpu_ratio")]
+        cells.append([row["attack"], *(" ".join(map(str, values)) for values in counts), *times, *ratios])
+    return columns, cells
+
+
+def _spread(ratio: Mapping[str, float]) -> str:
+    around = f" ({ratio['low']:.2f}-{ratio['high']:.2f})" if ratio["low"] < ratio["high"] else ""
+    return f"{ratio['median']:.2f}{around}"
+
+
+def title(row: Row) -> str:
+    """What was attacked."""
+    return f"AutoAttack ({row['norm']}) of {row['num_images']} images of {row['dataset']}, {row['clean']} right"
+
+
+def print_report(rows: list[Row]) -> None:
+    """The table, to stdout."""
+    print_table(f"{title(rows[0])}; turns in order", *table(rows))
     for row in rows:
         if not row["correct"]:
             notice(f"{row['attack']}: wrong: {row['unconfirmed']} unconfirmed, or robust counts too far apart")

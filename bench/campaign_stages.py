@@ -12,7 +12,8 @@ from bench import training
 from bench.campaign_tests import TESTS, gpu_tests, kernel_tests
 from bench.kernels import KERNELS
 from bench.processes import last_line
-from bench.throughput import NAMES
+from bench.throughput import METHODS
+from bench.variants import NAMES
 
 Row = dict[str, Any]
 
@@ -21,6 +22,7 @@ BUDGET = "{budget}"
 LADDER_GRACE_S = 30
 """of a ladder's time: told to end, it times what is ready in about 20 s"""
 RECIPE, SMOKE_RECIPE = "cifar10-resnet18-arat", "digits-arat"
+LADDER_METHODS = ("arat", "at")
 SMOKE_MODELS = {"resnet18": "digits", "wrn-34-10": "tiny"}
 
 
@@ -89,6 +91,7 @@ def stages(setting: Setting) -> list[Stage]:
         _profile(setting),
         _startup(setting),
         *_trainings(setting),
+        _other_methods(setting),
         _kernel_tests(setting),
         _ladder(setting),
     ]
@@ -145,6 +148,17 @@ def _throughput(setting: Setting, model: str, batches: Sequence[int], variants: 
         throughput_headline,
         grace=LADDER_GRACE_S,
     )
+
+
+def _other_methods(setting: Setting) -> Stage:
+    """The default of every method that no other ladder has."""
+    model, batch = ("digits", 8) if setting.smoke else ("resnet18", 128)
+    methods = [method for method in METHODS if method not in LADDER_METHODS]
+    flags = ["--model", model, "--method", *methods, "--batch", str(batch), "--variants", "default"]
+    command = _python("bench.throughput", *_measuring(setting, "throughput"), *flags, *_data(setting))
+    covers = _ladder_rows(setting, (model,), methods, (batch,), ("default",))
+    options = {"goes_on": True, "grace": LADDER_GRACE_S}
+    return Stage("other methods", command, 600, 2 * LADDER_GRACE_S, covers, ladder_headline, **options)
 
 
 def _measuring(setting: Setting, benchmark: str) -> list[str]:
@@ -236,7 +250,7 @@ def _trainings(setting: Setting) -> list[Stage]:
     found = []
     for method in ("arat", "at"):
         training = _training(setting, method)
-        found += [training, _autoattack(training, method, 8 if setting.smoke else 10_000)]
+        found += [training, _autoattack(training, method, 2 if setting.smoke else 10_000)]
     return found
 
 
@@ -263,7 +277,7 @@ def _autoattack(trained: Stage, method: str, num_images: int) -> Stage:
 
 
 def _ladder(setting: Setting) -> Stage:
-    models, methods, batches = ("resnet18", "wrn-34-10"), ("arat", "at"), (128, 256, 512, 1024)
+    models, methods, batches = ("resnet18", "wrn-34-10"), LADDER_METHODS, (128, 256, 512, 1024)
     if setting.smoke:
         models, batches = ("digits",), (8,)
     flags = ["--model", *models, "--method", *methods, "--batch", *map(str, batches)]

@@ -55,10 +55,11 @@ def check_positive(arguments: argparse.Namespace, *names: str) -> None:
         value = getattr(arguments, name)
         if value is None:
             continue
+        flag = f"--{name.replace('_', '-')}"
         if not abs(value) < math.inf:
-            raise UserError(f"--{name} is {value}: give a finite number above 0")
+            raise UserError(f"{flag} is {value}: give a finite number above 0")
         if not value > 0:
-            raise UserError(f"--{name} is {value}: give a number above 0")
+            raise UserError(f"{flag} is {value}: give a number above 0")
 
 
 def check_writable(path: Path) -> None:

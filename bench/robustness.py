@@ -17,15 +17,20 @@ from types import FrameType
 from typing import Any
 
 from bench import command, robustness_report
-from bench.robustness_row import measure
+from bench.robustness_row import is_finished, measure
 from bench.rows import RESULTS, read_rows, write_row
 from bench.suites import SUITES, Entry, Suite, entries
 from fastarat.config import from_dict
 from fastarat.console import notice, print_table
+from fastarat.data.sources import open_dataset
 from fastarat.errors import UserError, unknown
+from fastarat.methods.settings import ARRESTConfig
 from fastarat.report import learning_curves
 from fastarat.run import Run
 from fastarat.trainer import Interrupted
+
+AGAIN_S = 5.0
+"""between alarms when the budget is over"""
 
 
 def main(args: list[str] | None = None) -> int:
@@ -42,7 +47,7 @@ def _main(args: list[str] | None) -> int:
     try:
         with _within(arguments.budget):
             for number, entry in enumerate(wanted, 1):
-                if not _has_row(arguments, entry):
+                if not _has_row(arguments, entry) or _is_needed(arguments, entry, wanted):
                     notice(f"{arguments.suite}, {number} of {len(wanted)}: {entry.name}")
                     write_row(arguments.rows, _row(arguments, suite, entry))
     except (Interrupted, KeyboardInterrupt):
@@ -79,27 +84,49 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
     if arguments.num_autoattack is not None and arguments.num_autoattack < 0:
         raise UserError(f"--num-autoattack is {arguments.num_autoattack}: give 0 or more")
     arguments.seeds = suite.seeds if arguments.seeds is None else arguments.seeds
-    arguments.num_images = suite.num_images if arguments.num_images is None else arguments.num_images
-    arguments.num_autoattack = suite.num_autoattack if arguments.num_autoattack is None else arguments.num_autoattack
     command.check_writable(arguments.rows)
+    try:
+        arguments.runs.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"cannot make --runs {arguments.runs}: {e.strerror}: give another folder") from None
+    _set_numbers(arguments, suite)
     return arguments
+
+
+def _set_numbers(arguments: argparse.Namespace, suite: Suite) -> None:
+    """How many images are wanted: as asked, else the suite's, no more than there are."""
+    all_images = len(open_dataset(arguments.data or suite.data).test.labels)
+    asked = suite.num_images if arguments.num_images is None else arguments.num_images
+    arguments.num_images = all_images if asked is None else min(asked, all_images)
+    asked = suite.num_autoattack if arguments.num_autoattack is None else arguments.num_autoattack
+    arguments.num_autoattack = arguments.num_images if asked is None else min(asked, arguments.num_images)
 
 
 @contextmanager
 def _within(budget: float | None) -> Iterator[None]:
-    """Ctrl-C, by itself, after so many seconds: a training then writes a checkpoint, an attack has its state."""
+    """Ctrl-C, by itself, after so many seconds: a training then writes a checkpoint, an attack has its state.
+
+    It comes again, since a training takes the first for itself, and comes to its end if it has done its last step.
+    """
+    is_over = False
 
     def stop(number: int, frame: FrameType | None) -> None:
-        notice(f"the budget of {budget:g} s is over")
+        nonlocal is_over
+        if not is_over:
+            notice(f"the budget of {budget:g} s is over")
+        is_over = True
         signal.raise_signal(signal.SIGINT)
 
-    earlier = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, budget or 0)
+    # A shell that starts this in the background would have Ctrl-C ignored.
+    handlers = {signal.SIGALRM: stop, signal.SIGINT: signal.default_int_handler}
+    earlier = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    signal.setitimer(signal.ITIMER_REAL, budget or 0, AGAIN_S)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, earlier)
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 def _row(arguments: argparse.Namespace, suite: Suite, entry: Entry) -> dict[str, Any]:
@@ -107,12 +134,23 @@ def _row(arguments: argparse.Namespace, suite: Suite, entry: Entry) -> dict[str,
 
 
 def _has_row(arguments: argparse.Namespace, entry: Entry) -> bool:
-    """Whether the training is measured, with AutoAttack if that is asked for now."""
+    """Whether the training is measured on as many images as are wanted now, or more."""
     return any(
-        row["suite"] == arguments.suite
+        row.get("suite") == arguments.suite
         and from_dict(row["config"], "a result row") == entry.config
-        and (arguments.num_autoattack == 0 or row["autoattack"] is not None)
+        and row["num_images"] >= arguments.num_images
+        and row.get("num_autoattack", 0) >= arguments.num_autoattack
         for row in read_rows(arguments.rows)
+    )
+
+
+def _is_needed(arguments: argparse.Namespace, entry: Entry, wanted: list[Entry]) -> bool:
+    """Whether a training that has not begun starts from this one, of which there is no more than its row."""
+    return not is_finished(entry.out, entry.config) and any(
+        isinstance(other.config.method, ARRESTConfig)
+        and other.config.method.teacher == str(entry.out)
+        and not (Run(other.out).has_checkpoint() or _has_row(arguments, other))
+        for other in wanted
     )
 
 

@@ -59,7 +59,7 @@ MEASURES = {
 
 def rows_of(suite: str, rows: Iterable[Row]) -> list[Row]:
     """The suite's rows: of each training the last one, methods in the order of `TITLES`."""
-    newest = {(row["method"], row["fidelity"], row["seed"]): row for row in rows if row["suite"] == suite}
+    newest = {(row["method"], row["fidelity"], row["seed"]): row for row in rows if row.get("suite") == suite}
     order = list(TITLES)
     return sorted(newest.values(), key=lambda row: (order.index(row["method"]), row["fidelity"], row["seed"]))
 

@@ -121,6 +121,7 @@ def _autoattack(
         "num_autoattack": num_images,
         "autoattack_after": {attack: round(percent, 3) for attack, percent in result.after.items()},
         "warnings": list(result.warnings),
+        "autoattack_options": list(result.options),
         "minutes_autoattack": round(sum(result.seconds.values()) / 60, 2),
     }
 

@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import kernel_report, robustness_report, throughput_report
+from bench import autoattack_rows, kernel_report, robustness_report, throughput_report
 from bench.rows import RESULTS, read_rows
+from bench.suites import SUITES
 
 ROOT = Path(__file__).parents[1]
 README, RESULTS_PAGE, IMAGES = ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "images"
@@ -49,6 +50,16 @@ def _eps_255(row: Row) -> float:
     return row["config"]["attack"]["eps_255"] if evaluated is None else evaluated
 
 
+def autoattack_table() -> str:
+    """The newest comparison with the reference's AutoAttack, as Markdown."""
+    rows = list(read_rows(RESULTS / "autoattack.jsonl"))
+    if not rows:
+        return "Not measured yet.\n"
+    newest = [row for row in rows if row["commit"] == rows[-1]["commit"] and row["device"] == rows[-1]["device"]]
+    what = f"{autoattack_rows.title(newest[0])}; {throughput_report.place(newest[0])}"
+    return f"{markdown(*autoattack_rows.table(newest))}\n{what}.\n"
+
+
 def throughput_table(on_gpu: bool) -> str:
     """The README's ladder: AR-AT of ResNet-18 by the newest commit, at its smallest batch, as Markdown."""
     found = [rows for rows in _ladders() if bool(rows[0]["gpu"]) == on_gpu]
@@ -69,6 +80,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "digits": partial(robustness_table, "digits"),
     "cifar10-tiny": partial(robustness_table, "cifar10-tiny"),
     "ablation": partial(robustness_table, "ablation"),
+    "autoattack": autoattack_table,
     "throughput-cpu": partial(throughput_table, False),
     "throughput-gpu": partial(throughput_table, True),
 }
@@ -91,6 +103,7 @@ def results_page() -> str:
         if any(row["images_per_s"] is not None for row in rows):
             parts.append(f"![images/s of each variant](images/{picture_name(rows)})")
         parts.append(ladder_table(rows).rstrip())
+    parts += ["## AutoAttack beside the reference", autoattack_table().rstrip()]
     parts += ["## Start-up", *(_startup() or ["Not measured yet."])]
     parts += ["## Kernels", *(_kernels() or ["Not measured yet: it takes a GPU."])]
     return "\n\n".join(parts) + "\n"
@@ -167,6 +180,10 @@ def main() -> int:
     for rows in _ladders():
         if any(row["images_per_s"] is not None for row in rows):
             throughput_report.picture(IMAGES / picture_name(rows), rows)
+    for suite in SUITES:
+        rows = robustness_report.rows_of(suite, read_rows(RESULTS / "robustness.jsonl"))
+        if rows:
+            robustness_report.picture(IMAGES / f"{suite}.png", rows)
     return 0
 
 

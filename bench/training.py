@@ -116,10 +116,12 @@ def _measure(arguments: argparse.Namespace) -> None:
 
 
 def _is_row_of(row: dict[str, Any], arguments: argparse.Namespace) -> bool:
+    if row["benchmark"] != "robustness":
+        return False
     now = commit()
     mine = (arguments.suite, arguments.config.recipe, arguments.config.seed, arguments.config.epochs, now)
     its = (row["suite"], row["config"]["recipe"], row["seed"], row["epochs"], row["commit"])
-    attacked = arguments.num_autoattack == 0 or row["autoattack"] is not None
+    attacked = row.get("num_autoattack", 0) >= min(arguments.num_autoattack, row["num_images"])
     return now is not None and mine == its and attacked
 
 

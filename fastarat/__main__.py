@@ -57,14 +57,23 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without Unicode gets a '?' here and there
             stream.reconfigure(errors="replace")
+    code = 0
     try:
         try:
-            return _run(argv)
+            code = _run(argv)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has gone: `fastarat recipes | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        _forget_output()
+    except OSError as e:  # it goes to a file, and the disk is full
+        _forget_output()
+        return code or _fail(f"cannot write the output: {e.strerror}", 1)
+    return code
+
+
+def _forget_output() -> None:
+    """Let the interpreter's end not fail on what is left of it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(argv: list[str] | None) -> int:

@@ -56,9 +56,9 @@ def _write(path: Path, text: str) -> None:
 
 def _write_error(path: Path, e: OSError) -> WorkError:
     if e.errno in (errno.ENOSPC, errno.EDQUOT):
-        fix = "free some space; what was saved before is whole, and --resume goes on from it"
+        fix = "free some space; what was saved before is whole, and a resumed run goes on from it"
     elif e.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        fix = "choose a directory you may write to with --out"
+        fix = "give a directory that you may write to"
     else:
         fix = "check the disk"
     return WorkError(f"cannot write {path}: {e.strerror}; {fix}")

@@ -1,5 +1,7 @@
 """Pictures of runs: learning curves, and where a training step's time goes."""
 
+from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,15 @@ def learning_curves(path: Path, runs: dict[str, list[dict[str, Any]]], title: st
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    few = len(runs) <= len(COLOURS)  # else names in one of the two legends have to do
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    for colour, (name, lines) in zip(COLOURS, runs.items(), strict=False):
+    for colour, (name, lines) in zip(COLOURS if few else _more_colours(), runs.items(), strict=False):
         epochs = [line for line in lines if "train" in line]
         left.plot([e["epoch"] for e in epochs], [e["train"]["loss"] for e in epochs], color=colour, label=name)
         measured = [line for line in epochs if "evaluation" in line]
         for kind, style in (("clean", "-"), ("robust", "--")):
             values = [e["evaluation"][kind] for e in measured]
-            label = f"{name}, {kind}"
+            label = f"{name}, {kind}" if few else kind if name == next(iter(runs)) else None
             right.plot([e["epoch"] for e in measured], values, style, marker=".", color=colour, label=label)
     left.set(xlabel="epoch", ylabel="training loss", title=title)
     right.set(xlabel="epoch", ylabel="accuracy, %", ylim=(0, 100), title=_evaluation_of(runs))
@@ -36,6 +39,13 @@ def learning_curves(path: Path, runs: dict[str, list[dict[str, Any]]], title: st
         axes.legend(frameon=False, fontsize=8)
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))
     plt.close(figure)
+
+
+def _more_colours() -> Iterator[Any]:
+    """Ten, again and again."""
+    from matplotlib import colormaps
+
+    return cycle(colormaps["tab10"].colors)  # type: ignore[attr-defined]
 
 
 def _evaluation_of(runs: dict[str, list[dict[str, Any]]]) -> str:

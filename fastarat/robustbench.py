@@ -7,6 +7,7 @@ clean, robust = benchmark(model, n_examples=1000, dataset="cifar10", threat_mode
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,8 @@ class AutoAttack:
     """AutoAttack on a model in eval mode, from images [N, C, H, W] in [0, 1] to logits [N, K].
 
     `attacks_to_run` is for version `custom` alone. `device` None: where the model is. `seed` None is 0, where
-    the package takes the clock's. Raises `UserError` for versions and norms that fastarat does not have.
+    the package takes the clock's. What is printed is added to the file `log_path`. Raises `UserError` for versions and
+    norms that fastarat does not have.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class AutoAttack:
         attacks_to_run: Sequence[str] = (),
         version: str = "standard",
         device: torch.device | str | None = None,
+        log_path: Path | str | None = None,
     ):
         if norm not in NORMS:
             raise UserError(f"norm {norm!r}: there is {' and '.join(NORMS)}")
@@ -50,14 +53,17 @@ class AutoAttack:
             raise UserError(f"attacks_to_run with version {version!r}: give it with version 'custom', and only there")
         self.model, self.eps, self.seed = model, eps, seed or 0
         self.norm: Norm = NORMS[norm]
-        self.verbose, self.device = verbose, device
+        self.verbose, self.device, self.log_path = verbose, device, log_path
         self.attacks_to_run = list(attacks_to_run or VERSIONS[version])
         self.evaluation: Evaluation | None = None
 
-    def run_standard_evaluation(self, x_orig: Tensor, y_orig: Tensor, bs: int = 250) -> Tensor:
+    def run_standard_evaluation(
+        self, x_orig: Tensor, y_orig: Tensor, bs: int = 250, state_path: Path | str | None = None
+    ) -> Tensor:
         """Adversarial images [N, C, H, W] on the device of `x_orig`; those that no attack broke are unchanged.
 
-        `evaluation` then says all else.
+        `state_path` is a directory that keeps what is done, so that the same call goes on from there. `evaluation` then
+        says all else.
         """
         with progress("AutoAttack", len(x_orig)) as advance:
             self.evaluation = found = evaluate(
@@ -70,16 +76,23 @@ class AutoAttack:
                 seed=self.seed,
                 batch=bs,
                 device=self.device,
+                state=state_path,
                 advance=advance,
             )
-        if self.verbose:
-            after = ", ".join(f"{name} {percent:.2f} %" for name, percent in found.after.items())
-            notice(f"clean {found.clean:.2f} %; robust after {after}")
-        for warning in found.warnings:
-            notice(f"warning: {warning}")
+        self._tell(found)
         x_adv = as_numbers(x_orig).clone()
         x_adv[found.rows.to(x_adv.device)] = found.x_adv.to(x_adv.device)
         return x_adv
+
+    def _tell(self, found: Evaluation) -> None:
+        after = ", ".join(f"{name} {percent:.2f} %" for name, percent in found.after.items())
+        lines = [f"clean {found.clean:.2f} %; robust after {after}"] if self.verbose else []
+        lines += [f"warning: {warning}" for warning in found.warnings]
+        for line in lines:
+            notice(line)
+        if self.log_path is not None:
+            with Path(self.log_path).open("a", encoding="utf-8") as file:
+                file.writelines(f"{line}\n" for line in lines)
 
 
 def benchmark(

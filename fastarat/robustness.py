@@ -61,7 +61,7 @@ def evaluate(
     names = attack_names(attack)
     images, labels = _given(images, labels, num_images)
     device = _device_of(model, device)
-    check_model(model, images[:2].to(device))
+    check_model(model, images[:2].to(device), attacks=names)
     first = as_numbers(images[:2].to(device))
     settings = {"targets": targets, "steps": steps, "restarts": restarts, "step": step}
     with _enough_memory(batch), frozen(model, first) as logits_of, _searching(model, first, dtype) as searching:
@@ -114,9 +114,10 @@ def departures(
         found.append("attacks in bf16, what they find confirmed in fp32")
     if engine == "reference":
         found.append("attacks of pyautoattack")
-    if device.type == "cuda" and torch.backends.cudnn.allow_tf32:
+    # Not the older `allow_tf32`: it raises where a program has set the newer names.
+    if device.type == "cuda" and torch.backends.cudnn.conv.fp32_precision == "tf32":  # type: ignore[attr-defined]
         found.append("TF32 convolutions, as PyTorch's default")
-    if device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
+    if device.type == "cuda" and torch.backends.cuda.matmul.fp32_precision == "tf32":
         found.append("TF32 matrix products")
     return tuple(found)
 
@@ -127,17 +128,25 @@ def _given(images: Tensor, labels: Tensor, num_images: int | None) -> tuple[Tens
     if num_images is not None and num_images < 1:
         raise UserError(f"num_images is {num_images}: give 1 or more")
     check_images(images)
+    if images.is_floating_point() and 0 < images.max() <= 1 / 255:
+        raise UserError(f"images reach {float(images.max()):.2g}, as if divided by 255 twice: divide them once")
     if labels.shape != images.shape[:1] or labels.is_floating_point():
         raise UserError(f"labels are {labels.dtype} {list(labels.shape)}: give a class number for each image")
     return images[:num_images], labels[:num_images].long()
 
 
 def _device_of(model: nn.Module, device: torch.device | str | None) -> torch.device:
-    """Where the model is. Raises `UserError` if it is not where it was asked for."""
+    """Where the model is. Raises `UserError` if it is none, or not where it was asked for."""
+    if not isinstance(model, nn.Module):
+        raise UserError(f"the model is a {type(model).__name__}: give a torch.nn.Module")
+    try:
+        device = None if device is None else torch.device(device)
+    except RuntimeError:
+        raise UserError(f"device {device!r} is none that torch knows: give cpu or cuda") from None
     first = next(chain(model.parameters(), model.buffers()), None)
     if first is None:
         return torch.device(device or "cpu")
-    asked = torch.device(first.device if device is None else device)
+    asked = device or first.device
     if asked.type != first.device.type or asked.index not in (None, first.device.index):
         raise UserError(f"the model is on {first.device}, not on {asked}: move it there with its to({str(asked)!r})")
     return first.device

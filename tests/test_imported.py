@@ -17,6 +17,11 @@ def words():
     return "no net"
 def wants(size):
     return nn.Linear(size, 2)
+def late():
+    from layers_of_a_user import layer
+    return layer
+def leaves():
+    raise SystemExit(3)
 """
 
 
@@ -27,6 +32,8 @@ def nets(tmp_path, monkeypatch):
     (tmp_path / "nets_of_a_user.py").write_text(NETS)
     (tmp_path / "nets_that_need.py").write_text("import a_package_that_is_not_there\n")
     (tmp_path / "nets_with_an_error.py").write_text("1 / 0\n")
+    (tmp_path / "nets_that_leave.py").write_text("import sys; sys.exit('usage: …')\n")
+    (tmp_path / "layers_of_a_user.py").write_text("from torch import nn\nlayer = nn.ReLU()\n")
     path = list(sys.path)
     yield
     assert sys.path == path
@@ -35,6 +42,10 @@ def nets(tmp_path, monkeypatch):
 
 def test_the_function_of_a_file_in_the_working_directory_gives_the_net():
     assert isinstance(import_model("nets_of_a_user:net"), nn.Linear)
+
+
+def test_the_function_may_import_what_lies_beside_it():
+    assert isinstance(import_model("nets_of_a_user:late"), nn.ReLU)
 
 
 def test_what_is_installed_is_found_too():
@@ -53,6 +64,8 @@ def test_what_is_installed_is_found_too():
         ("nets_of_a_user:", "give MODULE:FUNCTION"),
         ("nets_that_need:net", "imports 'a_package_that_is_not_there', which is not installed"),
         ("nets_with_an_error:net", "cannot be imported: ZeroDivisionError"),
+        ("nets_that_leave:net", "cannot be imported: SystemExit: usage"),
+        ("nets_of_a_user:leaves", "called without arguments and fails: SystemExit: 3"),
     ],
 )
 def test_what_is_not_there_or_fails_is_one_line(name, says):

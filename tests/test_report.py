@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastarat.report import _evaluation_of
+from fastarat.report import _evaluation_of, learning_curves
 
 HELD = {"images": "test", "num_images": 1000, "steps": 10, "clean": 80.0, "robust": 40.0}
 
@@ -22,3 +22,19 @@ def test_the_title_names_how_many_images_were_measured_and_attacked(evaluation, 
 
 def test_runs_without_an_evaluation_have_no_title():
     assert _evaluation_of({"run": [{"epoch": 1, "train": {"loss": 1.0}}]}) == ""
+
+
+@pytest.mark.parametrize("num_runs", [1, 4, 5, 10])
+def test_every_run_has_its_curves_in_a_colour_of_its_own(num_runs, tmp_path, monkeypatch):
+    from matplotlib import pyplot as plt
+
+    drawn = []
+    monkeypatch.setattr(plt, "close", drawn.append)
+    line = {"epoch": 1, "train": {"loss": 1.0}, "evaluation": HELD}
+    learning_curves(tmp_path / "curves.png", {f"run {i}": [line] for i in range(num_runs)}, "runs")
+    monkeypatch.undo()
+    (figure,) = drawn
+    losses, accuracies = (axes.get_lines() for axes in figure.axes)
+    plt.close(figure)
+    assert [curve.get_label() for curve in losses] == [f"run {i}" for i in range(num_runs)]
+    assert len({curve.get_color() for curve in losses}) == num_runs and len(accuracies) == 2 * num_runs

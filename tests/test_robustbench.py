@@ -42,6 +42,15 @@ def test_a_custom_version_runs_the_attacks_it_is_given(net, capsys):
     assert "robust after apgd-ce" in capsys.readouterr().err
 
 
+def test_it_logs_to_a_file_and_goes_on_from_a_state(net, tmp_path):
+    x, y = torch.rand(4, 1, 8, 8), torch.zeros(4).long()
+    attack = AutoAttack(net, eps=0.1, version="custom", attacks_to_run=["apgd-ce"], log_path=tmp_path / "log.txt")
+    for _ in range(2):
+        attack.run_standard_evaluation(x, y, bs=2, state_path=tmp_path / "state")
+    assert (tmp_path / "log.txt").read_text().count("robust after apgd-ce") == 2
+    assert (tmp_path / "state/autoattack.json").exists()
+
+
 def test_a_benchmark_gives_two_fractions(net):
     clean, robust = benchmark(net, n_examples=30, dataset="digits", threat_model="Linf", eps=0.01)
     assert 0 <= robust <= clean <= 1

@@ -184,6 +184,16 @@ def test_departures_from_the_standard_are_named(net, images, labels, monkeypatch
     assert on_gpu == ("TF32 convolutions, as PyTorch's default",)
 
 
+def test_tf32_is_named_where_a_program_asked_for_it_by_the_newer_names():
+    convolutions, products = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = convolutions.fp32_precision, products.fp32_precision
+    convolutions.fp32_precision, products.fp32_precision = "ieee", "tf32"
+    try:
+        assert departures(["apgd-ce"], 9, "fp32", "fast", torch.device("cuda")) == ("TF32 matrix products",)
+    finally:
+        convolutions.fp32_precision, products.fp32_precision = before
+
+
 def test_fewer_targets_reach_the_attacks(net, images, labels, monkeypatch):
     seen = []
     for name in ("apgd_t", "fab_t"):
@@ -237,12 +247,15 @@ def test_a_model_that_masks_its_gradient_is_warned_of(net, images, labels, mask,
         ({"num_images": 0}, "num_images is 0"),
         ({"images": torch.rand(20, 3, 8, 8) * 255}, "divide them by 255"),
         ({"images": torch.randn(20, 3, 8, 8)}, "leave out their normalisation"),
+        ({"images": torch.rand(20, 3, 8, 8) / 255}, "as if divided by 255 twice: divide them once"),
         ({"images": torch.zeros(0, 3, 8, 8), "labels": torch.zeros(0).long()}, "there are no images"),
         ({"images": [[0.0]]}, "images and labels are list and Tensor: give tensors"),
         ({"images": torch.rand(20, 1, 8, 8)}, "the model takes no images"),
         ({"labels": torch.zeros(3).long()}, "a class number for each image"),
         ({"labels": torch.full((20,), 10)}, "the model has 10 classes"),
         ({"device": "meta"}, "the model is on cpu, not on meta: move it there"),
+        ({"device": "gpu"}, "device 'gpu' is none that torch knows: give cpu or cuda"),
+        ({"model": lambda x: x}, "the model is a function: give a torch.nn.Module"),
         ({"dtype": "fp16"}, "Unknown dtype 'fp16'"),
         ({"engine": "slow"}, "Unknown engine 'slow'"),
         ({"engine": "reference", "attack": "pgd"}, "the reference engine has no pgd"),
@@ -251,9 +264,9 @@ def test_a_model_that_masks_its_gradient_is_warned_of(net, images, labels, mask,
     ids=lambda value: "" if isinstance(value, dict) else value,
 )
 def test_bad_input_is_one_line(net, images, labels, change, says):
-    given = {"images": images, "labels": labels, "attack": "apgd-ce", **change}
+    given = {"model": net, "images": images, "labels": labels, "attack": "apgd-ce", **change}
     with pytest.raises(UserError, match=says) as error:
-        fastarat.evaluate(net, **given)
+        fastarat.evaluate(**given)
     assert "\n" not in str(error.value)
 
 
@@ -271,6 +284,49 @@ def test_bad_input_is_one_line(net, images, labels, change, says):
 def test_a_model_that_cannot_be_evaluated_is_one_line(net, images, last, attack, says):
     with pytest.raises(UserError, match=says):
         fastarat.evaluate(last(net), images, torch.zeros(20).long(), attack)
+
+
+class Around(nn.Module):
+    """A net, and what is done with it."""
+
+    def __init__(self, net: nn.Module, call):
+        super().__init__()
+        self.net, self.call = net, call
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(self.net, x)
+
+
+def refuses(net: nn.Module, x: Tensor) -> Tensor:
+    raise ValueError("no such images")
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (torch.no_grad()(lambda net, x: net(x)), "no gradient by its images .*no_grad.* or square, which needs none"),
+        (lambda net, x: net(torch.rand_like(x)), "no gradient by its images"),
+        (lambda net, x: nn.functional.one_hot(net(x).argmax(1), 10), "torch.int64 numbers: give logits"),
+        (refuses, r"takes no images \[2, 3, 8, 8\]: ValueError: no such images"),
+        (lambda net, x: net(x.sub_(0.5)), "in-place operation"),
+    ],
+    ids=["no_grad", "blind", "argmax", "ValueError", "in place"],
+)
+def test_a_net_that_cannot_be_attacked_is_one_line_and_harms_no_image(net, images, labels, call, says):
+    before = images.clone()
+    with pytest.raises(UserError, match=says):
+        fastarat.evaluate(Around(net, call).eval(), images, labels, "square,apgd-ce", eps=EPS)
+    assert torch.equal(images, before)
+
+
+def test_square_and_clean_accuracy_ask_for_no_gradient(net, images, labels):
+    blind = Around(net, torch.no_grad()(lambda net, x: net(x))).eval()
+    assert fastarat.evaluate(blind, images, labels, "none").clean == 95
+    assert fastarat.evaluate(blind, images, labels, "square", eps=EPS).counts["square"] < 19
+
+
+def test_images_of_any_float_format_have_a_state(net, images, labels, tmp_path):
+    assert fastarat.evaluate(net, images.bfloat16(), labels, "pgd", eps=EPS, state=tmp_path).complete
 
 
 def test_two_classes_are_enough_for_attacks_without_targets(net, images):

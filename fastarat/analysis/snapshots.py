@@ -48,10 +48,9 @@ def kept_states(run: Run, epochs: Sequence[int] = ()) -> list[Kept]:
 def reconstruct(config: Config, data: str | None, device: torch.device) -> Training:
     """The training of a configuration on one process, in float32 (float64 where it trained so), in plain PyTorch.
 
-    A batch is what one of its processes normalised by. `data`: where the images lie now, if elsewhere.
+    `data`: where the images lie now, if elsewhere.
     """
-    rows = config.batch if config.sync_bn else config.batch // config.num_processes
-    config = replace(config, data=data or config.data, batch=rows, sync_bn=False)
+    config = replace(config, data=data or config.data)
     dtype = "fp64" if config.dtype == "fp64" else "fp32"
     try:
         dataset = open_dataset(config.data)

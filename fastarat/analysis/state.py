@@ -15,6 +15,7 @@ from fastarat.analysis.layers import Values, mean_over, mean_over_batches, mean_
 from fastarat.analysis.perturbations import STEPS, attack_images, pgd_20
 from fastarat.analysis.snapshots import evaluated_net
 from fastarat.attacks.settings import AttackConfig
+from fastarat.data.loader import Batch
 from fastarat.data.subset import subset
 from fastarat.engine.training import Training
 from fastarat.errors import UserError
@@ -36,13 +37,15 @@ class View:
     attack: AttackConfig
     """on test images"""
     num_batches: int
+    rows: int
+    """how many images of a batch training normalised together, in one process or in all: so many are measured"""
     seed: int
 
     @classmethod
     def of(cls, training: Training, num_images: int, num_batches: int, seed: int) -> "View":
         """Random test images by the seed; a training's nets begin to record their layers' features here."""
-        model, average = training.parts.model, training.average
-        aligned = tuple(getattr(training.config.method, "layers", ()) or getattr(model, "aligned_layers", ()))
+        model, average, config = training.parts.model, training.average, training.config
+        aligned = tuple(getattr(config.method, "layers", ()) or getattr(model, "aligned_layers", ()))
         if num_batches > training.loader.steps_per_epoch:
             raise UserError(f"--batches {num_batches}: an epoch has {training.loader.steps_per_epoch}, give fewer")
         layers = observe(model, aligned)
@@ -51,15 +54,16 @@ class View:
         images, device = subset(training.dataset.test, num_images, seed), training.parts.world.device
         x = torch.tensor(images.images, device=device).permute(0, 3, 1, 2) / training.dataset.max_value
         y = torch.tensor(images.labels, device=device)
-        attack = pgd_20(training.config.attack.norm, training.evaluation_attack.eps_255)
+        attack = pgd_20(config.attack.norm, training.evaluation_attack.eps_255)
         x = x.to(training.parts.precision.parameter_dtype, memory_format=torch.channels_last)
-        return cls(training, aligned, layers, x, y, attack, num_batches, seed)
+        together = config.batch if config.sync_bn else config.batch // config.num_processes
+        return cls(training, aligned, layers, x, y, attack, num_batches, together, seed)
 
     @property
     def work(self) -> int:
         """How much a state costs, about, in forward and backward passes of an image."""
         steps = attacking(self.training)[0].attack.steps
-        return self.num_batches * self.training.config.batch * (steps + 6) + len(self.x) * (STEPS + 1)
+        return self.num_batches * self.rows * (steps + 6) + len(self.x) * (STEPS + 1)
 
     def measure(self, advance: Callable[[float], None]) -> dict[str, Any]:
         """Every measure of the state that the training holds, by layer, and their means over layers (see `mean`).
@@ -89,6 +93,7 @@ class View:
         for i, batch in enumerate(
             islice(training.loader.batches(training.config.epochs + 2 + self.seed), self.num_batches)
         ):
+            batch = Batch(*(tensor[: self.rows] for tensor in batch))
             measured.append(measure_batch(training, batch, i, self.aligned))
-            advance(len(batch.y) * (steps + 6))
+            advance(self.rows * (steps + 6))
         return {name: mean_over_batches([getattr(one, name) for one in measured]) for name in vars(measured[0])}

@@ -126,7 +126,7 @@ def described(path: Path, view: View) -> dict[str, Any]:
         "aligned_layers": list(view.aligned),
         "num_images": len(view.y),
         "batches": view.num_batches,
-        "batch": config.batch,
+        "batch": view.rows,
         "seed": view.seed,
         "dtype": view.training.parts.precision.dtype,
         "device": view.training.parts.world.device.type,

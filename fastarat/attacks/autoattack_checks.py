@@ -36,8 +36,11 @@ def check_images(images: Tensor) -> None:
         raise UserError(f"images lie in [{least:.3g}, {most:.3g}], not in [0, 1]: {fix}")
 
 
-def check_model(module: nn.Module, images: Tensor, num_classes: int | None = None) -> None:
-    """Raise `UserError` unless `module`, in eval mode, maps `images` (as `autoattack` takes them) to logits.
+def check_model(
+    module: nn.Module, images: Tensor, num_classes: int | None = None, attacks: Sequence[str] = STANDARD
+) -> None:
+    """Raise `UserError` unless `module`, in eval mode, maps `images` (as `autoattack` takes them) to logits, of which
+    there is a gradient if one of `attacks` follows it.
 
     The first two images are tried, on the device where they are. `num_classes` None: any.
     """
@@ -45,17 +48,38 @@ def check_model(module: nn.Module, images: Tensor, num_classes: int | None = Non
     if training:
         raise UserError(f"the model is in train mode (in {training[0]}): call its eval() before it is attacked")
     check_images(images)
-    x = as_numbers(images[:2])
+    x = as_numbers(images[:2]).clone().requires_grad_()  # a copy, and one that cannot be changed in place
     try:
-        with torch.no_grad():
+        with torch.enable_grad():
             logits = module(x)
-    except RuntimeError as e:
-        raise UserError(f"the model takes no images {list(x.shape)}: {str(e).strip().splitlines()[0]}") from None
+    except Exception as e:
+        raise UserError(f"the model takes no images {list(x.shape)}: {_reason(e)}") from None
     right = isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == len(x)
     if not right or num_classes not in (None, logits.shape[1]):
         shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         classes = "classes" if num_classes is None else num_classes
         raise UserError(f"the model returns {shape} for {len(x)} images, not logits [{len(x)}, {classes}]")
+    if not logits.is_floating_point():
+        raise UserError(f"the model returns {logits.dtype} numbers: give logits, before any argmax")
+    if set(attacks) - {"square"}:
+        _check_gradient(logits, x)
+
+
+def _check_gradient(logits: Tensor, x: Tensor) -> None:
+    """Raise `UserError` unless `logits` can be differentiated by the images `x`; a gradient of zero is one."""
+    reason = "its forward runs under no_grad, detaches, or does not look at them"
+    try:
+        if logits.requires_grad and torch.autograd.grad(logits.sum(), x, allow_unused=True)[0] is not None:
+            return
+    except RuntimeError as e:
+        reason = _reason(e)
+    raise UserError(f"the model has no gradient by its images ({reason}): give it one, or square, which needs none")
+
+
+def _reason(e: Exception) -> str:
+    """The first line of what went wrong in a model, with its kind where that is not PyTorch's own."""
+    text = next(iter(str(e).strip().splitlines()), "")
+    return text if text and isinstance(e, RuntimeError) else f"{type(e).__name__}: {text}".removesuffix(": ")
 
 
 def check_settings(task: Task) -> None:
@@ -64,6 +88,8 @@ def check_settings(task: Task) -> None:
         raise unknown("norm", task.norm, TOLERANCE)
     if not (math.isfinite(task.eps) and task.eps > 0):
         raise UserError(f"eps is {task.eps}: give a number above 0, in units where pixels are in [0, 1]")
+    if task.norm == "linf" and task.eps > 1:
+        raise UserError(f"eps is {task.eps}: give it in units where pixels are in [0, 1], as 8/255 = 0.0314")
     for name in ("batch", "targets", "steps", "restarts"):
         if getattr(task, name) < 1:
             raise UserError(f"{name} is {getattr(task, name)}: give 1 or more")
@@ -93,8 +119,8 @@ def check_logits(logits: Tensor, size: int, task: Task) -> None:
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != size:
         shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UserError(f"the model returns {shape} for {size} images, not logits [{size}, classes]")
-    if logits.isnan().any():
-        raise UserError("the model returns NaN for clean images: check its weights and its precision")
+    if not logits.isfinite().all():
+        raise UserError("the model returns NaN or infinity for clean images: check its weights and its precision")
     num_classes = logits.shape[1]
     for name, least in (("apgd-t", DLR_LEAST_CLASSES), ("fab-t", 2)):
         if name in task.attacks and num_classes < max(task.targets + 1, least):

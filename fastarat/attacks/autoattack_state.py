@@ -135,7 +135,7 @@ class State:
             ((logits - clean_logits).norm(dim=1) <= SAME_MODEL * logits.norm(dim=1)).all()
         )
         if not near and not random:
-            raise UserError(f"{self.folder} belongs to another model: evaluate the same, or give another directory")
+            raise UserError(f"{self.folder} belongs to another model: delete it, or give another directory")
         return logits
 
     def record(self, file: str, rows: Tensor) -> Record | None:
@@ -166,7 +166,8 @@ def fingerprint(task: Task) -> dict[str, object]:
 
     def digest(tensor: Tensor) -> str:
         kind = f"{tensor.dtype} {list(tensor.shape)} ".encode()
-        return hashlib.sha256(kind + tensor.cpu().contiguous().numpy().tobytes()).hexdigest()
+        values = tensor.cpu().contiguous().flatten().view(torch.uint8)  # numpy has no bfloat16
+        return hashlib.sha256(kind + values.numpy().tobytes()).hexdigest()
 
     settings = {name: value for name, value in task._asdict().items() if not isinstance(value, Tensor | Graphs | None)}
     settings |= {"attacks": list(task.attacks), "step": task.step}

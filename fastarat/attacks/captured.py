@@ -5,7 +5,9 @@ device. `Captured` records such a function once for each of a few numbers of row
 it is given is padded to the next such number with copies of the first row, whose results nobody sees.
 """
 
-from collections.abc import Callable, Hashable
+import warnings
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -21,7 +23,7 @@ FORWARDS = {"apgd": 1, "fab": 2, "square": 1}
 
 # Up to this many numbers of rows have graphs of their own. Of a batch that lost some rows under an eighth is padding.
 SIZES = 8
-_WARM_UP_MOVES = 3
+_WARM_UP_MOVES = 2
 
 
 class Mover(Protocol):
@@ -53,6 +55,8 @@ class Captured:
         self.graphs: dict[Hashable, _Graph] = {}
         self.pool: Any = None
         """of memory that all graphs share: they run one after the other, and keep nothing there between replays"""
+        self.stream: Any = None
+        """on which all are captured, as the shared pool wants it; libraries keep memory for each stream they see"""
 
     def size(self, rows: int) -> int:
         """The number of rows that this many are padded to."""
@@ -66,7 +70,8 @@ class Captured:
         if key not in self.graphs and not self.problem:
             try:
                 self.pool = self.pool or torch.cuda.graph_pool_handle()
-                self.graphs[key] = _Graph(move, state, size, self.pool)
+                self.stream = self.stream or torch.cuda.Stream(state[0].device)
+                self.graphs[key] = _Graph(move, state, size, self.pool, self.stream)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as e:
@@ -115,26 +120,29 @@ class Graphs:
 
 def graphs_on(device: torch.device, batch: int, random: bool) -> Graphs | None:
     """The graphs of an evaluation; None where its attacks run directly: on a CPU, and for a model that is `random`,
-    whose every replay would draw the same numbers."""
+    since every replay would use the numbers that its Python drew once."""
     return Graphs(batch) if device.type == "cuda" and not random else None
 
 
 class _Graph:
     """One function in a CUDA graph, over tensors of its own that hold the state."""
 
-    def __init__(self, move: Callable[[Any], Any], state: Any, size: int, pool: Any):
+    def __init__(self, move: Callable[[Any], Any], state: Any, size: int, pool: Any, stream: Any):
         self.move = move  # what it holds on to must live as long as the graph
         self.own = type(state)(*(_padded(tensor, size) for tensor in state))
         self.handed: Any = (None,) * len(state)
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        here = torch.cuda.current_stream(state[0].device)
+        stream.wait_stream(here)
+        # A capture that fails does not leave its stream by itself.
+        with torch.cuda.stream(stream):
             for _ in range(_WARM_UP_MOVES):
                 self.move(self.own)
-        torch.cuda.current_stream().wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
-            self.advance()
+            with _refusing_to_wait():
+                self.move(self.own)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+                self.advance()
+        here.wait_stream(stream)
 
     def advance(self) -> None:
         """Move the own state on."""
@@ -155,6 +163,20 @@ class _Graph:
         if self.handed[0] is None or len(self.handed[0]) != rows:
             self.handed = type(state)(*(own[:rows] if own.dim() else own for own in self.own))
         return self.handed
+
+
+@contextmanager
+def _refusing_to_wait() -> Iterator[None]:
+    """Raise `RuntimeError` where the host waits for the device: a capture that such a wait ends would leave PyTorch's
+    random numbers unusable."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 def _padded(tensor: Tensor, size: int) -> Tensor:

@@ -1,5 +1,6 @@
 """`fastarat eval MODEL`: clean and robust accuracy."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -78,6 +79,7 @@ def run(args: list[str]) -> int:
     work = Work(arguments)
     evaluation = work.evaluate()
     report(work, evaluation)
+    sys.stdout.flush()  # what is not written yet must not be forgotten
     work.finish(evaluation)
     return 0
 

@@ -47,7 +47,7 @@ class Work:
             _fits(self.data, description.image_shape, description.num_classes)
         chosen = subset(self.data.test, arguments.num_images, arguments.seed)
         self.images, self.labels = as_images(chosen, self.data.max_value)
-        check_model(self.model, self.images[:2].to(self.device), len(self.data.classes))
+        check_model(self.model, self.images[:2].to(self.device), len(self.data.classes), self.names)
         self.settings = self._settings()
         self.state = self._state()
 
@@ -106,11 +106,13 @@ class Work:
             return self.arguments.state
         import torch
 
-        parts = [json.dumps(self.settings, sort_keys=True), self.data.fingerprint, str(len(self.labels))]
+        path = Path(self.arguments.model)
+        # The weights say which model of a file or run it is, but not what a function of one's own does with them.
+        name = "" if path.exists() else self.arguments.model
+        parts = [name, json.dumps(self.settings, sort_keys=True), self.data.fingerprint, str(len(self.labels))]
         digest = hashlib.sha256("\n".join(parts).encode())
         for name, tensor in self.model.state_dict().items():
             digest.update(name.encode() + tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-        path = Path(self.arguments.model)
         beside = path if path.is_dir() else path.parent if path.is_file() else Path()
         state = beside / "evaluations" / f"{'-'.join(self.names[:1])}-{self.norm}-{digest.hexdigest()[:12]}"
         try:

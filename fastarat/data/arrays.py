@@ -8,6 +8,7 @@ from fastarat.data.dataset import Dataset, ImageSet, from_arrays
 from fastarat.errors import UserError
 from fastarat.npz import read_npz
 
+MOST_CLASSES = 2**16
 NAMES = {"images": ("image", "images"), "labels": ("label", "labels")}
 
 
@@ -20,8 +21,10 @@ def read(path: Path) -> Dataset:
     images, labels = (_entry(path, arrays, names) for names in NAMES.values())
     if images.dtype != np.uint8 or images.ndim != 4 or not all(images.shape):
         raise UserError(f"{path}: images are {images.dtype} {list(images.shape)}, expected uint8 [N, H, W, C]")
-    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1] or labels.min() < 0:
-        wanted = f"a class number from 0 for each of {len(images)} images"
+    are_numbers = labels.dtype.kind in "iu" and labels.shape == images.shape[:1]
+    # Compared before they become int64, which holds not all of uint64.
+    if not are_numbers or labels.min() < 0 or labels.max() >= MOST_CLASSES:
+        wanted = f"a class number from 0 to {MOST_CLASSES - 1} for each of {len(images)} images"
         raise UserError(f"{path}: labels are {labels.dtype} {list(labels.shape)}, expected {wanted}")
     labels = labels.astype(np.int64)
     train = ImageSet(np.ascontiguousarray(images), labels)

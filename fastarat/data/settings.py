@@ -29,4 +29,8 @@ class ExtraConfig:
 
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix."""
-        return [] if 0 < self.ratio < 1 else [f"extra ratio is {self.ratio}: give a share of every batch in (0, 1)"]
+        if not 0 < self.ratio < 1:
+            return [f"extra ratio is {self.ratio}: give a share of every batch in (0, 1)"]
+        if self.data is None and self.ratio != ExtraConfig.ratio:
+            return [f"extra ratio is {self.ratio}, and there are no extra images: give --extra.data too"]
+        return []

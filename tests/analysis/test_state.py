@@ -1,14 +1,18 @@
 """A state of a training, measured for every method; nothing of it is moved."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from fastarat.analysis import state
 from fastarat.analysis.batches import attacking, measure_batch, own_conflict
 from fastarat.analysis.conflict import cosine
 from fastarat.analysis.layers import parameter_groups
+from fastarat.analysis.snapshots import reconstruct
 from fastarat.analysis.state import View
+from fastarat.analysis.whole import described
 from fastarat.attacks.perturb import batch_norm_mode
 from fastarat.data.sources import open_dataset
 from fastarat.engine.distributed import World
@@ -81,6 +85,25 @@ def test_a_method_that_attacks_nothing_is_measured_under_the_attack_of_evaluatio
 def test_the_same_batches_and_images_are_measured_each_time():
     view = View.of(training_of("digits-at"), 8, 1, seed=1)
     assert view.measure(lambda work: None) == view.measure(lambda work: None)
+
+
+@pytest.mark.parametrize(("changes", "together"), [({"procs": 2}, 8), ({"procs": 2, "sync_bn": True}, 16), ({}, 16)])
+def test_of_a_run_in_several_processes_each_ones_share_is_measured_and_epochs_stay_the_runs(
+    changes, together, monkeypatch
+):
+    seen = []
+
+    def measured(training, batch, number, aligned):
+        seen.append({len(tensor) for tensor in batch})
+        return measure_batch(training, batch, number, aligned)
+
+    config = replace(recipe("digits-fgsm-rs"), num_train_images=64, batch=16, **changes)
+    view = View.of(reconstruct(config, None, torch.device("cpu")), 8, 1, seed=0)
+    view.training.step = 6
+    monkeypatch.setattr(state, "measure_batch", measured)
+    told = []
+    assert view.measure(told.append)["epoch"] == 1.5 and sum(told) == view.work
+    assert seen == [{together}] and described(Path("run"), view)["batch"] == together
 
 
 def test_told_work_adds_up():

@@ -330,6 +330,7 @@ def test_warnings_leave_the_interpreters_tracing_alone(run):
         ({"eps": 0}, "eps is 0: give a number above 0"),
         ({"eps": -0.1}, "eps is -0.1"),
         ({"eps": float("nan")}, "eps is nan"),
+        ({"eps": 8, "norm": "linf"}, r"eps is 8: give it in units where pixels are in \[0, 1\], as 8/255"),
         ({"norm": "l1"}, "Unknown norm 'l1'"),
         ({"batch": 0}, "batch is 0"),
         ({"attacks": ("apgd-cf",)}, "Did you mean 'apgd-ce'"),
@@ -357,6 +358,7 @@ def test_warnings_leave_the_interpreters_tracing_alone(run):
         ({"model": lambda x: torch.zeros(1, 10)}, r"returns \[1, 10\] for 5 images"),
         ({"model": lambda x: (x,)}, "returns tuple"),
         ({"model": lambda x: torch.full((len(x), 10), float("nan"))}, "returns NaN"),
+        ({"model": lambda x: torch.full((len(x), 10), float("inf"))}, "returns NaN or infinity"),
     ],
 )
 def test_bad_input_is_refused_in_one_line_before_anything_is_attacked(run, calls, settings, says):
@@ -467,7 +469,7 @@ def test_the_state_of_another_evaluation_is_refused(run, calls, tmp_path, change
 
 def test_the_state_of_another_model_is_refused_be_it_only_scaled(net, run, calls, tmp_path):
     interrupted(run, calls, "apgd-ce", tmp_path)
-    with pytest.raises(UserError, match="belongs to another model: evaluate the same"):
+    with pytest.raises(UserError, match="belongs to another model: delete it, or give"):
         run(lambda x: 2 * net(x), state=tmp_path)
     # Another algorithm's roundings are no other model.
     run(lambda x: net(x) * (1 + 1e-5), state=tmp_path)

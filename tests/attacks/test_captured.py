@@ -3,8 +3,7 @@
 CUDA's graphs are pretended: a capture computes nothing, a replay runs what was captured.
 """
 
-from contextlib import contextmanager, nullcontext
-from types import SimpleNamespace
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import pytest
@@ -18,6 +17,7 @@ from fastarat.attacks.captured import Captured, Counted, Graphs, _Graph, directl
 from fastarat.attacks.fab import fab_t
 from fastarat.attacks.square import square
 
+CPU = torch.device("cpu")
 ROWS = torch.arange(20)
 EPS = {"linf": 0.04, "l2": 0.16}
 ATTACKS = {
@@ -57,23 +57,49 @@ def pretended(monkeypatch) -> list[int]:
         def replay(self):
             self.captured.advance()
 
+    class Stream:
+        def __init__(self, device):
+            self.device = device
+
+        def wait_stream(self, other):
+            assert other.device == self.device
+
+    class On:
+        def __init__(self, stream):
+            self.stream, self.before = stream, now[0]
+
+        def __enter__(self):
+            now[0] = self.stream
+
+        def __exit__(self, *_):
+            now[0] = self.before
+
+    now = [Stream(CPU)]
+    waits: list = [0]
+    streams = []
+
     @contextmanager
-    def capture(graph, **_):
+    def capture(graph, *, pool, stream, **_):
+        streams.append(stream)
+        # PyTorch's own stream is the one of the device where the process first captured.
+        assert stream is streams[0] and stream.device == CPU
+        assert waits[:2] == [0, "error"], "a move was tried, and waiting is allowed again"
         yield graph
 
     make = _Graph.__init__
 
-    def noted(self, move, state, size, pool):
+    def noted(self, move, state, size, *given):
         kept = tuple(tensor.clone() for tensor in state)
-        make(self, move, state, size, pool)
+        make(self, move, state, size, *given)
         self.graph.captured = self
         sizes.append(size)
         assert all(map(torch.equal, kept, state)), "a capture changed what it was given"
 
-    stream = SimpleNamespace(wait_stream=lambda other: None)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: now[0])
+    monkeypatch.setattr(torch.cuda, "stream", On)
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: waits[0])
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: waits.insert(0, mode))
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", capture)
@@ -133,18 +159,32 @@ def test_an_attack_finds_the_same_captured(name, norm, net, images, pretended):
 
 def test_what_cannot_be_captured_runs_directly_and_says_why_once(net, images, pretended, monkeypatch, capsys):
     @contextmanager
-    def refuse(graph, **_):
+    def refuse(graph, *, stream, **_):
+        torch.cuda.stream(stream).__enter__()  # PyTorch does not leave it where a capture fails
         raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
         yield
 
     monkeypatch.setattr(torch.cuda, "graph", refuse)
-    y, captured = net(images).argmax(1), Captured(batch=24)
+    y, captured, here = net(images).argmax(1), Captured(batch=24), torch.cuda.current_stream(CPU)
     for _ in range(2):
         found = ATTACKS["apgd-ce"](net, images, y, "linf", captured)
         assert all(map(torch.equal, found, ATTACKS["apgd-ce"](net, images, y, "linf", directly)))
     reason = "operation not permitted when stream is capturing"
-    assert captured.problem == reason
+    assert captured.problem == reason and torch.cuda.current_stream(CPU) is here
     assert capsys.readouterr().err == f"the attacks run uncaptured: {reason}\n"
+
+
+def test_no_capture_is_begun_of_a_model_that_waits_for_the_device(net, images, pretended, monkeypatch):
+    def waiting(x):
+        if torch.cuda.get_sync_debug_mode() == "error":
+            raise RuntimeError("called a synchronizing CUDA operation")
+        return net(x)
+
+    monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: pytest.fail("a capture was begun"))
+    y, captured = net(images).argmax(1), Captured(batch=24)
+    found = ATTACKS["apgd-ce"](waiting, images, y, "linf", captured)
+    assert all(map(torch.equal, found, ATTACKS["apgd-ce"](net, images, y, "linf", directly)))
+    assert captured.problem == "called a synchronizing CUDA operation" and torch.cuda.get_sync_debug_mode() == 0
 
 
 def test_too_little_memory_is_no_reason_to_run_directly(pretended, monkeypatch):

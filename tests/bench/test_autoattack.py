@@ -45,7 +45,7 @@ def test_a_row_for_each_attack_and_one_for_all(engines, tmp_path, capsys):
         assert 0 < row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"]
     assert rows[-1]["seconds"] == pytest.approx([sum(row["seconds"][turn] for row in rows[:-1]) for turn in (0, 1)])
     assert rows[-1]["robust"] == rows[-2]["robust"] != rows[-1]["attacked"] == [6, 6]
-    assert "AutoAttack (linf) of 6 images, 6 right" in capsys.readouterr().out
+    assert "AutoAttack (linf) of 6 images of random, 6 right" in capsys.readouterr().out
 
 
 def test_both_attack_the_same_images_in_turns(engines):

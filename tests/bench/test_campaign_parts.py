@@ -54,11 +54,20 @@ def test_a_training_is_measured_once_and_its_row_names_no_path(tmp_path, monkeyp
     assert training.main(flags) == 0
     assert list(read_rows(path)) == [row]
     assert "digits-arat: clean" in capsys.readouterr().out
+    # A row of fewer images under AutoAttack is not the one that is asked for now, one of all there are is.
+    monkeypatch.setattr(
+        training, "measure", lambda *given: {**row, "autoattack": 1.0, "num_autoattack": min(given[3], 60)}
+    )
+    write_row(path, {"benchmark": "throughput"})
+    for number in ("3", "4", "4", "2", "10000", "10000"):
+        assert training.main([*flags, "--num-autoattack", number]) == 0
+    of_training = [row.get("num_autoattack") for row in read_rows(path) if row["benchmark"] == "robustness"]
+    assert of_training == [None, 3, 4, 60]
     # Without a commit nobody knows whose row it is.
     monkeypatch.setattr(training, "commit", lambda: None)
     write_row(path, {**row, "commit": None})
     monkeypatch.setattr(training, "measure", lambda *_: row)
-    assert training.main(flags) == 0 and len(list(read_rows(path))) == 3
+    assert training.main(flags) == 0 and len(list(read_rows(path))) == 7
 
 
 def test_a_training_that_is_stopped_says_how_to_go_on(tmp_path, monkeypatch, capsys):

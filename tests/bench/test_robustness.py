@@ -1,13 +1,14 @@
 """The robustness benchmark trains, measures, writes contract rows, and skips what is done."""
 
 import signal
+import time
 from dataclasses import asdict, replace
 from itertools import pairwise
 
 import pytest
 
 from bench import robustness, robustness_report, robustness_row, suites, tables
-from bench.rows import RESULTS, read_rows
+from bench.rows import RESULTS, read_rows, write_row
 from fastarat.recipes import recipe
 
 # design: every row has these, and rows of this benchmark the second line's too.
@@ -133,6 +134,79 @@ def test_the_budget_stops_a_training_which_then_goes_on(tmp_path, tiny, monkeypa
     assert len(list(read_rows(rows_at(tmp_path)))) == 1
 
 
+@pytest.mark.parametrize("ignored", [False, True], ids=["in front", "in the background"])
+def test_the_budget_ends_what_took_its_first_signal_for_itself(ignored, tmp_path, monkeypatch, capsys):
+    """As a training does that is past its last step; a shell's background has Ctrl-C ignored."""
+    taken = []
+
+    def deaf(*given):
+        earlier = signal.signal(signal.SIGINT, lambda number, frame: taken.append(number))
+        signal.pause()
+        signal.signal(signal.SIGINT, earlier)
+        time.sleep(5)
+        pytest.fail("the budget did not end it")
+
+    monkeypatch.setattr(robustness, "measure", deaf)
+    monkeypatch.setattr(robustness, "AGAIN_S", 0.1)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+    try:
+        assert robustness.main(flags(tmp_path, "--methods", "at", "--budget", "0.1")) == 1
+        assert signal.getsignal(signal.SIGINT) == (signal.SIG_IGN if ignored else signal.default_int_handler)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert taken == [signal.SIGINT] and capsys.readouterr().err.count("the budget of 0.1 s is over") == 1
+
+
+def without_training(monkeypatch):
+    """Rows without a training: the entries that were measured, in order."""
+    measured = []
+
+    def measure(suite, entry, num_images, num_autoattack, analysed):
+        measured.append((entry.method, num_images, num_autoattack))
+        row = {"suite": suite, "method": entry.method, "fidelity": "paper", "seed": entry.config.seed, "minutes": 1.0}
+        row |= {"config": asdict(entry.config), "clean": 90.0, "pgd20": 50.0, "num_images": num_images}
+        attacked = {"autoattack": 45.0, "num_autoattack": num_autoattack} if num_autoattack else {"autoattack": None}
+        return row | attacked
+
+    monkeypatch.setattr(robustness, "measure", measure)
+    monkeypatch.setattr(robustness_report, "picture", lambda path, rows: None)
+    return measured
+
+
+def test_a_row_of_fewer_images_than_are_wanted_now_is_not_done_and_one_of_more_is(tmp_path, monkeypatch):
+    measured = without_training(monkeypatch)
+    numbers = [("20", "0"), ("20", "3"), ("20", "3"), ("9999", "3"), ("9999", "200"), ("360", "200"), ("50", "0")]
+    for images, attacked in numbers:
+        args = flags(tmp_path, "--methods", "at", "--num-images", images, "--num-autoattack", attacked)
+        assert robustness.main(args) == 0
+    assert measured == [("at", 20, 0), ("at", 20, 3), ("at", 360, 3), ("at", 360, 200)]
+
+
+def test_rows_of_other_benchmarks_are_passed_over(tmp_path, monkeypatch, capsys):
+    measured = without_training(monkeypatch)
+    write_row(rows_at(tmp_path), {"benchmark": "throughput", "method": "at"})
+    assert robustness.main(flags(tmp_path, "--methods", "at", "--num-autoattack", "0")) == 0
+    assert measured == [("at", 30, 0)] and "AT" in capsys.readouterr().out
+    assert (tmp_path / "runs").is_dir()  # where the picture goes, though nothing was trained
+
+
+def test_a_teacher_that_is_no_more_than_its_row_is_trained_where_arrest_needs_it(tmp_path, monkeypatch):
+    measured = without_training(monkeypatch)
+    args = flags(tmp_path, "--methods", "standard", "arrest", "--num-autoattack", "0")
+    write = robustness.write_row
+    monkeypatch.setattr(robustness, "write_row", lambda path, row: row["method"] == "arrest" or write(path, row))
+    assert robustness.main(args) == 0  # leaves the row of standard alone
+    monkeypatch.setattr(robustness, "write_row", write)
+    begun = tmp_path / "runs" / "digits-arrest-seed0" / "checkpoints"
+    begun.mkdir(parents=True)
+    for checkpoints in (begun / "step-000000001.pt", begun / "none"):  # of a run that has begun, and keeps its teacher
+        checkpoints.touch()
+        assert robustness.main(args) == 0 and robustness.main(args) == 0
+        checkpoints.unlink()
+        rows_at(tmp_path).write_text(rows_at(tmp_path).read_text().splitlines(keepends=True)[0])
+    assert [method for method, *_ in measured] == ["standard", "arrest", "arrest", "standard", "arrest"]
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
@@ -141,6 +215,9 @@ def test_the_budget_stops_a_training_which_then_goes_on(tmp_path, tiny, monkeypa
         (["--num-autoattack", "-1"], "give 0 or more"),
         (["--budget", "nan"], "--budget is nan"),
         (["--seeds", "0"], "--seeds is 0"),
+        (["--num-images", "0"], "--num-images is 0"),
+        (["--data", "digitz"], "Unknown data set 'digitz'"),
+        (["--runs", "/dev/null/runs"], "cannot make --runs /dev/null/runs"),
         (["--suite", "digit"], "invalid choice: 'digit'"),
     ],
 )

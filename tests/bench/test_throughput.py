@@ -97,6 +97,25 @@ def test_every_method_is_held_against_its_definition_and_has_a_twin_in_plain_pyt
         assert compare(own(weaker), batches, right, "fp32").problem
 
 
+@pytest.mark.parametrize("method", [method for method in throughput.METHODS if method != "arrest"])
+def test_plain_losses_weigh_their_terms_as_the_definition_does(method):
+    """Of images far apart: a net at its beginning predicts attacked images as it does clean ones, so that the steps
+    of a comparison hardly tell how much a divergence weighs."""
+    setting = setting_of(method)
+    if method == "lbgat":
+        setting = with_method(setting, beta=6.0)
+    fast, plain = own(setting), PlainSubject(setting, PlainForm())
+    batch = batches_of(setting)[0]
+    parts = fast.training.parts
+    given = batch.x, batch.x.flip(0), batch.y
+    ours, theirs = parts.method.loss(parts.model, *given)[0], plain.plain.losses(*given)["loss"]
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)  # float32, some hundred operations
+    ours.backward()
+    theirs.backward()
+    gradients = [sum(float(p.grad.norm()) ** 2 for p in every) for every in (parts.parameters, plain.plain.parameters)]
+    assert gradients[0] == pytest.approx(gradients[1], rel=1e-3)
+
+
 def test_a_ladder_has_no_variant_that_its_method_cannot_have():
     assert set(ladder_of(setting_of("arrest"))) == set(NAMES) - set(PLAIN)
     assert set(NAMES) - set(ladder_of(setting_of("trades"))) == {"x-frozen-bn"}

@@ -44,6 +44,8 @@ BAD = {
     "none": ({"image": IMAGES[:0], "label": LABELS[:0]}, r"images are uint8 \[0, 4, 5, 3\]"),
     "too few labels": ({"image": IMAGES, "label": LABELS[:5]}, r"labels are int64 \[5\], expected a class number"),
     "negative": ({"image": IMAGES, "label": LABELS - 1}, "labels are int64"),
+    "huge": ({"image": IMAGES, "label": LABELS + 2**16}, "expected a class number from 0 to 65535 for each of 12"),
+    "beyond int64": ({"image": IMAGES, "label": np.full(12, 2**63, np.uint64)}, "labels are uint64"),
     "soft": ({"image": IMAGES, "label": LABELS / 2}, "labels are float64"),
     "pickled": ({"image": np.array([{}]), "label": LABELS}, "is no readable .npz file of plain arrays"),
 }

@@ -116,6 +116,11 @@ def test_a_ratio_outside_0_to_1_is_a_problem_of_the_settings(ratio):
     assert len(problems) == 1 and "extra ratio" in problems[0] and "(0, 1)" in problems[0]
 
 
+def test_a_ratio_of_no_extra_images_is_a_problem_of_the_settings():
+    (problem,) = replace(Config(), extra=ExtraConfig(ratio=0.3)).problems()
+    assert "give --extra.data too" in problem and Config().problems() == []
+
+
 def test_an_extra_set_must_have_the_same_classes_and_images(tmp_path):
     digits = open_dataset("digits")
     assert open_extra(ExtraConfig(), digits) is None

@@ -49,6 +49,7 @@ def test_a_model_that_asks_the_device_runs_uncaptured_and_says_so(net, images, c
     y = net(images).argmax(1)
     found, direct = autoattack(asking, images, y, **settings), autoattack(net, images, y, **settings)
     assert capsys.readouterr().err.startswith("the attacks run uncaptured: ")
+    assert torch.cuda.current_stream() == torch.cuda.default_stream() and torch.rand(3, device="cuda").max() < 1
     assert int((found.broken_by != direct.broken_by).sum()) <= 1
 
 

@@ -1,11 +1,22 @@
 """The step on a GPU: captured it is the eager one whatever changes, and nothing in it waits for the device."""
 
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+
 import pytest
 import torch
 from captured import batch, built, losses_and_state, set_controls
-from fastarat_kernels.implementations import PYTORCH, TRITON
+from fastarat_kernels.implementations import PYTORCH, TRITON, Kernels
 
-from fastarat.engine.compiled import state_tensors
+from fastarat.data.sources import open_dataset
+from fastarat.engine.compiled import CapturedStep, state_tensors
+from fastarat.engine.distributed import World
+from fastarat.engine.precision import Dtype
+from fastarat.engine.settings import OptimizerConfig
+from fastarat.engine.step import train_step
+from fastarat.engine.training import build_training
+from fastarat.recipes import recipe
 
 pytestmark = [
     pytest.mark.gpu,
@@ -69,6 +80,29 @@ def test_a_capture_leaves_everything_as_it_was_before_its_first_replay():
     for ours, theirs in zip(captured, eager, strict=True):
         # One float64 step; a warm-up that was not undone would show in the first digit.
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+
+
+def few_steps(name: str, dtype: Dtype, kernels: Kernels, captured: bool, device: torch.device = GPU):
+    """Losses and momenta of some steps of a recipe on the digits, without weight decay."""
+    config = recipe(f"digits-{name}")
+    attack = replace(config.attack, steps=min(config.attack.steps, 2))
+    config = replace(config, batch=32, attack=attack, optimizer=OptimizerConfig(weight_decay=0))
+    training = build_training(config, open_dataset("digits"), World(device), dtype, kernels)
+    parts, controls = training.parts, training.controls
+    step = partial(train_step, parts, controls=controls)
+    step = CapturedStep(parts, step) if captured else step
+    losses = [training.advance(step, given)["loss"].clone() for given in islice(training.loader.batches(1), 5)]
+    return torch.stack(losses), parts.momenta
+
+
+@pytest.mark.parametrize("name", ["trades", "mart", "lbgat", "arrest", "fgsm-rs", "n-fgsm", "standard"])
+def test_every_method_is_captured_and_trains_all_its_weights(name):
+    """Uncompiled, which takes no time: what is captured are the same operations."""
+    (eager, _), (captured, _) = (few_steps(name, "fp64", PYTORCH, graph) for graph in (False, True))
+    torch.testing.assert_close(captured, eager, rtol=1e-6, atol=0)  # float64, five steps
+    losses, momenta = few_steps(name, "bf16", TRITON, captured=True)
+    # A forward without gradients must not leave weights in autocast's cache that have none.
+    assert losses.isfinite().all() and all(momentum.any() for momentum in momenta)
 
 
 def test_a_replayed_step_never_waits_for_the_device():

@@ -127,6 +127,17 @@ def test_training_starts_from_the_teacher_whose_last_layers_input_is_the_represe
     torch.testing.assert_close(representation, seen[0])
 
 
+def test_in_half_precision_the_forward_that_looks_for_drift_costs_no_weight_its_gradient():
+    """Autocast keeps the weights that it has cast, for the forward that trains too."""
+    net = build_model("digits", 3, batch_norm="shared")
+    method = build_method(ARRESTConfig(), net, (3, 8, 8))
+    x, x_adv = torch.rand(2, 4, 3, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = method.loss(net, x, x_adv, torch.tensor([0, 1, 2, 0]))
+    gradients = torch.autograd.grad(loss, list(net.parameters()))
+    assert loss.dtype == torch.float32 and all(gradient.any() for gradient in gradients)
+
+
 def test_a_net_that_names_no_last_layer_asks_for_one(small_net):
     with pytest.raises(UserError, match="layer"):
         build_method(ARRESTConfig(), convert_to_split_batch_norm(small_net, "shared"), (1, 5, 5))

@@ -1,13 +1,18 @@
 """`fastarat eval --attack …`: every attack, any model, and what goes on after an interruption."""
 
+import errno
+import io
 import json
+import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fastarat import __main__ as command_line
 from fastarat.attacks import autoattack as driver
 from system.command_line import finish, start
 
@@ -21,6 +26,13 @@ def layers():
     return [nn.Flatten(), nn.Linear(64, 10)]
 def net():
     return nn.Sequential(*layers())
+def constant():
+    return Constant()
+def flat():
+    return nn.Sequential(nn.Flatten(), nn.BatchNorm2d(64))
+class Constant(nn.Module):
+    def forward(self, x):
+        return torch.eye(10)[torch.zeros(len(x)).long()]
 def seven():
     return nn.Sequential(*layers(), nn.Linear(10, 7))
 class Rounds(nn.Module):
@@ -133,6 +145,33 @@ def test_a_budget_ends_it_with_code_1_and_the_same_command_goes_on(fastarat, tra
     assert not (trained / "evaluations").exists()
 
 
+def test_functions_of_the_same_weights_have_a_state_each(fastarat, nets, short):
+    def command(name: str) -> tuple[str, ...]:
+        return ("eval", f"nets_to_eval:{name}", "--data", "digits", *FEW, "--attack", "apgd-ce,square", "--json")
+
+    assert fastarat(*command("net"), "--budget", "1e-9").code == 1
+    other = fastarat(*command("loud"))
+    assert other.code == 0 and "going on" not in other.err
+    assert "1 batch is done" in fastarat(*command("net")).err and not Path("evaluations").exists()
+
+
+def test_what_is_done_is_kept_until_the_result_is_written(trained, short, monkeypatch):
+    class Full(io.StringIO):
+        """Takes all but the last line."""
+
+        def flush(self):
+            if "eps 20/255" in self.getvalue():
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Full())
+        patch.setattr(command_line, "_forget_output", lambda: None)
+        assert command_line.main(["eval", str(trained), *FEW, "--attack", "apgd-ce"]) == 1
+    [state] = (trained / "evaluations").iterdir()
+    assert list(state.glob("1-apgd-ce-*"))
+    shutil.rmtree(trained / "evaluations")
+
+
 def test_a_state_of_ones_own_is_kept_and_refused_for_another_evaluation(fastarat, trained, short):
     command = ("eval", trained, *FEW, "--attack", "apgd-ce", "--state", "state", "--json")
     first, again = fastarat(*command), fastarat(*command)
@@ -166,6 +205,8 @@ def test_where_nothing_can_be_kept_beside_the_model_it_says_so_and_goes_on(fasta
         (("nets_to_eval:net", "--data", "digits", "--save", "x.txt"), (".npz",)),
         (("nets_to_eval:net", "--data", "digits", "--state", "nets_to_eval.py"), ("cannot use the directory",)),
         (("nets_to_eval:net", "--data", "digits", "--engine", "reference"), ("has no pgd",)),
+        (("nets_to_eval:constant", "--data", "digits"), ("has no gradient by its images", "square")),
+        (("nets_to_eval:flat", "--data", "digits"), ("ValueError: expected 4D input",)),
     ],
     ids=lambda args: " ".join(args),
 )
