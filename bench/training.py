@@ -40,7 +40,7 @@ def main(args: list[str] | None = None) -> int:
 def _main(args: list[str] | None) -> int:
     arguments = _arguments(args)
     # A training writes a checkpoint by itself; an attack's state is there whenever it ends.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if arguments.profile:
             _profile(arguments)
@@ -50,6 +50,8 @@ def _main(args: list[str] | None) -> int:
         notice(f"{stopped}; the same command goes on from there")
     except KeyboardInterrupt:
         notice("stopped in the evaluation; the same command goes on from there")
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
     return 0
 
 

@@ -291,13 +291,13 @@ def test_a_ladder_that_is_told_to_end_finishes_what_is_ready_within_its_time(cal
         f"def finish(*_):\n    print('budget: told to end'); time.sleep(2); exec({row!r}, globals())\n"
         "signal.signal(signal.SIGTERM, finish); print('compiling', flush=True); time.sleep(60)"
     )
-    # The campaign's own grace would be 1 s.
-    exit_code, results, _ = call(stage("ladder", code, seconds=900, covers=(SPEED,), grace=6), budget=12)
+    # The campaign's own grace would be 1 s. Both spans leave a busy machine time to start a process.
+    exit_code, results, _ = call(stage("ladder", code, seconds=900, covers=(SPEED,), grace=16), budget=24)
     assert exit_code == 0 and (results["ladder"].state, results["ladder"].is_open) == (state, is_open)
     lines = (tmp_path / "state" / "logs" / "ladder.log").read_text().splitlines()
     assert lines == ["compiling", "budget: told to end", "wrote"]
     (note,) = (row for row in rows_in(tmp_path / "out") if row["benchmark"] == "campaign")
-    assert note["seconds"] < note["limit_s"] < 12
+    assert note["seconds"] < note["limit_s"] < 24
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

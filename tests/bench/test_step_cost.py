@@ -16,6 +16,7 @@ def test_every_attack_step_costs_the_same_and_the_update_more():
         assert one[i] > 2 * (two[i] - one[i]) > 0
 
 
+@pytest.mark.slow
 def test_compiling_saves_launches_and_bytes_and_the_fused_kernels_save_bytes_again():
     eager, compiled = eager_cost(built(NAME, 32, 1)), compiled_cost(built(NAME, 32, 1))
     fused = compiled_cost(built(NAME, 32, 1, TRITON))

@@ -48,6 +48,7 @@ METHODS = {
 }
 # The switches of AR-AT are many and alike: the fast run traces each method once.
 SLOW = ("adversarial side", "symmetric", "no predictor", "mixed", "fixed weights", "mse", "kl", "no stop-gradient")
+SLOW += ("standard", "mart")
 ATTACKS = {
     "l2": replace(ATTACK, norm="l2", eps_255=100, step_255=40),
     "no start": replace(ATTACK, start="none"),
@@ -60,7 +61,7 @@ ATTACKS = {
     "n-fgsm": replace(ATTACK, steps=1, start_scale=2, project=False),
     "none": replace(ATTACK, steps=0, start="none"),
 }
-SLOW_ATTACKS = ("no start", "frozen statistics", "kl objective", "margin objective")
+SLOW_ATTACKS = ("no start", "none", "published code", "frozen statistics", "kl objective", "margin objective")
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +122,7 @@ def test_every_attack_is_traced_whole_and_keeps_every_bit(attack):
     assert_bitwise_equal(trained("eager", **settings), trained("compile", backend="aot_eager", **settings))
 
 
-@pytest.mark.parametrize("precision", ["fp64", "bf16", "fp16"])
+@pytest.mark.parametrize("precision", [pytest.param("fp64", marks=pytest.mark.slow), "bf16", "fp16"])
 def test_every_format_is_traced_whole_and_keeps_every_bit(precision):
     settings = {"precision": precision, "num_steps": 3}
     assert_bitwise_equal(trained("eager", **settings), trained("compile", backend="aot_eager", **settings))

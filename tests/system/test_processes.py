@@ -71,6 +71,7 @@ def test_the_first_step_agrees_in_float32(fastarat, tmp_path):
     assert _losses(tmp_path / "two") == pytest.approx(_losses(tmp_path / "one"), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_several_processes_stop_at_a_signal_and_go_on_to_the_same_bits(tmp_path):
     # With shared statistics every process holds the same ones, and a checkpoint changes none by averaging them.
     flags = (*TINY, "--epochs", "8", "--attack.steps", "2", "--procs", "2", "--sync-bn")
