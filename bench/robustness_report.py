@@ -25,6 +25,7 @@ TITLES = {
     "arat/predictor": "+ predictor",
     "arat/split-batch-norm": "+ split batch-norm",
 }
+PUBLISHED = " (as published)"
 # Clean and AutoAttack accuracy (%) in the AR-AT paper's table (ICLR 2025), CIFAR-10, by net. Its published code scores
 # with a version of AutoAttack that runs a tenth of the standard's steps.
 PAPER = {
@@ -70,7 +71,7 @@ def by_method(rows: Iterable[Row]) -> dict[str, list[Row]]:
     for row in rows:
         title = TITLES[row["method"]]
         if row["fidelity"] != "paper":
-            title += " (as published)"
+            title += PUBLISHED
         found.setdefault(title, []).append(row)
     return found
 
@@ -103,7 +104,8 @@ def spread(values: list[float | None], digits: int = 1) -> str:
 def picture(path: Path, rows: list[Row]) -> None:
     """Draw a PNG: clean against robust accuracy of each method, the paper's figures beside ours.
 
-    Robust is AutoAttack where all rows have it, else PGD-20. Whiskers are standard deviations over seeds.
+    Robust is AutoAttack where all rows have it, else PGD-20. Whiskers are standard deviations over seeds. Standard
+    training, which has next to none, is left out: it would press all others together.
     """
     import matplotlib
 
@@ -115,18 +117,19 @@ def picture(path: Path, rows: list[Row]) -> None:
     ours = {
         title: (_point([row["clean"] for row in own]), _point([row[attack] for row in own]))
         for title, own in by_method(rows).items()
+        if title != TITLES["standard"] or len(by_method(rows)) == 1
     }
     net = first["model"] if first["model"] in PAPER else "resnet18"
     theirs = {TITLES[name]: ((clean, 0.0), (robust, 0.0)) for name, (clean, robust) in PAPER[net].items()}
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
     names = list(dict.fromkeys([*ours, *theirs]))
-    _panel(axes[0], ours, names)
-    _panel(axes[1], theirs, names)
+    _panel(axes[0], ours)
+    _panel(axes[1], theirs)
     num_seeds = max(len(own) for own in by_method(rows).values())
     seeds = f"{num_seeds} seeds" if num_seeds > 1 else "one seed"
     robust = {"autoattack": "AutoAttack", "pgd20": f"PGD-20, {first['num_images']:,} images"}[attack]
-    axes[0].set(title=f"here: {first['model']} on {first['dataset']}, {seeds}", ylabel=f"{robust}, %")
-    axes[1].set(title=f"the AR-AT paper: {net} on CIFAR-10", ylabel="AutoAttack as its code runs it, %")
+    axes[0].set(title=f"here: net {first['model']} on {first['dataset']}, {seeds}", ylabel=f"{robust}, %")
+    axes[1].set(title=f"the AR-AT paper: net {net} on CIFAR-10", ylabel="AutoAttack as its code runs it, %")
     handles, labels = axes[0].get_legend_handles_labels()
     other = dict(zip(*reversed(axes[1].get_legend_handles_labels()), strict=True))
     known = {**other, **dict(zip(labels, handles, strict=True))}
@@ -139,10 +142,11 @@ def _point(values: list[float]) -> tuple[float, float]:
     return mean(values), stdev(values) if len(values) > 1 else 0.0
 
 
-def _panel(axes: Any, points: dict[str, tuple[tuple[float, float], tuple[float, float]]], names: list[str]) -> None:
-    markers = "osD^vP*X<>hpd8"
+def _panel(axes: Any, points: dict[str, tuple[tuple[float, float], tuple[float, float]]]) -> None:
+    # A method has one mark in all pictures.
+    markers, known = "osD^vP*X<>hpd8", list(TITLES.values())
     for name, ((clean, clean_spread), (robust, robust_spread)) in points.items():
-        at = names.index(name)
+        at = known.index(name.removesuffix(PUBLISHED))
         axes.errorbar(
             clean,
             robust,
@@ -151,6 +155,7 @@ def _panel(axes: Any, points: dict[str, tuple[tuple[float, float], tuple[float, 
             fmt=markers[at % len(markers)],
             color=COLOURS[at % len(COLOURS)],
             markersize=8,
+            alpha=0.85,
             capsize=3,
             linestyle="none",
             label=name,

@@ -2,8 +2,9 @@
 
     fastarat train cifar10-tiny-at --data cifar10-jpeg
 
-About 9 minutes on 2 idle CPU cores, by its step rate. Measured on cifar10-jpeg (one seed, 2,000 test images):
-54.9 % clean and 31.8 % PGD-20 accuracy at eps 8/255.
+About 9 minutes on 2 idle CPU cores, by its step rate.
+Measured on cifar10-jpeg (one seed, eps 8/255): 54.9 % clean and 31.8 % PGD-20 accuracy on 2,000 test
+images, 29.4 % AutoAttack accuracy on 500 of them.
 """
 
 from dataclasses import replace

@@ -2,8 +2,9 @@
 
     fastarat train digits-arat
 
-One to two minutes on 2 CPU cores. Measured over three seeds: 99.3 ± 0.3 % clean and 81.3 ± 1.1 % PGD-20 accuracy
-at eps 0.18 (45.9/255).
+One to two minutes on 2 CPU cores.
+Measured over three seeds, at eps 0.18 (45.9/255): 99.3 ± 0.3 % clean,
+80.7 ± 1.3 % PGD-20 and, of 200 test images, 76.7 ± 1.3 % AutoAttack accuracy.
 """
 
 from fastarat.attacks.settings import AttackConfig

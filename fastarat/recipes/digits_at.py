@@ -2,8 +2,9 @@
 
     fastarat train digits-at
 
-About a minute on 2 CPU cores. Measured over three seeds: 99.4 ± 0.2 % clean and 81.7 ± 0.5 % PGD-20 accuracy
-at eps 0.18 (45.9/255).
+About a minute on 2 CPU cores.
+Measured over three seeds, at eps 0.18 (45.9/255): 99.4 ± 0.2 % clean,
+81.3 ± 1.0 % PGD-20 and, of 200 test images, 76.8 ± 2.0 % AutoAttack accuracy.
 """
 
 from dataclasses import replace
