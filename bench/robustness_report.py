@@ -18,12 +18,12 @@ TITLES = {
     "arrest": "ARREST (unofficial)",
     "fgsm-rs": "FGSM-RS",
     "n-fgsm": "N-FGSM",
-    "arat": "AR-AT",
-    "arat-swa": "AR-AT + SWA",
     "arat/naive": "naive invariance",
     "arat/stop-gradient": "+ stop-gradient",
     "arat/predictor": "+ predictor",
     "arat/split-batch-norm": "+ split batch-norm",
+    "arat": "AR-AT",
+    "arat-swa": "AR-AT + SWA",
 }
 PUBLISHED = " (as published)"
 # Clean and AutoAttack accuracy (%) in the AR-AT paper's table (ICLR 2025), CIFAR-10, by net. Its published code scores
