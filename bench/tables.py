@@ -51,13 +51,13 @@ def _eps_255(row: Row) -> float:
 
 
 def autoattack_table() -> str:
-    """The newest comparison with the reference's AutoAttack, as Markdown."""
-    rows = list(read_rows(RESULTS / "autoattack.jsonl"))
+    """The newest comparison of each attack with the reference's, as Markdown."""
+    rows = {row["attack"]: row for row in read_rows(RESULTS / "autoattack.jsonl")}
     if not rows:
         return "Not measured yet.\n"
-    newest = [row for row in rows if row["commit"] == rows[-1]["commit"] and row["device"] == rows[-1]["device"]]
-    what = f"{autoattack_rows.title(newest[0])}; {throughput_report.place(newest[0])}"
-    return f"{markdown(*autoattack_rows.table(newest))}\n{what}.\n"
+    first = next(iter(rows.values()))
+    what = f"{autoattack_rows.title(first)}; {throughput_report.place(first)}"
+    return f"{markdown(*autoattack_rows.table(list(rows.values())))}\n{what}.\n"
 
 
 def throughput_table(on_gpu: bool) -> str:
