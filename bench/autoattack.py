@@ -62,7 +62,9 @@ def _main(args: list[str] | None) -> int:
     with progress(f"{arguments.turns} turns", 2 * arguments.turns * len(case.attacks)) as advance:
         for number in range(arguments.turns):
             turns.append(turn(case, number, advance))
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
+    # Where things lay on this machine is of no use elsewhere.
+    given = {key: value for key, value in vars(arguments).items() if key not in ("rows", "json")}
+    settings = {**given, "model": arguments.model.name if arguments.model else None}
     base = base_row("autoattack", settings, dataset, arguments.device)
     rows = [{**base, "num_images": size, **row} for row in rows_of(turns, case.attacks, arguments.norm)]
     for row in rows if arguments.rows else ():
