@@ -11,16 +11,7 @@ code's own evaluation); not yet measured here.
 
 from dataclasses import replace
 
-from fastarat.engine.settings import OptimizerConfig, ScheduleConfig
-from fastarat.methods.settings import LBGATConfig
-from fastarat.recipes.cifar10_wrn_34_10_at import RECIPE as AT
+from fastarat.models.settings import ModelConfig
+from fastarat.recipes.cifar10_resnet18_lbgat import RECIPE as RESNET18
 
-RECIPE = replace(
-    AT,
-    recipe="cifar10-wrn-34-10-lbgat",
-    attack=replace(AT.attack, eps_255=7.905, step_255=1.785, start="gaussian", objective="kl"),
-    method=LBGATConfig(),
-    optimizer=OptimizerConfig(weight_decay=2e-4),
-    schedule=ScheduleConfig(warmup_epochs=1, warmup_factor=0.2),
-    evaluation=replace(AT.evaluation, eps_255=8),
-)
+RECIPE = replace(RESNET18, recipe="cifar10-wrn-34-10-lbgat", model=ModelConfig("wrn-34-10"))

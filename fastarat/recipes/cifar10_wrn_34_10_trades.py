@@ -11,17 +11,7 @@ own evaluation); not yet measured here.
 
 from dataclasses import replace
 
-from fastarat.engine.settings import OptimizerConfig, ScheduleConfig
-from fastarat.methods.settings import TRADESConfig
-from fastarat.recipes.cifar10_wrn_34_10_at import RECIPE as AT
+from fastarat.models.settings import ModelConfig
+from fastarat.recipes.cifar10_resnet18_trades import RECIPE as RESNET18
 
-RECIPE = replace(
-    AT,
-    recipe="cifar10-wrn-34-10-trades",
-    epochs=76,
-    attack=replace(AT.attack, eps_255=7.905, step_255=1.785, start="gaussian", batch_norm="eval", objective="kl"),
-    method=TRADESConfig(),
-    optimizer=OptimizerConfig(weight_decay=2e-4),
-    schedule=ScheduleConfig(milestones=(75,)),
-    evaluation=replace(AT.evaluation, eps_255=8),
-)
+RECIPE = replace(RESNET18, recipe="cifar10-wrn-34-10-trades", model=ModelConfig("wrn-34-10"))
