@@ -1,9 +1,11 @@
-"""Write a model for people without fastarat: weights, a `model.py` that needs only torch, a model card, ONNX."""
+"""Write a model for people without fastarat: weights, a `model.py` that needs torch and no more (but for a net
+of torchvision or timm), a model card, ONNX."""
 
 import inspect
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,15 +14,17 @@ from fastarat.checkpoint import Description, save_weights
 from fastarat.errors import UserError, WorkError
 from fastarat.files import write_atomically, write_text
 from fastarat.models import resnet, wide_resnet
+from fastarat.models.foreign import foreign_net
 from fastarat.models.registry import architecture
+from fastarat.models.settings import FOREIGN
 from fastarat.models.split_batch_norm import PlainBatchNorm2d
 
 PARTS = {
-    resnet.ResNet: (resnet.conv3x3, resnet.BasicBlock, resnet.ResNet),
+    resnet.ResNet: (resnet.conv3x3, resnet.BasicBlock, resnet.Bottleneck, resnet.ResNet),
     wide_resnet.WideResNet: (wide_resnet.WideBlock, wide_resnet.WideStage, wide_resnet.WideResNet),
 }
 
-MODEL_PY = '''"""A robust image classifier. Needs torch only: `model = load("model.safetensors")`.
+MODEL_PY = '''"""A robust image classifier. Needs {packages}: `model = load("model.safetensors")`.
 
 Input: float32 [N, {channels}, {height}, {width}], pixels in [0, 1], no other normalisation. Output: logits
 [N, {num_classes}].
@@ -31,17 +35,14 @@ import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+{imports}
 
 CLASSES = {classes!r}
 ARGUMENTS = {arguments!r}
 DTYPES = {{"F32": torch.float32, "I64": torch.int64}}
 
 
-{parts}
-
-def read_safetensors(path):
+{parts}def read_safetensors(path):
     """Tensors by name: eight bytes of header length, a JSON header, the raw bytes."""
     data = bytearray(Path(path).read_bytes())
     (length,) = struct.unpack("<Q", data[:8])
@@ -57,7 +58,7 @@ def read_safetensors(path):
 
 def load(path=Path(__file__).with_name("model.safetensors")):
     """The net with its weights, in eval mode."""
-    model = {cls}(norm=PlainBatchNorm2d, **ARGUMENTS)
+    model = {call}
     model.load_state_dict(read_safetensors(path))
     return model.eval()
 '''
@@ -113,19 +114,40 @@ def export(model: nn.Module, description: Description, out: Path, onnx: bool = F
 
 
 def model_py(description: Description) -> str:
-    """A Python file with the net and its loader, made from the very classes that fastarat trains."""
-    cls, arguments = architecture(description.model, description.num_classes, description.in_channels)
+    """A Python file with the net and its loader: with the very classes that fastarat trains, or a call of the package
+    whose net it is."""
     height, width = description.image_size
+    foreign = FOREIGN.fullmatch(description.model)
     return MODEL_PY.format(
+        **(_call_of_package if foreign else _own_classes)(description),
         channels=description.in_channels,
         height=height,
         width=width,
         num_classes=description.num_classes,
         classes=description.classes,
-        arguments=arguments,
-        parts="\n\n".join(inspect.getsource(part) for part in (PlainBatchNorm2d, *PARTS[cls])),
-        cls=cls.__name__,
     )
+
+
+def _own_classes(description: Description) -> dict[str, Any]:
+    cls, arguments = architecture(description.model, description.num_classes, description.in_channels)
+    return {
+        "packages": "torch only",
+        "imports": "import torch\nfrom torch import Tensor, nn",
+        "arguments": arguments,
+        "parts": "".join(f"{inspect.getsource(part)}\n\n" for part in (PlainBatchNorm2d, *PARTS[cls])),
+        "call": f"{cls.__name__}(norm=PlainBatchNorm2d, **ARGUMENTS)",
+    }
+
+
+def _call_of_package(description: Description) -> dict[str, Any]:
+    library, function, net, arguments = foreign_net(description.model, description.num_classes, description.in_channels)
+    return {
+        "packages": f"torch and {library.partition('.')[0]}",
+        "imports": f"import {library}\nimport torch",
+        "arguments": arguments,
+        "parts": "",
+        "call": f"{library}.{function}({net!r}, **ARGUMENTS)",
+    }
 
 
 def card(model: nn.Module, description: Description) -> str:

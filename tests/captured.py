@@ -1,5 +1,6 @@
 """Steps of AR-AT on a small net, eager or captured, for tests of the captured step."""
 
+from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from fastarat.attacks.settings import AttackConfig
 from fastarat.data.loader import Batch
-from fastarat.engine.compiled import CapturedStep, Step, build_step, state_tensors
+from fastarat.engine.compiled import CapturedStep, Step, StepBySize, build_step, state_tensors
 from fastarat.engine.settings import CompileMode
 from fastarat.engine.step import Controls, StepParts
 from fastarat.methods.registry import build_method
@@ -21,7 +22,7 @@ ATTACK = AttackConfig(eps_255=20, step_255=8, steps=2)
 
 
 def built(
-    mode: CompileMode, kernels: Kernels = PYTORCH, precision="fp32", device=CPU, unroll: bool = True
+    mode: CompileMode, kernels: Kernels = PYTORCH, precision="fp32", device=CPU, unroll: bool = True, **options
 ) -> tuple[Step, StepParts, Controls]:
     """A step, its parts and its controls."""
     torch.manual_seed(0)
@@ -30,13 +31,13 @@ def built(
     method = build_method(ARATConfig(gamma=1.0), net, (3, 16, 16)).to(device, dtype).train()
     parts = parts_of(net, method, ATTACK, precision, device=device, kernels=kernels)
     controls = controls_of(parts)
-    return build_step(parts, controls, mode, unroll), parts, controls
+    return build_step(parts, controls, mode, unroll, **options), parts, controls
 
 
-def batch(i: int, parts: StepParts) -> Batch:
+def batch(i: int, parts: StepParts, size: int = 16) -> Batch:
     """The i-th batch, in the parts' format."""
     generator = torch.Generator().manual_seed(i)
-    x = torch.rand(16, 3, 16, 16, generator=generator).to(parts.zero)
+    x = torch.rand(16, 3, size, size, generator=generator).to(parts.zero)
     y = torch.randint(0, 10, (16,), generator=generator)
     return Batch(x.contiguous(memory_format=torch.channels_last), y.to(x.device), torch.arange(16, device=x.device))
 
@@ -52,21 +53,32 @@ def set_controls(i: int, parts: StepParts, controls: Controls) -> None:
 
 def losses_and_state(num_steps: int, mode: CompileMode, *built_with, **options) -> tuple[Tensor, list[Tensor]]:
     """The losses of steps between which everything changes, and all that they moved."""
-    step, parts, controls = built(mode, *built_with, **options)
+    return taken([16] * num_steps, *built(mode, *built_with, **options))
+
+
+def taken(sizes: Sequence[int], step: Step, parts: StepParts, controls: Controls) -> tuple[Tensor, list[Tensor]]:
+    """The same of steps with images of these sizes."""
     losses = []
-    for i in range(num_steps):
+    for i, size in enumerate(sizes):
         set_controls(i, parts, controls)
-        losses.append(step(batch(i % 16, parts))["loss"].clone())
+        losses.append(step(batch(i % 16, parts, size))["loss"].clone())
     return torch.stack(losses), state_tensors(parts)
 
 
 @contextmanager
-def pretended_capture(monkeypatch, captured: CapturedStep):
-    """CUDA's graphs on a CPU: a capture computes and moves nothing, a replay runs the step again."""
+def pretended_capture(monkeypatch, step: CapturedStep | StepBySize):
+    """CUDA's graphs on a CPU: a capture computes and moves nothing, a replay runs the step again. Yields the memory
+    pool of each capture."""
+    pools = []
+
+    def of_graph(graph: object) -> CapturedStep:
+        steps = step.steps.values() if isinstance(step, StepBySize) else [step]
+        return next(captured for captured in steps if captured.graph is graph)
 
     @contextmanager
-    def graph(*_, **__):
-        state = state_tensors(captured.parts)
+    def graph(_, pool=None, **__):
+        pools.append(pool)
+        state = state_tensors(of_graph(None).parts)
         before = [tensor.clone() for tensor in state]
         yield
         with torch.no_grad():
@@ -75,6 +87,7 @@ def pretended_capture(monkeypatch, captured: CapturedStep):
 
     class Graph:
         def replay(self):
+            captured = of_graph(self)
             for name, value in captured.step(captured.batch).items():
                 captured.metrics[name].copy_(value)
 
@@ -84,4 +97,4 @@ def pretended_capture(monkeypatch, captured: CapturedStep):
     monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", graph)
-    yield
+    yield pools

@@ -2,13 +2,16 @@
 
 One full graph holds the whole step, every step of the attack unrolled, where that compiles in bearable time;
 else each of its three stages is a full graph, and the attack's, compiled once, runs for every step. A CUDA
-graph captures the whole step either way: one launch from the host.
+graph captures the whole step either way: one launch from the host. Images of another size have a step of their own,
+made when the first batch of them comes.
 """
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FunctionType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,37 +41,67 @@ def unrolled_size(parts: StepParts) -> int:
 def build_step(
     parts: StepParts, controls: Controls, mode: CompileMode, unroll: bool, backend: str = "inductor"
 ) -> Step:
-    """The step in `mode`; nothing is compiled before its first call, which raises `WorkError` if that fails.
+    """The step in `mode`; nothing is compiled before its first call with images of a size, which raises `WorkError`
+    if that fails.
 
-    `unroll`: one graph for the whole step, or one a stage. `backend`: of torch.compile. All batches must have
-    the shapes of the first.
+    `unroll`: one graph for the whole step, or one a stage. `backend`: of torch.compile. Batches may differ in the size
+    of their images only.
     """
     if mode == "eager":
         return lambda batch: train_step(parts, batch, controls)
     # With autograd traced, attack and training are one graph.
     torch._dynamo.config.trace_autograd_ops = True
 
-    def full_graph(function: Callable) -> Callable:
-        return torch.compile(function, fullgraph=True, dynamic=False, backend=backend)
+    def full_graph(function: FunctionType) -> Callable:
+        return torch.compile(_with_own_code(function), fullgraph=True, dynamic=False, backend=backend)
 
-    whole = full_graph(train_step) if unroll else train_step
-    stages = EAGER if unroll else Stages(*map(full_graph, EAGER))
+    def compiled() -> Step:
+        whole = full_graph(train_step) if unroll else train_step
+        stages = EAGER if unroll else Stages(*map(full_graph, EAGER))
 
-    def step(batch: Batch) -> dict[str, Tensor]:
-        with _compiler_errors():
-            return whole(parts, batch, controls, stages)
+        def step(batch: Batch) -> dict[str, Tensor]:
+            with _compiler_errors():
+                return whole(parts, batch, controls, stages)
 
-    return CapturedStep(parts, step) if mode == "graph" else step
+        return step
+
+    if mode == "compile":
+        return StepBySize(compiled)
+    pool = torch.cuda.graph_pool_handle()
+    return StepBySize(lambda: CapturedStep(parts, compiled(), pool))
+
+
+def _with_own_code(function: FunctionType) -> FunctionType:
+    """A copy that torch.compile takes for another function: it keeps what it compiled, and counts how often, by the
+    code object, whatever wraps it; and it gives up after eight of them."""
+    code = function.__code__.replace()
+    return FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
+
+
+class StepBySize:
+    """A step of its own for each size of images, made by `build` when the first batch of that size comes."""
+
+    def __init__(self, build: Callable[[], Step]):
+        self.build = build
+        self.steps: dict[torch.Size, Step] = {}
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """Train on a batch."""
+        size = batch.x.shape
+        if size not in self.steps:
+            self.steps[size] = self.build()
+        return self.steps[size](batch)
 
 
 class CapturedStep:
     """A step captured in a CUDA graph at its first call: one launch replays it all.
 
-    The metrics of a call are overwritten by the next one.
+    The metrics of a call are overwritten by the next one. `pool`: the handle of memory that several captured
+    steps share, of which one runs at a time; None: its own.
     """
 
-    def __init__(self, parts: StepParts, step: Step):
-        self.parts, self.step = parts, step
+    def __init__(self, parts: StepParts, step: Step, pool: Any = None):
+        self.parts, self.step, self.pool = parts, step, pool
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
@@ -99,7 +132,7 @@ class CapturedStep:
         graph = torch.cuda.CUDAGraph()
         try:
             # Thread-local: what NCCL's own threads ask of the device does not end the capture.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, self.pool, capture_error_mode="thread_local"):
                 self.metrics = self.step(self.batch)
         except torch.OutOfMemoryError:
             raise

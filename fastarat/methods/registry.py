@@ -55,7 +55,7 @@ def _build(settings: MethodConfig, model: nn.Module, image_shape: ImageShape) ->
 def _arat(settings: ARATConfig, model: nn.Module, image_shape: ImageShape) -> ARAT:
     layers: tuple[str, ...] = settings.layers or getattr(model, "aligned_layers", ())
     if not layers:
-        raise UserError("this net has no aligned layers of its own: name some in ARATConfig(layers=…)")
+        raise UserError("this net has no aligned layers of its own: name some with --method.layers")
     tap_layers(model, layers)
     return ARAT(settings, feature_widths(model, image_shape, layers))
 
@@ -63,7 +63,7 @@ def _arat(settings: ARATConfig, model: nn.Module, image_shape: ImageShape) -> AR
 def _arrest(settings: ARRESTConfig, model: nn.Module) -> ARREST:
     layer = settings.layer or getattr(model, "pooled_layer", "")
     if not layer:
-        raise UserError("this net does not name the layer before its last: name it in ARRESTConfig(layer=…)")
+        raise UserError("this net does not name the layer before its last: name it with --method.layer")
     tap_layers(model, (layer,))
     return ARREST(settings, model, layer)
 

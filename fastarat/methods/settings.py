@@ -90,7 +90,7 @@ class LBGATConfig(OneSet):
     beta: float = 0.0
     """weight of TRADES's KL, 0 or 6 in the paper"""
     teacher: str = "resnet18"
-    """the teacher's net: digits, tiny, resnet18 or wrn-DEPTH-WIDTH"""
+    """the teacher's net, as --model.name"""
 
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix."""

@@ -20,11 +20,25 @@ from fastarat.models.split_batch_norm import (
     forward_with_features,
 )
 
+NORMALISING = (_BatchNorm.forward, nn.SyncBatchNorm.forward, PlainBatchNorm2d.forward)
+"""what a batch-norm's forward is that does nothing else, unless it is asked to"""
+
+
+class SplitBatchNormAct(SplitBatchNorm2d):
+    """With dropout and activation behind it, as timm has them in one layer."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+        return self.act(self.drop(super().forward(x, residual, relu)))
+
 
 def convert_to_split_batch_norm(model: nn.Module, kind: BatchNormKind = "split") -> nn.Module:
     """A copy of `model` whose batch-norms (1d, 2d, 3d) are `SplitBatchNorm2d`, every branch as the original.
 
-    Raises `UserError` for a batch-norm without affine parameters, running statistics or a fixed momentum.
+    Raises `UserError` for a batch-norm without affine parameters, running statistics or a fixed momentum, or that does
+    something else besides.
     """
     model = _with_layers(copy.deepcopy(model), _BatchNorm, lambda layer, name: _split(layer, name, kind))
     connect(model)
@@ -57,13 +71,21 @@ def _with_layers(model: nn.Module, kind: type[nn.Module], replacement: Callable[
 def _split(layer: _BatchNorm, name: str, kind: BatchNormKind) -> SplitBatchNorm2d:
     if not layer.affine or layer.running_mean is None or layer.running_var is None or layer.momentum is None:
         raise UserError(f"batch-norm {name!r} needs affine parameters, running statistics and a momentum to be split")
-    new = SplitBatchNorm2d(layer.num_features, kind, layer.eps, layer.momentum).to(layer.weight)
+    does_more = type(layer).forward not in NORMALISING
+    if does_more and not {"drop", "act"} <= set(layer._modules):
+        raise UserError(
+            f"batch-norm {name!r} is a {type(layer).__name__}, which may do more than normalise: split it up"
+        )
+    new = (SplitBatchNormAct if does_more else SplitBatchNorm2d)(layer.num_features, kind, layer.eps, layer.momentum)
+    new.to(layer.weight)
     with torch.no_grad():
         new.weight.copy_(layer.weight.expand_as(new.weight))
         new.bias.copy_(layer.bias.expand_as(new.bias))
         new.running_mean.copy_(layer.running_mean.expand_as(new.running_mean))
         new.running_var.copy_(layer.running_var.expand_as(new.running_var))
-    new.plain = type(layer) if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm3d) else PlainBatchNorm2d
+    new.plain = type(layer) if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm3d) or does_more else PlainBatchNorm2d
+    if isinstance(new, SplitBatchNormAct):
+        new.drop, new.act = layer.drop, layer.act  # type: ignore[assignment]
     new.weight.requires_grad_(layer.weight.requires_grad)
     new.bias.requires_grad_(layer.bias.requires_grad)
     return new.train(layer.training)
@@ -72,6 +94,8 @@ def _split(layer: _BatchNorm, name: str, kind: BatchNormKind) -> SplitBatchNorm2
 def _plain(layer: SplitBatchNorm2d, branch: Branch) -> _BatchNorm:
     i = BRANCHES.index(branch) if layer.kind == "split" else 0
     new = layer.plain(layer.weight.shape[1], layer.eps, layer.momentum).to(layer.weight)
+    if isinstance(layer, SplitBatchNormAct):
+        new.drop, new.act = layer.drop, layer.act
     assert new.running_mean is not None and new.running_var is not None
     with torch.no_grad():
         new.weight.copy_(layer.weight[i])

@@ -5,23 +5,30 @@ from typing import Any
 from torch import nn
 
 from fastarat.errors import UserError
+from fastarat.models.convert import convert_to_split_batch_norm
+from fastarat.models.foreign import build_foreign
 from fastarat.models.resnet import ResNet
-from fastarat.models.settings import WIDE_RESNET, BatchNormKind, ModelConfig
-from fastarat.models.split_batch_norm import PlainBatchNorm2d, SplitBatchNorm2d, connect
+from fastarat.models.settings import FOREIGN, WIDE_RESNET, BatchNormKind, ModelConfig
+from fastarat.models.split_batch_norm import PlainBatchNorm2d, SplitBatchNorm2d, connect, current_pass
 from fastarat.models.wide_resnet import WideResNet
 
+_RESNET = {"widths": (64, 128, 256, 512), "strides": (1, 2, 2, 2)}
 RESNETS = {
-    "digits": {"widths": (32, 64), "strides": (1, 2), "num_blocks": 1},
-    "tiny": {"widths": (16, 32, 64), "strides": (2, 2, 2), "num_blocks": 1},
-    "resnet18": {"widths": (64, 128, 256, 512), "strides": (1, 2, 2, 2), "num_blocks": 2},
+    "digits": {"widths": (32, 64), "strides": (1, 2), "num_blocks": (1, 1)},
+    "tiny": {"widths": (16, 32, 64), "strides": (2, 2, 2), "num_blocks": (1, 1, 1)},
+    "resnet18": {**_RESNET, "num_blocks": (2, 2, 2, 2)},
+    "resnet18-imagenet": {**_RESNET, "num_blocks": (2, 2, 2, 2), "large_images": True},
+    "resnet50": {**_RESNET, "num_blocks": (3, 4, 6, 3), "bottleneck": True, "large_images": True},
 }
 
 
 def architecture(name: str, num_classes: int, in_channels: int) -> tuple[type[nn.Module], dict[str, Any]]:
-    """The class of a net and its arguments but for `norm`. Raises `UserError` for an unknown name."""
+    """The class of a net of ours and its arguments but for `norm`. Raises `UserError` for an unknown name."""
     problems = ModelConfig(name).problems()
     if problems:
         raise UserError(problems[0])
+    if FOREIGN.fullmatch(name):
+        raise UserError(f"{name} is another package's net: give one of fastarat's, as resnet50")
     ends = {"num_classes": num_classes, "in_channels": in_channels}
     match = WIDE_RESNET.fullmatch(name)
     if match:
@@ -31,7 +38,18 @@ def architecture(name: str, num_classes: int, in_channels: int) -> tuple[type[nn
 
 
 def build_model(name: str, num_classes: int, in_channels: int = 3, batch_norm: BatchNormKind = "split") -> nn.Module:
-    """A net with split batch-norms (`batch_norm`: split, shared or mixed), connected, in eval mode."""
+    """A net with split batch-norms (`batch_norm`: split, shared or mixed), connected, in eval mode.
+
+    Raises `UserError` for a name that is none, for a package that is not installed, and for a net of one without
+    batch-norms where each branch is to have its own (`split`).
+    """
+    if FOREIGN.fullmatch(name):
+        model = convert_to_split_batch_norm(build_foreign(name, num_classes, in_channels), batch_norm)
+        if batch_norm == "split" and current_pass(model) is None:
+            raise UserError(
+                f"{name} has no batch-norms, of which AR-AT needs two sets: give it another method's recipe"
+            )
+        return model.eval()
     cls, arguments = architecture(name, num_classes, in_channels)
     model = cls(norm=lambda channels: SplitBatchNorm2d(channels, batch_norm), **arguments)
     connect(model)
@@ -40,5 +58,7 @@ def build_model(name: str, num_classes: int, in_channels: int = 3, batch_norm: B
 
 def build_plain_model(name: str, num_classes: int, in_channels: int = 3) -> nn.Module:
     """The same net with ordinary batch-norms: what `export` writes and `eval FILE` reads."""
+    if FOREIGN.fullmatch(name):
+        return build_foreign(name, num_classes, in_channels).eval()
     cls, arguments = architecture(name, num_classes, in_channels)
     return cls(norm=PlainBatchNorm2d, **arguments).eval()

@@ -85,6 +85,8 @@ class SplitBatchNorm2d(nn.Module):
         out = self._fused(x) if now.kernels.fused_batch_norm else self._normalise(x)
         if tapped:
             now.features |= dict.fromkeys(self.taps, now.kernels.pooled_features(out))
+            if residual is None and not relu:
+                out = out.clone()  # a foreign net may add to it in place; the features' gradient needs it as it is
         if residual is not None:
             out = out + residual
         return F.relu(out) if relu else out

@@ -18,6 +18,7 @@ SHAPES = [
     (2, 16, 32, 32),
     (1, 130, 3, 23),
     (2, 8, 1, 65),
+    (1, 2048, 7, 7),
     (4, 70),
 ]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

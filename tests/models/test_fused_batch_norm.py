@@ -37,6 +37,15 @@ def images() -> torch.Tensor:
 @pytest.mark.parametrize("branch", ["clean", "adv", "both"])
 @pytest.mark.parametrize("statistics", ["train", "frozen", "eval"])
 def test_every_pass_gives_the_same(model, kind, branch, statistics):
+    assert_the_same(model, kind, branch, statistics)
+
+
+@pytest.mark.parametrize("model", ["resnet18-imagenet", "resnet50"])
+def test_nets_for_large_images_give_the_same(model):
+    assert_the_same(model, "split", "both", "eval")
+
+
+def assert_the_same(model, kind, branch, statistics):
     results = []
     for net in pair(kind, model):
         torch.manual_seed(1)

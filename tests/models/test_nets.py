@@ -20,6 +20,8 @@ def num_parameters(model: nn.Module) -> int:
         ("resnet18", 10, 11_173_962),
         ("resnet18", 100, 11_173_962 + 90 * 513),
         ("wrn-34-10", 10, 46_160_474),
+        ("resnet18-imagenet", 1000, 11_689_512),
+        ("resnet50", 1000, 25_557_032),
     ],
 )
 def test_plain_nets_have_the_published_number_of_parameters(name, num_classes, expected):
@@ -37,7 +39,15 @@ def test_a_split_net_has_its_batch_norm_parameters_twice():
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "channels"), [("digits", 8, 1), ("tiny", 32, 3), ("wrn-10-1", 32, 3), ("wrn-16-2", 8, 3)]
+    ("name", "size", "channels"),
+    [
+        ("digits", 8, 1),
+        ("tiny", 32, 3),
+        ("wrn-10-1", 32, 3),
+        ("wrn-16-2", 8, 3),
+        ("resnet18-imagenet", 32, 3),
+        ("resnet50", 33, 3),
+    ],
 )
 def test_images_become_one_row_of_logits_each(name, size, channels):
     model = build_model(name, 7, channels)
@@ -61,6 +71,35 @@ def test_the_aligned_layers_are_those_of_the_paper():
     assert stages == ("layer4.0.bn1", "layer4.0.bn2", "layer4.1.bn1", "layer4.1.bn2")
     assert wide == (*(f"block3.layer.{i}.relu{j}" for i in range(5) for j in (1, 2)), "avgpool")
     assert len(wide) == 11
+
+
+def test_the_same_rule_aligns_all_batch_norms_of_bottlenecks():
+    with torch.device("meta"):
+        deep, large = build_model("resnet50", 10), build_model("resnet18-imagenet", 10)
+    assert deep.aligned_layers == tuple(f"layer4.{j}.bn{k}" for j in (0, 1, 2) for k in (1, 2, 3))
+    assert large.aligned_layers == ("layer4.0.bn1", "layer4.0.bn2", "layer4.1.bn1", "layer4.1.bn2")
+    assert deep.pooled_layer == large.pooled_layer == "layer4"
+
+
+@pytest.mark.parametrize(("name", "channels"), [("resnet50", (256, 512, 1024, 2048)), ("resnet18-imagenet", None)])
+def test_nets_for_large_images_halve_their_sides_five_times(name, channels):
+    shapes = {}
+    with torch.device("meta"):
+        model = build_plain_model(name, 10)
+        for layer in ("conv1", "pool", "layer1", "layer2", "layer3", "layer4"):
+            listen = lambda module, args, out, layer=layer: shapes.update({layer: tuple(out.shape[1:])})  # noqa: E731
+            model.get_submodule(layer).register_forward_hook(listen)
+        model(torch.empty(1, 3, 224, 224))
+    widths = channels or (64, 128, 256, 512)
+    stages = {f"layer{i + 1}": (width, 56 >> i, 56 >> i) for i, width in enumerate(widths)}
+    assert shapes == {"conv1": (64, 112, 112), "pool": (64, 56, 56), **stages}
+
+
+def test_a_bottleneck_strides_in_its_3x3_convolution():
+    with torch.device("meta"):
+        block = build_plain_model("resnet50", 10).get_submodule("layer2.0")
+    assert [block.get_submodule(f"conv{k}").stride for k in (1, 2, 3)] == [(1, 1), (2, 2), (1, 1)]
+    assert block.shortcut.stride == (2, 2) and block.conv2.kernel_size == (3, 3)
 
 
 def test_a_wide_net_has_the_depth_and_width_of_its_name():

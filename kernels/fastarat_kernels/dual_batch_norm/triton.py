@@ -373,17 +373,23 @@ def _or_none(tensor: Tensor) -> Tensor | None:
     return tensor if tensor.numel() else None
 
 
-# (channels, side, kinds of layer) on images of 32 x 32; a kind: (has a residual, has a ReLU).
+# (channels, side, kinds of layer) on images of 32 x 32, ResNet-50's of 224 x 224; a kind: (has a residual, has a ReLU).
 _PLAIN, _RELU, _RESIDUAL = (False, False), (False, True), (True, True)
 RESNET_18 = tuple((64 << i, 32 >> i, (_PLAIN, _RELU, _RESIDUAL)) for i in range(4))
 WRN_34_10 = tuple((channels, side, (_RELU,)) for channels, side in ((16, 32), (160, 32), (320, 16), (640, 8)))
+RESNET_50 = (
+    (64, 112, (_RELU,)),
+    *((64 << i, 56 >> i, (_RELU,)) for i in range(4)),
+    *((256 << i, 56 >> i, (_PLAIN, _RESIDUAL)) for i in range(4)),
+)
 
 
 def configurations() -> Iterator[tuple[str, Callable[[], object]]]:
-    """(label, start) for the layers of ResNet-18 and WRN-34-10 at batch 128: training on both halves, the attack on
-    one by its own and by given statistics. `start` runs a forward and a backward pass on tensors of device meta."""
+    """(label, start) for the layers of ResNet-18, WRN-34-10 and ResNet-50 at batch 128: training on both halves, the
+    attack on one by its own and by given statistics. `start` runs a forward and a backward pass on tensors of device
+    meta."""
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
-        for channels, side, kinds in RESNET_18 + WRN_34_10:
+        for channels, side, kinds in RESNET_18 + WRN_34_10 + RESNET_50:
             for has_residual, relu in kinds:
                 kind = f"{dtype} {channels}x{side}x{side}{' residual' * has_residual}{' relu' * relu}".removeprefix(
                     "torch."

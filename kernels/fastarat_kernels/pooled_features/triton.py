@@ -93,11 +93,13 @@ def _start(kernel: object, *tensors: Tensor, example: Tensor) -> None:
 
 def configurations() -> Iterator[tuple[str, Callable[[], object]]]:
     """The maps of which features are taken, both halves of a batch of 128: (label, call on meta tensors)."""
-    # ResNet-18: layer4's batch-norms. WRN-34-10: the ReLUs of block 3 and the final average pool.
+    # ResNet-18 and -50: layer4's batch-norms. WRN-34-10: the ReLUs of block 3 and the final average pool.
     maps = {
         "resnet18 layer4": (256, 512, 4, 4),
         "wrn-34-10 block3 in": (256, 320, 16, 16),
         "wrn-34-10 block3": (256, 640, 8, 8),
+        "resnet50 layer4 in": (256, 512, 14, 14),
+        "resnet50 layer4": (256, 2048, 7, 7),
     }
     dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     for name, shape in maps.items():

@@ -1,0 +1,45 @@
+"""Every net of ours can be exported: its `model.py` builds it from torch alone."""
+
+import importlib.util
+import re
+
+import pytest
+import torch
+
+from fastarat.checkpoint import Description
+from fastarat.exporter import export, model_py, write_onnx
+from fastarat.models.registry import RESNETS, build_plain_model
+
+CHANNELS = {"digits": 1}
+
+
+@pytest.mark.parametrize("name", [*RESNETS, "wrn-10-1"])
+def test_an_exported_net_is_the_net(name, tmp_path):
+    channels = CHANNELS.get(name, 3)
+    description = Description(name, 5, channels, (32, 32), 255, tuple("abcde"), "five", "linf", 4, "arat")
+    model = build_plain_model(name, 5, channels)
+    export(model, description, tmp_path)
+    source = (tmp_path / "model.py").read_text()
+    assert "Needs torch only" in source and not re.search(r"^(import|from) (fastarat|torchvision|timm)", source, re.M)
+    spec = importlib.util.spec_from_file_location("exported_net", tmp_path / "model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    x = torch.rand(2, channels, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(module.load()(x), model(x))
+    assert source == model_py(description)
+
+
+def test_a_net_for_large_images_becomes_onnx(tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    description = Description("resnet18-imagenet", 5, 3, (64, 64), 255, tuple("abcde"), "five", "linf", 4, "arat")
+    model = build_plain_model("resnet18-imagenet", 5)
+    write_onnx(tmp_path / "model.onnx", model, description)
+    session = runtime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    for count in (1, 3):
+        x = torch.rand(count, 3, 64, 64)
+        (logits,) = session.run(["logits"], {"images": x.numpy()})
+        # Another runtime's float32 convolutions.
+        torch.testing.assert_close(torch.from_numpy(logits), model(x).detach(), rtol=1e-4, atol=1e-5)
