@@ -19,8 +19,17 @@ venv: .venv/.run  ## make .venv with everything a run needs
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-.venv/.dev: .venv/.run requirements/dev.txt
+# FFCV is compiled here: what that needs is asked for before anything is downloaded, and once.
+.venv/.native: requirements/native.sh
+	@requirements/native.sh $(or $(wildcard $(BIN)/python),$(PYTHON))
+	@mkdir -p $(@D)
+	@touch $@
+
+# The loaders without their dependencies: the files list them all, and torch and numpy have to stay.
+.venv/.dev: .venv/.native .venv/.run requirements/dev.txt requirements/ffcv.txt requirements/dali.txt
 	$(BIN)/python -m pip install --quiet -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation \
+		-r requirements/ffcv.txt -r requirements/dali.txt
 	touch $@
 
 train: .venv/.run  ## train AR-AT and plain AT on the digits, evaluate and compare both

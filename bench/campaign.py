@@ -27,7 +27,7 @@ from bench.processes import ROOT
 from fastarat.console import notice, print_table
 from fastarat.data import prepared
 from fastarat.data.entries import stem
-from fastarat.data.sources import find
+from fastarat.data.find import find
 from fastarat.engine.display import duration
 from fastarat.errors import UserError
 from fastarat.record import commit

@@ -109,7 +109,7 @@ class PlainSubject(Subject):
     def batches(self) -> Iterator[Batch]:
         config, dataset, device = self.setting.config, self.setting.dataset, self.setting.device
         self.plain.noise = fresh_noise
-        source = Source(dataset.train, dataset.max_value, config.augment)
+        source = Source(dataset.decoded_train, dataset.max_value, config.augment)
         if self.form.workers:
             self.feed = worker_batches(source, config.batch, device)
         else:
@@ -155,7 +155,7 @@ class PlainSubject(Subject):
 
 
 def _plain(setting: Setting, form: PlainForm, start: Training) -> Plain:
-    config, channels = setting.config, setting.dataset.train.images.shape[3]
+    config, channels = setting.config, setting.dataset.image_shape[2]
     branches = BRANCHES if config.method.name == "arat" else ("adv",)
     net = PlainNet(config.model.name, len(setting.dataset.classes), channels, branches)
     widths = [layers[0].in_features for layers in getattr(start.parts.method, "predictors", ())]

@@ -22,7 +22,7 @@ from bench.suites import Entry, method_of
 from fastarat.config import Config
 from fastarat.console import notice, stdout
 from fastarat.data import prepared
-from fastarat.data.sources import find
+from fastarat.data.find import find
 from fastarat.errors import UserError
 from fastarat.recipes import recipe
 from fastarat.record import commit

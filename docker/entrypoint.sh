@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What `docker run IMAGE …` starts. `bench [throughput|campaign|kernels|startup] [flags]` is a benchmark from the
-# sources that the image was built from (throughput if none is named), its rows in ./bench-results; all else goes to
-# the fastarat command.
+# What `docker run IMAGE …` starts. `bench [throughput|campaign|kernels|loaders|startup] [flags]` is a benchmark from
+# the sources that the image was built from (throughput if none is named), its rows in ./bench-results; all else goes
+# to the fastarat command.
 set -euo pipefail
 home=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -23,10 +23,10 @@ if [[ $# -gt 0 && $1 != -* ]]; then
 fi
 # Flags given later win, so that all of these can be changed; a forgotten --gpus is an error, never a run on the CPU.
 case $name in
-throughput | kernels | startup) defaults=(--device cuda --rows "bench-results/$name.jsonl") ;;
+throughput | kernels | loaders | startup) defaults=(--device cuda --rows "bench-results/$name.jsonl") ;;
 campaign) defaults=(--budget 540 --out bench-results/campaign --state runs/campaign) ;;
 *)
-    echo "bench: error: no benchmark '$name': give throughput, campaign, kernels or startup" >&2
+    echo "bench: error: no benchmark '$name': give throughput, campaign, kernels, loaders or startup" >&2
     exit 2
     ;;
 esac

@@ -74,6 +74,8 @@ class Description:
     averaging: str = "none"
     branch: Branch = "adv"
     epoch: int = 0
+    central_share: float | None = None
+    """how much of an image's shorter side it is shown, if images are resized for it"""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from fastarat.attacks.settings import AttackConfig
-from fastarat.data.settings import AugmentConfig, ExtraConfig
+from fastarat.data.settings import AugmentConfig, ExtraConfig, LoadingConfig
 from fastarat.engine.settings import (
     AveragingConfig,
     CheckpointConfig,
@@ -42,9 +42,11 @@ class Config:
     recipe: str = "custom"
     """the recipe that these settings started from"""
     data: str = "cifar10"
-    """data set: a name, an image folder, a .tar or .tar.xz of one, or a prepared set"""
-    loader: Literal["auto", "resident"] = "auto"
-    """where batches come from; auto chooses and says so"""
+    """data set: a name, an image folder, a .tar or .tar.xz of one, a prepared set, a .beton, or a folder of shards"""
+    size: int | None = None
+    """pixels of a side that images are brought to; default as they are stored, where all have one size"""
+    loader: Literal["auto", "resident", "ffcv", "dali", "plain"] = "auto"
+    """where batches come from: all on the device, FFCV (a .beton), DALI (image files), or PIL; auto: chosen, and said"""
     epochs: int = 100
     """passes over the training images"""
     batch: int = 128
@@ -77,6 +79,7 @@ class Config:
     attack: AttackConfig = field(default_factory=AttackConfig)
     method: MethodConfig = field(default_factory=ARATConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loading: LoadingConfig = field(default_factory=LoadingConfig)
     extra: ExtraConfig = field(default_factory=ExtraConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -110,6 +113,7 @@ class Config:
         rows = self.batch if self.sync_bn else self.batch // self.num_processes
         if isinstance(self.method, ARATConfig) and rows == 1:
             found.append("a batch-norm of one image is none: give every process 2 or more, or --sync-bn")
+        found += self._size_problems()
         if self.gpus and self.device == "cpu":
             found.append("gpus needs --device cuda or auto")
         if self.batch % self.num_processes:
@@ -123,6 +127,21 @@ class Config:
             value = getattr(self, part.name)
             if is_dataclass(value):
                 found += value.problems()  # type: ignore[attr-defined]
+        return found
+
+    def _size_problems(self) -> list[str]:
+        resized, start = self.augment.crop == "resized", self.augment.start_size
+        found = []
+        if self.size is not None and not 1 <= self.size <= 4096:
+            found.append(f"size is {self.size}: give 1 to 4096 pixels")
+        if resized and self.size is None:
+            found.append("resized crops need a size: give --size, such as 224")
+        if resized and self.loader == "resident":
+            found.append("the resident loader has no resized crops: leave --loader out, or give ffcv, dali or plain")
+        if start is not None and self.size is not None and start > self.size:
+            found.append(f"augment start_size {start} is above size {self.size}: give a smaller one")
+        if self.loading.decode == "gpu" and self.loader not in ("auto", "dali"):
+            found.append("only DALI decodes on the GPU: give --loader dali, or leave --loading.decode out")
         return found
 
     def checked(self) -> "Config":

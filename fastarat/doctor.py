@@ -1,5 +1,6 @@
 """What this machine has: versions, GPUs, data, optional packages; each with what it is good for."""
 
+import ctypes
 import importlib.util
 import os
 import shutil
@@ -11,11 +12,13 @@ import numpy as np
 import torch
 
 from fastarat.data.dataset import ImageSet
-from fastarat.data.sources import KNOWN, data_root, names_under_root
+from fastarat.data.find import KNOWN, data_root, names_under_root
 from fastarat.engine.device import compiler
 from fastarat.record import environment
 
 OPTIONAL = {
+    "ffcv": "feeds trainings from a .beton (extra: ffcv)",
+    "dali": "feeds trainings from image folders and shards, decoded on the CPU or a GPU (extra: dali)",
     "triton": "fused kernels and compiled steps on a GPU",
     "tensorboard": "TensorBoard events of runs (extra: tensorboard)",
     "onnx": "export to ONNX (extra: onnx)",
@@ -34,7 +37,7 @@ class Finding:
 
 def findings() -> list[Finding]:
     """Everything worth knowing before a run."""
-    return [*_software(), _training(), *_gpus(), _compiler(), *_optional(), *_storage()]
+    return [*_software(), _training(), *_gpus(), _compiler(), *map(_optional, OPTIONAL), *_storage()]
 
 
 def _software() -> list[Finding]:
@@ -91,8 +94,31 @@ def _compiler() -> Finding:
     return Finding(f"{language} compiler", "ok" if found else "missing", found or fix)
 
 
-def _optional() -> list[Finding]:
-    return [Finding(name, "ok" if importlib.util.find_spec(name) else "missing", use) for name, use in OPTIONAL.items()]
+def _optional(name: str) -> Finding:
+    """Whether a package is there: without importing it, which takes seconds for some and changes torch for FFCV."""
+    places = _places("nvidia.dali" if name == "dali" else name)
+    if name == "ffcv" and (problem := _unloadable(places)):
+        return Finding(name, "broken", f"{problem}: install it again, it was compiled for other libraries")
+    return Finding(name, "ok" if places else "missing", OPTIONAL[name])
+
+
+def _places(package: str) -> list[Path]:
+    """The package's folders; none where it is not installed."""
+    try:
+        found = importlib.util.find_spec(package)
+    except ModuleNotFoundError:  # not even the package round it
+        return []
+    return [Path(place) for place in found.submodule_search_locations or []] if found else []
+
+
+def _unloadable(places: list[Path]) -> str:
+    """What the loader of compiled modules says of those in a folder; nothing if all are loaded."""
+    try:
+        for module in (path for place in places for path in place.glob("*.so")):
+            ctypes.CDLL(str(module))
+    except OSError as e:
+        return str(e)
+    return ""
 
 
 def _storage() -> list[Finding]:

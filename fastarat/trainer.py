@@ -1,5 +1,6 @@
 """Train by a configuration: what `fastarat train` does, and the same from Python."""
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ from fastarat_kernels.launch import UnsupportedInput, triton_errors
 
 from fastarat.config import Config
 from fastarat.console import notice
-from fastarat.data.dataset import Dataset
-from fastarat.data.sources import open_dataset
+from fastarat.data.choose import Opened, Wish, open_for_training
+from fastarat.data.loaders import MOST_WORKERS, num_workers
 from fastarat.engine.compiled import MOST_UNROLLED, Step, build_step, keep_caches, unrolled_size
 from fastarat.engine.device import choose_compile, choose_device, choose_dtype, choose_kernels
 from fastarat.engine.distributed import World, barrier, join_world, leave_world
@@ -42,17 +43,15 @@ def train(config: Config, out: Path, resume: bool = False, profile: int | None =
     if mode != "eager":
         keep_caches()
     world = join_world(device)
+    training = None
     try:
-        dataset = _dataset_of_all(config, world)
-        training = build_training(config, dataset, world, dtype, kernels)
-        if config.loader == "auto":
-            sets = [part.train for part in (dataset, training.extra) if part]
-            megabytes = sum(part.images.nbytes for part in sets) / 2**20
-            record.choose("loader", "resident", f"{megabytes:,.1f} MiB of pixels stay on the device")
+        opened = _opened_by_all(config, world)
+        training = build_training(config, opened.dataset, world, dtype, kernels, opened.loader)
+        _record_loader(config, opened, record)
         step = _build_step(training, mode, record)
         if profile:
             first_recorded(training, profile)  # before there is a run
-        _open_run(run, training, resume, _facts(training, record, dtype, mode, kernels.name))
+        _open_run(run, training, resume, _facts(training, record, opened.loader, dtype, mode, kernels.name))
         with profiling(training, profile, run.path / "profile", mode) as profiler:
             step = profiler.marked(step) if profiler else step
             Loop(training, run, step, mode != "eager", profiler).fit()
@@ -72,19 +71,36 @@ def train(config: Config, out: Path, resume: bool = False, profile: int | None =
             raise WorkError("another process has ended: it was killed, or failed for the reason above") from None
         raise
     finally:
+        if training:
+            training.loader.close()
         run.unlock()
         leave_world(world)
     return run
 
 
-def _dataset_of_all(config: Config, world: World) -> Dataset:
-    """The first process opens it first: it may have to decode images that the others then find decoded."""
+def _opened_by_all(config: Config, world: World) -> Opened:
+    """The first process opens the data first: it may have to decode images that the others then find decoded."""
+    wish = Wish(config.data, config.loader, config.size, config.augment, config.loading.corrupt)
+    if config.loading.decode == "gpu" and config.loader == "auto":
+        wish = replace(wish, loader="dali")
     if not world.is_main:
         barrier(world)
-    dataset = open_dataset(config.data)
+    opened = open_for_training(wish, world.device)
     if world.is_main:
         barrier(world)
-    return dataset
+    return opened
+
+
+def _record_loader(config: Config, opened: Opened, record: Record) -> None:
+    if config.loader == "auto":
+        record.choose("loader", opened.loader, opened.why)
+    if opened.loader != "resident" and not config.loading.workers:
+        workers = num_workers(config.loading, config.num_processes)
+        record.choose("loading workers", str(workers), f"cores for each process, at most {MOST_WORKERS}")
+    if opened.num_skipped:
+        record.choose(
+            "images left out", str(opened.num_skipped), "they cannot be decoded, and --loading.corrupt is skip"
+        )
 
 
 def _build_step(training: Training, mode: CompileMode, record: Record) -> Step:
@@ -97,7 +113,9 @@ def _build_step(training: Training, mode: CompileMode, record: Record) -> Step:
     return build_step(training.parts, training.controls, mode, unroll)
 
 
-def _facts(training: Training, record: Record, dtype: str, mode: CompileMode, kernels: str) -> dict[str, Any]:
+def _facts(
+    training: Training, record: Record, loader: str, dtype: str, mode: CompileMode, kernels: str
+) -> dict[str, Any]:
     dataset, extra = training.dataset, training.extra
     return {
         **environment(),
@@ -107,6 +125,7 @@ def _facts(training: Training, record: Record, dtype: str, mode: CompileMode, ke
         "kernels": kernels,
         "data": {"name": dataset.name, "fingerprint": dataset.fingerprint},
         "extra": extra and {"name": extra.name, "fingerprint": extra.fingerprint, "images": len(extra.train.labels)},
+        "loader": {"name": loader, **asdict(training.config.loading)},
         "last_batch": "dropped if not full",
     }
 

@@ -94,7 +94,8 @@ def test_schedules_are_those_of_the_methods_papers():
 def test_a_recipe_is_named_for_its_data_model_and_method(name):
     config = recipes.recipe(name)
     average = "-swa" if config.averaging.kind == "swa" else ""
-    model = "" if config.model.name == config.data else f"-{config.model.name}"
+    net = config.model.name.removesuffix("-imagenet")
+    model = "" if net == config.data else f"-{net}"
     method = config.method.name
     if config.attack.steps == 1:
         method = "fgsm-rs" if config.attack.project else "n-fgsm"

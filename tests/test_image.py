@@ -12,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = sorted((ROOT / "docker").glob("*.sh"))
+SCRIPTS = [*sorted((ROOT / "docker").glob("*.sh")), ROOT / "requirements/native.sh", ROOT / ".ci/run"]
 LINES = (ROOT / "Dockerfile").read_text().splitlines()
 WANTED = runpy.run_path(str(ROOT / "docker/wanted.py"))
 
@@ -50,14 +50,14 @@ def test_the_image_starts_the_entry_point_that_ci_starts():
     assert script in (ROOT / ".ci/run").read_text()
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, ROOT / ".ci/run"], ids=lambda path: path.name)
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_every_script_parses(script):
     subprocess.run(["bash", "-n", script], check=True)
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_shellcheck_finds_nothing():
-    subprocess.run(["shellcheck", *SCRIPTS, ROOT / ".ci/run"], check=True)
+    subprocess.run(["shellcheck", *SCRIPTS], check=True)
 
 
 # ---- what the base brought stays ------------------------------------------------------------------
@@ -138,6 +138,7 @@ LADDER = "--device cuda --rows bench-results/throughput.jsonl"
         ("bench --batch 128 256", f"bench.throughput {LADDER} --batch 128 256"),
         ("bench throughput --smoke", f"bench.throughput {LADDER} --smoke"),
         ("bench kernels", "bench.kernels --device cuda --rows bench-results/kernels.jsonl"),
+        ("bench loaders --photos a", "bench.loaders --device cuda --rows bench-results/loaders.jsonl --photos a"),
         ("bench startup", "bench.startup --device cuda --rows bench-results/startup.jsonl"),
         (
             "bench campaign --budget 900",
@@ -159,7 +160,10 @@ def test_an_unknown_benchmark_is_one_line_that_names_those_there_are(image):
     run = started(image, "bench", "trhoughput", "--smoke")
     assert run.returncode == 2
     assert run.stdout == ""
-    assert run.stderr == "bench: error: no benchmark 'trhoughput': give throughput, campaign, kernels or startup\n"
+    assert (
+        run.stderr
+        == "bench: error: no benchmark 'trhoughput': give throughput, campaign, kernels, loaders or startup\n"
+    )
 
 
 @pytest.mark.parametrize("arguments", [["recipes", "--json"], ["bench", "--rows", "my rows"]], ids=" ".join)

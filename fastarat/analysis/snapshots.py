@@ -9,7 +9,8 @@ from torch import nn
 
 from fastarat.checkpoint import load_checkpoint
 from fastarat.config import Config
-from fastarat.data.sources import open_dataset
+from fastarat.data.choose import Wish, open_for_training
+from fastarat.data.dataset import other_images
 from fastarat.engine.distributed import World
 from fastarat.engine.training import Training, build_training
 from fastarat.errors import UserError
@@ -52,17 +53,18 @@ def reconstruct(config: Config, data: str | None, device: torch.device) -> Train
     """
     config = replace(config, data=data or config.data)
     dtype = "fp64" if config.dtype == "fp64" else "fp32"
+    wish = Wish(config.data, config.loader, config.size, config.augment, config.loading.corrupt)
     try:
-        dataset = open_dataset(config.data)
+        opened = open_for_training(wish, device)
     except UserError as e:
         raise UserError(f"{str(e).rstrip('.')}: name with --data where this run's images lie now") from None
-    return build_training(config, dataset, World(device), dtype)
+    return build_training(config, opened.dataset, World(device), dtype, loader=opened.loader)
 
 
 def load(training: Training, kept: Kept) -> None:
     """Put a state's weights, statistics and average into the training."""
     state = load_checkpoint(kept.path)
-    if state.get("fingerprint") not in (None, training.dataset.fingerprint):
+    if other_images(training.dataset, state.get("fingerprint"), state.get("labels_fingerprint")):
         raise UserError(f"{kept.path} was trained on other images than {training.config.data} holds: give its --data")
     try:
         training.parts.model.load_state_dict(state["model"])

@@ -1,15 +1,15 @@
-"""`fastarat data`: list, fetch, prepare, check and describe data sets."""
+"""`fastarat data`: list, fetch, prepare, build, check and describe data sets."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from fastarat import console
 from fastarat.cli import parse
-from fastarat.data import inspect, sources
+from fastarat.data import find, inspect, sources
 from fastarat.data.fetch import fetch
 from fastarat.errors import unknown
 
@@ -62,6 +62,28 @@ class PrepareArguments:
 
 
 @dataclass(frozen=True)
+class BuildArguments:
+    """Write a data set as one .beton, the file that FFCV reads, with its checksums beside it.
+
+    JPEGs that need no shrinking are taken as they are. For example: fastarat data build imagenet imagenet-400.beton
+    --longest-side 400
+    """
+
+    src: Source
+    """An image folder, a tar of one, a folder of shards, a prepared set, a known name, or an .npz file."""
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT.beton")]
+    """The new file."""
+    mode: Literal["raw", "jpeg", "smart"] = "smart"
+    """Store pixels, JPEGs, or pixels of images so small that they take no more than 16 KiB and JPEGs of the others."""
+    longest_side: int | None = None
+    """Shrink larger images to this many pixels."""
+    quality: int = 90
+    """JPEG quality of images that are encoded anew."""
+    json: bool = False
+    """Print JSON for a program to read."""
+
+
+@dataclass(frozen=True)
 class CheckArguments:
     """Read all of a data set and print every problem; the exit code is 1 if there is any.
 
@@ -69,7 +91,8 @@ class CheckArguments:
     """
 
     src: Source
-    """A known name, a prepared set, an image folder, a tar of one, a CIFAR binary archive or an .npz file."""
+    """A known name, a prepared set, an image folder, a tar of one, a .beton, a folder of shards, a CIFAR binary archive
+    or an .npz file."""
     json: bool = False
     """Print JSON for a program to read."""
 
@@ -82,7 +105,10 @@ class InfoArguments:
     """
 
     src: Source
-    """A known name, a prepared set, an image folder, a tar of one, a CIFAR binary archive or an .npz file."""
+    """A known name, a prepared set, an image folder, a tar of one, a .beton, a folder of shards, a CIFAR binary archive
+    or an .npz file."""
+    sheet: Path | None = None
+    """Draw some training images of each class into this PNG."""
     json: bool = False
     """Print JSON for a program to read."""
 
@@ -103,7 +129,7 @@ def _overview() -> str:
     for name, (arguments, _) in COMMANDS.items():
         lines.append(f"  {name:8} {(arguments.__doc__ or '').splitlines()[0]}")
     lines += ["", "For example: fastarat data fetch cifar10"]
-    return "\n".join([*lines, "", f"Named data sets lie under {sources.data_root()} (FASTARAT_DATA)."])
+    return "\n".join([*lines, "", f"Named data sets lie under {find.data_root()} (FASTARAT_DATA)."])
 
 
 def _list(arguments: ListArguments) -> int:
@@ -117,7 +143,7 @@ def _list(arguments: ListArguments) -> int:
 
 
 def _fetch(arguments: FetchArguments) -> int:
-    path = fetch(arguments.name, arguments.source, sources.data_root(), arguments.url)
+    path = fetch(arguments.name, arguments.source, find.data_root(), arguments.url)
     if arguments.json:
         console.print_json({"name": arguments.name, "path": str(path)})
     else:
@@ -128,6 +154,13 @@ def _fetch(arguments: FetchArguments) -> int:
 def _prepare(arguments: PrepareArguments) -> int:
     dataset = sources.prepare(arguments.src, arguments.out, arguments.size)
     return _show(inspect.describe(dataset), arguments.json)
+
+
+def _build(arguments: BuildArguments) -> int:
+    from fastarat.data import building
+
+    building.build(arguments.src, arguments.out, arguments.mode, arguments.longest_side, arguments.quality)
+    return _show(inspect.info(str(arguments.out)), arguments.json)
 
 
 def _check(arguments: CheckArguments) -> int:
@@ -141,7 +174,11 @@ def _check(arguments: CheckArguments) -> int:
 
 
 def _info(arguments: InfoArguments) -> int:
-    return _show(inspect.info(arguments.src), arguments.json)
+    facts = inspect.info(arguments.src)
+    if arguments.sheet is not None:
+        inspect.draw(arguments.src, arguments.sheet)
+        console.notice(f"images of each class: {arguments.sheet}")
+    return _show(facts, arguments.json)
 
 
 def _show(facts: dict[str, Any], as_json: bool) -> int:
@@ -149,7 +186,12 @@ def _show(facts: dict[str, Any], as_json: bool) -> int:
         console.print_json(facts)
         return 0
     plain = {**facts, "classes": f"{len(facts['classes'])}: {', '.join(facts['classes'][:10])}"}
-    plain["shape"] = "x".join(map(str, facts["shape"]))
+    if "shape" in facts:
+        plain["shape"] = "x".join(map(str, facts["shape"]))
+    if "sizes" in facts:
+        plain["sizes"] = ", ".join(f"{what} {width}x{height}" for what, (width, height) in facts["sizes"].items())
+    if "stored" in facts:
+        plain["stored"] = ", ".join(f"{count} {kind}" for kind, count in facts["stored"].items())
     for split in ("train", "test"):
         counts = facts[split]
         plain[split] = f"{counts['images']} images, {counts['class_min']} to {counts['class_max']} a class"
@@ -162,6 +204,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "list": (ListArguments, _list),
     "fetch": (FetchArguments, _fetch),
     "prepare": (PrepareArguments, _prepare),
+    "build": (BuildArguments, _build),
     "check": (CheckArguments, _check),
     "info": (InfoArguments, _info),
 }

@@ -29,7 +29,7 @@ class Work:
 
     def __init__(self, arguments: "EvalArguments"):
         from fastarat.attacks.autoattack_checks import check_model
-        from fastarat.data.sources import open_dataset
+        from fastarat.data.sources import open_dataset, open_for_evaluation
         from fastarat.data.subset import subset
         from fastarat.robustness import as_images, attack_names
 
@@ -42,8 +42,12 @@ class Work:
         self.norm, self.eps_255 = _threat(arguments, description)
         if arguments.data is None and description is None:
             raise UserError(f"--data: {arguments.model} does not say which images it is for; name a data set")
-        self.data = open_dataset(arguments.data or (description.data if description else ""))
-        if description is not None:
+        if description is None:
+            self.data = open_dataset(str(arguments.data))
+        else:
+            self.data = open_for_evaluation(
+                arguments.data or description.data, description.image_size, description.central_share
+            )
             _fits(self.data, description.image_shape, description.num_classes)
         chosen = subset(self.data.test, arguments.num_images, arguments.seed)
         self.images, self.labels = as_images(chosen, self.data.max_value)
@@ -161,7 +165,7 @@ def _device(name: str) -> "torch.device":
 
 
 def _fits(dataset: "Dataset", image_shape: tuple[int, int, int], num_classes: int) -> None:
-    height, width, channels = dataset.test.images.shape[1:]
+    height, width, channels = dataset.image_shape
     if (channels, height, width) != image_shape or len(dataset.classes) != num_classes:
         raise UserError(
             f"{dataset.name} has {len(dataset.classes)} classes of {channels}x{height}x{width} images, the model "

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastarat.data.encoded import STORED, EncodedSet
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -15,19 +17,43 @@ class ImageSet:
     labels: np.ndarray
     """int64 [N], each in 0 … number of classes − 1."""
 
+    def take(self, index: np.ndarray) -> "ImageSet":
+        """The images `index` (int64 [M]), in this order."""
+        return ImageSet(self.images[index], self.labels[index])
+
 
 @dataclass(frozen=True)
 class Dataset:
     """A training and a test split with the names of their classes."""
 
     name: str
-    train: ImageSet
+    train: ImageSet | EncodedSet
+    """Decoded, or as they are stored: to be decoded batch by batch."""
     test: ImageSet
     classes: tuple[str, ...]
     max_value: int
     """Pixels are `images / max_value` in [0, 1]: 255, or 16 for the digits."""
     fingerprint: str
-    """SHA-256 over pixels and labels, the same however the set is stored."""
+    """SHA-256: of decoded images over pixels and labels, the same however the set is stored."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the images that nets see."""
+        height, width, channels = self.test.images.shape[1:]
+        return height, width, channels
+
+    @property
+    def labels_fingerprint(self) -> str:
+        """SHA-256 over the labels of both splits: the same whether images are decoded or not."""
+        return hashlib.sha256(
+            b"".join(np.ascontiguousarray(p.labels).data for p in (self.train, self.test))
+        ).hexdigest()
+
+    @property
+    def decoded_train(self) -> ImageSet:
+        """The training images where they are decoded."""
+        assert isinstance(self.train, ImageSet)
+        return self.train
 
 
 def from_arrays(name: str, train: ImageSet, test: ImageSet, classes: tuple[str, ...], max_value: int) -> Dataset:
@@ -42,6 +68,17 @@ def fingerprint(train: ImageSet, test: ImageSet) -> str:
         digest.update(f"{part.dtype} {part.shape}".encode())
         digest.update(np.ascontiguousarray(part).data)
     return digest.hexdigest()
+
+
+def other_images(dataset: Dataset, fingerprint: str | None, labels: str | None) -> bool:
+    """Whether these fingerprints, where they are known, are of other images than the data set's.
+
+    Fingerprints of decoded and of stored images cannot be compared; those of their labels can.
+    """
+    if fingerprint is None or fingerprint == dataset.fingerprint:
+        return False
+    of_another_kind = fingerprint.startswith(STORED) != dataset.fingerprint.startswith(STORED)
+    return not of_another_kind or labels != dataset.labels_fingerprint
 
 
 def label_problem(labels: np.ndarray, classes: int) -> str | None:

@@ -25,6 +25,12 @@ class Entry:
     kind: Literal["file", "folder", "link"]
     read: Callable[[], bytes]
     """The file's bytes; in an archive only until the next entry is asked for. Raises `UserError`."""
+    path: Path
+    """The file itself, or the archive it is in."""
+    offset: int = 0
+    """Where it begins there, in bytes; in a compressed archive meaningless."""
+    length: int = 0
+    """Its number of bytes; 0 for a folder, or a file of one, which has its size itself."""
 
 
 def entries(source: Path) -> Iterator[Entry]:
@@ -40,6 +46,11 @@ def is_archive(path: Path) -> bool:
     return path.name.endswith(ARCHIVE_SUFFIXES)
 
 
+def is_compressed(path: Path) -> bool:
+    """Whether it is an archive in which no file can be reached without reading all before it."""
+    return is_archive(path) and path.suffix != ".tar"
+
+
 def stem(path: Path) -> str:
     """The name without an archive's suffix: `photos.tar.xz` → `photos`."""
     suffix = next((s for s in ARCHIVE_SUFFIXES if path.name.endswith(s)), "")
@@ -51,7 +62,7 @@ def _folder_entries(folder: Path, prefix: str, depth: int) -> Iterator[Entry]:
         items = sorted(found, key=lambda item: item.name)
     for item in items:
         name, path = prefix + item.name, Path(item.path)
-        yield Entry(name, "folder" if item.is_dir() else "file", partial(_read_file, path))
+        yield Entry(name, "folder" if item.is_dir() else "file", partial(_read_file, path), path)
         if item.is_dir() and depth < DEEPEST:
             yield from _folder_entries(path, name + "/", depth + 1)
 
@@ -70,7 +81,9 @@ def _tar_entries(path: Path) -> Iterator[Entry]:
             tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
             name = member.name.removeprefix("./")
             if name != ".":
-                yield Entry(name, _kind(member), partial(_read_member, path, tar, member))
+                yield Entry(
+                    name, _kind(member), partial(_read_member, path, tar, member), path, member.offset_data, member.size
+                )
         _require_end(tar)
 
 

@@ -67,7 +67,7 @@ def open_extra(settings: ExtraConfig, dataset: Dataset) -> Dataset | None:
     extra = open_dataset(settings.data)
     numbered = extra.classes == tuple(map(str, range(len(extra.classes))))
     same = extra.classes == dataset.classes or (numbered and len(extra.classes) <= len(dataset.classes))
-    shape, wanted = extra.train.images.shape[1:], dataset.train.images.shape[1:]
+    shape, wanted = extra.image_shape, dataset.image_shape
     if not same:
         raise UserError(
             f"the extra images {settings.data} have other classes ({_listed(extra.classes)}) than "
@@ -86,5 +86,5 @@ def _listed(classes: tuple[str, ...]) -> str:
 
 
 def _described(dataset: Dataset) -> str:
-    height, width, channels = dataset.train.images.shape[1:]
+    height, width, channels = dataset.image_shape
     return f"{width}x{height}x{channels} of 0 … {dataset.max_value}"

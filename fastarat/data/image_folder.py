@@ -6,7 +6,7 @@ from pathlib import Path
 from fastarat import console
 from fastarat.data import prepared
 from fastarat.data.dataset import ImageSet
-from fastarat.data.decode import Decoded, decode_all
+from fastarat.data.decode import Decoded, File, decode_all
 from fastarat.data.entries import entries, stem
 from fastarat.data.layout import Layout, require_none, survey
 from fastarat.errors import UserError
@@ -70,7 +70,7 @@ def _require_one_size(source: Path, sizes: set[tuple[int, int]]) -> None:
 
 def _decoded(source: Path, layout: Layout, size: tuple[int, int], resize: bool) -> Iterator[Decoded]:
     count = len(layout.places)
-    files = ((entry.name, entry.read()) for entry in entries(source) if entry.name in layout.places)
+    files = (File(entry.name, entry.read()) for entry in entries(source) if entry.name in layout.places)
     with console.progress(f"Decoding {source.name}", count) as advance:
         for batch in decode_all(files, count, size, resize):
             yield batch

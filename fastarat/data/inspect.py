@@ -5,13 +5,25 @@ from typing import Any
 
 import numpy as np
 
-from fastarat.data import arrays, cifar, image_folder, prepared
+from fastarat.data import arrays, beton_check, cifar, contact_sheet, image_folder, prepared, shards
 from fastarat.data.dataset import Dataset, ImageSet
+from fastarat.data.encoded import EncodedSet
+from fastarat.data.entries import is_compressed
 from fastarat.data.fetch import require_checksum
-from fastarat.data.sources import KNOWN, find, names_under_root, open_dataset
+from fastarat.data.find import KNOWN, Source, data_root, find, names_under_root
+from fastarat.data.scan import scan
+from fastarat.data.sources import open_dataset
+from fastarat.data.stored import StoredData, open_stored
 from fastarat.errors import UserError
 
-KINDS = {"cifar": "archive", "prepared": "prepared set", "images": "images in", "arrays": "arrays in"}
+KINDS = {
+    "cifar": "archive",
+    "prepared": "prepared set",
+    "images": "images in",
+    "arrays": "arrays in",
+    "beton": "FFCV file",
+    "shards": "shards in",
+}
 
 
 def check(data: str) -> list[str]:
@@ -25,6 +37,10 @@ def check(data: str) -> list[str]:
         return prepared.problems(source.path)
     if source.kind == "images":
         return _image_problems(source.path)
+    if source.kind == "beton":
+        return beton_check.problems(source.path)
+    if source.kind == "shards":
+        return _shard_problems(source)
     if source.kind == "arrays":
         return _array_problems(source.path)
     # Nothing to check in what is embedded: it is part of an installed package.
@@ -32,17 +48,36 @@ def check(data: str) -> list[str]:
 
 
 def info(data: str) -> dict[str, Any]:
-    """What `data` holds, as `describe` gives it. Raises as `open_dataset` does."""
-    return describe(open_dataset(data))
+    """What `data` holds, as `describe` gives it; where sizes may differ, their span instead of a shape.
+
+    Raises as `open_dataset` does.
+    """
+    source = find(data)
+    if source.kind == "beton":
+        return beton_check.info(source.path)
+    stored = _of_several_sizes(source)
+    return _stored_info(stored) if stored else describe(open_dataset(data))
+
+
+def draw(data: str, out: Path) -> None:
+    """Some training images of each class of `data` in one PNG. Raises `WorkError` if it cannot be written."""
+    source = find(data)
+    stored = open_stored(source) if source.kind == "beton" else _of_several_sizes(source)
+    if stored:
+        contact_sheet.write(stored.train, stored.classes, out)
+    else:
+        dataset = open_dataset(data)
+        contact_sheet.write(dataset.train, dataset.classes, out, dataset.max_value)
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
     """Plain values for a table or JSON; `bytes` counts the pixels of both splits."""
-    images = dataset.train.images
+    train = dataset.decoded_train
+    images = train.images
     return {
         "name": dataset.name,
         "classes": list(dataset.classes),
-        "train": _split_info(dataset.train, len(dataset.classes)),
+        "train": _split_info(train, len(dataset.classes)),
         "test": _split_info(dataset.test, len(dataset.classes)),
         "shape": list(images.shape[1:]),
         "dtype": str(images.dtype),
@@ -65,9 +100,41 @@ def _state(name: str) -> str:
     return "in the package" if source.kind == "embedded" else f"{KINDS[source.kind]} {source.path}"
 
 
-def _split_info(split: ImageSet, classes: int) -> dict[str, int]:
+def _split_info(split: ImageSet | EncodedSet, classes: int) -> dict[str, int]:
     counts = np.bincount(split.labels, minlength=classes)
     return {"images": len(split.labels), "class_min": int(counts.min()), "class_max": int(counts.max())}
+
+
+def _of_several_sizes(source: Source) -> StoredData | None:
+    """Image files where their sizes differ, or nobody knows before they are decoded: those of shards."""
+    if source.kind not in ("images", "shards") or is_compressed(source.path):
+        return None
+    stored = open_stored(source, "skip")
+    found = {part.common_size() for part in (stored.train, stored.test) if len(part)}
+    return None if source.kind == "images" and len(found) == 1 and None not in found else stored
+
+
+def _stored_info(stored: StoredData) -> dict[str, Any]:
+    parts = {"train": stored.train, "test": stored.test}
+    return {
+        "name": stored.name,
+        "classes": list(stored.classes),
+        **{split: _split_info(part, len(stored.classes)) for split, part in parts.items()},
+        "sizes": beton_check.span_of(np.concatenate([part.sizes for part in parts.values()])),
+        "dtype": "uint8",
+        "max_value": 255,
+        "bytes": int(sum(part.lengths.sum() for part in parts.values())),
+        "fingerprint": stored.fingerprint,
+    }
+
+
+def _shard_problems(source: Source) -> list[str]:
+    try:
+        train, test, _ = shards.index(source.path)
+    except UserError as error:
+        return [str(error)]
+    found = [scan(part, data_root() / "scanned", source.path.name) for part in (train, test)]
+    return [line for part in found for line in part.problems.values()]
 
 
 def _image_problems(path: Path) -> list[str]:

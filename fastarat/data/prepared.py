@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastarat.data.dataset import Dataset, ImageSet, fingerprint, label_problem
+from fastarat.data.encoded import EncodedSet
 from fastarat.errors import UserError, WorkError
 from fastarat.files import synchronise
 
@@ -44,8 +45,8 @@ def create(out: Path) -> Iterator[Path]:
 
 def allocate(folder: Path, split: str, count: int, shape: tuple[int, ...]) -> ImageSet:
     """Writable memory maps for a split's uint8 images [count, *shape] and int64 labels [count]."""
-    images = _allocate(folder / f"{split}_images.npy", np.uint8, (count, *shape))
-    return ImageSet(images, _allocate(folder / f"{split}_labels.npy", np.int64, (count,)))
+    images = allocate_array(folder / f"{split}_images.npy", np.uint8, (count, *shape))
+    return ImageSet(images, allocate_array(folder / f"{split}_labels.npy", np.int64, (count,)))
 
 
 def seal(folder: Path, name: str, classes: tuple[str, ...], max_value: int, source: str) -> None:
@@ -74,7 +75,7 @@ def seal(folder: Path, name: str, classes: tuple[str, ...], max_value: int, sour
 def write(dataset: Dataset, out: Path, source: str) -> None:
     """Write `dataset` as the new prepared set `out`; raises as `create` does."""
     with create(out) as folder:
-        for split, part in zip(SPLITS, (dataset.train, dataset.test), strict=True):
+        for split, part in _parts(dataset):
             space = allocate(folder, split, len(part.labels), part.images.shape[1:])
             space.images[:] = part.images
             space.labels[:] = part.labels
@@ -117,18 +118,49 @@ def problems(folder: Path) -> list[str]:
     files = _read_manifest(folder)["files"]
     changed = [file for file in FILES if _sha256(folder / file) != files[file].get("sha256")]
     found = [f"{folder / file} has changed since it was written (SHA-256 differs)" for file in changed]
-    if not changed and fingerprint(dataset.train, dataset.test) != dataset.fingerprint:
+    if not changed and fingerprint(dataset.decoded_train, dataset.test) != dataset.fingerprint:
         found.append(f"{folder / MANIFEST}: the fingerprint is not that of the images and labels")
     return found
 
 
-def _allocate(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+def allocate_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    """A new, writable memory map whose place on the disk is sure. Raises `OSError` if there is none."""
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     # A memory map on a full disk would end the process with SIGBUS; asking for the space raises instead.
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array
+
+
+def stored(folder: Path) -> tuple[EncodedSet, EncodedSet, tuple[str, ...]]:
+    """The images of both splits where they lie in the files, and the classes. Raises as `read` does, or if grey."""
+    dataset = read(folder)
+    height, width, channels = dataset.image_shape
+    if channels != 3 or dataset.max_value != 255:
+        raise UserError(f"{folder} has no 8-bit RGB images: use the resident loader")
+    train, test = (_stored(folder, split, part.labels, (width, height)) for split, part in _parts(dataset))
+    return train, test, dataset.classes
+
+
+def _parts(dataset: Dataset) -> Iterator[tuple[str, ImageSet]]:
+    yield from zip(SPLITS, (dataset.decoded_train, dataset.test), strict=True)
+
+
+def _stored(folder: Path, split: str, labels: np.ndarray, size: tuple[int, int]) -> EncodedSet:
+    path = folder / f"{split}_images.npy"
+    first = np.load(path, mmap_mode="r", allow_pickle=False).offset
+    count, length = len(labels), 3 * size[0] * size[1]
+    return EncodedSet(
+        (str(path),),
+        np.zeros(count, np.int32),
+        first + length * np.arange(count, dtype=np.int64),
+        np.full(count, length, np.int64),
+        np.ones(count, bool),
+        np.tile(np.array(size, np.int32), (count, 1)),
+        np.array(labels),
+        tuple(f"{split} image {i} of {folder.name}" for i in range(count)),
+    )
 
 
 def _load(folder: Path, split: str) -> ImageSet:

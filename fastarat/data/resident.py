@@ -1,18 +1,17 @@
 """The resident loader: the whole set as uint8 on the device; a batch costs one gather there."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
 import torch
 from fastarat_kernels import philox
 from fastarat_kernels.augment.reference import gather
 from fastarat_kernels.implementations import PYTORCH, Kernels
-from fastarat_kernels.philox import Stream
 from torch import Tensor
 
 from fastarat.data.dataset import ImageSet
 from fastarat.data.extra import Mixture
-from fastarat.data.loader import Batch
+from fastarat.data.loader import Batch, random_sample, share_of
 from fastarat.data.settings import AugmentConfig
 
 
@@ -52,7 +51,7 @@ class ResidentLoader:
         self.mixture = Mixture(self.num_images, len(extra.labels), batch, ratio, seed) if extra else None
         self.steps_per_epoch = self.num_images // batch
 
-    def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int, first_step: int = 0) -> Generator[Batch, None, None]:
         """See `Loader.batches`."""
         device = self.images.device
         if self.mixture:
@@ -62,17 +61,17 @@ class ResidentLoader:
         for step in range(first_step, self.steps_per_epoch):
             yield self._batch(order[step * self.batch : (step + 1) * self.batch], epoch, True)
 
-    def sample(self, epoch: int, num_images: int, augment: bool, batch: int) -> Iterator[Batch]:
+    def sample(self, epoch: int, num_images: int, augment: bool, batch: int) -> Generator[Batch, None, None]:
         """See `Loader.sample`; the choice of images depends on (seed, epoch)."""
-        rows = torch.arange(self.num_images, device=self.images.device)
-        keys = philox.words(self.seed, Stream.SUBSET, epoch, rows, 1)[:, 0]
-        chosen = torch.argsort(keys, stable=True)[:num_images]
+        chosen = random_sample(self.num_images, num_images, self.seed, epoch, self.images.device)
         for index in chosen.split(batch):
             yield self._batch(index, epoch, augment)
 
+    def close(self) -> None:
+        """See `Loader.close`: nothing runs."""
+
     def _batch(self, index: Tensor, epoch: int, augment: bool) -> Batch:
-        rows = torch.arange(len(index), device=index.device).tensor_split(self.num_processes)[self.rank]
-        index = index[rows]
+        index, rows = share_of(index, self.rank, self.num_processes)
         if augment:
             x = self.kernels.augment(
                 self.images,

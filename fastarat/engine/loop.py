@@ -39,7 +39,7 @@ class Loop:
 
     def __init__(self, training: Training, run: Run, step: Step, compiles: bool, profiler: Profiler | None = None):
         self.training, self.run, self.step, self.profiler = training, run, step, profiler
-        self.must_compile = compiles
+        self.compiles, self.compiled_shapes = compiles, set()
         self.compile_seconds = 0.0
         self.config, self.world = training.config, training.parts.world
         self.stop_requested = False
@@ -68,19 +68,21 @@ class Loop:
         if training.steps_in_epoch == 0:
             training.totals.zero_()
             self._measure_balance()
-        for batch in loader.batches(training.epoch, training.steps_in_epoch):
-            if self.must_compile:
-                self._compile(batch)
-            else:
-                training.advance(self.step, batch)
-            if self.profiler:
-                self.epoch_started += self.profiler.after_step()
-            self._between_steps()
+        with closing(loader.batches(training.epoch, training.steps_in_epoch)) as batches:
+            for batch in batches:
+                if self.compiles and batch.x.shape not in self.compiled_shapes:
+                    self._compile(batch)
+                else:
+                    training.advance(self.step, batch)
+                if self.profiler:
+                    self.epoch_started += self.profiler.after_step()
+                self._between_steps()
         self._end_epoch()
 
     def _compile(self, batch: Batch) -> None:
-        """The first step: whoever waits is told for what, and it counts as no training speed."""
-        self.must_compile, started = False, time.monotonic()
+        """The first step of a size: whoever waits is told for what, and it counts as no training speed."""
+        self.compiled_shapes.add(batch.x.shape)
+        started = time.monotonic()
         with self.display.waiting("compiling the step: minutes at first, seconds from the cache"):
             try:
                 self.training.advance(self.step, batch)
@@ -90,8 +92,10 @@ class Loop:
                 # Ctrl-C reached the compiler too. Nothing was trained: the newest checkpoint stands.
                 raise Interrupted(f"stopped while compiling, at step {self.training.step}") from None
             self._check_finite()  # waits for the device
-        self.compile_seconds = time.monotonic() - started
-        self.display.note(f"compiled in {duration(self.compile_seconds)}")
+        seconds = time.monotonic() - started
+        self.compile_seconds += seconds
+        height, width = batch.x.shape[2:]
+        self.display.note(f"compiled for images of {width}x{height} in {duration(seconds)}")
         self.display.count_from(self.training.step)
         self.epoch_started, self.epoch_first_step = time.monotonic(), self.training.step
 

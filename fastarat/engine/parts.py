@@ -39,7 +39,7 @@ class Shapes(NamedTuple):
     @classmethod
     def of(cls, training: Training) -> "Shapes":
         """Those of a training's images and parameters."""
-        height, width, channels = training.dataset.train.images.shape[1:]
+        height, width, channels = training.dataset.image_shape
         return cls((channels, height, width), frozenset(tuple(p.shape) for p in training.parts.parameters))
 
     def part_of(self, name: str, shapes: Iterable[Shape]) -> Part | None:

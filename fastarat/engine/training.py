@@ -1,6 +1,7 @@
 """A training run in memory: everything a checkpoint holds, and how it is built from a configuration."""
 
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,10 +12,12 @@ from torch import Tensor, nn
 from fastarat.attacks.settings import AttackConfig
 from fastarat.checkpoint import Description
 from fastarat.config import Config
-from fastarat.data.dataset import Dataset, ImageSet
+from fastarat.data.dataset import Dataset, ImageSet, other_images
+from fastarat.data.decoded import decoded_now
+from fastarat.data.encoded import EncodedSet
 from fastarat.data.extra import open_extra
 from fastarat.data.loader import Batch, Loader
-from fastarat.data.resident import ResidentLoader
+from fastarat.data.loaders import Place, build_loader
 from fastarat.engine.averaging import Average
 from fastarat.engine.compiled import Step
 from fastarat.engine.distributed import World
@@ -77,7 +80,7 @@ class Training:
     def description(self) -> Description:
         """What the deployable model is."""
         dataset, config = self.dataset, self.config
-        height, width, channels = dataset.train.images.shape[1:]
+        height, width, channels = dataset.image_shape
         return Description(
             config.model.name,
             len(dataset.classes),
@@ -91,6 +94,7 @@ class Training:
             config.method.name,
             config.averaging.kind,
             epoch=self.epoch - 1,
+            central_share=config.augment.central_share if config.size else None,
         )
 
     def learning_rate(self, step: int) -> float:
@@ -129,6 +133,7 @@ class Training:
         return {
             "description": asdict(self.description),
             "fingerprint": self.dataset.fingerprint,
+            "labels_fingerprint": self.dataset.labels_fingerprint,
             "extra_fingerprint": self.extra.fingerprint if self.extra else None,
             "batch_norm": self.config.method.batch_norm,
             "step": self.step,
@@ -148,7 +153,7 @@ class Training:
     def load_state_dict(self, state: dict[str, Any], source: str) -> None:
         """Go on from `state_dict`'s point; `source` names it in the `UserError` if it is another run's."""
         parts = self.parts
-        if state.get("fingerprint") not in (None, self.dataset.fingerprint):
+        if other_images(self.dataset, state.get("fingerprint"), state.get("labels_fingerprint")):
             raise UserError(f"{source} was trained on other images than {self.config.data} holds: give its own --data")
         if state.get("extra_fingerprint") != (self.extra.fingerprint if self.extra else None):
             found = self.config.extra.data or "none"
@@ -175,15 +180,20 @@ class Training:
 
 
 def build_training(
-    config: Config, dataset: Dataset, world: World, dtype: Dtype, kernels: Kernels = PYTORCH
+    config: Config, dataset: Dataset, world: World, dtype: Dtype, kernels: Kernels = PYTORCH, loader: str = "resident"
 ) -> Training:
-    """A run at step 0, its net initialised from the seed alone."""
+    """A run at step 0, its net initialised from the seed alone. `loader`: resident for decoded images, else one that
+    decodes."""
     train, held_out = split_training_images(config, dataset)
     if config.batch > len(train.labels):
         raise UserError(
             f"batch {config.batch} is larger than the {len(train.labels)} training images: give a smaller --batch"
         )
     extra = open_extra(config.extra, dataset)
+    if extra and loader != "resident":
+        raise UserError(
+            f"extra images are mixed in by the resident loader alone, not by {loader}: give --loader resident"
+        )
     precision = Precision(dtype, world.device)
     model, method = _build_net(config, dataset, world, precision, kernels)
     parameters = [p for p in (*model.parameters(), *method.parameters()) if p.requires_grad]
@@ -204,26 +214,25 @@ def build_training(
         scalar(0, requires_grad=True),
         config.seed,
     )
-    loader = ResidentLoader(
+    batches = build_loader(
+        loader,
         train,
         dataset.max_value,
         config.augment,
+        config.loading,
+        partial(_size_in, config),
         config.batch,
         config.seed,
-        world.device,
-        precision.parameter_dtype,
-        world.rank,
-        world.size,
-        kernels,
-        extra.train if extra else None,
+        Place(world.device, precision.parameter_dtype, world.rank, world.size, kernels),
+        extra.decoded_train if extra else None,
         config.extra.ratio,
     )
-    _check_snapshots(config, loader.steps_per_epoch)
+    _check_snapshots(config, batches.steps_per_epoch)
     return Training(
         config,
         dataset,
         held_out,
-        loader,
+        batches,
         parts,
         Average(config.averaging, model) if config.averaging.kind != "none" else None,
         Controls(scalar(0, dtype=torch.int64), scalar(0), scalar(config.attack.eps), scalar(config.attack.step)),
@@ -231,6 +240,11 @@ def build_training(
         first_bad_step=torch.full((), -1, dtype=torch.int64, device=world.device),
         extra=extra,
     )
+
+
+def _size_in(config: Config, epoch: int) -> int | None:
+    """Pixels of a side that training images are brought to in `epoch`."""
+    return config.size and config.augment.size_in(epoch, config.epochs, config.size)
 
 
 def _check_snapshots(config: Config, steps_per_epoch: int) -> None:
@@ -246,7 +260,7 @@ def _check_snapshots(config: Config, steps_per_epoch: int) -> None:
 def _build_net(
     config: Config, dataset: Dataset, world: World, precision: Precision, kernels: Kernels
 ) -> tuple[nn.Module, Method]:
-    height, width, channels = dataset.train.images.shape[1:]
+    height, width, channels = dataset.image_shape
     torch.manual_seed(config.seed)
     model = build_model(config.model.name, len(dataset.classes), channels, config.method.batch_norm)
     method = build_method(config.method, model, (channels, height, width))
@@ -263,26 +277,34 @@ def _build_net(
     return model.train(), method.train()
 
 
-def split_training_images(config: Config, dataset: Dataset) -> tuple[ImageSet, ImageSet]:
+def split_training_images(config: Config, dataset: Dataset) -> tuple[ImageSet | EncodedSet, ImageSet]:
     """Training images, and those that evaluations during training look at.
 
     Validation images are split off by the seed, so that the test set never chooses a checkpoint; without
     them the test set is watched, and the last epoch is the result.
     """
-    images, labels = dataset.train.images, dataset.train.labels
+    num_images = len(dataset.train.labels)
     if not config.num_validation_images and not len(dataset.test.labels):
         raise UserError(f"{dataset.name} has no test images to watch: give --num-validation-images")
     if not config.num_validation_images and config.num_train_images is None:
         return dataset.train, dataset.test
     num_validation = config.num_validation_images
-    num_train = config.num_train_images or len(labels) - num_validation
-    if num_train + num_validation > len(labels) or num_train < 1:
+    num_train = config.num_train_images or num_images - num_validation
+    if num_train + num_validation > num_images or num_train < 1:
         wanted = "some" if config.num_train_images is None else str(num_train)
         raise UserError(
-            f"{wanted} training and {num_validation} validation images are more than the {len(labels)} there are: "
+            f"{wanted} training and {num_validation} validation images are more than the {num_images} there are: "
             "give fewer with --num-train-images or --num-validation-images"
         )
-    order = philox.permutation(config.seed, 0, len(labels)).numpy()
+    order = philox.permutation(config.seed, 0, num_images).numpy()
     validation, train = order[:num_validation], order[num_validation : num_validation + num_train]
-    train_set = ImageSet(images[train], labels[train])
-    return train_set, ImageSet(images[validation], labels[validation]) if num_validation else dataset.test
+    held_out = _as_evaluated(dataset.train.take(validation), config, dataset) if num_validation else dataset.test
+    return dataset.train.take(train), held_out
+
+
+def _as_evaluated(images: ImageSet | EncodedSet, config: Config, dataset: Dataset) -> ImageSet:
+    """Images as evaluations see them: decoded, of one size."""
+    if isinstance(images, ImageSet):
+        return images
+    height, width, _ = dataset.image_shape
+    return decoded_now(images, (width, height), config.augment.central_share, f"{dataset.name}, validation")

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from fastarat.data import cifar
+from fastarat.data.encoded import EncodedSet
 
 
 def jpeg(seed: int, width: int = 12, height: int = 12, mode: str = "RGB", kind: str = "JPEG") -> bytes:
@@ -57,3 +58,21 @@ def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
     text = str(error.value)
     assert "\n" not in text
     return text
+
+
+def encoded(folder: Path, images: dict[str, bytes]) -> EncodedSet:
+    """Image files written to `folder`; the label of each is its number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in images.items():
+        (folder / name).write_bytes(content)
+    count = len(images)
+    return EncodedSet(
+        tuple(str(folder / name) for name in images),
+        np.arange(count, dtype=np.int32),
+        np.zeros(count, np.int64),
+        np.array([len(content) for content in images.values()], np.int64),
+        np.zeros(count, bool),
+        np.array([Image.open(io.BytesIO(content)).size for content in images.values()], np.int32),
+        np.arange(count, dtype=np.int64),
+        tuple(images),
+    )

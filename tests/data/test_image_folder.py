@@ -68,7 +68,7 @@ def test_many_images_are_decoded_by_several_processes(photos, monkeypatch):
 def test_a_decoding_process_that_dies_is_one_line(photos, monkeypatch):
     monkeypatch.setattr(decode, "BATCH", 1)
     monkeypatch.setattr(decode.os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(decode, "_ignore_interrupt", decode.os.abort)
+    monkeypatch.setattr(decode, "ignore_interrupt", decode.os.abort)
     with pytest.raises(WorkError) as error:
         open_dataset(str(photos))
     assert "process that decodes images died" in one_line(error)

@@ -43,18 +43,13 @@ def test_a_missing_path_is_named(tmp_path):
     assert "no file or folder photos.tar.xz" in refusal("photos.tar.xz")
 
 
-def test_ffcv_files_are_not_read(tmp_path):
-    (tmp_path / "train.beton").touch()
-    assert "FFCV files are not read by this version" in refusal(tmp_path / "train.beton")
-
-
 def test_another_file_is_no_data_set(tmp_path):
     (tmp_path / "notes.txt").touch()
     assert "notes.txt is not a data set: expected a folder or .tar" in refusal(tmp_path / "notes.txt")
 
 
 def test_only_image_folders_are_resized():
-    assert "digits has images of 8x8: only image folders can be resized" in refusal("digits", size=32)
+    assert "digits has images of 8x8: only stored images can be resized" in refusal("digits", size=32)
     assert open_dataset("digits", size=8).name == "digits"
 
 

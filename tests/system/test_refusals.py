@@ -27,7 +27,7 @@ def reversed_digits() -> Dataset:
 
 
 def test_a_run_does_not_go_on_with_other_images(fastarat, copied, tmp_path, monkeypatch):
-    monkeypatch.setattr("fastarat.trainer.open_dataset", lambda data: reversed_digits())
+    monkeypatch.setattr("fastarat.data.choose.open_dataset", lambda data, size: reversed_digits())
     result = fastarat("train", "--resume", copied, "--epochs", "3")
     assert result.code == 2 and "other images" in result.error and "--data" in result.error
 

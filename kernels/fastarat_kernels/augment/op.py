@@ -18,17 +18,19 @@ def augment(
     flip: bool,
     seed: int,
     num_channels: int | None = None,
+    identity: Tensor | None = None,
 ) -> Tensor:
     """Images `index` of a set, each cropped out of its zero-padded self and flipped at random, in [0, 1].
 
     `images`: uint8 [N, H, W, C], contiguous, values to `max_value`. `index`: int64 [B] in [0, N), not checked on a
     GPU. `dtype`: the result's (float64 on a CPU only). `crop_padding`: pixels on each side, 0 for no crop; `flip`:
-    mirror one image in two. What happens to an image depends on (seed, epoch, its index) alone; `seed` lies in
-    [0, 2^64), `epoch` in [0, 2^32). Without crop and flip this is a plain gather.
+    mirror one image in two. What happens to an image depends on (seed, epoch, its identity) alone: `identity` is
+    int64 [B], for a batch whose images come from elsewhere; None: `index`. `seed` lies in [0, 2^64), `epoch` in
+    [0, 2^32). Without crop and flip this is a plain gather.
     Returns [B, num_channels, H, W], channels-last; channels from C on are zero (tensor cores like 4 or 8 better
     than 3), None: C. Raises `UnsupportedInput`.
     """
-    return _augment(images, index, epoch, max_value, dtype, crop_padding, flip, signed(seed), num_channels)
+    return _augment(images, index, epoch, max_value, dtype, crop_padding, flip, signed(seed), num_channels, identity)
 
 
 @torch.library.custom_op("fastarat::augment", mutates_args=(), device_types="cpu")
@@ -42,9 +44,10 @@ def _augment(
     flip: bool,
     seed: int,
     num_channels: int | None = None,
+    identity: Tensor | None = None,
 ) -> Tensor:
-    _check(images, index, dtype, crop_padding, num_channels)
-    return reference.augment(images, index, max_value, dtype, crop_padding, flip, seed, epoch, num_channels)
+    _check(images, index, dtype, crop_padding, num_channels, identity)
+    return reference.augment(images, index, max_value, dtype, crop_padding, flip, seed, epoch, num_channels, identity)
 
 
 @_augment.register_kernel("cuda")
@@ -58,11 +61,12 @@ def _(
     flip: bool,
     seed: int,
     num_channels: int | None = None,
+    identity: Tensor | None = None,
 ) -> Tensor:
     from fastarat_kernels.augment import triton
 
-    _check(images, index, dtype, crop_padding, num_channels)
-    return triton.augment(images, index, epoch, max_value, dtype, crop_padding, flip, seed, num_channels)
+    _check(images, index, dtype, crop_padding, num_channels, identity)
+    return triton.augment(images, index, epoch, max_value, dtype, crop_padding, flip, seed, num_channels, identity)
 
 
 @_augment.register_fake
@@ -76,17 +80,27 @@ def _(
     flip: bool,
     seed: int,
     num_channels: int | None = None,
+    identity: Tensor | None = None,
 ) -> Tensor:
-    _check(images, index, dtype, crop_padding, num_channels)
+    _check(images, index, dtype, crop_padding, num_channels, identity)
     shape = (len(index), num_channels or images.shape[3], *images.shape[1:3])
     return torch.empty(shape, dtype=dtype, device=images.device, memory_format=torch.channels_last)
 
 
-def _check(images: Tensor, index: Tensor, dtype: torch.dtype, crop_padding: int, num_channels: int | None) -> None:
+def _check(
+    images: Tensor,
+    index: Tensor,
+    dtype: torch.dtype,
+    crop_padding: int,
+    num_channels: int | None,
+    identity: Tensor | None,
+) -> None:
     if images.dim() != 4 or images.dtype != torch.uint8:
         raise UnsupportedInput(f"images is {tuple(images.shape)} {images.dtype}: give a uint8 set [N, H, W, C]")
     if index.dim() != 1 or index.dtype != torch.int64:
         raise UnsupportedInput(f"index is {tuple(index.shape)} {index.dtype}: give int64 [B]")
+    if identity is not None and (identity.shape != index.shape or identity.dtype != torch.int64):
+        raise UnsupportedInput(f"identity is {tuple(identity.shape)} {identity.dtype}: give int64 {list(index.shape)}")
     if not dtype.is_floating_point:
         raise UnsupportedInput(f"dtype is {dtype}: give a float dtype")
     if crop_padding < 0:

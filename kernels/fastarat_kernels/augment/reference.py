@@ -28,13 +28,14 @@ def augment(
     seed: int,
     epoch: int,
     num_channels: int | None = None,
+    identity: Tensor | None = None,
 ) -> Tensor:
     """As `gather`, each image cropped out of its zero-padded self and flipped at random.
 
-    What happens to an image depends on (seed, epoch, its index in the set) alone.
+    What happens to an image depends on (seed, epoch, its identity) alone: int64 [B], None: its index in the set.
     """
     height, width = images.shape[1:3]
-    shift_y, shift_x, mirror = _draws(index, crop_padding, flip, seed, epoch)
+    shift_y, shift_x, mirror = _draws(index if identity is None else identity, crop_padding, flip, seed, epoch)
     columns = torch.arange(width, device=images.device).expand(len(index), -1)
     columns = torch.where(mirror[:, None], width - 1 - columns, columns) + shift_x[:, None]
     rows = torch.arange(height, device=images.device) + shift_y[:, None]

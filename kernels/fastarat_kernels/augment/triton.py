@@ -29,6 +29,7 @@ AUGMENTATION = tl.constexpr(int(Stream.AUGMENTATION))
 def _augment_kernel(
     images_ptr,
     index_ptr,
+    identity_ptr,
     out_ptr,
     epoch,
     seed,
@@ -46,7 +47,8 @@ def _augment_kernel(
     channel, pixel = place % OUT_CHANNELS, place // OUT_CHANNELS
     row, column = pixel // WIDTH, pixel % WIDTH
     index = tl.load(index_ptr + image)
-    word = philox(tl.zeros([1], tl.int32), index, epoch, AUGMENTATION, seed)
+    identity = tl.load(identity_ptr + image)
+    word = philox(tl.zeros([1], tl.int32), identity, epoch, AUGMENTATION, seed)
     if FLIP:
         column = tl.where(word[2] & 1 == 1, WIDTH - 1 - column, column)
     row += (word[0] % (2 * PADDING + 1)).to(tl.int32) - PADDING
@@ -70,6 +72,7 @@ def augment(
     flip: bool,
     seed: int,
     num_channels: int | None = None,
+    identity: Tensor | None = None,
 ) -> Tensor:
     """See `op.augment`."""
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
@@ -81,13 +84,14 @@ def augment(
         )
     _, height, width, channels = images.shape
     num_channels = num_channels or channels
+    identity = index if identity is None else identity
     out = torch.empty(
         len(index), num_channels, height, width, dtype=dtype, device=images.device, memory_format=torch.channels_last
     )
     launch(
         _augment_kernel,
         (len(index), -(-height * width * num_channels // BLOCK)),
-        *(images, index.contiguous(), out, epoch, signed(seed), max_value),
+        *(images, index.contiguous(), identity.contiguous(), out, epoch, signed(seed), max_value),
         HEIGHT=height,
         WIDTH=width,
         CHANNELS=channels,

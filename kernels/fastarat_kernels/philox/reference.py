@@ -38,6 +38,8 @@ class Stream(IntEnum):
     SQUARE_SIGN = 8
     REPLAY = 9
     EXTRA_ORDER = 10
+    CROP = 11
+    BLOCK_ORDER = 12
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> tuple[Tensor, ...]:

@@ -1,0 +1,126 @@
+"""A .beton, FFCV's file of images, opened: everything that native code would trust is checked before."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fastarat import console
+from fastarat.data import beton_layout, beton_seal
+from fastarat.data.beton_format import JPEG_END, JPEG_START
+from fastarat.data.beton_layout import Layout
+from fastarat.data.beton_seal import REBUILD, Seal
+from fastarat.data.dataset import label_problem
+from fastarat.data.encoded import EncodedSet, fingerprint_of
+from fastarat.errors import UserError
+
+MOST_CLASSES = 2**16
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class BetonFile:
+    """A data set in one .beton."""
+
+    name: str
+    train: EncodedSet
+    test: EncodedSet
+    """may be empty where FFCV wrote the file"""
+    classes: tuple[str, ...]
+    max_value: int
+    fingerprint: str
+    """64 hex digits: the SHA-256 of the file, or of all but pixels where FFCV wrote it"""
+    verified: bool
+    """whether every byte is as fastarat wrote it"""
+
+
+def read(path: Path, kept: Path) -> BetonFile:
+    """Open the .beton at `path`.
+
+    Its checksum is compared with its seal, once: the folder `kept` remembers which files were checked and have not
+    changed since. A file of FFCV's own has no seal: its structure is checked, and classes are numbered.
+    Raises `UserError` that says what is wrong with the file.
+    """
+    layout, seal = examine(path)
+    if seal:
+        beton_seal.once(path, kept, seal.sha256, lambda: _require_checksum(path, seal))
+    else:
+        console.notice(
+            f"{path} has no {beton_seal.place_of(path).name}: its structure is checked, its contents are not."
+        )
+        beton_seal.once(path, kept, "structure", lambda: _require_jpegs(path, layout))
+    return opened(path, layout, seal)
+
+
+def examine(path: Path) -> tuple[Layout, Seal | None]:
+    """What the file and its seal say, compared with each other, without a look at the images; raises `UserError`."""
+    if not path.is_file():
+        raise UserError(f"There is no file {path}.")
+    seal = beton_seal.read(path)
+    layout = beton_layout.read(path)
+    if seal and seal.counts != {split: int((layout.splits == i).sum()) for i, split in enumerate(SPLITS)}:
+        raise UserError(f"{path} has other images than {beton_seal.place_of(path).name} says: {REBUILD}.")
+    if not (layout.splits == 0).any():
+        raise UserError(f"{path} has no training images: {REBUILD}.")
+    problem = label_problem(layout.labels, len(seal.classes) if seal else MOST_CLASSES)
+    if problem:
+        raise UserError(f"{path}: {problem}; {REBUILD}.")
+    return layout, seal
+
+
+def opened(path: Path, layout: Layout, seal: Seal | None) -> BetonFile:
+    """The data set of a file that was examined."""
+    train, test = (_split(path, layout, i) for i in range(2))
+    if seal:
+        classes = tuple(map(str, seal.classes))
+        return BetonFile(seal.name, train, test, classes, seal.max_value, seal.sha256, True)
+    classes = tuple(map(str, range(int(layout.labels.max()) + 1)))
+    return BetonFile(path.stem, train, test, classes, 255, fingerprint_of(train, test), False)
+
+
+def jpeg_problem(content: bytes, size: tuple[int, int], decode: bool) -> str | None:
+    """What is wrong with a stored JPEG that should have `size` (width, height); None if nothing is."""
+    from PIL import Image
+
+    if not content.startswith(JPEG_START) or not content.endswith(JPEG_END):
+        return "is not a whole JPEG"
+    try:
+        with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+            if image.size != size or image.mode not in ("RGB", "L"):
+                return f"is a JPEG of {image.width}x{image.height} {image.mode}, not {size[0]}x{size[1]} RGB"
+            if decode:
+                image.load()
+    except Exception as error:  # Pillow raises almost any type for a damaged file
+        return f"cannot be decoded ({' '.join(str(error).split()) or type(error).__name__})"
+    return None
+
+
+def everything(path: Path, layout: Layout) -> EncodedSet:
+    """The images of both splits in the order of the file."""
+    files = np.zeros(len(layout.labels), np.int32)
+    values = (layout.starts, layout.lengths, layout.raw, layout.sizes, layout.labels, layout.names)
+    return EncodedSet((str(path),), files, *values)
+
+
+def _split(path: Path, layout: Layout, split: int) -> EncodedSet:
+    return everything(path, layout).take(np.flatnonzero(layout.splits == split))
+
+
+def _require_checksum(path: Path, seal: Seal) -> None:
+    if beton_seal.sha256_of(path) != seal.sha256:
+        raise UserError(
+            f"{path} has changed since it was written (SHA-256 differs): 'fastarat data check {path}' names the bad "
+            f"images; copy it again, or {REBUILD}."
+        )
+
+
+def _require_jpegs(path: Path, layout: Layout) -> None:
+    images = everything(path, layout)
+    with console.progress(f"Checking {path.name}", len(images)) as advance:
+        for i in range(len(images)):
+            size = (int(images.sizes[i, 0]), int(images.sizes[i, 1]))
+            problem = None if images.raw[i] else jpeg_problem(images.read(i), size, decode=False)
+            if problem:
+                raise UserError(f"{path} is damaged ({images.names[i]} {problem}): {REBUILD}.")
+            advance(1)

@@ -1,0 +1,116 @@
+"""OUT.beton.json: what a .beton cannot hold itself, and the checksums that tell whether it is as it was written."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastarat import console
+from fastarat.errors import UserError
+
+FORMAT_VERSION = 1
+BLOCK = 1 << 22
+REBUILD = "build it again ('fastarat data build SRC OUT.beton')"
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What is known about a .beton that fastarat has written."""
+
+    name: str
+    classes: list[str]
+    max_value: int
+    counts: dict[str, int]
+    """images of 'train' and 'test'"""
+    class_counts: dict[str, list[int]]
+    source: str
+    """what it was built from"""
+    mode: str
+    longest_side: int | None
+    quality: int
+    bytes: int
+    sha256: str
+    """of the whole .beton, 64 hex digits"""
+    crc32: str
+    """of each image's bytes, 8 hex digits each, in the order of the file"""
+    version: int = FORMAT_VERSION
+
+    def checksums(self) -> np.ndarray:
+        """`crc32` as uint32 [N]."""
+        return np.frombuffer(bytes.fromhex(self.crc32), ">u4").astype(np.uint32)
+
+
+def place_of(path: Path) -> Path:
+    """Where the seal of the .beton `path` lies."""
+    return path.with_name(path.name + ".json")
+
+
+def write(place: Path, seal: Seal) -> None:
+    """Write `seal` as JSON to `place`."""
+    place.write_text(json.dumps(asdict(seal), indent=2) + "\n", encoding="utf-8")
+
+
+def read(path: Path) -> Seal | None:
+    """The seal of the .beton `path`; None if it has none. Raises `UserError` if it is damaged, or of another file."""
+    place = place_of(path)
+    try:
+        seal = _parsed(place, json.loads(place.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{place} cannot be read ({' '.join(str(error).split())}): {REBUILD}.") from error
+    found = path.stat().st_size
+    if found != seal.bytes:
+        raise UserError(f"{path} has {found} bytes instead of {seal.bytes}: copy it again, or {REBUILD}.")
+    return seal
+
+
+def _parsed(place: Path, values: dict[str, Any]) -> Seal:
+    version = int(values["version"])
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{place} has format {version}, and this fastarat reads {FORMAT_VERSION}: use the version that wrote it, "
+            f"or {REBUILD}."
+        )
+    seal = Seal(**values)
+    if len(seal.checksums()) != sum(seal.counts.values()) or len(seal.sha256) != 64 or not seal.classes:
+        raise ValueError("its parts do not fit together")
+    return seal
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of the whole file, 64 hex digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file, console.progress(f"Checking {path.name}", path.stat().st_size) as advance:
+        while block := file.read(BLOCK):
+            digest.update(block)
+            advance(len(block))
+    return digest.hexdigest()
+
+
+def once(path: Path, kept: Path, what: str, check: Callable[[], None]) -> None:
+    """`check` the file at `path`, unless it has been and neither the file nor `what` is checked has changed.
+
+    It is remembered in the folder `kept` by the file's place, size, time and inode; where nothing can be kept, the
+    file is checked each time. `check` raises if something is wrong.
+    """
+    status = path.stat()
+    mark = f"{what} {path.resolve()} {status.st_size} {status.st_mtime_ns} {status.st_ino}\n"
+    place = kept / hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    with contextlib.suppress(OSError):
+        if place.read_text(encoding="utf-8") == mark:
+            return
+    check()
+    with contextlib.suppress(OSError):
+        kept.mkdir(parents=True, exist_ok=True)
+        temporary = place.with_name(f".{place.name}.{os.getpid()}")
+        temporary.write_text(mark, encoding="utf-8")
+        temporary.replace(place)

@@ -1,0 +1,70 @@
+"""The index of a folder of shards, kept for the next run: reading a thousand of them takes minutes."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from fastarat import console
+from fastarat.data.encoded import PER_IMAGE, EncodedSet
+from fastarat.errors import UserError, WorkError
+from fastarat.files import write_atomically
+from fastarat.npz import read_npz
+
+Index = tuple[EncodedSet, EncodedSet, tuple[str, ...]]
+"""Training and test images, and the classes."""
+SPLITS = ("train", "test")
+
+
+def indexed_once(folder: Path, cache: Path, index: Callable[[Path], Index]) -> Index:
+    """What `index(folder)` gives, from the folder `cache` if nothing in `folder` has changed since."""
+    kept = cache / f"{folder.name}-index-{_key(folder)}.npz"
+    found = _read(kept)
+    if found is None:
+        found = index(folder)
+        _keep(found, kept)
+    return found
+
+
+def _key(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        status = path.stat()
+        digest.update(f"{path.absolute()} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:24]
+
+
+def _read(kept: Path) -> Index | None:
+    try:
+        arrays = read_npz(kept)
+        texts = json.loads(arrays["texts"].tobytes())
+        train, test = (
+            EncodedSet(
+                paths=tuple(texts[f"{split} paths"]),
+                names=tuple(texts[f"{split} names"]),
+                **{name: arrays[f"{split} {name}"] for name in PER_IMAGE},
+            )
+            for split in SPLITS
+        )
+        return train, test, tuple(texts["classes"])
+    except (UserError, KeyError, ValueError, TypeError):
+        return None  # not there, or damaged
+
+
+def _keep(found: Index, kept: Path) -> None:
+    parts = dict(zip(SPLITS, found[:2], strict=True))
+    texts = {f"{split} {what}": getattr(part, what) for split, part in parts.items() for what in ("paths", "names")}
+    text = np.frombuffer(json.dumps({**texts, "classes": found[2]}).encode(), np.uint8)
+    arrays = {f"{split} {name}": getattr(part, name) for split, part in parts.items() for name in PER_IMAGE}
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(kept, lambda path: _save(path, {"texts": text, **arrays}))
+    except (OSError, WorkError) as e:
+        console.notice(f"the index of the shards is not kept ({e}): the next run reads them again")
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)

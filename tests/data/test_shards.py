@@ -1,0 +1,178 @@
+"""WebDataset tars and TFRecords open as the folder that they were made from; whatever is wrong in them is named."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from shard_files import example, samples, tar_shard, tfrecord
+from small_sets import jpeg, one_line
+
+from fastarat.data import shards
+from fastarat.data.crops import whole_boxes
+from fastarat.data.dali import DALIDecoder
+from fastarat.data.encoded import EncodedSet
+from fastarat.data.find import find
+from fastarat.data.index import index_images
+from fastarat.data.request import Request
+from fastarat.data.scan import scan_part
+from fastarat.errors import UserError
+
+
+def images(count: int, first: int = 0, labels: int = 2) -> list[tuple[bytes, int]]:
+    return [(jpeg(first + i), i % labels) for i in range(count)]
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(UserError) as error:
+        shards.index(folder)
+    text = one_line(error)
+    assert str(folder) in text
+    return text
+
+
+def pixels(stored: EncodedSet) -> np.ndarray:
+    sizes = scan_part(stored).sizes
+    request = Request(np.arange(len(stored)), whole_boxes(sizes), (12, 12))
+    (batch,) = DALIDecoder(replace(stored, sizes=sizes), 1).decode([request])
+    return batch.numpy()
+
+
+def as_tars(folder: Path, train: list[tuple[bytes, int]], test: list[tuple[bytes, int]]) -> Path:
+    tar_shard(folder / "train-000.tar", samples(train[:4]))
+    tar_shard(folder / "train-001.tar", samples(train[4:]))
+    tar_shard(folder / "val-000.tar", samples(test))
+    return folder
+
+
+def as_tfrecords(folder: Path, train: list[tuple[bytes, int]], test: list[tuple[bytes, int]]) -> Path:
+    records = [example(image__encoded=content, image__class__label=label) for content, label in train]
+    tfrecord(folder / "train-00000-of-00002", records[:2])
+    tfrecord(folder / "train-00001-of-00002", records[2:])
+    tfrecord(folder / "validation.tfrecords", [example(label=label, image=content) for content, label in test])
+    return folder
+
+
+def stored_in(photos: Path, split: str) -> list[tuple[bytes, int]]:
+    """The images of a folder, and their classes."""
+    files = sorted((photos / split).glob("*/*.jpg"))
+    return [(file.read_bytes(), ("cat", "dog").index(file.parent.name)) for file in files]
+
+
+@pytest.mark.parametrize("write", [as_tars, as_tfrecords])
+def test_shards_decode_to_the_pixels_and_labels_of_the_folder_they_were_made_from(photos, tmp_path, write):
+    folder = write(tmp_path / "sharded", stored_in(photos, "train"), stored_in(photos, "test"))
+    (folder / "classes.txt").write_text("cat\ndog\n")
+    assert find(str(folder)).kind == "shards"
+    *of_shards, classes = shards.index(folder)
+    *of_folder, names = index_images(photos)
+    assert classes == names == ("cat", "dog")
+    for mine, theirs in zip(of_shards, of_folder, strict=True):
+        assert mine.labels.tolist() == theirs.labels.tolist() and mine.labels.dtype == np.int64
+        assert [mine.read(i) for i in range(len(mine))] == [theirs.read(i) for i in range(len(theirs))]
+        assert np.array_equal(pixels(mine), pixels(theirs))
+
+
+def test_shards_may_lie_in_folders_of_their_splits(tmp_path):
+    flat = as_tars(tmp_path / "flat", images(6), images(4, 10))
+    deep = tmp_path / "deep"
+    for file in flat.iterdir():
+        place = deep / ("train" if file.name.startswith("train") else "validation")
+        place.mkdir(parents=True, exist_ok=True)
+        file.rename(place / f"shard-{file.name[-7:]}")
+    assert shards.is_shards(deep)
+    train, test, classes = shards.index(deep)
+    assert train.names[4:] == ("train/shard-001.tar/00000.jpg", "train/shard-001.tar/00001.jpg")
+    assert len(test) == 4 and classes == ("0", "1")
+
+
+def test_an_image_folder_is_not_taken_for_shards(photos, tmp_path):
+    assert not shards.is_shards(photos)
+    tar_shard(photos / "train.tar", [])  # what it was unpacked from, perhaps
+    assert not shards.is_shards(photos)
+    (tmp_path / "other").mkdir()
+    for name in ("trainer.tar", "values.tfrecord", "photos.tar", "train.zip", "train-1-of-2"):
+        (tmp_path / "other" / name).touch()
+    assert not shards.is_shards(tmp_path / "other")
+    (tmp_path / "other" / "train-00001-of-00002").touch()
+    assert shards.is_shards(tmp_path / "other")
+
+
+def test_labels_from_1_become_labels_from_0_and_that_is_said(tmp_path, capsys):
+    train, test = ([(content, label + 1) for content, label in images(6, first, 3)] for first in (0, 10))
+    folder = as_tfrecords(tmp_path / "sharded", train, test)
+    stored, _, classes = shards.index(folder)
+    assert stored.labels.tolist() == [0, 1, 2, 0, 1, 2] and classes == ("1", "2", "3")
+    assert "classes 1 … 3 are called 0 … 2" in capsys.readouterr().err
+    (folder / "classes.txt").write_text("tench\ngoldfish\nshark\n")
+    stored, _, classes = shards.index(folder)
+    assert stored.labels.tolist() == [0, 1, 2, 0, 1, 2] and classes == ("tench", "goldfish", "shark")
+
+
+def test_a_class_without_images_keeps_its_number_if_it_has_a_name(tmp_path, capsys):
+    folder = as_tars(tmp_path / "sharded", [(jpeg(i), 2 * (i % 2)) for i in range(6)], [(jpeg(9), 2)])
+    (folder / "classes.txt").write_text("ant\nbee\ncat\n")
+    train, test, classes = shards.index(folder)
+    assert train.labels.tolist() == [0, 2] * 3 and test.labels.tolist() == [2] and classes == ("ant", "bee", "cat")
+    assert capsys.readouterr().err == ""
+    (folder / "classes.txt").write_text("ant\nbee\n")
+    assert "classes.txt has 2 names, and labels go from 0 to 2" in refusal(folder)
+
+
+def test_a_test_label_that_was_never_trained_on_is_named(tmp_path):
+    folder = as_tars(tmp_path / "sharded", images(6), [(jpeg(9), 0), (jpeg(10), 5)])
+    assert "val-000.tar/00001.jpg has class 5, which no training image has (1 such test images)" in refusal(folder)
+
+
+GOOD = ("a.jpg", jpeg(0)), ("a.cls", b"0")
+WRONG = {
+    "b has an image and no class (.cls)": [("b.jpg", jpeg(1))],
+    "b has a class and no image (jpg, jpeg, png)": [("b.webp", b""), ("b.cls", b"0")],
+    "b has 2 images": [("b.jpg", jpeg(1)), ("b.png", jpeg(1)), ("b.cls", b"0")],
+    "sub/b has two classes": [("sub/b.jpg", jpeg(1)), ("sub/b.cls", b"0"), ("sub/b.cls", b"1")],
+    "b has the class 'bee', which is not a number": [("b.jpg", jpeg(1)), ("b.cls", b"bee")],
+    "b has the class '-1', which is not a number": [("b.jpg", jpeg(1)), ("b.cls", b"-1")],
+}
+
+
+@pytest.mark.parametrize("problem", WRONG)
+def test_a_sample_of_a_tar_that_is_not_one_image_and_one_class_is_named(tmp_path, problem):
+    folder = as_tars(tmp_path / "sharded", images(6), images(4, 10))
+    tar_shard(folder / "train-001.tar", [*GOOD, *WRONG[problem]])
+    assert f"train-001.tar: {problem}" in refusal(folder)
+
+
+def test_what_else_a_sample_has_is_left_alone(tmp_path):
+    folder = as_tars(tmp_path / "sharded", images(6), images(4, 10))
+    tar_shard(
+        folder / "train-001.tar", [*GOOD, ("a.json", b"{}"), ("a.seg.png", b"x"), ("README", b"x"), ("c.txt", b"x")]
+    )
+    assert len(shards.index(folder)[0]) == 5
+
+
+def test_a_record_without_image_or_class_is_named(tmp_path):
+    folder = as_tfrecords(tmp_path / "sharded", images(4), images(2, 10))
+    tfrecord(folder / "train-00001-of-00002", [example(label=1), example(image=jpeg(1)), example(image=b"", label=-1)])
+    text = refusal(folder)
+    assert "train-00001-of-00002, record 0 has no image (image/encoded or image)" in text
+    assert "record 1 has no class (image/class/label or label from 0)" in text
+    assert "record 2 has no class" in text
+
+
+@pytest.mark.parametrize(("write", "shard"), [(as_tars, "train-001.tar"), (as_tfrecords, "train-00001-of-00002")])
+def test_a_shard_cut_or_emptied_is_named(tmp_path, write, shard):
+    folder = write(tmp_path / "sharded", images(6), images(4, 10))
+    whole = (folder / shard).read_bytes()
+    for length in (0, 100, len(whole) // 2, len(whole) - 1 if write is as_tfrecords else 2048):
+        (folder / shard).write_bytes(whole[:length])
+        assert shard in refusal(folder)
+
+
+def test_shards_of_one_split_only_or_without_samples_say_what_is_missing(tmp_path):
+    folder = tmp_path / "sharded"
+    tar_shard(folder / "train.tar", samples(images(4)))
+    assert "has no shards of test images: expected test* or val*" in refusal(folder)
+    tar_shard(folder / "test.tar", [("notes.txt", b"")])
+    assert "the test shards hold no images" in refusal(folder)
+    (folder / "train.tar").unlink()
+    assert "has no shards of train images" in refusal(folder)
