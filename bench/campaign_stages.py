@@ -1,21 +1,28 @@
 """The stages of a campaign, in their order: each a command with its share of the time."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from typing import Any
 
-from bench import training
+from bench.campaign_headlines import (
+    Headline,
+    Row,
+    kernels_headline,
+    ladder_headline,
+    loaders_headline,
+    printed,
+    profile_headline,
+    startup_headline,
+    throughput_headline,
+    training_headline,
+)
 from bench.campaign_tests import TESTS, gpu_tests, kernel_tests
 from bench.kernels import KERNELS
-from bench.processes import last_line
 from bench.throughput import METHODS
 from bench.variants import NAMES
-
-Row = dict[str, Any]
 
 BUDGET = "{budget}"
 """in a command: the seconds that the benchmark may measure"""
@@ -45,14 +52,6 @@ class Setting:
         return "--rows", str(self.out / f"{benchmark}.jsonl")
 
 
-Headline = Callable[[Sequence[Row], str], str]
-"""a line that tells a finished stage, from the rows that it covers and from its output"""
-
-
-def _last_line(rows: Sequence[Row], output: str) -> str:
-    return last_line(output)
-
-
 @dataclass(frozen=True)
 class Stage:
     """One process of a campaign."""
@@ -65,7 +64,7 @@ class Stage:
     """with less time left it is not begun"""
     covers: tuple[Row, ...] = ()
     """fields of the rows that it makes: where there is such a row for each, and it is right, it is done"""
-    headline: Headline = _last_line
+    headline: Headline = printed
     lacks: str = ""
     """why it cannot run here"""
     brings: tuple[str, ...] = ()
@@ -90,6 +89,7 @@ def stages(setting: Setting) -> list[Stage]:
         *(_kernels(setting, name) for name in KERNELS),
         _profile(setting),
         _startup(setting),
+        _loaders(setting),
         *_trainings(setting),
         _other_methods(setting),
         _kernel_tests(setting),
@@ -171,20 +171,6 @@ def _data(setting: Setting) -> list[str]:
     return ["--data", setting.data] if setting.data else []
 
 
-def throughput_headline(rows: Sequence[Row], output: str) -> str:
-    """The fastest default among the rows, and how many times as fast as plain PyTorch it is."""
-    timed = [row for row in rows if row["variant"] == "default" and row["images_per_s"]]
-    if not timed:
-        return last_line(output)
-    best = max(timed, key=lambda row: row["images_per_s"])
-    texts = [f"default {best['images_per_s']:,.0f} images/s at batch {best['batch']}"]
-    for base in ("published", "strong"):
-        if found := best["ratios"].get(base):
-            is_resolved = not found["low"] <= 1 <= found["high"]
-            texts.append(f"{found['median']:.2f}x {base}" if is_resolved else f"not resolved from {base}")
-    return ", ".join(texts)
-
-
 def _kernels(setting: Setting, name: str) -> Stage:
     dtype = "fp32" if setting.device == "cpu" else "bf16"
     flags = ["--kernels", name, "--dtype", dtype]
@@ -198,14 +184,6 @@ def _kernels(setting: Setting, name: str) -> Stage:
     )
 
 
-def kernels_headline(rows: Sequence[Row], output: str) -> str:
-    """The share of a copy's bandwidth that our own variants reach."""
-    own = [row["bandwidth_share"] for row in rows if row["variant"] in ("triton", "twin") and row["bandwidth_share"]]
-    if not own:
-        return last_line(output)
-    return f"{100 * min(own):.0f} to {100 * max(own):.0f} % of a copy's bandwidth in {len(own)} cases"
-
-
 def _profile(setting: Setting) -> Stage:
     recipe, steps = (SMOKE_RECIPE, "1") if setting.smoke else (RECIPE, "5")
     flags = ["--device", setting.device, "--profile", steps, *_data(setting), *(["--smoke"] if setting.smoke else [])]
@@ -215,13 +193,9 @@ def _profile(setting: Setting) -> Stage:
         180,
         40,
         headline=profile_headline,
-        brings=tuple(f"profile/*/profile/{name}" for name in ("trace.json.gz", "profile.json", "profile.txt")),
+        # What profile.txt says stands in profile.json: --out takes few files.
+        brings=tuple(f"profile/*/profile/{name}" for name in ("trace.json.gz", "profile.json")),
     )
-
-
-def profile_headline(rows: Sequence[Row], output: str) -> str:
-    """What a step took."""
-    return next((line for line in output.splitlines() if "ms a step" in line), last_line(output))
 
 
 def _startup(setting: Setting) -> Stage:
@@ -236,13 +210,19 @@ def _startup(setting: Setting) -> Stage:
     )
 
 
-def startup_headline(rows: Sequence[Row], output: str) -> str:
-    """Seconds to the first step, and what importing adds."""
-    first = {row["cache"]: row["seconds"] for row in rows if row["correct"] and row["case"] == "first step"}
-    added = [row["s_p50"] for row in rows if row["case"] == "import" and row["module"] == "fastarat.trainer"]
-    parts = [f"{seconds:.1f} s {cache}" for cache, seconds in first.items()]
-    parts += [f"importing adds {seconds:.2f} s" for seconds in added[-1:]]
-    return ", ".join(parts) if parts else last_line(output)
+def _loaders(setting: Setting) -> Stage:
+    """How much of the default step passes in waiting for data: resident, and beside it PIL in worker processes."""
+    names, workers = ("resident", "plain"), "1" if setting.smoke else "8"
+    flags = ["--kinds", "small", "--stored", "raw", "--loaders", *names, "--workers", workers, "--repeats", "2"]
+    every = {"benchmark": "loaders", "dataset": setting.dataset, "stage": "training", "stored": "raw"}
+    return Stage(
+        "loaders",
+        _python("bench.loaders", *_measuring(setting, "loaders"), *flags, *_data(setting)),
+        400,
+        60,
+        tuple({**every, "loader": name} for name in names),
+        loaders_headline,
+    )
 
 
 def _trainings(setting: Setting) -> list[Stage]:
@@ -263,7 +243,7 @@ def _training(setting: Setting, method: str) -> Stage:
         1800,
         60,
         ({"benchmark": "robustness", "suite": suite, "method": method},),
-        lambda rows, output: training.headline(rows[-1]) if rows else last_line(output),
+        training_headline,
         lacks="" if setting.data or setting.smoke else "no --data",
         goes_on=True,
     )
@@ -294,9 +274,3 @@ def _ladder_rows(
     cells = product(models, methods, batches, variants)
     every = {"benchmark": "throughput", "dataset": setting.dataset}
     return tuple({**every, **dict(zip(names, cell, strict=True))} for cell in cells)
-
-
-def ladder_headline(rows: Sequence[Row], output: str) -> str:
-    """How much of the ladder was right, and fast enough to be timed."""
-    timed = sum(row["images_per_s"] is not None for row in rows)
-    return f"{timed} of {len(rows)} variants have a speed" if rows else last_line(output)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import autoattack_rows, kernel_report, robustness_report, throughput_report
+from bench import autoattack_rows, kernel_report, loaders_report, robustness_report, throughput_report
 from bench.rows import RESULTS, read_rows
 from bench.suites import SUITES
 
@@ -60,6 +60,21 @@ def autoattack_table() -> str:
     return f"{markdown(*autoattack_rows.table(list(rows.values())))}\n{what}.\n"
 
 
+def loaders_table() -> str:
+    """The newest comparison of the loaders on each kind of images and each kind of machine, as Markdown."""
+    newest: dict[tuple[str, bool], list[Row]] = {}
+    for group in _loader_groups():
+        newest.setdefault((group[0]["crop"], bool(group[0]["gpu"])), group)
+    if not newest:
+        return "Not measured yet.\n"
+    tables = [f"{markdown(*loaders_report.table(g))}\n{loaders_report.caption(g)}.\n" for g in newest.values()]
+    return "\n".join([*tables, f"{loaders_report.LEGEND}\n"])
+
+
+def _loader_groups() -> list[list[Row]]:
+    return loaders_report.groups(read_rows(RESULTS / "loaders.jsonl"))
+
+
 def throughput_table(on_gpu: bool) -> str:
     """The README's ladder: AR-AT of ResNet-18 by the newest commit, at its smallest batch, as Markdown."""
     found = [rows for rows in _ladders() if bool(rows[0]["gpu"]) == on_gpu]
@@ -81,6 +96,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cifar10-tiny": partial(robustness_table, "cifar10-tiny"),
     "ablation": partial(robustness_table, "ablation"),
     "autoattack": autoattack_table,
+    "loaders": loaders_table,
     "throughput-cpu": partial(throughput_table, False),
     "throughput-gpu": partial(throughput_table, True),
 }
@@ -104,6 +120,7 @@ def results_page() -> str:
             parts.append(f"![images/s of each variant](images/{picture_name(rows)})")
         parts.append(ladder_table(rows).rstrip())
     parts += ["## AutoAttack beside the reference", autoattack_table().rstrip()]
+    parts += ["## Loaders", *(_loaders() or ["Not measured yet."])]
     parts += ["## Start-up", *(_startup() or ["Not measured yet."])]
     parts += ["## Kernels", *(_kernels() or ["Not measured yet: it takes a GPU."])]
     return "\n\n".join(parts) + "\n"
@@ -118,6 +135,16 @@ def picture_name(rows: list[Row]) -> str:
     first = rows[0]
     where = re.sub(r"\W+", "-", f"{first['gpu'] or 'cpu'}-{first['dataset']}-{first['commit']}".lower())
     return f"throughput-{first['model']}-{first['method']}-{first['batch']}-{first['attack_steps']}-{where}.png"
+
+
+def _loaders() -> list[str]:
+    groups = _loader_groups()
+    tables = [
+        f"### {loaders_report.title(group[0])}\n\n{markdown(*loaders_report.table(group))}\n"
+        f"{loaders_report.caption(group)}."
+        for group in groups
+    ]
+    return [*tables, loaders_report.LEGEND] if groups else []
 
 
 def _startup() -> list[str]:

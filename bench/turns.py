@@ -140,17 +140,17 @@ def chunk(subject: Subject, feed: Iterator[Batch], setting: Setting, steps: int)
         if on_gpu:
             torch.cuda.synchronize()
         started = time.perf_counter()
-        marks = [_mark(on_gpu)]
+        marks = [mark(on_gpu)]
         for _ in range(steps):
             subject.step(next(feed))
-            marks.append(_mark(on_gpu))
+            marks.append(mark(on_gpu))
         if on_gpu:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - started
-    return [_milliseconds(a, b) for a, b in pairwise(marks)], steps * setting.config.batch / seconds
+    return [milliseconds(a, b) for a, b in pairwise(marks)], steps * setting.config.batch / seconds
 
 
-def _mark(on_gpu: bool) -> Any:
+def mark(on_gpu: bool) -> Any:
     """Now: on a GPU when it gets there, without waiting for it."""
     if not on_gpu:
         return time.perf_counter()
@@ -159,7 +159,8 @@ def _mark(on_gpu: bool) -> Any:
     return event
 
 
-def _milliseconds(first: Any, last: Any) -> float:
+def milliseconds(first: Any, last: Any) -> float:
+    """Between two marks; on a GPU only once it has passed both."""
     return (last - first) * 1e3 if isinstance(first, float) else first.elapsed_time(last)
 
 

@@ -46,7 +46,7 @@ class Config:
     size: int | None = None
     """pixels of a side that images are brought to; default as they are stored, where all have one size"""
     loader: Literal["auto", "resident", "ffcv", "dali", "plain"] = "auto"
-    """where batches come from: all on the device, FFCV (a .beton), DALI (image files), or PIL; auto: chosen, and said"""
+    """where batches come from: all on the device, FFCV (a .beton), DALI (image files), or PIL; auto chooses"""
     epochs: int = 100
     """passes over the training images"""
     batch: int = 128

@@ -366,7 +366,7 @@ def test_the_stages_come_in_the_order_of_what_is_wanted_most(tmp_path):
         *("environment", "correctness", "golden vectors"),
         *("resnet18, batch 128", "resnet18, batch 256, 512, 1024", "wrn-34-10, batch 128"),
         *(f"kernel {name}" for name in ("dual_batch_norm", "pgd_step", "augment", "pooled_features", "sgd")),
-        *("profile", "startup"),
+        *("profile", "startup", "loaders"),
         *("training arat", "autoattack arat", "training at", "autoattack at"),
         *("other methods", "kernel tests", "rest of the ladder"),
     ]
@@ -426,6 +426,20 @@ def test_a_throughput_stage_is_told_by_its_fastest_default():
     assert campaign_stages.throughput_headline(rows[:2], "WRONG: default\n") == "WRONG: default"
 
 
+def test_the_loaders_stage_is_told_by_the_shares_of_the_step_that_wait():
+    def row(loader, share, stage="training", correct=True):
+        return {"loader": loader, "stage": stage, "waiting_share": share, "correct": correct}
+
+    rows = [
+        row("plain", None, "steady"),
+        row("resident", 0.0034),
+        row("plain", 0.276),
+        row("ffcv", None, correct=False),
+    ]
+    assert campaign_stages.loaders_headline(rows, "") == "waiting for data: resident 0.3 %, plain 27.6 %"
+    assert campaign_stages.loaders_headline([], "bench.loaders: error: no\n") == "bench.loaders: error: no"
+
+
 def test_a_copy_without_history_is_told_its_commit(monkeypatch, tmp_path):
     monkeypatch.setattr(record, "__file__", str(tmp_path / "fastarat" / "record.py"))
     monkeypatch.delenv("FASTARAT_COMMIT", raising=False)
@@ -457,7 +471,8 @@ ABSENT = ("tyro", "pooch", "apex", "torchvision", "tensorboard", "onnx")
 
 
 def test_the_stages_import_nothing_that_a_borrowed_machine_lacks():
-    modules = ("campaign", "machine", "golden", "training", "startup", "kernels")
+    names = ("campaign", "machine", "golden", "training", "startup", "kernels", "loaders", "loaders_one")
+    modules = (*names, "loaders_training", "loaders_check")
     code = f"import sys; sys.modules.update(dict.fromkeys({ABSENT})); from bench import {', '.join(modules)}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -477,4 +492,6 @@ def test_the_smoke_campaign_runs_every_stage_on_a_cpu(tmp_path):
     rows = list(rows_in(tmp_path / "out"))
     states = {row["stage"]: row["state"] for row in rows if row["benchmark"] == "campaign"}
     assert states and set(states.values()) == {"done"}, json.dumps(states, indent=1)
-    assert {"environment", "throughput", "kernels", "startup", "robustness"} <= {row["benchmark"] for row in rows}
+    assert {"environment", "throughput", "kernels", "startup", "loaders", "robustness"} <= {
+        row["benchmark"] for row in rows
+    }
