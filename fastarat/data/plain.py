@@ -24,7 +24,12 @@ from fastarat.data.request import Request
 from fastarat.errors import WorkError
 
 AHEAD = 2  # batches that a worker has in hand
+LOST_WORKER = (
+    "a process that decodes images has died: killed, or out of memory; --loading.workers 1 needs the least, --resume "
+    "goes on from the newest checkpoint"
+)
 _POLL_S = 1.0
+_TIMED_OUT = "timed out"  # in what PyTorch raises when a batch is not there in that time
 
 
 class PlainDecoder:
@@ -42,16 +47,31 @@ class PlainDecoder:
         first = next(requests, None)
         if first is None:
             return
-        decoding, loader = self._started(_num_bytes(first))
         self.requests.source = chain([first], requests)
-        with _signals_left_alone():
-            messages = iter(loader)
-        while (message := self._next(messages, decoding)) is not None:
-            problem, slot, shape = message
-            if problem:
-                raise WorkError(problem)
-            batch = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin)
-            yield batch.copy_(decoding.slots[slot, : batch.numel()].view(shape))
+        try:
+            messages, decoding = self._begun(_num_bytes(first))
+            while (message := self._next(messages, decoding)) is not None:
+                problem, slot, shape = message
+                if problem:
+                    raise WorkError(problem)
+                batch = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin)
+                yield batch.copy_(decoding.slots[slot, : batch.numel()].view(shape))
+        except BaseException:  # GeneratorExit too: work that nobody wants any more would come first in the next pass
+            self.close()
+            raise
+
+    def _begun(self, most_bytes: int) -> "tuple[Iterator[_Message], _Decoding]":
+        """A pass through the requests, by the workers that run; by new ones if those do not answer at once."""
+        decoding, loader = self._started(most_bytes)
+        try:
+            with _signals_left_alone():
+                return iter(loader), decoding
+        except RuntimeError as e:
+            if _TIMED_OUT not in str(e):
+                raise WorkError(LOST_WORKER) from None
+            self._kill()
+            self.close()
+            return self._begun(most_bytes)
 
     def close(self) -> None:
         """See `Decoder.close`."""
@@ -76,6 +96,7 @@ class PlainDecoder:
                 prefetch_factor=AHEAD,
                 persistent_workers=True,
                 timeout=_POLL_S,
+                generator=torch.Generator(),  # PyTorch draws its workers' seeds, which nothing here uses
                 worker_init_fn=_leave_signals_to_the_parent,
                 multiprocessing_context="fork",  # which needs no guard in a script, and copies no table of images
             )
@@ -87,11 +108,8 @@ class PlainDecoder:
             try:
                 return next(messages, None)
             except RuntimeError as e:
-                if "timed out" not in str(e):
-                    raise WorkError(
-                        "a process that decodes images has died: killed, or out of memory; --loading.workers 1 needs "
-                        "the least, --resume goes on from the newest checkpoint"
-                    ) from None
+                if _TIMED_OUT not in str(e):
+                    raise WorkError(LOST_WORKER) from None
                 now = decoding.num_decoded()
                 if now != last:
                     last, since = now, time.monotonic()

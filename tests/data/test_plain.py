@@ -70,9 +70,6 @@ def test_workers_live_from_one_pass_to_the_next_and_end_with_the_decoder(images)
     before, decoder = children(), PlainDecoder(images, 2)
     first = list(decoder.decode(iter(requests(images))))
     workers = children() - before
-    stopped = decoder.decode(iter(requests(images)))
-    next(stopped)
-    stopped.close()
     again = list(decoder.decode(iter(requests(images))))
     assert len(workers) == 2 and children() - before == workers
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
@@ -114,6 +111,24 @@ def test_a_worker_that_hangs_is_one_line_and_a_slow_one_is_waited_for(images, mo
     (batch,) = patient.decode(iter(requests(images)[:1]))  # four seconds in all, an image in each
     assert batch.shape[0] == 4
     patient.close()
+
+
+def test_stopping_early_leaves_no_process_and_the_next_pass_starts_from_its_own_beginning(images):
+    before, decoder = children(), PlainDecoder(images, 2)
+    whole = list(decoder.decode(iter(requests(images))))
+    stopped = decoder.decode(iter(requests(images)[1:]))
+    next(stopped)
+    stopped.close()
+    assert children() == before
+    assert all(torch.equal(a, b) for a, b in zip(whole, decoder.decode(iter(requests(images))), strict=True))
+    decoder.close()
+
+
+def test_it_leaves_the_random_numbers_of_others_alone(images):
+    state, decoder = torch.get_rng_state(), PlainDecoder(images, 1)
+    list(decoder.decode(iter(requests(images))))
+    assert torch.equal(torch.get_rng_state(), state)
+    decoder.close()
 
 
 @pytest.mark.parametrize("damage", ["gone", "short", "noise"])
