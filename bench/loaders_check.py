@@ -12,10 +12,10 @@ from torch import Tensor
 
 from bench.loaders_feeds import DecoderFeed, Form, feed_of, ffcv_loader, requests, whole_decoder
 from fastarat.data.crops import central_boxes, whole_boxes
+from fastarat.data.decoders.pixels import pixels_of
+from fastarat.data.decoders.request import Request
 from fastarat.data.encoded import EncodedSet
 from fastarat.data.find import find
-from fastarat.data.pixels import pixels_of
-from fastarat.data.request import Request
 from fastarat.data.stored import open_stored
 
 NUM_BATCHES = 2

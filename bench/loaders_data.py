@@ -11,8 +11,8 @@ from PIL import Image
 
 from fastarat.console import progress
 from fastarat.data import prepared
-from fastarat.data.beton_records import Storage
-from fastarat.data.beton_write import Contents, build
+from fastarat.data.beton.records import Storage
+from fastarat.data.beton.write import Contents, build
 from fastarat.data.dataset import Dataset, ImageSet
 from fastarat.data.find import find
 from fastarat.data.stored import StoredData, open_stored

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from fastarat.data.crops import random_boxes, whole_boxes
+from fastarat.data.decoders.request import Request
 from fastarat.data.encoded import EncodedSet
 from fastarat.data.find import find
 from fastarat.data.loaders import build_decoder
 from fastarat.data.order import random_order
-from fastarat.data.request import Request
 from fastarat.data.settings import AugmentConfig, LoadingConfig
 from fastarat.data.stored import open_stored
 

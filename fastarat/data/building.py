@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from fastarat.data import beton_write
-from fastarat.data.beton_records import Mode, Storage
-from fastarat.data.beton_write import Contents
+from fastarat.data.beton import write as beton_write
+from fastarat.data.beton.records import Mode, Storage
+from fastarat.data.beton.write import Contents
 from fastarat.data.choose import reads_one_by_one
 from fastarat.data.find import Source, find
 from fastarat.data.sources import open_dataset

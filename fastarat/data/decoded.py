@@ -1,6 +1,5 @@
 """Stored images decoded to one size: what evaluations look at. Kept as a memory map for the next run."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ import numpy as np
 from fastarat import console
 from fastarat.data import prepared
 from fastarat.data.dataset import ImageSet
-from fastarat.data.decode import Decoded, decode_all
+from fastarat.data.decode import decode_all
 from fastarat.data.encoded import EncodedSet, storage_key
 from fastarat.data.layout import require_none
 from fastarat.errors import WorkError
@@ -48,16 +47,9 @@ def _fill(path: Path, images: EncodedSet, size: tuple[int, int], share: float, w
 
 
 def _decode_into(pixels: np.ndarray, images: EncodedSet, size: tuple[int, int], share: float, what: str) -> None:
-    row = 0
-    for batch in _batches(images, size, share, what):
-        require_none(what, batch.problems)
-        pixels[row : row + len(batch.pixels)] = batch.pixels
-        row += len(batch.pixels)
-
-
-def _batches(images: EncodedSet, size: tuple[int, int], share: float, what: str) -> Iterator[Decoded]:
     files = (images.file(i) for i in range(len(images)))
     with console.progress(f"Decoding {what}", len(images)) as advance:
-        for batch in decode_all(files, len(images), size, resize=True, share=share):
-            yield batch
-            advance(len(batch.names))
+        for row, image in enumerate(decode_all(files, len(images), size, resize=True, share=share)):
+            require_none(what, [image.problem] if image.problem else [])
+            pixels[row] = image.pixels
+            advance(1)

@@ -4,7 +4,7 @@ import hashlib
 import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,29 @@ from fastarat.errors import WorkError
 
 STORED = "stored-"
 """What the fingerprint of images that are not decoded begins with."""
+
+
+class Place(NamedTuple):
+    """Where the bytes of an image lie."""
+
+    path: str
+    offset: int
+    length: int
+    name: str
+
+    def read(self) -> bytes:
+        """All of them. Raises `WorkError` if they are gone."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY)
+            try:
+                content = os.pread(descriptor, self.length, self.offset)
+            finally:
+                os.close(descriptor)
+        except OSError as e:
+            raise WorkError(f"cannot read image {self.name}: {e.strerror}; is the data still there?") from None
+        if len(content) < self.length:
+            raise WorkError(f"image {self.name} ends early: the data has changed since it was checked")
+        return content
 
 
 @dataclass(frozen=True)
@@ -39,20 +62,13 @@ class EncodedSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def place(self, i: int) -> Place:
+        """Where image `i` lies."""
+        return Place(self.paths[self.files[i]], int(self.offsets[i]), int(self.lengths[i]), self.names[i])
+
     def read(self, i: int) -> bytes:
         """The stored bytes of image `i`. Raises `WorkError` if they are gone."""
-        path = self.paths[self.files[i]]
-        try:
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                content = os.pread(descriptor, int(self.lengths[i]), int(self.offsets[i]))
-            finally:
-                os.close(descriptor)
-        except OSError as e:
-            raise WorkError(f"cannot read image {self.names[i]}: {e.strerror}; is the data still there?") from None
-        if len(content) < self.lengths[i]:
-            raise WorkError(f"image {self.names[i]} ends early: the data has changed since training began")
-        return content
+        return self.place(i).read()
 
     def file(self, i: int) -> File:
         """Image `i` for PIL. Raises as `read` does."""

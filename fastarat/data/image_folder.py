@@ -38,12 +38,12 @@ def _fill(splits: dict[str, ImageSet], source: Path, layout: Layout, size: tuple
     """Decode every image into its row; raises `UserError` if one cannot be, or has another size."""
     problems: list[str] = []
     sizes: set[tuple[int, int]] = set()
-    for batch in _decoded(source, layout, size, resize):
-        problems += batch.problems
-        sizes |= batch.sizes
-        for name, pixels in zip(batch.names, batch.pixels, strict=True):
-            place = layout.places[name]
-            splits[place.split].images[place.row] = pixels
+    for image in _decoded(source, layout, size, resize):
+        problems += [image.problem] if image.problem else []
+        sizes |= {image.size} if image.size else set()
+        if image.pixels is not None:
+            place = layout.places[image.name]
+            splits[place.split].images[place.row] = image.pixels
             splits[place.split].labels[place.row] = place.label
     require_none(source, problems)
     if not resize:
@@ -54,8 +54,8 @@ def problems(source: Path) -> list[str]:
     """Everything wrong with the images of `source`, a line each: layout, then what cannot be decoded."""
     layout = survey(source)
     found = list(layout.problems)
-    for batch in _decoded(source, layout, CHECK_SIZE, resize=True):
-        found += batch.problems
+    for image in _decoded(source, layout, CHECK_SIZE, resize=True):
+        found += [image.problem] if image.problem else []
     return found
 
 
@@ -72,6 +72,6 @@ def _decoded(source: Path, layout: Layout, size: tuple[int, int], resize: bool) 
     count = len(layout.places)
     files = (File(entry.name, entry.read()) for entry in entries(source) if entry.name in layout.places)
     with console.progress(f"Decoding {source.name}", count) as advance:
-        for batch in decode_all(files, count, size, resize):
-            yield batch
-            advance(len(batch.names))
+        for image in decode_all(files, count, size, resize):
+            yield image
+            advance(1)

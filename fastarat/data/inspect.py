@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from fastarat.data import arrays, beton_check, cifar, contact_sheet, image_folder, prepared, shards
+from fastarat.data import arrays, cifar, contact_sheet, image_folder, prepared, shards
+from fastarat.data.beton import check as beton_check
 from fastarat.data.dataset import Dataset, ImageSet
 from fastarat.data.encoded import EncodedSet
 from fastarat.data.entries import is_compressed

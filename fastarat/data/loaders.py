@@ -8,9 +8,9 @@ import torch
 from fastarat_kernels.implementations import Kernels
 
 from fastarat.data.dataset import ImageSet
+from fastarat.data.decoders.request import Decoder
 from fastarat.data.encoded import EncodedSet
 from fastarat.data.loader import Loader
-from fastarat.data.request import Decoder
 from fastarat.data.resident import ResidentLoader
 from fastarat.data.settings import AugmentConfig, LoadingConfig
 from fastarat.data.stream import StreamLoader
@@ -55,14 +55,14 @@ def build_decoder(
     """The decoder `name`: ffcv, dali or plain. Raises `UserError` if it is not installed."""
     workers, pin = num_workers(loading, num_processes), device.type == "cuda"
     if name == "ffcv":
-        from fastarat.data.ffcv import FFCVDecoder
+        from fastarat.data.decoders.ffcv import FFCVDecoder
 
         return FFCVDecoder(images, workers, pin)
     if name == "dali":
-        from fastarat.data.dali import DALIDecoder
+        from fastarat.data.decoders.dali import DALIDecoder
 
         return DALIDecoder(images, workers, loading.decode, pin, device.index)
-    from fastarat.data.plain import PlainDecoder
+    from fastarat.data.decoders.plain import PlainDecoder
 
     return PlainDecoder(images, workers, pin)
 

@@ -1,11 +1,6 @@
 """Every stored image decoded once before training: its size, and what is wrong with it. Kept for the next run."""
 
 import json
-import multiprocessing
-import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,13 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from fastarat import console
-from fastarat.data.decode import File, ignore_interrupt, open_image, reason_of
-from fastarat.data.encoded import EncodedSet, storage_key
+from fastarat.data.decode import File, open_image, reason_of
+from fastarat.data.encoded import EncodedSet, Place, storage_key
+from fastarat.data.pool import in_order
 from fastarat.errors import UserError, WorkError
 from fastarat.files import write_atomically
 from fastarat.npz import read_npz
-
-CHUNK = 512
 
 
 class Scan(NamedTuple):
@@ -65,46 +59,33 @@ def _save(path: Path, sizes: np.ndarray, problems: np.ndarray) -> None:
 
 
 def _decoded_all(images: EncodedSet, what: str) -> Scan:
-    chunks = [np.arange(start, min(start + CHUNK, len(images))) for start in range(0, len(images), CHUNK)]
     sizes, problems = np.zeros((len(images), 2), np.int32), {}
+    places = (images.place(i) for i in range(len(images)))
     with console.progress(f"Checking {what}", len(images)) as advance:
-        for chunk, part in zip(chunks, _parts([images.take(chunk) for chunk in chunks]), strict=True):
-            sizes[chunk] = part.sizes
-            problems |= {int(chunk[row]): line for row, line in part.problems.items()}
-            advance(len(chunk))
+        for i, found in enumerate(in_order(examine, places, len(images))):
+            if isinstance(found, str):
+                problems[i] = found
+            else:
+                sizes[i] = found
+            advance(1)
     return Scan(sizes, problems)
 
 
-def _parts(parts: list[EncodedSet]) -> Iterator[Scan]:
-    """Processes are spawned, so a script that comes here needs its `if __name__ == "__main__":`."""
-    workers = min(os.cpu_count() or 1, len(parts))
-    if workers < 2:
-        yield from map(scan_part, parts)
-        return
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=ignore_interrupt)
+def examine(place: Place) -> tuple[int, int] | str:
+    """The size of an image that can be decoded, else what is wrong with it.
+
+    A JPEG is decoded at an eighth of its size, for which all of its bytes are read all the same.
+    """
+    content = b""
     try:
-        yield from pool.map(scan_part, parts)
-    except BrokenProcessPool as e:
-        raise WorkError("A process that checks images died: out of memory, or killed; run it again.") from e
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def scan_part(images: EncodedSet) -> Scan:
-    """Decode each image, a JPEG at an eighth of its size, for which all of its bytes are read all the same."""
-    sizes, problems = np.zeros((len(images), 2), np.int32), {}
-    for row in range(len(images)):
-        content = b""
-        try:
-            content = images.read(row)
-            with open_image(File(images.names[row], content)) as image:
-                size = image.size
-                image.draft("RGB", (max(size[0] // 8, 1), max(size[1] // 8, 1)))
-                image.load()
-            sizes[row] = size
-        except Exception as e:  # Pillow raises almost any type for a damaged file
-            problems[row] = f"{images.names[row]} cannot be decoded ({reason_of(content, e)})"
-    return Scan(sizes, problems)
+        content = place.read()
+        with open_image(File(place.name, content)) as image:
+            width, height = image.size
+            image.draft("RGB", (max(width // 8, 1), max(height // 8, 1)))
+            image.load()
+        return width, height
+    except Exception as e:  # Pillow raises almost any type for a damaged file
+        return f"{place.name} cannot be decoded ({reason_of(content, e)})"
 
 
 def without(images: EncodedSet, found: Scan) -> EncodedSet:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fastarat import console
-from fastarat.data import beton, prepared, shards
+from fastarat.data import prepared, shards
+from fastarat.data.beton import file as beton
 from fastarat.data.dataset import Dataset, from_arrays
 from fastarat.data.decoded import decoded_once
 from fastarat.data.encoded import EncodedSet, fingerprint_of

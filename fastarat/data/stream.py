@@ -9,10 +9,10 @@ from fastarat_kernels.implementations import PYTORCH, Kernels
 from torch import Tensor
 
 from fastarat.data.crops import central_boxes, random_boxes, whole_boxes
+from fastarat.data.decoders.request import Decoder, Request
 from fastarat.data.encoded import EncodedSet
 from fastarat.data.loader import Batch, random_sample, share_of
 from fastarat.data.order import quasi_random_order, random_order
-from fastarat.data.request import Decoder, Request
 from fastarat.data.settings import AugmentConfig, LoadingConfig
 
 MAX_VALUE = 255

@@ -20,8 +20,8 @@ from bench.loaders_one import Mark, speed
 from bench.loaders_run import Effort, Failed, OutOfTime, measure, rows_of
 from bench.random_images import random_images
 from bench.rows import read_rows
+from fastarat.data.decoders.pixels import pixels_of
 from fastarat.data.find import find
-from fastarat.data.pixels import pixels_of
 from fastarat.data.stored import open_stored
 
 EVERY = {"benchmark", "dataset", "device", "gpu", "driver", "torch", "triton", "commit", "date", "config", "correct"}

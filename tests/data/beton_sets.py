@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from small_sets import one_line
 
-from fastarat.data import beton
-from fastarat.data.beton_records import Storage
-from fastarat.data.beton_write import Contents, build
+from fastarat.data.beton import file as beton
+from fastarat.data.beton.records import Storage
+from fastarat.data.beton.write import Contents, build
 from fastarat.data.dataset import ImageSet
 from fastarat.data.encoded import EncodedSet
 from fastarat.errors import UserError

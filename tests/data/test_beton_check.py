@@ -6,7 +6,7 @@ from beton_sets import built, folder_contents, pixel_contents, reopened
 from small_sets import jpeg
 from test_beton import patch, patch_struct, unsealed
 
-from fastarat.data.beton_check import info, problems
+from fastarat.data.beton.check import info, problems
 
 
 @pytest.fixture
@@ -64,10 +64,10 @@ def test_info_says_what_is_in_the_file(photos, tmp_path):
 
 
 def test_many_images_are_checked_by_several_processes(tmp_path, monkeypatch):
-    from fastarat.data import beton_pool
+    from fastarat.data import pool
 
-    monkeypatch.setattr(beton_pool, "BATCH", 2)
-    monkeypatch.setattr(beton_pool.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(pool, "BATCH", 2)
+    monkeypatch.setattr(pool.os, "cpu_count", lambda: 2)
     path = built(pixel_contents(), tmp_path / "set.beton", mode="jpeg")
     patch(path, int(reopened(path).train.offsets[5]) + 50, b"\x01")
     assert len(problems(path)) == 1 and np.char.startswith(problems(path)[0], "train image 5")

@@ -10,9 +10,9 @@ import pytest
 from beton_sets import built, folder_contents, pixel_contents, pixels, refusal, reopened
 from small_sets import jpeg
 
-from fastarat.data import beton_check
-from fastarat.data.ffcv import FFCVDecoder
-from fastarat.data.request import Request
+from fastarat.data.beton import check as beton_check
+from fastarat.data.decoders.ffcv import FFCVDecoder
+from fastarat.data.decoders.request import Request
 
 # In a process of its own: importing ffcv sets torch to one thread, and its loader leaves threads behind.
 SCRIPT = """

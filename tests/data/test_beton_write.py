@@ -17,10 +17,11 @@ from beton_sets import built, encoded, folder_contents, pixel_contents, pixels, 
 from PIL import Image
 from small_sets import jpeg, one_line
 
-from fastarat.data import beton_pool, beton_write
-from fastarat.data.beton_format import MIN_PAGE
-from fastarat.data.beton_records import SMART_BYTES, Storage
-from fastarat.data.beton_write import Contents, build
+from fastarat.data import pool
+from fastarat.data.beton import write as beton_write
+from fastarat.data.beton.format import MIN_PAGE
+from fastarat.data.beton.records import SMART_BYTES, Storage
+from fastarat.data.beton.write import Contents, build
 from fastarat.data.dataset import ImageSet
 from fastarat.errors import UserError, WorkError
 
@@ -106,7 +107,7 @@ def test_images_larger_than_a_page_make_the_pages_larger(tmp_path, out):
 
 
 def test_the_file_is_the_same_for_any_number_of_processes(tmp_path, monkeypatch):
-    monkeypatch.setattr(beton_pool, "BATCH", 3)
+    monkeypatch.setattr(pool, "BATCH", 3)
     files = []
     for processes in (1, 2):
         build(pixel_contents(), tmp_path / f"{processes}.beton", Storage("jpeg"), processes)
@@ -115,9 +116,9 @@ def test_the_file_is_the_same_for_any_number_of_processes(tmp_path, monkeypatch)
 
 
 def test_a_process_that_dies_is_one_line_and_leaves_nothing(out, monkeypatch):
-    monkeypatch.setattr(beton_pool, "BATCH", 2)
-    monkeypatch.setattr(beton_pool, "ignore_interrupt", os.abort)
-    monkeypatch.setattr(beton_pool.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(pool, "BATCH", 2)
+    monkeypatch.setattr(pool, "ignore_interrupt", os.abort)
+    monkeypatch.setattr(pool.os, "cpu_count", lambda: 2)
     assert "process that works on images died" in refused(pixel_contents(), out, WorkError, mode="jpeg")
 
 
@@ -168,8 +169,8 @@ import sys
 from pathlib import Path
 sys.path[:0] = sys.argv[2:]
 from beton_sets import pixel_contents
-from fastarat.data import beton_write
-from fastarat.data.beton_records import Storage
+from fastarat.data.beton import write as beton_write
+from fastarat.data.beton.records import Storage
 from fastarat.__main__ import main
 import fastarat.commands.recipes as command
 

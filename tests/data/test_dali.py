@@ -18,11 +18,11 @@ import torch
 from PIL import Image
 from small_sets import jpeg, one_line
 
-from fastarat.data import dali
-from fastarat.data.dali import DALIDecoder
+from fastarat.data.decoders import dali
+from fastarat.data.decoders.dali import DALIDecoder
+from fastarat.data.decoders.prefetch import prefetch
+from fastarat.data.decoders.request import Request
 from fastarat.data.encoded import EncodedSet
-from fastarat.data.prefetch import prefetch
-from fastarat.data.request import Request
 from fastarat.errors import UserError, WorkError
 
 

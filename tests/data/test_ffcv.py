@@ -15,13 +15,14 @@ from beton_sets import built, folder_contents, pixel_contents, pixels, reopened
 from PIL import Image
 from small_sets import one_line
 
-from fastarat.data import beton_seal, ffcv, ffcv_native
-from fastarat.data.beton_write import Contents
+from fastarat.data.beton import seal as beton_seal
+from fastarat.data.beton.write import Contents
 from fastarat.data.crops import central_boxes, random_boxes, whole_boxes
+from fastarat.data.decoders import ffcv, ffcv_native
+from fastarat.data.decoders.ffcv import FFCVDecoder
+from fastarat.data.decoders.pixels import pixels_of
+from fastarat.data.decoders.request import Request
 from fastarat.data.encoded import EncodedSet
-from fastarat.data.ffcv import FFCVDecoder
-from fastarat.data.pixels import pixels_of
-from fastarat.data.request import Request
 from fastarat.errors import UserError, WorkError
 
 
@@ -242,7 +243,7 @@ def test_torchs_threads_are_left_alone_and_ffcv_is_not_imported():
     script = """if True:
         import sys, torch
         torch.set_num_threads(3)
-        from fastarat.data import ffcv_native
+        from fastarat.data.decoders import ffcv_native
         ffcv_native.compile_rows()
         assert torch.get_num_threads() == 3 and "ffcv" not in sys.modules and "cv2" not in sys.modules
         print("left alone")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from small_sets import jpeg, one_line, pack
 
-from fastarat.data import decode, entries
+from fastarat.data import entries, pool
 from fastarat.data.sources import open_dataset, prepare
 from fastarat.errors import UserError, WorkError
 
@@ -59,19 +59,19 @@ def test_images_are_decoded_once_and_again_only_when_they_change(photos, root, c
 
 def test_many_images_are_decoded_by_several_processes(photos, monkeypatch):
     expected = open_dataset(str(photos)).fingerprint
-    monkeypatch.setattr(decode, "BATCH", 1)
-    monkeypatch.setattr(decode.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(pool, "BATCH", 1)
+    monkeypatch.setattr(pool.os, "cpu_count", lambda: 2)
     shutil.copytree(photos, photos.with_name("again"))
     assert open_dataset(str(photos.with_name("again"))).fingerprint == expected
 
 
 def test_a_decoding_process_that_dies_is_one_line(photos, monkeypatch):
-    monkeypatch.setattr(decode, "BATCH", 1)
-    monkeypatch.setattr(decode.os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(decode, "ignore_interrupt", decode.os.abort)
+    monkeypatch.setattr(pool, "BATCH", 1)
+    monkeypatch.setattr(pool.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(pool, "ignore_interrupt", pool.os.abort)
     with pytest.raises(WorkError) as error:
         open_dataset(str(photos))
-    assert "process that decodes images died" in one_line(error)
+    assert "process that works on images died" in one_line(error)
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])

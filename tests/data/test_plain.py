@@ -10,11 +10,11 @@ import pytest
 import torch
 from small_sets import encoded, jpeg, one_line
 
-from fastarat.data import plain
 from fastarat.data.crops import central_boxes, whole_boxes
-from fastarat.data.pixels import pixels_of
-from fastarat.data.plain import PlainDecoder
-from fastarat.data.request import Request
+from fastarat.data.decoders import plain
+from fastarat.data.decoders.pixels import pixels_of
+from fastarat.data.decoders.plain import PlainDecoder
+from fastarat.data.decoders.request import Request
 from fastarat.errors import WorkError
 
 

@@ -7,7 +7,7 @@ from collections.abc import Generator
 import pytest
 from small_sets import one_line
 
-from fastarat.data.prefetch import prefetch
+from fastarat.data.decoders.prefetch import prefetch
 from fastarat.errors import WorkError
 
 

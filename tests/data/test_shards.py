@@ -10,12 +10,12 @@ from small_sets import jpeg, one_line
 
 from fastarat.data import shards
 from fastarat.data.crops import whole_boxes
-from fastarat.data.dali import DALIDecoder
+from fastarat.data.decoders.dali import DALIDecoder
+from fastarat.data.decoders.request import Request
 from fastarat.data.encoded import EncodedSet
 from fastarat.data.find import find
 from fastarat.data.index import index_images
-from fastarat.data.request import Request
-from fastarat.data.scan import scan_part
+from fastarat.data.scan import examine
 from fastarat.errors import UserError
 
 
@@ -32,7 +32,7 @@ def refusal(folder: Path) -> str:
 
 
 def pixels(stored: EncodedSet) -> np.ndarray:
-    sizes = scan_part(stored).sizes
+    sizes = np.array([examine(stored.place(i)) for i in range(len(stored))], np.int32)
     request = Request(np.arange(len(stored)), whole_boxes(sizes), (12, 12))
     (batch,) = DALIDecoder(replace(stored, sizes=sizes), 1).decode([request])
     return batch.numpy()

@@ -10,8 +10,8 @@ from small_sets import jpeg, one_line, pack
 from fastarat.data import scan as scan_module
 from fastarat.data import shards
 from fastarat.data.crops import whole_boxes
+from fastarat.data.decoders.pixels import pixels_of
 from fastarat.data.find import find
-from fastarat.data.pixels import pixels_of
 from fastarat.data.sources import open_dataset, open_for_evaluation, prepare
 from fastarat.data.stored import decoded, open_stored, streamed
 from fastarat.errors import UserError
@@ -100,10 +100,10 @@ def test_an_image_of_one_pixel_is_resized(photos):
 
 def test_the_second_look_reads_no_image_and_a_changed_file_is_looked_at_again(photos, monkeypatch):
     first = stored(photos)
-    decode = scan_module.scan_part
-    monkeypatch.setattr(scan_module, "scan_part", lambda images: pytest.fail("looked again"))
+    decode = scan_module.examine
+    monkeypatch.setattr(scan_module, "examine", lambda place: pytest.fail("looked again"))
     assert stored(photos).fingerprint == first.fingerprint
-    monkeypatch.setattr(scan_module, "scan_part", decode)
+    monkeypatch.setattr(scan_module, "examine", decode)
     (photos / "train/cat/1.jpg").write_bytes(b"changed")
     with pytest.raises(UserError, match=r"train/cat/1\.jpg"):
         stored(photos)

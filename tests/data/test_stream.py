@@ -10,9 +10,9 @@ from small_sets import encoded, jpeg
 from fastarat.data import order
 from fastarat.data.crops import random_boxes
 from fastarat.data.dataset import ImageSet
-from fastarat.data.pixels import pixels_of
-from fastarat.data.plain import PlainDecoder
-from fastarat.data.request import Request
+from fastarat.data.decoders.pixels import pixels_of
+from fastarat.data.decoders.plain import PlainDecoder
+from fastarat.data.decoders.request import Request
 from fastarat.data.resident import ResidentLoader
 from fastarat.data.settings import AugmentConfig, LoadingConfig
 from fastarat.data.stream import StreamLoader

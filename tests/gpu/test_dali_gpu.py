@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fastarat.data.dali import DALIDecoder
+from fastarat.data.decoders.dali import DALIDecoder
+from fastarat.data.decoders.request import Request
 from fastarat.data.encoded import EncodedSet
-from fastarat.data.request import Request
 
 pytestmark = [
     pytest.mark.gpu,

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -9,7 +10,6 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import TypeVar
 
-from fastarat.data.decode import ignore_interrupt
 from fastarat.errors import WorkError
 
 BATCH = 64  # items handed to a process at a time; fewer than two batches are worked on right here
@@ -53,3 +53,8 @@ def _results(pool: ProcessPoolExecutor, work: Callable[[T], R], items: Iterator[
 
 def _work_on(work: Callable[[T], R], batch: list[T]) -> list[R]:
     return [work(item) for item in batch]
+
+
+def ignore_interrupt() -> None:
+    """Ctrl-C reaches every process of the terminal; the parent alone answers it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

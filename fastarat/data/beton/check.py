@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastarat import console
-from fastarat.data import beton_seal
-from fastarat.data.beton import everything, examine, jpeg_problem, opened
-from fastarat.data.beton_pool import in_order
-from fastarat.data.beton_seal import REBUILD, Seal
+from fastarat.data.beton import seal as beton_seal
+from fastarat.data.beton.file import everything, examine, jpeg_problem, opened
+from fastarat.data.beton.seal import REBUILD, Seal
 from fastarat.data.encoded import EncodedSet
+from fastarat.data.pool import in_order
 from fastarat.errors import UserError
 
 

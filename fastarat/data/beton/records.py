@@ -4,7 +4,7 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
-from fastarat.data.beton_format import JPEG_END, MAX_PAGE, MAX_SIDE
+from fastarat.data.beton.format import JPEG_END, MAX_PAGE, MAX_SIDE
 from fastarat.data.decode import File, open_image, reason_of
 from fastarat.errors import UserError
 

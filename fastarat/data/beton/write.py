@@ -18,15 +18,15 @@ from typing import BinaryIO
 import numpy as np
 
 from fastarat import console
-from fastarat.data import beton_seal
-from fastarat.data.beton import SPLITS
-from fastarat.data.beton_format import ENTRY, FIELD, FIELDS, HEADER, JPEG, MIN_PAGE, RAW, VERSION, aligned, struct_of
-from fastarat.data.beton_pool import in_order
-from fastarat.data.beton_records import Record, Storage, record
+from fastarat.data.beton import seal as beton_seal
+from fastarat.data.beton.file import SPLITS
+from fastarat.data.beton.format import ENTRY, FIELD, FIELDS, HEADER, JPEG, MIN_PAGE, RAW, VERSION, aligned, struct_of
+from fastarat.data.beton.records import Record, Storage, record
 from fastarat.data.dataset import ImageSet
 from fastarat.data.decode import File
 from fastarat.data.encoded import EncodedSet
 from fastarat.data.layout import require_none
+from fastarat.data.pool import in_order
 from fastarat.errors import UserError, WorkError
 from fastarat.files import synchronise
 

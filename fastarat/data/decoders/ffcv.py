@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastarat.data import beton_seal, ffcv_native
+from fastarat.data.beton import seal as beton_seal
+from fastarat.data.decoders import ffcv_native
+from fastarat.data.decoders.pixels import pixels_of
+from fastarat.data.decoders.prefetch import STALL_S, prefetch
+from fastarat.data.decoders.request import Request
 from fastarat.data.encoded import EncodedSet
-from fastarat.data.pixels import pixels_of
-from fastarat.data.prefetch import STALL_S, prefetch
-from fastarat.data.request import Request
 from fastarat.errors import WorkError
 
 AHEAD = 3  # batches made before they are asked for

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from fastarat.data.decode import reason_of
+from fastarat.data.decoders.pixels import pixels_of
+from fastarat.data.decoders.prefetch import STALL_S
+from fastarat.data.decoders.request import Request
 from fastarat.data.encoded import EncodedSet
-from fastarat.data.pixels import pixels_of
-from fastarat.data.prefetch import STALL_S
-from fastarat.data.request import Request
 from fastarat.errors import WorkError
 
 AHEAD = 2  # batches that a worker has in hand

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from fastarat import console
-from fastarat.data import beton_layout, beton_seal
-from fastarat.data.beton_format import JPEG_END, JPEG_START
-from fastarat.data.beton_layout import Layout
-from fastarat.data.beton_seal import REBUILD, Seal
+from fastarat.data.beton import layout as beton_layout
+from fastarat.data.beton import seal as beton_seal
+from fastarat.data.beton.format import JPEG_END, JPEG_START
+from fastarat.data.beton.layout import Layout
+from fastarat.data.beton.seal import REBUILD, Seal
 from fastarat.data.dataset import label_problem
 from fastarat.data.encoded import EncodedSet, fingerprint_of
 from fastarat.errors import UserError

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastarat.data import dali_pipeline
-from fastarat.data.dali_pipeline import BLACK, Inputs, as_ppm, is_left_to_pil
 from fastarat.data.decode import open_image, reason_of
+from fastarat.data.decoders import dali_pipeline
+from fastarat.data.decoders.dali_pipeline import BLACK, Inputs, as_ppm, is_left_to_pil
+from fastarat.data.decoders.prefetch import prefetch
+from fastarat.data.decoders.request import Request
 from fastarat.data.encoded import EncodedSet
-from fastarat.data.prefetch import prefetch
-from fastarat.data.request import Request
 from fastarat.errors import WorkError
 
 AHEAD = 2

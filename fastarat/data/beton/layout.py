@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastarat.data.beton_format import (
+from fastarat.data.beton.format import (
     ENTRY,
     FIELD,
     HEADER,
@@ -22,7 +22,7 @@ from fastarat.data.beton_format import (
     VERSION,
     struct_of,
 )
-from fastarat.data.beton_seal import REBUILD
+from fastarat.data.beton.seal import REBUILD
 from fastarat.errors import UserError
 
 
