@@ -75,6 +75,7 @@ An image classifier trained by adversarial training with fastarat.
 | data | {data}: {num_classes} classes, {channels}x{height}x{width} |
 | threat model of the training | {norm}, eps {eps_255:g}/255 |
 | input | float32 [N, {channels}, {height}, {width}], pixels in [0, 1] (stored values / {max_value}), not normalised |
+| images | {shown} |
 
 ```python
 from model import CLASSES, load
@@ -161,7 +162,16 @@ def card(model: nn.Module, description: Description) -> str:
         width=width,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         class_names=", ".join(description.classes),
+        shown=_shown(description),
     )
+
+
+def _shown(description: Description) -> str:
+    share = description.central_share
+    if share is None:
+        return "as they are stored"
+    height, width = description.image_size
+    return f"the middle of each, {share:g} of its shorter side, resized to {width}x{height}"
 
 
 def _require_onnx() -> None:

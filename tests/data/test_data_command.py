@@ -7,7 +7,8 @@ import sys
 from dataclasses import replace
 
 import pytest
-from small_sets import cifar_archive, cifar_files, one_line, pack
+from PIL import Image
+from small_sets import cifar_archive, cifar_files, jpeg, one_line, pack
 
 from fastarat.commands.data import run
 from fastarat.data import cifar
@@ -18,10 +19,10 @@ from fastarat.errors import UserError
 def test_the_overview_names_every_subcommand(args, capsys):
     assert run(args) == 0
     text = capsys.readouterr().out
-    assert all(f"  {name}" in text for name in ("list", "fetch", "prepare", "check", "info"))
+    assert all(f"  {name}" in text for name in ("list", "fetch", "prepare", "build", "check", "info"))
 
 
-@pytest.mark.parametrize("name", ["list", "fetch", "prepare", "check", "info"])
+@pytest.mark.parametrize("name", ["list", "fetch", "prepare", "build", "check", "info"])
 def test_every_subcommand_explains_itself_with_an_example(name, capsys):
     with pytest.raises(SystemExit) as stop:
         run([name, "--help"])
@@ -103,3 +104,55 @@ def test_help_loads_neither_torch_nor_an_image_library():
     code = "import sys, fastarat.commands.data; print({'torch', 'sklearn', 'PIL'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
+
+
+def test_build_writes_a_beton_that_info_describes_draws_and_check_finds_whole(photos, tmp_path, capsys):
+    out = tmp_path / "photos.beton"
+    assert run(["build", str(photos), str(out), "--mode", "jpeg", "--longest-side", "8", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["classes"] == ["cat", "dog"] and facts["stored"] == {"raw": 0, "jpeg": 10}
+    assert facts["train"] == {"images": 6, "class_min": 3, "class_max": 3} and facts["sizes"]["max"] == [8, 8]
+    assert run(["info", str(out), "--sheet", str(tmp_path / "sheet.png")]) == 0
+    text = capsys.readouterr().out
+    assert "min 8x8, median 8x8, max 8x8" in text and "0 raw, 10 jpeg" in text
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.format == "PNG" and len(sheet.convert("RGB").getcolors(10**6) or []) > 100
+    assert run(["check", str(out)]) == 0
+
+
+def test_check_names_the_bad_image_of_a_beton(photos, tmp_path, capsys):
+    out = tmp_path / "photos.beton"
+    run(["build", str(photos), str(out), "--mode", "raw"])
+    capsys.readouterr()
+    content = bytearray(out.read_bytes())
+    content[2**21 + 3 * 12 * 12 * 2 + 5] ^= 1  # in the third image
+    out.write_bytes(content)
+    assert run(["check", str(out), "--json"]) == 1
+    (problem,) = json.loads(capsys.readouterr().out)["problems"]
+    assert "train image 2 " in problem
+
+
+def test_info_of_photographs_of_several_sizes_gives_their_span(photos, capsys, tmp_path):
+    (photos / "train/cat/0.jpg").write_bytes(jpeg(3, 30, 20))
+    assert run(["info", str(photos), "--sheet", str(tmp_path / "sheet.png")]) == 0
+    assert "min 12x12, median 12x12, max 30x20" in capsys.readouterr().out
+    assert (tmp_path / "sheet.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "fix"),
+    [
+        (["digits", "out.beton"], "not of 8-bit RGB images"),
+        (["photos", "out"], "ends with .beton"),
+        (["photos", "out.beton", "--quality", "0"], "--quality 0: give 1 to 100"),
+        (["photos", "out.beton", "--longest-side", "0"], "--longest-side 0"),
+        (["nowhere", "out.beton"], "nowhere"),
+        (["mine.beton", "out.beton"], "mine.beton is a .beton already"),
+    ],
+)
+def test_what_cannot_be_built_is_one_line_and_nothing_is_left(photos, tmp_path, monkeypatch, args, fix):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.beton").touch()
+    with pytest.raises(UserError) as error:
+        run(["build", *args])
+    assert fix in one_line(error) and not list(tmp_path.glob("out*"))

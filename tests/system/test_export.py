@@ -93,7 +93,7 @@ def test_the_model_card_says_what_it_is_and_what_it_holds_against(fastarat, trai
     parameters = sum(p.numel() for p in load_deployed(trained)[0].parameters())
     assert card.startswith("# digits, arat, digits\n") and f"{parameters:,} parameters" in card
     assert "linf, eps 45.9/255" in card and "float32 [N, 1, 8, 8]" in card and "stored values / 16" in card
-    assert "arat, epoch 2" in card and "{" not in card
+    assert "arat, epoch 2" in card and "as they are stored" in card and "{" not in card
 
 
 def test_files_are_listed_as_json(fastarat, trained):
