@@ -15,7 +15,7 @@ STORED = "stored-"
 """What the fingerprint of images that are not decoded begins with."""
 
 
-class Place(NamedTuple):
+class Span(NamedTuple):
     """Where the bytes of an image lie."""
 
     path: str
@@ -62,13 +62,13 @@ class EncodedSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def place(self, i: int) -> Place:
+    def span(self, i: int) -> Span:
         """Where image `i` lies."""
-        return Place(self.paths[self.files[i]], int(self.offsets[i]), int(self.lengths[i]), self.names[i])
+        return Span(self.paths[self.files[i]], int(self.offsets[i]), int(self.lengths[i]), self.names[i])
 
     def read(self, i: int) -> bytes:
         """The stored bytes of image `i`. Raises `WorkError` if they are gone."""
-        return self.place(i).read()
+        return self.span(i).read()
 
     def file(self, i: int) -> File:
         """Image `i` for PIL. Raises as `read` does."""

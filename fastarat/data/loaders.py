@@ -19,7 +19,7 @@ MOST_WORKERS = 16
 """What a machine with many cores starts for each process, unless it is told otherwise."""
 
 
-class Place(NamedTuple):
+class Destination(NamedTuple):
     """Where batches go: one of the processes that train together, its device and its number format."""
 
     device: torch.device
@@ -38,15 +38,15 @@ def build_loader(
     size_in: Callable[[int], int | None],
     batch: int,
     seed: int,
-    place: Place,
+    destination: Destination,
     extra: ImageSet | None = None,
     ratio: float = 0.5,
 ) -> Loader:
     """The loader `name` for these training images: decoded ones stay on the device, others are decoded as needed."""
     if isinstance(images, ImageSet):
-        return ResidentLoader(images, max_value, augment, batch, seed, *place, extra, ratio)
-    decoder = build_decoder(name, images, loading, place.num_processes, place.device)
-    return StreamLoader(images, decoder, augment, loading, size_in, batch, seed, *place)
+        return ResidentLoader(images, max_value, augment, batch, seed, *destination, extra, ratio)
+    decoder = build_decoder(name, images, loading, destination.num_processes, destination.device)
+    return StreamLoader(images, decoder, augment, loading, size_in, batch, seed, *destination)
 
 
 def build_decoder(

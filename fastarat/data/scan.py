@@ -9,7 +9,7 @@ import numpy as np
 
 from fastarat import console
 from fastarat.data.decode import File, open_image, reason_of
-from fastarat.data.encoded import EncodedSet, Place, storage_key
+from fastarat.data.encoded import EncodedSet, Span, storage_key
 from fastarat.data.pool import in_order
 from fastarat.errors import UserError, WorkError
 from fastarat.files import write_atomically
@@ -60,9 +60,9 @@ def _save(path: Path, sizes: np.ndarray, problems: np.ndarray) -> None:
 
 def _decoded_all(images: EncodedSet, what: str) -> Scan:
     sizes, problems = np.zeros((len(images), 2), np.int32), {}
-    places = (images.place(i) for i in range(len(images)))
+    spans = (images.span(i) for i in range(len(images)))
     with console.progress(f"Checking {what}", len(images)) as advance:
-        for i, found in enumerate(in_order(examine, places, len(images))):
+        for i, found in enumerate(in_order(examine, spans, len(images))):
             if isinstance(found, str):
                 problems[i] = found
             else:
@@ -71,21 +71,21 @@ def _decoded_all(images: EncodedSet, what: str) -> Scan:
     return Scan(sizes, problems)
 
 
-def examine(place: Place) -> tuple[int, int] | str:
+def examine(span: Span) -> tuple[int, int] | str:
     """The size of an image that can be decoded, else what is wrong with it.
 
     A JPEG is decoded at an eighth of its size, for which all of its bytes are read all the same.
     """
     content = b""
     try:
-        content = place.read()
-        with open_image(File(place.name, content)) as image:
+        content = span.read()
+        with open_image(File(span.name, content)) as image:
             width, height = image.size
             image.draft("RGB", (max(width // 8, 1), max(height // 8, 1)))
             image.load()
         return width, height
     except Exception as e:  # Pillow raises almost any type for a damaged file
-        return f"{place.name} cannot be decoded ({reason_of(content, e)})"
+        return f"{span.name} cannot be decoded ({reason_of(content, e)})"
 
 
 def without(images: EncodedSet, found: Scan) -> EncodedSet:

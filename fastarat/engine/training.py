@@ -17,7 +17,7 @@ from fastarat.data.decoded import decoded_now
 from fastarat.data.encoded import EncodedSet
 from fastarat.data.extra import open_extra
 from fastarat.data.loader import Batch, Loader
-from fastarat.data.loaders import Place, build_loader
+from fastarat.data.loaders import Destination, build_loader
 from fastarat.engine.averaging import Average
 from fastarat.engine.compiled import Step
 from fastarat.engine.distributed import World
@@ -223,7 +223,7 @@ def build_training(
         partial(_size_in, config),
         config.batch,
         config.seed,
-        Place(world.device, precision.parameter_dtype, world.rank, world.size, kernels),
+        Destination(world.device, precision.parameter_dtype, world.rank, world.size, kernels),
         extra.decoded_train if extra else None,
         config.extra.ratio,
     )

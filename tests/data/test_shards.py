@@ -32,7 +32,7 @@ def refusal(folder: Path) -> str:
 
 
 def pixels(stored: EncodedSet) -> np.ndarray:
-    sizes = np.array([examine(stored.place(i)) for i in range(len(stored))], np.int32)
+    sizes = np.array([examine(stored.span(i)) for i in range(len(stored))], np.int32)
     request = Request(np.arange(len(stored)), whole_boxes(sizes), (12, 12))
     (batch,) = DALIDecoder(replace(stored, sizes=sizes), 1).decode([request])
     return batch.numpy()

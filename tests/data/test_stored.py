@@ -101,7 +101,7 @@ def test_an_image_of_one_pixel_is_resized(photos):
 def test_the_second_look_reads_no_image_and_a_changed_file_is_looked_at_again(photos, monkeypatch):
     first = stored(photos)
     decode = scan_module.examine
-    monkeypatch.setattr(scan_module, "examine", lambda place: pytest.fail("looked again"))
+    monkeypatch.setattr(scan_module, "examine", lambda span: pytest.fail("looked again"))
     assert stored(photos).fingerprint == first.fingerprint
     monkeypatch.setattr(scan_module, "examine", decode)
     (photos / "train/cat/1.jpg").write_bytes(b"changed")

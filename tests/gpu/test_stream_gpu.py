@@ -1,0 +1,67 @@
+"""Streamed batches on a GPU: the resident loader's bit by bit, while the step before still runs."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from fastarat_kernels.implementations import PYTORCH, TRITON
+from PIL import Image
+
+from fastarat.data.dataset import ImageSet
+from fastarat.data.decoders.plain import PlainDecoder
+from fastarat.data.encoded import EncodedSet
+from fastarat.data.resident import ResidentLoader
+from fastarat.data.settings import AugmentConfig, LoadingConfig
+from fastarat.data.stream import StreamLoader
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+COUNT, BATCH = 256, 32
+
+
+@pytest.fixture
+def images(tmp_path) -> tuple[EncodedSet, ImageSet]:
+    """PNGs of coloured noise in one file, and their pixels."""
+    pixels = np.random.default_rng(0).integers(0, 256, (COUNT, 32, 32, 3), dtype=np.uint8)
+    contents = []
+    for image in pixels:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        contents.append(buffer.getvalue())
+    (tmp_path / "images").write_bytes(b"".join(contents))
+    lengths = np.array([len(content) for content in contents], np.int64)
+    labels = np.arange(COUNT, dtype=np.int64)
+    stored = EncodedSet(
+        (str(tmp_path / "images"),),
+        np.zeros(COUNT, np.int32),
+        np.cumsum(lengths) - lengths,
+        lengths,
+        np.zeros(COUNT, bool),
+        np.full((COUNT, 2), 32, np.int32),
+        labels,
+        tuple(map(str, labels)),
+    )
+    return stored, ImageSet(pixels, labels)
+
+
+@pytest.mark.parametrize("kernels", [PYTORCH, TRITON], ids=lambda kernels: kernels.name)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_streamed_batches_are_the_resident_ones(images, kernels, dtype):
+    stored, decoded = images
+    device = torch.device("cuda", 0)
+    augment, place = AugmentConfig(), (device, dtype, 0, 1, kernels)
+    resident = ResidentLoader(decoded, 255, augment, BATCH, 0, *place)
+    decoder = PlainDecoder(stored, 2, pin=True)
+    streamed = StreamLoader(stored, decoder, augment, LoadingConfig(), lambda epoch: None, BATCH, 0, *place)
+    busy = torch.randn(4096, 4096, device=device)
+    kept = []
+    for batch in streamed.batches(1):
+        kept.append(batch)
+        for _ in range(20):  # the device falls behind the host, as it does in training
+            busy = busy @ busy / 64
+    streamed.close()
+    for ours, theirs in zip(kept, resident.batches(1), strict=True):
+        assert all(torch.equal(mine, their) for mine, their in zip(ours, theirs, strict=True))
