@@ -1,6 +1,6 @@
 """The streaming loader: images that are decoded as they are needed, ahead of the step and in the same order as ever."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 
 import numpy as np
@@ -49,14 +49,13 @@ class StreamLoader:
 
     def batches(self, epoch: int, first_step: int = 0) -> Generator[Batch, None, None]:
         """See `Loader.batches`."""
-        steps = range(first_step, self.steps_per_epoch)
-        order = self._order(epoch)
-        yield from self._batches([order[step * self.batch :][: self.batch] for step in steps], epoch, augment=True)
+        order = self._order(epoch)[first_step * self.batch : self.steps_per_epoch * self.batch]
+        yield from self._batches(order, self.batch, epoch, augment=True)
 
     def sample(self, epoch: int, num_images: int, augment: bool, batch: int) -> Generator[Batch, None, None]:
         """See `Loader.sample`; the choice of images depends on (seed, epoch)."""
         chosen = random_sample(self.num_images, num_images, self.seed, epoch)
-        yield from self._batches(chosen.split(batch), epoch, augment)
+        yield from self._batches(chosen, batch, epoch, augment)
 
     def close(self) -> None:
         """See `Loader.close`."""
@@ -67,12 +66,17 @@ class StreamLoader:
             return quasi_random_order(self.images, self.seed, epoch)
         return random_order(self.num_images, self.seed, epoch)
 
-    def _batches(self, batches: Iterable[Tensor], epoch: int, augment: bool) -> Generator[Batch, None, None]:
-        shares = [share_of(index, self.rank, self.num_processes) for index in batches]
-        requests = (self._request(index.numpy(), epoch, augment) for index, _ in shares)
+    def _batches(self, order: Tensor, batch: int, epoch: int, augment: bool) -> Generator[Batch, None, None]:
+        if not len(order):
+            return
+        requests = (self._request(self._share(index)[0].numpy(), epoch, augment) for index in order.split(batch))
+        there = order.to(self.device)  # once: a copy for each batch would wait for the step before
         with closing(self.decoder.decode(requests)) as decoded:
-            for (index, rows), pixels in zip(shares, self._on_device(decoded), strict=True):
-                yield self._batch(pixels, index.to(self.device), rows.to(self.device), epoch, augment)
+            for index, pixels in zip(there.split(batch), self._on_device(decoded), strict=True):
+                yield self._batch(pixels, *self._share(index), epoch, augment)
+
+    def _share(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        return share_of(index, self.rank, self.num_processes)
 
     def _request(self, index: np.ndarray, epoch: int, augment: bool) -> Request:
         sizes, size = self.images.sizes[index], self.size_in(epoch)
