@@ -60,10 +60,10 @@ def main(started: float, settings: dict[str, Any]) -> dict[str, Any]:
 
 def _set_up(config: "Config", dataset: Any) -> tuple[Any, Any, dict[str, str]]:
     """A training and its step, built as `fastarat train` builds them."""
+    from fastarat.engine.build import build_training
     from fastarat.engine.compiled import MOST_UNROLLED, build_step, keep_caches, unrolled_size
     from fastarat.engine.device import choose_compile, choose_device, choose_dtype, choose_kernels
     from fastarat.engine.distributed import join_world
-    from fastarat.engine.training import build_training
     from fastarat.record import Record
 
     record = Record(quiet=True)

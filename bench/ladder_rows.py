@@ -13,9 +13,9 @@ from bench.subjects import Setting
 from bench.suites import method_of
 from bench.turns import Entry
 from bench.variants import choices_of
+from fastarat.engine.build import build_training
 from fastarat.engine.cost import Cost, added, step_cost
 from fastarat.engine.distributed import World
-from fastarat.engine.training import build_training
 
 PEAK_FLOPS = 790e12
 """bf16 matrix products of an H200 on random data: what `mfu` is a share of, on any GPU"""

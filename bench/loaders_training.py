@@ -13,10 +13,11 @@ from fastarat.config import Config
 from fastarat.data.choose import Wish, open_for_training
 from fastarat.data.loader import Batch, Loader
 from fastarat.data.settings import LoadingConfig
+from fastarat.engine.build import build_training
 from fastarat.engine.compiled import MOST_UNROLLED, Step, build_step, keep_caches, unrolled_size
 from fastarat.engine.device import choose_compile, choose_device, choose_dtype, choose_kernels
 from fastarat.engine.distributed import join_world
-from fastarat.engine.training import Training, build_training
+from fastarat.engine.training import Training
 from fastarat.recipes import recipe
 from fastarat.record import Record
 

@@ -27,10 +27,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from fastarat.console import notice
 from fastarat.data.dataset import Dataset, ImageSet
 from fastarat.data.loader import Batch
+from fastarat.engine.build import build_training
 from fastarat.engine.cost import CostCounter
 from fastarat.engine.distributed import World
 from fastarat.engine.step import EAGER, Fixed, train_step
-from fastarat.engine.training import Training, build_training
+from fastarat.engine.training import Training
 from fastarat.recipes import recipe
 
 PAGE = Path(__file__).parents[1] / "kernels" / "README.md"

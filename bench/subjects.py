@@ -16,11 +16,12 @@ from fastarat.attacks.settings import AttackConfig
 from fastarat.config import Config
 from fastarat.data.dataset import Dataset
 from fastarat.data.loader import Batch
+from fastarat.engine.build import build_training
 from fastarat.engine.compiled import MOST_UNROLLED, build_step, unrolled_size
 from fastarat.engine.distributed import World
 from fastarat.engine.precision import Dtype
 from fastarat.engine.settings import CompileMode
-from fastarat.engine.training import Training, build_training
+from fastarat.engine.training import Training
 from fastarat.methods.settings import LBGATConfig
 from fastarat.models.split_batch_norm import BRANCHES, SplitBatchNorm2d, current_pass, forward
 

@@ -54,9 +54,9 @@ def _training() -> Finding:
     from dataclasses import replace
 
     from fastarat.data.dataset import Dataset
+    from fastarat.engine.build import build_training
     from fastarat.engine.distributed import World
     from fastarat.engine.step import train_step
-    from fastarat.engine.training import build_training
     from fastarat.recipes import DEFAULT, recipe
 
     rng = np.random.default_rng(0)

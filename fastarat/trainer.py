@@ -11,13 +11,14 @@ from fastarat.config import Config
 from fastarat.console import notice
 from fastarat.data.choose import Opened, Wish, open_for_training
 from fastarat.data.loaders import MOST_WORKERS, num_workers
+from fastarat.engine.build import build_training
 from fastarat.engine.compiled import MOST_UNROLLED, Step, build_step, keep_caches, unrolled_size
 from fastarat.engine.device import choose_compile, choose_device, choose_dtype, choose_kernels
 from fastarat.engine.distributed import World, barrier, join_world, leave_world
 from fastarat.engine.loop import Interrupted, Loop
 from fastarat.engine.profile import first_recorded, profiling
 from fastarat.engine.settings import CompileMode
-from fastarat.engine.training import Training, build_training
+from fastarat.engine.training import Training
 from fastarat.errors import WorkError
 from fastarat.processes import is_first
 from fastarat.record import Record, environment

@@ -12,12 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastarat.config import Config
 from fastarat.data.sources import open_dataset
+from fastarat.engine.build import build_training
 from fastarat.engine.compiled import build_step
 from fastarat.engine.distributed import World
 from fastarat.engine.loop import Loop
 from fastarat.engine.precision import Dtype
 from fastarat.engine.settings import CompileMode
-from fastarat.engine.training import build_training
 from fastarat.run import Run
 
 # Operations whose result, or its shape, the host has to read.

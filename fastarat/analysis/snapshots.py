@@ -11,8 +11,9 @@ from fastarat.checkpoint import load_checkpoint
 from fastarat.config import Config
 from fastarat.data.choose import Wish, open_for_training
 from fastarat.data.dataset import other_images
+from fastarat.engine.build import build_training
 from fastarat.engine.distributed import World
-from fastarat.engine.training import Training, build_training
+from fastarat.engine.training import Training
 from fastarat.errors import UserError
 from fastarat.run import Run
 

@@ -19,6 +19,7 @@ from torch.profiler import ProfilerActivity, record_function
 
 from fastarat.console import notice
 from fastarat.data.loader import Batch
+from fastarat.engine.build import build_training
 from fastarat.engine.compiled import Step
 from fastarat.engine.cost import Cost, step_cost
 from fastarat.engine.distributed import World
@@ -26,7 +27,7 @@ from fastarat.engine.parts import PARTS, Shapes
 from fastarat.engine.roofs import Roofs, measure_roofs
 from fastarat.engine.settings import CompileMode
 from fastarat.engine.trace import GAPS, STEP, Times, activities, times_of
-from fastarat.engine.training import Training, build_training
+from fastarat.engine.training import Training
 from fastarat.errors import UserError
 from fastarat.files import write_atomically, write_text
 from fastarat.report import profile_picture

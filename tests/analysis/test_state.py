@@ -15,8 +15,9 @@ from fastarat.analysis.state import View
 from fastarat.analysis.whole import described
 from fastarat.attacks.perturb import batch_norm_mode
 from fastarat.data.sources import open_dataset
+from fastarat.engine.build import build_training
 from fastarat.engine.distributed import World
-from fastarat.engine.training import Training, build_training
+from fastarat.engine.training import Training
 from fastarat.methods.settings import ARATConfig
 from fastarat.recipes import recipe
 

@@ -10,9 +10,9 @@ from step_parts import controls_of, parts_of
 from fastarat.attacks.settings import AttackConfig
 from fastarat.data.loader import Batch
 from fastarat.data.sources import open_dataset
+from fastarat.engine.build import build_training
 from fastarat.engine.compiled import MOST_UNROLLED, build_step, keep_caches, unrolled_size
 from fastarat.engine.distributed import World
-from fastarat.engine.training import build_training
 from fastarat.errors import UserError, WorkError
 from fastarat.methods.registry import build_method
 from fastarat.methods.settings import (

@@ -9,12 +9,13 @@ from fastarat_kernels.implementations import PYTORCH, TRITON, Kernels
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastarat.data.dataset import Dataset, ImageSet
+from fastarat.engine.build import build_training
 from fastarat.engine.cost import Cost, CostCounter, added, step_cost
 from fastarat.engine.distributed import World
 from fastarat.engine.parts import PARTS
 from fastarat.engine.precision import Dtype
 from fastarat.engine.step import train_step
-from fastarat.engine.training import Training, build_training
+from fastarat.engine.training import Training
 from fastarat.models.split_batch_norm import current_pass
 from fastarat.recipes import recipe
 

@@ -10,9 +10,9 @@ from host_syncs import QuietLoop
 from fastarat.checkpoint import load_checkpoint
 from fastarat.data.sources import open_dataset
 from fastarat.data.subset import shuffled, subset
+from fastarat.engine.build import build_training
 from fastarat.engine.distributed import World
 from fastarat.engine.loop import Interrupted, Loop
-from fastarat.engine.training import build_training
 from fastarat.errors import WorkError
 from fastarat.recipes import recipe
 from fastarat.run import Run

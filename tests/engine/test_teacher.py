@@ -10,9 +10,9 @@ from fastarat_kernels.implementations import TRITON
 from fastarat.checkpoint import load_checkpoint
 from fastarat.config import Config
 from fastarat.data.sources import open_dataset
+from fastarat.engine.build import build_training
 from fastarat.engine.distributed import World
 from fastarat.engine.settings import ScheduleConfig
-from fastarat.engine.training import build_training
 from fastarat.errors import UserError
 from fastarat.methods.settings import ARRESTConfig
 from fastarat.models.settings import ModelConfig

@@ -10,12 +10,12 @@ from captured import batch, built, losses_and_state, set_controls
 from fastarat_kernels.implementations import PYTORCH, TRITON, Kernels
 
 from fastarat.data.sources import open_dataset
+from fastarat.engine.build import build_training
 from fastarat.engine.compiled import CapturedStep, state_tensors
 from fastarat.engine.distributed import World
 from fastarat.engine.precision import Dtype
 from fastarat.engine.settings import OptimizerConfig
 from fastarat.engine.step import train_step
-from fastarat.engine.training import build_training
 from fastarat.recipes import recipe
 
 pytestmark = [
