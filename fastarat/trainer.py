@@ -87,6 +87,8 @@ def _opened_by_all(config: Config, world: World) -> Opened:
     if not world.is_main:
         barrier(world)
     opened = open_for_training(wish, world.device)
+    if wish.loader != config.loader:
+        opened = replace(opened, why="only DALI decodes on the GPU")
     if world.is_main:
         barrier(world)
     return opened

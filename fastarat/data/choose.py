@@ -54,7 +54,7 @@ def open_for_training(wish: Wish, device: torch.device) -> Opened:
     """
     source = find(wish.data)
     if wish.loader == "resident":
-        return Opened(open_dataset(wish.data, wish.size), "resident", "asked for")
+        return _resident(wish, source, "asked for")
     if wish.loader != "auto":
         _require_fit(wish, source)
         return _streamed(wish, open_stored(source, wish.corrupt), wish.loader, "asked for")
@@ -63,12 +63,16 @@ def open_for_training(wish: Wish, device: torch.device) -> Opened:
     fits, why = (False, "resized crops need the images as they are stored")
     if wish.augment.crop == "padded":
         fits, why = _room(_decoded_bytes(wish, source), device)
-    if fits and wish.corrupt == "fatal":
+    if fits:
+        return _resident(wish, source, why)
+    return _streamed(wish, open_stored(source, wish.corrupt), *_fastest(source, why))
+
+
+def _resident(wish: Wish, source: Source, why: str) -> Opened:
+    if wish.corrupt == "fatal" or not reads_one_by_one(source):
         return Opened(open_dataset(wish.data, wish.size), "resident", why)
     stored = open_stored(source, wish.corrupt)
-    if fits:
-        return Opened(decoded(stored, wish.size), "resident", why, stored.num_skipped)
-    return _streamed(wish, stored, *_fastest(source, why))
+    return Opened(decoded(stored, wish.size), "resident", why, stored.num_skipped)
 
 
 def _streamed(wish: Wish, stored: StoredData, loader: Name, why: str) -> Opened:
@@ -138,6 +142,9 @@ def _require_fit(wish: Wish, source: Source) -> None:
             f"'fastarat data build {source.name} OUT.beton' makes one"
         )
     if wish.loader == "dali" and source.kind not in ("images", "shards"):
-        raise UserError(f"DALI reads image files and shards, and {source.name} is neither: leave --loader out")
+        raise UserError(
+            f"DALI reads image files and shards, and {source.name} is neither: leave --loader dali and "
+            "--loading.decode gpu out"
+        )
     if wish.loader in PACKAGES and not is_installed(wish.loader):
         raise UserError(f"--loader {wish.loader} is not installed: pip install 'fastarat[{wish.loader}]'")

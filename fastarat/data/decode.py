@@ -73,11 +73,11 @@ def require_8_bits(image: "Image.Image") -> None:
 
 
 def _fitted(image: "Image.Image", size: tuple[int, int], share: float) -> np.ndarray:
-    """The middle of the image, resized; one that has the size already keeps its pixels."""
+    """The middle of the image, resized; all of an image that has the size already keeps its pixels."""
     from PIL import Image, ImageOps
 
     colours = image.convert("RGB")
-    if image.size != size:
+    if image.size != size or share != 1:
         colours = ImageOps.fit(colours, size, Image.Resampling.BICUBIC, bleed=(1 - share) / 2)
     return np.asarray(colours)
 

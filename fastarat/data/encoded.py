@@ -94,7 +94,7 @@ def storage_key(images: EncodedSet, *settings: object) -> str:
     digest = hashlib.sha256(repr(settings).encode())
     for path in map(Path, images.paths):
         status = path.stat()
-        digest.update(f"{path.absolute()} {status.st_size} {status.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(f"{path.absolute()} {status.st_size} {status.st_mtime_ns}\n"))
     for values in (images.files, images.offsets, images.lengths):
         digest.update(np.ascontiguousarray(values).data)
     return digest.hexdigest()[:24]
@@ -106,5 +106,5 @@ def fingerprint_of(*parts: EncodedSet) -> str:
     for part in parts:
         for values in (part.labels, part.sizes, part.lengths):
             digest.update(f"{values.dtype} {values.shape}".encode() + np.ascontiguousarray(values).data)
-        digest.update("\n".join(part.names).encode())
+        digest.update(os.fsencode("\n".join(part.names)))
     return STORED + digest.hexdigest()

@@ -11,8 +11,8 @@ from fastarat.data.dataset import Dataset, ImageSet
 from fastarat.data.encoded import EncodedSet
 from fastarat.data.entries import is_compressed
 from fastarat.data.fetch import require_checksum
-from fastarat.data.find import KNOWN, Source, data_root, find, names_under_root
-from fastarat.data.scan import scan
+from fastarat.data.find import KNOWN, Source, find, names_under_root
+from fastarat.data.scan import scan_all
 from fastarat.data.sources import open_dataset
 from fastarat.data.stored import StoredData, open_stored
 from fastarat.errors import UserError
@@ -112,7 +112,8 @@ def _of_several_sizes(source: Source) -> StoredData | None:
         return None
     stored = open_stored(source, "skip")
     found = {part.common_size() for part in (stored.train, stored.test) if len(part)}
-    return None if source.kind == "images" and len(found) == 1 and None not in found else stored
+    is_whole = len(found) == 1 and None not in found and not stored.num_skipped
+    return None if source.kind == "images" and is_whole else stored
 
 
 def _stored_info(stored: StoredData) -> dict[str, Any]:
@@ -134,8 +135,7 @@ def _shard_problems(source: Source) -> list[str]:
         train, test, _ = shards.index(source.path)
     except UserError as error:
         return [str(error)]
-    found = [scan(part, data_root() / "scanned", source.path.name) for part in (train, test)]
-    return [line for part in found for line in part.problems.values()]
+    return [line for part in (train, test) for line in scan_all(part, source.path.name).problems.values()]
 
 
 def _image_problems(path: Path) -> list[str]:

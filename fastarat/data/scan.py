@@ -28,7 +28,7 @@ class Scan(NamedTuple):
 def scan(images: EncodedSet, cache: Path, what: str) -> Scan:
     """Decode all of `images` on every core, or read from the folder `cache` what the same files told before."""
     kept = cache / f"{storage_key(images)}.npz"
-    found = _read(kept, len(images)) or _decoded_all(images, what)
+    found = _read(kept, len(images)) or scan_all(images, what)
     if not kept.exists():
         _keep(found, kept)
     return found
@@ -58,7 +58,7 @@ def _save(path: Path, sizes: np.ndarray, problems: np.ndarray) -> None:
         np.savez(file, sizes=sizes, problems=problems)
 
 
-def _decoded_all(images: EncodedSet, what: str) -> Scan:
+def scan_all(images: EncodedSet, what: str) -> Scan:
     sizes, problems = np.zeros((len(images), 2), np.int32), {}
     spans = (images.span(i) for i in range(len(images)))
     with console.progress(f"Checking {what}", len(images)) as advance:

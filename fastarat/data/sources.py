@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from fastarat import console
@@ -9,7 +10,7 @@ from fastarat.data import arrays, cifar, digits, image_folder, prepared
 from fastarat.data.dataset import Dataset
 from fastarat.data.entries import entries, is_compressed, stem
 from fastarat.data.find import CACHE, Source, data_root, find
-from fastarat.data.stored import decoded, for_evaluation, open_stored
+from fastarat.data.stored import common_size, decoded, for_evaluation, open_stored
 from fastarat.errors import UserError, WorkError
 
 
@@ -31,15 +32,28 @@ def open_dataset(data: str, size: int | None = None) -> Dataset:
 def open_for_evaluation(data: str, image_size: tuple[int, int], share: float | None) -> Dataset:
     """As `open_dataset`, for a net that takes images of `image_size` (height, width).
 
-    `share`: how much of the shorter side the net is shown, if its images were resized: then only test images are
-    decoded, and those that cannot be are named and left out.
+    `share`: how much of the shorter side the net is shown, if its images were resized; None: they come as they are
+    stored. Of stored images only the test split is decoded, and those that cannot be are named and left out.
     """
     source = find(data)
-    if share is None or source.kind in ("embedded", "cifar", "arrays", "prepared"):
+    if source.kind in ("embedded", "cifar", "arrays") or (share is None and _is_decoded(source)):
         return open_dataset(data)
-    if is_compressed(source.path):
+    if source.kind == "prepared" and (dataset := prepared.read(source.path)).image_shape[:2] == image_size:
+        return dataset
+    if is_compressed(source.path) and share == 1:
         return open_dataset(data, image_size[0])
-    return for_evaluation(open_stored(source, "skip"), image_size, share)
+    stored = open_stored(source, "skip")
+    if share is None:
+        width, height = common_size(stored.name, stored.test)
+        return for_evaluation(stored, (height, width), 1.0)
+    return for_evaluation(stored, image_size, share)
+
+
+def _is_decoded(source: Source) -> bool:
+    """Whether it is decoded already, or can only be as a whole."""
+    if source.kind == "images":
+        return is_compressed(source.path) or prepared.is_prepared(_kept(source.path, None))
+    return source.kind == "prepared"
 
 
 def prepare(data: str, out: Path, size: int | None = None) -> Dataset:
@@ -67,16 +81,21 @@ def _open(source: Source, size: int | None) -> Dataset:
 
 
 def _decoded_once(path: Path, size: int | None) -> Dataset:
-    kept = data_root() / CACHE / f"{stem(path)}-{_key(path, size)}"
+    kept = _kept(path, size)
     if not prepared.is_prepared(kept):
         try:
             image_folder.prepare(path, kept, size)
-        except (UserError, WorkError):
+        except (UserError, WorkError) as e:
             # Another process, started at the same time, may have been first.
             if not prepared.is_prepared(kept):
-                raise
+                raise WorkError(f"{e} FASTARAT_DATA may name another folder.") if isinstance(e, WorkError) else e
         console.notice(f"Decoded {path} into {kept}; later runs start from there.")
     return prepared.read(kept)
+
+
+def _kept(path: Path, size: int | None) -> Path:
+    """Where the decoded images of this folder or archive are kept."""
+    return data_root() / CACHE / f"{stem(path)}-{_key(path, size)}"
 
 
 def _key(path: Path, size: int | None) -> str:
@@ -90,5 +109,5 @@ def _key(path: Path, size: int | None) -> str:
             status = file.stat()
         except OSError as error:
             raise UserError(f"Cannot read {file}: {error.strerror}.") from error
-        digest.update(f"{file} {status.st_size} {status.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(f"{file} {status.st_size} {status.st_mtime_ns}\n"))
     return digest.hexdigest()[:16]

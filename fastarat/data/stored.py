@@ -81,11 +81,17 @@ def _scanned(
     for line in problems:
         console.notice(f"left out: {line}")
     train, test = (without(images, part) for images, part in zip((train, test), found, strict=True))
+    if not len(train):
+        raise UserError(f"{source.path}: no training image can be decoded; 'fastarat data check' says why of each")
     return StoredData(name, train, test, classes, len(problems))
 
 
 def _with_a_way_out(problems: list[str]) -> list[str]:
-    return [*problems[:-1], f"{problems[-1]}; --loading.corrupt skip trains without"] if problems else []
+    return (
+        [*problems[:-1], f"{problems[-1]}; 'fastarat train --loading.corrupt skip' leaves such images out"]
+        if problems
+        else []
+    )
 
 
 def decoded(stored: StoredData, size: int | None) -> Dataset:

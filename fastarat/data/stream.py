@@ -81,7 +81,7 @@ class StreamLoader:
     def _request(self, index: np.ndarray, epoch: int, augment: bool) -> Request:
         sizes, size = self.images.sizes[index], self.size_in(epoch)
         if size is None:
-            width, height = sizes[0]
+            width, height = self.images.sizes[0]  # all have it; a process may have no image of a small batch
             return Request(index, whole_boxes(sizes), (int(width), int(height)))
         if augment and self.augment.crop == "resized":
             boxes = random_boxes(sizes, index, self.augment.scale, self.seed, epoch)

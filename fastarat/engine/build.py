@@ -23,7 +23,9 @@ from fastarat.errors import UserError
 from fastarat.methods.method import Method
 from fastarat.methods.registry import build_method
 from fastarat.models.batch_norm import BatchNorm1d
+from fastarat.models.foreign import check_image_sizes
 from fastarat.models.registry import build_model
+from fastarat.models.settings import FOREIGN
 from fastarat.models.split_batch_norm import current_pass
 
 
@@ -111,6 +113,10 @@ def _build_net(
     height, width, channels = dataset.image_shape
     torch.manual_seed(config.seed)
     model = build_model(config.model.name, len(dataset.classes), channels, config.method.batch_norm)
+    if FOREIGN.fullmatch(config.model.name):
+        start = _size_in(config, 1)
+        sizes = [(height, width), *([(start, start)] if start else [])]
+        check_image_sizes(model, config.model.name, channels, sizes)
     method = build_method(config.method, model, (channels, height, width))
     model.to(world.device, precision.parameter_dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     method.to(world.device, precision.parameter_dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -10,14 +10,18 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, record_function
 
+from fastarat.config import Config
 from fastarat.console import notice
+from fastarat.data.dataset import Dataset, ImageSet
 from fastarat.data.loader import Batch
 from fastarat.engine.build import build_training
 from fastarat.engine.compiled import Step
@@ -25,7 +29,7 @@ from fastarat.engine.cost import Cost, step_cost
 from fastarat.engine.distributed import World
 from fastarat.engine.parts import PARTS, Shapes
 from fastarat.engine.roofs import Roofs, measure_roofs
-from fastarat.engine.settings import CompileMode
+from fastarat.engine.settings import AveragingConfig, CompileMode
 from fastarat.engine.trace import GAPS, STEP, Times, activities, times_of
 from fastarat.engine.training import Training
 from fastarat.errors import UserError
@@ -66,11 +70,14 @@ class Profiler:
         self.begin = first_recorded(training, num_steps)
         self.recorder: torch.profiler.profile | None = None
         self.started = self.unrecorded_ms = 0.0
+        self.image_size = torch.Size()
+        """height and width of the latest batch: images may grow from epoch to epoch"""
 
     def marked(self, step: Step) -> Step:
         """`step`, with a range round each call."""
 
         def ranged(batch: Batch) -> dict[str, Tensor]:
+            self.image_size = batch.x.shape[2:]
             with record_function(STEP):
                 return step(batch)
 
@@ -115,13 +122,13 @@ class Profiler:
         self.stop()
         notice(f"recorded {self.num_steps} steps; counting what they cost, and measuring what the device can do")
         trace = _trace_of(recorder)
-        known, gpu = Shapes.of(self.training), self.device.type == "cuda"
-        found = activities(json.loads(trace)["traceEvents"], known, gpu)
+        counted = _countable(self.training, self.image_size)
+        found = activities(json.loads(trace)["traceEvents"], Shapes.of(counted), self.device.type == "cuda")
         if not found:
             notice("no profile: torch.profiler saw nothing run on the device (a GPU's counters may be locked)")
             return
         # A compiled step moves no more than the fused kernels do, whichever kernels it has.
-        costs = step_cost(_on_cpu(self.training), fused=self.mode != "eager")
+        costs = step_cost(counted, fused=self.mode != "eager")
         precision = self.training.parts.precision
         roofs = measure_roofs(self.device, precision.autocast_dtype or precision.parameter_dtype)
         times = times_of(found, wall_ms)
@@ -183,14 +190,33 @@ def _kernels_named(wanted: bool) -> Iterator[None]:
         yield
 
 
-def _on_cpu(training: Training) -> Training:
-    """The same training where counting needs no GPU."""
-    if training.parts.world.device.type == "cpu":
+def _countable(training: Training, image_size: torch.Size) -> Training:
+    """One process's training where counting needs neither a GPU nor images to decode: with blank ones then."""
+    config, dataset, parts = training.config, training.dataset, training.parts
+    decoded = isinstance(dataset.train, ImageSet)
+    if decoded and parts.world.device.type == "cpu":
         return training
-    parts = training.parts
+    config = replace(config, batch=config.batch // parts.world.size)
+    if not decoded:
+        config, dataset = _blank(config, dataset, image_size)
     with torch.random.fork_rng():  # new weights are drawn
-        world = World(torch.device("cpu"))
-        return build_training(training.config, training.dataset, world, parts.precision.dtype, parts.kernels)
+        return build_training(config, dataset, World(torch.device("cpu")), parts.precision.dtype, parts.kernels)
+
+
+def _blank(config: Config, dataset: Dataset, image_size: torch.Size) -> tuple[Config, Dataset]:
+    """A batch of blank images of this size as the data set, and what takes them as they are."""
+    pixels = np.zeros((config.batch, *image_size, dataset.image_shape[2]), np.uint8)
+    images = ImageSet(pixels, np.zeros(config.batch, np.int64))
+    padding = config.augment.crop_padding if config.augment.crop == "padded" else 0
+    config = replace(
+        config,
+        size=None,
+        num_train_images=None,
+        num_validation_images=0,
+        augment=replace(config.augment, crop="padded", crop_padding=padding, start_size=None),
+        averaging=AveragingConfig(),
+    )
+    return config, replace(dataset, train=images, test=images)
 
 
 def _trace_of(recorder: torch.profiler.profile) -> bytes:

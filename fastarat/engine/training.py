@@ -140,7 +140,10 @@ class Training:
         """Go on from `state_dict`'s point; `source` names it in the `UserError` if it is another run's."""
         parts = self.parts
         if other_images(self.dataset, state.get("fingerprint"), state.get("labels_fingerprint")):
-            raise UserError(f"{source} was trained on other images than {self.config.data} holds: give its own --data")
+            raise UserError(
+                f"{source} was trained on other images than {self.config.data} holds, or on these "
+                "stored in another way: give its own --data"
+            )
         if state.get("extra_fingerprint") != (self.extra.fingerprint if self.extra else None):
             found = self.config.extra.data or "none"
             raise UserError(f"{source} was trained with other extra images than {found}: give its own --extra.data")

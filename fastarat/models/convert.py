@@ -116,6 +116,7 @@ class Recording(nn.Module):
         out = self.original.forward(self, *args, **kwargs)
         if self.tap_pass.record:
             self.tap_pass.features |= dict.fromkeys(self.tap_names, self.tap_pass.kernels.pooled_features(out))
+            return out.clone()  # as in SplitBatchNorm2d
         return out
 
 

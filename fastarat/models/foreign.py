@@ -1,10 +1,12 @@
 """Nets of torchvision and timm by name, if those are installed: `torchvision/resnet50`, `timm/resnet26`."""
 
 import importlib
+from collections.abc import Iterable
 from difflib import get_close_matches
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from fastarat.errors import UserError
@@ -47,6 +49,19 @@ def build_foreign(name: str, num_classes: int, in_channels: int) -> nn.Module:
     if getattr(model, "aux_logits", False):
         raise UserError(f"{name} gives more than logits while it trains: give a net with one output")
     return model
+
+
+@torch.no_grad()
+def check_image_sizes(model: nn.Module, name: str, in_channels: int, sizes: Iterable[tuple[int, int]]) -> None:
+    """Raise `UserError` if a net (in eval mode) does not take images of one of these heights and widths."""
+    for height, width in sizes:
+        try:
+            model(torch.zeros(1, in_channels, height, width))
+        except (AssertionError, RuntimeError, ValueError) as e:  # each net has its own way to say so
+            reason = next(iter(str(e).splitlines()), type(e).__name__).rstrip(".")
+            raise UserError(
+                f"{name} takes no images of {width}x{height} ({reason}): give another size or net"
+            ) from None
 
 
 def _imported(name: str, library: str) -> ModuleType:

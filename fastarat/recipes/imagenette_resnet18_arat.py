@@ -2,7 +2,8 @@
 
     fastarat train imagenette-resnet18-arat --data imagenette2-320
 
-Data: fast.ai's archive as it is unpacked, a folder with train/ and val/ of class folders; 9,469 and 3,925 images.
+Data: fast.ai's archive, unpacked: a folder with train/ and val/ of class folders, 9,469 and 3,925 images. What lies
+beside them, such as noisy_imagenette.csv, has to be removed.
 A .beton of it (`fastarat data build`) is read fastest.
 
 Radius 4/255, which is usual for ImageNet's classes (RobustBench), and PGD-10 whose step is a quarter of it, as in the

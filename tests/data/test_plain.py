@@ -124,6 +124,28 @@ def test_stopping_early_leaves_no_process_and_the_next_pass_starts_from_its_own_
     decoder.close()
 
 
+def test_work_that_cannot_even_be_listed_leaves_no_process(images):
+    def failing():
+        yield requests(images)[0]
+        raise ValueError("no second request")
+
+    before, decoder = children(), PlainDecoder(images, 2)
+    with pytest.raises(ValueError, match="no second request") as error:
+        list(decoder.decode(failing()))
+    assert children() == before and error.tb  # whose frames hold what PyTorch had started
+    decoder.close()
+
+
+def test_too_little_shared_memory_is_one_line(images, monkeypatch):
+    def full(tensor):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    with pytest.raises(WorkError) as error:
+        list(PlainDecoder(images, 2).decode(iter(requests(images))))
+    assert "5 batches" in one_line(error) and "--shm-size" in str(error.value)
+
+
 def test_it_leaves_the_random_numbers_of_others_alone(images):
     state, decoder = torch.get_rng_state(), PlainDecoder(images, 1)
     list(decoder.decode(iter(requests(images))))
@@ -131,13 +153,15 @@ def test_it_leaves_the_random_numbers_of_others_alone(images):
     decoder.close()
 
 
-@pytest.mark.parametrize("damage", ["gone", "short", "noise"])
+@pytest.mark.parametrize("damage", ["gone", "short", "noise", "smaller"])
 def test_an_image_that_has_changed_since_it_was_checked_is_named(images, damage):
     path = Path(images.paths[5])
     if damage == "gone":
         path.unlink()
     elif damage == "short":
         path.write_bytes(path.read_bytes()[:40])
+    elif damage == "smaller":
+        path.write_bytes(jpeg(5, 20, 20).ljust(len(path.read_bytes()), b"\0"))
     else:
         path.write_bytes(b"\0" * len(path.read_bytes()))
     decoder = PlainDecoder(images, 2)

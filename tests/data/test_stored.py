@@ -1,5 +1,7 @@
 """Data sets whose images stay as they are stored: what is found in them, kept of them, and left out."""
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from small_sets import jpeg, one_line, pack
 
 from fastarat.data import scan as scan_module
 from fastarat.data import shards
+from fastarat.data.building import build
 from fastarat.data.crops import whole_boxes
 from fastarat.data.decoders.pixels import pixels_of
 from fastarat.data.find import find
@@ -65,7 +68,7 @@ def test_an_image_that_cannot_be_decoded_is_named_before_training(photos, damage
     with pytest.raises(UserError) as error:
         stored(photos)
     assert "train/cat/1.jpg cannot be decoded" in one_line(error)
-    assert "--loading.corrupt skip trains without" in str(error.value)
+    assert "--loading.corrupt skip' leaves such images out" in str(error.value)
 
 
 def test_or_named_and_left_out(photos, capsys):
@@ -89,6 +92,32 @@ def test_or_named_and_left_out(photos, capsys):
 def test_other_modes_are_images_too(photos, mode, kind):
     (photos / "train/cat/1.jpg").write_bytes(jpeg(5, mode=mode, kind=kind))
     assert pixels(stored(photos).train).shape == (6, 12, 12, 3)
+
+
+def test_a_set_of_which_nothing_is_left_is_an_error(photos):
+    for path in photos.glob("train/*/*"):
+        path.write_bytes(b"text")
+    with pytest.raises(UserError) as error:
+        stored(photos, "skip")
+    assert "no training image can be decoded" in one_line(error)
+
+
+def test_names_that_are_no_utf8_are_names_too(photos, tmp_path):
+    first = min((photos / "train/cat").iterdir())
+    first.rename(Path(os.fsdecode(os.fsencode(first.parent) + b"/\xff\xfe" + os.fsencode(first.suffix))))
+    assert len(streamed(stored(photos), None, 1.0).train) == len(open_dataset(str(photos)).train.labels)
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    shutil.copytree(photos, folder)
+    build(str(folder), folder.with_suffix(".beton"), "raw", None, 90)
+    assert len(stored(folder.with_suffix(".beton")).train) == len(stored(photos).train)
+
+
+def test_evaluations_of_a_prepared_set_see_what_training_was_watched_on(photos, tmp_path):
+    prepare(str(photos), tmp_path / "prepared")
+    for size in (6, 8):  # which it has; then its images are as they are
+        watched = streamed(stored(tmp_path / "prepared"), size, 0.875).test.images
+        evaluated = open_for_evaluation(str(tmp_path / "prepared"), (size, size), 0.875).test.images
+        assert watched.shape[1:] == (size, size, 3) and np.array_equal(watched, evaluated)
 
 
 def test_an_image_of_one_pixel_is_resized(photos):
@@ -145,3 +174,17 @@ def test_images_of_different_sizes_need_one(photos):
     with pytest.raises(UserError) as error:
         streamed(stored(photos), None, 1.0)
     assert "images differ in size: choose one, such as --size 128" in one_line(error)
+
+
+def test_evaluations_decode_test_images_alone_and_leave_out_what_cannot_be(photos, root):
+    (photos / "train/cat/1.jpg").write_bytes(b"no image")
+    (photos / "test/dog/0.jpg").write_bytes(b"")
+    found = open_for_evaluation(str(photos), (12, 12), None)
+    assert len(found.test.labels) == 3 and found.image_shape == (12, 12, 3)
+    assert [path.name.rpartition("-")[0] for path in (root / "decoded").iterdir()] == ["photos-test"]
+
+
+def test_evaluations_take_what_training_has_decoded_already(photos, root):
+    whole = open_dataset(str(photos))
+    assert np.array_equal(open_for_evaluation(str(photos), (12, 12), None).test.images, whole.test.images)
+    assert not (root / "decoded").exists()

@@ -116,6 +116,14 @@ def test_the_shares_of_several_processes_make_the_batch_of_one(large, num_proces
         assert same(batch, [torch.cat(values) for values in zip(*parts, strict=True)])
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_may_have_no_image_of_a_small_batch(small, rank):
+    images, _ = small
+    with closing(loader(images, PlainDecoder(images, 1), rank=rank, num_processes=2)) as ours:
+        shares = [batch.x.shape for batch in ours.sample(1, 5, False, 4)]
+    assert shares == [(2, 3, 12, 10), (1 - rank, 3, 12, 10)]
+
+
 def test_equal_seeds_give_equal_batches_and_other_seeds_and_epochs_others(large):
     def first(**settings):
         epoch = settings.pop("epoch", 1)

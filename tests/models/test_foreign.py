@@ -20,6 +20,7 @@ from fastarat.exporter import export
 from fastarat.methods.registry import build_method
 from fastarat.methods.settings import ARATConfig, ARRESTConfig, ATConfig, TRADESConfig
 from fastarat.models.convert import convert_to_split_batch_norm, plain_branch, tap_layers
+from fastarat.models.foreign import check_image_sizes
 from fastarat.models.registry import build_model, build_plain_model
 from fastarat.models.settings import ModelConfig
 from fastarat.models.split_batch_norm import SplitBatchNorm2d, current_pass, forward, forward_with_features
@@ -152,6 +153,27 @@ def test_what_a_net_does_in_place_leaves_the_tapped_features_their_gradients(nam
         results.append([logits, *features.values(), *(p.grad for p in net.parameters())])
     for mine, theirs in zip(*results, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernels", [PYTORCH, TRITON], ids=lambda kernels: kernels.name)
+def test_a_tapped_layer_that_is_none_of_the_batch_norms_may_be_changed_in_place_too(kernels):
+    net = convert_to_split_batch_norm(nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True)))
+    tap_layers(net, ("1",))
+    current_pass(net).kernels = kernels
+    logits, features = forward_with_features(net.double(), images(), "both", "train")
+    (logits.square().sum() + features["1"].square().sum()).backward()
+    assert net[1].weight.grad.any()
+
+
+def test_sizes_of_images_that_a_net_does_not_take_are_told_before_the_training():
+    class Fixed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.shape[2] == 224, "Input height (64) doesn't match model (224)."
+            return x
+
+    check_image_sizes(Fixed(), "timm/vit", 3, [(224, 224)])
+    with pytest.raises(UserError, match=r"timm/vit takes no images of 64x64 \(Input height .*\): give another size"):
+        check_image_sizes(Fixed(), "timm/vit", 3, [(224, 224), (64, 64)])
 
 
 def test_timm_takes_any_number_of_channels_and_torchvision_three():

@@ -1,5 +1,6 @@
 """Training through every loader: the same bits, the same order after a resume, an orderly end whatever happens."""
 
+import json
 import os
 import signal
 import time
@@ -87,6 +88,26 @@ def test_a_run_stopped_in_mid_epoch_and_resumed_by_another_loader_trains_the_sam
     monkeypatch.chdir(tmp_path)
     assert fastarat("train", "--resume", "parts", "--data", LOADERS[loader], "--loader", loader).code == 0
     assert_same_training(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_a_run_stopped_while_its_images_grow_trains_the_same_bits(fastarat, folder, tmp_path, monkeypatch):
+    growing = ("--augment.crop", "resized", "--size", "64", "--augment.start-size", "32", "--augment.growth", "1")
+    settings = (*SMALL, *growing, "--epochs", "3", "--data", "folder", "--loader", "plain")
+    assert fastarat("train", *settings, "--out", "whole").code == 0
+    stop_after(monkeypatch, 12)  # of fifteen, in the last epoch, whose images are larger
+    assert fastarat("train", *settings, "--out", "parts").code == 0
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert fastarat("train", "--resume", "parts").code == 0
+    assert_same_training(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_imagenet_s_recipe_takes_a_step(fastarat, folder, tmp_path):
+    sizes = ("--size", "32", "--batch", "40", "--epochs", "1", "--evaluation.num-images", "4", "--device", "cpu")
+    result = fastarat("train", "imagenet-resnet50-arat", *sizes, "--data", "folder", "--out", "run")
+    assert result.code == 0, result.err
+    (line,) = metrics(tmp_path / "run")
+    assert line["step"] == 2 and 0 < line["train"]["loss"] < 80  # 30 times an invariance of up to 2, and the rest
 
 
 def stop_after(monkeypatch, steps: int) -> None:
@@ -224,3 +245,15 @@ def test_photographs_train_through_every_jpeg_path(fastarat, tmp_path, loader):
     assert result.code == 0, result.err
     (line,) = metrics(tmp_path / "run")
     assert line["step"] == 243 // 16 and 0 < line["train"]["loss"] < 10
+
+
+def test_a_profile_counts_what_is_trained_on_images_of_the_size_that_is_recorded(fastarat, folder, tmp_path):
+    small = (*SMALL, "--data", "folder", "--size", "32", "--loader", "resident")
+    growing = (*SMALL, "--data", "folder", "--size", "64", "--augment.crop", "resized", "--augment.start-size", "32")
+    counts = []
+    for name, settings in (("small", small), ("growing", (*growing, "--loader", "plain"))):
+        result = fastarat("train", *settings, "--out", name, "--profile", "1")
+        assert result.code == 0, result.err
+        profile = json.loads((tmp_path / name / "profile" / "profile.json").read_text())
+        counts.append([(row["part"], row["gb"], row["gflop"]) for row in profile["parts"]])
+    assert counts[0] == counts[1]

@@ -25,6 +25,8 @@ def problems(path: Path) -> list[str]:
         layout, seal = examine(path)
     except UserError as error:
         return [str(error)]
+    if seal is None:
+        console.notice(f"{path} has no checksums: an image that was changed and can be decoded is not found")
     images = everything(path, layout)
     with console.progress(f"Decoding {path.name}", len(images)) as advance:
         found = []

@@ -103,14 +103,14 @@ def once(path: Path, kept: Path, what: str, check: Callable[[], None]) -> None:
     file is checked each time. `check` raises if something is wrong.
     """
     status = path.stat()
-    mark = f"{what} {path.resolve()} {status.st_size} {status.st_mtime_ns} {status.st_ino}\n"
-    place = kept / hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    mark = os.fsencode(f"{what} {path.resolve()} {status.st_size} {status.st_mtime_ns} {status.st_ino}\n")
+    place = kept / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
     with contextlib.suppress(OSError):
-        if place.read_text(encoding="utf-8") == mark:
+        if place.read_bytes() == mark:
             return
     check()
     with contextlib.suppress(OSError):
         kept.mkdir(parents=True, exist_ok=True)
         temporary = place.with_name(f".{place.name}.{os.getpid()}")
-        temporary.write_text(mark, encoding="utf-8")
+        temporary.write_bytes(mark)
         temporary.replace(place)

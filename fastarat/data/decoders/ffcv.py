@@ -131,8 +131,8 @@ class FFCVDecoder:
         file = self.images.file(image)  # raises if the .beton has become shorter
         if status != ffcv_native.DECODE_FAILED or not self.has_seal:
             raise WorkError(
-                f"{self.images.names[image]} cannot be decoded: 'fastarat data check {self.images.paths[0]}' names all "
-                "such images; build the file again"
+                f"{self.images.names[image]} cannot be decoded, or not without doubt: build {self.images.paths[0]} "
+                "again; 'fastarat data build' keeps checksums beside it, by which 'fastarat data check' names images"
             )
         part.out[row] = pixels_of(file, part.boxes[row], (part.out.shape[2], part.out.shape[1]))
 

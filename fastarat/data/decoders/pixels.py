@@ -10,16 +10,19 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-def pixels_of(file: File, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def pixels_of(file: File, box: np.ndarray, size: tuple[int, int], stored_size: np.ndarray | None = None) -> np.ndarray:
     """A part of an image as RGB: uint8 [H, W, 3].
 
     `box`: int [4], (left, top, width, height) in stored pixels. `size`: (width, height) of the result; a box that has
     it keeps its pixels, any other is resized (bilinear, averaging where it shrinks), a JPEG from the least fraction of
-    its size that is enough. Raises whatever Pillow does for a damaged file.
+    its size that is enough. Raises whatever Pillow does for a damaged file, and `ValueError` for one that is not of
+    `stored_size` (width, height), if that is given: its box is another image's.
     """
     left, top, width, height = map(int, box)
     with open_image(file) as image:
         full = image.size
+        if stored_size is not None and full != tuple(stored_size):
+            raise ValueError(f"{full[0]}x{full[1]} pixels, not {stored_size[0]}x{stored_size[1]}")
         if width >= 2 * size[0] and height >= 2 * size[1]:
             image.draft("RGB", (full[0] * size[0] // width, full[1] * size[1] // height))
         across, down = image.size[0] / full[0], image.size[1] / full[1]

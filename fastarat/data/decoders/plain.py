@@ -5,11 +5,13 @@ piece of shared memory for each batch, waits for good for a worker that hangs wh
 """
 
 import math
+import multiprocessing
 import signal
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain, cycle
+from multiprocessing.process import BaseProcess
 from threading import current_thread, main_thread
 
 import torch
@@ -63,10 +65,15 @@ class PlainDecoder:
     def _begun(self, most_bytes: int) -> "tuple[Iterator[_Message], _Decoding]":
         """A pass through the requests, by the workers that run; by new ones if those do not answer at once."""
         decoding, loader = self._started(most_bytes)
+        others = set(multiprocessing.active_children())
         try:
             with _signals_left_alone():
                 return iter(loader), decoding
-        except RuntimeError as e:
+        except BaseException as e:
+            if getattr(loader, "_iterator", None) is None:  # PyTorch has forgotten those it had started
+                _end(set(multiprocessing.active_children()) - others)
+            if not isinstance(e, RuntimeError):
+                raise
             if _TIMED_OUT not in str(e):
                 raise WorkError(LOST_WORKER) from None
             self._kill()
@@ -86,7 +93,14 @@ class PlainDecoder:
         if self.loader is None or self.decoding is None or self.decoding.slots.shape[1] < most_bytes:
             self.close()
             # One more than are on their way: a batch is copied after the next request has been sent.
-            self.decoding = _Decoding(self.images, self.workers, self.workers * AHEAD + 1, most_bytes)
+            num_slots = self.workers * AHEAD + 1
+            try:
+                self.decoding = _Decoding(self.images, self.workers, num_slots, most_bytes)
+            except RuntimeError:
+                raise WorkError(
+                    f"no room in /dev/shm for {num_slots} batches of {most_bytes / 2**20:,.0f} MiB: give it more "
+                    "(docker run --shm-size), or take fewer --loading.workers"
+                ) from None
             self.requests.slots = cycle(range(len(self.decoding.slots)))
             self.loader = DataLoader(
                 self.decoding,
@@ -121,10 +135,7 @@ class PlainDecoder:
                     ) from None
 
     def _kill(self) -> None:
-        """A worker that hangs answers nothing but SIGKILL."""
-        for worker in getattr(getattr(self.loader, "_iterator", None), "_workers", ()):
-            worker.kill()
-            worker.join()
+        _end(getattr(getattr(self.loader, "_iterator", None), "_workers", ()))
 
 
 _Message = tuple[str, int, tuple[int, int, int, int]]
@@ -164,7 +175,7 @@ class _Decoding(Dataset):
         pixels = self.slots[slot, : math.prod(shape)].view(shape).numpy()
         for row, (i, box) in enumerate(zip(request.index, request.boxes, strict=True)):
             try:
-                pixels[row] = pixels_of(self.images.file(i), box, request.size)
+                pixels[row] = pixels_of(self.images.file(i), box, request.size, self.images.sizes[i])
             except WorkError as e:
                 return str(e), slot, shape
             except Exception as e:  # Pillow raises almost any type for a damaged file
@@ -172,6 +183,13 @@ class _Decoding(Dataset):
                 return f"image {self.images.names[i]} cannot be decoded ({why}): has it changed?", slot, shape
             self.decoded[info.id] += 1
         return "", slot, shape
+
+
+def _end(workers: Iterable[BaseProcess]) -> None:
+    """A worker that hangs answers nothing but SIGKILL, and none answers SIGTERM."""
+    for worker in workers:
+        worker.kill()
+        worker.join()
 
 
 def _num_bytes(request: Request) -> int:
