@@ -88,7 +88,9 @@ def _decoded_once(path: Path, size: int | None) -> Dataset:
         except (UserError, WorkError) as e:
             # Another process, started at the same time, may have been first.
             if not prepared.is_prepared(kept):
-                raise WorkError(f"{e} FASTARAT_DATA may name another folder.") if isinstance(e, WorkError) else e
+                if isinstance(e, WorkError):
+                    raise WorkError(f"{e} FASTARAT_DATA may name another folder.") from None
+                raise
         console.notice(f"Decoded {path} into {kept}; later runs start from there.")
     return prepared.read(kept)
 

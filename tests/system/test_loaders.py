@@ -102,6 +102,7 @@ def test_a_run_stopped_while_its_images_grow_trains_the_same_bits(fastarat, fold
     assert_same_training(tmp_path / "parts", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_imagenet_s_recipe_takes_a_step(fastarat, folder, tmp_path):
     sizes = ("--size", "32", "--batch", "40", "--epochs", "1", "--evaluation.num-images", "4", "--device", "cpu")
     result = fastarat("train", "imagenet-resnet50-arat", *sizes, "--data", "folder", "--out", "run")
