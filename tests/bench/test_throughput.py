@@ -329,6 +329,7 @@ def terminal(monkeypatch, capsys):
     return capsys
 
 
+@pytest.mark.slow
 def test_the_smoke_ladder_writes_a_row_a_variant_and_prints_a_table(tmp_path, terminal):
     path = tmp_path / "rows.jsonl"
     arguments = ["--device", "cpu", "--smoke", "--rows", str(path), "--method", "arat", "at", "--variants", *QUICK]

@@ -78,6 +78,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["raw", "jpeg"])
 @pytest.mark.parametrize("cache", [True, False])
 def test_ffcv_reads_our_file_as_we_do(folder, mode, cache):

@@ -187,6 +187,7 @@ def test_inductor_gives_the_losses_of_the_eager_step_in_float64(kernels, unroll)
     torch.testing.assert_close(eager[0], compiled[0], rtol=1e-6, atol=0)
 
 
+@pytest.mark.slow
 def test_inductor_gives_the_first_loss_of_the_eager_step_in_float32():
     settings = {"attack": replace(ATTACK, steps=1), "num_steps": 1}
     eager, compiled = trained("eager", **settings), trained("compile", unroll=False, **settings)

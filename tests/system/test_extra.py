@@ -23,6 +23,7 @@ def extra(tmp_path):
     return tmp_path / "synthetic"
 
 
+@pytest.mark.slow
 def test_a_run_with_extra_images_records_them_and_goes_on_to_the_same_bits(fastarat, tmp_path, extra):
     flags = (*TINY, "--epochs", "8", "--attack.steps", "2", "--extra.data", str(extra), "--extra.ratio", "0.25")
     process = start("train", *flags, "--out", "stopped")

@@ -68,6 +68,7 @@ def children_of(process: int) -> list[int]:
     return [int(child) for task in tasks for child in task.read_text().split()]
 
 
+@pytest.mark.slow
 def test_every_loader_trains_the_same_bits(fastarat, folder, tmp_path):
     for loader, data in LOADERS.items():
         result = fastarat("train", *SMALL, "--data", data, "--loader", loader, "--out", loader)
@@ -90,6 +91,7 @@ def test_a_run_stopped_in_mid_epoch_and_resumed_by_another_loader_trains_the_sam
     assert_same_training(tmp_path / "parts", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_run_stopped_while_its_images_grow_trains_the_same_bits(fastarat, folder, tmp_path, monkeypatch):
     growing = ("--augment.crop", "resized", "--size", "64", "--augment.start-size", "32", "--augment.growth", "1")
     settings = (*SMALL, *growing, "--epochs", "3", "--data", "folder", "--loader", "plain")
@@ -248,6 +250,7 @@ def test_photographs_train_through_every_jpeg_path(fastarat, tmp_path, loader):
     assert line["step"] == 243 // 16 and 0 < line["train"]["loss"] < 10
 
 
+@pytest.mark.slow
 def test_a_profile_counts_what_is_trained_on_images_of_the_size_that_is_recorded(fastarat, folder, tmp_path):
     small = (*SMALL, "--data", "folder", "--size", "32", "--loader", "resident")
     growing = (*SMALL, "--data", "folder", "--size", "64", "--augment.crop", "resized", "--augment.start-size", "32")

@@ -44,6 +44,7 @@ def _gone(process: int, timeout: float = 30) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_same_twenty_steps_as_one_in_float64(fastarat, tmp_path):
     assert fastarat("train", *STEPS, "--dtype", "fp64", "--out", "one").code == 0
     result = finish(start("train", *STEPS, "--dtype", "fp64", "--procs", "2", "--out", "two"))

@@ -58,6 +58,8 @@ class PlainDecoder:
                     raise WorkError(problem)
                 batch = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin)
                 yield batch.copy_(decoding.slots[slot, : batch.numel()].view(shape))
+            if self.requests.error is not None:
+                raise self.requests.error
         except BaseException:  # GeneratorExit too: work that nobody wants any more would come first in the next pass
             self.close()
             raise
@@ -147,10 +149,16 @@ class _Requests:
 
     source: Iterable[Request] = ()
     slots: Iterator[int] = iter(())
+    error: Exception | None = None
+    """what ended the requests early: PyTorch, which asks for them while it starts its workers, would lose those"""
 
     def __iter__(self) -> Iterator[list[tuple[Request, int]]]:
-        for request in self.source:
-            yield [(request, next(self.slots))]
+        self.error = None
+        try:
+            for request in self.source:
+                yield [(request, next(self.slots))]
+        except Exception as e:
+            self.error = e
 
 
 class _Decoding(Dataset):
