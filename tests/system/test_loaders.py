@@ -247,7 +247,8 @@ def test_photographs_train_through_every_jpeg_path(fastarat, tmp_path, loader):
     result = fastarat("train", *settings, "--data", data, "--loader", loader, "--out", "run")
     assert result.code == 0, result.err
     (line,) = metrics(tmp_path / "run")
-    assert line["step"] == 243 // 16 and 0 < line["train"]["loss"] < 10
+    assert line["step"] == 243 // 16
+    assert 0 < line["train"]["loss"] < 80  # 30 times an invariance of up to 2, and the rest
 
 
 @pytest.mark.slow
