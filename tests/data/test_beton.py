@@ -195,7 +195,7 @@ def test_where_nothing_can_be_remembered_the_file_is_checked_each_time(whole, tm
 
 def test_a_file_without_seal_opens_with_numbered_classes_and_a_notice(whole, capsys):
     data = reopened(unsealed(whole))
-    assert data.classes == ("0", "1", "2") and data.name == "set" and not data.verified
+    assert data.classes == ("0", "1", "2") and data.name == "set"
     assert len(data.train) == 6 and len(data.test) == 4
     assert "its structure is checked, its contents are not" in " ".join(capsys.readouterr().err.split())
 

@@ -41,7 +41,7 @@ def refused(contents, out, error=UserError, **storage) -> str:
 def test_pixels_come_back_as_they_were(out):
     contents = pixel_contents()
     data = reopened(built(contents, out, mode="raw"))
-    assert data.verified and data.classes == ("a", "b", "c") and data.name == "noise" and data.max_value == 255
+    assert data.classes == ("a", "b", "c") and data.name == "noise" and data.max_value == 255
     for part, given in ((data.train, contents.train), (data.test, contents.test)):
         assert part.raw.all() and np.array_equal(part.labels, given.labels)
         assert all(np.array_equal(pixels(part, i), given.images[i]) for i in range(len(part)))

@@ -32,8 +32,6 @@ class BetonFile:
     max_value: int
     fingerprint: str
     """64 hex digits: the SHA-256 of the file, or of all but pixels where FFCV wrote it"""
-    verified: bool
-    """whether every byte is as fastarat wrote it"""
 
 
 def read(path: Path, kept: Path) -> BetonFile:
@@ -75,9 +73,9 @@ def opened(path: Path, layout: Layout, seal: Seal | None) -> BetonFile:
     train, test = (_split(path, layout, i) for i in range(2))
     if seal:
         classes = tuple(map(str, seal.classes))
-        return BetonFile(seal.name, train, test, classes, seal.max_value, seal.sha256, True)
+        return BetonFile(seal.name, train, test, classes, seal.max_value, seal.sha256)
     classes = tuple(map(str, range(int(layout.labels.max()) + 1)))
-    return BetonFile(path.stem, train, test, classes, 255, fingerprint_of(train, test), False)
+    return BetonFile(path.stem, train, test, classes, 255, fingerprint_of(train, test))
 
 
 def jpeg_problem(content: bytes, size: tuple[int, int], decode: bool) -> str | None:
