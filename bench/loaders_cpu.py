@@ -14,6 +14,11 @@ def cpu_seconds() -> float:
     return own.user + own.system + ended + sum(_seconds(process) for process in descendants(os.getpid()))
 
 
+def per_thousand(seconds: float, num_images: int) -> float | None:
+    """CPU-seconds per 1,000 images; None where they took less than a tick, in which the system counts."""
+    return 1000 * seconds / num_images if seconds * TICKS_PER_S >= 1 else None
+
+
 def descendants(pid: int) -> set[int]:
     """The living processes that `pid` and its descendants started."""
     parents = {int(path.name): _stat(int(path.name)) for path in PROC.iterdir() if path.name.isdigit()}

@@ -10,7 +10,7 @@ import numpy as np
 from fastarat.data.pool import in_order
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from PIL import Image, ImageFile
 
 
 class File(NamedTuple):
@@ -66,9 +66,12 @@ def open_image(file: File) -> "Image.Image":
     return image
 
 
-def require_8_bits(image: "Image.Image") -> None:
-    """Raise `ValueError` for an image of more than 8 bits a channel, which would be cut off silently."""
-    if image.mode.startswith(("I", "F")):
+def require_8_bits(image: "ImageFile.ImageFile") -> None:
+    """Raise `ValueError` for an image (not loaded yet) of more than 8 bits a channel, which would be cut off silently.
+
+    Pillow opens coloured ones in its modes of 8 bits; how they are stored is in the tile: `RGB;16B`.
+    """
+    if image.mode.startswith(("I", "F")) or any(";16" in str(tile.args) for tile in image.tile):
         raise ValueError("more than 8 bits a channel: save it with 8")
 
 

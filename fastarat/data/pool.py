@@ -12,25 +12,29 @@ from typing import TypeVar
 
 from fastarat.errors import WorkError
 
-BATCH = 64  # items handed to a process at a time; fewer than two batches are worked on right here
+BATCH = 64  # images handed to a process at a time; fewer than two batches are worked on right here
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_order(work: Callable[[T], R], items: Iterable[T], count: int, processes: int | None = None) -> Iterator[R]:
-    """`work` of each of `count` items, in order, by so many processes (None: one a core).
+def in_order(
+    work: Callable[[T], R], items: Iterable[T], count: int, processes: int | None = None, batch: int | None = None
+) -> Iterator[R]:
+    """`work` of each of `count` items, in order, by so many processes (None: one a core), each given `batch` at a time
+    (None: as many as suit images).
 
     They are spawned, so `work` can be pickled and a script needs its `if __name__ == "__main__":`.
     Raises `WorkError` if a process dies.
     """
-    processes = min(processes or os.cpu_count() or 1, count // BATCH)
+    batch = batch or BATCH
+    processes = min(processes or os.cpu_count() or 1, count // batch)
     if processes < 2:
         yield from map(work, items)
         return
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=ignore_interrupt)
     try:
-        yield from _results(pool, work, iter(items), ahead=3 * processes)
+        yield from _results(pool, work, iter(items), batch, ahead=3 * processes)
     except BrokenProcessPool as error:
         raise WorkError(
             "A process that works on images died: out of memory, or a script without "
@@ -40,19 +44,21 @@ def in_order(work: Callable[[T], R], items: Iterable[T], count: int, processes: 
         pool.shutdown(cancel_futures=True)
 
 
-def _results(pool: ProcessPoolExecutor, work: Callable[[T], R], items: Iterator[T], ahead: int) -> Iterator[R]:
+def _results(
+    pool: ProcessPoolExecutor, work: Callable[[T], R], items: Iterator[T], batch: int, ahead: int
+) -> Iterator[R]:
     """`Executor.map` would read every image into memory at once; this stays `ahead` batches in front."""
     pending: deque[Future[list[R]]] = deque()
-    while batch := list(islice(items, BATCH)):
-        pending.append(pool.submit(_work_on, work, batch))
+    while some := list(islice(items, batch)):
+        pending.append(pool.submit(_work_on, work, some))
         if len(pending) == ahead:
             yield from pending.popleft().result()
     while pending:
         yield from pending.popleft().result()
 
 
-def _work_on(work: Callable[[T], R], batch: list[T]) -> list[R]:
-    return [work(item) for item in batch]
+def _work_on(work: Callable[[T], R], some: list[T]) -> list[R]:
+    return [work(item) for item in some]
 
 
 def ignore_interrupt() -> None:

@@ -9,8 +9,9 @@ each.
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from fastarat.data import tfrecord
 from fastarat.data.encoded import EncodedSet
 from fastarat.data.entries import Entry, entries
 from fastarat.data.layout import require_none
+from fastarat.data.pool import in_order
 from fastarat.errors import UserError
 
 SPLITS = {"train": "train", "test": "test", "validation": "test", "val": "test"}
@@ -30,6 +32,8 @@ IS_TFRECORD = re.compile(r"\.tfrecords?$|-\d{5}-of-\d{5}$|\.tfrecords?-\d{5}-of-
 CLASSES_FILE = "classes.txt"
 IMAGES = ("jpg", "jpeg", "png")
 LABEL = "cls"
+MUCH = 2**28
+"""bytes that one process would read for some seconds: the checksums of TFRecords are over all that they hold"""
 
 
 class Sample(NamedTuple):
@@ -39,6 +43,13 @@ class Sample(NamedTuple):
     offset: int
     length: int
     label: int
+
+
+class Shard(NamedTuple):
+    """What is in a shard."""
+
+    samples: list[Sample]
+    problems: list[str]
 
 
 def is_shards(folder: Path) -> bool:
@@ -58,13 +69,10 @@ def index(folder: Path) -> tuple[EncodedSet, EncodedSet, tuple[str, ...]]:
     for split, names in (("train", "train*"), ("test", "test* or val*")):
         if not found[split]:
             raise UserError(f"{folder} has no shards of {split} images: expected {names}, .tar or .tfrecord")
-    problems: list[str] = []
-    with console.progress(f"Indexing {folder.name}", sum(map(len, found.values()))) as advance:
-        samples = {
-            split: [_samples(folder, path, problems, advance) for path in paths] for split, paths in found.items()
-        }
-    require_none(folder, problems)
-    train, test = (_joined(found[split], samples[split]) for split in ("train", "test"))
+    indexed = _indexed(folder, [*found["train"], *found["test"]])
+    require_none(folder, [problem for shard in indexed for problem in shard.problems])
+    train = _joined(found["train"], indexed[: len(found["train"])])
+    test = _joined(found["test"], indexed[len(found["train"]) :])
     for split, images in (("train", train), ("test", test)):
         if not len(images):
             raise UserError(f"{folder}: the {split} shards hold no images ({', '.join(IMAGES)} with a .{LABEL} each)")
@@ -95,12 +103,21 @@ def _is_shard(item: "os.DirEntry[str]") -> bool:
     return bool(IS_TAR.search(item.name) or IS_TFRECORD.search(item.name)) and item.is_file()
 
 
-def _samples(folder: Path, path: Path, problems: list[str], advance: Callable[[float], None]) -> list[Sample]:
-    name = path.relative_to(folder).as_posix()
+def _indexed(folder: Path, paths: list[Path]) -> list[Shard]:
+    """What is in each shard, by a process a core if there is much to read."""
+    processes = None if sum(path.stat().st_size for path in paths) > MUCH else 1
+    shards = []
+    with console.progress(f"Indexing {folder.name}", len(paths)) as advance:
+        for shard in in_order(partial(_index_one, folder), paths, len(paths), processes, batch=1):
+            shards.append(shard)
+            advance(1)
+    return shards
+
+
+def _index_one(folder: Path, path: Path) -> Shard:
+    problems: list[str] = []
     read = _tar_samples if IS_TAR.search(path.name) else _tfrecord_samples
-    found = list(read(path, name, problems))
-    advance(1)
-    return found
+    return Shard(list(read(path, path.relative_to(folder).as_posix(), problems)), problems)
 
 
 def _tar_samples(path: Path, shard: str, problems: list[str]) -> Iterator[Sample]:
@@ -147,11 +164,11 @@ def _tfrecord_samples(path: Path, shard: str, problems: list[str]) -> Iterator[S
             yield Sample(name, record.image.start, record.image.stop - record.image.start, record.label)
 
 
-def _joined(paths: list[Path], shards: list[list[Sample]]) -> EncodedSet:
-    samples = [sample for shard in shards for sample in shard]
+def _joined(paths: list[Path], shards: list[Shard]) -> EncodedSet:
+    samples = [sample for shard in shards for sample in shard.samples]
     return EncodedSet(
         tuple(map(str, paths)),
-        np.repeat(np.arange(len(paths), dtype=np.int32), [len(shard) for shard in shards]),
+        np.repeat(np.arange(len(paths), dtype=np.int32), [len(shard.samples) for shard in shards]),
         np.array([sample.offset for sample in samples], np.int64),
         np.array([sample.length for sample in samples], np.int64),
         np.zeros(len(samples), bool),

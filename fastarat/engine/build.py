@@ -20,6 +20,7 @@ from fastarat.engine.precision import Dtype, Precision
 from fastarat.engine.step import Controls, StepParts
 from fastarat.engine.training import Training
 from fastarat.errors import UserError
+from fastarat.methods.lbgat import LBGAT
 from fastarat.methods.method import Method
 from fastarat.methods.registry import build_method
 from fastarat.models.batch_norm import BatchNorm1d
@@ -113,11 +114,10 @@ def _build_net(
     height, width, channels = dataset.image_shape
     torch.manual_seed(config.seed)
     model = build_model(config.model.name, len(dataset.classes), channels, config.method.batch_norm)
-    if FOREIGN.fullmatch(config.model.name):
-        start = _size_in(config, 1)
-        sizes = [(height, width), *([(start, start)] if start else [])]
-        check_image_sizes(model, config.model.name, channels, sizes)
+    _check_sizes(config, dataset, config.model.name, model)
     method = build_method(config.method, model, (channels, height, width))
+    if isinstance(method, LBGAT):
+        _check_sizes(config, dataset, method.settings.teacher, method.teacher)
     model.to(world.device, precision.parameter_dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     method.to(world.device, precision.parameter_dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for net in (model, method):  # a teacher is part of the method
@@ -129,6 +129,14 @@ def _build_net(
         if isinstance(layer, BatchNorm1d) and config.sync_bn:
             layer.group = world.group
     return model.train(), method.train()
+
+
+def _check_sizes(config: Config, dataset: Dataset, name: str, net: nn.Module) -> None:
+    """Raise `UserError` if a net that is not our own does not take the images of the first epoch and of the last."""
+    if FOREIGN.fullmatch(name):
+        height, width, channels = dataset.image_shape
+        start = _size_in(config, 1)
+        check_image_sizes(net, name, channels, [(height, width), *([(start, start)] if start else [])])
 
 
 def split_training_images(config: Config, dataset: Dataset) -> tuple[ImageSet | EncodedSet, ImageSet]:

@@ -97,7 +97,8 @@ class Loop:
         height, width = batch.x.shape[2:]
         self.display.note(f"compiled for images of {width}x{height} in {duration(seconds)}")
         self.display.count_from(self.training.step)
-        self.epoch_started, self.epoch_first_step = time.monotonic(), self.training.step
+        self.epoch_started += seconds
+        self.epoch_first_step += 1
 
     def _between_steps(self) -> None:
         """Log lines, checkpoints and signals, which all processes take at the same step."""
@@ -288,7 +289,7 @@ class Loop:
         if self.world.is_main:
             state = training.state_dict()
             if not epoch_is_done:
-                state["seconds"] += time.monotonic() - self.epoch_started
+                state["seconds"] += time.monotonic() - self.epoch_started + self.compile_seconds
             self.run.save(state, self.config.checkpoint.keep)
         barrier(self.world)
         self.last_save = time.monotonic()

@@ -49,12 +49,14 @@ def first_recorded(training: Training, num_steps: int) -> int:
     """
     per_epoch = training.loader.steps_per_epoch
     begins = range(training.step + _WARM_UP_STEPS, training.config.epochs * per_epoch)[: 2 * per_epoch]
-    room = {begin: per_epoch - begin % per_epoch for begin in begins if begin % per_epoch >= _TIMED_STEPS}
+    # Not an epoch's first step among those timed: an evaluation comes before it, and where images grow a compilation.
+    room = {begin: per_epoch - begin % per_epoch for begin in begins if begin % per_epoch > _TIMED_STEPS}
     fitting = [begin for begin, steps in room.items() if steps >= num_steps]
     if fitting:
         return fitting[0]
     most = max(room.values(), default=0)
-    fix = f"give --profile {most} or fewer" if most else "give more --epochs"
+    longer = "give more --epochs" if per_epoch > _WARM_UP_STEPS else "give a smaller --batch"
+    fix = f"give --profile {most} or fewer" if most else longer
     raise UserError(
         f"--profile {num_steps}: at most {most} steps can be recorded, in one epoch of {per_epoch} steps and after "
         f"{_WARM_UP_STEPS} to warm up; {fix}"

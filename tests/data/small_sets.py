@@ -1,7 +1,9 @@
 """Writes small data sets to read: images, tars of them, CIFAR archives in the published layout."""
 
 import io
+import struct
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,18 @@ def jpeg(seed: int, width: int = 12, height: int = 12, mode: str = "RGB", kind: 
     buffer = io.BytesIO()
     Image.fromarray(noise).convert(mode).save(buffer, kind)
     return buffer.getvalue()
+
+
+def png_of_16_bits(colours: int, channels: int) -> bytes:
+    """A PNG of 4x4 pixels with 16 bits a channel, such as Pillow reads and does not write. `colours`: PNG's kind of
+    colours, 0 for grey, 2 for RGB."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = 4 * (b"\0" + 4 * channels * b"\x12\x34")
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, colours, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def pack(folder: Path, archive: Path, mode: str, top: str = "") -> Path:

@@ -2,11 +2,9 @@
 
 import io
 import os
-import struct
 import sys
 import tarfile
 import time
-import zlib
 from collections.abc import Sequence
 from itertools import count, islice
 from pathlib import Path
@@ -15,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_sets import jpeg, one_line
+from small_sets import jpeg, one_line, png_of_16_bits
 
 from fastarat.data.decoders import dali
 from fastarat.data.decoders.dali import DALIDecoder
@@ -116,20 +114,6 @@ def test_resized_parts_are_those_of_pil_but_for_rounding_and_the_outermost_ring(
         assert differences.mean() < 0.5
 
 
-def png_of_16_bits() -> bytes:
-    """RGB with 16 bits a channel, which PIL reads and does not write."""
-    values = np.random.default_rng(0).integers(0, 2**16, (13, 17, 3)).astype(">u2")
-    parts = (
-        (b"IHDR", struct.pack(">IIBBBBB", 17, 13, 16, 2, 0, 0, 0)),
-        (b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in values))),
-        (b"IEND", b""),
-    )
-    chunks = [
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
-
-
 def cmyk_without_its_program() -> bytes:
     """A CMYK JPEG that does not say which of both kinds it is, as its Adobe marker would."""
     content = noise(mode="CMYK")
@@ -157,7 +141,6 @@ ODD = {
     "transparent": noise("PNG", "RGBA"),
     "grey and transparent": noise("PNG", "LA"),
     "black and white": noise("PNG", "1"),
-    "16 bits": png_of_16_bits(),
     "PNG without its end": noise("PNG")[:-8],
     "PNG of one pixel": noise("PNG", size=(1, 1)),
 }
@@ -265,18 +248,12 @@ def test_nothing_is_printed_about_libraries_that_a_cpu_does_not_need(images, cap
     assert capfd.readouterr().err == ""
 
 
-def grey_png_of_16_bits() -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.zeros((64, 64), np.uint16)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 BROKEN = {
     "zero bytes": b"",
     "not a JPEG or PNG image": b"not an image at all" * 20,
     "truncated": noise(size=(64, 64))[:-900],
     "(12, 12) pixels, not (64, 64)": jpeg(3),
-    "more than 8 bits": grey_png_of_16_bits(),
+    "more than 8 bits": png_of_16_bits(2, 3),
 }
 
 

@@ -7,7 +7,7 @@ import tarfile
 import numpy as np
 import pytest
 from PIL import Image
-from small_sets import jpeg, one_line, pack
+from small_sets import jpeg, one_line, pack, png_of_16_bits
 
 from fastarat.data import entries, pool
 from fastarat.data.sources import open_dataset, prepare
@@ -126,6 +126,12 @@ def test_what_is_no_image_is_named(photos, content, reason):
 
 def test_16_bit_images_are_refused_rather_than_clipped(photos):
     Image.fromarray(np.full((12, 12), 40_000, np.uint16)).save(photos / "train/cat/deep.png")
+    assert "train/cat/deep.png cannot be decoded (more than 8 bits a channel" in refusal(photos)
+
+
+@pytest.mark.parametrize(("colours", "channels"), [(2, 3), (4, 2), (6, 4)], ids=["RGB", "grey and alpha", "RGBA"])
+def test_16_bit_colours_which_pillow_opens_as_8_are_refused_too(photos, colours, channels):
+    (photos / "train/cat/deep.png").write_bytes(png_of_16_bits(colours, channels))
     assert "train/cat/deep.png cannot be decoded (more than 8 bits a channel" in refusal(photos)
 
 

@@ -12,7 +12,7 @@ from fastarat.data import shards
 from fastarat.data.crops import whole_boxes
 from fastarat.data.decoders.dali import DALIDecoder
 from fastarat.data.decoders.request import Request
-from fastarat.data.encoded import EncodedSet
+from fastarat.data.encoded import PER_IMAGE, EncodedSet
 from fastarat.data.find import find
 from fastarat.data.index import index_images
 from fastarat.data.scan import examine
@@ -166,6 +166,20 @@ def test_a_shard_cut_or_emptied_is_named(tmp_path, write, shard):
     for length in (0, 100, len(whole) // 2, len(whole) - 1 if write is as_tfrecords else 2048):
         (folder / shard).write_bytes(whole[:length])
         assert shard in refusal(folder)
+
+
+def test_processes_index_what_one_does_and_name_what_it_would(tmp_path, monkeypatch):
+    folder = as_tfrecords(tmp_path / "sharded", images(6), images(4, 10))
+    expected = shards.index(folder)
+    monkeypatch.setattr(shards, "MUCH", 0)
+    for mine, one in zip(shards.index(folder)[:2], expected[:2], strict=True):
+        assert mine.names == one.names and mine.paths == one.paths
+        assert all(np.array_equal(getattr(mine, name), getattr(one, name)) for name in PER_IMAGE)
+    broken = folder / "train-00001-of-00002"
+    content = bytearray(broken.read_bytes())
+    content[-1] ^= 1
+    broken.write_bytes(content)
+    assert "train-00001-of-00002 is damaged" in refusal(folder)
 
 
 def test_shards_of_one_split_only_or_without_samples_say_what_is_missing(tmp_path):

@@ -7,6 +7,8 @@ import pytest
 from shard_files import crc32c, example, part, tfrecord
 from small_sets import one_line
 
+from fastarat.data.crc32c import LANE, SHORT
+from fastarat.data.crc32c import crc32c as fast_crc32c
 from fastarat.data.tfrecord import masked_crc32c, records
 from fastarat.errors import UserError
 
@@ -64,6 +66,24 @@ def test_the_checksum_is_the_published_one():
     for content, crc in published.items():
         assert crc32c(content) == crc
         assert masked_crc32c(content) == ((crc >> 15 | crc << 17 & 0xFFFFFFFF) + 0xA282EAD8) % 2**32
+
+
+def test_the_checksum_of_long_contents_is_that_of_all_their_bytes():
+    for length in (SHORT - 1, SHORT, SHORT + 1, 7 * LANE - 3, 11 * LANE, 5000):
+        content = random.Random(length).randbytes(length)
+        assert fast_crc32c(content) == crc32c(content)
+        assert fast_crc32c(bytes(3) + content) == crc32c(bytes(3) + content)
+
+
+def test_a_flipped_bit_anywhere_is_named_with_its_record(tmp_path):
+    first = tfrecord(tmp_path / "a.tfrecord", [example(**LIKE_IMAGENET)]).read_bytes()
+    file = tfrecord(tmp_path / "a.tfrecord", [example(**LIKE_IMAGENET), example(image=bytes(2 * SHORT), label=3)])
+    whole = file.read_bytes()
+    for at in (len(first) + 12, len(first) + 500, len(whole) - 5, len(whole) - 4, len(whole) - 1):
+        spoiled = bytearray(whole)
+        spoiled[at] ^= 1 << at % 8
+        file.write_bytes(spoiled)
+        assert f"a record's data has a wrong checksum at byte {len(first)}" in refusal(file)
 
 
 def test_a_file_cut_anywhere_is_named(tmp_path):

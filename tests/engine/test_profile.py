@@ -205,10 +205,10 @@ def training(step: int, per_epoch: int, epochs: int) -> Any:
     [
         (0, 100, 1, 10, 3),  # after the first, which compiles, and two that are timed
         (0, 100, 1, 97, 3),
-        (0, 100, 2, 98, 102),  # all in one epoch: the second
-        (0, 4, 2, 2, 6),
+        (4, 100, 2, 96, 103),  # all in one epoch: the second, whose first step follows an evaluation
+        (0, 4, 2, 1, 3),
         (40, 100, 1, 10, 43),  # a run that goes on
-        (98, 100, 3, 10, 102),
+        (98, 100, 3, 10, 103),
     ],
 )
 def test_steps_are_recorded_after_a_warm_up_and_within_one_epoch(step, per_epoch, epochs, num_steps, begin):
@@ -219,9 +219,10 @@ def test_steps_are_recorded_after_a_warm_up_and_within_one_epoch(step, per_epoch
     ("step", "per_epoch", "epochs", "num_steps", "says"),
     [
         (0, 100, 1, 98, "give --profile 97 or fewer"),
-        (0, 100, 9, 99, "give --profile 98 or fewer"),
+        (0, 100, 9, 98, "give --profile 97 or fewer"),
         (95, 100, 1, 3, "give --profile 2 or fewer"),
-        (0, 3, 1, 1, "give more --epochs"),
+        (97, 100, 1, 1, "give more --epochs"),
+        (0, 3, 9, 1, "give a smaller --batch"),
     ],
 )
 def test_more_steps_than_there_are_is_refused_with_how_many_there_are(step, per_epoch, epochs, num_steps, says):

@@ -15,13 +15,13 @@ FILES = {"trace.json.gz", "profile.json", "profile.txt", "profile.png"}
 
 
 def test_a_profile_is_written_and_shown_and_the_weights_are_those_of_a_run_without(fastarat, trained, tmp_path):
-    done = fastarat("train", "digits-arat", *TINY, "--out", "run", "--profile", "2")
+    done = fastarat("train", "digits-arat", *TINY, "--out", "run", "--profile", "1")
     assert done.code == 0, done.err
     folder = tmp_path / "run" / "profile"
     assert {path.name for path in folder.iterdir()} == FILES
     assert all(path.stat().st_size for path in folder.iterdir())
     events = json.loads(gzip.decompress((folder / "trace.json.gz").read_bytes()))["traceEvents"]
-    assert sum(event["name"] == "training step" for event in events) == 2
+    assert sum(event["name"] == "training step" for event in events) == 1
 
     profile = json.loads((folder / "profile.json").read_text())
     assert [row["part"] for row in profile["parts"]] == [*PARTS, "gaps"]
@@ -46,7 +46,7 @@ def test_a_run_that_goes_on_is_profiled_too(fastarat, tmp_path):
 
 @pytest.mark.parametrize(
     ("steps", "says"),
-    [("0", "give 1 step or more"), ("-3", "give 1 step or more"), ("3", "give --profile 2 or fewer")],
+    [("0", "give 1 step or more"), ("-3", "give 1 step or more"), ("2", "give --profile 1 or fewer")],
 )
 def test_a_number_of_steps_that_cannot_be_recorded_is_refused_before_there_is_a_run(fastarat, tmp_path, steps, says):
     done = fastarat("train", "digits-arat", *TINY, "--out", "run", "--profile", steps)
@@ -62,11 +62,11 @@ def test_stopped_in_the_recording_it_leaves_a_run_to_go_on_with_and_no_half_prof
 
     begin = Profiler._start
     monkeypatch.setattr(Profiler, "_start", begin_and_press_ctrl_c)
-    stopped = fastarat("train", "digits-arat", *TINY, "--out", "run", "--profile", "2")
+    stopped = fastarat("train", "digits-arat", *TINY, "--out", "run", "--profile", "1")
     assert stopped.code == 0 and "goes on from there" in stopped.err
     assert not (tmp_path / "run" / "profile").exists()
     monkeypatch.setattr(Profiler, "_start", begin)
-    done = fastarat("train", "--resume", "run", "--epochs", "3", "--profile", "2")
+    done = fastarat("train", "--resume", "run", "--epochs", "3", "--profile", "1")
     assert done.code == 0, done.err
     assert {path.name for path in (tmp_path / "run" / "profile").iterdir()} == FILES
 

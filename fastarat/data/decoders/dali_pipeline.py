@@ -71,10 +71,10 @@ def build(source: Callable[[], Inputs], most: int, workers: int, gpu: int | None
 
 
 def is_left_to_pil(content: bytes) -> bool:
-    """Whether DALI has other pixels for a file than PIL, or none.
+    """Whether DALI has other pixels for a file than PIL, or none, or pixels for what is refused.
 
-    JPEGs of four colours (CMYK, of which there are two kinds that only their programs tell apart), PNGs of 16 bits,
-    and PNGs with something missing or added at their end.
+    JPEGs of four colours (CMYK, of which there are two kinds that only their programs tell apart), PNGs with something
+    missing or added at their end, and PNGs of 16 bits.
     """
     if content[:4] == b"\x89PNG":
         return content[24:25] == b"\x10" or content[-8:-4] != b"IEND"
