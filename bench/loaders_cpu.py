@@ -5,6 +5,8 @@ from pathlib import Path
 
 PROC = Path("/proc")
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+LEAST_TICKS = 10
+"""The system counts in ticks: of fewer than these a figure would be off by more than 10 %."""
 
 
 def cpu_seconds() -> float:
@@ -15,8 +17,8 @@ def cpu_seconds() -> float:
 
 
 def per_thousand(seconds: float, num_images: int) -> float | None:
-    """CPU-seconds per 1,000 images; None where they took less than a tick, in which the system counts."""
-    return 1000 * seconds / num_images if seconds * TICKS_PER_S >= 1 else None
+    """CPU-seconds per 1,000 images; None where they took fewer than `LEAST_TICKS`."""
+    return 1000 * seconds / num_images if round(seconds * TICKS_PER_S) >= LEAST_TICKS else None
 
 
 def descendants(pid: int) -> set[int]:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from PIL import Image, ImageFile
 
 
+DECODING = 2
+"""grows when files are decoded otherwise or refused for more: what was kept of them before is then made again"""
+
+
 class File(NamedTuple):
     """An image as it is stored."""
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastarat.data.decode import File
+from fastarat.data.decode import DECODING, File
 from fastarat.errors import WorkError
 
 STORED = "stored-"
@@ -91,7 +91,7 @@ PER_IMAGE = tuple(field.name for field in fields(EncodedSet) if field.name not i
 
 def storage_key(images: EncodedSet, *settings: object) -> str:
     """24 hex digits that change with the files' places, sizes and times, and the images' places in them."""
-    digest = hashlib.sha256(repr(settings).encode())
+    digest = hashlib.sha256(repr((DECODING, *settings)).encode())
     for path in map(Path, images.paths):
         status = path.stat()
         digest.update(os.fsencode(f"{path.absolute()} {status.st_size} {status.st_mtime_ns}\n"))

@@ -31,7 +31,7 @@ def _split(source: Path, layout: Layout, found: list[tuple[Place, Entry]], split
     rows = sorted((pair for pair in found if pair[0].split == split), key=lambda pair: pair[0].row)
     if source.is_dir():
         paths = tuple(str(entry.path) for _, entry in rows)
-        lengths = [entry.path.stat().st_size for _, entry in rows]
+        lengths = [_size(entry.path) for _, entry in rows]
     else:
         paths, lengths = (str(source),), [entry.length for _, entry in rows]
     count = len(rows)
@@ -45,3 +45,10 @@ def _split(source: Path, layout: Layout, found: list[tuple[Place, Entry]], split
         np.array([place.label for place, _ in rows], np.int64),
         tuple(entry.name for _, entry in rows),
     )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as e:
+        raise UserError(f"Cannot read {path}: {e.strerror}; restore it, or remove it.") from None

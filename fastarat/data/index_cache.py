@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fastarat import console
+from fastarat.data.decode import DECODING
 from fastarat.data.encoded import PER_IMAGE, EncodedSet
 from fastarat.errors import UserError, WorkError
 from fastarat.files import write_atomically
@@ -30,7 +31,7 @@ def indexed_once(folder: Path, cache: Path, index: Callable[[Path], Index]) -> I
 
 
 def _key(folder: Path) -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(repr(DECODING).encode())
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         status = path.stat()
         digest.update(os.fsencode(f"{path.absolute()} {status.st_size} {status.st_mtime_ns}\n"))

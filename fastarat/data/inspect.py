@@ -131,11 +131,16 @@ def _stored_info(stored: StoredData) -> dict[str, Any]:
 
 
 def _shard_problems(source: Source) -> list[str]:
+    found: list[str] = []
     try:
-        train, test, _ = shards.index(source.path)
-    except UserError as error:
-        return [str(error)]
-    return [line for part in (train, test) for line in scan_all(part, source.path.name).problems.values()]
+        surveyed = shards.survey(source.path)
+        found += surveyed.problems
+        train, test, _ = shards.assemble(source.path, surveyed)
+        for part in (train, test):
+            found += scan_all(part, source.path.name).problems.values()
+    except UserError as error:  # beyond which nothing can be told
+        found.append(str(error))
+    return found
 
 
 def _image_problems(path: Path) -> list[str]:

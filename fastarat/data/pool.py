@@ -32,6 +32,7 @@ def in_order(
         yield from map(work, items)
         return
     context = multiprocessing.get_context("spawn")
+    others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=ignore_interrupt)
     try:
         yield from _results(pool, work, iter(items), batch, ahead=3 * processes)
@@ -40,6 +41,10 @@ def in_order(
             "A process that works on images died: out of memory, or a script without "
             "'if __name__ == \"__main__\":' around its work."
         ) from error
+    except BaseException:  # Ctrl-C among them, or a caller that wants no more: nobody waits for what is in work
+        for process in set(multiprocessing.active_children()).difference(others):
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -74,11 +74,14 @@ def scan_all(images: EncodedSet, what: str) -> Scan:
 def examine(span: Span) -> tuple[int, int] | str:
     """The size of an image that can be decoded, else what is wrong with it.
 
-    A JPEG is decoded at an eighth of its size, for which all of its bytes are read all the same.
+    A JPEG is decoded at an eighth of its size, for which all of its bytes are read all the same. Raises `UserError` if
+    it cannot be read: that says nothing of the image.
     """
-    content = b""
     try:
         content = span.read()
+    except WorkError as e:
+        raise UserError(str(e)) from None
+    try:
         with open_image(File(span.name, content)) as image:
             width, height = image.size
             image.draft("RGB", (max(width // 8, 1), max(height // 8, 1)))

@@ -28,11 +28,12 @@ from fastarat.errors import UserError
 SPLITS = {"train": "train", "test": "test", "validation": "test", "val": "test"}
 SPLIT = re.compile(rf"({'|'.join(SPLITS)})(?![a-z])")
 IS_TAR = re.compile(r"\.tar$")
-IS_TFRECORD = re.compile(r"\.tfrecords?$|-\d{5}-of-\d{5}$|\.tfrecords?-\d{5}-of-\d{5}$")
+IS_TFRECORD = re.compile(r"\.tfrecords?$|-\d{5}-of-\d{5}$")
+OF_SEVERAL = re.compile(r"(.*)-(\d{5})-of-(\d{5})(.*)")
 CLASSES_FILE = "classes.txt"
 IMAGES = ("jpg", "jpeg", "png")
 LABEL = "cls"
-MUCH = 2**28
+MUCH = 2**26
 """bytes that one process would read for some seconds: the checksums of TFRecords are over all that they hold"""
 
 
@@ -52,6 +53,21 @@ class Shard(NamedTuple):
     problems: list[str]
 
 
+class Survey(NamedTuple):
+    """What is in a folder of shards."""
+
+    paths: dict[str, list[Path]]
+    """by split: 'train' and 'test'"""
+    shards: dict[str, list[Shard]]
+    missing: list[str]
+    """a line for each shard that is not there, of those that are numbered"""
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with the shards and their samples, a line each."""
+        return self.missing + [line for part in self.shards.values() for shard in part for line in shard.problems]
+
+
 def is_shards(folder: Path) -> bool:
     """Whether `folder` holds shards; only names are looked at."""
     return next(_shards(folder), None) is not None
@@ -60,9 +76,16 @@ def is_shards(folder: Path) -> bool:
 def index(folder: Path) -> tuple[EncodedSet, EncodedSet, tuple[str, ...]]:
     """Training and test images in the order of the shards, sizes still 0, and the classes.
 
-    Classes are the labels of the training images in order. Raises `UserError` for a damaged shard, and for whatever is
-    wrong with samples and labels.
+    Classes are the labels of the training images in order. Raises `UserError` for whatever `survey` finds wrong, and
+    for labels that do not fit together.
     """
+    found = survey(folder)
+    require_none(folder, found.problems)
+    return assemble(folder, found)
+
+
+def survey(folder: Path) -> Survey:
+    """Read all shards of `folder`. Raises `UserError` if one cannot be read, or there are none of a split."""
     found: dict[str, list[Path]] = {"train": [], "test": []}
     for split, path in sorted(_shards(folder)):
         found[split].append(path)
@@ -70,9 +93,26 @@ def index(folder: Path) -> tuple[EncodedSet, EncodedSet, tuple[str, ...]]:
         if not found[split]:
             raise UserError(f"{folder} has no shards of {split} images: expected {names}, .tar or .tfrecord")
     indexed = _indexed(folder, [*found["train"], *found["test"]])
-    require_none(folder, [problem for shard in indexed for problem in shard.problems])
-    train = _joined(found["train"], indexed[: len(found["train"])])
-    test = _joined(found["test"], indexed[len(found["train"]) :])
+    count = len(found["train"])
+    shards = {"train": indexed[:count], "test": indexed[count:]}
+    return Survey(found, shards, [line for paths in found.values() for line in _missing(folder, paths)])
+
+
+def _missing(folder: Path, paths: list[Path]) -> Iterator[str]:
+    """A line for each number that is left out among shards named `…-00003-of-00128`."""
+    present: dict[tuple[str, str, str], set[int]] = defaultdict(set)
+    for path in paths:
+        if match := OF_SEVERAL.fullmatch(path.relative_to(folder).as_posix()):
+            name, number, count, end = match.groups()
+            present[name, count, end].add(int(number))
+    for (name, count, end), numbers in present.items():
+        for number in sorted(set(range(int(count))) - numbers):
+            yield f"{name}-{number:05}-of-{count}{end} is missing: copy or download it again"
+
+
+def assemble(folder: Path, found: Survey) -> tuple[EncodedSet, EncodedSet, tuple[str, ...]]:
+    """As `index`, of what a survey found, whatever it found wrong."""
+    train, test = (_joined(found.paths[split], found.shards[split]) for split in ("train", "test"))
     for split, images in (("train", train), ("test", test)):
         if not len(images):
             raise UserError(f"{folder}: the {split} shards hold no images ({', '.join(IMAGES)} with a .{LABEL} each)")
@@ -100,11 +140,14 @@ def _items(folder: Path) -> "list[os.DirEntry[str]]":
 
 
 def _is_shard(item: "os.DirEntry[str]") -> bool:
-    return bool(IS_TAR.search(item.name) or IS_TFRECORD.search(item.name)) and item.is_file()
+    return bool(IS_TAR.search(item.name) or IS_TFRECORD.search(item.name)) and not item.is_dir()
 
 
 def _indexed(folder: Path, paths: list[Path]) -> list[Shard]:
     """What is in each shard, by a process a core if there is much to read."""
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"Cannot read {path}: it is no file, or a link to none; restore it, or remove it.")
     processes = None if sum(path.stat().st_size for path in paths) > MUCH else 1
     shards = []
     with console.progress(f"Indexing {folder.name}", len(paths)) as advance:
@@ -115,9 +158,14 @@ def _indexed(folder: Path, paths: list[Path]) -> list[Shard]:
 
 
 def _index_one(folder: Path, path: Path) -> Shard:
+    samples: list[Sample] = []
     problems: list[str] = []
     read = _tar_samples if IS_TAR.search(path.name) else _tfrecord_samples
-    return Shard(list(read(path, path.relative_to(folder).as_posix(), problems)), problems)
+    try:
+        samples.extend(read(path, path.relative_to(folder).as_posix(), problems))
+    except UserError as e:
+        problems.append(str(e))
+    return Shard(samples, problems)
 
 
 def _tar_samples(path: Path, shard: str, problems: list[str]) -> Iterator[Sample]:

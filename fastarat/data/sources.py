@@ -8,6 +8,7 @@ from pathlib import Path
 from fastarat import console
 from fastarat.data import arrays, cifar, digits, image_folder, prepared
 from fastarat.data.dataset import Dataset
+from fastarat.data.decode import DECODING
 from fastarat.data.entries import entries, is_compressed, stem
 from fastarat.data.find import CACHE, Source, data_root, find
 from fastarat.data.stored import common_size, decoded, for_evaluation, open_stored
@@ -105,7 +106,7 @@ def _key(path: Path, size: int | None) -> str:
     files = [path]
     if path.is_dir():
         files = [path / entry.name for entry in entries(path) if entry.kind == "file"]
-    digest = hashlib.sha256(json.dumps([str(path.resolve()), size]).encode())
+    digest = hashlib.sha256(json.dumps([DECODING, str(path.resolve()), size]).encode())
     for file in files:
         try:
             status = file.stat()

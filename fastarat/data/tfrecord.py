@@ -39,6 +39,8 @@ class _Damaged(Exception):
 def records(path: Path) -> Iterator[Record]:
     """Every record. Raises `UserError` naming file and byte where the file is damaged or ends early."""
     try:
+        if not path.stat().st_size:
+            raise UserError(f"{path} is empty: copy or download it again.")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             if data[:2] == b"\x1f\x8b":
                 raise UserError(f"{path} is compressed, so that images in it cannot be reached: unpack it with gzip")
@@ -51,10 +53,6 @@ def records(path: Path) -> Iterator[Record]:
         raise UserError(f"{path} is damaged or cut short ({e}): copy or download it again.") from None
     except OSError as e:
         raise UserError(f"Cannot read {path}: {e.strerror or e}.") from e
-    except ValueError as e:
-        if isinstance(e, UserError):
-            raise
-        raise UserError(f"{path} is empty: copy or download it again.") from None
 
 
 def _data_end(data: mmap.mmap, at: int) -> int:

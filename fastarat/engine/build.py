@@ -20,7 +20,6 @@ from fastarat.engine.precision import Dtype, Precision
 from fastarat.engine.step import Controls, StepParts
 from fastarat.engine.training import Training
 from fastarat.errors import UserError
-from fastarat.methods.lbgat import LBGAT
 from fastarat.methods.method import Method
 from fastarat.methods.registry import build_method
 from fastarat.models.batch_norm import BatchNorm1d
@@ -116,8 +115,8 @@ def _build_net(
     model = build_model(config.model.name, len(dataset.classes), channels, config.method.batch_norm)
     _check_sizes(config, dataset, config.model.name, model)
     method = build_method(config.method, model, (channels, height, width))
-    if isinstance(method, LBGAT):
-        _check_sizes(config, dataset, method.settings.teacher, method.teacher)
+    if teacher := getattr(config.method, "teacher", ""):
+        _check_sizes(config, dataset, teacher, method.get_submodule("teacher"))
     model.to(world.device, precision.parameter_dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     method.to(world.device, precision.parameter_dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for net in (model, method):  # a teacher is part of the method

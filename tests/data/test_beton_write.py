@@ -164,6 +164,21 @@ def test_a_file_that_is_there_is_never_overwritten(tmp_path):
     assert "ends with .beton" in refused(pixel_contents(), occupied.with_suffix(".bin"))
 
 
+def test_a_file_where_the_checksums_would_be_is_not_overwritten_either(tmp_path):
+    notes = tmp_path / "set.beton.json"
+    notes.write_text("mine")
+    with pytest.raises(UserError, match=r"set\.beton\.json exists already"):
+        built(pixel_contents(), tmp_path / "set.beton")
+    assert notes.read_text() == "mine" and not (tmp_path / "set.beton").exists()
+
+
+def test_a_place_inside_a_file_is_told_by_the_name_that_was_given(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(WorkError) as error:
+        built(pixel_contents(), tmp_path / "file" / "set.beton")
+    assert "Cannot write" in one_line(error) and "partial" not in str(error.value)
+
+
 SCRIPT = """
 import sys
 from pathlib import Path

@@ -15,6 +15,7 @@ from fastarat.data.decoders.request import Request
 from fastarat.data.encoded import PER_IMAGE, EncodedSet
 from fastarat.data.find import find
 from fastarat.data.index import index_images
+from fastarat.data.inspect import check
 from fastarat.data.scan import examine
 from fastarat.errors import UserError
 
@@ -166,6 +167,34 @@ def test_a_shard_cut_or_emptied_is_named(tmp_path, write, shard):
     for length in (0, 100, len(whole) // 2, len(whole) - 1 if write is as_tfrecords else 2048):
         (folder / shard).write_bytes(whole[:length])
         assert shard in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["train-00001-of-00002", "train-002.tar"])
+def test_a_shard_that_is_a_broken_link_is_named(tmp_path, name):
+    folder = (as_tars if name.endswith("tar") else as_tfrecords)(tmp_path / "sharded", images(6), images(4, 10))
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to("nowhere")
+    assert f"Cannot read {folder / name}" in refusal(folder)
+
+
+def test_a_shard_that_is_missing_of_those_that_are_numbered_is_named(tmp_path):
+    folder = as_tfrecords(tmp_path / "sharded", images(6), images(4, 10))
+    (folder / "train-00000-of-00002").unlink()
+    assert "train-00000-of-00002 is missing: copy" in refusal(folder)
+
+
+def test_check_lists_every_problem_of_every_shard(tmp_path):
+    folder = as_tfrecords(tmp_path / "sharded", images(6), images(4, 10))
+    tfrecord(folder / "train-00000-of-00002", [example(image=jpeg(1)) for _ in range(6)])
+    tfrecord(folder / "train-00001-of-00002", [example(image=jpeg(i), label=i % 2) for i in range(3)])
+    tfrecord(folder / "validation.tfrecords", [example(image=b"none", label=0), example(image=jpeg(1), label=1)])
+    cut = folder / "train-00001-of-00002"
+    cut.write_bytes(cut.read_bytes()[:-1])
+    found = check(str(folder))
+    assert [f"record {i} has no class" in line for i, line in enumerate(found[:6])] == [True] * 6
+    assert "train-00001-of-00002 is damaged or cut short" in found[6]
+    assert "validation.tfrecords, record 0 cannot be decoded" in found[7] and len(found) == 8
+    assert len(check(str(folder))) == 8
 
 
 def test_processes_index_what_one_does_and_name_what_it_would(tmp_path, monkeypatch):

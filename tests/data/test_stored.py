@@ -1,5 +1,6 @@
 """Data sets whose images stay as they are stored: what is found in them, kept of them, and left out."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -9,12 +10,13 @@ import pytest
 from shard_files import samples, tar_shard
 from small_sets import jpeg, one_line, pack
 
+from fastarat.data import encoded, shards
 from fastarat.data import scan as scan_module
-from fastarat.data import shards
 from fastarat.data.building import build
 from fastarat.data.crops import whole_boxes
 from fastarat.data.decoders.pixels import pixels_of
 from fastarat.data.find import find
+from fastarat.data.inspect import check
 from fastarat.data.sources import open_dataset, open_for_evaluation, prepare
 from fastarat.data.stored import decoded, open_stored, streamed
 from fastarat.errors import UserError
@@ -136,6 +138,37 @@ def test_the_second_look_reads_no_image_and_a_changed_file_is_looked_at_again(ph
     (photos / "train/cat/1.jpg").write_bytes(b"changed")
     with pytest.raises(UserError, match=r"train/cat/1\.jpg"):
         stored(photos)
+
+
+def test_a_file_that_cannot_be_read_now_is_no_image_that_is_damaged(photos, root, monkeypatch):
+    def refuse(path, flags, real=os.open):
+        if str(path).endswith("train/cat/1.jpg"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, flags)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(encoded.os, "open", refuse)
+        with pytest.raises(UserError) as error:
+            open_stored(find(str(photos)), "skip")
+    assert "train/cat/1.jpg: Permission denied" in one_line(error)
+    assert open_stored(find(str(photos))).num_skipped == 0
+
+
+def test_a_broken_link_is_named(photos):
+    (photos / "train/cat/lost.jpg").symlink_to("nowhere.jpg")
+    with pytest.raises(UserError, match=r"train/cat/lost\.jpg: No such file or directory; restore it, or remove it"):
+        stored(photos)
+    (problem,) = check(str(photos))
+    assert "train/cat/lost.jpg: No such file or directory" in problem
+
+
+def test_what_other_rules_found_is_found_again(photos, monkeypatch):
+    stored(photos)
+    looked = []
+    monkeypatch.setattr(encoded, "DECODING", 0)
+    monkeypatch.setattr(scan_module, "examine", lambda span: looked.append(span.name) or (12, 12))
+    stored(photos)
+    assert "train/cat/1.jpg" in looked
 
 
 def test_a_damaged_memory_of_the_last_look_is_no_matter(photos, root):

@@ -1,6 +1,7 @@
 """The loop: what happens when a compiled step does not come back, and what evaluations in it look at."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from host_syncs import QuietLoop
 from fastarat.checkpoint import load_checkpoint
 from fastarat.data.sources import open_dataset
 from fastarat.data.subset import shuffled, subset
+from fastarat.engine import loop as loop_module
 from fastarat.engine.build import build_training
+from fastarat.engine.compiled import build_step
 from fastarat.engine.distributed import World
 from fastarat.engine.loop import Interrupted, Loop
 from fastarat.errors import WorkError
@@ -33,6 +36,32 @@ def test_a_compile_that_ctrl_c_ends_is_a_stop_and_not_a_failure(tmp_path, stoppe
     with pytest.raises(Interrupted if stopped else WorkError, match="compil"):
         loop.fit()
     assert load_checkpoint(run.checkpoint())["step"] == 0
+
+
+def test_an_epochs_seconds_hold_all_but_what_was_compiled_and_its_speed_leaves_that_out(tmp_path, monkeypatch):
+    config = replace(recipe("digits-arat"), num_train_images=128, epochs=1, batch=32)
+    training = build_training(config, open_dataset("digits"), World(torch.device("cpu")), "fp32")
+    run, now = Run(tmp_path / "run"), [0.0]
+    run.create(config, {})
+
+    def pass_time(seconds: float, real=lambda *args: None):
+        def timed(*args):
+            now[0] += seconds
+            return real(*args)
+
+        return timed
+
+    step = build_step(training.parts, training.controls, "eager", unroll=True)
+    first = iter([100.0])  # of compiling
+    loop = Loop(training, run, lambda batch: pass_time(next(first, 2.0), step)(batch), compiles=True)
+    monkeypatch.setattr(Loop, "_measure_balance", pass_time(4.0, Loop._measure_balance))
+    monkeypatch.setattr(Loop, "_evaluate", pass_time(1000.0, Loop._evaluate))
+    monkeypatch.setattr(loop_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    loop.fit()
+    entry = training.metrics[0]
+    assert entry["seconds"] == 4 + 100 + 3 * 2 and entry["compile_seconds"] == 100
+    assert entry["evaluation_seconds"] == 1000
+    assert entry["images_per_s"] == round(3 * 32 / (4 + 3 * 2), 1)
 
 
 def looked_at(**settings) -> tuple[QuietLoop, dict]:

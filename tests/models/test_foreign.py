@@ -6,8 +6,10 @@ sum in place behind a batch-norm, activations in place, a batch-norm with its ac
 
 import importlib.util
 import sys
+from dataclasses import replace
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from fastarat_kernels.implementations import PYTORCH, TRITON
@@ -15,6 +17,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fastarat.checkpoint import Description, load_model
+from fastarat.data.dataset import ImageSet, from_arrays
+from fastarat.data.sources import open_dataset
+from fastarat.engine.build import build_training
+from fastarat.engine.distributed import World
 from fastarat.errors import UserError
 from fastarat.exporter import export
 from fastarat.methods.registry import build_method
@@ -24,6 +30,7 @@ from fastarat.models.foreign import check_image_sizes
 from fastarat.models.registry import build_model, build_plain_model
 from fastarat.models.settings import ModelConfig
 from fastarat.models.split_batch_norm import SplitBatchNorm2d, current_pass, forward, forward_with_features
+from fastarat.recipes import recipe
 
 NAMES = ("torchvision/residual", "timm/activated")
 
@@ -174,6 +181,24 @@ def test_sizes_of_images_that_a_net_does_not_take_are_told_before_the_training()
     check_image_sizes(Fixed(), "timm/vit", 3, [(224, 224)])
     with pytest.raises(UserError, match=r"timm/vit takes no images of 64x64 \(Input height .*\): give another size"):
         check_image_sizes(Fixed(), "timm/vit", 3, [(224, 224), (64, 64)])
+
+
+@pytest.mark.parametrize("part", ["model", "teacher"])
+def test_a_net_and_a_teacher_are_asked_for_their_sizes_before_the_training(part, monkeypatch):
+    def forward(self: Residual, x: Tensor, real=Residual.forward) -> Tensor:
+        assert x.shape[2] == 224, "Input height doesn't match model."
+        return real(self, x)
+
+    monkeypatch.setattr(Residual, "forward", forward)
+    digits = open_dataset("digits")
+    parts = [ImageSet(np.repeat(s.images, 3, axis=3), s.labels) for s in (digits.decoded_train, digits.test)]
+    config = recipe("digits-lbgat")
+    if part == "model":
+        config = replace(config, model=ModelConfig(NAMES[0]))
+    else:
+        config = replace(config, method=replace(config.method, teacher=NAMES[0]))
+    with pytest.raises(UserError, match=f"{NAMES[0]} takes no images of 8x8"):
+        build_training(config, from_arrays("colours", *parts, digits.classes, 16), World(torch.device("cpu")), "fp32")
 
 
 def test_timm_takes_any_number_of_channels_and_torchvision_three():

@@ -74,6 +74,8 @@ def read(path: Path) -> Seal | None:
 
 
 def _parsed(place: Path, values: dict[str, Any]) -> Seal:
+    if not isinstance(values, dict):
+        raise ValueError("it is no list of checksums that fastarat wrote")
     version = int(values["version"])
     if version != FORMAT_VERSION:
         raise UserError(

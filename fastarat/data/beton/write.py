@@ -61,14 +61,16 @@ def build(contents: Contents, out: Path, storage: Storage, processes: int | None
         raise WorkError(f"Cannot write {out}: {error.strerror or error}; nothing was left there.") from error
     finally:
         for path in (temporary, beton_seal.place_of(temporary)):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the error on its way says more
+                path.unlink()
 
 
 def _require_usable(contents: Contents, out: Path) -> None:
     if out.suffix != ".beton":
         raise UserError(f"{out}: give a name that ends with .beton.")
-    if out.exists() or out.is_symlink():
-        raise UserError(f"{out} exists already: choose another place, or remove it first.")
+    for path in (out, beton_seal.place_of(out)):
+        if path.exists() or path.is_symlink():
+            raise UserError(f"{path} exists already: choose another place, or remove it first.")
     shapes = [part.images.shape for part in (contents.train, contents.test) if isinstance(part, ImageSet)]
     if contents.max_value != 255 or any(shape[-1] != 3 for shape in shapes):
         raise UserError(

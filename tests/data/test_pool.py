@@ -1,0 +1,34 @@
+"""Work on many items by processes: what becomes of them when nobody waits for it any more."""
+
+import multiprocessing
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from fastarat.data.pool import in_order
+
+FOR_EVER_S = 3600.0
+
+
+@pytest.mark.timeout(60)
+def test_ctrl_c_ends_the_processes_in_mid_work():
+    def items() -> Iterator[float]:
+        yield from (FOR_EVER_S, FOR_EVER_S)
+        while not any(process.is_alive() for process in multiprocessing.active_children()):
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    before = multiprocessing.active_children()
+    with pytest.raises(KeyboardInterrupt):
+        list(in_order(time.sleep, items(), 8, processes=2, batch=1))
+    assert multiprocessing.active_children() == before
+
+
+@pytest.mark.timeout(60)
+def test_a_caller_that_wants_no_more_waits_for_nothing():
+    before = multiprocessing.active_children()
+    results = in_order(time.sleep, [0.0, FOR_EVER_S, FOR_EVER_S, FOR_EVER_S, *[0.0] * 4], 8, processes=2, batch=1)
+    assert next(results) is None
+    results.close()  # type: ignore[attr-defined]
+    assert multiprocessing.active_children() == before
