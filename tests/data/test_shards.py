@@ -177,6 +177,17 @@ def test_a_shard_that_is_a_broken_link_is_named(tmp_path, name):
     assert f"Cannot read {folder / name}" in refusal(folder)
 
 
+def test_files_like_shards_that_are_of_no_split_are_told(tmp_path, capsys):
+    folder = as_tars(tmp_path / "sharded", images(6), images(4, 10))
+    shards.index(folder)
+    assert "left out" not in capsys.readouterr().err
+    for i in range(5):
+        tar_shard(folder / f"training-{i}.tar", samples(images(1)))
+    assert len(shards.index(folder)[0]) == 6
+    text = capsys.readouterr().err
+    assert "training-0.tar, training-1.tar, training-2.tar and 2 more" in " ".join(text.split())
+
+
 def test_a_shard_that_is_missing_of_those_that_are_numbered_is_named(tmp_path):
     folder = as_tfrecords(tmp_path / "sharded", images(6), images(4, 10))
     (folder / "train-00000-of-00002").unlink()
