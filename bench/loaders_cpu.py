@@ -6,7 +6,7 @@ from pathlib import Path
 PROC = Path("/proc")
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 LEAST_TICKS = 10
-"""The system counts in ticks: of fewer than these a figure would be off by more than 10 %."""
+"""The system counts in ticks: of fewer than these a figure could be off by more than 10 %."""
 
 
 def cpu_seconds() -> float:

@@ -92,15 +92,15 @@ def survey(folder: Path) -> Survey:
     for split, names in (("train", "train*"), ("test", "test* or val*")):
         if not found[split]:
             raise UserError(f"{folder} has no shards of {split} images: expected {names}, .tar or .tfrecord")
-    _tell_others(folder, {path.name for paths in found.values() for path in paths})
+    _tell_others(folder, {path for paths in found.values() for path in paths})
     indexed = _indexed(folder, [*found["train"], *found["test"]])
     count = len(found["train"])
     shards = {"train": indexed[:count], "test": indexed[count:]}
     return Survey(found, shards, [line for paths in found.values() for line in _missing(folder, paths)])
 
 
-def _tell_others(folder: Path, used: set[str]) -> None:
-    others = sorted(item.name for item in _items(folder) if _is_shard(item) and item.name not in used)
+def _tell_others(folder: Path, used: set[Path]) -> None:
+    others = sorted(item.name for item in _items(folder) if _is_shard(item) and Path(item.path) not in used)
     if others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         console.notice(f"{folder}: left out, being of no split by name: {', '.join(others[:3])}{more}.")
