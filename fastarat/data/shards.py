@@ -103,7 +103,7 @@ def _tell_others(folder: Path, used: set[Path]) -> None:
     others = sorted(item.name for item in _items(folder) if _is_shard(item) and Path(item.path) not in used)
     if others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        console.notice(f"{folder}: left out, being of no split by name: {', '.join(others[:3])}{more}.")
+        console.notice(f"{folder}: left out, being of no split by name and folder: {', '.join(others[:3])}{more}.")
 
 
 def _missing(folder: Path, paths: list[Path]) -> Iterator[str]:

@@ -188,6 +188,17 @@ def test_files_like_shards_that_are_of_no_split_are_told(tmp_path, capsys):
     assert "training-0.tar, training-1.tar, training-2.tar and 2 more" in " ".join(text.split())
 
 
+def test_a_shard_beside_the_folders_of_splits_is_told_though_its_name_is_in_them_too(tmp_path, capsys):
+    folder = as_tars(tmp_path / "sharded", images(6), images(4, 10))
+    for split in ("train", "val"):
+        (folder / split).mkdir()
+        for path in folder.glob(f"{split}-*.tar"):
+            path.rename(folder / split / path.name)
+    tar_shard(folder / "train-000.tar", samples(images(1)))
+    assert len(shards.index(folder)[0]) == 6
+    assert "left out, being of no split by name and folder: train-000.tar" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_shard_that_is_missing_of_those_that_are_numbered_is_named(tmp_path):
     folder = as_tfrecords(tmp_path / "sharded", images(6), images(4, 10))
     (folder / "train-00000-of-00002").unlink()
