@@ -165,7 +165,7 @@ def _row(entry: Entry, stage: str, turns: list[Result], entries: Sequence[Entry]
 
 def _median(turns: list[Result], name: str) -> float | None:
     values = [turn[name] for turn in turns if name in turn]
-    return float(f"{median(values):.5g}") if values and None not in values else None
+    return float(f"{median(values):.5g}") if values else None
 
 
 def _base_of(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
@@ -179,9 +179,10 @@ def _ratios(turns: list[Result], base: list[Result]) -> Row:
     pairs = list(zip(turns, base, strict=False))
     if not pairs:
         return {}
-    found = {"images_per_s": [mine["images_per_s"] / its["images_per_s"] for mine, its in pairs]}
-    if all(turn["cpu_s_per_1000"] for pair in pairs for turn in pair):  # not known of turns too short to count
-        found["images_per_cpu_s"] = [its["cpu_s_per_1000"] / mine["cpu_s_per_1000"] for mine, its in pairs]
+    found = {
+        "images_per_s": [mine["images_per_s"] / its["images_per_s"] for mine, its in pairs],
+        "images_per_cpu_s": [its["cpu_s_per_1000"] / mine["cpu_s_per_1000"] for mine, its in pairs],
+    }
     return {
         name: {"low": round(min(r), 4), "median": round(median(r), 4), "high": round(max(r), 4)}
         for name, r in found.items()

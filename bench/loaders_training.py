@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from bench.loaders_cpu import cpu_seconds, per_thousand
+from bench.loaders_cpu import cpu_seconds
 from bench.turns import WARM_UP, mark, milliseconds
 from fastarat.config import Config
 from fastarat.data.choose import Wish, open_for_training
@@ -84,7 +84,7 @@ def training(fed: Fed, seconds: float) -> dict[str, Any]:
             "steps": count,
             "images": images,
             "images_per_s": 1e3 * images / found["ms"],
-            "cpu_s_per_1000": per_thousand(cpu_seconds() - before, images),
+            "cpu_s_per_1000": 1000 * (cpu_seconds() - before) / images,
             "waiting_share": found["waiting_ms"] / found["ms"],
             "ms_a_step": found["ms"] / count,
         }

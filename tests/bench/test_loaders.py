@@ -11,10 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from bench import loaders, loaders_check, loaders_feeds, loaders_report, loaders_run, loaders_training, tables
+from bench import (
+    loaders,
+    loaders_check,
+    loaders_cpu,
+    loaders_feeds,
+    loaders_report,
+    loaders_run,
+    loaders_training,
+    tables,
+)
 from bench.loaders_cases import Case, photo_cases, photo_plan, small_cases, small_plan
 from bench.loaders_check import MOST_KEPT, differences
-from bench.loaders_cpu import TICKS_PER_S, cpu_seconds, descendants, per_thousand
+from bench.loaders_cpu import cpu_seconds, descendants
 from bench.loaders_data import Stores, photo_stores, random_photos, small_stores
 from bench.loaders_one import Mark, speed
 from bench.loaders_run import Effort, Failed, OutOfTime, measure, rows_of
@@ -173,7 +182,7 @@ def test_cpu_time_is_that_of_all_processes_living_or_ended():
     process = subprocess.Popen([sys.executable, "-c", BUSY], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdin is not None
     process.stdout.read(1)
-    while cpu_seconds() - before < 0.36:  # the parent and its child, in steps of 10 ms
+    while cpu_seconds() - before < 0.4:  # the parent and its child
         assert process.poll() is None
         time.sleep(0.01)
     assert process.pid in descendants(loaders_feeds.os.getpid())
@@ -183,8 +192,22 @@ def test_cpu_time_is_that_of_all_processes_living_or_ended():
     process.stdout.close()
     assert process.pid not in descendants(loaders_feeds.os.getpid())
     # The grandchild may be left to the system, which does not tell its time.
-    assert cpu_seconds() - before >= living - 0.25 > 0.1
+    assert cpu_seconds() - before >= 0.2
     assert time.process_time() - own < living
+
+
+def test_cpu_time_of_less_than_a_tick_is_counted():
+    for _ in range(50):
+        before, begun = cpu_seconds(), time.process_time()
+        sum(range(1000))
+        least = time.process_time() - begun
+        assert 0 < least <= cpu_seconds() - before
+
+
+def test_a_process_that_has_ended_took_no_more():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    assert loaders_cpu.own_seconds(process.pid) == 0
 
 
 def test_a_loader_is_timed_over_whole_epochs(of_small, monkeypatch):
@@ -207,12 +230,6 @@ def test_images_per_second_are_those_since_the_mark(monkeypatch):
     assert found == {"images": 1000, "images_per_s": 500, "cpu_s_per_1000": 0.5}
 
 
-def test_a_few_ticks_of_cpu_time_are_no_figure():
-    assert per_thousand(2.0, 500) == 4.0
-    assert per_thousand(12.44 - 12.34, 100) == pytest.approx(1) and TICKS_PER_S == 100
-    assert per_thousand(9 / TICKS_PER_S, 500) is None is per_thousand(0.0, 500)
-
-
 def test_waiting_is_the_time_between_a_steps_end_and_the_next_ones_start(monkeypatch):
     class State:
         def advance(self, step, batch):
@@ -228,7 +245,7 @@ def test_waiting_is_the_time_between_a_steps_end_and_the_next_ones_start(monkeyp
 def test_a_training_is_fed_by_the_loader_and_says_what_it_is(of_small, loader, stored):
     fed = case(of_small, loader, stored).fed
     assert fed is not None
-    found = loaders_training.training(fed, 0.2)  # of many ticks, in which CPU time is counted
+    found = loaders_training.training(fed, 0.01)
     assert (found["model"], found["batch"], found["attack_steps"]) == ("tiny", 8, 1)
     assert found["steps"] >= 4 and found["images"] == 8 * found["steps"]
     assert 0 < found["waiting_share"] < 1 and found["cpu_s_per_1000"] > 0
@@ -237,7 +254,7 @@ def test_a_training_is_fed_by_the_loader_and_says_what_it_is(of_small, loader, s
 # ---- rows -----------------------------------------------------------------------------------------
 
 
-def results(speed: float, cpu: float | None, share: float | None = None) -> dict:
+def results(speed: float, cpu: float, share: float | None = None) -> dict:
     stage = {"images": 8, "images_per_s": speed, "cpu_s_per_1000": cpu}
     found = {"first": {**stage, "first_batch_s": 0.5}, "steady": stage}
     training = {**stage, "waiting_share": share, "ms_a_step": 3.0, "model": "tiny", "batch": 8, "attack_steps": 1}
@@ -299,18 +316,6 @@ def test_loaders_take_turns_and_are_compared_turn_by_turn(of_small, fake, tmp_pa
     assert rows["ffcv", "raw", "training"]["waiting_share"] == 0.03
     assert rows["ffcv", "raw", "first"]["first_batch_s"] == 0.5
     assert rows["plain", "png", "steady"]["ratios"] == {} == rows["plain", "raw", "steady"]["ratios"]
-
-
-def test_turns_too_short_for_the_clock_have_a_speed_and_no_cpu_time(of_small, fake, tmp_path):
-    plain = [results(100, 2.0, 0.1), results(200, 1.0, 0.3)]
-    fake({("plain", "arrays"): plain, ("ffcv", "raw.beton"): [results(300, None, 0.1), results(300, 0.5, 0.1)]})
-    entries = measure(
-        [case(of_small, "plain", "raw"), case(of_small, "ffcv", "raw")], tmp_path, EFFORT, lambda share: None
-    )
-    (row,) = [row for row in rows_of(entries, {}) if (row["loader"], row["stage"]) == ("ffcv", "steady")]
-    assert (row["images_per_s"], row["cpu_s_per_1000"], row["ratios"].keys()) == (300, None, {"images_per_s"})
-    facts = {"size": 32, "dataset": "d", "gpu": None, "commit": "c", "date": "1"}
-    assert loaders_report.table([row | facts])[1][0][6:8] == ["-", "-"]
 
 
 def test_a_loader_that_is_wrong_or_fails_gets_no_speed(of_small, fake, tmp_path):

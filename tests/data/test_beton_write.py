@@ -16,6 +16,7 @@ import pytest
 from beton_sets import built, encoded, folder_contents, pixel_contents, pixels, reopened
 from PIL import Image
 from small_sets import jpeg, one_line
+from unmeasured import UNMEASURED
 
 from fastarat.data import pool
 from fastarat.data.beton import write as beton_write
@@ -224,7 +225,7 @@ def test_a_disk_that_fills_is_one_line_and_leaves_nothing(tmp_path):
 
 
 def test_ctrl_c_leaves_nothing(tmp_path):
-    process = start(tmp_path / "set.beton", start_new_session=True)
+    process = start(tmp_path / "set.beton", start_new_session=True, env=UNMEASURED)
     deadline = time.monotonic() + 60
     while not left(tmp_path) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.005)
