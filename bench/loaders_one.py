@@ -54,7 +54,7 @@ def check(form: Form) -> Result:
 
 def speed(form: Form, seconds: float) -> Result:
     """The first epoch from a loader that is yet to be started, its files dropped from memory, and about `seconds` of
-    whole epochs after it."""
+    whole epochs after it, one at least."""
     images = form.images()
     forget(images.paths)
     begin = Mark.now()
@@ -64,7 +64,7 @@ def speed(form: Form, seconds: float) -> Result:
         waited = time.perf_counter() - begin.clock
         first = begin.since(count + _count(batches))
         begin, number, count = Mark.now(), 1, 0
-        while time.perf_counter() - begin.clock < seconds:
+        while number == 1 or time.perf_counter() - begin.clock < seconds:
             number += 1
             count += _count(feed.epoch(number))
         return {"first": {**first, "first_batch_s": waited}, "steady": begin.since(count)}

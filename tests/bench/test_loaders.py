@@ -223,6 +223,10 @@ def test_a_loader_is_timed_over_whole_epochs(of_small, monkeypatch):
     assert all(found[stage]["images_per_s"] > 0 for stage in ("first", "steady"))
 
 
+def test_a_loader_is_timed_over_an_epoch_at_least(of_small):
+    assert speed(case(of_small, "resident", "raw").form, 0.0)["steady"]["images"] == 40
+
+
 def test_images_per_second_are_those_since_the_mark(monkeypatch):
     marks = iter([(10.0, 3.0), (12.0, 3.5)])
     monkeypatch.setattr(Mark, "now", classmethod(lambda cls: cls(*next(marks))))
