@@ -337,4 +337,6 @@ class Loop:
             yield
         finally:
             for number, handler in earlier.items():
-                signal.signal(number, handler)
+                # Where one of several processes fails the launcher ends the others, which still have to say why.
+                says = number == signal.SIGTERM and self.world.size > 1
+                signal.signal(number, signal.SIG_IGN if says else handler)

@@ -128,7 +128,7 @@ def test_the_budget_stops_a_training_which_then_goes_on(tmp_path, tiny, monkeypa
 
     with monkeypatch.context() as patched:
         patched.setattr(robustness, "measure", slow)
-        assert robustness.main([*args, "--budget", "0.2"]) == 1
+        assert robustness.main([*args, "--budget", "2"]) == 1
     assert begun and "stopped with 0 of 1 rows; the same command goes on from there" in capsys.readouterr().err
     assert robustness.main([*args, "--budget", "600"]) == 0
     assert len(list(read_rows(rows_at(tmp_path)))) == 1
@@ -147,14 +147,14 @@ def test_the_budget_ends_what_took_its_first_signal_for_itself(ignored, tmp_path
         pytest.fail("the budget did not end it")
 
     monkeypatch.setattr(robustness, "measure", deaf)
-    monkeypatch.setattr(robustness, "AGAIN_S", 0.1)
+    monkeypatch.setattr(robustness, "AGAIN_S", 1.0)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
     try:
-        assert robustness.main(flags(tmp_path, "--methods", "at", "--budget", "0.1")) == 1
+        assert robustness.main(flags(tmp_path, "--methods", "at", "--budget", "2")) == 1
         assert signal.getsignal(signal.SIGINT) == (signal.SIG_IGN if ignored else signal.default_int_handler)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert taken == [signal.SIGINT] and capsys.readouterr().err.count("the budget of 0.1 s is over") == 1
+    assert taken == [signal.SIGINT] and capsys.readouterr().err.count("the budget of 2 s is over") == 1
 
 
 def without_training(monkeypatch):

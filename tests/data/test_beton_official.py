@@ -73,7 +73,7 @@ def folder(tmp_path_factory) -> Path:
     built(pixel_contents(14, 9, 20), folder / "raw.beton", mode="raw")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", SCRIPT, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr
     return folder
 

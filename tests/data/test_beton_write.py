@@ -181,7 +181,7 @@ def test_a_place_inside_a_file_is_told_by_the_name_that_was_given(tmp_path):
 
 
 SCRIPT = """
-import sys
+import os, sys, time
 from pathlib import Path
 sys.path[:0] = sys.argv[2:]
 from beton_sets import pixel_contents
@@ -194,6 +194,8 @@ def run(args):
     beton_write.build(pixel_contents(60, 20, 160), Path(sys.argv[1]), Storage("raw"), 2)
     return 0
 
+if os.environ.get("HELD"):
+    beton_write._finish = lambda *given: time.sleep(60)
 command.run = run
 sys.exit(main(["recipes"]))
 """
@@ -225,11 +227,11 @@ def test_a_disk_that_fills_is_one_line_and_leaves_nothing(tmp_path):
 
 
 def test_ctrl_c_leaves_nothing(tmp_path):
-    process = start(tmp_path / "set.beton", start_new_session=True, env=UNMEASURED)
+    process = start(tmp_path / "set.beton", start_new_session=True, env=UNMEASURED | {"HELD": "1"})
     deadline = time.monotonic() + 60
     while not left(tmp_path) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.005)
-    assert any(name.endswith(".partial") for name in left(tmp_path)), "it was over before it could be interrupted"
+    assert any(name.endswith(".partial") for name in left(tmp_path))
     os.killpg(process.pid, signal.SIGINT)  # a terminal interrupts every process
     _, text = process.communicate(timeout=60)
     assert process.returncode == 1 and "interrupted" in text and "Traceback" not in text

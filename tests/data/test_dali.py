@@ -211,7 +211,7 @@ def tasks() -> int:
 
 def settled(before: int) -> bool:
     """Whether there are no more native threads than `before`; the last ones may be on their way out."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while tasks() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     return tasks() <= before

@@ -208,7 +208,7 @@ def test_a_file_that_is_cut_while_it_is_read_is_an_error_and_no_crash(noise):
 
 def test_a_hung_worker_becomes_an_error(noise, monkeypatch):
     monkeypatch.setattr(ffcv, "STALL_S", 0.5)
-    released = threading.Event()
+    released, others = threading.Event(), set(threading.enumerate())
     decoder = FFCVDecoder(noise, 2, False)
     rows, calls = decoder.rows, []
 
@@ -224,6 +224,8 @@ def test_a_hung_worker_becomes_an_error(noise, monkeypatch):
         list(decoder.decode(requests(noise, 1000)))
     assert "no image was decoded" in one_line(error) and time.monotonic() - start < 10
     released.set()
+    for thread in set(threading.enumerate()) - others:
+        thread.join()
 
 
 def test_a_worker_that_fails_is_an_error(noise, monkeypatch):

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -66,7 +67,8 @@ def test_an_image_of_the_wanted_size_keeps_its_pixels(tmp_path):
     assert np.array_equal(batch.numpy(), noise)
 
 
-def test_workers_live_from_one_pass_to_the_next_and_end_with_the_decoder(images):
+def test_workers_live_from_one_pass_to_the_next_and_end_with_the_decoder(images, monkeypatch):
+    monkeypatch.setattr(plain, "_POLL_S", 30.0)  # a busy machine's workers do not answer at once
     before, decoder = children(), PlainDecoder(images, 2)
     first = list(decoder.decode(iter(requests(images))))
     workers = children() - before
@@ -91,10 +93,10 @@ def test_a_killed_worker_is_one_line_within_seconds(images):
 
 
 def test_a_worker_that_hangs_is_one_line_and_a_slow_one_is_waited_for(images, monkeypatch):
-    monkeypatch.setattr(plain, "STALL_S", 2.0)
     before, decoder = children(), PlainDecoder(images, 1)
     decoded = decoder.decode(iter(requests(images) * 50))
     next(decoded)
+    monkeypatch.setattr(plain, "STALL_S", 2.0)
     os.kill(decoder.loader._iterator._workers[0].pid, signal.SIGSTOP)
     with pytest.raises(WorkError) as error:
         list(decoded)
@@ -103,12 +105,15 @@ def test_a_worker_that_hangs_is_one_line_and_a_slow_one_is_waited_for(images, mo
     assert children() == before
 
     def slow(*arguments):
-        time.sleep(1.0)
+        time.sleep(0.5)
         return pixels_of(*arguments)
 
     monkeypatch.setattr(plain, "pixels_of", slow)
+    monkeypatch.setattr(plain, "_POLL_S", 0.1)
     patient = PlainDecoder(images, 1)
-    (batch,) = patient.decode(iter(requests(images)[:1]))  # four seconds in all, an image in each
+    # By this clock an image takes 1.5 of the 2 seconds, and the batch of four 6, on any machine.
+    monkeypatch.setattr(plain, "time", SimpleNamespace(monotonic=lambda: 1.5 * patient.decoding.num_decoded()))
+    (batch,) = patient.decode(iter(requests(images)[:1]))
     assert batch.shape[0] == 4
     patient.close()
 

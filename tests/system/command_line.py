@@ -73,6 +73,15 @@ def wait_for(path: Path, process: subprocess.Popen, timeout: float = 120) -> Non
         time.sleep(0.02)
 
 
+def wait_for_checkpoint(run: Path, process: subprocess.Popen, after: int = -1, timeout: float = 120) -> None:
+    """Wait until a run has a checkpoint of a step beyond `after`; the process that trains it must still run."""
+    end = time.monotonic() + timeout
+    while all(int(path.stem.removeprefix("step-")) <= after for path in (run / "checkpoints").glob("step-*.pt")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, f"{run} has no checkpoint after step {after}"
+        time.sleep(0.02)
+
+
 def metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's `metrics.jsonl`."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

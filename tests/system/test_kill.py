@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from system.command_line import ONE_EPOCH, assert_same_run, finish, start, wait_for
+from system.command_line import ONE_EPOCH, assert_same_run, finish, start, wait_for_checkpoint
 
 KILLS = 10
 LONG = (
@@ -22,7 +22,7 @@ def test_ten_kills_at_random_moments_change_no_bit(fastarat, tmp_path):
     while kills < KILLS:
         sessions = (run / "record.json").stat().st_mtime_ns if run.exists() else 0
         process = start(*command)
-        wait_for(run / "checkpoints/step-000000000.pt" if not sessions else run / "config.json", process)
+        wait_for_checkpoint(run, process)
         while sessions and process.poll() is None and (run / "record.json").stat().st_mtime_ns == sessions:
             time.sleep(0.01)  # the session has begun once it has recorded itself
         time.sleep(moments.uniform(0, 0.8))

@@ -3,14 +3,13 @@
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from system.command_line import CHECKOUT, assert_same, finish, metrics, newest, start, state_of, wait_for
+from system.command_line import CHECKOUT, assert_same, finish, metrics, newest, start, state_of, wait_for_checkpoint
 
 SHARED = CHECKOUT.parent / "shared" / "data"
 LOADERS = {"resident": "folder", "plain": "folder", "dali": "folder", "ffcv": "folder.beton"}
@@ -140,10 +139,9 @@ def test_ctrl_c_in_mid_epoch_leaves_a_checkpoint_and_no_process(folder, tmp_path
     process = start(
         "train", *LONG, "--data", LOADERS[loader], "--loader", loader, "--out", "run", start_new_session=True
     )
-    wait_for(tmp_path / "run/checkpoints/step-000000000.pt", process)
-    time.sleep(1.5)
+    wait_for_checkpoint(tmp_path / "run", process, after=0)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of it
-    result = finish(process, timeout=30)
+    result = finish(process)
     assert result.code == 0 and "goes on from there" in result.err, result.err
     assert "Traceback" not in result.err
     assert processes_in(process.pid) == []
@@ -151,12 +149,9 @@ def test_ctrl_c_in_mid_epoch_leaves_a_checkpoint_and_no_process(folder, tmp_path
 
 def test_a_worker_killed_in_mid_epoch_is_one_line_and_the_run_goes_on_from_its_checkpoint(fastarat, folder, tmp_path):
     process = start("train", *LONG, "--data", "folder", "--loader", "plain", "--out", "run", start_new_session=True)
-    wait_for(tmp_path / "run/checkpoints/step-000000000.pt", process)
-    end = time.monotonic() + 30
-    while not (workers := children_of(process.pid)) and time.monotonic() < end:
-        time.sleep(0.05)
-    os.kill(workers[0], signal.SIGKILL)
-    result = finish(process, timeout=30)
+    wait_for_checkpoint(tmp_path / "run", process, after=0)
+    os.kill(children_of(process.pid)[0], signal.SIGKILL)
+    result = finish(process)
     assert result.code == 1 and "a process that decodes images has died" in result.error
     assert processes_in(process.pid) == []
     epochs = state_of(newest(tmp_path / "run"))["epoch"]

@@ -75,7 +75,7 @@ def test_the_first_step_agrees_in_float32(fastarat, tmp_path):
 @pytest.mark.slow
 def test_several_processes_stop_at_a_signal_and_go_on_to_the_same_bits(tmp_path):
     # With shared statistics every process holds the same ones, and a checkpoint changes none by averaging them.
-    flags = (*TINY, "--epochs", "8", "--attack.steps", "2", "--procs", "2", "--sync-bn")
+    flags = (*TINY, "--epochs", "20", "--attack.steps", "2", "--procs", "2", "--sync-bn")
     process = start("train", *flags, "--out", "stopped")
     wait_for(tmp_path / "stopped/metrics.jsonl", process)
     process.send_signal(signal.SIGTERM)

@@ -63,7 +63,7 @@ class DALIDecoder:
     ):
         dali_pipeline.require(device)
         self.images, self.workers, self.pin = images, workers, pin and device == "cpu"
-        self.num_done = 0  # images read, and images decoded: it grows while nothing hangs
+        self.num_done = 0  # images read, images decoded, pipelines built: it grows while nothing hangs
         self.gpu = self.stream = None
         if device == "gpu":
             self.gpu = torch.cuda.current_device() if device_id is None else device_id
@@ -146,6 +146,7 @@ class DALIDecoder:
             return in_work[-1].inputs if len(in_work[-1].index) else BLACK
 
         pipeline, error = dali_pipeline.build(source, SHARE * self.workers, self.workers, self.gpu, depth=2), ""
+        self.num_done += 1  # so that what follows has its own time
         try:
             while True:
                 (pixels,) = pipeline.run()
