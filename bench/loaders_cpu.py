@@ -36,7 +36,7 @@ def descendants(pid: int) -> set[int]:
 
 
 def own_seconds(pid: int) -> float:
-    """Of a process, its threads that have ended included; 0 if it has just ended itself."""
+    """CPU time of a process, its threads that have ended included; 0 if it has just ended itself."""
     clock = ctypes.c_int()
     if ctypes.CDLL(None).clock_getcpuclockid(pid, ctypes.byref(clock)) != 0:
         return 0.0

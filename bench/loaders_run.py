@@ -179,10 +179,10 @@ def _ratios(turns: list[Result], base: list[Result]) -> Row:
     pairs = list(zip(turns, base, strict=False))
     if not pairs:
         return {}
-    found = {
-        "images_per_s": [mine["images_per_s"] / its["images_per_s"] for mine, its in pairs],
-        "images_per_cpu_s": [its["cpu_s_per_1000"] / mine["cpu_s_per_1000"] for mine, its in pairs],
-    }
+    found = {"images_per_s": [mine["images_per_s"] / its["images_per_s"] for mine, its in pairs]}
+    # A process that ends is counted from then on in ticks, rounded down: a very short turn may have nothing left.
+    if all(turn["cpu_s_per_1000"] > 0 for pair in pairs for turn in pair):
+        found["images_per_cpu_s"] = [its["cpu_s_per_1000"] / mine["cpu_s_per_1000"] for mine, its in pairs]
     return {
         name: {"low": round(min(r), 4), "median": round(median(r), 4), "high": round(max(r), 4)}
         for name, r in found.items()

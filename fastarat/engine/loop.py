@@ -335,8 +335,11 @@ class Loop:
         earlier = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
+        except BaseException:
+            # The launcher ends the processes that are left when one has failed: they still have to say why.
+            if self.world.size > 1:
+                earlier[signal.SIGTERM] = signal.SIG_IGN
+            raise
         finally:
             for number, handler in earlier.items():
-                # Where one of several processes fails the launcher ends the others, which still have to say why.
-                says = number == signal.SIGTERM and self.world.size > 1
-                signal.signal(number, signal.SIG_IGN if says else handler)
+                signal.signal(number, handler)

@@ -204,6 +204,12 @@ def test_batches_are_never_written_to_again(images):
     assert all(batch.is_contiguous() for batch, _ in kept)
 
 
+def test_all_that_is_done_counts_as_progress(images):
+    decoder = DALIDecoder(images, 1)
+    assert len(list(decoder.decode(iter([whole(images, [0], (12, 12))])))) == 1
+    assert decoder.num_done == 3  # an image read and decoded, a pipeline built
+
+
 def tasks() -> int:
     """Native threads of this process."""
     return sum(1 for _ in Path("/proc/self/task").iterdir())

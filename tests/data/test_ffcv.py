@@ -225,7 +225,8 @@ def test_a_hung_worker_becomes_an_error(noise, monkeypatch):
     assert "no image was decoded" in one_line(error) and time.monotonic() - start < 10
     released.set()
     for thread in set(threading.enumerate()) - others:
-        thread.join()
+        thread.join(60)
+        assert not thread.is_alive()
 
 
 def test_a_worker_that_fails_is_an_error(noise, monkeypatch):

@@ -1,5 +1,7 @@
 """The loop: what happens when a compiled step does not come back, and what evaluations in it look at."""
 
+import signal
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -36,6 +38,22 @@ def test_a_compile_that_ctrl_c_ends_is_a_stop_and_not_a_failure(tmp_path, stoppe
     with pytest.raises(Interrupted if stopped else WorkError, match="compil"):
         loop.fit()
     assert load_checkpoint(run.checkpoint())["step"] == 0
+
+
+@pytest.mark.parametrize(("size", "error", "kept"), [(2, WorkError, False), (1, WorkError, True), (2, None, True)])
+def test_one_of_several_processes_is_not_ended_by_sigterm_before_it_has_said_why_it_fails(size, error, kept):
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with nullcontext() if error is None else pytest.raises(error):
+            loop = SimpleNamespace(world=World(torch.device("cpu"), size=size))
+            with Loop._signals(loop):  # type: ignore[arg-type]
+                assert signal.getsignal(signal.SIGTERM) not in (before[signal.SIGTERM], signal.SIG_IGN)
+                if error is not None:
+                    raise error("the loss is not finite")
+        assert signal.getsignal(signal.SIGTERM) == (before[signal.SIGTERM] if kept else signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGINT) == before[signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGTERM, before[signal.SIGTERM])
 
 
 def test_an_epochs_seconds_hold_all_but_what_was_compiled_and_its_speed_leaves_that_out(tmp_path, monkeypatch):
