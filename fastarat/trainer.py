@@ -18,7 +18,7 @@ from fastarat.engine.distributed import World, barrier, join_world, leave_world
 from fastarat.engine.loop import Interrupted, Loop
 from fastarat.engine.profile import first_recorded, profiling
 from fastarat.engine.settings import CompileMode
-from fastarat.engine.training import Training
+from fastarat.engine.training import Training, in_order_of_state
 from fastarat.errors import WorkError
 from fastarat.processes import is_first
 from fastarat.record import Record, environment
@@ -47,12 +47,17 @@ def train(config: Config, out: Path, resume: bool = False, profile: int | None =
     training = None
     try:
         opened = _opened_by_all(config, world)
-        training = build_training(config, opened.dataset, world, dtype, kernels, opened.loader)
+        kept = run.load_newest() if resume and run.has_checkpoint() else None
+        dataset = in_order_of_state(opened.dataset, *kept) if kept else opened.dataset
+        training = build_training(config, dataset, world, dtype, kernels, opened.loader)
         _record_loader(config, opened, record)
+        for images in (training.dataset, training.extra):
+            if images and images.matched:
+                record.choose(f"classes of {images.name}", "matched", images.matched)
         step = _build_step(training, mode, record)
         if profile:
             first_recorded(training, profile)  # before there is a run
-        _open_run(run, training, resume, _facts(training, record, opened.loader, dtype, mode, kernels.name))
+        _open_run(run, training, resume, kept, _facts(training, record, opened.loader, dtype, mode, kernels.name))
         with profiling(training, profile, run.path / "profile", mode) as profiler:
             step = profiler.marked(step) if profiler else step
             Loop(training, run, step, mode != "eager", profiler).fit()
@@ -133,16 +138,17 @@ def _facts(
     }
 
 
-def _open_run(run: Run, training: Training, resume: bool, facts: dict[str, Any]) -> None:
-    """Make the run's directory, or take up the newest checkpoint in it."""
+def _open_run(
+    run: Run, training: Training, resume: bool, kept: tuple[dict[str, Any], Path] | None, facts: dict[str, Any]
+) -> None:
+    """Make the run's directory, or take up what it has kept: its newest checkpoint, if there is one, and its file."""
     world = training.parts.world
-    goes_on = resume and run.has_checkpoint()
-    if not goes_on:
+    if not kept:
         training.begin()
     if resume:
         source = "the beginning: it had no checkpoint yet"
-        if goes_on:
-            state, source = run.load_newest()
+        if kept:
+            state, source = kept
             training.load_state_dict(state, str(source))
         if world.is_main:
             run.lock()

@@ -13,7 +13,7 @@ from fastarat.data.choose import Wish, open_for_training
 from fastarat.data.dataset import other_images
 from fastarat.engine.build import build_training
 from fastarat.engine.distributed import World
-from fastarat.engine.training import Training
+from fastarat.engine.training import Training, in_order_of_state
 from fastarat.errors import UserError
 from fastarat.run import Run
 
@@ -47,10 +47,10 @@ def kept_states(run: Run, epochs: Sequence[int] = ()) -> list[Kept]:
     return [*kept, Kept("last", run.checkpoint("last"))]
 
 
-def reconstruct(config: Config, data: str | None, device: torch.device) -> Training:
+def reconstruct(config: Config, data: str | None, device: torch.device, checkpoint: Path | None = None) -> Training:
     """The training of a configuration on one process, in float32 (float64 where it trained so), in plain PyTorch.
 
-    `data`: where the images lie now, if elsewhere.
+    `data`: where the images lie now, if elsewhere. Classes are in the order that those of `checkpoint` have.
     """
     config = replace(config, data=data or config.data)
     dtype = "fp64" if config.dtype == "fp64" else "fp32"
@@ -59,7 +59,10 @@ def reconstruct(config: Config, data: str | None, device: torch.device) -> Train
         opened = open_for_training(wish, device)
     except UserError as e:
         raise UserError(f"{str(e).rstrip('.')}: name with --data where this run's images lie now") from None
-    return build_training(config, opened.dataset, World(device), dtype, loader=opened.loader)
+    dataset = opened.dataset
+    if checkpoint is not None:
+        dataset = in_order_of_state(dataset, load_checkpoint(checkpoint), checkpoint)
+    return build_training(config, dataset, World(device), dtype, loader=opened.loader)
 
 
 def load(training: Training, kept: Kept) -> None:

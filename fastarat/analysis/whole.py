@@ -13,6 +13,7 @@ from fastarat.analysis.perturbations import Attacked, attack_images, examples, p
 from fastarat.analysis.snapshots import Kept, kept_states, load, reconstruct
 from fastarat.analysis.state import View
 from fastarat.analysis.surface import Surface, loss_surface
+from fastarat.console import notice
 from fastarat.deployed import load_deployed
 from fastarat.run import Run
 
@@ -71,7 +72,10 @@ def whole_analysis(
     """As `analyze`, with the images and grids that pictures need."""
     run = Run(path)
     kept = kept_states(run, epochs)
-    view = View.of(reconstruct(run.config(), data, device), num_images, batches, seed)
+    training = reconstruct(run.config(), data, device, run.checkpoint("last"))
+    if training.dataset.matched:
+        notice(f"classes of {training.dataset.name}: {training.dataset.matched}")
+    view = View.of(training, num_images, batches, seed)
     total = view.work * (len(kept) + 1)
 
     def done(work: float) -> None:
@@ -123,6 +127,7 @@ def described(path: Path, view: View) -> dict[str, Any]:
         "data": view.training.dataset.name,
         "averaging": config.averaging.kind,
         "classes": list(view.training.dataset.classes),
+        "classes_matched": view.training.dataset.matched,
         "aligned_layers": list(view.aligned),
         "num_images": len(view.y),
         "batches": view.num_batches,

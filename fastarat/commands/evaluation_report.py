@@ -33,6 +33,7 @@ def as_json(work: "Work", evaluation: "Evaluation") -> dict[str, Any]:
         "model": work.arguments.model,
         "branch": work.arguments.branch,
         "data": work.data.name,
+        "classes_matched": work.data.matched,
         "num_images": evaluation.num_images,
         "clean": _summary(evaluation, "clean", classes),
     }

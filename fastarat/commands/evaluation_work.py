@@ -6,6 +6,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ class Work:
 
     def __init__(self, arguments: "EvalArguments"):
         from fastarat.attacks.autoattack_checks import check_model
+        from fastarat.data.classes import are_numbers, in_order_of
         from fastarat.data.sources import open_dataset, open_for_evaluation
         from fastarat.data.subset import subset
         from fastarat.robustness import as_images, attack_names
@@ -44,11 +46,18 @@ class Work:
             raise UserError(f"--data: {arguments.model} does not say which images it is for; name a data set")
         if description is None:
             self.data = open_dataset(str(arguments.data))
+            if not are_numbers(self.data.classes):
+                by_number = f"by number, since {arguments.model} has no names for them"
+                self.data = replace(self.data, matched=by_number)
         else:
             self.data = open_for_evaluation(
                 arguments.data or description.data, description.image_size, description.central_share
             )
             _fits(self.data, description.image_shape, description.num_classes)
+            fix = "give the --data it was trained on, or call them the same"
+            self.data = in_order_of(self.data, description.classes, arguments.model, fix)
+        if self.data.matched:
+            notice(f"classes of {self.data.name}: {self.data.matched}")
         chosen = subset(self.data.test, arguments.num_images, arguments.seed)
         self.images, self.labels = as_images(chosen, self.data.max_value)
         check_model(self.model, self.images[:2].to(self.device), len(self.data.classes), self.names)

@@ -35,6 +35,8 @@ class Dataset:
     """Pixels are `images / max_value` in [0, 1]: 255, or 16 for the digits."""
     fingerprint: str
     """SHA-256: of decoded images over pixels and labels, the same however the set is stored."""
+    matched: str = ""
+    """how its classes were matched with a model's or another set's (`classes.Match.how`)"""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -11,6 +11,7 @@ from fastarat_kernels import philox
 from fastarat_kernels.philox import Stream
 from torch import Tensor
 
+from fastarat.data.classes import are_numbers, in_order_of
 from fastarat.data.dataset import Dataset
 from fastarat.data.settings import ExtraConfig
 from fastarat.data.sources import open_dataset
@@ -58,31 +59,22 @@ class Mixture:
 
 
 def open_extra(settings: ExtraConfig, dataset: Dataset) -> Dataset | None:
-    """The data set of the extra images, if one is asked for. Raises `UserError` if it does not fit `dataset`.
+    """The data set of the extra images, if one is asked for, its classes in the order of `dataset`'s. Raises
+    `UserError` if it does not fit.
 
-    Classes that are only numbered, as in an .npz file, may be any of as many.
+    Classes that are only numbered, as in an .npz file, may be fewer: the first ones.
     """
     if settings.data is None:
         return None
     extra = open_dataset(settings.data)
-    numbered = extra.classes == tuple(map(str, range(len(extra.classes))))
-    same = extra.classes == dataset.classes or (numbered and len(extra.classes) <= len(dataset.classes))
     shape, wanted = extra.image_shape, dataset.image_shape
-    if not same:
-        raise UserError(
-            f"the extra images {settings.data} have other classes ({_listed(extra.classes)}) than "
-            f"{dataset.name} ({_listed(dataset.classes)}): give --extra.data a set of the same"
-        )
     if shape != wanted or extra.max_value != dataset.max_value:
         raise UserError(
             f"the extra images {settings.data} are {_described(extra)}, those of {dataset.name} "
             f"{_described(dataset)}: give --extra.data a set of the same"
         )
-    return extra
-
-
-def _listed(classes: tuple[str, ...]) -> str:
-    return f"{len(classes)}: {', '.join(classes[:3])}{', …' if len(classes) > 3 else ''}"
+    first = dataset.classes[: len(extra.classes)] if are_numbers(extra.classes) else dataset.classes
+    return in_order_of(extra, first, dataset.name, "give --extra.data a set of the same classes")
 
 
 def _described(dataset: Dataset) -> str:

@@ -5,6 +5,8 @@ from pathlib import Path
 from torch import nn
 
 from fastarat.checkpoint import Description
+from fastarat.console import notice
+from fastarat.data.classes import match_classes
 from fastarat.deployed import load_deployed
 from fastarat.errors import UserError
 
@@ -24,4 +26,9 @@ def load_teacher(path: str, recipe: str, wanted: Description) -> nn.Module:
             name = what.replace("_", " ")
             mine, theirs = getattr(wanted, what), getattr(found, what)
             raise UserError(f"the teacher {path} has {name} {theirs}, this run {mine}: {how}")
+    match = match_classes(found.classes, wanted.classes, f"the teacher {path}", "this run", how)
+    if match.places.tolist() != list(range(wanted.num_classes)):
+        raise UserError(f"the teacher {path} has this run's classes in another order: {how}")
+    if match.how:
+        notice(f"classes of the teacher: {match.how}")
     return net

@@ -1,6 +1,7 @@
 """A training run in memory: everything a checkpoint holds."""
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from fastarat.attacks.settings import AttackConfig
 from fastarat.checkpoint import Description
 from fastarat.config import Config
+from fastarat.data.classes import in_order_of
 from fastarat.data.dataset import Dataset, ImageSet, other_images
 from fastarat.data.loader import Batch, Loader
 from fastarat.engine.averaging import Average
@@ -166,3 +168,15 @@ class Training:
             raise UserError(f"{source} does not fit this configuration: {reason}") from None
         if self.epoch > self.config.epochs + 1:
             raise UserError(f"{source} has {self.epoch - 1} epochs behind it: give --epochs {self.epoch - 1} or more")
+
+
+def in_order_of_state(dataset: Dataset, state: dict[str, Any], source: Path) -> Dataset:
+    """`dataset` with its classes in the order in which the training of a `state`, kept in the file `source`, has them.
+
+    Raises `UserError` where they are others, or the state does not say what it is.
+    """
+    try:
+        classes = Description.from_dict(state["description"]).classes
+    except (KeyError, TypeError):
+        raise UserError(f"{source} is no training checkpoint of this version: it does not say of what") from None
+    return in_order_of(dataset, classes, str(source), "give its own --data")

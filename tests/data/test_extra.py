@@ -132,7 +132,9 @@ def test_an_extra_set_must_have_the_same_classes_and_images(tmp_path):
 
     own = digits.train.images[:20]
     assert len(opened("fits", own, digits.classes).train.labels) == 20
-    with pytest.raises(UserError, match=r"other classes \(2: cat, dog\) than digits \(10: 0, 1, 2, …\)"):
+    with pytest.raises(
+        UserError, match=r"animals has other classes than digits: 2 and not 10 \(cat, dog; 0, 1, 2, …\)"
+    ):
         opened("animals", own, ("cat", "dog"))
     with pytest.raises(UserError, match=r"are 7x8x1 of 0 … 16, those of digits 8x8x1 of 0 … 16"):
         opened("narrow", np.ascontiguousarray(own[:, :, :7]), digits.classes)
