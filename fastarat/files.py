@@ -1,15 +1,25 @@
-"""Files that are whole or not there: temporary file, fsync, rename."""
+"""Files that are whole or not there (temporary file, fsync, rename), and files of others that are read with care."""
 
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
+import math
 import os
+import re
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from fastarat.errors import WorkError
+from fastarat.errors import UserError, WorkError
+
+MOST_JSON_BYTES = 1 << 24
+"""of files that describe something in some thousand bytes; a parsed value takes up to thirty times its text"""
+DEEPEST_JSON = 32
+MOST_BITS = 64
+LONGEST_NAME = 80
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -82,3 +92,78 @@ def lock(path: Path) -> IO[str] | None:
         file.close()
         return None
     return file
+
+
+def require_file(path: Path) -> None:
+    """Raise `UserError` unless `path` is a file or a link to one: a FIFO waits for ever, a device never ends."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as e:  # ValueError: a zero byte in the name
+        raise UserError(f"cannot read {path}: {getattr(e, 'strerror', e)}") from None
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path} is no file but a {_kind(mode)}")
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
+    return kinds.get(stat.S_IFMT(mode), "device")
+
+
+def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
+    """What the JSON file `path` holds, as `parse_json` reads it. Raises `UserError` with one line, without a fix."""
+    require_file(path)
+    try:
+        size = path.stat().st_size
+        if size > most_bytes:
+            raise UserError(f"{path} cannot be read ({size} bytes are more than {most_bytes})")
+        return parse_json(path.read_bytes())
+    except OSError as e:
+        raise UserError(f"cannot read {path}: {e.strerror}") from None
+    except ValueError as e:
+        raise e if isinstance(e, UserError) else UserError(f"{path} cannot be read ({e})") from None
+
+
+def parse_json(text: bytes | str) -> Any:
+    """JSON of others: UTF-8, nested at most `DEEPEST_JSON` deep, numbers finite and of at most `MOST_BITS` bits.
+
+    Raises `ValueError` of one line for anything else.
+    """
+    try:
+        value = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except UnicodeDecodeError:
+        raise ValueError("it is no UTF-8") from None
+    level = [value]
+    for _ in range(DEEPEST_JSON):
+        level = [inner for outer in level for inner in _inside(outer)]
+    if level:
+        raise ValueError(f"it is nested more than {DEEPEST_JSON} deep")
+    return value
+
+
+def _inside(value: Any) -> Any:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MOST_BITS or abs(int(digits)).bit_length() > MOST_BITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text[:20]} is no finite number")
+    return number
+
+
+def checksum_of(values: dict[str, Any]) -> str:
+    """SHA-256 (64 hex digits) of everything in a JSON object but its own entry "checksum"."""
+    rest = {name: value for name, value in values.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def as_file_name(text: str) -> str:
+    """`text`, which may come from a file, as a part of a file's name: letters, digits, `-`, `_` and inner dots."""
+    return re.sub(r"[^\w.-]", "_", text, flags=re.ASCII)[:LONGEST_NAME].strip(".") or "_"

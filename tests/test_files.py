@@ -1,0 +1,84 @@
+"""Files that others wrote are read with care: what they may be, and how far they are believed."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from fastarat.errors import UserError
+from fastarat.files import as_file_name, checksum_of, parse_json, read_json, require_file
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        b"\xff\xfe",
+        "[" * 100_000,
+        "[" * 40 + "]" * 40,
+        '{"a":' * 500 + "1" + "}" * 500,
+        "[NaN]",
+        "[-Infinity]",
+        "[1e999]",
+        "1" + "0" * 400,
+        "1" + "0" * 5000,
+        str(2**64),
+    ],
+    ids=lambda text: repr(text)[:12],
+)
+def test_json_that_nobody_needs_is_refused_in_one_line(tmp_path, text):
+    with pytest.raises(ValueError, match=r"^[^\n]{1,200}$"):
+        parse_json(text)
+    path = tmp_path / "x.json"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(UserError, match=r"^[^\n]*x\.json cannot be read \([^\n]{1,200}\)$"):
+        read_json(path)
+
+
+def test_other_json_is_what_it_says(tmp_path):
+    text = '{"a": [1, -2.5e3, true, null, {"b": "ü"}], "c": 18446744073709551615}'
+    (tmp_path / "x.json").write_text(text, encoding="utf-8")
+    value = {"a": [1, -2500.0, True, None, {"b": "ü"}], "c": 2**64 - 1}
+    assert parse_json(text) == value == read_json(tmp_path / "x.json")
+
+
+def test_a_large_file_is_refused_before_it_is_read(tmp_path):
+    (tmp_path / "x.json").write_text("[" + "1," * 100 + "1]")
+    with pytest.raises(UserError, match="203 bytes are more than 100"):
+        read_json(tmp_path / "x.json", most_bytes=100)
+
+
+def test_what_is_no_file_is_never_opened(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "nowhere").symlink_to("missing")
+    monkeypatch.chdir(tmp_path)  # the path of a socket may not be long
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("socket")
+    kinds = {"fifo": "FIFO", "zero": "device", "socket": "socket", ".": "folder"}
+    refusals = {**{name: f"is no file but a {kind}" for name, kind in kinds.items()}, "nowhere": "cannot read nowhere"}
+    for name, words in refusals.items():
+        for use in (require_file, read_json):
+            with pytest.raises(UserError, match=words):
+                use(Path(name))
+
+
+@pytest.mark.parametrize(
+    "text", ["../../x", "/etc/x", "a\0b", "\ud800", "", ".", "..", "x" * 999, "ü" * 999, "a\x1b[2J"]
+)
+def test_text_that_becomes_a_name_stays_in_its_folder(tmp_path, text):
+    name = as_file_name(text)
+    (tmp_path / name).write_text("")
+    assert [path.name for path in tmp_path.iterdir()] == [name] and len(name) <= 80
+
+
+def test_ordinary_names_stay_as_they_are():
+    assert as_file_name("photos-320_v1.2") == "photos-320_v1.2"
+
+
+def test_a_checksum_covers_all_but_itself():
+    values = {"a": 1, "b": ["x"]}
+    assert checksum_of({**values, "checksum": "old"}) == checksum_of(dict(reversed(values.items())))
+    assert checksum_of(values) != checksum_of({**values, "b": ["y"]})
