@@ -98,6 +98,8 @@ def require_file(path: Path) -> None:
     """Raise `UserError` unless `path` is a file or a link to one: a FIFO waits for ever, a device never ends."""
     try:
         mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
     except (OSError, ValueError) as e:  # ValueError: a zero byte in the name
         raise UserError(f"cannot read {path}: {getattr(e, 'strerror', e)}") from None
     if not stat.S_ISREG(mode):

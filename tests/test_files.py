@@ -58,7 +58,10 @@ def test_what_is_no_file_is_never_opened(tmp_path, monkeypatch):
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind("socket")
     kinds = {"fifo": "FIFO", "zero": "device", "socket": "socket", ".": "folder"}
-    refusals = {**{name: f"is no file but a {kind}" for name, kind in kinds.items()}, "nowhere": "cannot read nowhere"}
+    refusals = {
+        **{name: f"is no file but a {kind}" for name, kind in kinds.items()},
+        "nowhere": "nowhere does not exist",
+    }
     for name, words in refusals.items():
         for use in (require_file, read_json):
             with pytest.raises(UserError, match=words):
