@@ -1,24 +1,45 @@
 """Training state and deployable weights on disk. Files are data: nothing is unpickled but plain tensors."""
 
 import json
-import pickle
-import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fastarat.attacks.settings import Norm
 from fastarat.errors import UserError
-from fastarat.files import write_atomically
+from fastarat.files import parse_json, write_atomically
 from fastarat.models.registry import build_plain_model
-from fastarat.models.settings import Branch
+from fastarat.models.settings import Branch, ModelConfig
+from fastarat.models.sizes import check_tensors
+from fastarat.pickled import ZIP, read_pickled
+from fastarat.tensors import read_header, read_tensors, write_tensors
+from fastarat.typed import build, fits
 
 FORMAT = 1
+# What a checkpoint holds of these names. Others are checked where they are used.
+TYPES: dict[str, Any] = {
+    "description": dict,
+    "fingerprint": str | None,
+    "labels_fingerprint": str | None,
+    "extra_fingerprint": str | None,
+    "batch_norm": Literal["split", "shared", "mixed"],
+    "step": int,
+    "epoch": int,
+    "seconds": float,
+    "best_robust": float,
+    "metrics": list,
+    "model": dict,
+    "method": dict,
+    "momenta": list,
+    "precision": dict,
+    "average": dict | None,
+    "totals": Tensor,
+    "random": dict,
+}
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -28,31 +49,36 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read training state to the CPU. Raises `UserError` for a file that is truncated, foreign or newer."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(f"{path} is no fastarat checkpoint: it holds more than tensors, and is not loaded") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile):
-        raise UserError(f"{path} is truncated or no checkpoint: delete it, and --resume takes the one before") from None
+    """Read training state to the CPU. Raises `UserError` for a file that is truncated, damaged, foreign or newer."""
+    state = read_pickled(path, (ZIP,), "delete it, and --resume takes the one before")
     if not isinstance(state, dict) or "fastarat_checkpoint" not in state:
         raise UserError(f"{path} is no fastarat checkpoint; 'fastarat convert' reads the published AR-AT code's")
     _check_format(state["fastarat_checkpoint"], path)
+    for name, kind in TYPES.items():
+        if name in state and not fits(state[name], kind):
+            raise UserError(f"{path} is no training checkpoint of this version: its {name} does not fit")
+    if not (state.get("step", 0) >= 0 and state.get("epoch", 1) >= 1):
+        raise UserError(f"{path} is no training checkpoint of this version: its step or epoch is negative")
     return state
 
 
 def _check_format(found: object, path: Path) -> None:
-    if not isinstance(found, int):
-        raise UserError(f"{path} has the unknown format {found!r}: it is no file of fastarat's")
-    if found > FORMAT:
+    if not fits(found, int):
+        raise UserError(f"{path} has an unknown format: it is no file of fastarat's")
+    if found > FORMAT:  # type: ignore[operator]
         raise UserError(f"{path} was written by a newer fastarat (format {found}): upgrade")
+
+
+def numbered(directory: Path, kind: str) -> dict[int, Path]:
+    """The files KIND-NUMBER.pt of a folder by their numbers, in order. Others are left alone: they are not ours."""
+    numbers = {path.stem.removeprefix(f"{kind}-"): path for path in directory.glob(f"{kind}-*.pt")}
+    ours = {int(number): path for number, path in numbers.items() if number.isascii() and number.isdecimal()}
+    return dict(sorted(ours.items()))
 
 
 def newest_first(directory: Path) -> list[Path]:
     """The numbered checkpoints of a run, newest first."""
-    return sorted(directory.glob("step-*.pt"), reverse=True)
+    return list(reversed(numbered(directory, "step").values()))
 
 
 @dataclass(frozen=True)
@@ -83,44 +109,73 @@ class Description:
         return (self.in_channels, *self.image_size)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Description":
-        """From `asdict`, as JSON gives it back. Raises KeyError or TypeError for what does not fit."""
-        image_size, classes = tuple(values["image_size"]), tuple(values["classes"])
-        return cls(**{**values, "image_size": image_size, "classes": classes})
+    def from_dict(cls, values: Any, source: str) -> "Description":
+        """From `asdict`, as a file gives it back. Raises `UserError`, which begins with `source`, for anything else."""
+        source = f"{source}: its description"
+        if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+            raise UserError(f"{source} does not fit this version")
+        described: Description = build(cls, values, source)
+        if problem := described.problem():
+            raise UserError(f"{source} does not fit: {problem}")
+        return described
+
+    def problem(self) -> str | None:
+        """The first of its values that no net and no image can have, if there is one."""
+        numbers = {
+            "num_classes": self.num_classes,
+            "in_channels": self.in_channels,
+            "height": self.image_size[0],
+            "width": self.image_size[1],
+            "max_value": self.max_value,
+        }
+        if found := next((f"{name} is {value}" for name, value in numbers.items() if value < 1), None):
+            return found
+        if len(self.classes) != self.num_classes:
+            return f"it names {len(self.classes)} classes of {self.num_classes}"
+        if self.eps_255 < 0 or self.epoch < 0:
+            return f"eps_255 is {self.eps_255}, epoch {self.epoch}"
+        if self.central_share is not None and not 0 < self.central_share <= 1:
+            return f"central_share is {self.central_share}"
+        return next(iter(ModelConfig(self.model).problems()), None)
 
 
 def save_weights(path: Path, model: nn.Module, description: Description) -> None:
     """Write a plain net's weights as safetensors, with the description in the file's metadata."""
-    metadata = {"fastarat": json.dumps({"format": FORMAT, **asdict(description)})}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
-
-
-def load_weights(path: Path) -> tuple[dict[str, Tensor], Description]:
-    """Tensors and description of a file that `save_weights` wrote. Raises `UserError` for any other."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("fastarat", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, ValueError) as e:
-        raise UserError(f"{path} is truncated or no safetensors file ({e})") from None
-    if "format" not in metadata:
-        raise UserError(f"{path} has no fastarat description: give a model.safetensors of a run or an export")
-    _check_format(metadata.pop("format"), path)
-    try:
-        return tensors, Description.from_dict(metadata)
-    except (KeyError, TypeError) as e:
-        raise UserError(f"{path} has a description that does not fit this version ({e})") from None
+    write_tensors(path, model.state_dict(), {"fastarat": json.dumps({"format": FORMAT, **asdict(description)})})
 
 
 def load_model(path: Path) -> tuple[nn.Module, Description]:
-    """The plain net of a `model.safetensors`, in eval mode."""
-    tensors, description = load_weights(path)
-    model = build_plain_model(description.model, description.num_classes, description.in_channels)
+    """The plain net of a `model.safetensors`, in eval mode.
+
+    Raises `UserError` for what `save_weights` has not written, or what has changed since. Nothing is built before the
+    file's tensors are known to be those of the net that it names.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist")
+    header = read_header(path)
+    description = _described(header.metadata, path)
+    arguments = (description.model, description.num_classes, description.in_channels)
+    check_tensors(header.shapes, header.dtypes, lambda: build_plain_model(*arguments), description.num_classes, path)
+    tensors, _ = read_tensors(path)
+    model = build_plain_model(*arguments)
+    load_state(model, tensors, f"{path} does not hold the weights of the {description.model} that it describes")
+    return model, description
+
+
+def _described(metadata: Mapping[str, str], path: Path) -> Description:
+    try:
+        values = parse_json(metadata.get("fastarat", "{}"))
+    except ValueError as e:
+        raise UserError(f"{path} has a description that cannot be read ({e})") from None
+    if not isinstance(values, dict) or "format" not in values:
+        raise UserError(f"{path} has no fastarat description: give a model.safetensors of a run or an export")
+    _check_format(values.pop("format"), path)
+    return Description.from_dict(values, str(path))
+
+
+def load_state(model: nn.Module, tensors: Mapping[str, Any], problem: str) -> None:
+    """`load_state_dict`, which has many ways to say that something does not fit; raises `UserError(problem)`."""
     try:
         model.load_state_dict(tensors)
-    except RuntimeError:
-        raise UserError(f"{path} does not hold the weights of the {description.model} that it describes") from None
-    return model, description
+    except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, AssertionError):
+        raise UserError(problem) from None

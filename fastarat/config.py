@@ -6,8 +6,7 @@ Each part lies beside what it configures. Nothing here imports torch.
 import json
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from fastarat.attacks.settings import AttackConfig
 from fastarat.data.settings import AugmentConfig, ExtraConfig, LoadingConfig
@@ -19,11 +18,12 @@ from fastarat.engine.settings import (
     ScheduleConfig,
 )
 from fastarat.errors import UserError
+from fastarat.files import read_json
 from fastarat.methods.settings import ARATConfig, ATConfig, MethodConfig
 from fastarat.models.settings import ModelConfig
+from fastarat.typed import build
 
 Fidelity = Literal["paper", "published-code"]
-METHODS = {settings.name: settings for settings in get_args(MethodConfig)}
 LEAST = {
     "epochs": 1,
     "batch": 1,
@@ -186,58 +186,14 @@ def from_dict(values: dict[str, Any], source: str) -> Config:
     """The configuration that `to_json` wrote. `source` names it in the `UserError` for what does not fit."""
     if not isinstance(values, dict):
         raise UserError(f"{source} holds no configuration")
-    return _build(Config, values, source, "")
+    return build(Config, values, source)
 
 
 def load_config(path: Path) -> Config:
-    """Read a run's `config.json`."""
-    try:
-        return from_dict(json.loads(path.read_text()), str(path))
-    except OSError as e:
-        raise UserError(f"cannot read {path}: {e.strerror}; is this a run directory?") from None
-    except ValueError as e:
-        if isinstance(e, UserError):
-            raise
-        raise UserError(f"{path} is not JSON ({e})") from None
-
-
-def _build(cls: Any, values: dict[str, Any], source: str, prefix: str) -> Any:
-    hints = get_type_hints(cls)
-    wrong = sorted(set(values) - set(hints))
-    if wrong:
-        raise UserError(f"{source} has the unknown setting {prefix}{wrong[0]}: written by another version of fastarat?")
-    built = {}
-    for name, value in values.items():
-        hint = _method_of(value, source) if name == "method" else hints[name]
-        if is_dataclass(hint) and isinstance(value, dict):
-            built[name] = _build(hint, value, source, f"{prefix}{name}.")
-        elif _fits(value, hint):
-            built[name] = tuple(value) if isinstance(value, list) else value
-        else:
-            raise UserError(f"{source}: {prefix}{name} is {value!r}, which does not fit")
-    return cls(**built)
-
-
-def _method_of(value: Any, source: str) -> type:
-    if not isinstance(value, dict):
-        raise UserError(f"{source}: method is {value!r}, which does not fit")
-    name = value.get("name")
-    if not isinstance(name, str) or name not in METHODS:
-        raise UserError(f"{source}: method.name is {name!r}, which does not fit; methods are {', '.join(METHODS)}")
-    return METHODS[name]
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a JSON value has the type of a settings field."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return any(_fits(value, argument) for argument in arguments)
-    if origin is Literal:
-        return value in arguments
-    if origin is tuple:
-        return isinstance(value, list | tuple) and all(_fits(item, arguments[0]) for item in value)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint if isinstance(hint, type) else type(None))
+    """Read a run's `config.json`. Raises `UserError` if it is none, or holds what no run can have."""
+    if not path.exists():
+        raise UserError(f"cannot read {path}: it does not exist; is this a run directory?")
+    config = from_dict(read_json(path), str(path))
+    if problems := config.problems():
+        raise UserError(f"{path}: {problems[0]}")
+    return config

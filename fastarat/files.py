@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import secrets
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -20,16 +21,21 @@ MOST_JSON_BYTES = 1 << 24
 DEEPEST_JSON = 32
 MOST_BITS = 64
 LONGEST_NAME = 80
+TEMPORARY = re.compile(r"\..+\.fastarat-(\d{1,9})-[0-9a-f]{8}\.tmp")
+"""what `write_atomically` begins, and the number of the process that does"""
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it there; readers see old or new.
 
-    Raises `WorkError` with one line if the disk is full or read-only; the old file is then untouched.
+    A symbolic link at `path` is replaced, not followed; the umask decides who may read. Raises `WorkError` with one
+    line if the disk is full or read-only; the old file is then untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.fastarat-{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
+        mode = _make(temporary)
         write(temporary)
+        temporary.chmod(mode)  # safetensors puts a file of its own there, which others may not read
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -37,11 +43,39 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     except OSError as e:
         raise _write_error(path, e) from None
     except RuntimeError as e:
-        # torch and safetensors report a full disk as a RuntimeError of their own.
+        # torch reports a full disk as a RuntimeError of its own.
         raise WorkError(f"cannot write {path}: {str(e).splitlines()[0]}; is the disk full?") from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _make(path: Path) -> int:
+    """Make a new empty file, and return the mode that the umask gives it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what `write_atomically` had begun in `folder`, not below it, in processes that were killed."""
+    for path in folder.glob(".*.tmp"):
+        begun = TEMPORARY.fullmatch(path.name)
+        if begun and not _runs(int(begun.group(1))) and not path.is_symlink() and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    """Whether a process of this number runs on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it runs, for another user
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:
@@ -50,9 +84,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def append_line(path: Path, value: Any) -> None:
-    """Append one JSON line. Raises `WorkError` as `write_atomically` does."""
+    """Append one JSON line to a file, which is no symbolic link. Raises `WorkError` as `write_atomically` does."""
     try:
-        with path.open("a") as file:
+        with os.fdopen(_open_regular(path, os.O_WRONLY | os.O_APPEND), "a", encoding="utf-8") as file:
             file.write(json.dumps(value) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -60,8 +94,17 @@ def append_line(path: Path, value: Any) -> None:
         raise _write_error(path, e) from None
 
 
+def _open_regular(path: Path, flags: int) -> int:
+    """Open a file or make it; raises `OSError` for a symbolic link and for what is no file, and waits for nothing."""
+    descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    return descriptor
+
+
 def _write(path: Path, text: str) -> None:
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
 
 
 def _write_error(path: Path, e: OSError) -> WorkError:
@@ -69,6 +112,8 @@ def _write_error(path: Path, e: OSError) -> WorkError:
         fix = "free some space; what was saved before is whole, and a resumed run goes on from it"
     elif e.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         fix = "give a directory that you may write to"
+    elif e.errno == errno.ELOOP:
+        return WorkError(f"cannot write {path}: it is a symbolic link, which is not followed; move it away")
     else:
         fix = "check the disk"
     return WorkError(f"cannot write {path}: {e.strerror}; {fix}")
@@ -84,8 +129,19 @@ def synchronise(path: Path) -> None:
 
 
 def lock(path: Path) -> IO[str] | None:
-    """Open a file that no two processes can have at once, until it is closed; None while another has it."""
-    file = path.open("w")
+    """Open an empty file that no two processes can have at once, until it is closed; None while another has it.
+
+    Raises `UserError` if something else lies there (a symbolic link is not followed), `OSError` if it cannot be made.
+    """
+    try:
+        file = os.fdopen(_open_regular(path, os.O_RDWR), "r+", encoding="utf-8")
+    except OSError as e:
+        if e.errno not in (errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO):
+            raise
+        raise UserError(f"{path} is no lock of fastarat's, which is an empty file: move it away") from None
+    if os.fstat(file.fileno()).st_size:
+        file.close()
+        raise UserError(f"{path} is no lock of fastarat's, which is an empty file: move it away")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -269,7 +269,7 @@ def test_settings_left_out_of_json_are_the_defaults():
     assert config == Config(epochs=5, attack=AttackConfig(steps=7))
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "is this a run directory"), ("{", "is not JSON")])
+@pytest.mark.parametrize(("content", "message"), [(None, "is this a run directory"), ("{", "cannot be read")])
 def test_a_run_without_a_readable_configuration_says_so(tmp_path, content, message):
     file = tmp_path / "config.json"
     if content is not None:

@@ -33,6 +33,7 @@ class Work:
         from fastarat.data.classes import are_numbers, in_order_of
         from fastarat.data.sources import open_dataset, open_for_evaluation
         from fastarat.data.subset import subset
+        from fastarat.deployed import images_of
         from fastarat.robustness import as_images, attack_names
 
         self.arguments = arguments
@@ -50,9 +51,8 @@ class Work:
                 by_number = f"by number, since {arguments.model} has no names for them"
                 self.data = replace(self.data, matched=by_number)
         else:
-            self.data = open_for_evaluation(
-                arguments.data or description.data, description.image_size, description.central_share
-            )
+            data = arguments.data or images_of(Path(arguments.model), description)
+            self.data = open_for_evaluation(data, description.image_size, description.central_share)
             _fits(self.data, description.image_shape, description.num_classes)
             fix = "give the --data it was trained on, or call them the same"
             self.data = in_order_of(self.data, description.classes, arguments.model, fix)
