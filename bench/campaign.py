@@ -30,6 +30,7 @@ from fastarat.data.entries import stem
 from fastarat.data.find import find
 from fastarat.engine.display import duration
 from fastarat.errors import UserError
+from fastarat.files import expanded
 from fastarat.record import commit
 
 
@@ -96,7 +97,7 @@ def _folder(flag: str, path: Path) -> Path:
 def _absolute(data: str) -> str:
     """A path as it is from anywhere; a name as it is. Raises `UserError` if there is no such data set."""
     find(data)
-    path = Path(data).expanduser()
+    path = expanded(data)
     return str(path.resolve()) if path.exists() else data
 
 

@@ -23,7 +23,7 @@ from fastarat.engine.distributed import World
 from fastarat.errors import UserError
 from fastarat.evaluation import accuracies
 from fastarat.robustness import as_images, evaluate
-from fastarat.run import Run
+from fastarat.run import Run, settled
 from fastarat.trainer import train
 
 PGD_STEPS = 20
@@ -40,7 +40,7 @@ def measure(
     """
     config, out = entry.config, entry.out
     begun = (out / "config.json").exists()
-    if begun and load_config(out / "config.json") != config:
+    if begun and load_config(out / "config.json") != settled(config):
         raise UserError(f"{out} is a run with other settings: move it away, or give another --runs")
     run = Run(out) if begun and is_finished(out, config) else train(config, out, resume=begun)
     device = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")

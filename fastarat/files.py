@@ -222,6 +222,15 @@ def checksum_of(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
+def expanded(path: str) -> Path:
+    """A path whose first part may be `~` or `~user`. Raises `UserError` if nobody has such a home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        home = Path(path).parts[0]
+        raise UserError(f"{path}: {home} is nobody's home on this machine; write the path without it") from None
+
+
 def as_file_name(text: str) -> str:
     """`text`, which may come from a file, as a part of a file's name: letters, digits, `-`, `_` and inner dots."""
     return re.sub(r"[^\w.-]", "_", text, flags=re.ASCII)[:LONGEST_NAME].strip(".") or "_"

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from fastarat.advice import command
 from fastarat.checkpoint import load_checkpoint
 from fastarat.config import Config
 from fastarat.data.choose import Wish, open_for_training
@@ -35,7 +36,8 @@ def kept_states(run: Run, epochs: Sequence[int] = ()) -> list[Kept]:
         raise UserError(f"{run.path} is a file: analyze looks at a training, give a run's directory")
     run.config()
     if not run.has_checkpoint():
-        raise UserError(f"{run.path} has no checkpoint to analyse: train it with 'fastarat train --resume {run.path}'")
+        resume = command("train", "--resume", run.path)
+        raise UserError(f"{run.path} has no checkpoint to analyse: train it with {resume}")
     snapshots = run.snapshots()
     missing = sorted(set(epochs) - set(snapshots))
     if missing:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from fastarat.advice import command
 from fastarat.cli import parse
 from fastarat.console import print_json
 
@@ -36,5 +37,5 @@ def run(args: list[str]) -> int:
     if arguments.json:
         print_json({"run": str(run.path), "model": run.config().model.name})
     else:
-        print(f"{run.path}: {run.config().model.name}; measure it with 'fastarat eval {run.path}'")
+        print(f"{run.path}: {run.config().model.name}; measure it with {command('eval', run.path)}")
     return 0

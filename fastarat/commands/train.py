@@ -3,11 +3,13 @@
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from fastarat import recipes
+from fastarat.advice import command
 from fastarat.cli import parse
 from fastarat.config import Config, Fidelity, load_config
 from fastarat.console import notice, print_json
@@ -52,7 +54,7 @@ def run(args: list[str]) -> int:
         finished = train(arguments.config, arguments.out, arguments.resume, arguments.profile)
     except Interrupted as stopped:
         if is_first():
-            notice(f"{stopped}; 'fastarat train --resume {arguments.out}' goes on from there")
+            notice(f"{stopped}; {command('train', '--resume', arguments.out)} goes on from there")
         return 0
     if is_first():
         _report(finished, arguments.json)
@@ -163,14 +165,15 @@ FREE_ON_RESUME = {
 
 def _resumed(arguments: TrainArguments) -> TrainArguments:
     assert arguments.out is not None
-    was = load_config(arguments.out / "config.json")
-    now = arguments.config
+    from fastarat.run import settled
+
+    was, now = load_config(arguments.out / "config.json"), settled(arguments.config)
     changed = [f.name for f in fields(Config) if getattr(was, f.name) != getattr(now, f.name)]
     fixed = [name for name in changed if name not in FREE_ON_RESUME]
     if fixed:
         raise UserError(
             f"{arguments.out} cannot go on with another {' and '.join(fixed)}: start a new run with --from "
-            f"{arguments.out}"
+            f"{quote(str(arguments.out))}"
         )
     return arguments
 
@@ -197,4 +200,4 @@ def _report(run: "Run", as_json: bool) -> None:
     if result:
         measured = f"epoch {result['epoch']}, {result['images']} images: clean {result['clean']:.1f} %, "
         measured += f"PGD-{result['steps']} {result['robust']:.1f} %"
-    notice(f"{run.path}: {measured}; 'fastarat eval {run.path}' measures it on all test images")
+    notice(f"{run.path}: {measured}; {command('eval', run.path)} measures it on all test images")

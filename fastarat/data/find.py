@@ -8,6 +8,7 @@ from typing import Literal
 from fastarat.data import cifar, prepared, shards
 from fastarat.data.entries import ARCHIVE_SUFFIXES, is_archive, stem
 from fastarat.errors import UserError, unknown
+from fastarat.files import expanded
 
 KNOWN = ("digits", *cifar.ARCHIVES)
 CACHE = "prepared"
@@ -36,15 +37,14 @@ class Source:
 
 def data_root() -> Path:
     """Where named data sets lie: $FASTARAT_DATA, else ~/.cache/fastarat."""
-    chosen = os.environ.get("FASTARAT_DATA")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "fastarat"
+    return expanded(os.environ.get("FASTARAT_DATA") or "~/.cache/fastarat")
 
 
 def find(data: str) -> Source:
     """Where `data` lies and how it is stored. Raises `UserError` with the way to get what is missing."""
     if data == "digits":
         return Source("embedded", Path())
-    path = Path(data).expanduser()
+    path = expanded(data)
     if data in cifar.ARCHIVES or not path.exists():
         path = _under_root(data)
     if path.is_dir():
@@ -59,6 +59,12 @@ def find(data: str) -> Source:
         raise UserError(f"{path} is not a data set: expected a folder or {expected}.")
     archive = cifar.recognise(path)
     return Source("cifar" if archive else "images", path, archive)
+
+
+def place_of(data: str) -> str:
+    """What names the same data set from any folder: the whole path of one that is named by a path, else `data`."""
+    path = expanded(data)
+    return data if data in KNOWN or not path.exists() else str(path.absolute())
 
 
 def names_under_root() -> list[str]:

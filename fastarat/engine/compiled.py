@@ -20,6 +20,7 @@ from fastarat.data.loader import Batch
 from fastarat.engine.settings import CompileMode
 from fastarat.engine.step import EAGER, Controls, Stages, StepParts, train_step
 from fastarat.errors import UserError, WorkError
+from fastarat.files import expanded
 
 Step = Callable[[Batch], dict[str, Tensor]]
 
@@ -170,7 +171,7 @@ def keep_caches() -> Path:
 
     Raises `UserError` if that cannot be written.
     """
-    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    user_cache = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     folder = Path(os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache / "fastarat-compiled")))
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -125,8 +125,11 @@ def test_a_line_of_metrics_that_a_crash_cut_off_is_written_anew(fastarat, traine
     assert metrics(copied) == metrics(trained)
 
 
-def test_what_a_killed_process_had_begun_to_write_is_removed(fastarat, copied):
-    begun = copied / "checkpoints" / ".step-000000034.pt.19068.tmp"
-    begun.write_bytes(b"half")
+def test_what_a_killed_process_had_begun_to_write_is_removed_and_nothing_else(fastarat, copied):
+    begun = copied / "checkpoints" / ".step-000000034.pt.fastarat-999999999-0123abcd.tmp"
+    others = [copied / "checkpoints/.notes.tmp", copied / ".draft.19068.tmp", copied / "deep" / begun.name]
+    others[-1].parent.mkdir()
+    for path in (begun, *others):
+        path.write_bytes(b"half")
     assert fastarat("train", "--resume", copied, "--epochs", "3").code == 0
-    assert not begun.exists()
+    assert not begun.exists() and all(path.read_bytes() == b"half" for path in others)
