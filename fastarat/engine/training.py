@@ -175,8 +175,5 @@ def in_order_of_state(dataset: Dataset, state: dict[str, Any], source: Path) -> 
 
     Raises `UserError` where they are others, or the state does not say what it is.
     """
-    try:
-        classes = Description.from_dict(state["description"]).classes
-    except (KeyError, TypeError):
-        raise UserError(f"{source} is no training checkpoint of this version: it does not say of what") from None
+    classes = Description.from_dict(state.get("description"), str(source)).classes
     return in_order_of(dataset, classes, str(source), "give its own --data")
