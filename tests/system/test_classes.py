@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fastarat.analysis.snapshots import reconstruct
-from fastarat.checkpoint import load_weights
+from fastarat.checkpoint import load_model
 from fastarat.data.dataset import Dataset, ImageSet, from_arrays
 from fastarat.data.prepared import write
 from fastarat.data.sources import open_dataset
@@ -112,7 +112,7 @@ def test_extra_images_land_on_the_classes_of_their_names(fastarat, sets):
 
 
 def test_a_teacher_of_the_same_classes_in_another_order_is_refused(fastarat, run):
-    assert load_weights(run / "model.safetensors")[1].classes == NAMES
+    assert load_model(run / "model.safetensors")[1].classes == NAMES
     flags = (*ONE_EPOCH, *RESIDENT, "--method.teacher", run, "--out", "student")
     refused = fastarat("train", "digits-arrest", *flags, "--data", "backwards")
     assert refused.code == 2 and "has this run's classes in another order" in refused.error
