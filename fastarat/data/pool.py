@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
+from threading import Thread
 from typing import TypeVar
 
 from fastarat.errors import WorkError
@@ -33,7 +34,7 @@ def in_order(
         return
     context = multiprocessing.get_context("spawn")
     others = multiprocessing.active_children()
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=ignore_interrupt)
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=live_with_parent)
     try:
         yield from _results(pool, work, iter(items), batch, ahead=3 * processes)
     except BrokenProcessPool as error:
@@ -43,7 +44,7 @@ def in_order(
         ) from error
     except BaseException:  # Ctrl-C among them, or a caller that wants no more: nobody waits for what is in work
         for process in set(multiprocessing.active_children()).difference(others):
-            process.terminate()
+            process.kill()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
@@ -66,6 +67,16 @@ def _work_on(work: Callable[[T], R], some: list[T]) -> list[R]:
     return [work(item) for item in some]
 
 
-def ignore_interrupt() -> None:
-    """Ctrl-C reaches every process of the terminal; the parent alone answers it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def live_with_parent() -> None:
+    """Signals may reach every process of a terminal or a group: the parent alone answers. When it ends, even killed, so
+    does this process, which would wait for work for ever."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fastarat.data import unfinished
 from fastarat.data.dataset import Dataset, ImageSet, fingerprint, label_problem
 from fastarat.data.encoded import EncodedSet
 from fastarat.errors import UserError, WorkError
@@ -31,16 +30,13 @@ def create(out: Path) -> Iterator[Path]:
     """
     if out.exists() or out.is_symlink():
         raise UserError(f"{out} exists already: choose another place, or remove it first.")
-    temporary = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        temporary.rename(out)
-        synchronise(out.parent)
+        with unfinished.beside(out) as temporary:
+            yield temporary
+            temporary.rename(out)
+            synchronise(out.parent)
     except OSError as error:
         raise WorkError(f"Cannot write {out}: {error.strerror or error}; nothing was left there.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def allocate(folder: Path, split: str, count: int, shape: tuple[int, ...]) -> ImageSet:

@@ -6,7 +6,6 @@ an order of chance, and encodes every JPEG a second time. This one's file is the
 
 import contextlib
 import os
-import secrets
 import zlib
 from array import array
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from fastarat import console
+from fastarat.data import unfinished
 from fastarat.data.beton import seal as beton_seal
 from fastarat.data.beton.file import SPLITS
 from fastarat.data.beton.format import ENTRY, FIELD, FIELDS, HEADER, JPEG, MIN_PAGE, RAW, VERSION, aligned, struct_of
@@ -52,17 +52,13 @@ def build(contents: Contents, out: Path, storage: Storage, processes: int | None
     """
     storage.require()
     _require_usable(contents, out)
-    temporary = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        pages = _write(contents, temporary, storage, processes)
-        _publish(contents, storage, pages, temporary, out)
+        with unfinished.beside(out) as folder:
+            pages = _write(contents, folder / out.name, storage, processes)
+            _require_usable(contents, out)  # still: that was hours ago
+            _publish(contents, storage, pages, folder / out.name, out)
     except OSError as error:
         raise WorkError(f"Cannot write {out}: {error.strerror or error}; nothing was left there.") from error
-    finally:
-        for path in (temporary, beton_seal.place_of(temporary)):
-            with contextlib.suppress(OSError):  # the error on its way says more
-                path.unlink()
 
 
 def _require_usable(contents: Contents, out: Path) -> None:
