@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from threading import Thread
 from typing import TypeVar
@@ -56,7 +57,8 @@ def _results(
     """`Executor.map` would read every image into memory at once; this stays `ahead` batches in front."""
     pending: deque[Future[list[R]]] = deque()
     while some := list(islice(items, batch)):
-        pending.append(pool.submit(_work_on, work, some))
+        with _answered_by_the_parent_alone():  # which starts processes
+            pending.append(pool.submit(_work_on, work, some))
         if len(pending) == ahead:
             yield from pending.popleft().result()
     while pending:
@@ -67,11 +69,19 @@ def _work_on(work: Callable[[T], R], some: list[T]) -> list[R]:
     return [work(item) for item in some]
 
 
+@contextmanager
+def _answered_by_the_parent_alone() -> Iterator[None]:
+    """Ctrl-C reaches every process of a terminal. One that is started in this block never hears of it, not even while
+    Python starts in it; SIGTERM it hears, by which a pool ends those that are left of a broken one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def live_with_parent() -> None:
-    """Signals may reach every process of a terminal or a group: the parent alone answers. When it ends, even killed, so
-    does this process, which would wait for work for ever."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    """Let this process end when its parent does, even if that is killed: it would wait for work for ever."""
     Thread(target=_end_with_parent, daemon=True).start()
 
 

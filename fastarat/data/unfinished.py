@@ -19,8 +19,9 @@ def beside(out: Path) -> Iterator[Path]:
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     _remove_dead(out)
-    folder, lock = _made(out)
+    folder, lock = out.with_name(f".{out.name}.fastarat-{secrets.token_hex(8)}.partial"), None
     try:
+        lock = _made(folder)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -28,19 +29,18 @@ def beside(out: Path) -> Iterator[Path]:
             os.close(lock)
 
 
-def _made(out: Path) -> tuple[Path, int | None]:
-    """A new folder and the open descriptor that locks it: None where the file system has no locks."""
+def _made(folder: Path) -> int | None:
+    """Make the folder; returns the open descriptor that locks it, None where the file system has no locks."""
     while True:
-        folder = out.with_name(f".{out.name}.fastarat-{secrets.token_hex(4)}.partial")
         folder.mkdir()
         lock = _locked(folder)
         if lock is not None or folder.exists():
-            return folder, lock
+            return lock
         # Another process, which saw it before it was locked, has removed it.
 
 
 def _remove_dead(out: Path) -> None:
-    name = re.compile(rf"\.{re.escape(out.name)}\.fastarat-[0-9a-f]{{8}}\.partial")
+    name = re.compile(rf"\.{re.escape(out.name)}\.fastarat-[0-9a-f]{{16}}\.partial")
     for folder in filter(lambda path: name.fullmatch(path.name), out.parent.iterdir()):
         lock = _locked(folder)
         if lock is not None:

@@ -55,8 +55,8 @@ def test_the_next_one_removes_what_a_killed_process_left(tmp_path):
 def test_what_lives_and_what_is_no_such_folder_is_left_alone(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("mine")
-    (tmp_path / ".out.fastarat-00000000.partial").symlink_to("mine")
-    (tmp_path / ".out.fastarat-00000001.partial").write_text("mine")
+    (tmp_path / ".out.fastarat-0000000000000000.partial").symlink_to("mine")
+    (tmp_path / ".out.fastarat-0000000000000001.partial").write_text("mine")
     (tmp_path / ".out.fastarat-notes.partial").mkdir()
     before = names(tmp_path)
     with unfinished.beside(tmp_path / "out") as living, unfinished.beside(tmp_path / "out") as other:
