@@ -1,6 +1,8 @@
 # The one place for the commands that people, the pre-commit hook and CI run.
 
 PYTHON ?= python3
+# NVIDIA's images pin every package of theirs there, which a lock with other versions can only fail on.
+unexport PIP_CONSTRAINT
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
@@ -14,51 +16,46 @@ venv: .venv/.run  ## make .venv with everything a run needs
 
 # Each stamp is written last, so an install that was cut off is done again.
 .venv/.run: requirements/lock.txt setup.py pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@requirements/environment.sh $(PYTHON)
 	$(BIN)/python -m pip install --quiet -r requirements/lock.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	touch $@
-
-# FFCV is compiled here: what that needs is asked for before anything is downloaded, and once.
-.venv/.native: requirements/native.sh
-	@requirements/native.sh $(or $(wildcard $(BIN)/python),$(PYTHON))
-	@mkdir -p $(@D)
 	@touch $@
 
-# The loaders without their dependencies: the files list them all, and torch and numpy have to stay.
-.venv/.dev: .venv/.native .venv/.run requirements/dev.txt requirements/ffcv.txt requirements/dali.txt
+.venv/.dev: .venv/.run requirements/dev.txt
 	$(BIN)/python -m pip install --quiet -r requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation \
-		-r requirements/ffcv.txt -r requirements/dali.txt
-	touch $@
+	@touch $@
+
+# The script writes this stamp itself, once FFCV and DALI are both there: until then every call tries again.
+.venv/.loaders: .venv/.dev requirements/ffcv.txt requirements/dali.txt
+	@requirements/loaders.sh $(BIN)/python $@
 
 train: .venv/.run  ## train AR-AT and plain AT on the digits, evaluate and compare both
 	$(BIN)/python -m bench.robustness --suite digits --methods arat at --seeds 1 --num-autoattack 100 \
 		--runs runs/first --rows runs/first/rows.jsonl
 
-test: .venv/.dev  ## run the CPU tests, with coverage
-	$(BIN)/pytest -m "not slow and not gpu" -n 2 --cov --cov-report=term
+test: .venv/.loaders  ## run the CPU tests, with coverage
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --cov --cov-report=term
 
 lint: .venv/.dev  ## check style and format
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-types: .venv/.dev  ## check the types
+types: .venv/.loaders  ## check the types
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 layers: .venv/.dev  ## check that imports point one way
-	$(BIN)/pytest -q tests/test_layers.py
+	$(BIN)/python -m pytest -q tests/test_layers.py
 
 check: lint types layers test  ## all of the above: what every change has to pass
 
 aot: .venv/.run  ## compile every Triton kernel for sm_80, sm_90 and sm_100 (no GPU needed); fail on a spill
 	PYTHONPATH=kernels $(BIN)/python -m fastarat_kernels.aot --arch 80 90 100
 
-slow: .venv/.dev  ## run the tests that take longer than a check should
-	$(BIN)/pytest -m slow
+slow: .venv/.loaders  ## run the tests that take longer than a check should
+	$(BIN)/python -m pytest -m slow
 
-gpu: .venv/.dev  ## run the tests that need a CUDA device
-	$(BIN)/pytest -m gpu
+gpu: .venv/.loaders  ## run the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
 
 clean:  ## remove what this file made; runs/ and data/ stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .coverage .coverage.*

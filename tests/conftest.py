@@ -2,10 +2,12 @@
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from optional import debian_packages, what_brings_them
 from torch import Tensor, nn
 
 torch.set_num_threads(1)
@@ -13,6 +15,16 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton: kernels run in its interpreter
 
 GOLDEN = Path(__file__).parents[1].parent / "shared" / "golden"
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+    """After all else: what would bring the tests that this machine could not run."""
+    yield
+    skipped = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", [])]
+    if any("is not installed" in reason for reason in skipped):
+        for line in what_brings_them(skipped, debian_packages()):
+            terminalreporter.write_line(line, yellow=True)
 
 
 @pytest.fixture(autouse=True)

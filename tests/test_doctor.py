@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from optional import each_loader, needs_ffcv
 
 from fastarat import doctor
 
 
-@pytest.mark.parametrize("name", ["ffcv", "dali"])
+@pytest.mark.parametrize("name", each_loader("ffcv", "dali"))
 def test_the_loaders_are_found_and_say_what_they_are_for(name):
     finding = doctor._optional(name)
     assert (finding.subject, finding.state) == (name, "ok") and "feeds trainings" in finding.detail
@@ -35,6 +36,7 @@ def test_an_ffcv_whose_libraries_are_gone_is_broken_with_the_loaders_own_words(t
     assert doctor._optional("ffcv").state == "ok"
 
 
+@needs_ffcv
 def test_ffcvs_compiled_module_is_where_doctor_looks():
     names = [Path(file).name for file in importlib.metadata.files("ffcv") or [] if file.suffix == ".so"]
     (place,) = doctor._places("ffcv")

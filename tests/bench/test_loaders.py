@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from optional import each_loader, needs_dali, needs_ffcv
 
 from bench import (
     loaders,
@@ -103,14 +104,18 @@ def test_random_pixels_keep_their_labels(small):
 
 @pytest.mark.parametrize(
     ("loader", "stored"),
-    [("resident", "raw"), ("plain", "raw"), ("plain", "png"), ("ffcv", "raw"), ("dali", "png")],
+    [
+        *(("resident", "raw"), ("plain", "raw"), ("plain", "png")),
+        pytest.param("ffcv", "raw", marks=needs_ffcv),
+        pytest.param("dali", "png", marks=needs_dali),
+    ],
 )
 def test_pixels_without_loss_are_exact(of_small, loader, stored):
     found = differences(case(of_small, loader, stored).form)
     assert found.exact == 0 and found.problem is None
 
 
-@pytest.mark.parametrize("loader", ["plain", "ffcv", "dali"])
+@pytest.mark.parametrize("loader", each_loader("plain", "ffcv", "dali"))
 def test_jpegs_differ_by_decoder_and_filter_alone(of_photos, loader):
     found = differences(case(of_photos, loader, "jpeg").form)
     assert found.problem is None and found.exact is None
@@ -504,6 +509,8 @@ def test_the_pages_have_the_newest_table_of_each_kind(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@needs_dali
+@needs_ffcv
 def test_the_smoke_run_times_every_loader_on_every_form_it_reads(tmp_path):
     path = tmp_path / "rows.jsonl"
     command = [sys.executable, "-m", "bench.loaders", "--device", "cpu", "--smoke", "--rows", str(path)]

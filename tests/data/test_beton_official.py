@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from beton_sets import built, folder_contents, pixel_contents, pixels, refusal, reopened
+from optional import needs_ffcv
 from small_sets import jpeg
 
 from fastarat.data.beton import check as beton_check
 from fastarat.data.decoders.ffcv import FFCVDecoder
 from fastarat.data.decoders.request import Request
+
+pytestmark = needs_ffcv
 
 # In a process of its own: importing ffcv sets torch to one thread, and its loader leaves threads behind.
 SCRIPT = """

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from optional import each_loader, needs_dali, needs_ffcv
 from shard_files import samples, tar_shard
 from small_sets import jpeg, one_line, pack
 
@@ -60,6 +61,8 @@ def test_what_fits_is_resident_however_it_is_stored(forms):
         assert found[form].dataset.fingerprint == found["folder"].dataset.fingerprint
 
 
+@needs_dali
+@needs_ffcv
 def test_what_does_not_fit_goes_to_the_loader_made_for_it(forms, no_room):
     wanted = {"folder": "dali", "tar": "dali", "shards": "dali", "beton": "ffcv", "prepared": "plain"}
     for form, loader in wanted.items():
@@ -82,6 +85,7 @@ def test_what_is_decoded_already_and_does_not_fit_has_a_way_out(forms, no_room):
     assert "fastarat data prepare digits OUT" in refusal("digits")
 
 
+@needs_dali
 def test_resized_crops_are_streamed_even_if_the_images_would_fit(forms):
     found = opened(forms["folder"], size=8, augment=RESIZED)
     assert found.loader == "dali" and "resized crops" in found.why
@@ -89,6 +93,8 @@ def test_resized_crops_are_streamed_even_if_the_images_would_fit(forms):
     assert "resized crops need images as they are stored" in refusal("digits", size=8, augment=RESIZED)
 
 
+@needs_dali
+@needs_ffcv
 def test_a_loader_asked_for_by_name_is_taken_or_refused(forms, monkeypatch):
     assert opened(forms["folder"], "plain").loader == "plain"
     assert opened(forms["beton"], "plain").loader == "plain"
@@ -116,8 +122,8 @@ def test_so_they_are_for_the_resident_one(photos):
     assert found.loader == "resident" and found.num_skipped == 1 and len(found.dataset.train.labels) == 5
 
 
-def test_a_folder_without_classes_is_refused(tmp_path):
+@pytest.mark.parametrize("loader", each_loader("auto", "dali", "plain", "resident"))
+def test_a_folder_without_classes_is_refused(tmp_path, loader):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures/a.jpg").write_bytes(jpeg(0))
-    for loader in ("auto", "dali", "plain", "resident"):
-        assert "no train folder with classes in it" in refusal(tmp_path / "pictures", loader)
+    assert "no train folder with classes in it" in refusal(tmp_path / "pictures", loader)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from optional import needs_dali
 from PIL import Image
 from small_sets import jpeg, one_line, png_of_16_bits
 
@@ -21,6 +22,8 @@ from fastarat.data.decoders.prefetch import prefetch
 from fastarat.data.decoders.request import Request
 from fastarat.data.encoded import EncodedSet
 from fastarat.errors import UserError, WorkError
+
+pytestmark = needs_dali
 
 
 def pixels(content: bytes) -> np.ndarray:

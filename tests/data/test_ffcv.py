@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from beton_sets import built, folder_contents, pixel_contents, pixels, reopened
+from optional import needs_ffcv
 from PIL import Image
 from small_sets import one_line
 
@@ -24,6 +25,8 @@ from fastarat.data.decoders.pixels import pixels_of
 from fastarat.data.decoders.request import Request
 from fastarat.data.encoded import EncodedSet
 from fastarat.errors import UserError, WorkError
+
+pytestmark = needs_ffcv
 
 
 def decoded(images: EncodedSet, boxes: np.ndarray, size: tuple[int, int], workers: int = 2) -> np.ndarray:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from optional import each_loader, needs_dali, needs_ffcv
 from PIL import Image
 
 from system.command_line import CHECKOUT, assert_same, finish, metrics, newest, start, state_of, wait_for_checkpoint
@@ -69,6 +70,8 @@ def children_of(process: int) -> list[int]:
 
 
 @pytest.mark.slow
+@needs_dali
+@needs_ffcv
 def test_every_loader_trains_the_same_bits(fastarat, folder, tmp_path):
     for loader, data in LOADERS.items():
         result = fastarat("train", *SMALL, "--data", data, "--loader", loader, "--out", loader)
@@ -77,7 +80,7 @@ def test_every_loader_trains_the_same_bits(fastarat, folder, tmp_path):
         assert_same_training(tmp_path / loader, tmp_path / "resident")
 
 
-@pytest.mark.parametrize("loader", ["plain", "dali", "ffcv"])
+@pytest.mark.parametrize("loader", each_loader("plain", "dali", "ffcv"))
 def test_a_run_stopped_in_mid_epoch_and_resumed_by_another_loader_trains_the_same_bits(
     fastarat, folder, tmp_path, loader, monkeypatch
 ):
@@ -135,7 +138,7 @@ def test_a_run_goes_on_with_another_loader_but_not_with_other_images(fastarat, f
     assert result.code == 2 and "other images" in result.error
 
 
-@pytest.mark.parametrize("loader", ["plain", "dali", "ffcv"])
+@pytest.mark.parametrize("loader", each_loader("plain", "dali", "ffcv"))
 def test_ctrl_c_in_mid_epoch_leaves_a_checkpoint_and_no_process(folder, tmp_path, loader):
     process = start(
         "train", *LONG, "--data", LOADERS[loader], "--loader", loader, "--out", "run", start_new_session=True
@@ -172,6 +175,7 @@ def test_two_processes_share_the_batches_of_one(fastarat, folder, tmp_path):
     assert two == pytest.approx(one, rel=1e-6, abs=1e-6)
 
 
+@needs_dali
 def test_a_loader_s_choice_is_printed_and_recorded(fastarat, folder, tmp_path):
     result = fastarat(
         "train",
@@ -204,7 +208,11 @@ def test_a_loader_s_choice_is_printed_and_recorded(fastarat, folder, tmp_path):
             ("--augment.crop", "resized", "--size", "16", "--loader", "resident"),
             "the resident loader has no resized crops",
         ),
-        (("--data", "folder", "--loader", "dali", "--loading.decode", "gpu"), "needs a CUDA device: leave it out"),
+        pytest.param(
+            ("--data", "folder", "--loader", "dali", "--loading.decode", "gpu"),
+            "needs a CUDA device: leave it out",
+            marks=needs_dali,
+        ),
         (("--data", "folder", "--loading.workers", "-1"), "loading workers is -1: give 0 to 256"),
         (("--data", "folder", "--augment.start-size", "64"), "--augment.crop resized with it"),
         (("--data", "folder", "--loader", "fcv"), "fcv"),
@@ -216,6 +224,8 @@ def test_what_a_loader_cannot_do_is_one_line(fastarat, folder, flags, fix):
 
 
 @pytest.mark.slow
+@needs_dali
+@needs_ffcv
 def test_real_images_give_the_same_training_through_every_loader(fastarat, tmp_path):
     if not (SHARED / "cifar10-jpeg.tar.xz").exists():
         pytest.skip("shared/data/cifar10-jpeg.tar.xz is not here")
@@ -233,7 +243,7 @@ def test_real_images_give_the_same_training_through_every_loader(fastarat, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loader", ["plain", "dali", "ffcv"])
+@pytest.mark.parametrize("loader", each_loader("plain", "dali", "ffcv"))
 def test_photographs_train_through_every_jpeg_path(fastarat, tmp_path, loader):
     photos = SHARED / "photos-320.tar"
     if not photos.exists():
