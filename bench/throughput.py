@@ -1,7 +1,7 @@
 """Images/s of adversarial training, from published code to fastarat's default, one change at a time.
 
-    python -m bench.throughput --model resnet18 --method arat --batch 128 --data cifar10-jpeg
-    python -m bench.throughput --device cpu --smoke
+    python bench/throughput.py --model resnet18 --method arat --batch 128 --data cifar10-jpeg
+    python bench/throughput.py --device cpu --smoke
 
 Correctness first: a variant whose losses, statistics or weights are not those of the definition gets no speed.
 Variants are timed in turns in one process, and compared turn by turn: read the ratios, not the images/s of two runs.
@@ -9,11 +9,16 @@ Variants are timed in turns in one process, and compared turn by turn: read the 
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+if not __package__:  # started as a file, from anywhere: its checkout's packages stand in for its own folder
+    checkout = Path(__file__).resolve().parents[1]
+    sys.path[:] = [str(checkout), str(checkout / "kernels"), *(p for p in sys.path if Path(p) != checkout / "bench")]
 
 import torch
 

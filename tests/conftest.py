@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from optional import debian_packages, what_brings_them
+from optional import say_what_brings_them
 from torch import Tensor, nn
 
 torch.set_num_threads(1)
@@ -21,10 +21,7 @@ GOLDEN = Path(__file__).parents[1].parent / "shared" / "golden"
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
     """After all else: what would bring the tests that this machine could not run."""
     yield
-    skipped = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", [])]
-    if any("is not installed" in reason for reason in skipped):
-        for line in what_brings_them(skipped, debian_packages()):
-            terminalreporter.write_line(line, yellow=True)
+    say_what_brings_them(terminalreporter)
 
 
 @pytest.fixture(autouse=True)

@@ -45,5 +45,13 @@ def what_brings_them(reasons: Iterable[str], missing: str) -> list[str]:
         "a C++ compiler": "apt-get install g++, as root",
     }.items():
         if number := sum(skipped[reason] for reason in skipped if reason.endswith(f"{part} is not installed")):
-            lines.append(f"{number} tests skipped, for {part} is not installed. What would bring it: {brings}")
+            lines.append(f"{part} is not installed, tests skipped: {number}. What brings it: {brings}")
     return lines
+
+
+def say_what_brings_them(reporter: pytest.TerminalReporter) -> None:
+    """Write those lines for the tests that this run has skipped."""
+    reasons = [report.longrepr[2] for report in reporter.stats.get("skipped", [])]
+    if any(reason.endswith("is not installed") for reason in reasons):
+        for line in what_brings_them(reasons, debian_packages()):
+            reporter.write_line(line, yellow=True)

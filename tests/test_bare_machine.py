@@ -6,9 +6,8 @@ import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
-import conftest
 import pytest
-from optional import what_brings_them
+from optional import say_what_brings_them, what_brings_them
 
 ROOT = Path(__file__).parents[1]
 LIBRARIES = "libopencv-dev libturbojpeg0-dev pkg-config"
@@ -237,24 +236,19 @@ def test_an_environment_that_was_cut_off_is_made_again(machine):
 
 def test_the_run_ends_with_what_would_bring_the_tests_that_skipped():
     reasons = ["Skipped: FFCV is not installed"] * 3 + ["Skipped: shared/golden is not here"]
+    brings = f"apt-get install {LIBRARIES}, as root, then make test"
     assert what_brings_them(reasons, LIBRARIES) == [
-        f"3 tests skipped, for FFCV is not installed. What would bring it: apt-get install {LIBRARIES}, as root, "
-        "then make test"
+        f"FFCV is not installed, tests skipped: 3. What brings it: {brings}"
     ]
     assert what_brings_them(reasons[-1:], "") == []
-    (line,) = what_brings_them(["Skipped: DALI is not installed"], "")
-    assert line.endswith("What would bring it: make test, see .venv/dali.log")
 
 
-def test_those_lines_come_after_all_that_others_say():
+def test_it_is_told_of_what_this_run_skipped():
     said = []
-    skip = SimpleNamespace(longrepr=("test_one.py", 3, "Skipped: DALI is not installed"))
-    reporter = SimpleNamespace(stats={"skipped": [skip]}, write_line=lambda line, **_: said.append(line))
-    hook = conftest.pytest_terminal_summary(reporter)
-    next(hook)
-    assert not said
-    assert next(hook, None) is None
-    assert said == ["1 tests skipped, for DALI is not installed. What would bring it: make test, see .venv/dali.log"]
+    skips = [SimpleNamespace(longrepr=("test_one.py", 3, f"Skipped: {why}")) for why in ("DALI is not installed", "-")]
+    say_what_brings_them(SimpleNamespace(stats={"skipped": skips}, write_line=lambda line, **_: said.append(line)))
+    assert said == ["DALI is not installed, tests skipped: 1. What brings it: make test, see .venv/dali.log"]
+    say_what_brings_them(SimpleNamespace(stats={"skipped": skips[1:]}, write_line=None))
 
 
 def test_the_image_and_ci_install_the_packages_that_are_asked_for():

@@ -12,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = [*sorted((ROOT / "docker").glob("*.sh")), ROOT / "requirements/native.sh", ROOT / ".ci/run"]
+SCRIPTS = [*sorted(ROOT.glob("docker/*.sh")), *sorted(ROOT.glob("requirements/*.sh")), *sorted(ROOT.glob(".ci/*"))]
 LINES = (ROOT / "Dockerfile").read_text().splitlines()
 WANTED = runpy.run_path(str(ROOT / "docker/wanted.py"))
 

@@ -3,7 +3,10 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -428,3 +431,22 @@ def test_the_picture_shows_every_variant_that_has_a_speed(tmp_path, monkeypatch)
     assert (tmp_path / "ladder.png").read_bytes().startswith(b"\x89PNG")
     text = tables.ladder_table(rows)
     assert text.count("\n| ") == 3 and "8 PIL workers" in text
+
+
+# ---- python bench/throughput.py -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("installed", [True, False], ids=["installed", "not installed"])
+def test_the_file_starts_from_any_folder_with_the_package_installed_or_not(tmp_path, installed):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    flags = ["-I"]
+    if not installed:  # without site, which finds the package; the libraries lie where Python is told
+        environment["PYTHONPATH"] = str(Path(torch.__file__).parents[1])
+        flags = ["-S"]
+        code = "import importlib.util; print(importlib.util.find_spec('fastarat'))"
+        found = subprocess.run([sys.executable, "-S", "-c", code], env=environment, cwd=tmp_path, capture_output=True)
+        assert found.stdout == b"None\n"
+    command = [sys.executable, *flags, throughput.__file__, "--help"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr
+    assert "usage: bench.throughput" in done.stdout and "python bench/throughput.py --device cpu" in done.stdout
