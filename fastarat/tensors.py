@@ -68,11 +68,11 @@ def read_header(path: Path) -> Header:
         raise UserError(f"{path} holds tensors of the type {e}, which no net here has") from None
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path, sealed: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors by name, on the CPU, and the texts beside them.
 
     Raises `UserError` for what is no such file, and where the checksum says that something has changed; a file without
-    one, as other programs write it, is read as it is.
+    one, as other programs write it, is read as it is, unless it must be `sealed`.
     """
     header = read_header(path)
     try:
@@ -82,7 +82,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError(f"{path} is truncated or no safetensors file ({_line(e)})") from None
     texts = header.metadata
     wanted = texts.pop(CHECKSUM, None)
-    if wanted is not None and wanted != checksum(tensors, texts):
+    if (sealed or wanted is not None) and wanted != checksum(tensors, texts):
         raise UserError(f"{path} is damaged: its checksum does not fit its content; make or fetch it again")
     return tensors, texts
 

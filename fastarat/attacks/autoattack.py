@@ -19,16 +19,15 @@ from torch import Tensor
 
 from fastarat.attacks.apgd import apgd_ce, apgd_t
 from fastarat.attacks.apgd_search import Search
-from fastarat.attacks.autoattack_checks import NUM_TARGETS, STANDARD, TOLERANCE, check_logits, check_settings
+from fastarat.attacks.autoattack_checks import NUM_TARGETS, STANDARD, check_logits, check_settings
 from fastarat.attacks.autoattack_progress import Budget, Progress, passes
 from fastarat.attacks.autoattack_result import AutoAttackResult, result_of
-from fastarat.attacks.autoattack_state import Record, State, Task, nothing
+from fastarat.attacks.autoattack_state import Record, State, Task, are_inside, nothing
 from fastarat.attacks.autoattack_warnings import probabilities, randomness
 from fastarat.attacks.captured import directly, graphs_on
 from fastarat.attacks.every_iterate import pgd_every_iterate
 from fastarat.attacks.fab import fab_t
 from fastarat.attacks.pgd import Logits
-from fastarat.attacks.projections import lengths
 from fastarat.attacks.settings import AttackConfig, Norm
 from fastarat.attacks.square import square
 
@@ -217,8 +216,7 @@ def pgd_settings(task: Task, name: str) -> AttackConfig:
 @torch.no_grad()
 def confirmed(logits_of: Logits, x: Tensor, x_adv: Tensor, y: Tensor, norm: Norm, eps: float) -> tuple[Tensor, Tensor]:
     """Which of `x_adv` are misclassified; which lie in [0, 1] and in the ball round `x`: both bool [B]."""
-    inside = lengths(x_adv - x, norm).flatten() <= eps + TOLERANCE[norm]
-    return logits_of(x_adv).argmax(1) != y, inside & ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
+    return logits_of(x_adv).argmax(1) != y, are_inside(x, x_adv, norm, eps)
 
 
 @torch.no_grad()

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fastarat.attacks.autoattack_state import Task, as_numbers
-from fastarat.attacks.settings import Norm
+from fastarat.attacks.autoattack_state import TOLERANCE, Task, as_numbers
 from fastarat.errors import UserError, unknown
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -15,9 +14,6 @@ ATTACKS = (*STANDARD, "pgd", "cw")
 NUM_TARGETS = 9
 DLR_LEAST_CLASSES = 4
 SQUARE_L2_LEAST_SIDE = 5
-
-# What a confirmed image may be outside the ball: roundings of float32.
-TOLERANCE: dict[Norm, float] = {"linf": 1e-6, "l2": 1e-5}
 
 
 def check_images(images: Tensor) -> None:

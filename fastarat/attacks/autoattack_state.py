@@ -1,23 +1,26 @@
 """What one AutoAttack evaluation is, what each batch gave, and how both are kept so that it can go on."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fastarat.attacks.captured import Graphs
+from fastarat.attacks.projections import lengths
 from fastarat.attacks.settings import Norm
 from fastarat.errors import UserError
-from fastarat.files import lock, write_atomically, write_text
+from fastarat.files import TEMPORARY, lock, read_json, remove_unfinished, write_text
+from fastarat.tensors import checksum, read_tensors, write_tensors
 
 # A resumed run's clean logits may differ by what another algorithm for a convolution, or TF32, rounds otherwise.
 SAME_MODEL = 1e-2
 LOCK = "autoattack.lock"
+DESCRIPTION = "autoattack.json"
+CLEAN = "clean.safetensors"
+# What an image that broke a model may be outside the ball: roundings of float32.
+TOLERANCE: dict[Norm, float] = {"linf": 1e-6, "l2": 1e-5}
 
 
 class Record(NamedTuple):
@@ -87,7 +90,7 @@ class State:
     def __enter__(self) -> "State":
         if self.folder is not None:
             try:
-                self._open(self.folder, self.folder / "autoattack.json")
+                self._open(self.folder, self.folder / DESCRIPTION)
             except BaseException:
                 self.__exit__()
                 raise
@@ -100,75 +103,108 @@ class State:
     def _open(self, folder: Path, description: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            self._require_own(folder)  # before anything of ours is in it
             self._lock = lock(folder / LOCK)
+            if self._lock is None:
+                raise UserError(f"another evaluation is at work in {folder}: wait for it, or give another directory")
+            self._require_own(folder)
         except OSError as e:
             raise UserError(f"cannot use the directory {folder} for the state: {e.strerror}; give another") from None
-        if self._lock is None:
-            raise UserError(f"another evaluation is at work in {folder}: wait for it, or give another directory")
-        try:
-            for begun in folder.glob(".*.tmp"):
-                begun.unlink()
-            there = json.loads(description.read_text()) if description.exists() else {}
-            if not isinstance(there, dict):
-                raise ValueError
-        except OSError as e:
-            raise UserError(f"cannot use the directory {folder} for the state: {e.strerror}; give another") from None
-        except ValueError:
-            raise UserError(f"{description} is damaged: delete {folder}, and the evaluation starts anew") from None
         own = fingerprint(self.task)
-        if not there and any(path.name != LOCK for path in folder.iterdir()):
-            raise UserError(f"{folder} holds other files: give an empty directory for the state")
-        if not there:
+        if not description.exists():
             write_text(description, json.dumps(own, indent=2) + "\n")
-        elif there != own:
+        elif (there := _described(description)) != own:
             other = ", ".join(key for key in own if there.get(key) != own[key]) or "format"
             raise UserError(f"{folder} belongs to another evaluation ({other}): give the same, or another directory")
+        remove_unfinished(folder)
+
+    def _require_own(self, folder: Path) -> None:
+        """Raise `UserError` for a directory in which others have put files, but no evaluation its own."""
+        others = [path for path in folder.iterdir() if path.name != LOCK and not TEMPORARY.fullmatch(path.name)]
+        if others and not (folder / DESCRIPTION).exists():
+            raise UserError(f"{folder} holds other files: give an empty directory for the state")
 
     def settle(self, clean_logits: Tensor, random: bool) -> Tensor:
         """The clean logits that count: those of the first session, which others must come near to."""
-        kept = self._load("clean.safetensors")
+        kept = self._load(CLEAN)
         if kept is None:
-            self.save("clean.safetensors", {"logits": clean_logits.cpu().contiguous()})
+            self.save(CLEAN, {"logits": clean_logits.cpu().contiguous()})
             return clean_logits
-        logits = kept["logits"].to(clean_logits.device)
-        near = logits.shape == clean_logits.shape and bool(
-            ((logits - clean_logits).norm(dim=1) <= SAME_MODEL * logits.norm(dim=1)).all()
-        )
-        if not near and not random:
+        logits = kept["logits"].to(clean_logits.device) if set(kept) == {"logits"} else torch.empty(0)
+        if logits.shape != clean_logits.shape or logits.dtype != clean_logits.dtype or not logits.isfinite().all():
+            raise self._unfit(CLEAN)
+        near = (logits - clean_logits).norm(dim=1) <= SAME_MODEL * logits.norm(dim=1)
+        if not near.all() and not random:
             raise UserError(f"{self.folder} belongs to another model: delete it, or give another directory")
         return logits
 
     def record(self, file: str, rows: Tensor) -> Record | None:
-        """What is saved of the batch `rows`, if it is."""
+        """What is saved of the batch `rows`, if it is. Raises `UserError` for what no attack on it can have given."""
         kept = self._load(file)
         if kept is None:
             return None
-        if set(kept) != set(Record._fields) or not torch.equal(kept["rows"], rows):
-            raise UserError(f"{file} in {self.folder} does not fit what was done before: delete it and all later ones")
+        if set(kept) != set(Record._fields) or not is_possible(Record(**kept), rows, self.task):
+            raise self._unfit(file)
         return Record(**kept)
 
     def save(self, file: str, tensors: dict[str, Tensor]) -> None:
         """Write a file that is whole or not there. Raises `WorkError` if the disk is full."""
         if self.folder is not None:
-            write_atomically(self.folder / file, lambda temporary: save_file(tensors, temporary))
+            write_tensors(self.folder / file, tensors)
 
     def _load(self, file: str) -> dict[str, Tensor] | None:
         if self.folder is None or not (self.folder / file).exists():
             return None
         try:
-            return load_file(self.folder / file)
-        except (SafetensorError, OSError):
-            raise UserError(f"{self.folder / file} is damaged: delete it, and its batch is done again") from None
+            return read_tensors(self.folder / file, sealed=True)[0]
+        except UserError:
+            raise UserError(f"{self.folder / file} is damaged: delete it, and what it holds is done again") from None
+
+    def _unfit(self, file: str) -> UserError:
+        return UserError(
+            f"{file} in {self.folder} does not fit what was done before: delete it and all later ones, or give "
+            "another directory"
+        )
+
+
+def is_possible(record: Record, rows: Tensor, task: Task) -> bool:
+    """Whether an attack of `task` on the batch `rows` can have given this: types, places and adversarial images."""
+    blank = nothing(task)
+    for found, like in zip(record, blank, strict=True):
+        if found.dtype != like.dtype or found.ndim != like.ndim or found.shape[1:] != like.shape[1:]:
+            return False
+    if not torch.equal(record.rows, rows) or record.zero_gradients.shape != blank.zero_gradients.shape:
+        return False
+    places = (record.broken, record.unconfirmed)
+    if not all(torch.isin(of, rows).all() and (of.diff() > 0).all() for of in places) or torch.isin(*places).any():
+        return False
+    (zero, searches), seconds = record.zero_gradients.tolist(), float(record.seconds)
+    if not 0 <= zero <= searches or not 0 <= seconds < float("inf") or len(record.x_adv) != len(record.broken):
+        return False
+    x = task.pixels(record.broken.to(task.images.device)).cpu()
+    return bool(are_inside(x, record.x_adv, task.norm, task.eps).all())
+
+
+def are_inside(x: Tensor, x_adv: Tensor, norm: Norm, eps: float) -> Tensor:
+    """Which of `x_adv` lie in [0, 1] and in the ball round `x`, both [B, C, H, W]: bool [B]."""
+    inside = lengths(x_adv - x, norm).flatten() <= eps + TOLERANCE[norm]
+    return inside & ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
+
+
+def _described(description: Path) -> dict[str, object]:
+    """What a state says it belongs to. Raises `UserError` if it cannot be read."""
+    try:
+        there = read_json(description)
+    except UserError:
+        there = None
+    if not isinstance(there, dict):
+        raise UserError(f"{description} is damaged: delete {description.parent}, and the evaluation starts anew")
+    return there
 
 
 def fingerprint(task: Task) -> dict[str, object]:
     """What an evaluation is, but for its model."""
-
-    def digest(tensor: Tensor) -> str:
-        kind = f"{tensor.dtype} {list(tensor.shape)} ".encode()
-        values = tensor.cpu().contiguous().flatten().view(torch.uint8)  # numpy has no bfloat16
-        return hashlib.sha256(kind + values.numpy().tobytes()).hexdigest()
-
     settings = {name: value for name, value in task._asdict().items() if not isinstance(value, Tensor | Graphs | None)}
     settings |= {"attacks": list(task.attacks), "step": task.step}
-    return {"format": 1, **settings, "images": digest(task.images), "labels": digest(task.labels)}
+    tensors = {name: checksum({name: getattr(task, name).cpu().contiguous()}, {}) for name in ("images", "labels")}
+    return {"format": 2, **settings, **tensors}

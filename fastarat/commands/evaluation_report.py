@@ -3,7 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Any
 
-from fastarat.console import print_json, print_table
+from fastarat.console import notice, print_json, print_table
 from fastarat.files import write_atomically, write_text
 
 if TYPE_CHECKING:
@@ -50,15 +50,18 @@ def as_json(work: "Work", evaluation: "Evaluation") -> dict[str, Any]:
 
 
 def save(path: "Path", work: "Work", evaluation: "Evaluation") -> None:
-    """Write the broken images and what broke them as plain arrays."""
+    """Write the broken images and what broke them, once more checked, as plain arrays."""
     import numpy as np
 
     from fastarat.attacks.autoattack_state import as_numbers
 
-    rows = evaluation.rows
+    breaks = work.breaks(evaluation)
+    if not breaks.all():
+        notice(f"{int((~breaks).sum())} of {len(breaks)} adversarial images do not break the model once more: left out")
+    rows = evaluation.rows[breaks]
     arrays = {
         "x": as_numbers(work.images[rows]).numpy(),
-        "x_adv": evaluation.x_adv.numpy(),
+        "x_adv": evaluation.x_adv[breaks].numpy(),
         "y": work.labels[rows].numpy(),
         "rows": rows.numpy(),
     }

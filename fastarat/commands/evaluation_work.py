@@ -88,6 +88,24 @@ class Work:
         finally:
             self._leave_no_empty_directory()
 
+    def breaks(self, evaluation: "Evaluation") -> "torch.Tensor":
+        """Which adversarial images (bool [M]) are misclassified in one more pass, and lie in [0, 1] and in the ball."""
+        import torch
+
+        from fastarat.attacks.autoattack import confirmed
+        from fastarat.attacks.autoattack_state import as_numbers
+        from fastarat.attacks.whole_model import frozen
+
+        found = [torch.ones(0, dtype=torch.bool)]
+        with frozen(self.model, as_numbers(self.images[:2]).to(self.device)) as logits_of:
+            for part in torch.arange(len(evaluation.rows)).split(self.arguments.batch):
+                rows = evaluation.rows[part]
+                x, x_adv = as_numbers(self.images[rows]), evaluation.x_adv[part]
+                x, x_adv, y = (given.to(self.device) for given in (x, x_adv, self.labels[rows]))
+                wrong, inside = confirmed(logits_of, x, x_adv, y, evaluation.norm, evaluation.eps)
+                found.append((wrong & inside).cpu())
+        return torch.cat(found)
+
     def finish(self, evaluation: "Evaluation") -> None:
         """Forget the state of a complete evaluation, if its place was not asked for. Raises `WorkError` for others."""
         if evaluation.stopped:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from fastarat_kernels.pgd_step.reference import norms
+from mutants import FEW, MANY, outcomes
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from fastarat.attacks.autoattack import AutoAttackResult, autoattack
 from fastarat.attacks.autoattack_checks import STANDARD, check_model
 from fastarat.errors import UserError
 from fastarat.kit import load_kit_model
+from fastarat.tensors import write_tensors
 
 EPS = {"linf": 0.02, "l2": 0.08}
 NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -490,14 +492,16 @@ def test_a_resumed_run_takes_its_targets_from_the_first_sessions_logits(net, run
 def test_a_damaged_or_foreign_directory_is_refused(run, calls, tmp_path):
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign/notes.txt").touch()
+    (tmp_path / "foreign/.notes.tmp").write_text("precious")
     with pytest.raises(UserError, match="holds other files: give an empty directory"):
         run(state=tmp_path / "foreign")
+    assert {path.name for path in (tmp_path / "foreign").iterdir()} == {"notes.txt", ".notes.tmp"}
     with pytest.raises(UserError, match="cannot use the directory"):
         run(state=tmp_path / "foreign/notes.txt")
     state = tmp_path / "state"
     interrupted(run, calls, "apgd-t", state)
     (state / "2-apgd-t-00000.safetensors").write_bytes(b"cut off")
-    with pytest.raises(UserError, match=r"00000.safetensors is damaged: delete it, and its batch is done again"):
+    with pytest.raises(UserError, match=r"00000.safetensors is damaged: delete it, and what it holds is done again"):
         run(state=state)
     (state / "1-apgd-ce-00000.safetensors").replace(state / "1-apgd-ce-00001.safetensors")
     with pytest.raises(UserError, match="does not fit what was done before"):
@@ -508,11 +512,69 @@ def test_a_damaged_or_foreign_directory_is_refused(run, calls, tmp_path):
             run(state=state)
 
 
-def test_what_a_killed_process_had_begun_to_write_is_removed(run, calls, tmp_path):
+def test_what_a_killed_process_had_begun_to_write_is_removed_and_nothing_else(run, calls, tmp_path):
+    (tmp_path / ".autoattack.json.fastarat-999999999-00000000.tmp").write_text("{")
     interrupted(run, calls, "apgd-ce", tmp_path)
-    (tmp_path / ".1-apgd-ce-00001.safetensors.7.tmp").write_bytes(b"half")
+    (tmp_path / ".1-apgd-ce-00001.safetensors.fastarat-999999999-00000000.tmp").write_bytes(b"half")
+    (tmp_path / ".notes.tmp").write_text("precious")
     run(state=tmp_path)
-    assert not list(tmp_path.glob(".*"))
+    assert [path.name for path in tmp_path.glob(".*")] == [".notes.tmp"]
+
+
+def with_one_more(kept: dict[str, Tensor], place: int) -> None:
+    kept["broken"] = torch.cat([kept["broken"], torch.tensor([place])])
+    kept["x_adv"] = torch.cat([kept["x_adv"], kept["x_adv"][:1]])
+
+
+IMPOSSIBLE = {
+    "an image of another batch": lambda kept: with_one_more(kept, 38),
+    "an image twice": lambda kept: with_one_more(kept, int(kept["broken"][-1])),
+    "an image that there is not": lambda kept: kept["broken"].__setitem__(0, -100),
+    "images that are no numbers": lambda kept: kept.update(broken=kept["broken"].float()),
+    "fewer adversarial images": lambda kept: kept.update(x_adv=kept["x_adv"][1:]),
+    "smaller adversarial images": lambda kept: kept.update(x_adv=kept["x_adv"][..., 1:].contiguous()),
+    "a pixel outside the ball": lambda kept: kept["x_adv"].view(-1)[:1].copy_(kept["x_adv"].view(-1)[:1] < 0.5),
+    "a pixel above 1": lambda kept: kept["x_adv"].view(-1).__setitem__(0, 77),
+    "a pixel that is no number": lambda kept: kept["x_adv"].view(-1).__setitem__(0, float("nan")),
+    "found and refused": lambda kept: kept.update(unconfirmed=kept["broken"][:1].clone()),
+    "one count": lambda kept: kept.update(zero_gradients=torch.tensor([1])),
+    "more than all": lambda kept: kept.update(zero_gradients=torch.tensor([2, 1])),
+    "three times": lambda kept: kept.update(seconds=torch.zeros(3).double()),
+    "less than no time": lambda kept: kept.update(seconds=torch.tensor(-1.0).double()),
+    "no times": lambda kept: kept.pop("seconds"),
+}
+
+
+@pytest.mark.parametrize("what", IMPOSSIBLE)
+def test_a_kept_batch_that_no_attack_can_have_given_is_refused_though_its_checksum_is_right(run, calls, tmp_path, what):
+    interrupted(run, calls, "apgd-ce", tmp_path, eps=0.1)
+    [file] = tmp_path.glob("1-*")
+    kept = load_file(file)
+    assert len(kept["broken"]) > 1
+    IMPOSSIBLE[what](kept)
+    write_tensors(file, kept)
+    with pytest.raises(UserError, match=f"{file.name} in .* does not fit what was done before: delete it and all lat"):
+        run(state=tmp_path, eps=0.1)
+
+
+@pytest.mark.parametrize("kept", [{"x": torch.zeros(1)}, {"logits": torch.zeros(3)}], ids=["no logits", "other ones"])
+def test_clean_logits_that_cannot_be_are_refused(run, calls, tmp_path, kept):
+    interrupted(run, calls, "apgd-ce", tmp_path)
+    write_tensors(tmp_path / "clean.safetensors", kept)
+    with pytest.raises(UserError, match=r"clean.safetensors in .* does not fit what was done before"):
+        run(state=tmp_path)
+
+
+@pytest.mark.parametrize("count", [FEW // 3, pytest.param(MANY, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["autoattack.json", "clean.safetensors", "1-apgd-ce-00001.safetensors"])
+def test_a_damaged_state_is_refused_or_gives_the_same_result(run, tmp_path, name, count):
+    def kept() -> tuple:
+        result = run(state=tmp_path, attacks=("apgd-ce",))
+        return result.broken_by.tolist(), result.x_adv.tolist()
+
+    kept()
+    file = tmp_path / name
+    assert outcomes(file, file.read_bytes(), count, kept)["refused"] > 0.9 * count
 
 
 CHILD = """

@@ -7,14 +7,19 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from unmeasured import UNMEASURED
 
 from fastarat import __main__ as command_line
 from fastarat.attacks import autoattack as driver
+from fastarat.commands.evaluate import EvalArguments
+from fastarat.commands.evaluation_report import save
+from fastarat.commands.evaluation_work import Work
 from system.command_line import finish, start
 
 FEW = ("--num-images", "30", "--eps-255", "20", "--batch", "10")
@@ -130,6 +135,18 @@ def test_a_model_that_masks_its_gradient_is_warned_of(fastarat, nets, short, nam
     more = ("--num-images", "100", "--eps-255", "60", "--attack", "apgd-ce,square")
     result = fastarat("eval", f"nets_to_eval:{name}", "--data", "digits", *more)
     assert result.code == 0 and "warning: " in result.out and says in result.out
+
+
+def test_saved_images_are_checked_once_more_and_what_does_not_break_the_model_is_left_out(trained, capsys):
+    work = Work(EvalArguments(str(trained), num_images=30, eps_255=20, steps=2, state=Path("state")))
+    evaluation = work.evaluate()
+    clean = work.images[evaluation.rows]
+    x_adv = torch.cat([clean[:1], evaluation.x_adv[1:2] + 0.5, evaluation.x_adv[2:]])
+    save(Path("some.npz"), work, replace(evaluation, x_adv=x_adv))
+    assert f"2 of {len(x_adv)} adversarial images do not break the model once more: left out" in capsys.readouterr().err
+    with np.load("some.npz") as saved:
+        assert saved["rows"].tolist() == evaluation.rows[2:].tolist()
+        assert np.array_equal(saved["x_adv"], x_adv[2:].numpy()) and np.array_equal(saved["x"], clean[2:].numpy())
 
 
 def test_a_budget_ends_it_with_code_1_and_the_same_command_goes_on(fastarat, trained, short):
