@@ -9,6 +9,7 @@ confirmed here once more, and if it holds at most one point more images for robu
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -182,4 +183,4 @@ def checked(case: Case, rows: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
 
 
 if __name__ == "__main__":
-    command.run_as_script("bench.autoattack", main)
+    sys.exit(main())

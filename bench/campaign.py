@@ -10,12 +10,9 @@ history is told its commit by $FASTARAT_COMMIT; where the commit is unknown noth
 """
 
 import argparse
-import signal
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from bench import command
@@ -35,7 +32,8 @@ from fastarat.record import commit
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run what there is time for and print how it went; 1 if a stage failed, 2 for what cannot be run."""
+    """Run what there is time for and print how it went; 1 if a stage failed, 2 for what cannot be run, 128 and its
+    number after a signal."""
     return command.run("bench.campaign", _main, args)
 
 
@@ -47,10 +45,11 @@ def _main(args: list[str] | None) -> int:
     campaign = Campaign(_setting(arguments), arguments.state, started + arguments.budget, given)
     if commit() is None:
         notice("commit: unknown, so nothing counts as done; set FASTARAT_COMMIT to what this copy was made from")
-    with _ends_by_interrupt():
-        results = campaign.run(stages(campaign.setting))
+    results = campaign.run(stages(campaign.setting))
     _print(results, time.monotonic() - started, arguments)
-    return 1 if campaign.interrupted or any(result.state == "failed" for result in results) else 0
+    if campaign.interrupted:
+        return 128 + campaign.interrupted
+    return 1 if any(result.state == "failed" for result in results) else 0
 
 
 def _arguments(args: list[str] | None) -> argparse.Namespace:
@@ -120,22 +119,6 @@ def dataset_name(data: str | None) -> str:
     return source.archive.name if source.archive else stem(Path(data))
 
 
-@contextmanager
-def _ends_by_interrupt() -> Iterator[None]:
-    """SIGTERM ends a campaign as Ctrl-C does: with its stage ended, and the table printed; Ctrl-C also where a shell
-    started it in the background, which would have it ignored."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    earlier = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
-
-
 def _print(results: list[Result], seconds: float, arguments: Any) -> None:
     cells = [[r.stage, r.state, f"{r.seconds:.0f}", r.headline[:100]] for r in results]
     print_table("", ["stage", "state", "seconds", "result"], cells)
@@ -148,4 +131,4 @@ def _print(results: list[Result], seconds: float, arguments: Any) -> None:
 
 
 if __name__ == "__main__":
-    command.run_as_script("bench.campaign", main)
+    sys.exit(main())

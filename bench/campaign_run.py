@@ -18,6 +18,7 @@ from bench.variants import NEEDS_GPU
 from fastarat.console import notice, stderr
 from fastarat.engine.display import duration
 from fastarat.record import commit
+from fastarat.signals import number_of
 
 State = Literal["done", "failed", "ended in time", "left out"]
 
@@ -54,7 +55,8 @@ class Campaign:
         earlier = list(self._rows())  # a file that cannot be read is said before anything runs
         # Without a commit nobody knows what they were made with.
         self.ignored = [] if self.facts["commit"] else earlier
-        self.interrupted = False
+        self.interrupted = 0
+        """the number of the signal that ends it"""
         self.logs = state / "logs"
         self.logs.mkdir(exist_ok=True)
 
@@ -96,8 +98,8 @@ class Campaign:
         try:
             with _progress(stage.name, self.end) as show:
                 ending = run_in_time(command, log, stop_s, grace_s, self._variables(), show)
-        except KeyboardInterrupt:
-            self.interrupted = True
+        except KeyboardInterrupt as e:
+            self.interrupted = number_of(e)
         except OSError as e:
             ending = Ending(127, False, 0, f"cannot start {e.filename}: {e.strerror}")
         result = self._judge(stage, ending, limit_s, time.monotonic() - started)

@@ -2,15 +2,15 @@
 
 import argparse
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 import torch
 
-from fastarat.console import notice
-from fastarat.errors import UserError, WorkError
+from fastarat.ending import ended
+from fastarat.errors import Interrupted, UserError
+from fastarat.signals import number_of
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,21 +21,15 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(name: str, main: Callable[[list[str] | None], int], args: list[str] | None) -> int:
-    """`main`'s exit code; 2 for what cannot be run, 1 for a failure in work, each with one line that says why."""
-    try:
-        return main(args)
-    except (UserError, WorkError) as e:
-        notice(f"{name}: error: {e}")
-        return 2 if isinstance(e, UserError) else 1
+    """`main`'s exit code, or that of what ended it (`fastarat.ending`), with one line that says why."""
 
+    def work() -> int:
+        try:
+            return main(args)
+        except KeyboardInterrupt as e:
+            raise Interrupted(f"{name}: interrupted; the rows that are finished are written", number_of(e)) from None
 
-def run_as_script(name: str, main: Callable[[], int]) -> NoReturn:
-    """Exit with `main`'s code; Ctrl-C is one line too."""
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        notice(f"{name}: interrupted; the rows that are finished are written")
-        sys.exit(1)
+    return ended(name, work)
 
 
 def device_of(asked: str | None, without_gpu: str) -> str:

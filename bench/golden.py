@@ -4,6 +4,7 @@ python -m bench.golden FOLDER --device cuda
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -50,4 +51,4 @@ def _main(args: list[str] | None) -> int:
 
 
 if __name__ == "__main__":
-    command.run_as_script("bench.golden", main)
+    sys.exit(main())

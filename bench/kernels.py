@@ -8,6 +8,7 @@ Speeds are shares of the bandwidth of a large copy in the same run. On a CPU the
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -125,4 +126,4 @@ def run(cases: list[Case], bench: Bench, path: Path | None, budget: float | None
 
 
 if __name__ == "__main__":
-    command.run_as_script("bench.kernels", main)
+    sys.exit(main())

@@ -10,6 +10,7 @@ images and with as many workers. `first` is the epoch in which everything starts
 """
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -168,4 +169,4 @@ def _is_done(stores: Stores, cases: list[Case], arguments: argparse.Namespace) -
 
 
 if __name__ == "__main__":
-    command.run_as_script("bench.loaders", main)
+    sys.exit(main())

@@ -5,6 +5,7 @@ python -m bench.machine --rows environment.jsonl
 
 import argparse
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,4 +69,4 @@ def _ask(name: str) -> str | None:
 
 
 if __name__ == "__main__":
-    command.run_as_script("bench.machine", main)
+    sys.exit(main())

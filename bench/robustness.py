@@ -10,7 +10,7 @@ that were stopped go on; what has its row is skipped.
 import argparse
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -23,18 +23,18 @@ from bench.suites import SUITES, Entry, Suite, entries
 from fastarat.config import from_dict
 from fastarat.console import notice, print_table
 from fastarat.data.sources import open_dataset
-from fastarat.errors import UserError, unknown
+from fastarat.errors import Interrupted, UserError, unknown
 from fastarat.methods.settings import ARRESTConfig
 from fastarat.report import learning_curves
 from fastarat.run import Run
-from fastarat.trainer import Interrupted
+from fastarat.signals import number_of
 
 AGAIN_S = 5.0
 """between alarms when the budget is over"""
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run a suite and print its table; 1 if it was stopped, by a signal or because the budget was over."""
+    """Run a suite and print its table; 1 if the budget was over, 128 and its number after a signal."""
     return command.run("bench.robustness", _main, args)
 
 
@@ -45,15 +45,15 @@ def _main(args: list[str] | None) -> int:
         entries(suite, arguments.methods, arguments.data, arguments.seeds, arguments.runs, arguments.fidelity)
     )
     try:
-        with _within(arguments.budget):
+        with _within(arguments.budget) as is_over:
             for number, entry in enumerate(wanted, 1):
                 if not _has_row(arguments, entry) or _is_needed(arguments, entry, wanted):
                     notice(f"{arguments.suite}, {number} of {len(wanted)}: {entry.name}")
                     write_row(arguments.rows, _row(arguments, suite, entry))
-    except (Interrupted, KeyboardInterrupt):
+    except (Interrupted, KeyboardInterrupt) as stopped:
         done = sum(_has_row(arguments, entry) for entry in wanted)
         notice(f"stopped with {done} of {len(wanted)} rows; the same command goes on from there")
-        return 1
+        return 1 if is_over() else 128 + number_of(stopped)
     finally:
         _report(arguments, wanted)
     return 0
@@ -103,10 +103,11 @@ def _set_numbers(arguments: argparse.Namespace, suite: Suite) -> None:
 
 
 @contextmanager
-def _within(budget: float | None) -> Iterator[None]:
+def _within(budget: float | None) -> Iterator[Callable[[], bool]]:
     """Ctrl-C, by itself, after so many seconds: a training then writes a checkpoint, an attack has its state.
 
     It comes again, since a training takes the first for itself, and comes to its end if it has done its last step.
+    Yields whether the time is over.
     """
     is_over = False
 
@@ -117,16 +118,13 @@ def _within(budget: float | None) -> Iterator[None]:
         is_over = True
         signal.raise_signal(signal.SIGINT)
 
-    # A shell that starts this in the background would have Ctrl-C ignored.
-    handlers = {signal.SIGALRM: stop, signal.SIGINT: signal.default_int_handler}
-    earlier = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    earlier = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, budget or 0, AGAIN_S)
     try:
-        yield
+        yield lambda: is_over
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGALRM, earlier)
 
 
 def _row(arguments: argparse.Namespace, suite: Suite, entry: Entry) -> dict[str, Any]:

@@ -216,4 +216,4 @@ def print_report(rows: list[Row]) -> None:
 
 
 if __name__ == "__main__":
-    command.run_as_script("bench.startup", main)
+    sys.exit(main())

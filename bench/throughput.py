@@ -194,4 +194,4 @@ def _key(config: Config, arguments: argparse.Namespace) -> tuple[Any, ...]:
 
 
 if __name__ == "__main__":
-    command.run_as_script("bench.throughput", main)
+    sys.exit(main())

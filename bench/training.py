@@ -8,7 +8,7 @@ needs no data: its images are random then.
 """
 
 import argparse
-import signal
+import sys
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -20,38 +20,37 @@ from bench.robustness_row import measure
 from bench.rows import RESULTS, read_rows, write_row
 from bench.suites import Entry, method_of
 from fastarat.config import Config
-from fastarat.console import notice, stdout
+from fastarat.console import stdout
 from fastarat.data import prepared
 from fastarat.data.find import find
-from fastarat.errors import UserError
+from fastarat.errors import Interrupted, UserError
 from fastarat.recipes import recipe
 from fastarat.record import commit
-from fastarat.trainer import Interrupted, train
+from fastarat.signals import number_of
+from fastarat.trainer import train
 
 PROFILED_STEPS = 20
 """of the epoch that a profile is taken in"""
 
 
 def main(args: list[str] | None = None) -> int:
-    """Train and write a row, or a profile; 0 also if a signal stopped it after a checkpoint."""
+    """Train and write a row, or a profile; after a signal 128 and its number."""
     return command.run("bench.training", _main, args)
 
 
 def _main(args: list[str] | None) -> int:
     arguments = _arguments(args)
     # A training writes a checkpoint by itself; an attack's state is there whenever it ends.
-    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    goes_on = "the same command goes on from there"
     try:
         if arguments.profile:
             _profile(arguments)
         else:
             _measure(arguments)
     except Interrupted as stopped:
-        notice(f"{stopped}; the same command goes on from there")
-    except KeyboardInterrupt:
-        notice("stopped in the evaluation; the same command goes on from there")
-    finally:
-        signal.signal(signal.SIGTERM, earlier)
+        raise Interrupted(f"{stopped}; {goes_on}", stopped.number) from None
+    except KeyboardInterrupt as e:
+        raise Interrupted(f"stopped in the evaluation; {goes_on}", number_of(e)) from None
     return 0
 
 
@@ -137,4 +136,4 @@ def headline(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    command.run_as_script("bench.training", main)
+    sys.exit(main())

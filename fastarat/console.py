@@ -1,17 +1,19 @@
 """What a person sees: results on stdout, progress and notices on stderr.
 
-On a terminal progress is a live bar with the time left; elsewhere one plain line when it is done.
+On a terminal progress is a live bar with the time left; elsewhere one plain line when it is done. Names and texts are
+shown as they are, without markup; what would move a terminal's cursor or colour it is shown as an escape sequence.
 """
 
 import json
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import IO, Any
 
 from rich.console import Console as RichConsole
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,39 +23,93 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
+
+MOST_CHARACTERS = 1000
+"""of a message; the middle of a longer one is left out"""
+
+# Control characters but for tab and newline, other line ends, what turns the direction of writing, lone surrogates.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    """`text` with what is no visible character as Python writes it: `\\x1b` for an escape."""
+    return _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def one_line(text: object, most: int = MOST_CHARACTERS) -> str:
+    """A message as one line of no more than `most` characters; its beginning and its end, where the fix is, stay."""
+    line = printable(" ".join(str(text).split()))
+    if len(line) <= most:
+        return line
+    begin = (most - 3) * 2 // 3
+    return f"{line[:begin]} … {line[len(line) - (most - 3 - begin) :]}"
 
 
 class Console(RichConsole):
-    """A console that leaves a reader who has gone to `main`."""
+    """A console that shows every text as it is, and leaves a reader who has gone to whoever runs the command."""
+
+    def __init__(self, **options: Any):
+        super().__init__(soft_wrap=True, highlight=False, markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Only what is visible of `text`."""
+        return super().render_str(printable(text), **options)
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 
 
+class Messages(Console):
+    """Standard error: whatever becomes of it, the work goes on."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print if that can be done."""
+        if getattr(sys.stderr, "closed", False):
+            return
+        try:
+            super().print(*objects, **options)
+        except OSError:  # it goes to a file, and the disk is full
+            forget(sys.stderr)
+
+    def on_broken_pipe(self) -> None:
+        forget(sys.stderr)
+
+
+def forget(stream: IO[str] | None) -> None:
+    """Let what goes to `stream` from now on go nowhere, with what is left in its buffer."""
+    with suppress(OSError, ValueError):  # it is no file, or closed
+        null = os.open(os.devnull, os.O_WRONLY)
+        if stream is not None:
+            os.dup2(null, stream.fileno())
+        os.close(null)
+
+
 # What goes into a file or a pipe is never cut at an imagined screen's edge.
-stdout = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 200)
-stderr = Console(stderr=True, soft_wrap=True, highlight=False)
+stdout = Console(width=None if sys.stdout is not None and sys.stdout.isatty() else 200)
+stderr = Messages(stderr=True)
 
 
 def notice(text: str) -> None:
     """Print one line to stderr: an automatic choice, a warning, where a file went."""
-    stderr.print(text, markup=False)
+    stderr.print(one_line(text))
 
 
 def print_json(value: Any) -> None:
     """Print `value` as JSON to stdout, for a program to read."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
-    sys.stdout.flush()
+    print(json.dumps(value, indent=2), flush=True)
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print a table to stdout; columns of numbers are aligned to the right."""
-    table = Table(title=title or None, title_justify="left")
+    table = Table(title=one_line(title) or None, title_justify="left")
     for i, column in enumerate(columns):
         numbers = all(row[i][:1].isdigit() or row[i] in ("", "-") for row in rows)
         table.add_column(column, justify="right" if numbers and i else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*map(one_line, row))
     stdout.print(table)
 
 
@@ -61,8 +117,9 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 def progress(description: str, total: float | None) -> Iterator[Callable[[float], None]]:
     """Show progress on stderr; yields `advance(amount)`. `total` None means unknown."""
     start = time.monotonic()
+    description = one_line(description)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

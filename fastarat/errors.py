@@ -1,4 +1,4 @@
-"""The two ways a command ends badly, each with one line that names the fix."""
+"""The ways in which a command ends before its work is done, each with one line that names the fix."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -10,6 +10,15 @@ class UserError(ValueError):
 
 class WorkError(RuntimeError):
     """A failure in the middle of work; what was saved stays saved. Exit code 1."""
+
+
+class Interrupted(Exception):
+    """A signal asked for the end, and what is done is kept: says where it stopped. Exit code 128 + `number`."""
+
+    def __init__(self, text: str, number: int):
+        super().__init__(text)
+        self.number = number
+        """the signal's"""
 
 
 def unknown(kind: str, name: str, available: Iterable[str]) -> UserError:

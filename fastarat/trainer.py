@@ -5,21 +5,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fastarat_kernels.implementations import PYTORCH, TRITON, Kernels
 from fastarat_kernels.launch import UnsupportedInput, triton_errors
 
+from fastarat.checkpoint import load_checkpoint
 from fastarat.config import Config
 from fastarat.console import notice
 from fastarat.data.choose import Opened, Wish, open_for_training
 from fastarat.data.loaders import MOST_WORKERS, num_workers
 from fastarat.engine.build import build_training
-from fastarat.engine.compiled import MOST_UNROLLED, Step, build_step, keep_caches, unrolled_size
+from fastarat.engine.compiled import MOST_UNROLLED, Step, StepBySize, build_step, keep_caches, unrolled_size
 from fastarat.engine.device import choose_compile, choose_device, choose_dtype, choose_kernels
-from fastarat.engine.distributed import World, barrier, join_world, leave_world
-from fastarat.engine.loop import Interrupted, Loop
+from fastarat.engine.distributed import World, barrier, decided, join_world, leave_world
+from fastarat.engine.loop import Loop
+from fastarat.engine.precision import Dtype
 from fastarat.engine.profile import first_recorded, profiling
 from fastarat.engine.settings import CompileMode
 from fastarat.engine.training import Training, in_order_of_state
-from fastarat.errors import WorkError
+from fastarat.errors import Interrupted, UserError, WorkError
 from fastarat.processes import is_first
 from fastarat.record import Record, environment
 from fastarat.report import learning_curves
@@ -37,19 +40,17 @@ def train(config: Config, out: Path, resume: bool = False, profile: int | None =
     """
     config, run = config.checked(), Run(out)
     record = Record(quiet=not is_first())
-    device = choose_device(config, record)
-    dtype = choose_dtype(config, device, record)
-    kernels = choose_kernels(config, device, dtype, record)
-    mode = choose_compile(config, device, record)
-    if mode != "eager":
-        keep_caches()
-    world = join_world(device)
+    world = join_world(choose_device(config, record))
     training = None
     try:
+        dtype, kernels, mode = _chosen_by_one(config, world, record)
+        if mode != "eager":
+            keep_caches()
         opened = _opened_by_all(config, world)
-        kept = run.load_newest() if resume and run.has_checkpoint() else None
+        kept = _kept(run, resume, world)
         dataset = in_order_of_state(opened.dataset, *kept) if kept else opened.dataset
         training = build_training(config, dataset, world, dtype, kernels, opened.loader)
+        _check_alike(training, world)
         _record_loader(config, opened, record)
         for images in (training.dataset, training.extra):
             if images and images.matched:
@@ -57,14 +58,17 @@ def train(config: Config, out: Path, resume: bool = False, profile: int | None =
         step = _build_step(training, mode, record)
         if profile:
             first_recorded(training, profile)  # before there is a run
-        _open_run(run, training, resume, kept, _facts(training, record, opened.loader, dtype, mode, kernels.name))
+        facts = _facts(training, record, opened.loader, dtype, mode, kernels.name)
+        _open_run(run, training, resume, kept, record, facts)
         with profiling(training, profile, run.path / "profile", mode) as profiler:
-            step = profiler.marked(step) if profiler else step
-            Loop(training, run, step, mode != "eager", profiler).fit()
+            Loop(training, run, profiler.marked(step) if profiler else step, mode != "eager", profiler).fit()
         if world.is_main:
             learning_curves(run.path / "learning_curves.png", {config.recipe: run.metrics()}, str(run.path))
+        if isinstance(step, StepBySize):
+            step.close()
+        # Not after a failure: whoever leaves may wait for those who cannot come.
+        leave_world(world)
     except torch.OutOfMemoryError:
-        notice(f"process {world.rank}: out of GPU memory")
         smaller = "a smaller --batch, or --evaluation.batch if it was evaluating"
         raise WorkError(f"out of GPU memory at batch {config.batch}: start anew with {smaller}") from None
     except UnsupportedInput as e:
@@ -80,23 +84,45 @@ def train(config: Config, out: Path, resume: bool = False, profile: int | None =
         if training:
             training.loader.close()
         run.unlock()
-        leave_world(world)
     return run
 
 
+def _chosen_by_one(config: Config, world: World, record: Record) -> tuple[Dtype, Kernels, CompileMode]:
+    """The number format, the kernels and the kind of step: the first process's choice, which the others take."""
+
+    def choose() -> tuple[Dtype, str, CompileMode]:
+        device = world.device.type
+        dtype = choose_dtype(config, device, record)
+        kernels = choose_kernels(config, device, dtype, record)
+        return dtype, kernels.name, choose_compile(config, device, record)
+
+    dtype, kernels, mode = decided(choose, world)
+    return dtype, TRITON if kernels == "triton" else PYTORCH, mode
+
+
 def _opened_by_all(config: Config, world: World) -> Opened:
-    """The first process opens the data first: it may have to decode images that the others then find decoded."""
+    """The first process opens the data, then the others with the loader that it took: it may have to decode images that
+    they then find decoded."""
     wish = Wish(config.data, config.loader, config.size, config.augment, config.loading.corrupt)
     if config.loading.decode == "gpu" and config.loader == "auto":
         wish = replace(wish, loader="dali")
-    if not world.is_main:
-        barrier(world)
-    opened = open_for_training(wish, world.device)
+    opened = open_for_training(wish, world.device) if world.is_main else None
+    loader = decided(lambda: opened.loader if opened else wish.loader, world)
+    if opened is None:
+        opened = open_for_training(replace(wish, loader=loader), world.device)
     if wish.loader != config.loader:
         opened = replace(opened, why="only DALI decodes on the GPU")
-    if world.is_main:
-        barrier(world)
     return opened
+
+
+def _check_alike(training: Training, world: World) -> None:
+    """Raise `UserError` unless all processes train on the same images: others would take other steps, or more."""
+    dataset, extra, loader = training.dataset, training.extra, training.loader
+    mine = (dataset.fingerprint, extra and extra.fingerprint, loader.num_images, loader.steps_per_epoch)
+    if decided(lambda: mine, world) != mine:
+        raise UserError(
+            f"process {world.rank} finds other images in {dataset.name} than the first one: give all the same data"
+        )
 
 
 def _record_loader(config: Config, opened: Opened, record: Record) -> None:
@@ -138,10 +164,28 @@ def _facts(
     }
 
 
+def _kept(run: Run, resume: bool, world: World) -> tuple[dict[str, Any], Path] | None:
+    """What a run that goes on has kept: its newest checkpoint, which the first process names, and its file."""
+    if not resume:
+        return None
+
+    def newest() -> Path | None:
+        run.lock()
+        return run.checkpoint("last") if run.has_checkpoint() else None
+
+    file = decided(newest, world)
+    return (load_checkpoint(file), file) if file else None
+
+
 def _open_run(
-    run: Run, training: Training, resume: bool, kept: tuple[dict[str, Any], Path] | None, facts: dict[str, Any]
+    run: Run,
+    training: Training,
+    resume: bool,
+    kept: tuple[dict[str, Any], Path] | None,
+    record: Record,
+    facts: dict[str, Any],
 ) -> None:
-    """Make the run's directory, or take up what it has kept: its newest checkpoint, if there is one, and its file."""
+    """Make the run's directory, or take up what it has kept."""
     world = training.parts.world
     if not kept:
         training.begin()
@@ -151,7 +195,7 @@ def _open_run(
             state, source = kept
             training.load_state_dict(state, str(source))
         if world.is_main:
-            run.lock()
+            _record_other_processes(run.config(), training.config, record)
             run.write_record(facts)
             run.write_config(training.config)
             run.restore_metrics(training.metrics)
@@ -161,3 +205,16 @@ def _open_run(
         run.create(training.config, facts)
         run.lock()
     barrier(world)
+
+
+def _record_other_processes(was: Config, now: Config, record: Record) -> None:
+    """Say that a run that goes on with another number of processes will not end in the weights it would have had."""
+    before, after = was.num_processes, now.num_processes
+    if before == after:
+        return
+    why = f"{before} so far: sums are taken in another order, "
+    if not now.sync_bn:
+        why += f"a batch-norm sees {now.batch // after} images instead of {now.batch // before}, "
+    record.choose(
+        "processes", str(after), f"{why}so the weights will differ from those of a run that goes on as before"
+    )

@@ -3,15 +3,14 @@
 import hashlib
 import json
 import shutil
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastarat.console import notice, progress
-from fastarat.errors import UserError, WorkError
+from fastarat.errors import Interrupted, UserError, WorkError
+from fastarat.signals import number_of
 
 if TYPE_CHECKING:
     import torch
@@ -65,14 +64,14 @@ class Work:
         self.state = self._state()
 
     def evaluate(self) -> "Evaluation":
-        """The result, complete or not. Raises `WorkError` if Ctrl-C or SIGTERM ends it."""
+        """The result, complete or not. Raises `Interrupted` if a signal ends it."""
         from fastarat.robustness import evaluate
 
         done = len(list(self.state.glob("?-*.safetensors"))) if self.state else 0
         if done:
             notice(f"going on from {self.state}: {done} batch{'es are' if done > 1 else ' is'} done")
         try:
-            with _sigterm_interrupts(), progress("evaluating", len(self.labels)) as advance:
+            with progress("evaluating", len(self.labels)) as advance:
                 return evaluate(
                     self.model,
                     self.images,
@@ -83,8 +82,8 @@ class Work:
                     advance=advance,
                     **self.settings,
                 )
-        except KeyboardInterrupt:
-            raise WorkError(f"interrupted; {self._goes_on()}") from None
+        except KeyboardInterrupt as e:
+            raise Interrupted(f"interrupted; {self._goes_on()}", number_of(e)) from None
         finally:
             self._leave_no_empty_directory()
 
@@ -198,17 +197,3 @@ def _fits(dataset: "Dataset", image_shape: tuple[int, int, int], num_classes: in
             f"{dataset.name} has {len(dataset.classes)} classes of {channels}x{height}x{width} images, the model "
             f"was made for {num_classes} of {'x'.join(map(str, image_shape))}: give the --data it was trained on"
         )
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM end the work as Ctrl-C does."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -13,7 +13,7 @@ from fastarat.advice import command
 from fastarat.cli import parse
 from fastarat.config import Config, Fidelity, load_config
 from fastarat.console import notice, print_json
-from fastarat.errors import UserError
+from fastarat.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from fastarat.run import Run
@@ -45,7 +45,7 @@ def run(args: list[str]) -> int:
     """Parse, check, and train: here, or in the processes that are started for it."""
     arguments = parse_arguments(args)
     from fastarat.processes import is_first, launched
-    from fastarat.trainer import Interrupted, train
+    from fastarat.trainer import train
 
     if arguments.config.num_processes > 1 and not launched():
         return _launch(arguments, args)
@@ -53,9 +53,8 @@ def run(args: list[str]) -> int:
     try:
         finished = train(arguments.config, arguments.out, arguments.resume, arguments.profile)
     except Interrupted as stopped:
-        if is_first():
-            notice(f"{stopped}; {command('train', '--resume', arguments.out)} goes on from there")
-        return 0
+        goes_on = f"{command('train', '--resume', arguments.out)} goes on from there"
+        raise Interrupted(f"{stopped}; {goes_on}", stopped.number) from None
     if is_first():
         _report(finished, arguments.json)
     return 0

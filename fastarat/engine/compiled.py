@@ -93,6 +93,13 @@ class StepBySize:
             self.steps[size] = self.build()
         return self.steps[size](batch)
 
+    def close(self) -> None:
+        """Give up what was captured: NCCL, part of which is in the graphs, does not end before they do."""
+        for step in self.steps.values():
+            if isinstance(step, CapturedStep):
+                step.close()
+        self.steps.clear()
+
 
 class CapturedStep:
     """A step captured in a CUDA graph at its first call: one launch replays it all.
@@ -114,6 +121,12 @@ class CapturedStep:
             own.copy_(given)
         self.graph.replay()
         return self.metrics
+
+    def close(self) -> None:
+        """Give up the graph."""
+        if self.graph is not None:
+            self.graph.reset()
+        self.graph = None
 
     def _capture(self, batch: Batch) -> None:
         self.batch = Batch(*(tensor.clone() for tensor in batch))

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextCol
 from rich.table import Column
 from rich.text import Text
 
-from fastarat.console import stderr
+from fastarat.console import notice, stderr
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class Display:
         self.measured = ""
         live = visible and stderr.is_terminal
         # On a narrow terminal the text is cut at its end, where the least important stands.
-        text = _Description("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis"))
+        text = _Description("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
         columns = (BarColumn(20), MofNCompleteColumn(), text)
         self.bar = Progress(*columns, console=stderr, disable=not live, transient=True)
         self.task = self.bar.add_task("starting", total=num_steps, completed=first_step)
@@ -86,7 +86,7 @@ class Display:
     def note(self, text: str) -> None:
         """Print a plain line."""
         if self.visible:
-            stderr.print(text, markup=False)
+            notice(text)
 
     def count_from(self, step: int) -> None:
         """Measure the time left from here: what went before was no training."""
@@ -123,7 +123,7 @@ class Display:
             self.measured = f"{held['images']}: clean {held['clean']:.1f} %, robust {held['robust']:.1f} %"
             parts.append(self.measured)
         parts += [f"{entry['images_per_s']:,.0f} images/s", f"{self.left(step)} left"]
-        stderr.print(" · ".join(parts), markup=False)
+        stderr.print(" · ".join(parts))
 
 
 def _described(metrics: dict[str, float]) -> list[str]:

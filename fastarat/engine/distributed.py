@@ -1,9 +1,10 @@
 """Several processes, one a GPU (NCCL) or several on a CPU (gloo); started by torch's elastic launcher."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -11,6 +12,8 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from fastarat.processes import launched
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,13 +85,26 @@ def average_in_place(tensors: Iterable[Tensor], world: World) -> None:
             tensor.copy_(mean)
 
 
-def any_process(flags: tuple[bool, ...], world: World) -> tuple[bool, ...]:
-    """For each flag whether any process has set it; all processes must ask at the same step."""
+def decided(decide: Callable[[], T], world: World) -> T:
+    """What the first process decides, told to all; the others are not asked.
+
+    Whatever processes meet over hangs on such a decision alone: two that look at clocks, files or figures of their own
+    may differ, and then wait for each other for ever. `T`: what pickle takes, and small.
+    """
     if world.control is None:
-        return flags
-    values = torch.tensor(flags, dtype=torch.uint8)
-    dist.all_reduce(values, op=dist.ReduceOp.MAX, group=world.control)
-    return tuple(bool(value) for value in values)
+        return decide()
+    box: list[Any] = [decide() if world.is_main else None]
+    dist.broadcast_object_list(box, src=0, group=world.control)
+    return box[0]
+
+
+def largest(values: tuple[int, ...], world: World) -> tuple[int, ...]:
+    """Of each number the largest that any process has; all processes must ask at the same step."""
+    if world.control is None:
+        return values
+    found = torch.tensor(values, dtype=torch.int64)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX, group=world.control)
+    return tuple(found.tolist())
 
 
 def barrier(world: World) -> None:

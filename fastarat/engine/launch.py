@@ -1,16 +1,20 @@
 """Start N processes of this command with torch's own elastic launcher."""
 
+import json
 import logging
 import os
 import signal
 import socket
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from fastarat.errors import UserError, WorkError
+from fastarat.processes import LAUNCHER
 
 HOST = "127.0.0.1"
 
@@ -18,7 +22,8 @@ HOST = "127.0.0.1"
 def launch(num_processes: int, args: list[str], port: int) -> int:
     """Run `fastarat ARGS` in N processes that know each other; returns the command's exit code.
 
-    `port` 0 takes any free one. Raises `UserError` if the port that was asked for is in use.
+    `port` 0 takes any free one. Raises what the first process to fail said, and `UserError` if the port that was asked
+    for is in use.
     """
     check_port(port)
     # What a process has to say it says itself, in one line; the launcher's own reports would repeat it.
@@ -26,6 +31,13 @@ def launch(num_processes: int, args: list[str], port: int) -> int:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // num_processes, 1)))
+    os.environ[LAUNCHER] = str(os.getpid())
+    with TemporaryDirectory(prefix="fastarat-", ignore_cleanup_errors=True) as said:
+        return _run(num_processes, args, port, Path(said))
+
+
+def _run(num_processes: int, args: list[str], port: int, said: Path) -> int:
+    """`said`: a folder in which processes that fail say why."""
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -36,22 +48,38 @@ def launch(num_processes: int, args: list[str], port: int) -> int:
         local_addr=HOST,
         max_restarts=0,
         monitor_interval=0.1,
+        logs_specs=DefaultLogsSpecs(str(said)),
     )
     try:
         elastic_launch(config, sys.executable)("-m", "fastarat", *args)
     except ChildFailedError as e:
-        codes = [failure.exitcode for failure in e.failures.values()]
-        first = e.failures.get(0)
-        if first is not None and first.exitcode < 0 and first.exitcode != -signal.SIGTERM:
-            # The process that speaks for all was killed before it could say a word.
-            name = signal.Signals(-first.exitcode).name
-            raise WorkError(
-                f"a process was killed ({name}; out of memory?); --resume goes on from the last checkpoint"
-            ) from None
-        return 2 if 2 in codes else 1
-    except SignalException:
-        pass  # every process has saved its checkpoint and said so
+        _raise_killed(e.failures)
+        _raise_said(said)
+        # A signal was sent to one of them, and all have stopped.
+        code = max(failure.exitcode for failure in e.failures.values())
+        return code if code > 0 else 128 - code
+    except SignalException as e:
+        _raise_said(said)
+        return 128 + e.sigval  # every process has saved its checkpoint and said so
     return 0
+
+
+def _raise_killed(failures: dict[int, ProcessFailure]) -> None:
+    """Speak for a process that could say nothing itself. SIGTERM is what the launcher ends the others with."""
+    for rank, failure in sorted(failures.items()):
+        if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
+            name = signal.Signals(-failure.exitcode).name
+            raise WorkError(
+                f"process {rank} was killed ({name}; out of memory?); --resume goes on from the last checkpoint"
+            ) from None
+
+
+def _raise_said(folder: Path) -> None:
+    """Raise what the first process to fail has said, if any has: the others failed since it was gone."""
+    files = sorted(folder.rglob("error.json"), key=lambda path: path.stat().st_mtime_ns)
+    if files:
+        said = json.loads(files[0].read_text())
+        raise (UserError if said["code"] == 2 else WorkError)(said["message"]["message"]) from None
 
 
 def check_port(port: int) -> None:

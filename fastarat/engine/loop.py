@@ -1,6 +1,7 @@
 """The training loop: epochs of steps, evaluations, checkpoints, and an orderly end."""
 
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -19,19 +20,19 @@ from fastarat.engine import overfitting
 from fastarat.engine.averaging import reestimate
 from fastarat.engine.compiled import Step
 from fastarat.engine.display import Display, duration
-from fastarat.engine.distributed import any_process, average_in_place, barrier, sum_over_processes
+from fastarat.engine.distributed import average_in_place, barrier, decided, largest, sum_over_processes
 from fastarat.engine.events import Events
 from fastarat.engine.profile import Profiler
 from fastarat.engine.training import Training
-from fastarat.errors import WorkError
+from fastarat.errors import Interrupted, WorkError
 from fastarat.evaluation import accuracies
 from fastarat.models.convert import plain_branch
 from fastarat.models.split_batch_norm import forward, statistics_of
 from fastarat.run import Run
+from fastarat.signals import answered
 
-
-class Interrupted(Exception):
-    """A signal asked for the end; the checkpoint is written. Says where it stopped."""
+_NEVER = sys.maxsize
+"""a step that does not come"""
 
 
 class Loop:
@@ -42,7 +43,8 @@ class Loop:
         self.compiles, self.compiled_shapes = compiles, set()
         self.compile_seconds = 0.0
         self.config, self.world = training.config, training.parts.world
-        self.stop_requested = False
+        self.stop_signal = 0
+        """the signal that asked for the end"""
         self.last_save = time.monotonic()
         self.epoch_started, self.epoch_first_step = time.monotonic(), training.step
 
@@ -87,10 +89,11 @@ class Loop:
             try:
                 self.training.advance(self.step, batch)
             except WorkError:
-                if not self.stop_requested:
+                if not self.stop_signal:
                     raise
                 # Ctrl-C reached the compiler too. Nothing was trained: the newest checkpoint stands.
-                raise Interrupted(f"stopped while compiling, at step {self.training.step}") from None
+                where = f"stopped while compiling, at step {self.training.step}"
+                raise Interrupted(where, self.stop_signal) from None
             self._check_finite()  # waits for the device
         seconds = time.monotonic() - started
         self.compile_seconds += seconds
@@ -103,11 +106,11 @@ class Loop:
     def _between_steps(self) -> None:
         """Log lines, checkpoints and signals, which all processes take at the same step."""
         training = self.training
-        save_due = time.monotonic() - self.last_save >= self.config.checkpoint.every_s
         in_epoch = training.steps_in_epoch < training.loader.steps_per_epoch
+        # A signal may reach any process; the clock that counts is the first one's.
         main = self.world.is_main
-        stop, save, line = any_process(
-            (self.stop_requested, main and save_due and in_epoch, main and self.display.due()), self.world
+        stop, save, line = largest(
+            (self.stop_signal, main and in_epoch and self._save_is_due(), main and self.display.due()), self.world
         )
         if line:
             self._check_finite()
@@ -115,7 +118,11 @@ class Loop:
         if save or stop:
             self._save()
         if stop:
-            raise Interrupted(f"stopped at step {training.step} (epoch {training.epoch})")
+            raise Interrupted(f"stopped at step {training.step} (epoch {training.epoch})", stop)
+
+    def _save_is_due(self) -> bool:
+        """By this process's own clock, with which others may disagree."""
+        return time.monotonic() - self.last_save >= self.config.checkpoint.every_s
 
     def _end_epoch(self) -> None:
         """Close the epoch: evaluate, write its line, keep the best, save."""
@@ -149,7 +156,7 @@ class Loop:
         self.display.epoch(entry, training.step)
         self._keep_best(entry.get("evaluation"))
         self._keep_snapshot()
-        if last or time.monotonic() - self.last_save >= self.config.checkpoint.every_s:
+        if last or decided(self._save_is_due, self.world):
             self._save(epoch_is_done=True)
 
     def _watch_overfitting(self) -> None:
@@ -180,7 +187,8 @@ class Loop:
             average_in_place(statistics_of(average.model), self.world)
             result = self._evaluate(average.model)
             self._log_average(result)
-            if self.config.num_validation_images and result["robust"] < training.best_robust:
+            is_chosen = self.config.num_validation_images > 0
+            if is_chosen and decided(lambda: result["robust"] < training.best_robust, self.world):
                 return
             self._write_weights(average.model)
         elif not self.config.num_validation_images:
@@ -260,7 +268,9 @@ class Loop:
 
     def _keep_best(self, result: dict[str, Any] | None) -> None:
         training = self.training
-        if not self.config.num_validation_images or not result or result["robust"] <= training.best_robust:
+        if not self.config.num_validation_images or not result:
+            return
+        if not decided(lambda: result["robust"] > training.best_robust, self.world):
             return
         training.best_robust = result["robust"]
         if self.world.is_main:
@@ -297,9 +307,12 @@ class Loop:
     def _check_finite(self) -> None:
         """Raise `WorkError` if a loss or the weights are not finite."""
         step = int(self.training.first_bad_step)
-        if any_process((step >= 0 or not self._weights_are_finite(),), self.world) == (False,):
+        if step < 0:
+            step = _NEVER if self._weights_are_finite() else self.training.step
+        # Any process may be the first to see it.
+        step = -largest((-step,), self.world)[0]
+        if step == _NEVER:
             return
-        step = step if step >= 0 else self.training.step
         where = f"at step {step}"
         # Weights whose very next loss was not finite are no point to go on from.
         good = self.run.forget_from(step) if self.world.is_main else None
@@ -327,19 +340,16 @@ class Loop:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM ask for the end; it comes after the step that runs."""
+        """A signal asks for the end; it comes after the step that runs."""
 
         def request(number: int, frame: FrameType | None) -> None:
-            self.stop_requested = True
+            self.stop_signal = number
 
-        earlier = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        except BaseException:
-            # The launcher ends the processes that are left when one has failed: they still have to say why.
-            if self.world.size > 1:
-                earlier[signal.SIGTERM] = signal.SIG_IGN
-            raise
-        finally:
-            for number, handler in earlier.items():
-                signal.signal(number, handler)
+        with answered(request) as afterwards:
+            try:
+                yield
+            except BaseException:
+                # The launcher ends the processes that are left when one has failed: they still have to say why.
+                if self.world.size > 1:
+                    afterwards.update(dict.fromkeys(afterwards, signal.SIG_IGN))
+                raise

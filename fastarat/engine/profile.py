@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, record_function
 
 from fastarat.config import Config
-from fastarat.console import notice
+from fastarat.console import notice, stderr
 from fastarat.data.dataset import Dataset, ImageSet
 from fastarat.data.loader import Batch
 from fastarat.engine.build import build_training
@@ -162,7 +162,7 @@ class Profiler:
         write_text(self.folder / "profile.json", json.dumps(profile, indent=2) + "\n")
         write_text(self.folder / "profile.txt", text)
         profile_picture(self.folder / "profile.png", profile)
-        notice(text.rstrip())
+        stderr.print(text.rstrip())
         notice(f"profile: {self.folder} (open trace.json.gz in https://ui.perfetto.dev or chrome://tracing)")
 
 

@@ -1,11 +1,14 @@
 """The small programs that a campaign runs: what the machine is, golden vectors, a training without the command line."""
 
+import signal
+
 import pytest
 import torch
 
 from bench import golden, machine, training
 from bench.rows import read_rows, write_row
 from fastarat.data.sources import open_dataset
+from fastarat.errors import Interrupted
 from fastarat.verification.rows import Row
 
 SMOKE = ("digits-arat", "--device", "cpu", "--smoke")
@@ -72,11 +75,11 @@ def test_a_training_is_measured_once_and_its_row_names_no_path(tmp_path, monkeyp
 
 def test_a_training_that_is_stopped_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     def stop(*_):
-        raise training.Interrupted("stopped at step 7 (epoch 1)")
+        raise Interrupted("stopped at step 7 (epoch 1)", signal.SIGTERM)
 
     monkeypatch.setattr(training, "measure", stop)
     flags = ["--suite", "smoke", "--out", str(tmp_path / "run"), "--rows", str(tmp_path / "rows.jsonl")]
-    assert training.main([*SMOKE, *flags]) == 0
+    assert training.main([*SMOKE, *flags]) == 128 + signal.SIGTERM
     assert "stopped at step 7 (epoch 1); the same command goes on from there" in capsys.readouterr().err
 
 

@@ -234,7 +234,7 @@ def test_ctrl_c_leaves_nothing(tmp_path):
     assert any(name.endswith(".partial") for name in left(tmp_path))
     os.killpg(process.pid, signal.SIGINT)  # a terminal interrupts every process
     _, text = process.communicate(timeout=60)
-    assert process.returncode == 1 and "interrupted" in text and "Traceback" not in text
+    assert process.returncode == 128 + signal.SIGINT and "interrupted" in text and "Traceback" not in text
     assert left(tmp_path) == []
 
 

@@ -4,10 +4,11 @@ import torch
 
 from fastarat.engine.distributed import (
     World,
-    any_process,
     average_in_place,
     barrier,
+    decided,
     join_world,
+    largest,
     leave_world,
     mean_over_processes,
     sum_over_processes,
@@ -39,8 +40,8 @@ def test_averaging_in_place_changes_nothing():
     assert torch.equal(tensor, before)
 
 
-def test_flags_of_any_process_are_our_own():
-    assert any_process((True, False), ALONE) == (True, False)
+def test_what_is_decided_alone_is_our_own():
+    assert largest((3, 0), ALONE) == (3, 0) and decided(lambda: "ours", ALONE) == "ours"
     barrier(ALONE)
 
 

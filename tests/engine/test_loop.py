@@ -17,10 +17,11 @@ from fastarat.engine import loop as loop_module
 from fastarat.engine.build import build_training
 from fastarat.engine.compiled import build_step
 from fastarat.engine.distributed import World
-from fastarat.engine.loop import Interrupted, Loop
-from fastarat.errors import WorkError
+from fastarat.engine.loop import Loop
+from fastarat.errors import Interrupted, WorkError
 from fastarat.recipes import recipe
 from fastarat.run import Run
+from fastarat.signals import ENDING
 
 
 @pytest.mark.parametrize("stopped", [True, False])
@@ -31,7 +32,7 @@ def test_a_compile_that_ctrl_c_ends_is_a_stop_and_not_a_failure(tmp_path, stoppe
     run.create(config, {})
 
     def compiler_dies(batch):
-        loop.stop_requested = stopped
+        loop.stop_signal = signal.SIGTERM if stopped else 0
         raise WorkError("the step could not be compiled")
 
     loop = Loop(training, run, compiler_dies, compiles=True)
@@ -41,19 +42,21 @@ def test_a_compile_that_ctrl_c_ends_is_a_stop_and_not_a_failure(tmp_path, stoppe
 
 
 @pytest.mark.parametrize(("size", "error", "kept"), [(2, WorkError, False), (1, WorkError, True), (2, None, True)])
-def test_one_of_several_processes_is_not_ended_by_sigterm_before_it_has_said_why_it_fails(size, error, kept):
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+def test_one_of_several_processes_is_not_ended_by_a_signal_before_it_has_said_why_it_fails(size, error, kept):
+    earlier = {number: signal.signal(number, signal.SIG_DFL) for number in ENDING}
+    before = {number: signal.getsignal(number) for number in ENDING}
     try:
         with nullcontext() if error is None else pytest.raises(error):
             loop = SimpleNamespace(world=World(torch.device("cpu"), size=size))
             with Loop._signals(loop):  # type: ignore[arg-type]
-                assert signal.getsignal(signal.SIGTERM) not in (before[signal.SIGTERM], signal.SIG_IGN)
+                assert all(signal.getsignal(number) not in (before[number], signal.SIG_IGN) for number in ENDING)
                 if error is not None:
                     raise error("the loss is not finite")
-        assert signal.getsignal(signal.SIGTERM) == (before[signal.SIGTERM] if kept else signal.SIG_IGN)
-        assert signal.getsignal(signal.SIGINT) == before[signal.SIGINT]
+        after = {number: signal.getsignal(number) for number in ENDING}
+        assert after == (before if kept else dict.fromkeys(ENDING, signal.SIG_IGN))
     finally:
-        signal.signal(signal.SIGTERM, before[signal.SIGTERM])
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 def test_an_epochs_seconds_hold_all_but_what_was_compiled_and_its_speed_leaves_that_out(tmp_path, monkeypatch):

@@ -241,7 +241,7 @@ def test_a_signal_ends_it_with_a_line_that_says_how_it_goes_on(trained, number):
     wait(Path("state"), "1-square-*", process)
     process.send_signal(number)
     result = finish(process)
-    assert result.code == 1 and "interrupted; what is done is kept in state" in result.error
+    assert result.code == 128 + number and "interrupted; what is done is kept in state" in result.err
 
 
 def wait(state: Path, pattern: str, process) -> None:

@@ -123,7 +123,7 @@ def stop_after(monkeypatch, steps: int) -> None:
     between = Loop._between_steps
 
     def stopping(loop: Loop) -> None:
-        loop.stop_requested = loop.training.step == steps
+        loop.stop_signal = signal.SIGTERM if loop.training.step == steps else 0
         between(loop)
 
     monkeypatch.setattr(Loop, "_between_steps", stopping)
@@ -146,7 +146,7 @@ def test_ctrl_c_in_mid_epoch_leaves_a_checkpoint_and_no_process(folder, tmp_path
     wait_for_checkpoint(tmp_path / "run", process, after=0)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of it
     result = finish(process)
-    assert result.code == 0 and "goes on from there" in result.err, result.err
+    assert result.code == 128 + signal.SIGINT and "goes on from there" in result.err, result.err
     assert "Traceback" not in result.err
     assert processes_in(process.pid) == []
 

@@ -80,7 +80,7 @@ def test_several_processes_stop_at_a_signal_and_go_on_to_the_same_bits(tmp_path)
     wait_for(tmp_path / "stopped/metrics.jsonl", process)
     process.send_signal(signal.SIGTERM)
     result = finish(process)
-    assert result.code == 0 and "Traceback" not in result.err
+    assert result.code == 128 + signal.SIGTERM and "Traceback" not in result.err
     said = [line for line in result.err.splitlines() if line.startswith("stopped at step")]
     assert len(said) == 1 and "--resume stopped" in said[0]
     assert "death signal" not in result.err  # the launcher's own report

@@ -42,7 +42,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(fastarat, tmp_path, number, sett
     wait_for(tmp_path / "stopped/metrics.jsonl", process)
     process.send_signal(number)
     result = finish(process)
-    assert result.code == 0 and "Traceback" not in result.err
+    assert result.code == 128 + number and "Traceback" not in result.err
     said = [line for line in result.err.splitlines() if line.startswith("stopped at step")]
     assert len(said) == 1 and "fastarat train --resume stopped" in said[0]
     assert 0 < state_of(newest(tmp_path / "stopped"))["step"] < 80
