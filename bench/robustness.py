@@ -10,7 +10,7 @@ that were stopped go on; what has its row is skipped.
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -45,15 +45,15 @@ def _main(args: list[str] | None) -> int:
         entries(suite, arguments.methods, arguments.data, arguments.seeds, arguments.runs, arguments.fidelity)
     )
     try:
-        with _within(arguments.budget) as is_over:
+        with _within(arguments.budget):
             for number, entry in enumerate(wanted, 1):
                 if not _has_row(arguments, entry) or _is_needed(arguments, entry, wanted):
                     notice(f"{arguments.suite}, {number} of {len(wanted)}: {entry.name}")
                     write_row(arguments.rows, _row(arguments, suite, entry))
-    except (Interrupted, KeyboardInterrupt) as stopped:
+    except _Stopped as stopped:
         done = sum(_has_row(arguments, entry) for entry in wanted)
         notice(f"stopped with {done} of {len(wanted)} rows; the same command goes on from there")
-        return 1 if is_over() else 128 + number_of(stopped)
+        return stopped.code
     finally:
         _report(arguments, wanted)
     return 0
@@ -102,12 +102,19 @@ def _set_numbers(arguments: argparse.Namespace, suite: Suite) -> None:
     arguments.num_autoattack = arguments.num_images if asked is None else min(asked, arguments.num_images)
 
 
+class _Stopped(Exception):
+    """The budget is over, or a signal came; `code` is the exit code."""
+
+    def __init__(self, code: int):
+        self.code = code
+
+
 @contextmanager
-def _within(budget: float | None) -> Iterator[Callable[[], bool]]:
+def _within(budget: float | None) -> Iterator[None]:
     """Ctrl-C, by itself, after so many seconds: a training then writes a checkpoint, an attack has its state.
 
     It comes again, since a training takes the first for itself, and comes to its end if it has done its last step.
-    Yields whether the time is over.
+    Raises `_Stopped`, whatever stopped it.
     """
     is_over = False
 
@@ -121,7 +128,9 @@ def _within(budget: float | None) -> Iterator[Callable[[], bool]]:
     earlier = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, budget or 0, AGAIN_S)
     try:
-        yield lambda: is_over
+        yield
+    except (Interrupted, KeyboardInterrupt) as e:
+        raise _Stopped(1 if is_over else 128 + number_of(e)) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, earlier)
