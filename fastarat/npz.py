@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from numpy.lib import format as npy
 
 from fastarat.errors import UserError
 from fastarat.files import require_file
+from fastarat.npy import read_header
 
 BLOCK = 1 << 22
 MOST_FOLD = 1032
 """as small as deflate can make anything"""
 END = struct.Struct("<4s4s2H2LH")
 """what ends a ZIP file: signature, disks, entries (here, in all), size and place of their table, length of a comment"""
-HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -72,7 +71,7 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{entry.filename} is compressed as NumPy does not")
     with archive.open(entry) as file:
-        shape, is_fortran, dtype = HEADERS[npy.read_magic(file)](file)
+        shape, is_fortran, dtype = read_header(file)
         size = math.prod(shape) * dtype.itemsize
         if dtype.kind not in "biufcSU" or not dtype.itemsize or file.tell() + size != entry.file_size:
             raise ValueError(f"{entry.filename} holds no array of {dtype} {list(shape)}"[:200])

@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from fastarat import console
-from fastarat.data.dataset import Dataset, ImageSet, from_arrays
+from fastarat.data.dataset import MOST_CLASSES, Dataset, ImageSet, from_arrays
 from fastarat.errors import UserError
 from fastarat.npz import read_npz
 
-MOST_CLASSES = 2**16
 NAMES = {"images": ("image", "images"), "labels": ("label", "labels")}
 CHANNELS = (1, 3)
 

@@ -7,6 +7,8 @@ import numpy as np
 
 from fastarat.data.encoded import STORED, EncodedSet
 
+MOST_CLASSES = 2**16
+
 
 @dataclass(frozen=True)
 class ImageSet:

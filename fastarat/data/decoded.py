@@ -1,37 +1,46 @@
 """Stored images decoded to one size: what evaluations look at. Kept as a memory map for the next run."""
 
+import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from fastarat import console
-from fastarat.data import prepared
+from fastarat import console, npy
+from fastarat.data import unfinished
 from fastarat.data.dataset import ImageSet
 from fastarat.data.decode import decode_all
 from fastarat.data.encoded import EncodedSet, storage_key
 from fastarat.data.layout import require_none
-from fastarat.errors import WorkError
-from fastarat.files import write_atomically
+from fastarat.errors import UserError, WorkError
+from fastarat.files import as_file_name, synchronise
+
+BLOCK = 1 << 24
 
 
 def decoded_once(images: EncodedSet, size: tuple[int, int], share: float, cache: Path, what: str) -> ImageSet:
     """The middle of each image, `share` of its shorter side, as `size` (width, height): uint8 [N, H, W, 3].
 
     An image that has the size already keeps its pixels. They are decoded into a file in the folder `cache` on first
-    use, and from then on are a read-only memory map of it. Raises `WorkError` if that cannot be written.
+    use, and from then on are a read-only memory map of it. Its name holds its checksum, with which it is compared each
+    time, all of it: that takes a small part of what an evaluation does with every image. One that has changed is
+    decoded again. Raises `WorkError` if that cannot be written.
     """
     if not len(images):
         return decoded_now(images, size, share, what)
-    kept = cache / f"{what}-{storage_key(images, size, share)}.npy"
-    if not kept.exists():
+    name, shape = f"{as_file_name(what)}-{storage_key(images, size, share)}", (len(images), size[1], size[0], 3)
+    pixels = _kept(cache, name, shape)
+    if pixels is None:
         try:
-            cache.mkdir(parents=True, exist_ok=True)
+            _keep(cache, name, shape, images, size, share, what)
         except OSError as e:
             raise WorkError(
-                f"cannot make {cache}: {e.strerror}; set FASTARAT_DATA to a folder you may write to"
+                f"cannot write {cache}: {e.strerror or e}; let FASTARAT_DATA name a folder with room for it"
             ) from None
-        write_atomically(kept, lambda path: _fill(path, images, size, share, what))
-    return ImageSet(np.load(kept, mmap_mode="r", allow_pickle=False), images.labels)
+        pixels = _kept(cache, name, shape)
+    if pixels is None:
+        raise WorkError(f"what was written to {cache} reads otherwise: check the disk")
+    return ImageSet(pixels, images.labels)
 
 
 def decoded_now(images: EncodedSet, size: tuple[int, int], share: float, what: str) -> ImageSet:
@@ -41,9 +50,46 @@ def decoded_now(images: EncodedSet, size: tuple[int, int], share: float, what: s
     return ImageSet(pixels, images.labels)
 
 
-def _fill(path: Path, images: EncodedSet, size: tuple[int, int], share: float, what: str) -> None:
-    pixels = prepared.allocate_array(path, np.uint8, (len(images), size[1], size[0], 3))
-    _decode_into(pixels, images, size, share, what)
+def _kept(cache: Path, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The pixels `name` if they are in `cache` as they were written; what is not goes."""
+    for path in cache.glob(f"{name}-????????.npy"):
+        try:
+            pixels = npy.open_mapped(path, np.uint8, shape)
+            if _checksum(pixels, f"Checking {path.name}") == path.stem[-8:]:
+                return pixels
+            problem = f"{path} has changed since it was written"
+        except UserError as e:
+            problem = str(e)
+        console.notice(f"{problem}: its images are decoded again")
+        with suppress(OSError):  # if it cannot be replaced either, writing says so
+            path.unlink()
+    return None
+
+
+def _keep(
+    cache: Path,
+    name: str,
+    shape: tuple[int, ...],
+    images: EncodedSet,
+    size: tuple[int, int],
+    share: float,
+    what: str,
+) -> None:
+    with unfinished.beside(cache / name) as folder:
+        pixels = npy.allocate(folder / "pixels.npy", np.uint8, shape)
+        _decode_into(pixels, images, size, share, what)
+        synchronise(folder / "pixels.npy")
+        (folder / "pixels.npy").rename(cache / f"{name}-{_checksum(pixels, f'Keeping {what}')}.npy")
+
+
+def _checksum(pixels: np.ndarray, doing: str) -> str:
+    """CRC-32, 8 hex digits."""
+    content, crc = pixels.reshape(-1), 0
+    with console.progress(doing, len(content)) as advance:
+        for begin in range(0, len(content), BLOCK):
+            crc = zlib.crc32(content[begin : begin + BLOCK].data, crc)
+            advance(BLOCK)
+    return f"{crc:08x}"
 
 
 def _decode_into(pixels: np.ndarray, images: EncodedSet, size: tuple[int, int], share: float, what: str) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from fastarat import npy
 from fastarat.data import unfinished
-from fastarat.data.dataset import Dataset, ImageSet, fingerprint, label_problem
+from fastarat.data.dataset import MOST_CLASSES, Dataset, ImageSet, fingerprint, label_problem
 from fastarat.data.encoded import EncodedSet
 from fastarat.errors import UserError, WorkError
-from fastarat.files import synchronise
+from fastarat.files import checksum_of, read_json, synchronise
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 SPLITS = ("train", "test")
 FILES = tuple(f"{split}_{part}.npy" for split in SPLITS for part in ("images", "labels"))
@@ -41,8 +41,8 @@ def create(out: Path) -> Iterator[Path]:
 
 def allocate(folder: Path, split: str, count: int, shape: tuple[int, ...]) -> ImageSet:
     """Writable memory maps for a split's uint8 images [count, *shape] and int64 labels [count]."""
-    images = allocate_array(folder / f"{split}_images.npy", np.uint8, (count, *shape))
-    return ImageSet(images, allocate_array(folder / f"{split}_labels.npy", np.int64, (count,)))
+    images = npy.allocate(folder / f"{split}_images.npy", np.uint8, (count, *shape))
+    return ImageSet(images, npy.allocate(folder / f"{split}_labels.npy", np.int64, (count,)))
 
 
 def seal(folder: Path, name: str, classes: tuple[str, ...], max_value: int, source: str) -> None:
@@ -63,6 +63,7 @@ def seal(folder: Path, name: str, classes: tuple[str, ...], max_value: int, sour
         "fingerprint": fingerprint(train, test),
         "source": source,
     }
+    manifest["checksum"] = checksum_of(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     for path in (*(folder / file for file in FILES), folder / MANIFEST, folder):
         synchronise(path)
@@ -87,22 +88,26 @@ def read(folder: Path) -> Dataset:
     """Open a prepared set; images are read-only memory maps.
 
     Raises `UserError` naming the file that is missing, cut short or does not fit the manifest. Contents
-    are not hashed here: `problems` does that.
+    are not hashed here: `problems` and `read_whole` do that.
     """
     manifest = _read_manifest(folder)
-    try:
-        for file in FILES:
-            _require_size(folder / file, manifest["files"][file]["bytes"])
-        train, test = (_load(folder, split) for split in SPLITS)
-        classes = tuple(str(name) for name in manifest["classes"])
-        for split, part in zip(SPLITS, (train, test), strict=True):
-            _require_fit(folder, split, part, manifest, len(classes))
-        name, max_value = str(manifest["name"]), int(manifest["max_value"])
-        return Dataset(name, train, test, classes, max_value, str(manifest["fingerprint"]))
-    except UserError:
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder} is damaged ({' '.join(str(error).split())}): prepare it again.") from error
+    train, test = (_open(folder, split, manifest) for split in SPLITS)
+    return Dataset(
+        manifest["name"],
+        train,
+        test,
+        tuple(manifest["classes"]),
+        manifest["max_value"],
+        manifest["fingerprint"],
+    )
+
+
+def read_whole(folder: Path) -> Dataset:
+    """As `read`, with every byte compared with its checksum. Raises `UserError` naming the file that has changed."""
+    dataset = read(folder)
+    if changed := _changed(folder):
+        raise UserError(changed[0])
+    return dataset
 
 
 def problems(folder: Path) -> list[str]:
@@ -111,22 +116,19 @@ def problems(folder: Path) -> list[str]:
         dataset = read(folder)
     except UserError as error:
         return [str(error)]
-    files = _read_manifest(folder)["files"]
-    changed = [file for file in FILES if _sha256(folder / file) != files[file].get("sha256")]
-    found = [f"{folder / file} has changed since it was written (SHA-256 differs)" for file in changed]
-    if not changed and fingerprint(dataset.decoded_train, dataset.test) != dataset.fingerprint:
+    found = _changed(folder)
+    if not found and fingerprint(dataset.decoded_train, dataset.test) != dataset.fingerprint:
         found.append(f"{folder / MANIFEST}: the fingerprint is not that of the images and labels")
     return found
 
 
-def allocate_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
-    """A new, writable memory map whose place on the disk is sure. Raises `OSError` if there is none."""
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    # A memory map on a full disk would end the process with SIGBUS; asking for the space raises instead.
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return array
+def _changed(folder: Path) -> list[str]:
+    files = _read_manifest(folder)["files"]
+    return [
+        f"{folder / file} has changed since it was written (SHA-256 differs)"
+        for file in FILES
+        if _sha256(folder / file) != files[file]["sha256"]
+    ]
 
 
 def stored(folder: Path) -> tuple[EncodedSet, EncodedSet, tuple[str, ...]]:
@@ -135,7 +137,7 @@ def stored(folder: Path) -> tuple[EncodedSet, EncodedSet, tuple[str, ...]]:
     height, width, channels = dataset.image_shape
     if channels != 3 or dataset.max_value != 255:
         raise UserError(f"{folder} has no 8-bit RGB images: use the resident loader")
-    train, test = (_stored(folder, split, part.labels, (width, height)) for split, part in _parts(dataset))
+    train, test = (_stored(folder, split, part, (width, height)) for split, part in _parts(dataset))
     return train, test, dataset.classes
 
 
@@ -143,9 +145,10 @@ def _parts(dataset: Dataset) -> Iterator[tuple[str, ImageSet]]:
     yield from zip(SPLITS, (dataset.decoded_train, dataset.test), strict=True)
 
 
-def _stored(folder: Path, split: str, labels: np.ndarray, size: tuple[int, int]) -> EncodedSet:
+def _stored(folder: Path, split: str, part: ImageSet, size: tuple[int, int]) -> EncodedSet:
+    images, labels = part.images, part.labels
     path = folder / f"{split}_images.npy"
-    first = np.load(path, mmap_mode="r", allow_pickle=False).offset
+    first = path.stat().st_size - images.nbytes
     count, length = len(labels), 3 * size[0] * size[1]
     return EncodedSet(
         (str(path),),
@@ -160,6 +163,7 @@ def _stored(folder: Path, split: str, labels: np.ndarray, size: tuple[int, int])
 
 
 def _load(folder: Path, split: str) -> ImageSet:
+    """Both arrays of a split, as they were just written."""
     images = np.load(folder / f"{split}_images.npy", mmap_mode="r", allow_pickle=False)
     return ImageSet(images, np.load(folder / f"{split}_labels.npy", allow_pickle=False))
 
@@ -167,16 +171,67 @@ def _load(folder: Path, split: str) -> ImageSet:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        version = int(manifest["version"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a readable manifest: prepare the data set again.") from error
-    if version > FORMAT_VERSION:
+        manifest = read_json(path)
+        version = _version(manifest)
+        if version == FORMAT_VERSION:
+            _require_manifest(manifest)
+    except ValueError as error:  # a UserError too: neither says what to do
+        raise UserError(f"{path} is not a readable manifest ({error}): prepare the data set again.") from None
+    if version != FORMAT_VERSION:
+        age, fix = ("a newer", "upgrade fastarat, or ") if version > FORMAT_VERSION else ("an older", "")
         raise UserError(
-            f"{folder} was made by a newer fastarat (format {version}; this one reads {FORMAT_VERSION}): "
-            "upgrade fastarat, or prepare the set again."
+            f"{folder} was made by {age} fastarat (format {version}; this one reads {FORMAT_VERSION}): "
+            f"{fix}prepare the set again."
         )
     return manifest
+
+
+def _version(manifest: Any) -> int:
+    if not isinstance(manifest, dict) or type(manifest.get("version")) is not int:
+        raise ValueError("it has no version")
+    return manifest["version"]
+
+
+def _require_manifest(manifest: dict[str, Any]) -> None:
+    """Raise `ValueError` unless it is as it was written, and every value that is used has its type and bounds."""
+    if manifest.get("checksum") != checksum_of(manifest):
+        raise ValueError("it has changed since it was written")
+    try:
+        shape, counts, classes = manifest["image_shape"], manifest["counts"], manifest["classes"]
+        sizes = [*shape, *(counts[split] for split in SPLITS), *(manifest["files"][file]["bytes"] for file in FILES)]
+        texts = [*classes, manifest["name"], manifest["fingerprint"]]
+        texts += [manifest["files"][file]["sha256"] for file in FILES]
+        fits = (
+            all(type(size) is int and size >= 0 for size in sizes)
+            and all(isinstance(text, str) for text in texts)
+            and type(manifest["max_value"]) is int
+            and 1 <= manifest["max_value"] <= 255
+            and len(shape) == 3
+            and min(shape) > 0
+            and isinstance(classes, list)
+            and 1 <= len(classes) <= MOST_CLASSES
+        )
+    except (KeyError, TypeError, AttributeError):
+        fits = False
+    if not fits:
+        raise ValueError("its parts do not fit together")
+
+
+def _open(folder: Path, split: str, manifest: dict[str, Any]) -> ImageSet:
+    """Both arrays of a split, as the manifest says that they are; images stay on the disk."""
+    count, shape = manifest["counts"][split], tuple(manifest["image_shape"])
+    paths = [folder / f"{split}_{part}.npy" for part in ("images", "labels")]
+    for path in paths:
+        _require_size(path, manifest["files"][path.name]["bytes"])
+    try:
+        images = npy.open_mapped(paths[0], np.uint8, (count, *shape))
+        labels = np.array(npy.open_mapped(paths[1], np.int64, (count,)))
+    except UserError as error:
+        raise UserError(f"{error}: prepare the data set again.") from None
+    problem = label_problem(labels, len(manifest["classes"]))
+    if problem:
+        raise UserError(f"{paths[1]}: {problem}; prepare the data set again.")
+    return ImageSet(images, labels)
 
 
 def _require_size(path: Path, size: int) -> None:
@@ -185,20 +240,6 @@ def _require_size(path: Path, size: int) -> None:
     found = path.stat().st_size
     if found != size:
         raise UserError(f"{path} has {found} bytes instead of {size}: copy it or prepare the data set again.")
-
-
-def _require_fit(folder: Path, split: str, part: ImageSet, manifest: dict[str, Any], classes: int) -> None:
-    count, shape = manifest["counts"][split], tuple(manifest["image_shape"])
-    images, labels = part.images, part.labels
-    if images.dtype != np.uint8 or images.shape != (count, *shape) or len(shape) != 3:
-        raise UserError(
-            f"{folder / f'{split}_images.npy'} is {images.dtype} {images.shape}, not uint8 {(count, *shape)}."
-        )
-    if labels.dtype != np.int64 or labels.shape != (count,):
-        raise UserError(f"{folder / f'{split}_labels.npy'} is {labels.dtype} {labels.shape}, not int64 ({count},).")
-    problem = label_problem(labels, classes)
-    if problem:
-        raise UserError(f"{folder / f'{split}_labels.npy'}: {problem}; prepare the data set again.")
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 from fastarat import console
@@ -13,6 +14,7 @@ from fastarat.data.entries import entries, is_compressed, stem
 from fastarat.data.find import CACHE, Source, data_root, find
 from fastarat.data.stored import common_size, decoded, for_evaluation, open_stored
 from fastarat.errors import UserError, WorkError
+from fastarat.files import as_file_name
 
 
 def open_dataset(data: str, size: int | None = None) -> Dataset:
@@ -83,7 +85,8 @@ def _open(source: Source, size: int | None) -> Dataset:
 
 def _decoded_once(path: Path, size: int | None) -> Dataset:
     kept = _kept(path, size)
-    if not prepared.is_prepared(kept):
+    dataset = _whole(kept)
+    if dataset is None:
         try:
             image_folder.prepare(path, kept, size)
         except (UserError, WorkError) as e:
@@ -93,12 +96,24 @@ def _decoded_once(path: Path, size: int | None) -> Dataset:
                     raise WorkError(f"{e} FASTARAT_DATA may name another folder.") from None
                 raise
         console.notice(f"Decoded {path} into {kept}; later runs start from there.")
-    return prepared.read(kept)
+    return dataset or prepared.read(kept)
+
+
+def _whole(kept: Path) -> Dataset | None:
+    """What is kept there, compared with its checksums each time; what is damaged goes."""
+    if not os.path.lexists(kept):
+        return None
+    try:
+        return prepared.read_whole(kept)
+    except UserError as e:
+        console.notice(f"{e} Its images are decoded again.")
+        shutil.rmtree(kept, ignore_errors=True)
+        return None
 
 
 def _kept(path: Path, size: int | None) -> Path:
     """Where the decoded images of this folder or archive are kept."""
-    return data_root() / CACHE / f"{stem(path)}-{_key(path, size)}"
+    return data_root() / CACHE / f"{as_file_name(stem(path))}-{_key(path, size)}"
 
 
 def _key(path: Path, size: int | None) -> str:

@@ -13,6 +13,7 @@ from small_sets import jpeg
 from fastarat.data.beton import file as beton
 from fastarat.data.beton import seal as beton_seal
 from fastarat.data.beton.format import ENTRY, FIELD, FIELDS, HEADER, JPEG, RAW, struct_of
+from fastarat.files import checksum_of
 
 STRUCTS = HEADER.itemsize + FIELD.itemsize * len(FIELDS)
 
@@ -35,9 +36,15 @@ def unsealed(path: Path) -> Path:
 
 def resealed(path: Path) -> Path:
     """With a seal of the right size, so that the fault has to be found elsewhere."""
-    place = beton_seal.place_of(path)
-    place.write_text(json.dumps({**json.loads(place.read_text()), "bytes": path.stat().st_size}))
+    change_seal(path, bytes=path.stat().st_size)
     return path
+
+
+def change_seal(path: Path, **values: object) -> None:
+    """With other values, as if they had been written."""
+    place = beton_seal.place_of(path)
+    changed = {**json.loads(place.read_text()), **values}
+    place.write_text(json.dumps({**changed, "checksum": checksum_of(changed)}))
 
 
 def patch(path: Path, position: int, content: bytes) -> None:
@@ -218,7 +225,7 @@ def test_a_jpeg_passed_off_as_pixels_is_refused(photographs):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"version": 1}', '{"version": "x"}', '{"version": 1, "name": 3, "odd": 4}']
+    "text", ["", "{", "[]", "{}", '{"version": 2}', '{"version": "x"}', '{"version": 2, "name": 3, "odd": 4}']
 )
 def test_a_damaged_seal_is_named(whole, text):
     beton_seal.place_of(whole).write_text(text)
@@ -228,17 +235,30 @@ def test_a_damaged_seal_is_named(whole, text):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"version": 2}, "has format 2, and this fastarat reads 1"),
+        ({"version": 1}, "has format 1, and this fastarat reads 2"),
         ({"crc32": "00"}, "cannot be read"),
         ({"counts": {"train": 7, "test": 3}}, "has other images than"),
         ({"classes": ["a"]}, "label 1 of image 1 is not in 0 … 0"),
-        ({"classes": []}, "cannot be read"),
+        *[({"classes": classes}, "cannot be read") for classes in ([], 5, "abc", [1, 2, 3], ["x"] * 2**17)],
+        *[({"max_value": value}, "cannot be read") for value in (0, 256, 255.0, "255", None, 10**18)],
+        *[({"counts": value}, "cannot be read") for value in (5, [6, 4], {"train": "6", "test": "4"})],
+        *[({name: value}, "cannot be read") for name in ("sha256", "crc32", "name") for value in (5, None, ["x"])],
+        ({"bytes": "x"}, "cannot be read"),
+        ({"more": 1}, "cannot be read"),
     ],
 )
 def test_a_seal_that_does_not_fit_is_refused(whole, values, message):
-    place = beton_seal.place_of(whole)
-    place.write_text(json.dumps({**json.loads(place.read_text()), **values}))
+    change_seal(whole, **values)
     assert message in refusal(whole)
+
+
+@pytest.mark.parametrize(("old", "new"), [('"a"', '"A"'), ('"raw"', '"rww"'), ("noise", "Noise"), ('"b"', '"a"')])
+def test_a_seal_that_changed_is_refused(whole, old, new):
+    place = beton_seal.place_of(whole)
+    text = place.read_text()
+    assert old in text
+    place.write_text(text.replace(old, new, 1))
+    assert "set.beton.json cannot be read (it has changed since it was written): copy it again" in refusal(whole)
 
 
 def test_a_copy_elsewhere_is_checked_for_itself(whole, tmp_path):

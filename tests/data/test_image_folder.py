@@ -68,7 +68,7 @@ def test_many_images_are_decoded_by_several_processes(photos, monkeypatch):
 def test_a_decoding_process_that_dies_is_one_line(photos, monkeypatch):
     monkeypatch.setattr(pool, "BATCH", 1)
     monkeypatch.setattr(pool.os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(pool, "ignore_interrupt", pool.os.abort)
+    monkeypatch.setattr(pool, "live_with_parent", pool.os.abort)
     with pytest.raises(WorkError) as error:
         open_dataset(str(photos))
     assert "process that works on images died" in one_line(error)

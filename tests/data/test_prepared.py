@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from small_sets import one_line
 
+from fastarat import npy
 from fastarat.data import prepared
 from fastarat.data.inspect import check
 from fastarat.data.sources import open_dataset, prepare
 from fastarat.errors import UserError, WorkError
+from fastarat.files import checksum_of
 
 
 @pytest.fixture
@@ -20,8 +22,10 @@ def ready(photos, tmp_path):
 
 
 def change_manifest(folder, **values):
+    """With other values, as if they had been written."""
     path = folder / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    changed = {**json.loads(path.read_text()), **values}
+    path.write_text(json.dumps({**changed, "checksum": checksum_of(changed)}))
 
 
 def refusal(folder) -> str:
@@ -40,7 +44,7 @@ def test_what_was_prepared_opens_as_memory_maps(ready, photos):
 
 def test_the_manifest_says_what_is_there(ready, photos):
     manifest = json.loads((ready / "manifest.json").read_text())
-    assert manifest["version"] == 1 and manifest["source"] == str(photos)
+    assert manifest["version"] == 2 and manifest["source"] == str(photos)
     assert manifest["counts"] == {"train": 6, "test": 4}
     assert manifest["class_counts"] == {"train": [3, 3], "test": [2, 2]}
     assert manifest["image_shape"] == [12, 12, 3]
@@ -64,7 +68,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(photos, tmp_path, monkeypatc
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(prepared.os, "posix_fallocate", full)
+    monkeypatch.setattr(npy.os, "posix_fallocate", full)
     with pytest.raises(WorkError) as error:
         prepare(str(photos), tmp_path / "out" / "set")
     assert "No space left on device; nothing was left there" in one_line(error)
@@ -94,7 +98,7 @@ def test_a_missing_file_is_named(ready):
 
 
 def test_a_set_of_a_newer_version_asks_for_an_upgrade(ready):
-    change_manifest(ready, version=2)
+    change_manifest(ready, version=3)
     assert "made by a newer fastarat" in refusal(ready) and "upgrade fastarat" in refusal(ready)
 
 
@@ -124,7 +128,7 @@ def test_an_array_of_pickled_objects_is_never_loaded(ready):
     manifest = json.loads((ready / "manifest.json").read_text())
     manifest["files"]["train_labels.npy"]["bytes"] = path.stat().st_size
     change_manifest(ready, **manifest)
-    assert "is damaged" in refusal(ready)
+    assert "train_labels.npy is object [6], not int64 [6]" in refusal(ready)
 
 
 def test_a_flipped_bit_is_found_by_a_check(ready):

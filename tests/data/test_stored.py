@@ -214,7 +214,7 @@ def test_evaluations_decode_test_images_alone_and_leave_out_what_cannot_be(photo
     (photos / "test/dog/0.jpg").write_bytes(b"")
     found = open_for_evaluation(str(photos), (12, 12), None)
     assert len(found.test.labels) == 3 and found.image_shape == (12, 12, 3)
-    assert [path.name.rpartition("-")[0] for path in (root / "decoded").iterdir()] == ["photos-test"]
+    assert [path.name.rsplit("-", 2)[0] for path in (root / "decoded").iterdir()] == ["photos-test"]
 
 
 def test_evaluations_take_what_training_has_decoded_already(photos, root):

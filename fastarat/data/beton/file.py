@@ -12,11 +12,10 @@ from fastarat.data.beton import seal as beton_seal
 from fastarat.data.beton.format import JPEG_END, JPEG_START
 from fastarat.data.beton.layout import Layout
 from fastarat.data.beton.seal import REBUILD, Seal
-from fastarat.data.dataset import label_problem
+from fastarat.data.dataset import MOST_CLASSES, label_problem
 from fastarat.data.encoded import EncodedSet, fingerprint_of
 from fastarat.errors import UserError
 
-MOST_CLASSES = 2**16
 SPLITS = ("train", "test")
 
 

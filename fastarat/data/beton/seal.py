@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 
 from fastarat import console
+from fastarat.data.dataset import MOST_CLASSES
 from fastarat.errors import UserError
+from fastarat.files import MOST_JSON_BYTES, checksum_of, read_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 BLOCK = 1 << 22
+MAX_VALUE = 255
 REBUILD = "build it again ('fastarat data build SRC OUT.beton')"
 
 
@@ -52,40 +55,63 @@ def place_of(path: Path) -> Path:
 
 
 def write(place: Path, seal: Seal) -> None:
-    """Write `seal` as JSON to `place`."""
-    place.write_text(json.dumps(asdict(seal), indent=2) + "\n", encoding="utf-8")
+    """Write `seal` as JSON to `place`, with a checksum of its own."""
+    values = asdict(seal)
+    values["checksum"] = checksum_of(values)
+    place.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def read(path: Path) -> Seal | None:
     """The seal of the .beton `path`; None if it has none. Raises `UserError` if it is damaged, or of another file."""
     place = place_of(path)
-    try:
-        seal = _parsed(place, json.loads(place.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    if not os.path.lexists(place):
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{place} cannot be read ({' '.join(str(error).split())}): {REBUILD}.") from error
-    found = path.stat().st_size
-    if found != seal.bytes:
-        raise UserError(f"{path} has {found} bytes instead of {seal.bytes}: copy it again, or {REBUILD}.")
+    size = path.stat().st_size
+    try:
+        seal = _parsed(place, read_json(place, max(size, MOST_JSON_BYTES)))  # images are larger than their checksums
+    except (ValueError, TypeError) as error:
+        if isinstance(error, _OtherVersion):
+            raise UserError(str(error)) from None
+        raise UserError(f"{place} cannot be read ({error}): copy it again, or {REBUILD}.") from None
+    if size != seal.bytes:
+        raise UserError(f"{path} has {size} bytes instead of {seal.bytes}: copy it again, or {REBUILD}.")
     return seal
 
 
-def _parsed(place: Path, values: dict[str, Any]) -> Seal:
-    if not isinstance(values, dict):
+class _OtherVersion(ValueError):
+    """A seal that this version does not read."""
+
+
+def _parsed(place: Path, values: Any) -> Seal:
+    """Raises `ValueError` or `TypeError` for what is no seal, or not as it was written."""
+    if not isinstance(values, dict) or type(values.get("version")) is not int:
         raise ValueError("it is no list of checksums that fastarat wrote")
-    version = int(values["version"])
-    if version != FORMAT_VERSION:
-        raise UserError(
-            f"{place} has format {version}, and this fastarat reads {FORMAT_VERSION}: use the version that wrote it, "
-            f"or {REBUILD}."
+    if values["version"] != FORMAT_VERSION:
+        raise _OtherVersion(
+            f"{place} has format {values['version']}, and this fastarat reads {FORMAT_VERSION}: use the version that "
+            f"wrote it, or {REBUILD}."
         )
+    if values.pop("checksum", None) != checksum_of(values):
+        raise ValueError("it has changed since it was written")
     seal = Seal(**values)
-    if len(seal.checksums()) != sum(seal.counts.values()) or len(seal.sha256) != 64 or not seal.classes:
+    if not _fits(seal):
         raise ValueError("its parts do not fit together")
     return seal
+
+
+def _fits(seal: Seal) -> bool:
+    """Whether every value that is used has its type and bounds."""
+    return (
+        all(isinstance(text, str) for text in (seal.name, seal.source, seal.sha256, seal.crc32))
+        and all(type(number) is int for number in (seal.bytes, seal.max_value))
+        and seal.max_value == MAX_VALUE
+        and isinstance(seal.classes, list)
+        and 1 <= len(seal.classes) <= MOST_CLASSES
+        and all(isinstance(name, str) for name in seal.classes)
+        and isinstance(seal.counts, dict)
+        and all(type(count) is int for count in seal.counts.values())
+        and len(seal.checksums()) == sum(seal.counts.values())
+    )
 
 
 def sha256_of(path: Path) -> str:
