@@ -23,6 +23,9 @@ class Archive:
     train_files: tuple[str, ...]
     test_file: str
     classes_file: str
+    python_folder: str
+    """What the version for Python has for `folder`: pickles."""
+    python_files: tuple[str, ...]
     label_bytes: int
     """Labels before each image's pixels; the last one counts (CIFAR-100 has the coarse label first)."""
 
@@ -40,6 +43,8 @@ ARCHIVES = {
         train_files=tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
         test_file="test_batch.bin",
         classes_file="batches.meta.txt",
+        python_folder="cifar-10-batches-py",
+        python_files=("data_batch_1", "test_batch"),
         label_bytes=1,
     ),
     "cifar100": Archive(
@@ -50,16 +55,54 @@ ARCHIVES = {
         train_files=("train.bin",),
         test_file="test.bin",
         classes_file="fine_label_names.txt",
+        python_folder="cifar-100-python",
+        python_files=("train", "test", "meta"),
         label_bytes=2,
     ),
 }
 
 
 def recognise(path: Path) -> Archive | None:
-    """Which CIFAR archive the tar file at `path` is, told by its top folder; None for any other."""
-    first = next(entries(path), None)
-    top = first.name.split("/")[0] if first else ""
+    """Which CIFAR archive the tar file at `path` is, told by its top folder; None for any other.
+
+    Raises `UserError` for the version for Python, which is never opened.
+    """
+    top = top_folder(path)
+    require_not_python(path, top)
     return next((archive for archive in ARCHIVES.values() if archive.folder == top), None)
+
+
+def top_folder(path: Path) -> str:
+    """That of the first file in the tar file at `path`. Raises `UserError` if it cannot be read."""
+    first = next((entry for entry in entries(path) if entry.kind != "clutter"), None)
+    return first.name.split("/")[0] if first else ""
+
+
+def require_not_python(path: Path, name: str) -> None:
+    """Raise `UserError` with the fix if a folder of this name, at `path` or in it, is CIFAR's version for Python."""
+    for archive in ARCHIVES.values():
+        if name == archive.python_folder:
+            raise UserError(_is_for_python(path, archive))
+
+
+def require_other_folder(path: Path) -> None:
+    """Raise `UserError` with the fix if the folder `path` is an unpacked CIFAR archive, or holds one."""
+    for archive in ARCHIVES.values():
+        is_python = all((path / file).is_file() for file in archive.python_files)
+        if is_python or path.name == archive.python_folder or (path / archive.python_folder).is_dir():
+            raise UserError(_is_for_python(path, archive))
+        if (path / archive.test_file).is_file() or (path / archive.folder).is_dir():
+            raise UserError(
+                f"{path} is an unpacked {archive.filename}: give the archive itself, "
+                f"which 'fastarat data fetch {archive.name}' brings"
+            )
+
+
+def _is_for_python(path: Path, archive: Archive) -> str:
+    return (
+        f"{path} is the version of {archive.name} for Python: pickles, which are code, and are never opened. "
+        f"'fastarat data fetch {archive.name}' brings the binary version ({archive.filename})"
+    )
 
 
 def read(path: Path, archive: Archive) -> Dataset:
@@ -79,6 +122,8 @@ def _contents(path: Path, archive: Archive) -> dict[str, bytes]:
     for entry in entries(path):
         name = entry.name.removeprefix(archive.folder + "/")
         if name in wanted and entry.kind == "file":
+            if name in found:
+                raise UserError(f"{path} has {name} twice: fetch the published archive again.")
             found[name] = entry.read()
     missing = sorted(wanted - found.keys())
     if missing:

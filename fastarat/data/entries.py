@@ -1,20 +1,35 @@
 """The files of a folder or a tar archive, one after the other; nothing is ever unpacked to disk."""
 
-import lzma
 import os
-import tarfile
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from fastarat.data import compression, tar
+from fastarat.data.damaged import Damaged, readable
 from fastarat.errors import UserError
+from fastarat.files import require_file
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.xz", ".tar.gz", ".tgz")
 DEEPEST = 4  # top/split/class/file; also what ends a loop of links
+LARGEST = 1 << 30
+"""bytes of a file that is read into memory: more than any image or part of CIFAR has"""
+CLUTTER = {
+    "__macosx",
+    ".ds_store",
+    ".localized",
+    ".spotlight-v100",
+    ".trashes",
+    ".fseventsd",
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "@eadir",
+    ".ipynb_checkpoints",
+}
+"""what systems and tools leave in folders of others, in small letters"""
 
 
 @dataclass(frozen=True)
@@ -22,7 +37,7 @@ class Entry:
     """A file, folder or link, named relative to the root with '/' between the parts."""
 
     name: str
-    kind: Literal["file", "folder", "link"]
+    kind: Literal["file", "folder", "link", "hard link", "device", "clutter"]
     read: Callable[[], bytes]
     """The file's bytes; in an archive only until the next entry is asked for. Raises `UserError`."""
     path: Path
@@ -31,14 +46,23 @@ class Entry:
     """Where it begins there, in bytes; in a compressed archive meaningless."""
     length: int = 0
     """Its number of bytes; 0 for a folder, or a file of one, which has its size itself."""
+    target: str = ""
+    """Of a hard link in an archive: the name of the file that it is another name of."""
 
 
 def entries(source: Path) -> Iterator[Entry]:
     """Every entry of a folder (sorted) or tar archive (in its own order, read once from front to back).
 
-    Raises `UserError` where the archive is damaged or ends early, or something cannot be read.
+    What is in a folder of clutter is clutter too. Raises `UserError` where the archive is damaged or ends early, which
+    is told after its last entry at the latest, or something cannot be read.
     """
     return _folder_entries(source, "", 1) if source.is_dir() else _tar_entries(source)
+
+
+def is_clutter(name: str) -> bool:
+    """Whether it is what macOS, Windows and others leave in folders, and no file of anybody's."""
+    parts = name.split("/")
+    return parts[-1].startswith("._") or any(part.lower() in CLUTTER for part in parts)
 
 
 def is_archive(path: Path) -> bool:
@@ -58,58 +82,53 @@ def stem(path: Path) -> str:
 
 
 def _folder_entries(folder: Path, prefix: str, depth: int) -> Iterator[Entry]:
-    with _readable(folder), os.scandir(folder) as found:
+    with readable(folder), os.scandir(folder) as found:
         items = sorted(found, key=lambda item: item.name)
     for item in items:
         name, path = prefix + item.name, Path(item.path)
-        yield Entry(name, "folder" if item.is_dir() else "file", partial(_read_file, path), path)
-        if item.is_dir() and depth < DEEPEST:
+        kind = "clutter" if is_clutter(item.name) else "folder" if item.is_dir() else "file"
+        yield Entry(name, kind, partial(_read_file, path), path)
+        if kind == "folder" and depth < DEEPEST:
             yield from _folder_entries(path, name + "/", depth + 1)
 
 
 def _read_file(path: Path) -> bytes:
-    with _readable(path):
+    with readable(path):
+        size = path.stat().st_size
+    require_file(path)
+    _require_small(size, str(path))
+    with readable(path):
         return path.read_bytes()
 
 
+def _require_small(size: int, name: str) -> None:
+    if size > LARGEST:
+        raise UserError(f"{name} has {size:,} bytes, more than any image: remove it")
+
+
 def _tar_entries(path: Path) -> Iterator[Entry]:
-    # A compressed archive is a stream: seeking back in it would decompress it from the start again.
-    mode = "r:" if path.suffix == ".tar" else "r|*"
-    with _readable(path), tarfile.open(path, mode) as tar:
-        while (member := tar.next()) is not None:
-            # tarfile would remember every member of a long archive.
-            tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
-            name = member.name.removeprefix("./")
-            if name != ".":
-                yield Entry(
-                    name, _kind(member), partial(_read_member, path, tar, member), path, member.offset_data, member.size
-                )
-        _require_end(tar)
+    require_file(path)
+    with readable(path), path.open("rb") as file:
+        beginning = file.read(8)
+        file.seek(0)
+        if not beginning:
+            raise Damaged("it is empty")
+        if is_compressed(path):
+            # A stream: seeking back in it would decompress it from the start again.
+            archive = tar.Unpacked(compression.unpacked(file))
+        elif compression.is_compressed(beginning):
+            raise UserError(f"{path} is compressed, which its name does not say: unpack it with gzip, xz or bzip2 -d")
+        else:
+            archive = tar.Plain(file)
+        for member in tar.members(archive):
+            if member.name:
+                kind = "clutter" if is_clutter(member.name) else member.kind
+                read = partial(_read_member, path, archive, member)
+                yield Entry(member.name, kind, read, path, member.offset, member.size, member.target)
 
 
-def _kind(member: tarfile.TarInfo) -> Literal["file", "folder", "link"]:
-    if member.isdir():
-        return "folder"
-    return "file" if member.isreg() else "link"
-
-
-def _read_member(path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    with _readable(path):
-        content = tar.extractfile(member)
-        return content.read() if content else b""
-
-
-def _require_end(tar: tarfile.TarFile) -> None:
-    """tarfile takes an archive cut between two members for a whole one, which ends with a zero block."""
-    if tar.fileobj is None or tar.fileobj.tell() < tar.offset + tarfile.BLOCKSIZE:
-        raise tarfile.ReadError("its end is missing")
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"{path} is damaged or cut short ({error}): copy or download it again.") from error
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror or error}.") from error
+def _read_member(path: Path, archive: tar.Archive, member: tar.Member) -> bytes:
+    """Its bytes; of a stream they can be had once."""
+    _require_small(member.size, f"{path}: {member.name}")
+    with readable(path):
+        return archive.read(member.offset, member.size)

@@ -6,15 +6,18 @@ import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fastarat import console
 from fastarat.data import cifar
 from fastarat.errors import UserError, WorkError, unknown
+from fastarat.files import require_file
 
 BLOCK = 1 << 20
 TIMEOUT_SECONDS = 30
+MOST_BYTES = 1 << 30
+"""of an archive; CIFAR's have 170 MB"""
 
 
 def fetch(name: str, source: Path | None, root: Path, url: str | None = None) -> Path:
@@ -35,7 +38,7 @@ def fetch(name: str, source: Path | None, root: Path, url: str | None = None) ->
         root.mkdir(parents=True, exist_ok=True)
         part = target.with_name(target.name + ".part")
         if source is not None:
-            require_checksum(source, archive)
+            _require_published(source, archive)
             shutil.copyfile(source, part)
         else:
             _download(url or archive.url, part, target, name)
@@ -44,8 +47,10 @@ def fetch(name: str, source: Path | None, root: Path, url: str | None = None) ->
     return target
 
 
-def require_checksum(path: Path, archive: cifar.Archive) -> None:
-    """Raise `UserError` unless `path` is the published archive."""
+def require_checksum(path: Path, archive: cifar.Archive, fix: str = "") -> None:
+    """Raise `UserError` unless `path` is the published archive. `fix`: what to do then, other than to fetch it."""
+    again = f"fastarat data fetch {archive.name}"
+    require_file(path)
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
@@ -54,8 +59,20 @@ def require_checksum(path: Path, archive: cifar.Archive) -> None:
     if found != archive.md5:
         raise UserError(
             f"{path} is not the published {archive.filename} (MD5 {found}, expected {archive.md5}): "
-            f"remove it and run 'fastarat data fetch {archive.name}' again."
+            f"{fix or f'remove it and run {again!r} again'}."
         )
+
+
+def _require_published(source: Path, archive: cifar.Archive) -> None:
+    """As `require_checksum`, for a file of the caller's, which stays where it is."""
+    top = ""
+    try:
+        require_checksum(source, archive, f"give --source a copy of {archive.url}, or leave it out")
+    except UserError:
+        with suppress(UserError):
+            top = cifar.top_folder(source)
+        cifar.require_not_python(source, top)
+        raise
 
 
 def _check_download(part: Path, archive: cifar.Archive) -> None:
@@ -85,8 +102,8 @@ def _download(url: str, part: Path, target: Path, name: str) -> None:
 
 
 def _receive(response: http.client.HTTPResponse, part: Path, start: int, name: str) -> None:
-    length = response.headers.get("Content-Length")
-    total = start + int(length) if length else None
+    length = response.headers.get("Content-Length", "")
+    total = start + int(length[:20]) if length.isascii() and length.isdigit() else None
     received = start
     with (
         part.open("ab" if start else "wb") as file,
@@ -96,6 +113,8 @@ def _receive(response: http.client.HTTPResponse, part: Path, start: int, name: s
         while block := response.read(BLOCK):
             file.write(block)
             received += len(block)
+            if received > MOST_BYTES:
+                raise WorkError(f"{response.url} sends more than {MOST_BYTES:,} bytes, which is no CIFAR: try again.")
             advance(len(block))
     if total is not None and received < total:
         raise http.client.IncompleteRead(b"", total - received)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from fastarat.data import cifar, prepared, shards
+from fastarat.data.damaged import readable
 from fastarat.data.entries import ARCHIVE_SUFFIXES, is_archive, stem
 from fastarat.errors import UserError, unknown
 from fastarat.files import expanded
@@ -45,11 +46,12 @@ def find(data: str) -> Source:
     if data == "digits":
         return Source("embedded", Path())
     path = expanded(data)
-    if data in cifar.ARCHIVES or not path.exists():
+    with readable(path):
+        is_there = path.exists()
+    if data in cifar.ARCHIVES or not is_there:
         path = _under_root(data)
     if path.is_dir():
-        is_sharded = not prepared.is_prepared(path) and shards.is_shards(path)
-        return Source("shards" if is_sharded else "prepared" if prepared.is_prepared(path) else "images", path)
+        return Source(_kind_of_folder(path), path)
     if path.suffix == ARRAYS_SUFFIX:
         return Source("arrays", path)
     if path.suffix == BETON_SUFFIX:
@@ -59,6 +61,15 @@ def find(data: str) -> Source:
         raise UserError(f"{path} is not a data set: expected a folder or {expected}.")
     archive = cifar.recognise(path)
     return Source("cifar" if archive else "images", path, archive)
+
+
+def _kind_of_folder(path: Path) -> Literal["prepared", "shards", "images"]:
+    if prepared.is_prepared(path):
+        return "prepared"
+    if shards.is_shards(path):
+        return "shards"
+    cifar.require_other_folder(path)
+    return "images"
 
 
 def place_of(data: str) -> str:

@@ -38,7 +38,9 @@ def _fill(splits: dict[str, ImageSet], source: Path, layout: Layout, size: tuple
     """Decode every image into its row; raises `UserError` if one cannot be, or has another size."""
     problems: list[str] = []
     sizes: set[tuple[int, int]] = set()
+    count = 0
     for image in _decoded(source, layout, size, resize):
+        count += 1
         problems += [image.problem] if image.problem else []
         sizes |= {image.size} if image.size else set()
         if image.pixels is not None:
@@ -46,6 +48,8 @@ def _fill(splits: dict[str, ImageSet], source: Path, layout: Layout, size: tuple
             splits[place.split].images[place.row] = image.pixels
             splits[place.split].labels[place.row] = place.label
     require_none(source, problems)
+    if count != len(layout.places):
+        raise UserError(f"{source} has changed while it was read: begin again")
     if not resize:
         _require_one_size(source, sizes)
 
@@ -70,8 +74,14 @@ def _require_one_size(source: Path, sizes: set[tuple[int, int]]) -> None:
 
 def _decoded(source: Path, layout: Layout, size: tuple[int, int], resize: bool) -> Iterator[Decoded]:
     count = len(layout.places)
-    files = (File(entry.name, entry.read()) for entry in entries(source) if entry.name in layout.places)
     with console.progress(f"Decoding {source.name}", count) as advance:
-        for image in decode_all(files, count, size, resize):
+        for image in decode_all(_files(source, layout), count, size, resize):
             yield image
             advance(1)
+
+
+def _files(source: Path, layout: Layout) -> Iterator[File]:
+    for entry in entries(source):
+        if names := layout.names(entry):
+            content = entry.read()
+            yield from (File(name, content) for name in names)

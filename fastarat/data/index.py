@@ -1,5 +1,6 @@
 """Where each image of an image folder or a tar archive lies, so that any of them can be read at any time."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from fastarat.data.encoded import EncodedSet
 from fastarat.data.entries import Entry, entries, is_compressed
 from fastarat.data.layout import Layout, Place, require_none, survey
 from fastarat.errors import UserError
+from fastarat.files import require_file
 
 
 def index_images(source: Path) -> tuple[EncodedSet, EncodedSet, tuple[str, ...]]:
@@ -22,7 +24,11 @@ def index_images(source: Path) -> tuple[EncodedSet, EncodedSet, tuple[str, ...]]
         )
     layout = survey(source)
     require_none(source, layout.problems)
-    found = [(layout.places[entry.name], entry) for entry in entries(source) if entry.name in layout.places]
+    found = [
+        (layout.places[name], replace(entry, name=name)) for entry in entries(source) for name in layout.names(entry)
+    ]
+    if len(found) != len(layout.places):
+        raise UserError(f"{source} has changed while it was read: begin again")
     train, test = (_split(source, layout, found, split) for split in ("train", "test"))
     return train, test, layout.classes
 
@@ -49,6 +55,8 @@ def _split(source: Path, layout: Layout, found: list[tuple[Place, Entry]], split
 
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size
+        size = path.stat().st_size
     except OSError as e:
         raise UserError(f"Cannot read {path}: {e.strerror}; restore it, or remove it.") from None
+    require_file(path)
+    return size

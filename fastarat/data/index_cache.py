@@ -9,20 +9,23 @@ from pathlib import Path
 import numpy as np
 
 from fastarat import console
+from fastarat.data.damaged import readable
 from fastarat.data.decode import DECODING
 from fastarat.data.encoded import PER_IMAGE, EncodedSet
 from fastarat.errors import UserError, WorkError
-from fastarat.files import write_atomically
+from fastarat.files import as_file_name, parse_json, write_atomically
 from fastarat.npz import read_npz
 
 Index = tuple[EncodedSet, EncodedSet, tuple[str, ...]]
 """Training and test images, and the classes."""
 SPLITS = ("train", "test")
+INDEXING = 2
+"""grows when shards are read otherwise: what was kept of them before is then made again"""
 
 
-def indexed_once(folder: Path, cache: Path, index: Callable[[Path], Index]) -> Index:
-    """What `index(folder)` gives, from the folder `cache` if nothing in `folder` has changed since."""
-    kept = cache / f"{folder.name}-index-{_key(folder)}.npz"
+def indexed_once(folder: Path, files: list[Path], cache: Path, index: Callable[[Path], Index]) -> Index:
+    """What `index(folder)` makes of `files`, from the folder `cache` if none of them has changed since."""
+    kept = cache / f"{as_file_name(folder.name)}-index-{_key(files)}.npz"
     found = _read(kept)
     if found is None:
         found = index(folder)
@@ -30,18 +33,19 @@ def indexed_once(folder: Path, cache: Path, index: Callable[[Path], Index]) -> I
     return found
 
 
-def _key(folder: Path) -> str:
-    digest = hashlib.sha256(repr(DECODING).encode())
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        status = path.stat()
+def _key(files: list[Path]) -> str:
+    digest = hashlib.sha256(repr((DECODING, INDEXING)).encode())
+    for path in files:
+        with readable(path):
+            status = path.stat()
         digest.update(os.fsencode(f"{path.absolute()} {status.st_size} {status.st_mtime_ns}\n"))
     return digest.hexdigest()[:24]
 
 
 def _read(kept: Path) -> Index | None:
     try:
-        arrays = read_npz(kept)
-        texts = json.loads(arrays["texts"].tobytes())
+        arrays = read_npz(kept)  # which compares checksums
+        texts = parse_json(arrays["texts"].tobytes())
         train, test = (
             EncodedSet(
                 paths=tuple(texts[f"{split} paths"]),

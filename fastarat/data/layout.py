@@ -3,10 +3,12 @@
 import io
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
-from fastarat.data.entries import Entry, entries
+from fastarat import console
+from fastarat.data.entries import LARGEST, Entry, entries
 from fastarat.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -33,6 +35,14 @@ class Layout:
     size: tuple[int, int] | None
     """(width, height) of the first image that can be read."""
     problems: list[str]
+    links: dict[str, list[str]] = field(default_factory=dict)
+    """By name of an entry: the hard links to it, which are images of their own."""
+
+    def names(self, entry: Entry) -> list[str]:
+        """The images whose content the entry holds: none, itself, or it and its hard links."""
+        if entry.kind != "file":
+            return []
+        return [name for name in (entry.name, *self.links.get(entry.name, ())) if name in self.places]
 
     def count(self, split: str) -> int:
         """Number of images in 'train' or 'test'."""
@@ -42,18 +52,51 @@ class Layout:
 def survey(source: Path) -> Layout:
     """Read the names in `source`, and the size of its first image."""
     found: list[tuple[str, str]] = []
-    size = None
+    links, clutter, size = _Links(), 0, None
+    problems: list[str] = []
     for entry in entries(source):
-        found.append((entry.name, entry.kind))
-        if size is None and entry.kind == "file":
+        if entry.kind == "clutter":
+            clutter += 1
+            continue
+        found.append((entry.name, links.kind(entry)))
+        if entry.length > LARGEST:
+            problems.append(f"{entry.name} has {entry.length:,} bytes, more than any image")
+        elif size is None and entry.kind == "file":
             size = _size(entry)
+    _tell_clutter(source, clutter)
     top = _top_folder(name for name, _ in found)
-    folders, images, problems = _sort_out(found, top)
+    folders, images, strays = _sort_out(found, top)
+    problems += strays
     missing = _split_problem({folder for folder, _ in folders})
     # In a folder that is no image folder at all, every other file would be a stray.
     problems = [missing] if missing else _class_problems(folders, images) + problems
     classes = tuple(sorted({name for _, name in folders}))
-    return Layout(classes, _places(images, classes), size, problems)
+    return Layout(classes, _places(images, classes), size, problems, links.by_target)
+
+
+class _Links:
+    """Hard links in an archive, each to a file in front of it."""
+
+    def __init__(self):
+        self.by_target: dict[str, list[str]] = {}
+        self._first: dict[str, str] = {}
+
+    def kind(self, entry: Entry) -> str:
+        """What the entry is taken for: a hard link for the file that it is, if that is there."""
+        if entry.kind == "file":
+            self._first[entry.name] = entry.name
+        if entry.kind != "hard link" or entry.target not in self._first:
+            return entry.kind
+        first = self._first[entry.name] = self._first[entry.target]
+        self.by_target.setdefault(first, []).append(entry.name)
+        return "file"
+
+
+@cache  # a command may look at a source several times
+def _tell_clutter(source: Path, count: int) -> None:
+    if count:
+        files = "1 file" if count == 1 else f"{count:,} files"
+        console.notice(f"{source}: passed over {files} of macOS, Windows or tools (such as .DS_Store, ._*, Thumbs.db).")
 
 
 def require_none(source: Path | str, problems: list[str]) -> None:
@@ -89,7 +132,7 @@ def _sort_out(
     problems: list[str] = []
     for name, kind in found:
         parts = name.removeprefix(top).split("/")
-        inside = parts[0] in SPLITS
+        inside = parts[0] in SPLITS and ".." not in parts
         if kind == "folder" and (name + "/" == top or (inside and len(parts) <= 2)):
             folders |= {(parts[0], parts[1])} if len(parts) == 2 else set()
         elif name in images:

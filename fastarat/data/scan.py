@@ -12,7 +12,7 @@ from fastarat.data.decode import File, open_image, reason_of
 from fastarat.data.encoded import EncodedSet, Span, storage_key
 from fastarat.data.pool import in_order
 from fastarat.errors import UserError, WorkError
-from fastarat.files import write_atomically
+from fastarat.files import parse_json, write_atomically
 from fastarat.npz import read_npz
 
 
@@ -28,20 +28,21 @@ class Scan(NamedTuple):
 def scan(images: EncodedSet, cache: Path, what: str) -> Scan:
     """Decode all of `images` on every core, or read from the folder `cache` what the same files told before."""
     kept = cache / f"{storage_key(images)}.npz"
-    found = _read(kept, len(images)) or scan_all(images, what)
-    if not kept.exists():
+    found = _read(kept, len(images))
+    if found is None:
+        found = scan_all(images, what)
         _keep(found, kept)
     return found
 
 
 def _read(kept: Path, count: int) -> Scan | None:
     try:
-        arrays = read_npz(kept)
-        problems = {int(i): str(line) for i, line in json.loads(arrays["problems"].tobytes()).items()}
-        return Scan(arrays["sizes"], problems) if arrays["sizes"].shape == (count, 2) else None
+        arrays = read_npz(kept)  # which compares checksums
+        problems = {int(i): str(line) for i, line in parse_json(arrays["problems"].tobytes()).items()}
+        sizes = arrays["sizes"]
+        return Scan(sizes, problems) if sizes.shape == (count, 2) and sizes.dtype == np.int32 else None
     except (UserError, KeyError, ValueError, AttributeError):
-        kept.unlink(missing_ok=True)  # not there, or damaged
-        return None
+        return None  # not there, or damaged
 
 
 def _keep(found: Scan, kept: Path) -> None:

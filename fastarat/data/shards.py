@@ -1,9 +1,8 @@
 """Data sets in shards: WebDataset's tars and TFRecords, many images in each of a few large files.
 
-`train*`, `test*` and `val*` (`validation*`) files in one folder, or in folders of these names. In a tar, members whose
-names are equal up to the first dot are a sample: one image (jpg, jpeg, png), and the number of its class as text
-(cls); whatever else a sample has is left alone. A `classes.txt` beside the shards has the names of the classes, a line
-each.
+Files in one folder whose names have the split in them (`train-000.tar`, `imagenet1k-validation-00.tar`,
+`cifar10-test.tfrecord-00000-of-00001`), or files in folders that are called train, test or val (validation). A
+`classes.txt` beside the shards has the names of the classes, a line each.
 """
 
 import os
@@ -19,31 +18,24 @@ import numpy as np
 
 from fastarat import console
 from fastarat.data import tfrecord
+from fastarat.data.damaged import readable
 from fastarat.data.encoded import EncodedSet
-from fastarat.data.entries import Entry, entries
+from fastarat.data.entries import is_clutter
 from fastarat.data.layout import require_none
 from fastarat.data.pool import in_order
+from fastarat.data.webdataset import IMAGES, LABEL, Sample, samples
 from fastarat.errors import UserError
+from fastarat.files import require_file
 
 SPLITS = {"train": "train", "test": "test", "validation": "test", "val": "test"}
-SPLIT = re.compile(rf"({'|'.join(SPLITS)})(?![a-z])")
+SPLIT = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?![a-z])")
 IS_TAR = re.compile(r"\.tar$")
 IS_TFRECORD = re.compile(r"\.tfrecords?$|-\d{5}-of-\d{5}$")
 OF_SEVERAL = re.compile(r"(.*)-(\d{5})-of-(\d{5})(.*)")
 CLASSES_FILE = "classes.txt"
-IMAGES = ("jpg", "jpeg", "png")
-LABEL = "cls"
+MOST_CLASS_BYTES = 1 << 24
 MUCH = 2**26
 """bytes that one process would read for some seconds: the checksums of TFRecords are over all that they hold"""
-
-
-class Sample(NamedTuple):
-    """An image in a shard."""
-
-    name: str
-    offset: int
-    length: int
-    label: int
 
 
 class Shard(NamedTuple):
@@ -73,6 +65,12 @@ def is_shards(folder: Path) -> bool:
     return next(_shards(folder), None) is not None
 
 
+def files(folder: Path) -> list[Path]:
+    """The files that an index of `folder` is made of."""
+    names = folder / CLASSES_FILE
+    return [*sorted(path for _, path in _shards(folder)), *([names] if names.is_file() else [])]
+
+
 def index(folder: Path) -> tuple[EncodedSet, EncodedSet, tuple[str, ...]]:
     """Training and test images in the order of the shards, sizes still 0, and the classes.
 
@@ -89,9 +87,11 @@ def survey(folder: Path) -> Survey:
     found: dict[str, list[Path]] = {"train": [], "test": []}
     for split, path in sorted(_shards(folder)):
         found[split].append(path)
-    for split, names in (("train", "train*"), ("test", "test* or val*")):
+    for split, names in (("train", "train"), ("test", "test, val or validation")):
         if not found[split]:
-            raise UserError(f"{folder} has no shards of {split} images: expected {names}, .tar or .tfrecord")
+            raise UserError(
+                f"{folder} has no shards of {split} images: expected names with {names} in them, .tar or .tfrecord"
+            )
     _tell_others(folder, {path for paths in found.values() for path in paths})
     indexed = _indexed(folder, [*found["train"], *found["test"]])
     count = len(found["train"])
@@ -134,9 +134,9 @@ def _shards(folder: Path) -> Iterator[tuple[str, Path]]:
     for part in parts:
         yield from ((SPLITS[part.name], Path(item.path)) for item in _items(Path(part.path)) if _is_shard(item))
     for item in items:
-        split = SPLIT.match(item.name)
-        if split and not parts and _is_shard(item):
-            yield SPLITS[split[1]], Path(item.path)
+        splits = {SPLITS[word] for word in SPLIT.findall(item.name)}
+        if len(splits) == 1 and not parts and _is_shard(item):
+            yield splits.pop(), Path(item.path)
 
 
 def _items(folder: Path) -> "list[os.DirEntry[str]]":
@@ -148,7 +148,8 @@ def _items(folder: Path) -> "list[os.DirEntry[str]]":
 
 
 def _is_shard(item: "os.DirEntry[str]") -> bool:
-    return bool(IS_TAR.search(item.name) or IS_TFRECORD.search(item.name)) and not item.is_dir()
+    is_named_so = bool(IS_TAR.search(item.name) or IS_TFRECORD.search(item.name)) and not is_clutter(item.name)
+    return is_named_so and not item.is_dir()
 
 
 def _indexed(folder: Path, paths: list[Path]) -> list[Shard]:
@@ -166,47 +167,14 @@ def _indexed(folder: Path, paths: list[Path]) -> list[Shard]:
 
 
 def _index_one(folder: Path, path: Path) -> Shard:
-    samples: list[Sample] = []
+    found: list[Sample] = []
     problems: list[str] = []
-    read = _tar_samples if IS_TAR.search(path.name) else _tfrecord_samples
+    read = samples if IS_TAR.search(path.name) else _tfrecord_samples
     try:
-        samples.extend(read(path, path.relative_to(folder).as_posix(), problems))
+        found.extend(read(path, path.relative_to(folder).as_posix(), problems))
     except UserError as e:
-        problems.append(str(e))
-    return Shard(samples, problems)
-
-
-def _tar_samples(path: Path, shard: str, problems: list[str]) -> Iterator[Sample]:
-    images: dict[str, list[Entry]] = defaultdict(list)
-    labels: dict[str, bytes] = {}
-    for entry in entries(path):
-        folder, _, file = entry.name.rpartition("/")
-        stem, _, kind = file.partition(".")
-        key = f"{folder}/{stem}" if folder else stem
-        if entry.kind == "file" and kind.lower() in IMAGES:
-            images[key].append(entry)
-        elif entry.kind == "file" and kind.lower() == LABEL:
-            if key in labels:
-                problems.append(f"{shard}: {key} has two classes")
-            labels[key] = entry.read()
-    for key in sorted(labels.keys() - images.keys()):
-        problems.append(f"{shard}: {key} has a class and no image ({', '.join(IMAGES)})")
-    for key, found in images.items():
-        label = _label(labels.get(key))
-        if len(found) > 1:
-            problems.append(f"{shard}: {key} has {len(found)} images")
-        elif isinstance(label, str):
-            problems.append(f"{shard}: {key} {label}")
-        else:
-            yield Sample(f"{shard}/{found[0].name}", found[0].offset, found[0].length, label)
-
-
-def _label(content: bytes | None) -> int | str:
-    """The class, or what is wrong with it."""
-    if content is None:
-        return f"has an image and no class (.{LABEL})"
-    text = content[:40].decode("utf-8", "replace").strip()
-    return int(text) if re.fullmatch("[0-9]{1,9}", text) else f"has the class {text!r}, which is not a number from 0"
+        problems.append(str(e).rstrip("."))
+    return Shard(found, problems)
 
 
 def _tfrecord_samples(path: Path, shard: str, problems: list[str]) -> Iterator[Sample]:
@@ -250,10 +218,13 @@ def _with_classes(folder: Path, train: EncodedSet, test: EncodedSet) -> tuple[En
 
 
 def _class_names(file: Path) -> tuple[str, ...]:
-    try:
-        lines = file.read_text("utf-8", "replace").splitlines() if file.exists() else []
-    except OSError as e:
-        raise UserError(f"Cannot read {file}: {e.strerror}.") from e
+    if not file.exists():
+        return ()
+    require_file(file)
+    with readable(file):
+        if file.stat().st_size > MOST_CLASS_BYTES:
+            raise UserError(f"{file} has {file.stat().st_size:,} bytes, too many for the names of classes")
+        lines = file.read_text("utf-8", "replace").splitlines()
     return tuple(line.strip() for line in lines if line.strip())
 
 

@@ -56,7 +56,9 @@ def open_stored(source: Source, corrupt: Corrupt = "fatal") -> StoredData:
             f"'fastarat data prepare {source.name} OUT', or use the resident loader"
         )
     if source.kind == "shards":
-        train, test, classes = indexed_once(source.path, data_root() / "scanned", shards.index)
+        train, test, classes = indexed_once(
+            source.path, shards.files(source.path), data_root() / "scanned", shards.index
+        )
     else:
         train, test, classes = index_images(source.path)
     return _scanned(source, train, test, classes, corrupt)

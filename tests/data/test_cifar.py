@@ -1,10 +1,14 @@
 """CIFAR is read from the published binary archive, and what is wrong with one is named."""
 
+import gzip
+import shutil
+
 import numpy as np
 import pytest
-from small_sets import cifar_archive, cifar_files, one_line
+from small_sets import cifar_archive, cifar_files, one_line, pack
 
 from fastarat.data import cifar
+from fastarat.data.fetch import fetch
 from fastarat.data.sources import open_dataset
 from fastarat.errors import UserError
 
@@ -75,3 +79,35 @@ def test_a_label_that_no_class_has_is_named(archive):
     with pytest.raises(UserError) as error:
         open_dataset("cifar10")
     assert "data_batch_1.bin: label 77 of image 0 is not in 0 … 9" in one_line(error)
+
+
+@pytest.mark.parametrize("name", cifar.ARCHIVES)
+def test_the_version_for_python_is_named_and_never_opened(tmp_path, name):
+    archive = cifar.ARCHIVES[name]
+    for file in archive.python_files:
+        (tmp_path / "files" / archive.python_folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "files" / archive.python_folder / file).write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    packed = pack(tmp_path / "files", tmp_path / "python.tar.gz", "w:gz")
+    shutil.copytree(tmp_path / "files" / archive.python_folder, tmp_path / "renamed")
+    for path in (packed, tmp_path / "files" / archive.python_folder, tmp_path / "files", tmp_path / "renamed"):
+        with pytest.raises(UserError) as error:
+            open_dataset(str(path))
+        assert f"is the version of {name} for Python: pickles" in one_line(error)
+        assert f"'fastarat data fetch {name}' brings the binary version" in one_line(error)
+    with pytest.raises(UserError, match=r"is the version of .* for Python"):
+        fetch(name, packed, tmp_path / "root")
+    assert packed.exists()
+
+
+def test_an_unpacked_archive_says_that_the_archive_is_wanted(tmp_path):
+    (tmp_path / "cifar-10-batches-bin").mkdir()
+    with pytest.raises(UserError, match=r"is an unpacked cifar-10-binary\.tar\.gz: give the archive itself"):
+        open_dataset(str(tmp_path))
+
+
+def test_a_file_that_is_there_twice_is_named(archive):
+    path = archive("cifar10", cifar_files("cifar10"))
+    content = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(content.rstrip(b"\0") + bytes(-len(content.rstrip(b"\0")) % 512) + content))
+    with pytest.raises(UserError, match=r"has batches\.meta\.txt twice"):
+        open_dataset("cifar10")

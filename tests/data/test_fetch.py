@@ -130,7 +130,7 @@ def test_another_file_on_this_machine_is_refused(published, root, tmp_path):
     assert "other.tar.gz is not the published cifar-10-binary.tar.gz" in one_line(error)
     with pytest.raises(UserError) as error:
         fetch("cifar10", tmp_path / "absent.tar.gz", root)
-    assert "absent.tar.gz: No such file" in one_line(error)
+    assert "absent.tar.gz does not exist" in one_line(error)
 
 
 def test_a_damaged_archive_in_the_root_is_named(published, root):
@@ -155,3 +155,22 @@ def test_only_the_cifar_sets_are_fetched_and_only_over_http(root):
     with pytest.raises(UserError) as error:
         fetch("cifar10", None, root, "file:///etc/passwd")
     assert "use --source FILE" in one_line(error)
+
+
+@pytest.mark.parametrize("length", ["", "many", "-5", "9" * 5000])
+def test_a_length_that_is_no_number_is_not_believed(mirror, root, monkeypatch, length):
+    real = Mirror.send_header
+    monkeypatch.setattr(
+        Mirror, "send_header", lambda self, name, value: real(self, name, length if name == "Content-Length" else value)
+    )
+    try:
+        assert fetch("cifar10", None, root, mirror.url).read_bytes() == mirror.content
+    except WorkError as error:
+        assert "\n" not in str(error)
+
+
+def test_a_server_that_sends_without_end_is_left(mirror, root, monkeypatch):
+    monkeypatch.setattr("fastarat.data.fetch.MOST_BYTES", 1000)
+    with pytest.raises(WorkError) as error:
+        fetch("cifar10", None, root, mirror.url)
+    assert "sends more than 1,000 bytes" in one_line(error)

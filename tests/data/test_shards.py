@@ -1,14 +1,17 @@
 """WebDataset tars and TFRecords open as the folder that they were made from; whatever is wrong in them is named."""
 
+import os
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mutants import memory_of
 from shard_files import example, samples, tar_shard, tfrecord
 from small_sets import jpeg, one_line
 
-from fastarat.data import shards
+from fastarat.data import shards, webdataset
 from fastarat.data.crops import whole_boxes
 from fastarat.data.decoders.dali import DALIDecoder
 from fastarat.data.decoders.request import Request
@@ -143,6 +146,86 @@ def test_a_sample_of_a_tar_that_is_not_one_image_and_one_class_is_named(tmp_path
     assert f"train-001.tar: {problem}" in refusal(folder)
 
 
+DOTTED = {
+    "every name its class": (("img.v1.jpg", "img.v1.cls", "img.v2.jpg", "img.v2.cls"), ["img.v1.jpg", "img.v2.jpg"]),
+    "dots in a folder": (("a.b/0.jpg", "a.b/0.cls", "a.c/0.jpg", "a.c/0.cls"), ["a.b/0.jpg", "a.c/0.jpg"]),
+    "a dot more in the image": (("img.v1.jpg", "img.cls"), ["img.v1.jpg"]),
+    "a dot in front": ((".a.b.jpg", ".a.cls"), [".a.b.jpg"]),
+    "a sample's mask and second class": (("a.v1.jpg", "a.v1.cls", "a.v1.seg.png", "a.v1.coarse.cls"), ["a.v1.jpg"]),
+    "capitals": (("A.JPG", "A.CLS"), ["A.JPG"]),
+}
+
+
+@pytest.mark.parametrize("kind", DOTTED)
+def test_names_with_dots_keep_their_samples(tmp_path, kind):
+    members, expected = DOTTED[kind]
+    path = tar_shard(
+        tmp_path / "a.tar", [(name, b"1" if name.lower().endswith("cls") else jpeg(0)) for name in members]
+    )
+    problems = []
+    found = list(webdataset.samples(path, "a.tar", problems))
+    assert [sample.name for sample in found] == [f"a.tar/{name}" for name in expected] and problems == []
+    assert {sample.label for sample in found} == {1}
+
+
+def test_a_hard_link_in_a_shard_is_the_file_that_it_stands_for(tmp_path):
+    path = tar_shard(tmp_path / "a.tar", [("a.jpg", jpeg(0)), ("a.cls", b"1")])
+    with tarfile.open(path, "a") as archive:
+        for name in ("b.jpg", "b.cls", "c.jpg"):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.LNKTYPE, f"a{name[1:]}" if name[0] == "b" else "lost.jpg"
+            archive.addfile(member)
+    problems = []
+    first, second = webdataset.samples(path, "a.tar", problems)
+    assert second == first._replace(name="a.tar/b.jpg")
+    assert problems == ["a.tar: c.jpg is a hard link and no file"]
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("imagenet1k-train-0000.tar", "imagenet1k-validation-00.tar"),
+        ("cifar10-train.tfrecord-00000-of-00001", "cifar10-test.tfrecord-00000-of-00001"),
+        ("my.set_train_001.tar", "my.set_val_001.tar"),
+    ],
+)
+def test_shards_are_known_by_the_split_in_their_names_as_data_sets_have_it(tmp_path, train, test, capsys):
+    for name in (train, test):
+        if ".tar" in name:
+            tar_shard(tmp_path / "w" / name, samples(images(4)))
+            tar_shard(tmp_path / "w" / f"._{name}", [])
+        else:
+            tfrecord(tmp_path / "w" / name, [example(image=jpeg(i), label=i % 2) for i in range(4)])
+    assert find(str(tmp_path / "w")).kind == "shards"
+    assert [len(part) for part in shards.index(tmp_path / "w")[:2]] == [4, 4]
+    assert "left out" not in capsys.readouterr().err
+
+
+def test_a_name_with_two_splits_is_of_none(tmp_path):
+    for name in ("train-0.tar", "val-0.tar", "val-of-train-0.tar"):
+        tar_shard(tmp_path / "w" / name, samples(images(2)))
+    assert [path.name for path in shards.files(tmp_path / "w")] == ["train-0.tar", "val-0.tar"]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "cls"])
+def test_the_size_of_a_member_is_bounded_before_it_is_read(tmp_path, suffix):
+    path = tar_shard(
+        tmp_path / "a.tar", [*GOOD, (f"b.{'cls' if suffix == 'jpg' else 'jpg'}", b"0"), (f"b.{suffix}", b"")]
+    )
+    content, size = bytearray(path.read_bytes()), 3 << 30
+    at = content.rindex(f"b.{suffix}".encode())
+    content[at + 124 : at + 136] = b"%011o\0" % size
+    content[at + 148 : at + 156] = b" " * 8
+    content[at + 148 : at + 156] = b"%06o\0 " % sum(content[at : at + 512])
+    path.write_bytes(content[: at + 512])
+    os.truncate(path, at + 512 + size + 1024)
+    problems = []
+    with memory_of(1 << 29):
+        assert len(list(webdataset.samples(path, "a.tar", problems))) == 1
+    (problem,) = problems
+    assert "3,221,225,472 bytes" in problem
+
+
 def test_what_else_a_sample_has_is_left_alone(tmp_path):
     folder = as_tars(tmp_path / "sharded", images(6), images(4, 10))
     tar_shard(
@@ -236,7 +319,7 @@ def test_processes_index_what_one_does_and_name_what_it_would(tmp_path, monkeypa
 def test_shards_of_one_split_only_or_without_samples_say_what_is_missing(tmp_path):
     folder = tmp_path / "sharded"
     tar_shard(folder / "train.tar", samples(images(4)))
-    assert "has no shards of test images: expected test* or val*" in refusal(folder)
+    assert "has no shards of test images: expected names with test, val or validation in them" in refusal(folder)
     tar_shard(folder / "test.tar", [("notes.txt", b"")])
     assert "the test shards hold no images" in refusal(folder)
     (folder / "train.tar").unlink()

@@ -129,4 +129,4 @@ def test_an_empty_or_compressed_file_says_so(tmp_path):
     empty.touch()
     packed.write_bytes(gzip.compress(b"anything"))
     assert "is empty" in refusal(empty) and "is compressed" in refusal(packed)
-    assert "No such file" in refusal(tmp_path / "none.tfrecord")
+    assert "does not exist" in refusal(tmp_path / "none.tfrecord")
