@@ -4,16 +4,12 @@ The net is recognised by its tensors: `linear.weight` ends a ResNet-18, `fc.weig
 depth and width are in the shapes.
 """
 
-import pickle
 import re
-import zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fastarat.checkpoint import Description, save_weights
@@ -26,10 +22,15 @@ from fastarat.models.convert import feature_widths, plain_branch, tap_layers
 from fastarat.models.published import published_model, published_predictors, split_layers
 from fastarat.models.registry import build_model
 from fastarat.models.settings import ModelConfig
+from fastarat.pickled import LEGACY, ZIP, read_pickled
 from fastarat.record import environment
 from fastarat.run import Run
+from fastarat.tensors import read_tensors
 
 IMAGE_SHAPE = (3, 32, 32)
+WRAPPED = ("state_dict", "model_state_dict", "model", "net")
+MOST_WRAPPED = 10
+WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
 
 
 def read_published(path: Path) -> dict[str, Tensor]:
@@ -39,37 +40,51 @@ def read_published(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{path} holds more than tensors or is no checkpoint, and is not loaded: save its state_dict() alone"
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError, zipfile.BadZipFile):
-        raise UserError(f"{path} is truncated or no checkpoint") from None
-    return _tensors(state, path)
+    if path.suffix == ".safetensors":
+        tensors, _ = read_tensors(path)
+    else:
+        tensors = _tensors(read_pickled(path, (ZIP, LEGACY), "save its state_dict() alone, or fetch it again"), path)
+    return without_wrappers(tensors, path)
 
 
 def _tensors(state: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict itself, however deep it is wrapped, without the `module.` of parallel wrappers."""
-    if isinstance(state, dict) and state and all(isinstance(value, Tensor) for value in state.values()):
-        return {name.removeprefix("module."): value for name, value in state.items()}
-    for key in ("state_dict", "model_state_dict", "model", "net"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            return _tensors(state[key], path)
+    """The state dict itself, however deep it is wrapped."""
+    for _ in range(MOST_WRAPPED):
+        if not isinstance(state, dict):
+            break
+        if state and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
+            return state
+        state = next((state[key] for key in WRAPPED if isinstance(state.get(key), dict)), None)
     raise UserError(f"{path} holds no state_dict of tensors")
+
+
+def without_wrappers(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """By the names in the net itself: without the prefixes of parallel and compiled nets, in whatever order."""
+    named = {WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
+    if len(named) < len(tensors):
+        raise UserError(f"{path} holds the same tensors with and without module.: save one net's state_dict()")
+    return named
 
 
 def recognise(tensors: dict[str, Tensor], path: Path) -> tuple[str, int]:
     """The name of the net and its number of classes."""
-    if "linear.weight" in tensors:
-        return "resnet18", len(tensors["linear.weight"])
-    if "fc.weight" in tensors:
-        blocks = {m.group(1) for name in tensors if (m := re.match(r"block1\.layer\.(\d+)\.", name))}
-        return f"wrn-{6 * len(blocks) + 4}-{tensors['fc.weight'].shape[1] // 64}", len(tensors["fc.weight"])
-    raise UserError(f"{path} is no checkpoint of the published AR-AT code: it has neither linear.weight nor fc.weight")
+    head = next((name for name in ("linear.weight", "fc.weight") if name in tensors), None)
+    if head is None:
+        raise UserError(
+            f"{path} is no checkpoint of the published AR-AT code: it has neither linear.weight nor fc.weight"
+        )
+    if tensors[head].ndim != 2:
+        raise UserError(f"{path}: {head} is {list(tensors[head].shape)}, expected [classes, features]")
+    num_classes, width = tensors[head].shape
+    if not num_classes:
+        raise UserError(f"{path}: {head} has no rows, one a class")
+    if head == "linear.weight":
+        return "resnet18", num_classes
+    blocks = {m.group(1) for name in tensors if (m := re.match(r"block1\.layer\.(\d+)\.", name))}
+    name = f"wrn-{6 * len(blocks) + 4}-{width // 64}"
+    if problems := ModelConfig(name).problems():
+        raise UserError(f"{path}: {problems[0]}")
+    return name, num_classes
 
 
 def load_published(path: Path) -> tuple[nn.Module, ARAT, str, int]:
@@ -79,21 +94,23 @@ def load_published(path: Path) -> tuple[nn.Module, ARAT, str, int]:
     """
     tensors = read_published(path)
     name, num_classes = recognise(tensors, path)
+    given = {name: t for name, t in tensors.items() if not name.endswith("num_batches_tracked")}
+    predictors = {name: t for name, t in given.items() if name.startswith("predictor.")}
+    own = {name: t for name, t in given.items() if name not in predictors}
+    with torch.device("meta"):  # no memory is taken for a net before its tensors are there
+        net = build_model(name, num_classes)
+    _compare(published_model(net.state_dict(), split_layers(net)), own, path)
     model = build_model(name, num_classes)
     layers: tuple[str, ...] = model.aligned_layers  # type: ignore[assignment]
     tap_layers(model, layers)
     method = ARAT(ARATConfig(gamma=30 if name == "resnet18" else 100), feature_widths(model, IMAGE_SHAPE, layers))
-    wanted = published_model(model.state_dict(), split_layers(model))
-    if any(name.startswith("predictor.") for name in tensors):
-        wanted |= published_predictors(method.state_dict(), layers)
-    given = {name: t for name, t in tensors.items() if not name.endswith("num_batches_tracked")}
-    if "predictor." not in " ".join(wanted):
-        given = {name: t for name, t in given.items() if not name.startswith("predictor.")}
-    _copy(wanted, given, path)
+    _copy(published_model(model.state_dict(), split_layers(model)), own, path)
+    if predictors:
+        _copy(published_predictors(method.state_dict(), layers), predictors, path)
     return model, method, name, num_classes
 
 
-def _copy(wanted: dict[str, Tensor], given: dict[str, Tensor], path: Path) -> None:
+def _compare(wanted: dict[str, Tensor], given: dict[str, Tensor], path: Path) -> None:
     missing, extra = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
     if missing or extra:
         problem = f"lacks {missing[0]}" if missing else f"has the unknown tensor {extra[0]}"
@@ -101,6 +118,12 @@ def _copy(wanted: dict[str, Tensor], given: dict[str, Tensor], path: Path) -> No
     for name, target in wanted.items():
         if target.shape != given[name].shape:
             raise UserError(f"{path}: {name} is {tuple(given[name].shape)}, expected {tuple(target.shape)}")
+        if not given[name].is_floating_point():
+            raise UserError(f"{path}: {name} is of {given[name].dtype}, expected numbers with a fraction")
+
+
+def _copy(wanted: dict[str, Tensor], given: dict[str, Tensor], path: Path) -> None:
+    _compare(wanted, given, path)
     with torch.no_grad():
         for name, target in wanted.items():
             target.copy_(given[name])
@@ -125,7 +148,7 @@ def convert(path: Path, out: Path, data: str | None = None) -> Run:
         (height, width),
         255,
         tuple(str(i) for i in range(num_classes)),
-        config.data,
+        Path(config.data).name,
         config.attack.norm,
         config.attack.eps_255,
         config.method.name,

@@ -1,9 +1,15 @@
 """Write a model for people without fastarat: weights, a `model.py` that needs torch and no more (but for a net
 of torchvision or timm), a model card, ONNX."""
 
+import html
 import inspect
 import logging
+import os
+import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +25,7 @@ from fastarat.models.registry import architecture
 from fastarat.models.settings import FOREIGN
 from fastarat.models.split_batch_norm import PlainBatchNorm2d
 
+MARKUP = re.compile(r"[\\`*_{}\[\]#|~!()$:@]|(?<=www)\.")
 PARTS = {
     resnet.ResNet: (resnet.conv3x3, resnet.BasicBlock, resnet.Bottleneck, resnet.ResNet),
     wide_resnet.WideResNet: (wide_resnet.WideBlock, wide_resnet.WideStage, wide_resnet.WideResNet),
@@ -93,25 +100,44 @@ only, and says nothing of other changes to an image.
 def export(model: nn.Module, description: Description, out: Path, onnx: bool = False) -> list[Path]:
     """Write `model` (a plain net) into the directory `out`; returns the files.
 
-    Raises `UserError` if `out` has a model already, cannot be made, or ONNX is asked for and not installed.
+    Raises `UserError` if `out` has such a file already, cannot be made, or ONNX is asked for and not installed;
+    `WorkError` if the disk is full: nothing is left of it then.
     """
     if onnx:
         _require_onnx()
-    if (out / "model.safetensors").exists():
-        raise UserError(f"{out} holds a model already: give another --out")
+    # Whoever gets it learns the data set's name, and not where it lay.
+    description = replace(description, data=Path(description.data).name)
+    model = model.float()
+    names = ["model.safetensors", "model.py", "README.md"] + ["model.onnx"] * onnx
+    with _new_files(out, names) as files:
+        save_weights(files[0], model, description)
+        write_text(files[1], model_py(description))
+        write_text(files[2], card(model, description))
+        if onnx:
+            write_onnx(files[3], model, description)
+    return files
+
+
+@contextmanager
+def _new_files(out: Path, names: list[str]) -> Iterator[list[Path]]:
+    """Places in the directory `out` for files that are not there yet; all of them come to be, or none."""
+    files, is_new = [out / name for name in names], not out.exists()
+    there = [path.name for path in files if os.path.lexists(path)]
+    if there:
+        raise UserError(f"{out} holds a {there[0]} already: give another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise UserError(f"cannot make {out}: {e.strerror}; give another --out") from None
-    files = [out / "model.safetensors", out / "model.py", out / "README.md"]
-    model = model.float()
-    save_weights(files[0], model, description)
-    write_text(files[1], model_py(description))
-    write_text(files[2], card(model, description))
-    if onnx:
-        files.append(out / "model.onnx")
-        write_onnx(files[-1], model, description)
-    return files
+    try:
+        yield files
+    except BaseException:
+        for path in files:
+            path.unlink(missing_ok=True)
+        if is_new:
+            with suppress(OSError):
+                out.rmdir()
+        raise
 
 
 def model_py(description: Description) -> str:
@@ -155,15 +181,22 @@ def card(model: nn.Module, description: Description) -> str:
     """The model card."""
     height, width = description.image_size
     values = {name: getattr(description, name) for name in description.__dataclass_fields__}
+    texts = {name: in_markdown(value) for name, value in values.items() if isinstance(value, str)}
     return CARD.format(
-        **values,
+        **{**values, **texts},
         channels=description.in_channels,
         height=height,
         width=width,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        class_names=", ".join(description.classes),
+        class_names=", ".join(map(in_markdown, description.classes)),
         shown=_shown(description),
     )
+
+
+def in_markdown(text: str) -> str:
+    """A text of a file as itself in a Markdown page: no markup, link or HTML, and no line of its own."""
+    visible = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return MARKUP.sub(r"\\\g<0>", html.escape(visible, quote=False))
 
 
 def _shown(description: Description) -> str:
@@ -202,4 +235,15 @@ def write_onnx(path: Path, model: nn.Module, description: Description) -> None:
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as e:
         raise WorkError(f"torch could not export the net to ONNX: {str(e).splitlines()[0]}") from None
     assert program is not None
+    _forget_origins(program.model)
     write_atomically(path, lambda temporary: program.save(temporary))
+
+
+def _forget_origins(model: Any) -> None:
+    """Leave out where in this machine's files each operation came from."""
+    graphs = [model.graph, *model.functions.values()]
+    for part in (model, *graphs, *(node for graph in graphs for node in graph.all_nodes())):
+        part.metadata_props.clear()
+        part.doc_string = None
+        for value in getattr(part, "outputs", ()):
+            value.metadata_props.clear()

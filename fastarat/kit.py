@@ -1,19 +1,22 @@
 """Small nets stored as data: a list of layers in `arch_NAME.json`, tensors in safetensors. Nothing is unpickled."""
 
-import json
+import reprlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fastarat.errors import UserError, unknown
+from fastarat.files import read_json
+from fastarat.tensors import read_tensors
+from fastarat.typed import fits
 
 Layer = dict[str, Any]
 Tensors = dict[str, Tensor]
+MOST = 64
+"""of a stride, and of a padding"""
 
 
 class Scale(nn.Module):
@@ -45,9 +48,25 @@ class GlobalAveragePool(nn.Module):
         return x.mean((2, 3))
 
 
+def _whole(layer: Layer, key: str, default: int, least: int, most: int = MOST) -> int:
+    """A whole number of a layer: a padding takes memory by its square."""
+    value = layer.get(key, default)
+    if not fits(value, int) or not least <= value <= most:
+        raise ValueError(f"{key} is {reprlib.repr(value)}, expected {least} to {most}")
+    return value
+
+
+def _number(layer: Layer, key: str, default: float | None = None) -> float:
+    value = layer.get(key, default)
+    if not fits(value, float):
+        raise ValueError(f"{key} is {reprlib.repr(value)}, expected a number")
+    return float(value)
+
+
 def _conv2d(layer: Layer, tensors: Tensors) -> nn.Module:
     width, given, *kernel = tensors["weight"].shape
-    stride, padding, groups = layer.get("stride", 1), layer.get("padding", 0), layer.get("groups", 1)
+    stride, padding = _whole(layer, "stride", 1, 1), _whole(layer, "padding", 0, 0)
+    groups = _whole(layer, "groups", 1, 1, max(width, 1))
     return nn.Conv2d(given * groups, width, kernel, stride, padding, groups=groups, bias="bias" in tensors)  # type: ignore[arg-type]
 
 
@@ -57,7 +76,7 @@ def _linear(layer: Layer, tensors: Tensors) -> nn.Module:
 
 
 def _batch_norm(layer: Layer, tensors: Tensors) -> nn.Module:
-    return nn.BatchNorm2d(len(tensors["running_mean"]), eps=layer.get("eps", 1e-5), affine="weight" in tensors)
+    return nn.BatchNorm2d(len(tensors["running_mean"]), eps=_number(layer, "eps", 1e-5), affine="weight" in tensors)
 
 
 # Sizes are the stored tensors', so that layer and tensors cannot disagree.
@@ -68,8 +87,8 @@ OPERATIONS: dict[str, Callable[[Layer, Tensors], nn.Module]] = {
     "relu": lambda layer, tensors: nn.ReLU(),
     "flatten": lambda layer, tensors: nn.Flatten(),
     "global_avgpool": lambda layer, tensors: GlobalAveragePool(),
-    "scale": lambda layer, tensors: Scale(layer["factor"]),
-    "quantize": lambda layer, tensors: Quantize(layer["levels"]),
+    "scale": lambda layer, tensors: Scale(_number(layer, "factor")),
+    "quantize": lambda layer, tensors: Quantize(_number(layer, "levels")),
 }
 
 
@@ -81,32 +100,30 @@ def load_kit_model(folder: Path, name: str) -> nn.Module:
     """
     path = folder / f"arch_{name}.json"
     description = _read_description(path)
-    tensors = _read_tensors(folder / description.get("weights", f"{name}.safetensors"))
+    tensors = _read_tensors(folder / (description.get("weights") or f"{name}.safetensors"))
     layers = [_build(layer, tensors, path, number) for number, layer in enumerate(description["layers"])]
     return nn.Sequential(*layers).eval()
 
 
 def _read_description(path: Path) -> dict[str, Any]:
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-        layers, weights = description["layers"], description.get("weights", "")
-        named = isinstance(layers, list) and all(isinstance(layer["op"], str) for layer in layers)
-        if named and isinstance(weights, str):
-            return description
-    except OSError as e:
-        raise UserError(f"{path} cannot be read: {e.strerror}") from None
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise UserError(f"{path} is no description of a net: give a JSON object with 'layers', each with its 'op'")
+    description = read_json(path)
+    layers, weights = (description.get("layers"), description.get("weights", "")) if _is(description) else (None, None)
+    named = isinstance(layers, list) and all(_is(each) and isinstance(each.get("op"), str) for each in layers)
+    if not named or not isinstance(weights, str):
+        raise UserError(f"{path} is no description of a net: give a JSON object with 'layers', each with its 'op'")
+    if Path(weights).name != weights:
+        raise UserError(f"{path}: the weights {weights[:80]!r} are not in its own folder")
+    return description
+
+
+def _is(value: Any) -> bool:
+    return isinstance(value, dict)
 
 
 def _read_tensors(path: Path) -> Tensors:
     if not path.is_file():
         raise UserError(f"{path} does not exist: the net's weights belong there")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError):
-        raise UserError(f"{path} is truncated or no safetensors file") from None
+    return read_tensors(path)[0]
 
 
 def _build(layer: Layer, tensors: Tensors, path: Path, number: int) -> nn.Module:
@@ -114,7 +131,7 @@ def _build(layer: Layer, tensors: Tensors, path: Path, number: int) -> nn.Module
     operation, at = layer["op"], f"{path}, layer {number}"
     if operation not in OPERATIONS:
         raise UserError(f"{at}: {unknown('operation', operation, OPERATIONS)}")
-    prefix = f"{layer['name']}." if "name" in layer else None
+    prefix = f"{layer['name']}." if isinstance(layer.get("name"), str) else None
     own = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)} if prefix else {}
     try:
         module = OPERATIONS[operation](layer, own)

@@ -21,6 +21,7 @@ def learning_curves(path: Path, runs: dict[str, list[dict[str, Any]]], title: st
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    plt.rcParams["text.parse_math"] = False  # a name may hold a dollar
     few = len(runs) <= len(COLOURS)  # else names in one of the two legends have to do
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     for colour, (name, lines) in zip(COLOURS if few else _more_colours(), runs.items(), strict=False):
@@ -69,6 +70,7 @@ def profile_picture(path: Path, profile: dict[str, Any]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    plt.rcParams["text.parse_math"] = False
     rows = profile["parts"]
     names = [row["part"] for row in rows]
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained", sharey=True)

@@ -21,6 +21,7 @@ def picture(path: Path, rows: int, columns: int, size: tuple[float, float], titl
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    plt.rcParams["text.parse_math"] = False  # a name may hold a dollar
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     figure.suptitle(title, fontsize=11)
     try:

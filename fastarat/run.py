@@ -40,13 +40,13 @@ class Run:
         if self.config_file.exists():
             raise UserError(f"{self.path} holds a run already: give --resume to go on with it, or another --out")
         try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
             taken = [name for name in NAMES if os.path.lexists(self.path / name)]
-            taken += [f"checkpoints/{path.name}" for path in self.checkpoints.iterdir()]
+            taken += [f"checkpoints/{path.name}" for path in self.checkpoints.glob("*")]
+            if taken:
+                raise UserError(f"{self.path} holds {taken[0]}, which this run would write: give another --out")
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise UserError(f"cannot make the run directory {self.path}: {e.strerror}; give another --out") from None
-        if taken:
-            raise UserError(f"{self.path} holds {taken[0]}, which this run would write: give another --out")
         self.write_config(config)  # first: a run that is killed here can be resumed
         self.write_record(environment)
 

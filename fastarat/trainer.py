@@ -26,7 +26,7 @@ from fastarat.errors import Interrupted, UserError, WorkError
 from fastarat.processes import is_first
 from fastarat.record import Record, environment
 from fastarat.report import learning_curves
-from fastarat.run import Run
+from fastarat.run import Run, settled
 
 __all__ = ["Interrupted", "train"]
 
@@ -194,6 +194,7 @@ def _open_run(
         if kept:
             state, source = kept
             training.load_state_dict(state, str(source))
+            _check_unfinished(run, training)
         if world.is_main:
             _record_other_processes(run.config(), training.config, record)
             run.write_record(facts)
@@ -218,3 +219,11 @@ def _record_other_processes(was: Config, now: Config, record: Record) -> None:
     record.choose(
         "processes", str(after), f"{why}so the weights will differ from those of a run that goes on as before"
     )
+
+
+def _check_unfinished(run: Run, training: Training) -> None:
+    """A finished run would train nothing, and its config.json say what nothing in it was made with."""
+    epochs = training.config.epochs
+    is_finished = training.epoch > epochs and run.weights_file.exists()
+    if is_finished and run.config() != settled(training.config):
+        raise UserError(f"{run.path} has finished its {epochs} epochs: give more --epochs to go on with other settings")

@@ -87,7 +87,12 @@ def without(tensors: dict[str, Tensor], *names: str) -> dict[str, Tensor]:
         ([{"op": "conv3d"}], (), "layer 0: Unknown operation 'conv3d'.*Did you mean 'conv2d'"),
         (LAYERS, ("l.weight",), r"layer 7 \(linear\): 'weight'"),
         (LAYERS, ("n.running_var",), r"layer 2 \(batchnorm2d\).*running_var"),
-        ([{"op": "scale"}], (), r"layer 0 \(scale\): 'factor'"),
+        ([{"op": "scale"}], (), r"layer 0 \(scale\): factor is None, expected a number"),
+        ([{"op": "scale", "factor": "x"}], (), r"layer 0 \(scale\): factor is 'x', expected a number"),
+        ([{"op": "quantize", "levels": True}], (), r"layer 0 \(quantize\): levels is True"),
+        ([{**LAYERS[1], "stride": "same"}], (), r"layer 0 \(conv2d\): stride is 'same', expected 1 to 64"),
+        ([{**LAYERS[1], "stride": 2**62}], (), r"layer 0 \(conv2d\): stride is \d+, expected 1 to 64"),
+        ([{**LAYERS[1], "padding": 10**6}], (), r"layer 0 \(conv2d\): padding is 1000000, expected 0 to 64"),
         ([{"op": "linear", "name": "c"}], (), r"layer 0 \(linear\)"),
         ([{"op": "conv2d"}], (), r"layer 0 \(conv2d\): 'weight'"),
         ([{"name": "c"}], (), "no description of a net"),
@@ -101,7 +106,7 @@ def test_a_layer_that_does_not_fit_is_named(tmp_path, tensors, layers, missing, 
 
 
 def test_files_that_are_missing_or_foreign_are_named(tmp_path, tensors):
-    with pytest.raises(UserError, match=r"arch_own\.json cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"arch_own\.json does not exist"):
         load_kit_model(tmp_path, "own")
     write(tmp_path, tensors)
     (tmp_path / "own.safetensors").write_bytes(b"no tensors")
@@ -110,10 +115,13 @@ def test_files_that_are_missing_or_foreign_are_named(tmp_path, tensors):
     (tmp_path / "own.safetensors").unlink()
     with pytest.raises(UserError, match=r"own\.safetensors does not exist"):
         load_kit_model(tmp_path, "own")
-    for text in ("{", "[]", "{}", '{"layers": 3}', '{"layers": [], "weights": 3}'):
+    for text in ("[]", "{}", '{"layers": 3}', '{"layers": [], "weights": 3}'):
         (tmp_path / "arch_own.json").write_text(text)
         with pytest.raises(UserError, match=r"arch_own\.json is no description"):
             load_kit_model(tmp_path, "own")
+    (tmp_path / "arch_own.json").write_text('{"layers": [], "weights": "../own.safetensors"}')
+    with pytest.raises(UserError, match="not in its own folder"):
+        load_kit_model(tmp_path, "own")
 
 
 @pytest.mark.parametrize("name", ["plain", "scaled"])

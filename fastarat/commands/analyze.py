@@ -1,5 +1,7 @@
 """`fastarat analyze RUN`: what a trained run looks like inside, as JSON and as pictures."""
 
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -9,10 +11,20 @@ import tyro
 from fastarat.cli import parse
 from fastarat.console import notice, print_json, print_table, progress
 from fastarat.errors import UserError, WorkError
-from fastarat.files import write_text
+from fastarat.files import read_json, write_text
 
 if TYPE_CHECKING:
     from fastarat.analysis import Analysis
+
+FILES = (
+    "analysis.json",
+    "conflict.png",
+    "mixture.png",
+    "features.png",
+    "surface.png",
+    "perturbations.png",
+    "gallery.png",
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,7 @@ def run(args: list[str]) -> int:
     kept_states(opened, arguments.epochs)
     device = choose_device(_on(opened.config(), arguments.device), Record())
     out = arguments.out or arguments.run / "analysis"
-    _make(out)
+    _make(out, is_own=arguments.out is None)
     try:
         with progress("analysing, in percent", 100) as advance:
             analysis = whole_analysis(
@@ -98,15 +110,29 @@ def _on(config: Any, device: str) -> Any:
     return replace(config, device=device, gpus=0, procs=0)
 
 
-def _make(out: Path) -> None:
-    """Make the directory, and see that it can be written before there is anything to write."""
-    probe = out / ".analysis"
+def _make(out: Path, is_own: bool) -> None:
+    """Make the directory, and see that it can be written before there is anything to write.
+
+    `is_own`: it is the run's own place for an earlier analysis, which this one replaces. Raises `UserError` if it
+    cannot be written, or holds files of these names that no analysis has made.
+    """
+    there = [name for name in FILES if os.path.lexists(out / name)]
+    if there and not is_own and not _is_analysis(out / FILES[0]):
+        raise UserError(f"{out} holds a {there[0]} that is no analysis: give another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=out):
+            pass
     except OSError as e:
         raise UserError(f"cannot write to {out}: {e.strerror}; give another --out") from None
+
+
+def _is_analysis(path: Path) -> bool:
+    try:
+        found = read_json(path)
+    except UserError:
+        return False
+    return isinstance(found, dict) and {"run", "states", "summary"} <= found.keys()
 
 
 def _write(out: Path, analysis: "Analysis") -> None:
@@ -114,13 +140,17 @@ def _write(out: Path, analysis: "Analysis") -> None:
 
     from fastarat import report_analysis, report_images
 
-    write_text(out / "analysis.json", json.dumps(analysis.result, indent=1) + "\n")
-    report_analysis.conflict_picture(out / "conflict.png", analysis.result)
-    report_analysis.mixture_picture(out / "mixture.png", analysis.result)
-    report_analysis.features_picture(out / "features.png", analysis.result)
-    report_images.surface_picture(out / "surface.png", analysis)
-    report_images.perturbations_picture(out / "perturbations.png", analysis)
-    report_images.gallery_picture(out / "gallery.png", analysis)
+    write_text(out / FILES[0], json.dumps(analysis.result, indent=1) + "\n")
+    pictures = (
+        (report_analysis.conflict_picture, analysis.result),
+        (report_analysis.mixture_picture, analysis.result),
+        (report_analysis.features_picture, analysis.result),
+        (report_images.surface_picture, analysis),
+        (report_images.perturbations_picture, analysis),
+        (report_images.gallery_picture, analysis),
+    )
+    for name, (draw, shown) in zip(FILES[1:], pictures, strict=True):
+        draw(out / name, shown)  # type: ignore[operator]
 
 
 COLUMNS = {

@@ -24,6 +24,7 @@ from fastarat.methods.settings import ARATConfig
 from fastarat.models.convert import feature_widths, tap_layers
 from fastarat.models.published import published_model, published_predictors, split_layers
 from fastarat.models.registry import build_model
+from fastarat.models.settings import FOREIGN
 from fastarat.models.split_batch_norm import forward, forward_with_features
 from fastarat.npz import read_npz
 from fastarat.verification.rows import Row
@@ -41,6 +42,8 @@ REACHED, LEFT = 0.05, 0.2
 
 SCALARS = ("arch", "salt", "gamma", "num_classes", "prev_acc")
 INPUTS = (*SCALARS, "images", "labels", "noise")
+WHOLE = ("salt", "num_classes", "labels")
+MOST_PARAMETERS = 100_000_000
 
 
 def named_tensor(name: str, shape: tuple[int, ...], salt: int) -> np.ndarray:
@@ -63,20 +66,52 @@ class Golden:
     """A golden file, and the net, predictors and inputs that it describes."""
 
     def __init__(self, path: Path, dtype: torch.dtype, device: torch.device):
-        self.vectors = read_npz(path)
+        self.path, self.vectors = path, read_npz(path)
         self.dtype, self.device = dtype, device
         self.exact = dtype == torch.float64
         missing = [key for key in INPUTS if key not in self.vectors]
         if missing:
             raise UserError(f"{path} is no golden file of AR-AT: it has no entry {missing[0]!r}")
-        images = self.vectors["images"]
-        if images.ndim != 4 or any(self.vectors[key].ndim for key in SCALARS):
-            raise UserError(f"{path} is no golden file of AR-AT: images must be [N, H, W, C], {SCALARS} single values")
+        if problem := self._problem():
+            raise UserError(f"{path} is no golden file of AR-AT: {problem}")
         self.salt, self.num_classes = int(self.vectors["salt"]), int(self.vectors["num_classes"])
-        self.x = self.tensor(images).permute(0, 3, 1, 2) / 255
+        self.x = self.tensor(self.vectors["images"]).permute(0, 3, 1, 2) / 255
         self.y = torch.from_numpy(self.vectors["labels"].astype(np.int64)).to(device)
         self.noise = self.tensor(self.expected("noise", self.x.shape))
+        self._check_size()
         self.reset()
+
+    def _problem(self) -> str | None:
+        """What is wrong with kinds, shapes and values of the entries, if anything is."""
+        vectors = self.vectors
+        for key, value in vectors.items():
+            wanted = "U" if key == "arch" else "iu" if key in WHOLE else "biuf"
+            if value.dtype.kind not in wanted or not value.size:
+                return f"{key!r} is {value.dtype} {list(value.shape)}"
+        images, labels, num_classes = vectors["images"], vectors["labels"], vectors["num_classes"]
+        if images.ndim != 4 or any(vectors[key].ndim for key in SCALARS):
+            return f"images must be [N, H, W, C], {SCALARS} single values"
+        if not (0 <= int(vectors["salt"]) < 2**63 and 0 < int(num_classes) < 2**31):
+            return f"salt is {vectors['salt']}, num_classes {num_classes}"
+        if labels.shape != images.shape[:1] or labels.min() < 0 or labels.max() >= num_classes:
+            return f"labels are not one of {num_classes} classes for each of {len(images)} images"
+        if not (np.isfinite(vectors["gamma"]) and np.isfinite(vectors["prev_acc"])):
+            return f"gamma is {vectors['gamma']}, prev_acc {vectors['prev_acc']}"
+        return None
+
+    def _check_size(self) -> None:
+        """Take no memory for a net that cannot be this file's: its logits and names are compared before it is made."""
+        arch = str(self.vectors["arch"])
+        if FOREIGN.fullmatch(arch):
+            raise UserError(f"{self.path} is no golden file of AR-AT: {arch} is another package's net")
+        self.expected("eval_logits_clean", torch.Size((len(self.x), self.num_classes)))
+        with torch.device("meta"):
+            net = build_model(arch, self.num_classes, self.x.shape[1])
+        size = sum(parameter.numel() for parameter in net.parameters())
+        if size > MOST_PARAMETERS:
+            raise UserError(
+                f"{self.path}: {arch} has {size:,} parameters, more than the {MOST_PARAMETERS:,} of any here"
+            )
 
     def tensor(self, value: np.ndarray) -> Tensor:
         """An array on the device, in the precision of this check."""
@@ -90,7 +125,13 @@ class Golden:
         settings = ARATConfig(gamma=float(self.vectors["gamma"]), layers=layers)
         self.model = build_model(str(self.vectors["arch"]), self.num_classes, channels)
         tap_layers(self.model, layers)
-        self.method = ARAT(settings, feature_widths(self.model, image_shape, layers))
+        try:
+            widths = feature_widths(self.model, image_shape, layers)
+        except (RuntimeError, ValueError) as e:
+            if isinstance(e, UserError):
+                raise
+            raise UserError(f"{self.path}: its net takes no images {list(image_shape)}") from None
+        self.method = ARAT(settings, widths)
         for part in (self.model, self.method):
             part.to(self.device, self.dtype)
         self.method.begin_epoch(self.tensor(self.vectors["prev_acc"]))
@@ -233,6 +274,6 @@ def _gradients(golden: Golden, gradients: tuple[Tensor, ...]) -> Iterator[Row]:
     by_model = dict(zip(model, gradients, strict=False))
     by_method = dict(zip(method, gradients[len(model) :], strict=True))
     ours = golden.by_name(by_model, by_method)
-    norms = {name: float(value) for name, value in golden.entries("grad_norm")}
+    norms = {name: float(value.flat[0]) for name, value in golden.entries("grad_norm")}
     yield golden.compare("grad_norm", {name: g.norm() for name, g in ours.items()})
     yield golden.compare("grad_head", ours, norms)

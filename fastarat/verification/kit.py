@@ -1,6 +1,5 @@
 """A kit of AutoAttack's stored results: images, nets as data, and for each net and norm what was computed on it."""
 
-import json
 import math
 import re
 from functools import cache
@@ -13,6 +12,7 @@ from torch import nn
 from fastarat.attacks.projections import lengths
 from fastarat.attacks.settings import Norm
 from fastarat.errors import UserError
+from fastarat.files import read_json
 from fastarat.kit import load_kit_model
 from fastarat.verification.stored import Stored
 
@@ -74,9 +74,9 @@ class Kit:
         model.requires_grad_(False).to(self.device)
         try:
             logits = model(self.x[:1])
-        except (RuntimeError, ValueError) as e:
-            lines = str(e).strip().splitlines()
-            raise UserError(f"{path} takes no images {list(self.x.shape[1:])} of data.npz: {lines[0]}") from None
+        except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as e:  # each layer in its own way
+            reason = next(iter(str(e).strip().splitlines()), type(e).__name__)
+            raise UserError(f"{path} takes no images {list(self.x.shape[1:])} of data.npz: {reason}") from None
         if logits.ndim != 2 or self.y.min() < 0 or self.y.max() >= logits.shape[1]:
             shape = f"{list(logits.shape[1:])} an image, and labels reach {int(self.y.max())}"
             raise UserError(f"{path} does not fit data.npz: it returns {shape}")
@@ -113,10 +113,7 @@ def _recorded(path: Path) -> dict[str, Any]:
     """The description of the runs, if there is one."""
     if not path.exists():
         return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = None
+    found = read_json(path)
     if not isinstance(found, dict):
         raise UserError(f"{path} is no JSON object of what was run")
     return found

@@ -237,7 +237,7 @@ BAD = {
     "labels": (lambda kit: spoil(kit, "data.npz", y_test=lambda y: y + 9), "arch_rounded.json does not fit data.npz"),
     "index": (lambda kit: spoil(kit, "trace_smooth_L2.npz", index=lambda i: i + 99), "index is not of the 24 images"),
     "attack": (lambda kit: np.savez(kit / "aa_smooth_L2_x.npz", robust_to_fgsm=np.ones(24, bool)), "attack 'fgsm'"),
-    "expected": (lambda kit: (kit / "expected.json").write_text("["), "expected.json is no JSON object"),
+    "expected": (lambda kit: (kit / "expected.json").write_text("["), "expected.json cannot be read"),
     "radius": (lambda kit: spoil(kit, "pgd_smooth_L2.npz", eps=times(0)), "the radius of smooth_L2 is 0.0"),
 }
 
