@@ -16,14 +16,18 @@ from fastarat.attacks.autoattack_state import as_numbers
 from fastarat.attacks.pgd import Logits
 from fastarat.attacks.settings import Norm
 from fastarat.attacks.whole_model import InBf16, frozen
+from fastarat.console import notice
 from fastarat.data.dataset import ImageSet
 from fastarat.errors import UserError, WorkError, unknown
 from fastarat.evaluated import Evaluation
 
 EvaluationDtype = Literal["fp32", "bf16"]
 EngineName = Literal["fast", "reference"]
+ROUNDING = 1e-6
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def evaluate(
     model: nn.Module,
     images: Tensor,
@@ -56,7 +60,8 @@ def evaluate(
     `dtype` bf16 lets attacks see the model in bfloat16 (autocast), and counts what float32 confirms. `engine`
     reference runs the attacks of the package pyautoattack. The model stays where it is, and is left as it was; images
     go to it (or to `device`, where it must be). Raises `UserError` for bad settings, images, labels or models,
-    `WorkError` where the GPU's memory is too small.
+    `WorkError` where the GPU's memory is too small, or the model fails on a batch. May be called under
+    `torch.no_grad` or `torch.inference_mode`. Pixels that a rounding has put outside [0, 1] are clipped, with a notice.
     """
     names = attack_names(attack)
     images, labels = _given(images, labels, num_images)
@@ -127,12 +132,27 @@ def _given(images: Tensor, labels: Tensor, num_images: int | None) -> tuple[Tens
         raise UserError(f"images and labels are {type(images).__name__} and {type(labels).__name__}: give tensors")
     if num_images is not None and num_images < 1:
         raise UserError(f"num_images is {num_images}: give 1 or more")
+    # What was made under inference_mode takes part in no gradient.
+    images, labels = (given.clone() if given.is_inference() else given for given in (images, labels))
+    images = _clipped(images)
     check_images(images)
     if images.is_floating_point() and 0 < images.max() <= 1 / 255:
         raise UserError(f"images reach {float(images.max()):.2g}, as if divided by 255 twice: divide them once")
     if labels.shape != images.shape[:1] or labels.is_floating_point():
         raise UserError(f"labels are {labels.dtype} {list(labels.shape)}: give a class number for each image")
     return images[:num_images], labels[:num_images].long()
+
+
+def _clipped(images: Tensor) -> Tensor:
+    """Images in [0, 1] where they leave it by no more than their format rounds, as after a normalisation and back."""
+    if not images.is_floating_point() or not images.numel():
+        return images
+    room = max(ROUNDING, torch.finfo(images.dtype).eps)
+    beyond = float(torch.maximum(-images.min(), images.max() - 1))
+    if not 0 < beyond <= room:
+        return images
+    notice(f"pixels up to {beyond:.1e} outside [0, 1], a rounding, are clipped")
+    return images.clamp(0, 1)
 
 
 def _device_of(model: nn.Module, device: torch.device | str | None) -> torch.device:

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 import fastarat
 from fastarat import AttackConfig, UserError
 from fastarat.attacks import autoattack as driver
+from fastarat.attacks.whole_model import to_eval
 from fastarat.data.dataset import ImageSet
+from fastarat.errors import WorkError
 from fastarat.robustness import attack_names, departures
 
 EPS = 0.03
@@ -252,7 +254,9 @@ def test_a_model_that_masks_its_gradient_is_warned_of(net, images, labels, mask,
         ({"images": [[0.0]]}, "images and labels are list and Tensor: give tensors"),
         ({"images": torch.rand(20, 1, 8, 8)}, "the model takes no images"),
         ({"labels": torch.zeros(3).long()}, "a class number for each image"),
-        ({"labels": torch.full((20,), 10)}, "the model has 10 classes"),
+        ({"labels": torch.full((20,), 10)}, "label 10 of image 0 is no class of the model, whose 10"),
+        ({"images": torch.full((20, 3, 8, 8), 1.001)}, r"images lie in \[1.001, 1.001\], not in"),
+        ({"images": torch.full((20, 3, 8, 8), float("nan"))}, "3840 of 3840 pixels are NaN"),
         ({"device": "meta"}, "the model is on cpu, not on meta: move it there"),
         ({"device": "gpu"}, "device 'gpu' is none that torch knows: give cpu or cuda"),
         ({"model": lambda x: x}, "the model is a function: give a torch.nn.Module"),
@@ -317,6 +321,87 @@ def test_a_net_that_cannot_be_attacked_is_one_line_and_harms_no_image(net, image
     with pytest.raises(UserError, match=says):
         fastarat.evaluate(Around(net, call).eval(), images, labels, "square,apgd-ce", eps=EPS)
     assert torch.equal(images, before)
+
+
+class OfTheBatch(nn.Module):
+    """Normalises by the mean of the batch, whatever mode it is in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("layer", "says"),
+    [
+        (
+            nn.BatchNorm2d(3, track_running_stats=False),
+            "the batch-norm '0' has no running statistics and uses those of",
+        ),
+        (OfTheBatch(), "depends on the other images of its batch, as batch statistics make it"),
+    ],
+    ids=["batch-norm", "of its own"],
+)
+@pytest.mark.parametrize("attack", ["none", "pgd", "square"])
+def test_a_model_whose_predictions_hang_on_the_rest_of_the_batch_is_refused(net, images, labels, layer, says, attack):
+    with pytest.raises(UserError, match=says):
+        fastarat.evaluate(nn.Sequential(layer, *net).eval(), images, labels, attack, eps=EPS)
+
+
+@pytest.mark.parametrize("layer", [nn.InstanceNorm2d(3), nn.GroupNorm(1, 3), nn.BatchNorm2d(3)])
+def test_a_norm_of_each_image_by_itself_is_evaluated(net, images, labels, layer):
+    assert fastarat.evaluate(nn.Sequential(layer, *net).eval(), images, labels, "none").num_images == 20
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("attack", ["pgd", "autoattack"])
+def test_it_is_the_same_where_the_caller_has_turned_gradients_off(net, images, labels, mode, attack):
+    own = fastarat.evaluate(net, images, labels, attack, eps=EPS)
+    with mode():
+        given = images.clone(), labels.clone()  # of inference_mode's own kind
+        found = fastarat.evaluate(net, *given, attack, eps=EPS)
+    assert found.counts == own.counts and torch.equal(found.x_adv, own.x_adv) and not found.x_adv.is_inference()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_pixels_that_a_rounding_has_put_outside_are_clipped_and_it_is_said(net, labels, dtype, capsys):
+    bytes_ = torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8)
+    bytes_[0, 0, 0, :2] = torch.tensor([0, 255])
+    images = (bytes_.double() / 255).to(dtype)
+    beyond = images.clone()
+    beyond[images == 0], beyond[images == 1] = -torch.finfo(dtype).eps, 1 + torch.finfo(dtype).eps
+    assert beyond.min() < 0 and beyond.max() > 1
+    net, given = (net.double(), images) if dtype == torch.float64 else (net, images)
+    own, found = (fastarat.evaluate(net, x, labels, "pgd", eps=EPS) for x in (given, beyond))
+    assert torch.equal(own.x_adv, found.x_adv) and own.counts == found.counts
+    assert capsys.readouterr().err.count("a rounding, are clipped") == 1
+
+
+def exported(net: nn.Module, images: Tensor, **dynamic) -> nn.Module:
+    return torch.export.export(net, (images[:2],), **dynamic).module()
+
+
+def test_an_exported_net_is_evaluated_as_it_was_exported(net, images, labels):
+    any_batch = exported(net, images, dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    own, found = (fastarat.evaluate(model, images, labels, "pgd", eps=EPS) for model in (net, any_batch))
+    assert found.counts == own.counts
+    inside = nn.Sequential(nn.Dropout(), any_batch)
+    with pytest.raises(UserError, match=r"in train mode \(in Sequential\)"):
+        fastarat.evaluate(inside, images, labels, "pgd", eps=EPS)
+    assert fastarat.evaluate(to_eval(inside), images, labels, "pgd", eps=EPS).counts == own.counts
+    with pytest.raises(WorkError, match=r"fails on a batch of 20 images, though it took 2 .*: let it take any number"):
+        fastarat.evaluate(exported(net, images), images, labels, "pgd", eps=EPS)
+
+
+def fails_on_three(net: nn.Module, x: Tensor) -> Tensor:
+    return net(x) / (len(x) != 3) if len(x) != 3 else 1 / 0
+
+
+def test_a_net_that_fails_on_a_later_batch_is_one_line_that_names_its_size(net, images, labels):
+    model = Around(net, fails_on_three).eval()
+    with pytest.raises(WorkError, match=r"a batch of 3 images, though it took 2 \(ZeroDivisionError: ") as error:
+        fastarat.evaluate(model, images[:3], labels[:3], "pgd", eps=EPS)
+    assert "\n" not in str(error.value) and "give another batch size" in str(error.value)
+    assert fastarat.evaluate(model, images[:2], labels[:2], "pgd", eps=EPS, batch=1).num_images == 2
 
 
 def test_square_and_clean_accuracy_ask_for_no_gradient(net, images, labels):

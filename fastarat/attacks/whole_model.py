@@ -9,13 +9,15 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from fastarat.attacks.pgd import Logits
-from fastarat.errors import UserError
+from fastarat.errors import UserError, WorkError
 
 
 @contextmanager
 def frozen(model: nn.Module, x: Tensor) -> Iterator[Logits]:
     """`model`, in eval mode, as a function from images like `x` [B, C, H, W] to logits, while no parameter wants a
-    gradient and, where the model allows it, all is channels-last. Afterwards both are as before."""
+    gradient and, where the model allows it, all is channels-last. Afterwards both are as before.
+
+    The function raises `WorkError` with one line where the model fails on a batch."""
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     filters = [parameter for parameter in model.parameters() if parameter.ndim == 4]
     layouts = [parameter.data for parameter in filters]
@@ -25,14 +27,57 @@ def frozen(model: nn.Module, x: Tensor) -> Iterator[Logits]:
         if filters and takes_channels_last(model, x):
             for parameter in filters:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-            yield lambda v: model(v.contiguous(memory_format=torch.channels_last))
+            yield _telling(lambda v: model(v.contiguous(memory_format=torch.channels_last)), len(x))
         else:
-            yield model
+            yield _telling(model, len(x))
     finally:
         for parameter, data in zip(filters, layouts, strict=True):
             parameter.data = data
         for parameter in wanted:
             parameter.requires_grad_(True)
+
+
+def _telling(logits_of: Logits, tried: int) -> Logits:
+    """`logits_of`, which has taken `tried` images, with what it raises as one line."""
+
+    def call(x: Tensor) -> Tensor:
+        try:
+            return logits_of(x)
+        except (torch.OutOfMemoryError, UserError, WorkError):
+            raise
+        except Exception as e:  # a net of others may raise anything
+            raise WorkError(
+                f"the model fails on a batch of {len(x)} images, though it took {tried} ({one_line(e)}): let it take "
+                "any number (export it with a dynamic batch), or give another batch size"
+            ) from e
+
+    return call
+
+
+def one_line(e: Exception) -> str:
+    """The first line of what went wrong in a model, with its kind where that is not PyTorch's own."""
+    text = next(iter(str(e).strip().splitlines()), "")[:300]
+    return text if text and isinstance(e, RuntimeError) else f"{type(e).__name__}: {text}".removesuffix(": ")
+
+
+def switchable(model: nn.Module) -> Iterator[nn.Module]:
+    """The parts of `model` that have a train and an eval mode: all but nets of `torch.export`, which compute as they
+    were exported, whose train() and eval() raise, and whose `training` says nothing."""
+    if isinstance(model, torch.fx.GraphModule) and "train" in vars(model):
+        return
+    yield model
+    for child in model.children():
+        yield from switchable(child)
+
+
+def to_eval(model: nn.Module) -> nn.Module:
+    """`model` itself, in eval mode but for what has no modes (see `switchable`)."""
+    try:
+        return model.eval()
+    except NotImplementedError:
+        for part in switchable(model):
+            part.training = False
+        return model
 
 
 class InBf16(nn.Module):
