@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import zlib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,9 +23,11 @@ class Span(NamedTuple):
     offset: int
     length: int
     name: str
+    crc32: int | None = None
+    """their checksum, where it is known"""
 
     def read(self) -> bytes:
-        """All of them. Raises `WorkError` if they are gone."""
+        """All of them. Raises `WorkError` if they are gone, or have changed."""
         try:
             descriptor = os.open(self.path, os.O_RDONLY)
             try:
@@ -35,7 +38,17 @@ class Span(NamedTuple):
             raise WorkError(f"cannot read image {self.name}: {e.strerror}; is the data still there?") from None
         if len(content) < self.length:
             raise WorkError(f"image {self.name} ends early: the data has changed since it was checked")
+        if self.crc32 is not None and zlib.crc32(content) != self.crc32:
+            raise changed(self.name, self.path)
         return content
+
+
+def changed(name: str, path: str) -> WorkError:
+    """The error for an image whose bytes are no longer those that were written."""
+    return WorkError(
+        f"image {name} has changed since it was written (checksum differs): 'fastarat data check' names every one in "
+        f"{path}; copy or build it again"
+    )
 
 
 @dataclass(frozen=True)
@@ -58,16 +71,19 @@ class EncodedSet:
     """int64 [N], each in 0 … number of classes − 1"""
     names: tuple[str, ...]
     """what messages call each image"""
+    crc32: np.ndarray | None = None
+    """int64 [N]: the CRC-32 of each image's bytes, compared whenever it is read; None where nobody wrote them down"""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def span(self, i: int) -> Span:
         """Where image `i` lies."""
-        return Span(self.paths[self.files[i]], int(self.offsets[i]), int(self.lengths[i]), self.names[i])
+        crc32 = None if self.crc32 is None else int(self.crc32[i])
+        return Span(self.paths[self.files[i]], int(self.offsets[i]), int(self.lengths[i]), self.names[i], crc32)
 
     def read(self, i: int) -> bytes:
-        """The stored bytes of image `i`. Raises `WorkError` if they are gone."""
+        """The stored bytes of image `i`. Raises `WorkError` if they are gone, or have changed."""
         return self.span(i).read()
 
     def file(self, i: int) -> File:
@@ -78,7 +94,8 @@ class EncodedSet:
     def take(self, index: np.ndarray) -> "EncodedSet":
         """The images `index` (int64 [M]), in this order."""
         values: dict[str, Any] = {name: getattr(self, name)[index] for name in PER_IMAGE}
-        return replace(self, **values, names=tuple(self.names[i] for i in index))
+        crc32 = None if self.crc32 is None else self.crc32[index]
+        return replace(self, **values, names=tuple(self.names[i] for i in index), crc32=crc32)
 
     def common_size(self) -> tuple[int, int] | None:
         """The (width, height) that all images have; None where they differ."""
@@ -86,7 +103,7 @@ class EncodedSet:
         return (int(first[0]), int(first[1])) if (self.sizes == first).all() else None
 
 
-PER_IMAGE = tuple(field.name for field in fields(EncodedSet) if field.name not in ("paths", "names"))
+PER_IMAGE = tuple(field.name for field in fields(EncodedSet) if field.name not in ("paths", "names", "crc32"))
 
 
 def storage_key(images: EncodedSet, *settings: object) -> str:

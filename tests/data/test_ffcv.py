@@ -6,6 +6,8 @@ import sys
 import tarfile
 import threading
 import time
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,6 @@ from optional import needs_ffcv
 from PIL import Image
 from small_sets import one_line
 
-from fastarat.data.beton import seal as beton_seal
 from fastarat.data.beton.write import Contents
 from fastarat.data.crops import central_boxes, random_boxes, whole_boxes
 from fastarat.data.decoders import ffcv, ffcv_native
@@ -181,10 +182,47 @@ def broken(images: EncodedSet, i: int) -> EncodedSet:
 
 
 def test_a_jpeg_that_cannot_be_decoded_is_named(jpegs):
-    beton_seal.place_of(Path(jpegs.paths[0])).unlink()
     with pytest.raises(WorkError) as error:
-        decoded(broken(jpegs, 4), whole_boxes(jpegs.sizes), (12, 12))
+        decoded(broken(replace(jpegs, crc32=None), 4), whole_boxes(jpegs.sizes), (12, 12))
     assert "train image 4 of jpegs.beton cannot be decoded" in one_line(error)
+
+
+def test_a_bit_that_changed_after_the_file_was_checked_is_named(jpegs):
+    at = int(jpegs.offsets[4] + jpegs.lengths[4] // 2)
+    with Path(jpegs.paths[0]).open("r+b") as file:
+        file.seek(at)
+        (byte,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+    with pytest.raises(WorkError, match=r"image train image 4 of jpegs\.beton has changed since it was written"):
+        decoded(jpegs, whole_boxes(jpegs.sizes), (12, 12))
+    for read in (jpegs.read, jpegs.file):
+        with pytest.raises(WorkError, match=r"image train image 4 of jpegs\.beton has changed"):
+            read(4)
+    assert jpegs.take(np.array([3, 5])).read(0) == jpegs.read(3)
+
+
+def test_what_neither_ffcv_nor_pillow_decodes_is_named_though_its_checksum_holds(jpegs):
+    broken(jpegs, 4)
+    forged = [zlib.crc32(replace(jpegs, crc32=None).read(i)) for i in range(len(jpegs))]
+    with pytest.raises(WorkError, match=r"^train image 4 of jpegs.beton cannot be decoded \(.*\): build .* again$"):
+        decoded(replace(jpegs, crc32=np.array(forged)), whole_boxes(jpegs.sizes), (12, 12))
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 3 * 31 * 33, 1 << 15])
+def test_native_checksums_are_zlibs(tmp_path, length):
+    content = np.random.default_rng(length).integers(0, 256, length, dtype=np.uint8)
+    content.tofile(tmp_path / "file")
+    ones = np.ones(1, np.int64)
+    for crc32, wanted in ((zlib.crc32(content), 0), (zlib.crc32(content) ^ 1, ffcv_native.CHANGED)):
+        status = np.zeros(1, np.int64)
+        # One pixel of an image of one pixel, with more behind it: only the checksum sees all.
+        where = (ones * 0, ones * length, ones * crc32, ones > 0, np.ones((1, 2), np.int64), np.array([[0, 0, 1, 1]]))
+        scratch = np.empty(max(length, 3), np.uint8)
+        with (tmp_path / "file").open("rb") as file:
+            out = np.zeros((1, 1, 1, 3), np.uint8)
+            ffcv_native.compile_rows()(file.fileno(), *where, out, scratch, scratch, status, ones * 0)
+        assert status[0] == wanted
 
 
 def test_a_jpeg_that_only_ffcv_rejects_is_decoded_by_pil(photos, tmp_path):
@@ -195,9 +233,8 @@ def test_a_jpeg_that_only_ffcv_rejects_is_decoded_by_pil(photos, tmp_path):
     assert images.read(1) == path.read_bytes()
     out = decoded(images, whole_boxes(images.sizes), (12, 12))
     assert np.array_equal(out[1], np.asarray(Image.open(path)))
-    beton_seal.place_of(Path(images.paths[0])).unlink()
     with pytest.raises(WorkError, match="train image 1 of set"):
-        decoded(images, whole_boxes(images.sizes), (12, 12))
+        decoded(replace(images, crc32=None), whole_boxes(images.sizes), (12, 12))
 
 
 def test_a_file_that_is_cut_while_it_is_read_is_an_error_and_no_crash(noise):

@@ -69,7 +69,8 @@ def examine(path: Path) -> tuple[Layout, Seal | None]:
 
 def opened(path: Path, layout: Layout, seal: Seal | None) -> BetonFile:
     """The data set of a file that was examined."""
-    train, test = (_split(path, layout, i) for i in range(2))
+    images = everything(path, layout, seal)
+    train, test = (images.take(np.flatnonzero(layout.splits == split)) for split in range(2))
     if seal:
         classes = tuple(map(str, seal.classes))
         return BetonFile(seal.name, train, test, classes, seal.max_value, seal.sha256)
@@ -94,15 +95,11 @@ def jpeg_problem(content: bytes, size: tuple[int, int], decode: bool) -> str | N
     return None
 
 
-def everything(path: Path, layout: Layout) -> EncodedSet:
-    """The images of both splits in the order of the file."""
+def everything(path: Path, layout: Layout, seal: Seal | None = None) -> EncodedSet:
+    """The images of both splits in the order of the file; with a seal each is compared with it when it is read."""
     files = np.zeros(len(layout.labels), np.int32)
     values = (layout.starts, layout.lengths, layout.raw, layout.sizes, layout.labels, layout.names)
-    return EncodedSet((str(path),), files, *values)
-
-
-def _split(path: Path, layout: Layout, split: int) -> EncodedSet:
-    return everything(path, layout).take(np.flatnonzero(layout.splits == split))
+    return EncodedSet((str(path),), files, *values, crc32=seal.checksums().astype(np.int64) if seal else None)
 
 
 def _require_checksum(path: Path, seal: Seal) -> None:

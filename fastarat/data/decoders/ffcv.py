@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastarat.data.beton import seal as beton_seal
+from fastarat.data.decode import reason_of
 from fastarat.data.decoders import ffcv_native
 from fastarat.data.decoders.pixels import pixels_of
 from fastarat.data.decoders.prefetch import STALL_S, prefetch
 from fastarat.data.decoders.request import Request
-from fastarat.data.encoded import EncodedSet
+from fastarat.data.encoded import EncodedSet, changed
 from fastarat.errors import WorkError
 
 AHEAD = 3  # batches made before they are asked for
@@ -46,16 +46,17 @@ class _Part:
 class FFCVDecoder:
     """See `Decoder`; `images` are of one .beton that `beton.read` has opened, decoded by so many `workers` threads.
 
-    `pin`: batches lie in pinned memory. A JPEG that FFCV cannot decode without a warning is a `WorkError`; but in a
-    file with a seal, whose bytes are those that Pillow decoded when it was built, Pillow decodes it again. (A wrong bit
-    in a JPEG mostly gives no warning, only other pixels: it is the checksum that keeps those out.)
+    `pin`: batches lie in pinned memory. Each image of a file with a seal is compared with its checksum when it is read:
+    a wrong bit in a JPEG mostly gives no warning, only other pixels. A JPEG that FFCV cannot decode without a warning
+    is a `WorkError`; but one whose checksum holds, which Pillow decoded when it was built, Pillow decodes again.
     Raises `UserError` if FFCV is not installed.
     """
 
     def __init__(self, images: EncodedSet, workers: int, pin: bool):
         (path,) = images.paths
         self.images, self.workers, self.pin = images, workers, pin
-        self.has_seal = beton_seal.place_of(Path(path)).exists()
+        unknown = np.full(len(images), ffcv_native.UNKNOWN)
+        self.crc32 = unknown if images.crc32 is None else images.crc32
         self.rows = ffcv_native.compile_rows()
         self.done = np.zeros((workers, 1), np.int64)
         self.most_bytes = int(images.lengths.max(initial=0))
@@ -111,7 +112,7 @@ class FFCVDecoder:
             try:
                 at = part.index
                 sizes, boxes = (np.ascontiguousarray(values, np.int64) for values in (images.sizes[at], part.boxes))
-                where = (images.offsets[at], images.lengths[at], images.raw[at], sizes, boxes)
+                where = (images.offsets[at], images.lengths[at], self.crc32[at], images.raw[at], sizes, boxes)
                 status = np.zeros(len(at), np.int64)
                 self.rows(self.file.fileno(), *where, part.out, content, pixels, status, self.done[k])
                 part.status.set_result(status)
@@ -128,13 +129,20 @@ class FFCVDecoder:
     def _save(self, part: _Part, row: int, status: int) -> None:
         """Decode an image by Pillow where FFCV has not, or raise `WorkError`."""
         image = int(part.index[row])
-        file = self.images.file(image)  # raises if the .beton has become shorter
-        if status != ffcv_native.DECODE_FAILED or not self.has_seal:
+        path, name = self.images.paths[0], self.images.names[image]
+        file = self.images.file(image)  # raises if the .beton has become shorter, or the image is another
+        if status == ffcv_native.CHANGED:  # and is as it was again
+            raise changed(name, path)
+        if status != ffcv_native.DECODE_FAILED or self.images.crc32 is None:
             raise WorkError(
-                f"{self.images.names[image]} cannot be decoded, or not without doubt: build {self.images.paths[0]} "
-                "again; 'fastarat data build' keeps checksums beside it, by which 'fastarat data check' names images"
+                f"{name} cannot be decoded, or not without doubt: build {path} again; 'fastarat data build' keeps "
+                "checksums beside it, by which 'fastarat data check' names images"
             )
-        part.out[row] = pixels_of(file, part.boxes[row], (part.out.shape[2], part.out.shape[1]))
+        try:
+            part.out[row] = pixels_of(file, part.boxes[row], (part.out.shape[2], part.out.shape[1]))
+        except Exception as e:  # Pillow raises almost any type for a damaged file
+            reason = reason_of(file.content, e)
+            raise WorkError(f"{name} cannot be decoded ({reason}): build {path} again") from None
 
     def _require_inside(self, request: Request) -> None:
         """OpenCV ends the process for a box that is not inside its image."""
