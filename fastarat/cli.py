@@ -5,7 +5,10 @@ Nothing here or in a settings file imports torch, so that `--help` answers at on
 
 import contextlib
 import io
+import os
 import re
+import shutil
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from itertools import groupby
@@ -16,6 +19,7 @@ import tyro
 from fastarat.errors import UserError
 
 T = TypeVar("T")
+LEAST_COLUMNS = 40
 
 
 def parse(arguments: type[T], args: list[str], prog: str, default: T | None = None) -> T:
@@ -27,12 +31,28 @@ def parse(arguments: type[T], args: list[str], prog: str, default: T | None = No
     config = (tyro.conf.AvoidSubcommands,)
     captured = io.StringIO()
     try:
-        with contextlib.redirect_stderr(captured):
+        with contextlib.redirect_stderr(captured), _wide_enough():
             return tyro.cli(arguments, args=args, prog=prog, config=config, **options)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         raise UserError(_one_line(captured.getvalue(), default, prog)) from None
+
+
+@contextlib.contextmanager
+def _wide_enough() -> Iterator[None]:
+    """In a terminal of a few columns tyro would never end; its lines are broken there instead."""
+    given = os.environ.get("COLUMNS")
+    if shutil.get_terminal_size().columns >= LEAST_COLUMNS:
+        yield
+        return
+    os.environ["COLUMNS"] = str(LEAST_COLUMNS)
+    try:
+        yield
+    finally:
+        del os.environ["COLUMNS"]
+        if given is not None:
+            os.environ["COLUMNS"] = given
 
 
 def _one_line(boxed: str, default: Any, prog: str) -> str:

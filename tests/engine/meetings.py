@@ -1,0 +1,56 @@
+"""Two processes of a training, one after the other in this one: do they come to the same meetings, in the same order?
+
+Whoever hangs in the second process, or leaves the first one hanging, fails here at once and by name.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from fastarat import trainer
+from fastarat.engine.distributed import World
+
+
+class Meetings:
+    """The first process's collectives and their results; the second has to come to the same ones, and gets those."""
+
+    def __init__(self, monkeypatch):
+        self.held: list[tuple[Any, Any]] = []
+        self.rank, self.next = 0, 0
+        monkeypatch.setattr(dist, "all_reduce", self._all_reduce)
+        monkeypatch.setattr(dist, "broadcast_object_list", self._broadcast)
+        monkeypatch.setattr(dist, "barrier", lambda group: self._meet("barrier"))
+        monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+        monkeypatch.setattr(trainer, "join_world", lambda device: self.world())
+        monkeypatch.setattr(trainer, "is_first", lambda: self.rank == 0)
+
+    def world(self) -> World:
+        """The place of the process whose turn it is."""
+        group: Any = self
+        return World(torch.device("cpu"), self.rank, 2, group, group)
+
+    def second(self) -> None:
+        """From now on it is the second process's turn."""
+        self.rank = 1
+
+    def end(self) -> None:
+        """Both have come to their ends."""
+        waits = [what for what, _ in self.held[self.next :]]
+        assert not waits, f"the first process waits for ever in {waits[0]}"
+
+    def _meet(self, what: Any, result: Any = None) -> Any:
+        if self.rank == 0:
+            self.held.append((what, result))
+            return result
+        assert self.next < len(self.held), f"the second process waits for ever in {what}"
+        expected, result = self.held[self.next]
+        self.next += 1
+        assert what == expected, f"meeting {self.next}: the second process stands in {what}, the first in {expected}"
+        return result
+
+    def _all_reduce(self, tensor: torch.Tensor, op: Any = None, group: Any = None) -> None:
+        tensor.copy_(self._meet(("all_reduce", tensor.shape, tensor.dtype, op), tensor.clone()))
+
+    def _broadcast(self, box: list[Any], src: int, group: Any) -> None:
+        box[:] = self._meet("broadcast", list(box))
