@@ -133,3 +133,14 @@ def test_more_gpus_than_there_are_are_refused_with_their_number(fastarat, tmp_pa
     result = fastarat("train", *TINY, "--gpus", "4", "--out", "run")
     assert result.code == 2 and "3 GPUs" in result.error and "--gpus 3" in result.error
     assert not (tmp_path / "run").exists()
+
+
+def test_when_the_launcher_is_killed_its_processes_save_and_end(tmp_path):
+    process = start("train", *ENDLESS, "--out", "run")
+    wait_for(tmp_path / "run/metrics.jsonl", process)
+    children = _children(process.pid)
+    process.kill()
+    result = finish(process)  # their ends of the pipes, too
+    assert all(_gone(child) for child in children)
+    assert "stopped at step" in result.err and "Traceback" not in result.err
+    assert state_of(newest(tmp_path / "run"))["step"] > 0

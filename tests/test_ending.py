@@ -1,0 +1,259 @@
+"""How commands end, whatever comes: one line, an exit code, and of what nobody foresaw the traceback in a file."""
+
+import json
+import os
+import re
+import signal
+import stat
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bench import command as bench_command
+from fastarat import ending, processes
+from fastarat.__main__ import main
+from fastarat.console import MOST_CHARACTERS
+from fastarat.ending import ended
+from fastarat.engine.launch import _raise_killed, _raise_said
+from fastarat.errors import Interrupted, UserError, WorkError
+from fastarat.signals import ENDING
+
+
+def fails_with(error: BaseException) -> int:
+    def work() -> int:
+        raise error
+
+    return ended("fastarat", work)
+
+
+class Mute(Exception):
+    """An error that cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path, monkeypatch) -> Path:
+    """Where traceback files go."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("error", "named"),
+    [
+        (TypeError("an array of strange things"), "TypeError: an array of strange things"),
+        (MemoryError(), "MemoryError"),
+        (RecursionError("too deep"), "RecursionError: too deep"),
+        (OverflowError("too large"), "OverflowError: too large"),
+        (AssertionError(), "AssertionError"),
+        (OSError("no file's"), "OSError: no file's"),
+        (BrokenPipeError(32, "Broken pipe"), "BrokenPipeError: [Errno 32] Broken pipe"),
+        (Mute(), "Mute"),
+        (ValueError("x" * 5000), "ValueError: xxx"),
+        (ValueError("two\nlines \x1b[31mred"), "ValueError: two lines \\x1b[31mred"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_nobody_foresaw_is_one_line_and_a_file_that_its_owner_alone_may_read(temporary, capsys, error, named):
+    assert fails_with(error) == 1
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert line.startswith(f"fastarat: error: {named}") and len(line) < MOST_CHARACTERS and captured.out == ""
+    (file,) = temporary.iterdir()
+    assert str(file) in line and stat.S_IMODE(file.stat().st_mode) == 0o600
+    text = file.read_text()
+    assert (text.startswith("Traceback") and "in fails_with" in text) or "in work" in text
+    assert type(error).__name__ in text
+
+
+def test_a_traceback_that_cannot_be_written_takes_nothing_from_the_line(monkeypatch, capsys):
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere/at/all")
+    assert fails_with(TypeError("strange")) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "TypeError: strange" in line and "No such file or directory" in line
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("give a file"), 2, "fastarat: error: give a file"),
+        (WorkError("the disk\nis full"), 1, "fastarat: error: the disk is full"),
+        (Interrupted("stopped at step 7", signal.SIGTERM), 143, "stopped at step 7"),
+        (KeyboardInterrupt(), 130, "fastarat: interrupted (SIGINT)"),
+        (FileNotFoundError(2, "No such file or directory", "a.png"), 1, "fastarat: error: a.png: No such file or dir"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)
+def test_what_was_foreseen_needs_no_traceback(temporary, capsys, error, code, line):
+    assert fails_with(error) == code
+    assert capsys.readouterr().err.startswith(line) and not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize("command", ["recipes", "eval", "bench"])
+def test_every_command_has_this_wall(monkeypatch, capsys, command):
+    def strange(*args: object) -> int:
+        raise RecursionError("strange")
+
+    if command == "bench":
+        assert bench_command.run("bench.kernels", strange, []) == 1
+        assert capsys.readouterr().err.startswith("bench.kernels: error: RecursionError: strange")
+    else:
+        module = {"recipes": "recipes", "eval": "evaluate"}[command]
+        monkeypatch.setattr(f"fastarat.commands.{module}.run", strange)
+        assert main([command]) == 1
+        assert capsys.readouterr().err.startswith("fastarat: error: RecursionError: strange")
+
+
+@pytest.mark.parametrize("number", ENDING)
+@pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN], ids=["in front", "in the background"])
+def test_a_signal_ends_work_wherever_it_is_and_leaves_the_handlers_as_they_were(capsys, number, before):
+    cleaned = []
+
+    def work() -> int:
+        try:
+            signal.raise_signal(number)
+            return 0
+        finally:
+            cleaned.append(number)
+
+    earlier = signal.signal(number, before)
+    try:
+        code = ended("fastarat", work)
+        assert signal.getsignal(number) == before
+    finally:
+        signal.signal(number, earlier)
+    # nohup, which has SIGHUP ignored, is meant to keep a command alive; a shell's background is not.
+    goes_on = number == signal.SIGHUP and before is signal.SIG_IGN
+    assert cleaned == [number] and code == (0 if goes_on else 128 + number)
+    assert ("interrupted" in capsys.readouterr().err) != goes_on
+
+
+def test_a_command_runs_in_any_thread_where_signals_are_the_caller_s(capsys):
+    before = [signal.getsignal(number) for number in ENDING]
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(main(["--version"])))
+    thread.start()
+    thread.join()
+    assert codes == [0] and [signal.getsignal(number) for number in ENDING] == before
+
+
+def as_launched(monkeypatch, file: Path | None, rank: int, ours: bool) -> None:
+    for name, value in (
+        ("TORCHELASTIC_RUN_ID", "fastarat"),
+        ("RANK", str(rank)),
+        ("TORCHELASTIC_ERROR_FILE", str(file or "")),
+        (processes.LAUNCHER, str(os.getpid()) if ours else ""),
+    ):
+        if value:
+            monkeypatch.setenv(name, value)
+        else:
+            monkeypatch.delenv(name, raising=False)
+
+
+def test_of_several_processes_the_launcher_says_what_the_first_to_fail_said(tmp_path, monkeypatch, capsys):
+    for rank, error in ((1, TypeError("the reason")), (0, WorkError("another process has ended"))):
+        file = tmp_path / "attempt_0" / str(rank) / "error.json"
+        file.parent.mkdir(parents=True)
+        as_launched(monkeypatch, file, rank, ours=True)
+        assert fails_with(error) == 1
+        os.utime(file, ns=(0, 2000 - 1000 * rank))
+    assert capsys.readouterr().err == ""
+    with pytest.raises(WorkError, match=r"TypeError: the reason .*the traceback is in"):
+        _raise_said(tmp_path)
+    file.write_text(json.dumps({"message": {"message": "give a file"}, "code": 2}))
+    os.utime(file, ns=(0, 0))
+    with pytest.raises(UserError, match=r"^give a file$"):
+        _raise_said(tmp_path)
+
+
+def test_a_process_that_was_killed_is_named_with_its_signal():
+    ended_by = {0: 1, 1: -signal.SIGTERM, 3: -signal.SIGKILL}  # the launcher ends those that are left
+    failures: Any = {rank: SimpleNamespace(exitcode=code) for rank, code in ended_by.items()}
+    with pytest.raises(WorkError, match=r"process 3 was killed \(SIGKILL; out of memory\?\); --resume goes on"):
+        _raise_killed(failures)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_under_another_launcher_the_first_process_speaks_and_every_one_leaves_its_reason(
+    tmp_path, monkeypatch, capsys, rank
+):
+    as_launched(monkeypatch, tmp_path / "error.json", rank, ours=False)
+    assert fails_with(WorkError("the loss is not finite")) == 1
+    assert capsys.readouterr().err == ("fastarat: error: the loss is not finite\n" if rank == 0 else "")
+    assert json.loads((tmp_path / "error.json").read_text())["message"]["message"] == "the loss is not finite"
+
+
+@pytest.mark.parametrize("closed", [("stdout",), ("stderr",), ("stdin", "stdout", "stderr")])
+def test_commands_work_without_standard_streams(monkeypatch, closed):
+    for name in closed:
+        monkeypatch.setattr(sys, name, None)
+    assert main(["recipes"]) == main(["recipes", "--json"]) == main(["doctor", "--json"]) == 0
+    assert main(["trian"]) == 2
+    assert all(getattr(sys, name) is None for name in closed)
+
+
+def test_no_file_gets_the_number_of_a_closed_stream():
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        for descriptor in range(3):
+            os.close(descriptor)
+        taken: list[int] = []
+        ended("fastarat", lambda: taken.append(os.open(os.devnull, os.O_RDONLY)) or 0)
+        os.write(writing, bytes(taken))
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writing)
+    assert os.read(reading, 1) > bytes([2])
+    os.close(reading)
+
+
+def test_results_whose_reader_has_gone_end_quietly_and_messages_go_on_without_one():
+    """As with `| head`; the work after a message that nobody reads is done."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        os.dup2(writing, 1)
+        os.dup2(writing, 2)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+        done = []
+
+        def work() -> int:
+            ending.notice("a message")
+            done.append(True)
+            return 0
+
+        code = ended("fastarat", work)
+        code = code or (0 if done else 3) or ended("fastarat", lambda: print("a result") or 0)  # type: ignore[func-returns-value]
+        os._exit(code)
+    os.close(writing)
+    os.close(reading)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_messages_on_a_full_disk_are_lost_and_the_work_goes_on(monkeypatch):
+    with Path("/dev/full").open("w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        ending.notice("a message")
+        ending.notice("another, into nowhere by now")
+
+
+def test_a_file_with_a_hostile_name_is_shown_as_it_is(capsys):
+    name = "[red]a[/b]\x1b]0;title\x07\u202egnp.\r\udcff:cat:"
+    assert main(["verify", name]) == 2
+    (line,) = capsys.readouterr().err.split("\n")[:-1]
+    assert "[red]a[/b]\\x1b]0;title\\x07\\u202egnp. \\udcff:cat:" in line and line.isprintable()
+
+
+def test_a_message_that_is_too_long_keeps_its_beginning_and_its_end(capsys):
+    assert fails_with(UserError("no " + "x" * 5000 + " here: give another file")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch("fastarat: error: no x+ … x+ here: give another file", line)
+    assert len(line) <= MOST_CHARACTERS + len("fastarat: error: ")
