@@ -185,7 +185,7 @@ def test_another_number_of_processes_is_said_and_recorded(tmp_path, monkeypatch,
     run = train(small(procs=0, epochs=1), tmp_path / "run")
     Meetings(monkeypatch)
     capsys.readouterr()
-    train(small(epochs=1), run.path, resume=True)
+    train(small(), run.path, resume=True)
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("processes: 2 (1 so far")]
     assert len(said) == 1 and "a batch-norm sees 32 images instead of 64" in said[0]
     choices = json.loads(run.record_file.read_text())["sessions"][-1]["choices"]
