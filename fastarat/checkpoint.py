@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastarat.attacks.settings import Norm
 from fastarat.errors import UserError
 from fastarat.files import parse_json, write_atomically
+from fastarat.metrics import is_line
 from fastarat.models.registry import build_plain_model
 from fastarat.models.settings import Branch, ModelConfig
 from fastarat.models.sizes import check_tensors
@@ -57,8 +58,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     for name, kind in TYPES.items():
         if name in state and not fits(state[name], kind):
             raise UserError(f"{path} is no training checkpoint of this version: its {name} does not fit")
-    if not (state.get("step", 0) >= 0 and state.get("epoch", 1) >= 1):
-        raise UserError(f"{path} is no training checkpoint of this version: its step or epoch is negative")
+    if state.get("step", 0) < 0 or state.get("epoch", 1) < 1 or not all(map(is_line, state.get("metrics", []))):
+        raise UserError(f"{path} is no training checkpoint of this version: its step, epoch or metrics do not fit")
     return state
 
 

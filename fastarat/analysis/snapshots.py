@@ -78,8 +78,9 @@ def load(training: Training, kept: Kept) -> None:
         if training.average:
             training.average.load_state_dict(state["average"])
         training.step, training.epoch = state["step"], state["epoch"]
-    except (KeyError, RuntimeError, TypeError, ValueError) as e:
-        raise UserError(f"{kept.path} does not fit the run's config.json: {str(e).splitlines()[0]}") from None
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as e:
+        reason = next(iter(str(e).splitlines()), type(e).__name__)
+        raise UserError(f"{kept.path} does not fit the run's config.json: {reason}") from None
 
 
 def evaluated_net(training: Training) -> nn.Module:

@@ -163,9 +163,11 @@ class Training:
             torch.set_rng_state(state["random"]["cpu"])
             if torch.cuda.is_available() and len(state["random"]["cuda"]) == torch.cuda.device_count():
                 torch.cuda.set_rng_state_all(state["random"]["cuda"])
-        except (KeyError, RuntimeError, TypeError, ValueError) as e:
-            reason = str(e).splitlines()[0]
+        except (KeyError, RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as e:
+            reason = next(iter(str(e).splitlines()), type(e).__name__)
             raise UserError(f"{source} does not fit this configuration: {reason}") from None
+        if not 0 <= self.steps_in_epoch <= self.loader.steps_per_epoch:
+            raise UserError(f"{source} does not fit this configuration: step {self.step} is not in epoch {self.epoch}")
         if self.epoch > self.config.epochs + 1:
             raise UserError(f"{source} has {self.epoch - 1} epochs behind it: give --epochs {self.epoch - 1} or more")
 
