@@ -1,6 +1,5 @@
 """A module as the attacks want it: frozen, in the layout that its convolutions like, and left as it was."""
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +9,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from fastarat.attacks.pgd import Logits
 from fastarat.errors import UserError, WorkError
+from fastarat.models.convert import copied
 
 
 @contextmanager
@@ -90,9 +90,9 @@ class InBf16(nn.Module):
         super().__init__()
         self.device_type = device_type
         try:
-            self.model = copy.deepcopy(model)
-        except Exception as e:
-            raise UserError(f"bf16 needs a copy of the model, which cannot be made: {e}; give fp32") from None
+            self.model = copied(model)
+        except UserError as e:
+            raise UserError(f"bf16 computes with a copy of the model: {e}, or give fp32") from None
         for module in self.model.modules():
             if isinstance(module, nn.Linear | _ConvNd):
                 for parameter in module.parameters(recurse=False):

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
 from fastarat.errors import UserError
 from fastarat.models.settings import BatchNormKind, Branch
@@ -35,24 +36,55 @@ class SplitBatchNormAct(SplitBatchNorm2d):
 
 
 def convert_to_split_batch_norm(model: nn.Module, kind: BatchNormKind = "split") -> nn.Module:
-    """A copy of `model` whose batch-norms (1d, 2d, 3d) are `SplitBatchNorm2d`, every branch as the original.
+    """A copy of `model` whose batch-norms (1d, 2d, 3d, synchronised) are `SplitBatchNorm2d`, every branch as the
+    original; their hooks are kept.
 
     Raises `UserError` for a batch-norm without affine parameters, running statistics or a fixed momentum, or that does
-    something else besides.
+    something else besides, and for a net that cannot be copied.
     """
-    model = _with_layers(copy.deepcopy(model), _BatchNorm, lambda layer, name: _split(layer, name, kind))
+    model = _with_layers(copied(model), _BatchNorm, lambda layer, name: _split(layer, name, kind))
     connect(model)
     return model
 
 
 def plain_branch(model: nn.Module, branch: Branch = "adv") -> nn.Module:
     """A copy of a split net with one branch's ordinary batch-norms: the deployed model, in eval mode."""
-    model = copy.deepcopy(model)
+    model = copied(model)
     for layer in model.modules():
         if isinstance(layer, Recording):
             layer.__class__ = type(layer).original  # type: ignore[assignment]
             del layer.tap_pass, layer.tap_names
     return _with_layers(model, SplitBatchNorm2d, lambda layer, name: _plain(layer, branch)).eval()
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy. Raises `UserError` with one line for a net that has none.
+
+    Weights that torch.nn.utils.weight_norm and spectral_norm make of others anew before every forward are copied as
+    values: PyTorch copies no tensor that has a history.
+    """
+    if any(map(is_lazy, model.parameters())):
+        raise UserError("the net cannot be copied before its lazy layers know their sizes: run it once before")
+    made = [value for part in model.modules() for value in vars(part).values() if isinstance(value, Tensor)]
+    memo: dict[int, Any] = {id(value): value.detach().clone() for value in made if not value.is_leaf}
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as e:  # whatever a part of another's net raises when it is copied
+        reason = next(iter(str(e).splitlines()), type(e).__name__)[:200]
+        raise UserError(f"the net cannot be copied ({reason}): give it parts that copy.deepcopy takes") from None
+
+
+HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+    *("_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
+)
+"""where a module keeps what is called around its forward and backward"""
+
+
+def _keep_hooks(layer: nn.Module, new: nn.Module) -> None:
+    for name in HOOKS:
+        setattr(new, name, copy.copy(getattr(layer, name)))
 
 
 def _with_layers(model: nn.Module, kind: type[nn.Module], replacement: Callable[[Any, str], nn.Module]) -> nn.Module:
@@ -69,6 +101,8 @@ def _with_layers(model: nn.Module, kind: type[nn.Module], replacement: Callable[
 
 
 def _split(layer: _BatchNorm, name: str, kind: BatchNormKind) -> SplitBatchNorm2d:
+    if layer.affine and not {"weight", "bias"} <= set(layer._parameters):
+        raise UserError(f"batch-norm {name!r} has a weight that is made of others, as by weight_norm: take that away")
     if not layer.affine or layer.running_mean is None or layer.running_var is None or layer.momentum is None:
         raise UserError(f"batch-norm {name!r} needs affine parameters, running statistics and a momentum to be split")
     does_more = type(layer).forward not in NORMALISING
@@ -86,6 +120,7 @@ def _split(layer: _BatchNorm, name: str, kind: BatchNormKind) -> SplitBatchNorm2
     new.plain = type(layer) if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm3d) or does_more else PlainBatchNorm2d
     if isinstance(new, SplitBatchNormAct):
         new.drop, new.act = layer.drop, layer.act  # type: ignore[assignment]
+    _keep_hooks(layer, new)
     new.weight.requires_grad_(layer.weight.requires_grad)
     new.bias.requires_grad_(layer.bias.requires_grad)
     return new.train(layer.training)
@@ -102,6 +137,7 @@ def _plain(layer: SplitBatchNorm2d, branch: Branch) -> _BatchNorm:
         new.bias.copy_(layer.bias[i])
         new.running_mean.copy_(layer.running_mean[i])
         new.running_var.copy_(layer.running_var[i])
+    _keep_hooks(layer, new)
     return new
 
 

@@ -175,7 +175,12 @@ def move_by_batches(now: Pass) -> None:
 
 
 class PlainBatchNorm2d(nn.BatchNorm2d):
-    """torch.nn.BatchNorm2d with the call of `SplitBatchNorm2d`: for exported, single-branch nets."""
+    """torch.nn.BatchNorm2d with the call of `SplitBatchNorm2d`, over [N, C, …]: for exported, single-branch nets."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        # A layer that was synchronised may have stood over [N, C].
+        if input.dim() < 2:
+            raise ValueError(f"expected [N, C, …], not {list(input.shape)}")
 
     def forward(self, input: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         out = super().forward(input)

@@ -67,6 +67,75 @@ def test_a_batch_norm_with_nothing_to_split_is_refused_by_name(norm):
         convert_to_split_batch_norm(nn.Sequential(nn.Conv2d(1, 2, 3), norm))
 
 
+@pytest.mark.parametrize(
+    ("norm", "says"),
+    [
+        (nn.utils.weight_norm(nn.BatchNorm2d(2)), "'1' has a weight that is made of others, as by weight_norm"),
+        (nn.utils.parametrizations.weight_norm(nn.BatchNorm2d(2), dim=None), "'1' has a weight that is made of others"),
+        (nn.LazyBatchNorm2d(), "before its lazy layers know their sizes: run it once before"),
+    ],
+    ids=["weight_norm", "parametrized", "lazy"],
+)
+def test_a_batch_norm_whose_weight_is_not_its_own_is_refused_by_name(norm, says):
+    with pytest.raises(UserError, match=says):
+        convert_to_split_batch_norm(nn.Sequential(nn.Conv2d(1, 2, 3), norm))
+
+
+def head(norm: nn.Module) -> nn.Module:
+    """A net for `images`, with a batch-norm of 16 features."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 16), norm, nn.Linear(16, 4)).double()
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d(16), nn.SyncBatchNorm(16)], ids=["BatchNorm1d", "SyncBatchNorm"])
+def test_a_batch_norm_of_features_goes_there_and_back(norm):
+    net, x = head(norm).eval(), images()
+    split = convert_to_split_batch_norm(net)
+    torch.testing.assert_close(forward(split, x), net(x), **CLOSE)
+    torch.testing.assert_close(plain_branch(split)(x), net(x), **CLOSE)
+
+
+def test_what_is_hooked_on_a_batch_norm_is_kept_there_and_back(small_net):
+    seen = []
+    small_net.bn.register_forward_pre_hook(lambda layer, args: (args[0] + 1,))
+    small_net.bn.register_forward_hook(lambda layer, args, out: 2 * out)
+    small_net.bn.register_forward_hook(lambda layer, args, kwargs, out: seen.append(kwargs), with_kwargs=True)
+    small_net.bn.register_full_backward_hook(lambda layer, of_inputs, of_outputs: seen.append(of_outputs))
+    x, split = images(), convert_to_split_batch_norm(small_net)
+    for net in (lambda x: forward(split, x), plain_branch(split)):
+        torch.testing.assert_close(net(x), small_net(x), **CLOSE)
+        del seen[:]
+        net(x.requires_grad_()).sum().backward()
+        assert len(seen) == 2 and seen[0] == {}
+
+
+NORMS = nn.utils.weight_norm, nn.utils.spectral_norm, nn.utils.parametrizations.weight_norm
+NORMS = *NORMS, nn.utils.parametrizations.spectral_norm
+
+
+@pytest.mark.parametrize("norm", NORMS, ids=lambda norm: f"{norm.__module__}.{norm.__name__}")
+def test_weights_that_are_made_of_others_stay_so_in_every_copy(norm):
+    layers = norm(nn.Conv2d(1, 4, 3)), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 4)
+    net, x = nn.Sequential(*layers).double(), images()
+    net(x)
+    net.eval()
+    split = convert_to_split_batch_norm(net)
+    torch.testing.assert_close(forward(split, x), net(x), **CLOSE)
+    plain = plain_branch(split)
+    torch.testing.assert_close(plain(x), net(x), **CLOSE)
+    before = plain(x).detach()
+    with torch.no_grad():
+        for name, parameter in plain[0].named_parameters():
+            parameter.add_(torch.rand_like(parameter) * (name != "bias"))
+    assert not torch.allclose(plain(x), before), "the copy's own parameters make its weight"
+    torch.testing.assert_close(forward(split, x), net(x), **CLOSE)
+
+
+def test_a_net_that_cannot_be_copied_is_one_line(small_net):
+    small_net.generator = (i for i in range(3))
+    with pytest.raises(UserError, match=r"the net cannot be copied .*cannot pickle 'generator' object"):
+        convert_to_split_batch_norm(small_net)
+
+
 def test_any_module_can_be_tapped_by_name(small_net):
     net = convert_to_split_batch_norm(small_net)
     names, x = list(net.state_dict()), images()
