@@ -1,13 +1,14 @@
 """Some images of each class in one picture, to see at a glance what a data set holds."""
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastarat.data.dataset import ImageSet
+from fastarat.data.decode import open_image, reason_of
 from fastarat.data.encoded import EncodedSet
+from fastarat.errors import WorkError
 from fastarat.files import write_atomically
 
 if TYPE_CHECKING:
@@ -56,11 +57,12 @@ def _image(images: ImageSet | EncodedSet, i: int, max_value: int) -> "Image.Imag
     from PIL import Image
 
     if isinstance(images, EncodedSet):
-        content = images.read(i)
-        if not images.raw[i]:
-            return Image.open(io.BytesIO(content)).convert("RGB")
-        width, height = images.sizes[i].tolist()
-        return Image.fromarray(np.frombuffer(content, np.uint8).reshape(height, width, 3))
+        file = images.file(i)
+        try:
+            with open_image(file) as image:
+                return image.convert("RGB")
+        except Exception as error:  # Pillow raises almost any type for a damaged file
+            raise WorkError(f"image {file.name} cannot be decoded ({reason_of(file.content, error)})") from None
     pixels = (images.images[i].astype(np.float32) * (255 / max_value)).round().astype(np.uint8)
     return Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0]).convert("RGB")
 

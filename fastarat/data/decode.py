@@ -1,7 +1,9 @@
 """JPEG and PNG bytes to 8-bit RGB pixels, on every core."""
 
 import io
+import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -59,15 +61,26 @@ def decode(file: File, size: tuple[int, int], resize: bool, share: float) -> Dec
         return Decoded(file.name, None, None, f"{file.name} cannot be decoded ({reason_of(file.content, error)})")
 
 
-def open_image(file: File) -> "Image.Image":
+@contextmanager
+def open_image(file: File) -> Iterator["Image.Image"]:
     """The image, its pixels not decoded yet. Raises whatever Pillow does for a damaged file."""
     from PIL import Image
 
     if file.raw_size is not None:
-        return Image.frombuffer("RGB", file.raw_size, file.content, "raw", "RGB", 0, 1)
-    image = Image.open(io.BytesIO(file.content), formats=("JPEG", "PNG"))
-    require_8_bits(image)
-    return image
+        yield Image.frombuffer("RGB", file.raw_size, file.content, "raw", "RGB", 0, 1)
+        return
+    with without_warnings(), Image.open(io.BytesIO(file.content), formats=("JPEG", "PNG")) as image:
+        require_8_bits(image)
+        yield image
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Pillow's warnings are of metadata, of transparency, which nets do not see, and of images nearly too large, and
+    name no image. What matters it raises."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 def require_8_bits(image: "ImageFile.ImageFile") -> None:
@@ -93,5 +106,7 @@ def reason_of(content: bytes, error: Exception) -> str:
     """Why a file of this content could not be decoded, in a few words."""
     if not content:
         return "zero bytes"
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split())[:200]
+    if type(error).__name__ == "DecompressionBombError":
+        return f"{text.split(',')[0]}: shrink it"
     return "not a JPEG or PNG image" if text.startswith("cannot identify") else text or type(error).__name__

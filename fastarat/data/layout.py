@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from fastarat import console
+from fastarat.data.decode import without_warnings
 from fastarat.data.entries import LARGEST, Entry, entries
 from fastarat.errors import UserError
 
@@ -111,7 +112,7 @@ def _size(entry: Entry) -> tuple[int, int] | None:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(entry.read()), formats=("JPEG", "PNG")) as image:
+        with without_warnings(), Image.open(io.BytesIO(entry.read()), formats=("JPEG", "PNG")) as image:
             return image.size
     except Exception:  # Pillow raises almost any type; decoding names what cannot be read
         return None

@@ -271,7 +271,7 @@ def test_a_copy_elsewhere_is_checked_for_itself(whole, tmp_path):
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
-    assert "There is no file" in refusal(tmp_path / "none.beton")
+    assert "none.beton does not exist" in refusal(tmp_path / "none.beton")
 
 
 def test_a_photo_keeps_its_size_and_label(photos, tmp_path):

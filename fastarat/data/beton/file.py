@@ -13,8 +13,10 @@ from fastarat.data.beton.format import JPEG_END, JPEG_START
 from fastarat.data.beton.layout import Layout
 from fastarat.data.beton.seal import REBUILD, Seal
 from fastarat.data.dataset import MOST_CLASSES, label_problem
+from fastarat.data.decode import reason_of, without_warnings
 from fastarat.data.encoded import EncodedSet, fingerprint_of
 from fastarat.errors import UserError
+from fastarat.files import require_file
 
 SPLITS = ("train", "test")
 
@@ -53,8 +55,7 @@ def read(path: Path, kept: Path) -> BetonFile:
 
 def examine(path: Path) -> tuple[Layout, Seal | None]:
     """What the file and its seal say, compared with each other, without a look at the images; raises `UserError`."""
-    if not path.is_file():
-        raise UserError(f"There is no file {path}.")
+    require_file(path)
     seal = beton_seal.read(path)
     layout = beton_layout.read(path)
     if seal and seal.counts != {split: int((layout.splits == i).sum()) for i, split in enumerate(SPLITS)}:
@@ -85,13 +86,13 @@ def jpeg_problem(content: bytes, size: tuple[int, int], decode: bool) -> str | N
     if not content.startswith(JPEG_START) or not content.endswith(JPEG_END):
         return "is not a whole JPEG"
     try:
-        with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+        with without_warnings(), Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
             if image.size != size or image.mode not in ("RGB", "L"):
                 return f"is a JPEG of {image.width}x{image.height} {image.mode}, not {size[0]}x{size[1]} RGB"
             if decode:
                 image.load()
     except Exception as error:  # Pillow raises almost any type for a damaged file
-        return f"cannot be decoded ({' '.join(str(error).split()) or type(error).__name__})"
+        return f"cannot be decoded ({reason_of(content, error)})"
     return None
 
 
