@@ -226,15 +226,19 @@ def test_a_disk_that_fills_is_one_line_and_leaves_nothing(tmp_path):
     assert left(tmp_path) == []
 
 
-def test_ctrl_c_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing(tmp_path, number):
     process = start(tmp_path / "set.beton", start_new_session=True, env=UNMEASURED | {"HELD": "1"})
     deadline = time.monotonic() + 60
     while not left(tmp_path) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.005)
     assert any(name.endswith(".partial") for name in left(tmp_path))
-    os.killpg(process.pid, signal.SIGINT)  # a terminal interrupts every process
+    if number == signal.SIGTERM:
+        process.send_signal(number)
+    else:
+        os.killpg(process.pid, number)  # a terminal tells every process
     _, text = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGINT and "interrupted" in text and "Traceback" not in text
+    assert process.returncode == 128 + number and "interrupted" in text and "Traceback" not in text
     assert left(tmp_path) == []
 
 
