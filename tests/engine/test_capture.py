@@ -9,15 +9,14 @@ from fastarat.engine.compiled import CapturedStep, state_tensors
 from fastarat.errors import WorkError
 
 
-@pytest.mark.parametrize("kernels", [PYTORCH, TRITON], ids=lambda kernels: kernels.name)
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize(("precision", "kernels"), [("fp32", TRITON), ("bf16", PYTORCH), ("fp16", PYTORCH)])
 def test_a_captured_run_keeps_every_bit_of_the_eager_run(kernels, precision, monkeypatch):
-    eager = losses_and_state(6, "eager", kernels, precision)
+    eager = losses_and_state(3, "eager", kernels, precision)
     step, parts, controls = built("eager", kernels, precision)
     captured = CapturedStep(parts, step)
     losses = []
     with pretended_capture(monkeypatch, captured):
-        for i in range(6):
+        for i in range(3):
             set_controls(i, parts, controls)
             losses.append(captured(batch(i, parts))["loss"].clone())
     assert torch.equal(torch.stack(losses), eager[0])

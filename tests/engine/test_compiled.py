@@ -6,6 +6,7 @@ import pytest
 import torch
 from fastarat_kernels.implementations import PYTORCH, TRITON
 from step_parts import controls_of, parts_of
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from fastarat.attacks.settings import AttackConfig
 from fastarat.data.loader import Batch
@@ -46,10 +47,9 @@ METHODS = {
     "lbgat": LBGATConfig(beta=6, teacher="digits"),
     "arrest": ARRESTConfig(threshold=0.02),
 }
-# The switches of AR-AT are many and alike: the fast run traces each method once.
-SLOW = ("adversarial side", "symmetric", "no predictor", "mixed", "fixed weights", "mse", "kl", "no stop-gradient")
-SLOW += ("standard", "mart")
 ATTACKS = {
+    "two steps": ATTACK,
+    "one step": replace(ATTACK, steps=1),
     "l2": replace(ATTACK, norm="l2", eps_255=100, step_255=40),
     "no start": replace(ATTACK, start="none"),
     "published code": replace(ATTACK, start="published-code"),
@@ -61,7 +61,16 @@ ATTACKS = {
     "n-fgsm": replace(ATTACK, steps=1, start_scale=2, project=False),
     "none": replace(ATTACK, steps=0, start="none"),
 }
-SLOW_ATTACKS = ("no start", "none", "published code", "frozen statistics", "kl objective", "margin objective")
+# Tracing takes seconds: the fast run has each kind of method, of attack and of format once, beside one another.
+TOGETHER = {
+    "at": ("one step", "fp16"),
+    "arat": ("l2", "bf16"),
+    "shared": ("running statistics", "fp32"),
+    "trades": ("trades", "fp32"),
+    "lbgat": ("one step", "fp32"),
+    "arrest": ("n-fgsm", "fp32"),
+}
+pytestmark = pytest.mark.no_cover  # it would take as long again as the tracing, whose own functions it counts
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +96,7 @@ def trained(mode, method=METHODS["arat"], attack=ATTACK, precision="fp32", kerne
     """The losses of some steps with a changing rate, and the weights and statistics after them."""
     torch.manual_seed(0)
     dtype = torch.float64 if precision == "fp64" else torch.float32
-    net = build_model("tiny", 3, batch_norm=method.batch_norm).to(dtype, memory_format=torch.channels_last).train()
+    net = build_model("digits", 3, batch_norm=method.batch_norm).to(dtype, memory_format=torch.channels_last).train()
     made = build_method(method, net, (3, 8, 8)).to(dtype).train()
     made.begin_epoch(torch.tensor(0.4))
     parts = parts_of(net, made, attack, precision, kernels=kernels)
@@ -106,41 +115,54 @@ def assert_bitwise_equal(eager, compiled):
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(eager[1], compiled[1], strict=True))
 
 
-def some_slow(names, slow):
-    return [pytest.param(name, marks=[pytest.mark.slow] if name in slow else []) for name in names]
+def traced_once(num_graphs: int = 1, unroll: bool = True, **settings):
+    """The losses and the state of compiled steps, of which all have these graphs."""
+    counter = CompileCounterWithBackend("aot_eager")
+    found = trained("compile", backend=counter, unroll=unroll, **settings)
+    assert counter.frame_count == num_graphs
+    return found
 
 
-@pytest.mark.parametrize("method", some_slow(METHODS, SLOW))
-def test_every_method_is_traced_whole_and_keeps_every_bit(method):
+@pytest.mark.parametrize(("method", "others"), TOGETHER.items(), ids=TOGETHER)
+def test_every_method_is_traced_whole_once_for_all_rates_and_steps_and_keeps_every_bit(method, others):
+    attack, precision = others
+    settings = {"method": METHODS[method], "attack": ATTACKS[attack], "precision": precision, "num_steps": 3}
+    assert_bitwise_equal(trained("eager", **settings), traced_once(**settings))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_every_switch_of_a_method_is_traced_whole_and_keeps_every_bit(method):
     settings = {"method": METHODS[method], "num_steps": 20 if method in ("at", "arat") else 3}
-    assert_bitwise_equal(trained("eager", **settings), trained("compile", backend="aot_eager", **settings))
+    assert_bitwise_equal(trained("eager", **settings), traced_once(**settings))
 
 
-@pytest.mark.parametrize("attack", some_slow(ATTACKS, SLOW_ATTACKS))
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", ATTACKS)
 def test_every_attack_is_traced_whole_and_keeps_every_bit(attack):
     settings = {"attack": ATTACKS[attack], "num_steps": 3}
-    assert_bitwise_equal(trained("eager", **settings), trained("compile", backend="aot_eager", **settings))
+    assert_bitwise_equal(trained("eager", **settings), traced_once(**settings))
 
 
-@pytest.mark.parametrize("precision", [pytest.param("fp64", marks=pytest.mark.slow), "bf16", "fp16"])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp64", "bf16", "fp16"])
 def test_every_format_is_traced_whole_and_keeps_every_bit(precision):
     settings = {"precision": precision, "num_steps": 3}
-    assert_bitwise_equal(trained("eager", **settings), trained("compile", backend="aot_eager", **settings))
+    assert_bitwise_equal(trained("eager", **settings), traced_once(**settings))
 
 
 @pytest.mark.parametrize(
-    ("method", "unroll"),
+    ("method", "num_graphs"),
     [
-        ("at", True),
-        ("arat", True),
-        ("arat", False),
-        ("shared", True),
-        *(pytest.param(name, True, marks=pytest.mark.slow) for name in ("trades", "mart", "lbgat", "arrest")),
+        ("arat", 1),
+        ("shared", 3),
+        *(pytest.param(name, 1, marks=pytest.mark.slow) for name in ("at", "shared", "trades", "mart", "lbgat")),
+        *(pytest.param(name, 3, marks=pytest.mark.slow) for name in ("arat", "arrest")),
     ],
 )
-def test_the_fused_kernels_are_traced_whole_and_keep_every_bit(method, unroll):
+def test_the_fused_kernels_are_traced_whole_and_keep_every_bit(method, num_graphs):
     settings = {"method": METHODS[method], "kernels": TRITON, "num_steps": 3}
-    compiled = trained("compile", backend="aot_eager", unroll=unroll, **settings)
+    compiled = traced_once(num_graphs, unroll=num_graphs == 1, **settings)
     assert_bitwise_equal(trained("eager", **settings), compiled)
 
 
@@ -149,9 +171,9 @@ def test_the_fused_kernels_are_traced_whole_and_keep_every_bit(method, unroll):
 )
 @pytest.mark.parametrize("attack", [ATTACK, ATTACKS["running statistics"], ATTACKS["frozen statistics"]])
 def test_the_fused_kernels_train_like_plain_pytorch(method, attack):
-    settings = {"method": METHODS[method], "attack": attack, "precision": "fp64"}
+    settings = {"method": METHODS[method], "attack": attack, "precision": "fp64", "num_steps": 8}
     plain, fused = (trained("eager", kernels=kernels, **settings) for kernels in (PYTORCH, TRITON))
-    # float64 (rounding 1e-16): 20 steps, each some hundred operations deep, magnify it; an attacked pixel whose
+    # float64 (rounding 1e-16): 8 steps, each some hundred operations deep, magnify it; an attacked pixel whose
     # gradient is all but 0 may still take the other sign.
     torch.testing.assert_close(plain[0], fused[0], rtol=1e-6, atol=0)
     for mine, theirs in zip(plain[1], fused[1], strict=True):
@@ -175,8 +197,7 @@ def test_twenty_steps_on_the_digits_keep_every_bit(name):
 
 
 def test_three_graphs_keep_every_bit_too():
-    settings = {"num_steps": 20, "backend": "aot_eager"}
-    assert_bitwise_equal(trained("eager"), trained("compile", unroll=False, **settings))
+    assert_bitwise_equal(trained("eager"), traced_once(3, unroll=False))
 
 
 @pytest.mark.slow
@@ -198,12 +219,6 @@ def test_a_teachers_convolutions_count_in_the_size_of_the_step():
     net = build_model("tiny", 3, batch_norm="shared")
     method = build_method(LBGATConfig(teacher="tiny"), net, (3, 8, 8))
     assert unrolled_size(parts_of(net, method, ATTACK, "fp32")) == 10 * 3 + 10
-
-
-def test_the_step_is_compiled_once_for_all_rates_steps_and_weights():
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
-    trained("compile", backend=counter, num_steps=5)
-    assert counter.frame_count == 1
 
 
 def test_small_steps_are_one_graph_and_large_ones_three():

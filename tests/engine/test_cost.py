@@ -81,11 +81,17 @@ def test_matrix_work_an_image_is_that_of_26_forward_passes(name, gflop):
     assert costs["convolutions"].flops == added(*costs.values()).flops
 
 
-@pytest.mark.parametrize("kernels", [PYTORCH, TRITON], ids=lambda kernels: kernels.name)
-@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("name", ["cifar10-tiny-arat", "cifar10-tiny-at"])
+@pytest.mark.parametrize(
+    ("name", "dtype", "kernels"),
+    [
+        ("cifar10-tiny-arat", "fp32", PYTORCH),
+        ("cifar10-tiny-arat", "bf16", TRITON),
+        ("cifar10-tiny-at", "fp16", PYTORCH),
+        ("cifar10-tiny-at", "fp32", TRITON),
+    ],
+)
 def test_every_part_costs_something_in_every_form(name, dtype, kernels):
-    costs = step_cost(built(name, 8, 2, kernels, dtype))
+    costs = step_cost(built(name, 8, 1, kernels, dtype))
     assert tuple(costs) == PARTS
     for part, cost in costs.items():
         assert cost.launches > 0 and cost.bytes > 0, part
@@ -94,7 +100,7 @@ def test_every_part_costs_something_in_every_form(name, dtype, kernels):
 
 @pytest.mark.parametrize("kernels", [PYTORCH, TRITON], ids=lambda kernels: kernels.name)
 def test_the_parts_together_are_the_whole_step(kernels):
-    training = built("cifar10-tiny-arat", 8, 3, kernels)
+    training = built("cifar10-tiny-arat", 8, 2, kernels)
     batch = next(iter(training.loader.batches(1)))
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake, CostCounter() as counter:
@@ -104,11 +110,11 @@ def test_the_parts_together_are_the_whole_step(kernels):
 
 
 def test_the_fused_form_of_any_training_is_that_of_the_kernels():
-    with_kernels = step_cost(built("cifar10-tiny-arat", 8, 2, TRITON))
-    fused = step_cost(built("cifar10-tiny-arat", 8, 2, PYTORCH), fused=True)
+    with_kernels = step_cost(built("cifar10-tiny-arat", 8, 1, TRITON))
+    fused = step_cost(built("cifar10-tiny-arat", 8, 1, PYTORCH), fused=True)
     for part in ("convolutions", "batch-norm", "attack update"):
         assert fused[part] == with_kernels[part]
-    eager = step_cost(built("cifar10-tiny-arat", 8, 2, PYTORCH))
+    eager = step_cost(built("cifar10-tiny-arat", 8, 1, PYTORCH))
     for part in ("batch-norm", "attack update", "optimizer"):
         assert fused[part].bytes < eager[part].bytes
     assert fused["convolutions"] == eager["convolutions"]

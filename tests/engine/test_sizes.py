@@ -15,6 +15,7 @@ from fastarat.methods.settings import ATConfig
 from fastarat.models.registry import build_model
 
 TURNS = (16, 12, 16, 16, 12)
+pytestmark = pytest.mark.no_cover  # it would take as long again as the tracing
 
 
 @pytest.fixture(autouse=True)
