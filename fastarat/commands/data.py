@@ -169,7 +169,7 @@ def _check(arguments: CheckArguments) -> int:
         console.print_json({"source": arguments.src, "problems": problems})
     else:
         for line in problems or [f"{arguments.src}: no problems found."]:
-            console.stdout.print(line, markup=False)
+            console.stdout.print(console.one_line(line))
     return 1 if problems else 0
 
 

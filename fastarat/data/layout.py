@@ -14,6 +14,8 @@ from fastarat.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 SPLITS = {"train": "train", "test": "test", "val": "test"}
+MOST_OF_A_LINE = 250
+"""characters of a problem among several in a message"""
 EXPECTED = "train/<class>/*.jpg|jpeg|png and test/<class>/… (or val/)"
 
 
@@ -105,7 +107,8 @@ def require_none(source: Path | str, problems: list[str]) -> None:
     if problems:
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         all_of_them = f" 'fastarat data check {source}' lists every one." if more else ""
-        raise UserError(f"{source}: {'; '.join(problems[:3])}{more}.{all_of_them}")
+        first = "; ".join(console.one_line(line, MOST_OF_A_LINE) for line in problems[:3])  # names may be anything
+        raise UserError(f"{source}: {first}{more}.{all_of_them}")
 
 
 def _size(entry: Entry) -> tuple[int, int] | None:

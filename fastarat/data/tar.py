@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from typing import IO, Literal, NamedTuple, Protocol
 
+from fastarat.console import one_line
 from fastarat.data.damaged import Damaged, Unread
 
 BLOCK = 512
@@ -223,9 +224,10 @@ def _member(header: bytes, kind: bytes, offset: int, size: int, said: dict[str, 
     raw, target = said.get("path", raw), said.get("linkpath", target)
     name = _name(raw)
     if kind == b"S" or "sparse" in said:
-        raise Unread(f"{name} is stored with its holes left out: pack it without --sparse")
+        raise Unread(f"{one_line(name, 200)} is stored with its holes left out: pack it without --sparse")
     if kind not in KINDS:
-        raise Unread(f"{name} is of a kind ({kind.decode('latin-1')!a}) that not every tar has: pack it again")
+        shown = f"{one_line(name, 200)} is of a kind ({kind.decode('latin-1')!a})"
+        raise Unread(f"{shown} that not every tar has: pack it again")
     if "size" in said:
         if not said["size"].isdigit() or len(said["size"]) > 20:
             raise Damaged("an extended header's size is no number")

@@ -5,15 +5,17 @@ import gzip
 import io
 import lzma
 import os
+import random
 import shutil
 import tarfile
+from itertools import islice
 
 import pytest
 from mutants import FEW, MANY, memory_of, outcomes
 from shard_files import example, samples, tar_shard, tfrecord
 from small_sets import cifar_archive, cifar_files, jpeg, one_line, pack
 
-from fastarat.data import cifar, compression, entries, image_folder, shards
+from fastarat.data import cifar, compression, entries, image_folder, index, shards, webdataset
 from fastarat.data.encoded import fingerprint_of
 from fastarat.data.index import index_images
 from fastarat.data.index_cache import indexed_once
@@ -330,3 +332,65 @@ def test_a_mutant_of_what_is_kept_of_shards_is_never_believed(tmp_path, root, co
         (kept,) = root.iterdir()
         assert outcomes(kept, kept.read_bytes(), count // 3, opened)["equal"] == count // 3
         kept.unlink()
+
+
+def read_shard(path) -> list[str]:
+    problems: list[str] = []
+    list(webdataset.samples(path, path.name, problems))
+    return problems
+
+
+def forged(seed: int) -> bytes:
+    """A tar of images among headers that say anything, with right checksums."""
+    draw = random.Random(seed)
+    content = b""
+    for name in ("train/a/0.jpg", "train/b/0.jpg", "val/a/0.jpg", "val/b/0.jpg"):
+        if draw.random() < 0.5:
+            body = draw.choice((b"", draw.randbytes(600), b"12 path=a/b\n", b"12 size=999\n", b"a" * 300 + b"\0"))
+            size = draw.choice((len(body), 2 ** draw.randrange(33), draw.randbytes(12)))
+            kind = draw.choice((b"0", b"1", b"2", b"3", b"5", b"7", b"A", b"D", b"L", b"K", b"S", b"V", b"g", b"x"))
+            content += header(draw.choice((name, "x" * 90, "../../x\n", "/a//./c")), size, kind)
+            content += body.ljust(-(-len(body) // 512) * 512, b"\0")
+        image = jpeg(seed % 3)
+        content += header(name, len(image)) + image.ljust(-(-len(image) // 512) * 512, b"\0")
+    return content + bytes(1024)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("count", COUNTS)
+def test_forged_headers_with_right_checksums_end_in_one_line(tmp_path, count):
+    uses = {".tar": image_folder.problems, ".tar.gz": image_folder.problems, ".shard.tar": read_shard}
+    for seed in range(count // 6):
+        for suffix, use in uses.items():
+            path = tmp_path / f"forged{suffix}"
+            path.write_bytes(gzip.compress(forged(seed), 1) if suffix.endswith("gz") else forged(seed))
+            try:
+                with memory_of(1 << 30):
+                    use(path)
+            except UserError as error:
+                assert "\n" not in str(error) and len(str(error)) < 1000
+
+
+def test_an_archive_that_changes_between_its_two_readings_is_named(photos, tmp_path, monkeypatch):
+    archive = pack(photos, tmp_path / "packed.tar", "w")
+    count = len(names(archive))
+    for module in (image_folder, index):
+        monkeypatch.setattr(module, "entries", lambda path: islice(entries.entries(path), count - 1))
+    for use in (index_images, lambda path: open_dataset(str(path))):
+        with pytest.raises(UserError, match="has changed while it was read"):
+            use(archive)
+
+
+def test_an_index_is_made_again_if_a_shard_changes_in_a_folder_that_is_a_link(tmp_path, root):
+    for split in ("train", "val"):
+        tar_shard(tmp_path / "elsewhere" / split / "0.tar", samples([(jpeg(i), i % 2) for i in range(4)]))
+    (tmp_path / "w").mkdir()
+    for split in ("train", "val"):
+        (tmp_path / "w" / split).symlink_to(tmp_path / "elsewhere" / split)
+
+    def count():
+        return len(indexed_once(tmp_path / "w", shards.files(tmp_path / "w"), root, shards.index)[0])
+
+    assert count() == 4
+    tar_shard(tmp_path / "elsewhere/train/0.tar", samples([(jpeg(i), i % 2) for i in range(6)]))
+    assert count() == 6
