@@ -46,7 +46,7 @@ class Span(NamedTuple):
 def changed(name: str, path: str) -> WorkError:
     """The error for an image whose bytes are no longer those that were written."""
     return WorkError(
-        f"image {name} has changed since it was written (checksum differs): 'fastarat data check' names every one in "
+        f"{name} has changed since it was written (checksum differs): 'fastarat data check' names every one in "
         f"{path}; copy or build it again"
     )
 

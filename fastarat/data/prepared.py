@@ -172,10 +172,13 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         manifest = read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}: prepare the data set again.") from None
+    try:
         version = _version(manifest)
         if version == FORMAT_VERSION:
             _require_manifest(manifest)
-    except ValueError as error:  # a UserError too: neither says what to do
+    except ValueError as error:
         raise UserError(f"{path} is not a readable manifest ({error}): prepare the data set again.") from None
     if version != FORMAT_VERSION:
         age, fix = ("a newer", "upgrade fastarat, or ") if version > FORMAT_VERSION else ("an older", "")

@@ -68,7 +68,11 @@ def read(path: Path) -> Seal | None:
         return None
     size = path.stat().st_size
     try:
-        seal = _parsed(place, read_json(place, max(size, MOST_JSON_BYTES)))  # images are larger than their checksums
+        values = read_json(place, max(size, MOST_JSON_BYTES))  # images are larger than their checksums
+    except UserError as error:
+        raise UserError(f"{error}: copy it again, or {REBUILD}.") from None
+    try:
+        seal = _parsed(place, values)
     except (ValueError, TypeError) as error:
         if isinstance(error, _OtherVersion):
             raise UserError(str(error)) from None
