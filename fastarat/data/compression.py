@@ -65,4 +65,4 @@ def _decoded(decoder: Any, data: bytes) -> bytes:
     try:
         return decoder.decompress(data, PIECE)
     except (zlib.error, lzma.LZMAError, OSError, ValueError) as e:  # the last two are bz2's
-        raise Damaged(str(e)) from None
+        raise Damaged(str(e).rpartition(": ")[2]) from None

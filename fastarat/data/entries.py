@@ -7,12 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from fastarat.console import one_line
 from fastarat.data import compression, tar
 from fastarat.data.damaged import Damaged, readable
 from fastarat.errors import UserError
 from fastarat.files import require_file
 
-ARCHIVE_SUFFIXES = (".tar", ".tar.xz", ".tar.gz", ".tgz")
+ARCHIVE_SUFFIXES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".tar.bz2")
 DEEPEST = 4  # top/split/class/file; also what ends a loop of links
 LARGEST = 1 << 30
 """bytes of a file that is read into memory: more than any image or part of CIFAR has"""
@@ -103,7 +104,7 @@ def _read_file(path: Path) -> bytes:
 
 def _require_small(size: int, name: str) -> None:
     if size > LARGEST:
-        raise UserError(f"{name} has {size:,} bytes, more than any image: remove it")
+        raise UserError(f"{one_line(name)} has {size:,} bytes, more than any image: remove it")
 
 
 def _tar_entries(path: Path) -> Iterator[Entry]:

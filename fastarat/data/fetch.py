@@ -7,12 +7,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from fastarat import console
 from fastarat.data import cifar
 from fastarat.errors import UserError, WorkError, unknown
-from fastarat.files import require_file
+from fastarat.files import require_file, write_atomically
 
 BLOCK = 1 << 20
 TIMEOUT_SECONDS = 30
@@ -36,14 +37,14 @@ def fetch(name: str, source: Path | None, root: Path, url: str | None = None) ->
         return target
     with _writing(target):
         root.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(target.name + ".part")
         if source is not None:
             _require_published(source, archive)
-            shutil.copyfile(source, part)
+            write_atomically(target, partial(_copy, source))
         else:
+            part = target.with_name(target.name + ".part")
             _download(url or archive.url, part, target, name)
             _check_download(part, archive)
-        part.replace(target)
+            part.replace(target)
     return target
 
 
@@ -75,6 +76,10 @@ def _require_published(source: Path, archive: cifar.Archive) -> None:
         raise
 
 
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+
+
 def _check_download(part: Path, archive: cifar.Archive) -> None:
     try:
         require_checksum(part, archive)
@@ -87,9 +92,9 @@ def _download(url: str, part: Path, target: Path, name: str) -> None:
     """Append to `part` what is missing of `url`."""
     if not url.startswith(("http://", "https://")):
         raise UserError(f"{url!r} is not an http(s) address; for a file on this machine use --source FILE.")
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    have = _size(part)
     with _reaching(url, target, name):
+        request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
         try:
             response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
         except urllib.error.HTTPError as error:
@@ -99,6 +104,16 @@ def _download(url: str, part: Path, target: Path, name: str) -> None:
         with response:
             start = have if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
             _receive(response, part, start, name)
+
+
+def _size(part: Path) -> int:
+    """The bytes that are there already. Raises `UserError` for what this program cannot have left."""
+    if part.is_symlink():
+        raise UserError(f"{part} is a symbolic link, which is not followed: remove it.")
+    if not part.exists():
+        return 0
+    require_file(part)
+    return part.stat().st_size
 
 
 def _receive(response: http.client.HTTPResponse, part: Path, start: int, name: str) -> None:
@@ -129,7 +144,7 @@ def _reaching(url: str, target: Path, name: str) -> Iterator[None]:
             f"The download of {url} stopped with {error.expected} bytes missing: "
             f"run 'fastarat data fetch {name}' again to continue it."
         ) from error
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise WorkError(
             f"Cannot download {url} ({reason}): run it again, or get the file elsewhere and put it at "

@@ -83,7 +83,8 @@ def names_under_root() -> list[str]:
     root = data_root()
     if not root.is_dir():
         return []
-    found = [path for path in root.iterdir() if not path.name.startswith(".") and path.name not in CACHES]
+    with readable(root):
+        found = [path for path in root.iterdir() if not path.name.startswith(".") and path.name not in CACHES]
     published = {archive.filename for archive in cifar.ARCHIVES.values()}
     data_files = [path for path in found if is_archive(path) or path.suffix in FILE_SUFFIXES]
     kept = [path for path in found if path.is_dir() or (path in data_files and path.name not in published)]
@@ -101,7 +102,7 @@ def _under_root(name: str) -> Path:
             return root / filename
     if archive:
         raise UserError(f"{name} is not under {root} yet: run 'fastarat data fetch {name}'.")
-    if "/" in name or Path(name).suffix in (*FILE_SUFFIXES, *ARCHIVE_SUFFIXES, ".gz", ".xz"):
+    if "/" in name or Path(name).suffix in (*FILE_SUFFIXES, *ARCHIVE_SUFFIXES, ".gz", ".xz", ".bz2"):
         raise UserError(f"There is no file or folder {name}.")
     error = unknown("data set", name, [*KNOWN, *names_under_root()])
     raise UserError(f"{error} Names are looked up under {root} (FASTARAT_DATA); a path may be given instead.")

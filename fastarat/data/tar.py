@@ -254,6 +254,6 @@ def _require_end(archive: Archive) -> None:
     rest = archive.rest(most + 1)
     record = max((size for size in RECORDS if archive.at % size == 0), default=BLOCK)
     if rest.strip(b"\0"):
-        raise Damaged("something follows its end")
+        raise Damaged("something but zeros follows its end")
     if len(rest) > record + BLOCK:
         raise Damaged(f"its last {len(rest) + BLOCK:,} bytes are zeros")

@@ -1,6 +1,7 @@
 """A download goes on where it stopped and is checked before it is used."""
 
 import hashlib
+import os
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -174,3 +175,20 @@ def test_a_server_that_sends_without_end_is_left(mirror, root, monkeypatch):
     with pytest.raises(WorkError) as error:
         fetch("cifar10", None, root, mirror.url)
     assert "sends more than 1,000 bytes" in one_line(error)
+
+
+@pytest.mark.parametrize("kind", ["link", "FIFO"])
+def test_an_unfinished_download_that_is_no_file_is_left_alone(mirror, root, tmp_path, kind):
+    root.mkdir()
+    part = root / "cifar-10-binary.tar.gz.part"
+    (tmp_path / "precious").write_text("mine")
+    part.symlink_to(tmp_path / "precious") if kind == "link" else os.mkfifo(part)
+    with pytest.raises(UserError) as error:
+        fetch("cifar10", None, root, mirror.url)
+    assert str(part) in one_line(error) and (tmp_path / "precious").read_text() == "mine"
+
+
+def test_an_address_that_is_none_is_one_line(root):
+    with pytest.raises(WorkError) as error:
+        fetch("cifar10", None, root, "http://[")
+    assert "Cannot download http://[" in one_line(error)
