@@ -166,7 +166,10 @@ def test_training_through_the_kernels_gives_the_gradients_of_autograd(kernels, m
     if DEVICE == "cpu":  # the interpreter in the place of the twin
         for name in ("partials", "apply", "gradient_partials", "input_gradient"):
             monkeypatch.setattr(op.reference, f"batch_norm_{name}", getattr(kernels, f"batch_norm_{name}"))
-    for has_residual, relu, has_given in (*product((True, False), (True, False), (False,)), (True, True, True)):
+    forms = (*product((True, False), (True, False), (False,)), (True, True, True))
+    if dtype != torch.float32:  # the formats differ in casts alone
+        forms = forms[:1]
+    for has_residual, relu, has_given in forms:
         inputs = inputs_of((4, 16, 7, 5), dtype, 2, 2)
         compare_with_autograd(inputs, 2, has_residual, relu, has_given, BOUND[dtype])
 
