@@ -82,6 +82,7 @@ class DeviceImages:
         return self.labels.new_zeros(num_classes).scatter_add_(0, self.labels, chosen.long())
 
 
+@torch.inference_mode(False)
 def accuracies(
     model: nn.Module,
     images: ImageSet,

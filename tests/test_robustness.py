@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import fastarat
 from fastarat import AttackConfig, UserError
 from fastarat.attacks import autoattack as driver
-from fastarat.attacks.whole_model import to_eval
+from fastarat.attacks.whole_model import to_mode
 from fastarat.data.dataset import ImageSet
 from fastarat.errors import WorkError
 from fastarat.robustness import attack_names, departures
@@ -376,6 +376,17 @@ def test_pixels_that_a_rounding_has_put_outside_are_clipped_and_it_is_said(net, 
     assert capsys.readouterr().err.count("a rounding, are clipped") == 1
 
 
+def test_an_attack_and_accuracies_are_the_same_under_inference_mode(net, images, labels):
+    settings = AttackConfig(batch_norm="eval", steps=2)
+    pixels = (255 * images).byte()
+    as_set = ImageSet(pixels.permute(0, 2, 3, 1).contiguous().numpy(), labels.numpy())
+    own = fastarat.perturb(net, images, labels, settings), fastarat.accuracies(net, as_set, 255, 10, settings)
+    with torch.inference_mode():
+        found = fastarat.perturb(net, images.clone(), labels.clone(), settings)
+        assert torch.equal(found, own[0]) and not found.is_inference()
+        assert fastarat.accuracies(net, as_set, 255, 10, settings) == own[1]
+
+
 def exported(net: nn.Module, images: Tensor, **dynamic) -> nn.Module:
     return torch.export.export(net, (images[:2],), **dynamic).module()
 
@@ -387,7 +398,10 @@ def test_an_exported_net_is_evaluated_as_it_was_exported(net, images, labels):
     inside = nn.Sequential(nn.Dropout(), any_batch)
     with pytest.raises(UserError, match=r"in train mode \(in Sequential\)"):
         fastarat.evaluate(inside, images, labels, "pgd", eps=EPS)
-    assert fastarat.evaluate(to_eval(inside), images, labels, "pgd", eps=EPS).counts == own.counts
+    assert fastarat.evaluate(to_mode(inside, training=False), images, labels, "pgd", eps=EPS).counts == own.counts
+    settings = AttackConfig(batch_norm="eval", steps=2)
+    x_adv = [fastarat.perturb(model, images, labels, settings) for model in (net, any_batch, inside)]
+    assert torch.equal(x_adv[0], x_adv[1]) and torch.equal(x_adv[0], x_adv[2]) and not inside[0].training
     with pytest.raises(WorkError, match=r"fails on a batch of 20 images, though it took 2 .*: let it take any number"):
         fastarat.evaluate(exported(net, images), images, labels, "pgd", eps=EPS)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastarat.attacks.pgd import pgd, start_noise, start_point
 from fastarat.attacks.settings import AttackConfig
+from fastarat.attacks.whole_model import switchable, to_mode
 from fastarat.errors import UserError
 from fastarat.models.batch_norm import Statistics
 from fastarat.models.settings import Branch
@@ -19,9 +20,9 @@ from fastarat.models.split_batch_norm import forward
 def batch_norm_mode(model: nn.Module, statistics: Statistics) -> Iterator[None]:
     """Run any module with its batch-norms in this mode; afterwards every submodule's mode is as before,
     and so, unless `train`, are all buffers."""
-    modes = {module: module.training for module in model.modules()}
+    modes = {module: module.training for module in switchable(model)}
     kept = {} if statistics == "train" else {b: b.clone() for b in model.buffers()}
-    model.train(statistics != "eval")
+    to_mode(model, statistics != "eval")
     try:
         yield
     finally:
@@ -31,6 +32,7 @@ def batch_norm_mode(model: nn.Module, statistics: Statistics) -> Iterator[None]:
             buffer.copy_(value)
 
 
+@torch.inference_mode(False)
 def perturb(
     model: nn.Module,
     x: Tensor,
@@ -49,6 +51,8 @@ def perturb(
         raise UserError("; ".join(problems))
     if x.numel() and not (x.min() >= 0 and x.max() <= 1):
         raise UserError("images must lie in [0, 1]: put the normalisation into the model")
+    # What was made under inference_mode takes part in no gradient.
+    x, y = (given.clone() if given.is_inference() else given for given in (x, y))
     rows = torch.arange(len(x), device=x.device)
     centre, start = start_point(x, start_noise(settings, x, seed, 0, rows), settings)
     start = project(start, centre, settings.radius, settings.norm)

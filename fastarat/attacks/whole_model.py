@@ -70,13 +70,13 @@ def switchable(model: nn.Module) -> Iterator[nn.Module]:
         yield from switchable(child)
 
 
-def to_eval(model: nn.Module) -> nn.Module:
-    """`model` itself, in eval mode but for what has no modes (see `switchable`)."""
+def to_mode(model: nn.Module, training: bool) -> nn.Module:
+    """`model` itself, in train or eval mode but for what has no modes (see `switchable`)."""
     try:
-        return model.eval()
+        return model.train(training)
     except NotImplementedError:
         for part in switchable(model):
-            part.training = False
+            part.training = training
         return model
 
 

@@ -29,7 +29,7 @@ class Work:
 
     def __init__(self, arguments: "EvalArguments"):
         from fastarat.attacks.autoattack_checks import check_model
-        from fastarat.attacks.whole_model import to_eval
+        from fastarat.attacks.whole_model import to_mode
         from fastarat.data.classes import are_numbers, in_order_of
         from fastarat.data.sources import open_dataset, open_for_evaluation
         from fastarat.data.subset import subset
@@ -41,7 +41,7 @@ class Work:
         self.names = attack_names(self.attack)
         self.device = _device(arguments.device)
         model, description = _model(arguments)
-        self.model = to_eval(model.to(self.device))
+        self.model = to_mode(model.to(self.device), training=False)
         self.norm, self.eps_255 = _threat(arguments, description)
         if arguments.data is None and description is None:
             raise UserError(f"--data: {arguments.model} does not say which images it is for; name a data set")

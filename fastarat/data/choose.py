@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from fastarat.data import prepared
 from fastarat.data.dataset import Dataset
 from fastarat.data.entries import is_compressed
 from fastarat.data.find import Source, find
@@ -81,6 +82,8 @@ def _streamed(wish: Wish, stored: StoredData, loader: Name, why: str) -> Opened:
 
 def reads_one_by_one(source: Source) -> bool:
     """Whether an image can be had without the others."""
+    if source.kind == "prepared":
+        return prepared.is_rgb(prepared.read(source.path))
     decoded = source.kind in ("embedded", "cifar", "arrays")
     return not decoded and not (source.kind == "images" and is_compressed(source.path))
 

@@ -131,11 +131,16 @@ def _changed(folder: Path) -> list[str]:
     ]
 
 
+def is_rgb(dataset: Dataset) -> bool:
+    """Whether these are 8-bit RGB images, which loaders can read one by one."""
+    return dataset.image_shape[2] == 3 and dataset.max_value == 255
+
+
 def stored(folder: Path) -> tuple[EncodedSet, EncodedSet, tuple[str, ...]]:
     """The images of both splits where they lie in the files, and the classes. Raises as `read` does, or if grey."""
     dataset = read(folder)
-    height, width, channels = dataset.image_shape
-    if channels != 3 or dataset.max_value != 255:
+    height, width, _ = dataset.image_shape
+    if not is_rgb(dataset):
         raise UserError(f"{folder} has no 8-bit RGB images: use the resident loader")
     train, test = (_stored(folder, split, part, (width, height)) for split, part in _parts(dataset))
     return train, test, dataset.classes

@@ -51,6 +51,13 @@ def no_room(monkeypatch):
     monkeypatch.setattr(choose, "RESIDENT_SHARE", 0.0)
 
 
+def test_a_prepared_set_that_is_not_rgb_is_resident(tmp_path):
+    prepare("digits", tmp_path / "digits")
+    found = opened(tmp_path / "digits")
+    assert found.loader == "resident" and len(found.dataset.train.labels) == 1437
+    assert "has no 8-bit RGB images: use the resident loader" in refusal(tmp_path / "digits", "plain")
+
+
 def test_what_fits_is_resident_however_it_is_stored(forms):
     found = {form: opened(path) for form, path in forms.items()}
     assert {form: one.loader for form, one in found.items()} == dict.fromkeys(forms, "resident")

@@ -67,18 +67,22 @@ def test_a_batch_norm_with_nothing_to_split_is_refused_by_name(norm):
         convert_to_split_batch_norm(nn.Sequential(nn.Conv2d(1, 2, 3), norm))
 
 
+OLD_NORMS = pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+
+
+@OLD_NORMS
 @pytest.mark.parametrize(
     ("norm", "says"),
     [
-        (nn.utils.weight_norm(nn.BatchNorm2d(2)), "'1' has a weight that is made of others, as by weight_norm"),
-        (nn.utils.parametrizations.weight_norm(nn.BatchNorm2d(2), dim=None), "'1' has a weight that is made of others"),
-        (nn.LazyBatchNorm2d(), "before its lazy layers know their sizes: run it once before"),
+        (lambda: nn.utils.weight_norm(nn.BatchNorm2d(2)), "'1' has a weight that is made of others, as by weight_norm"),
+        (lambda: nn.utils.parametrizations.weight_norm(nn.BatchNorm2d(2)), "'1' has a weight that is made of others"),
+        (nn.LazyBatchNorm2d, "before its lazy layers know their sizes: run it once before"),
     ],
     ids=["weight_norm", "parametrized", "lazy"],
 )
 def test_a_batch_norm_whose_weight_is_not_its_own_is_refused_by_name(norm, says):
     with pytest.raises(UserError, match=says):
-        convert_to_split_batch_norm(nn.Sequential(nn.Conv2d(1, 2, 3), norm))
+        convert_to_split_batch_norm(nn.Sequential(nn.Conv2d(1, 2, 3), norm()))
 
 
 def head(norm: nn.Module) -> nn.Module:
@@ -112,6 +116,7 @@ NORMS = nn.utils.weight_norm, nn.utils.spectral_norm, nn.utils.parametrizations.
 NORMS = *NORMS, nn.utils.parametrizations.spectral_norm
 
 
+@OLD_NORMS
 @pytest.mark.parametrize("norm", NORMS, ids=lambda norm: f"{norm.__module__}.{norm.__name__}")
 def test_weights_that_are_made_of_others_stay_so_in_every_copy(norm):
     layers = norm(nn.Conv2d(1, 4, 3)), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 4)

@@ -18,7 +18,6 @@ from system.command_line import ONE_EPOCH, TINY, assert_same_run, results_of
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 BACKWARDS = NAMES[::-1]
-RESIDENT = ("--loader", "resident")
 FEW = ("--attack", "pgd", "--steps", "2", "--num-images", "60", "--json")
 
 
@@ -45,7 +44,7 @@ def sets(tmp_path):
 @pytest.fixture
 def run(fastarat, sets) -> Path:
     """A run of one epoch on the named digits."""
-    assert fastarat("train", "digits-at", *ONE_EPOCH, *RESIDENT, "--data", "named", "--out", "run").code == 0
+    assert fastarat("train", "digits-at", *ONE_EPOCH, "--data", "named", "--out", "run").code == 0
     return Path("run")
 
 
@@ -98,22 +97,17 @@ def test_extra_images_land_on_the_classes_of_their_names(fastarat, sets):
     extra = ("--extra.ratio", "0.25", "--out")
     for data in ("named", "backwards"):
         assert (
-            fastarat(
-                "train", "digits-at", *TINY, *RESIDENT, "--data", "named", "--extra.data", data, *extra, data[:4]
-            ).code
-            == 0
+            fastarat("train", "digits-at", *TINY, "--data", "named", "--extra.data", data, *extra, data[:4]).code == 0
         )
     assert results_of(Path("name")) == results_of(Path("back"))
     assert recorded(Path("back"), "classes of digits").startswith("by name")
-    refused = fastarat(
-        "train", "digits-at", *TINY, *RESIDENT, "--data", "named", "--extra.data", "german", *extra, "run"
-    )
+    refused = fastarat("train", "digits-at", *TINY, "--data", "named", "--extra.data", "german", *extra, "run")
     assert refused.code == 2 and "'neun' is in digits alone" in refused.error
 
 
 def test_a_teacher_of_the_same_classes_in_another_order_is_refused(fastarat, run):
     assert load_model(run / "model.safetensors")[1].classes == NAMES
-    flags = (*ONE_EPOCH, *RESIDENT, "--method.teacher", run, "--out", "student")
+    flags = (*ONE_EPOCH, "--method.teacher", run, "--out", "student")
     refused = fastarat("train", "digits-arrest", *flags, "--data", "backwards")
     assert refused.code == 2 and "has this run's classes in another order" in refused.error
     assert fastarat("train", "digits-arrest", *flags, "--data", "named").code == 0
