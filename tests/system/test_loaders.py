@@ -86,7 +86,8 @@ def test_a_run_stopped_in_mid_epoch_and_resumed_by_another_loader_trains_the_sam
 ):
     assert fastarat("train", *SMALL, "--data", "folder", "--loader", "resident", "--out", "whole").code == 0
     stop_after(monkeypatch, 3)  # of five steps
-    assert fastarat("train", *SMALL, "--data", LOADERS[loader], "--loader", loader, "--out", "parts").code == 0
+    stopped = fastarat("train", *SMALL, "--data", LOADERS[loader], "--loader", loader, "--out", "parts")
+    assert stopped.code == 128 + signal.SIGINT
     assert not (tmp_path / "parts/model.safetensors").exists()
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
@@ -100,7 +101,7 @@ def test_a_run_stopped_while_its_images_grow_trains_the_same_bits(fastarat, fold
     settings = (*SMALL, *growing, "--epochs", "3", "--data", "folder", "--loader", "plain")
     assert fastarat("train", *settings, "--out", "whole").code == 0
     stop_after(monkeypatch, 12)  # of fifteen, in the last epoch, whose images are larger
-    assert fastarat("train", *settings, "--out", "parts").code == 130
+    assert fastarat("train", *settings, "--out", "parts").code == 128 + signal.SIGINT
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     assert fastarat("train", "--resume", "parts").code == 0
