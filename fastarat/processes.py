@@ -18,6 +18,16 @@ def launched() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
+def num_started() -> int:
+    """How many processes the launcher started, on all machines."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if launched() else 1
+
+
+def num_here(num_processes: int) -> int:
+    """How many of so many processes are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", num_processes)) if launched() else num_processes
+
+
 def is_first() -> bool:
     """Whether this process is alone or the first of several: the one that prints."""
     return not launched() or os.environ.get("RANK", "0") == "0"

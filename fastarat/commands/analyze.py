@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from fastarat.cli import parse
-from fastarat.console import notice, print_json, print_table, progress
+from fastarat.console import notice, print_json, print_table, progress, stdout
 from fastarat.errors import UserError, WorkError
 from fastarat.files import read_json, write_text
 
@@ -175,7 +175,7 @@ def _print(result: dict[str, Any]) -> None:
     print_table(f"{result['run']}: {result['method']} on {result['data']}", ["epoch", *COLUMNS.values()], rows)
     summary, attack = result["summary"], result["test_attack"]
     batches = f"{result['batches']} batch{'es' if result['batches'] > 1 else ''}"
-    print(
+    stdout.print(
         "conflict, naive, clean-adv: cosine of gradients (1 agree, below 0 conflict), mean over convolutions, linear "
         f"layers, {batches} of {result['batch']};\n"
         "mixture: distance of clean and adversarial batch statistics in deviations; features, branches: cosine of "

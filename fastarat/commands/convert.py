@@ -8,7 +8,7 @@ import tyro
 
 from fastarat.advice import command
 from fastarat.cli import parse
-from fastarat.console import print_json
+from fastarat.console import print_json, stdout
 
 
 @dataclass(frozen=True)
@@ -37,5 +37,5 @@ def run(args: list[str]) -> int:
     if arguments.json:
         print_json({"run": str(run.path), "model": run.config().model.name})
     else:
-        print(f"{run.path}: {run.config().model.name}; measure it with {command('eval', run.path)}")
+        stdout.print(f"{run.path}: {run.config().model.name}; measure it with {command('eval', run.path)}")
     return 0

@@ -3,7 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Any
 
-from fastarat.console import notice, print_json, print_table
+from fastarat.console import notice, print_json, print_table, stdout
 from fastarat.files import write_atomically, write_text
 
 if TYPE_CHECKING:
@@ -132,11 +132,11 @@ def _print_attack(result: dict[str, Any], attack: dict[str, Any]) -> None:
             f", step {attack['step_255']:g}/255, {attack['restarts']} restart{'s' if attack['restarts'] > 1 else ''}"
         )
         line += ": right at every iterate"
-    print(line)
+    stdout.print(line)
     for warning in result["warnings"]:
-        print(f"warning: {warning}")
+        stdout.print(f"warning: {warning}")
     if result["options"]:
-        print(f"not the standard's setting: {'; '.join(result['options'])}")
+        stdout.print(f"not the standard's setting: {'; '.join(result['options'])}")
 
 
 def _cell(summary: dict[str, Any]) -> str:

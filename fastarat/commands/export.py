@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from fastarat.cli import parse
-from fastarat.console import print_json
+from fastarat.console import print_json, stdout
 
 
 @dataclass(frozen=True)
@@ -43,5 +43,5 @@ def run(args: list[str]) -> int:
     if arguments.json:
         print_json([str(path) for path in files])
     else:
-        print("\n".join(map(str, files)))
+        stdout.print("\n".join(map(str, files)))
     return 0

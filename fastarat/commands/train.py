@@ -14,6 +14,7 @@ from fastarat.cli import parse
 from fastarat.config import Config, Fidelity, load_config
 from fastarat.console import notice, print_json
 from fastarat.errors import Interrupted, UserError
+from fastarat.processes import is_first, launched, num_started
 
 if TYPE_CHECKING:
     from fastarat.run import Run
@@ -44,11 +45,11 @@ class TrainArguments:
 def run(args: list[str]) -> int:
     """Parse, check, and train: here, or in the processes that are started for it."""
     arguments = parse_arguments(args)
-    from fastarat.processes import is_first, launched
     from fastarat.trainer import train
 
     if arguments.config.num_processes > 1 and not launched():
         return _launch(arguments, args)
+    _check_launched(arguments)
     assert arguments.out is not None
     try:
         finished = train(arguments.config, arguments.out, arguments.resume, arguments.profile)
@@ -58,6 +59,16 @@ def run(args: list[str]) -> int:
     if is_first():
         _report(finished, arguments.json)
     return 0
+
+
+def _check_launched(arguments: TrainArguments) -> None:
+    """Raise `UserError` where another launcher started other processes than the settings say."""
+    found, wanted = num_started(), arguments.config.num_processes
+    if launched() and found != wanted:
+        raise UserError(
+            f"this is one of {found} processes that a launcher started, and the settings say {wanted}: give --gpus "
+            f"{found}, or --procs {found} on CPUs"
+        )
 
 
 def parse_arguments(args: list[str]) -> TrainArguments:
@@ -80,6 +91,8 @@ def parse_arguments(args: list[str]) -> TrainArguments:
         raise UserError("--out is the current directory: give the run one of its own")
     if arguments.resume:
         return _resumed(arguments)
+    if launched() and arguments.out is None:
+        raise UserError("--out: each of several processes would name a directory of its own; give one for all")
     out = arguments.out or Path("runs") / f"{arguments.config.recipe}-{datetime.now():%Y%m%d-%H%M%S}"
     return replace(arguments, out=out)
 

@@ -14,6 +14,7 @@ from fastarat.data.loader import Loader
 from fastarat.data.resident import ResidentLoader
 from fastarat.data.settings import AugmentConfig, LoadingConfig
 from fastarat.data.stream import StreamLoader
+from fastarat.processes import num_here
 
 MOST_WORKERS = 16
 """What a machine with many cores starts for each process, unless it is told otherwise."""
@@ -68,6 +69,6 @@ def build_decoder(
 
 
 def num_workers(loading: LoadingConfig, num_processes: int) -> int:
-    """Threads or processes that decode for each of `num_processes` on this machine."""
-    cores = len(os.sched_getaffinity(0)) // num_processes
+    """Threads or processes that decode for each of `num_processes`, which may be on several machines."""
+    cores = len(os.sched_getaffinity(0)) // num_here(num_processes)
     return loading.workers or min(max(cores, 1), MOST_WORKERS)

@@ -11,13 +11,14 @@ from fastarat.config import Config
 from fastarat.engine.precision import Dtype
 from fastarat.engine.settings import CompileMode
 from fastarat.errors import UserError
+from fastarat.processes import num_here
 from fastarat.record import Record
 
 
 def choose_device(config: Config, record: Record) -> str:
     """`cpu` or `cuda`. Raises `UserError` where more is asked for than there is."""
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if config.gpus > num_gpus:
+    if num_here(config.gpus) > num_gpus:
         raise UserError(f"--gpus {config.gpus}: this machine has {_gpus(num_gpus)}. {_fix(num_gpus)}")
     if config.device == "cuda" and num_gpus == 0:
         raise UserError(f"--device cuda: this machine has {_gpus(0)}. {_fix(0)}")

@@ -1,7 +1,9 @@
 """Several processes never wait for each other for ever: what they meet over is decided by one of them."""
 
 import json
+import os
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,16 +14,22 @@ import torch.distributed as dist
 from engine.meetings import Meetings
 
 from fastarat import trainer
+from fastarat.__main__ import main
 from fastarat.config import Config
+from fastarat.data.loaders import num_workers
+from fastarat.data.settings import LoadingConfig
 from fastarat.data.sources import open_dataset
 from fastarat.engine import display as display_module
 from fastarat.engine import loop as loop_module
 from fastarat.engine.build import build_training
+from fastarat.engine.device import choose_device
 from fastarat.engine.distributed import World
 from fastarat.engine.loop import Loop
 from fastarat.errors import Interrupted, UserError, WorkError
 from fastarat.recipes import recipe
+from fastarat.record import Record
 from fastarat.run import Run
+from fastarat.signals import ENDING
 from fastarat.trainer import train
 
 
@@ -190,3 +198,54 @@ def test_another_number_of_processes_is_said_and_recorded(tmp_path, monkeypatch,
     assert len(said) == 1 and "a batch-norm sees 32 images instead of 64" in said[0]
     choices = json.loads(run.record_file.read_text())["sessions"][-1]["choices"]
     assert {"processes": "2"} in [{choice["what"]: choice["value"]} for choice in choices]
+
+
+def test_a_training_in_another_thread_leaves_signals_to_the_caller(tmp_path):
+    """As in a notebook's server, where Python lets no other thread set handlers."""
+    before = {number: signal.getsignal(number) for number in ENDING}
+    seen: list[object] = []
+
+    def work() -> None:
+        run = train(small(procs=0, epochs=1), tmp_path / "run")
+        seen.extend([run.weights_file.exists(), {number: signal.getsignal(number) for number in ENDING}])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [True, before]
+
+
+def started_by_another(monkeypatch, world: int, here: int) -> None:
+    """As torchrun starts processes, on several machines."""
+    values = {"TORCHELASTIC_RUN_ID": "other", "RANK": "0", "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": here}
+    for name, value in values.items():
+        monkeypatch.setenv(name, str(value))
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (
+            ("--procs", "2", "--out", "run"),
+            "one of 16 processes that a launcher started, and the settings say 2",
+        ),
+        (("--procs", "16"), "each of several processes would name a directory of its own"),
+    ],
+)
+def test_another_launcher_s_processes_are_what_the_settings_say_and_share_a_directory(
+    tmp_path, monkeypatch, capsys, flags, says
+):
+    started_by_another(monkeypatch, world=16, here=8)
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "digits-at", "--batch", "64", *flags]) == 2
+    assert says in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_machine_has_its_own_share_of_the_gpus_and_of_the_workers(monkeypatch):
+    started_by_another(monkeypatch, world=16, here=2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "pretended")
+    assert choose_device(replace(small(), procs=0, gpus=16), Record(quiet=True)) == "cuda"
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8))
+    assert num_workers(LoadingConfig(), 16) == 4
