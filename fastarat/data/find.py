@@ -7,7 +7,7 @@ from typing import Literal
 
 from fastarat.data import cifar, prepared, shards
 from fastarat.data.damaged import readable
-from fastarat.data.entries import ARCHIVE_SUFFIXES, is_archive, stem
+from fastarat.data.entries import ARCHIVE_SUFFIXES, is_archive, is_clutter, stem
 from fastarat.errors import UserError, unknown
 from fastarat.files import expanded
 
@@ -85,6 +85,7 @@ def names_under_root() -> list[str]:
         return []
     with readable(root):
         found = [path for path in root.iterdir() if not path.name.startswith(".") and path.name not in CACHES]
+        found = [path for path in found if not is_clutter(path.name)]
     published = {archive.filename for archive in cifar.ARCHIVES.values()}
     data_files = [path for path in found if is_archive(path) or path.suffix in FILE_SUFFIXES]
     kept = [path for path in found if path.is_dir() or (path in data_files and path.name not in published)]
@@ -103,6 +104,7 @@ def _under_root(name: str) -> Path:
     if archive:
         raise UserError(f"{name} is not under {root} yet: run 'fastarat data fetch {name}'.")
     if "/" in name or Path(name).suffix in (*FILE_SUFFIXES, *ARCHIVE_SUFFIXES, ".gz", ".xz", ".bz2"):
-        raise UserError(f"There is no file or folder {name}.")
+        hint = " Of shards, give the folder that they are in." if set("{*?[") & set(name) else ""
+        raise UserError(f"There is no file or folder {name}.{hint}")
     error = unknown("data set", name, [*KNOWN, *names_under_root()])
     raise UserError(f"{error} Names are looked up under {root} (FASTARAT_DATA); a path may be given instead.")

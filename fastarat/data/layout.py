@@ -71,6 +71,8 @@ def survey(source: Path) -> Layout:
     folders, images, strays = _sort_out(found, top)
     problems += strays
     missing = _split_problem({folder for folder, _ in folders})
+    if missing and any(name.endswith(".cls") for name, _ in found):
+        missing = "it holds samples of a WebDataset: give the folder that its shards are in"
     # In a folder that is no image folder at all, every other file would be a stray.
     problems = [missing] if missing else _class_problems(folders, images) + problems
     classes = tuple(sorted({name for _, name in folders}))

@@ -79,23 +79,25 @@ class Plain:
         return content
 
     def skip(self, count: int) -> None:
-        if count > self._size - self.at:
-            raise Damaged(f"its end is missing: {count:,} bytes more at byte {self.at:,} than it has")
+        self._require(self.at, count)
         self.at += count
 
     def rest(self, most: int) -> bytes:
         return self.take(min(most, self._size - self.at))
 
     def read(self, offset: int, count: int) -> bytes:
-        if count > self._size - offset:
-            raise Damaged(f"its end is missing: {count:,} bytes more at byte {offset:,} than it has")
+        self._require(offset, count)
         parts, left = [], count
-        while left:  # Linux reads at most 2 GiB at a time
+        while left:  # a network's disk may give less at a time
             parts.append(os.pread(self._descriptor, left, offset + count - left))
             left -= len(parts[-1])
             if not parts[-1]:
                 raise Damaged("it became shorter while it was read")
         return b"".join(parts)
+
+    def _require(self, offset: int, count: int) -> None:
+        if count > self._size - offset:
+            raise Damaged(f"its end is missing: {count:,} bytes from byte {offset:,} on, of {self._size:,} in all")
 
 
 class Unpacked:

@@ -20,6 +20,7 @@ from fastarat.data.find import find
 from fastarat.data.index import index_images
 from fastarat.data.inspect import check
 from fastarat.data.scan import examine
+from fastarat.data.sources import open_dataset
 from fastarat.errors import UserError
 
 
@@ -199,6 +200,13 @@ def test_shards_are_known_by_the_split_in_their_names_as_data_sets_have_it(tmp_p
     assert find(str(tmp_path / "w")).kind == "shards"
     assert [len(part) for part in shards.index(tmp_path / "w")[:2]] == [4, 4]
     assert "left out" not in capsys.readouterr().err
+
+
+def test_a_shard_or_a_pattern_of_shards_says_that_their_folder_is_wanted(tmp_path):
+    path = tar_shard(tmp_path / "train-000.tar", samples(images(2)))
+    for data in (path, tmp_path / "train-{000..146}.tar"):
+        with pytest.raises(UserError, match="give the folder that"):
+            open_dataset(str(data))
 
 
 def test_a_name_with_two_splits_is_of_none(tmp_path):
