@@ -58,6 +58,8 @@ class Work:
             self.data = in_order_of(self.data, description.classes, arguments.model, fix)
         if self.data.matched:
             notice(f"classes of {self.data.name}: {self.data.matched}")
+        if not len(self.data.test.labels):
+            raise UserError(f"{self.data.name} has no test images: give --data a set of the same classes that has some")
         chosen = subset(self.data.test, arguments.num_images, arguments.seed)
         self.images, self.labels = as_images(chosen, self.data.max_value)
         check_model(self.model, self.images[:2].to(self.device), len(self.data.classes), self.names)

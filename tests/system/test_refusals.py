@@ -93,3 +93,9 @@ def test_a_running_session_holds_its_directory(fastarat, tmp_path):
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_set_without_test_images_is_no_set_to_evaluate_on(fastarat, trained, tmp_path):
+    np.savez(tmp_path / "made.npz", image=np.zeros((10, 8, 8, 1), np.uint8), label=np.arange(10))
+    result = fastarat("eval", trained, "--data", tmp_path / "made.npz", "--attack", "none")
+    assert result.code == 2 and "made has no test images: give --data a set of the same classes" in result.error
