@@ -89,6 +89,14 @@ def test_a_damaged_beton_or_seal_is_refused_or_the_same(photos, tmp_path, count,
 
 
 @pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
+def test_a_damaged_beton_without_checksums_ends_nothing(photos, tmp_path, count):
+    path = built(folder_contents(photos), tmp_path / "photos.beton", mode="jpeg")
+    Path(f"{path}.json").unlink()
+    found = outcomes(path, path.read_bytes(), count // 10, lambda: facts(path), may_differ=True, seed="unsealed")
+    assert found["refused"] > count / 40
+
+
+@pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("file", ["manifest.json", "train_images.npy", "test_labels.npy"])
 def test_a_damaged_prepared_set_is_refused_or_the_same(photos, tmp_path, count, file):
     path = tmp_path / "ready"

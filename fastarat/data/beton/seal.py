@@ -13,8 +13,8 @@ import numpy as np
 
 from fastarat import console
 from fastarat.data.dataset import MOST_CLASSES
-from fastarat.errors import UserError
-from fastarat.files import MOST_JSON_BYTES, checksum_of, read_json
+from fastarat.errors import UserError, WorkError
+from fastarat.files import MOST_JSON_BYTES, checksum_of, read_json, write_atomically
 
 FORMAT_VERSION = 2
 BLOCK = 1 << 22
@@ -141,8 +141,10 @@ def once(path: Path, kept: Path, what: str, check: Callable[[], None]) -> None:
         if place.read_bytes() == mark:
             return
     check()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, WorkError):
         kept.mkdir(parents=True, exist_ok=True)
-        temporary = place.with_name(f".{place.name}.{os.getpid()}")
-        temporary.write_bytes(mark)
-        temporary.replace(place)
+        write_atomically(place, lambda temporary: _write(temporary, mark))
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
