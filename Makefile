@@ -52,7 +52,7 @@ aot: .venv/.run  ## compile every Triton kernel for sm_80, sm_90 and sm_100 (no 
 	PYTHONPATH=kernels $(BIN)/python -m fastarat_kernels.aot --arch 80 90 100
 
 slow: .venv/.loaders  ## run the tests that take longer than a check should
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 gpu: .venv/.loaders  ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

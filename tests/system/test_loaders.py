@@ -235,7 +235,8 @@ def test_real_images_give_the_same_training_through_every_loader(fastarat, tmp_p
     with tarfile.open(SHARED / "cifar10-jpeg.tar.xz") as archive:
         archive.extractall("cifar", filter="data")
     assert fastarat("data", "build", "cifar", "cifar.beton", "--mode", "raw").code == 0
-    settings = (*SMALL[:1], "--epochs", "2", "--num-train-images", "5000", "--num-validation-images", "1000")
+    settings = (*SMALL[:1], "--epochs", "2", "--num-train-images", "1000", "--num-validation-images", "200")
+    settings = (*settings, "--attack.steps", "2", "--evaluation.steps", "2")
     for loader, data in LOADERS.items():
         data = data.replace("folder", "cifar")
         result = fastarat("train", *settings, "--data", data, "--loader", loader, "--device", "cpu", "--out", loader)
@@ -253,7 +254,7 @@ def test_photographs_train_through_every_jpeg_path(fastarat, tmp_path, loader):
     if loader == "ffcv":
         data = tmp_path / "photos.beton"
         assert fastarat("data", "build", photos, data, "--mode", "jpeg").code == 0
-    settings = ("imagenette-resnet18-arat", *FEW, "--epochs", "1", "--size", "128")
+    settings = ("imagenette-resnet18-arat", *FEW, "--epochs", "1", "--size", "64")
     result = fastarat("train", *settings, "--data", data, "--loader", loader, "--out", "run")
     assert result.code == 0, result.err
     (line,) = metrics(tmp_path / "run")
