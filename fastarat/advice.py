@@ -4,5 +4,7 @@ import shlex
 
 
 def command(*words: object) -> str:
-    """`fastarat` with these words in quotes, each quoted for a shell where that is needed."""
-    return repr(f"fastarat {shlex.join(map(str, words))}")
+    """`fastarat` with these words, each quoted for a shell where needed, between marks that do not stand in it."""
+    text = f"fastarat {shlex.join(map(str, words))}"
+    mark = next((mark for mark in "'\"`" if mark not in text), " ")
+    return f"{mark}{text}{mark}"

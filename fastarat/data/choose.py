@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from fastarat.advice import command
 from fastarat.data import prepared
 from fastarat.data.dataset import Dataset
 from fastarat.data.entries import is_compressed
@@ -89,7 +90,7 @@ def reads_one_by_one(source: Source) -> bool:
 
 
 def _only_resident(wish: Wish, source: Source, device: torch.device) -> Opened:
-    prepare = f"'fastarat data prepare {source.name} OUT' makes them so"
+    prepare = f"{command('data', 'prepare', source.name, 'OUT')} makes them so"
     if wish.augment.crop == "resized":
         raise UserError(f"resized crops need images as they are stored, and {source.name} has none: give a folder")
     dataset = open_dataset(wish.data, wish.size)
@@ -142,7 +143,7 @@ def _require_fit(wish: Wish, source: Source) -> None:
     if wish.loader == "ffcv" and source.kind != "beton":
         raise UserError(
             f"FFCV reads .beton files, and {source.name} is none: "
-            f"'fastarat data build {source.name} OUT.beton' makes one"
+            f"{command('data', 'build', source.name, 'OUT.beton')} makes one"
         )
     if wish.loader == "dali" and source.kind not in ("images", "shards"):
         raise UserError(

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fastarat import console
+from fastarat.advice import command
 from fastarat.data import prepared
 from fastarat.data.dataset import ImageSet
 from fastarat.data.decode import Decoded, File, decode_all
@@ -67,9 +68,8 @@ def _require_one_size(source: Path, sizes: set[tuple[int, int]]) -> None:
     if len(sizes) > 1:
         smallest, *_, largest = sorted(sizes, key=lambda size: size[0] * size[1])
         span = f"from {smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]}"
-        raise UserError(
-            f"{source}: images differ in size ({span}): choose one, 'fastarat data prepare {source} OUT --size 128'."
-        )
+        prepare = command("data", "prepare", source, "OUT", "--size", 128)
+        raise UserError(f"{source}: images differ in size ({span}): choose one, {prepare}.")
 
 
 def _decoded(source: Path, layout: Layout, size: tuple[int, int], resize: bool) -> Iterator[Decoded]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastarat.advice import command
 from fastarat.data.encoded import EncodedSet
 from fastarat.data.entries import Entry, entries, is_compressed
 from fastarat.data.layout import Layout, Place, require_none, survey
@@ -20,7 +21,7 @@ def index_images(source: Path) -> tuple[EncodedSet, EncodedSet, tuple[str, ...]]
     if is_compressed(source):
         raise UserError(
             f"{source} is compressed, so that its images can only be read in order: unpack it, or make a prepared set "
-            f"('fastarat data prepare {source} OUT')"
+            f"({command('data', 'prepare', source, 'OUT')})"
         )
     layout = survey(source)
     require_none(source, layout.problems)

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from fastarat import console
+from fastarat.advice import command
 from fastarat.data.decode import without_warnings
 from fastarat.data.entries import LARGEST, Entry, entries
 from fastarat.errors import UserError
@@ -108,7 +109,7 @@ def require_none(source: Path | str, problems: list[str]) -> None:
     """Raise one `UserError` naming the first few of `problems`, if there are any."""
     if problems:
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-        all_of_them = f" 'fastarat data check {source}' lists every one." if more else ""
+        all_of_them = f" {command('data', 'check', source)} lists every one." if more else ""
         first = "; ".join(console.one_line(line, MOST_OF_A_LINE) for line in problems[:3])  # names may be anything
         raise UserError(f"{source}: {first}{more}.{all_of_them}")
 

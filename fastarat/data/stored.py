@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fastarat import console
+from fastarat.advice import command
 from fastarat.data import prepared, shards
 from fastarat.data.beton import file as beton
 from fastarat.data.dataset import Dataset, from_arrays
@@ -53,7 +54,7 @@ def open_stored(source: Source, corrupt: Corrupt = "fatal") -> StoredData:
     if source.kind not in ("images", "shards"):
         raise UserError(
             f"the images of this data set are not in files of their own: make them so, "
-            f"'fastarat data prepare {source.name} OUT', or use the resident loader"
+            f"{command('data', 'prepare', source.name, 'OUT')}, or use the resident loader"
         )
     if source.kind == "shards":
         train, test, classes = indexed_once(

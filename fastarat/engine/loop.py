@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import cached_property
+from shlex import quote
 from types import FrameType
 from typing import Any
 
@@ -318,7 +319,7 @@ class Loop:
         good = self.run.forget_from(step) if self.world.is_main else None
         raise WorkError(
             f"the loss is not finite {where}; the last good checkpoint is {good}: go on from it with --resume "
-            f"{self.run.path} and a lower --optimizer.learning-rate, or --dtype fp32"
+            f"{quote(str(self.run.path))} and a lower --optimizer.learning-rate, or --dtype fp32"
         )
 
     @torch.no_grad()

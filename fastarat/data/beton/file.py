@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fastarat import console
+from fastarat.advice import command
 from fastarat.data.beton import layout as beton_layout
 from fastarat.data.beton import seal as beton_seal
 from fastarat.data.beton.format import JPEG_END, JPEG_START
@@ -106,8 +107,8 @@ def everything(path: Path, layout: Layout, seal: Seal | None = None) -> EncodedS
 def _require_checksum(path: Path, seal: Seal) -> None:
     if beton_seal.sha256_of(path) != seal.sha256:
         raise UserError(
-            f"{path} has changed since it was written (SHA-256 differs): 'fastarat data check {path}' names the bad "
-            f"images; copy it again, or {REBUILD}."
+            f"{path} has changed since it was written (SHA-256 differs): {command('data', 'check', path)} names the "
+            f"bad images; copy it again, or {REBUILD}."
         )
 
 
