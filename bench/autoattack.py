@@ -32,6 +32,7 @@ from fastarat.data.sources import open_dataset
 from fastarat.data.subset import subset
 from fastarat.deployed import load_deployed
 from fastarat.errors import UserError
+from fastarat.models.predictions import are_right
 
 BATCH = 250
 """the standard's, for both"""
@@ -128,7 +129,7 @@ def _case(arguments: argparse.Namespace) -> tuple[Case, str]:
 def turn(case: Case, seed: int, advance: Callable[[float], None]) -> Turn:
     """All attacks once by both engines, fastarat first in even turns."""
     done = Turn()
-    clean = torch.cat([case.model(x).argmax(1) for x in case.images.split(BATCH)]) == case.labels
+    clean = are_right(torch.cat([case.model(x) for x in case.images.split(BATCH)]), case.labels)
     for flags in done.robust.values():
         flags.append(clean)
     for name in case.attacks:
@@ -177,9 +178,9 @@ RUNS = {"fastarat": _ours, "reference": _reference}
 
 def checked(case: Case, rows: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
     """Which of the images that an engine returned are misclassified; which lie in the ball and in [0, 1]."""
-    wrong = [case.model(x).argmax(1) for x in x_adv.split(BATCH)]
+    wrong = ~are_right(torch.cat([case.model(x) for x in x_adv.split(BATCH)]), case.labels[rows])
     inside = lengths(x_adv - case.images[rows], case.norm).flatten() <= case.eps + TOLERANCE[case.norm]
-    return torch.cat(wrong) != case.labels[rows], inside & ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
+    return wrong, inside & ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
 
 
 if __name__ == "__main__":

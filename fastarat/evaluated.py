@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastarat.attacks.settings import Norm
@@ -26,6 +27,12 @@ class Evaluation:
     """places of the images that an attack broke, rising: int64 [M]"""
     x_adv: Tensor
     """their adversarial images [M, C, H, W]"""
+    not_attackable: dict[str, Tensor]
+    """places of the images of which each attack had no gradient to follow at any point; they count as robust to it,
+    without evidence: int64"""
+    undefined: dict[str, Tensor]
+    """places of the images that count as misclassified since their logits are NaN, or infinite for several classes, as
+    they are (`clean`) and under each attack: int64"""
     seconds: dict[str, float]
     """of each attack, over all sessions"""
     warnings: tuple[str, ...]
@@ -65,6 +72,14 @@ class Evaluation:
         """Robust accuracy after all attacks, in percent."""
         return 100 * list(self.counts.values())[-1] / self.num_images
 
+    @property
+    def num_not_attackable(self) -> int:
+        """How many of the images that are robust in the end no attack could search."""
+        by_none = list(self.flags.values())[-1].clone()
+        for rows in self.not_attackable.values():
+            by_none &= torch.zeros_like(by_none).index_fill(0, rows, True)
+        return int(by_none.sum()) if self.not_attackable else 0
+
     def accuracy(self, stage: str) -> Accuracy:
         """Class by class after `clean` or an attack, with the interval."""
         of = (self.labels[self.flags[stage]], self.labels)
@@ -84,6 +99,8 @@ class Evaluation:
             "interval_95": [low, high],
             "after": self.after,
             "counts": self.counts,
+            "not_attackable": {name: len(rows) for name, rows in self.not_attackable.items()},
+            "undefined_logits": {name: len(rows) for name, rows in self.undefined.items()},
             "seconds": self.seconds,
             "warnings": list(self.warnings),
             "options": list(self.options),

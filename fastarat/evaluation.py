@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,11 +17,11 @@ from torch import Tensor, nn
 
 from fastarat.attacks.every_iterate import one_restart
 from fastarat.attacks.perturb import batch_norm_mode
-from fastarat.attacks.pgd import start_noise
 from fastarat.attacks.settings import AttackConfig
 from fastarat.data.dataset import ImageSet
 from fastarat.engine.distributed import World, sum_over_processes
 from fastarat.errors import UserError
+from fastarat.models.predictions import are_right, are_undefined
 from fastarat.models.settings import Branch
 from fastarat.models.split_batch_norm import current_pass, forward
 
@@ -31,6 +32,10 @@ class Accuracy:
 
     correct: tuple[int, ...]
     total: tuple[int, ...]
+    undefined: int = 0
+    """of the wrong, how many are so because their logits are NaN, or infinite for several classes"""
+    not_attackable: int = 0
+    """of the right under attack, how many are so without evidence: the attack had no gradient to follow at any point"""
 
     @property
     def percent(self) -> float:
@@ -122,13 +127,19 @@ def accuracies(
         return forward(model, x, branch, "eval", weights)
 
     with batch_norm_mode(model, "eval"):
-        clean = are_right(logits_of, share, batch, told_clean)
+        clean = on_clean(logits_of, share, batch, told_clean)
         first = share.first(num_first)
-        robust = survives(logits_of, first, clean[:num_first], attack, restarts, seed, batch, told_restart)
-    counted = (share, torch.ones_like(clean)), (share, clean), (first, torch.ones_like(robust)), (first, robust)
+        robust = under_attack(logits_of, first, clean.right[:num_first], attack, restarts, seed, batch, told_restart)
+    counted = [(of, flags) for of, verdict in ((share, clean), (first, robust)) for flags in _counted(verdict)]
     counts = torch.stack([of.per_class(chosen, num_classes) for of, chosen in counted])
-    total, right, attacked, unbroken = (tuple(row) for row in sum_over_processes(counts, world).tolist())
-    return Accuracy(right, total), Accuracy(unbroken, attacked)
+    rows = [tuple(row) for row in sum_over_processes(counts, world).tolist()]
+    on, under = (Accuracy(right, total, sum(nan), sum(blind)) for right, total, nan, blind in (rows[:4], rows[4:]))
+    return on, under
+
+
+def _counted(verdict: "Verdict") -> tuple[Tensor, ...]:
+    """Flags, bool [N] each, of which an `Accuracy` has the sums."""
+    return verdict.right, torch.ones_like(verdict.right), verdict.undefined, verdict.not_attackable
 
 
 def _check(images: ImageSet, attack: AttackConfig, num_attacked: int | None) -> None:
@@ -180,22 +191,33 @@ def _dtype_of(model: nn.Module) -> torch.dtype:
     return next((parameter.dtype for parameter in model.parameters()), torch.float32)
 
 
-def are_right(
+class Verdict(NamedTuple):
+    """Of N images, on their device: bool [N] each."""
+
+    right: Tensor
+    undefined: Tensor
+    """wrong because their logits predict nothing"""
+    not_attackable: Tensor
+    """right, but no restart had a direction to follow at any point"""
+
+
+def on_clean(
     logits_of: Callable[[Tensor], Tensor],
     images: DeviceImages,
     batch: int,
     advance: Callable[[int], None] = lambda amount: None,
-) -> Tensor:
-    """Which images have their largest logit at their label: bool [N]. `advance` is told of the images done."""
-    right = torch.zeros(len(images), dtype=torch.bool, device=images.labels.device)
+) -> Verdict:
+    """Which images are predicted right as they are. `advance` is told of the images done."""
+    right, undefined, none = torch.zeros((3, len(images)), dtype=torch.bool, device=images.labels.device)
     for part in _batches(torch.arange(len(images), device=right.device), batch):
         with torch.no_grad():
-            right[part] = logits_of(images.batch(part)).argmax(1) == images.labels[part]
+            logits = logits_of(images.batch(part))
+        right[part], undefined[part] = are_right(logits, images.labels[part]), are_undefined(logits)
         advance(len(part))
-    return right
+    return Verdict(right, undefined, none)
 
 
-def survives(
+def under_attack(
     logits_of: Callable[[Tensor], Tensor],
     images: DeviceImages,
     correct: Tensor,
@@ -204,24 +226,24 @@ def survives(
     seed: int,
     batch: int,
     advance: Callable[[int], None] = lambda amount: None,
-) -> Tensor:
-    """Which of the images `correct` (bool [N]) stay right at every iterate of every restart: bool [N].
+) -> Verdict:
+    """Which of the images `correct` (bool [N]) stay right at every iterate of every restart.
 
     A restart attacks only what is still unbroken, which is all that the host waits for. `advance` is told of the
     images that are through a restart.
     """
-    alive = correct.clone()
+    alive, undefined, attackable = correct.clone(), torch.zeros_like(correct), torch.zeros_like(correct)
     for restart in range(restarts):
         left = alive.nonzero().squeeze(1)
         advance(len(alive) - len(left))
         for part in _batches(left, batch):
             index = _filled(part, min(batch, len(alive)))
-            x = images.batch(index)
-            noise = start_noise(attack, x, seed, restart, images.rows[index])
-            _, broken = one_restart(logits_of, x, images.labels[index], noise, attack)
-            alive[part] = ~broken[: len(part)]
-            advance(len(part))
-    return alive
+            x, y, rows = images.batch(index), images.labels[index], images.rows[index]
+            (_, broken, searched), nothing, _ = one_restart(logits_of, x, y, rows, attack, seed, restart)
+            n = len(part)
+            alive[part], undefined[part], attackable[part] = ~broken[:n], nothing[:n], attackable[part] | searched[:n]
+            advance(n)
+    return Verdict(alive, undefined, alive & ~attackable & (restarts > 0))
 
 
 def _batches(index: Tensor, batch: int) -> Sequence[Tensor]:

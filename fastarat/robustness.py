@@ -217,6 +217,8 @@ def _evaluation(
         flags=result.robust_after,
         rows=result.rows,
         x_adv=result.x_adv,
+        not_attackable={name: torch.tensor(rows, dtype=torch.int64) for name, rows in result.not_attackable.items()},
+        undefined={name: torch.tensor(rows, dtype=torch.int64) for name, rows in result.undefined.items()},
         seconds=result.seconds,
         warnings=result.warnings,
         options=options,

@@ -10,7 +10,7 @@ from fastarat.attacks.settings import AttackConfig
 from fastarat.data.dataset import ImageSet
 from fastarat.engine.distributed import World
 from fastarat.errors import UserError
-from fastarat.evaluation import Accuracy, DeviceImages, accuracies, are_right, survives
+from fastarat.evaluation import Accuracy, DeviceImages, accuracies, on_clean, under_attack
 from fastarat.models.convert import convert_to_split_batch_norm
 
 ATTACK = AttackConfig(eps_255=10, step_255=4, steps=5)
@@ -105,7 +105,7 @@ def test_an_image_broken_at_any_iterate_is_not_robust(steps):
     attack = AttackConfig(eps_255=51, step_255=5.1, steps=steps, start="none")
     x, model = torch.full((1, 1, 1, 1), 0.5), Band()
     assert model(x + 0.02).argmax() == 1 and model(x + 0.04).argmax() == 0
-    assert not survives(model, on_device([1], 2), torch.tensor([True]), attack, 1, 0, batch=1)
+    assert not under_attack(model, on_device([1], 2), torch.tensor([True]), attack, 1, 0, batch=1).right
 
 
 def right_above_a_half(asked: list[int]):
@@ -120,7 +120,7 @@ def right_above_a_half(asked: list[int]):
 
 def test_only_what_is_right_and_unbroken_is_attacked():
     asked, correct = [], torch.tensor([True, True, False])
-    kept = survives(right_above_a_half(asked), on_device([9, 9, 1], 10), correct, ATTACK, 2, 0, batch=3)
+    kept = under_attack(right_above_a_half(asked), on_device([9, 9, 1], 10), correct, ATTACK, 2, 0, batch=3).right
     assert kept.tolist() == [True, True, False] and set(asked) == {2}
 
 
@@ -128,10 +128,10 @@ def test_a_restart_attacks_what_the_one_before_left_over_in_full_batches():
     # Of steps of 0 the start alone decides. Image by image: safe, or broken by one start in two.
     asked, attack = [], AttackConfig(eps_255=25.5, step_255=0, steps=1)
     images, correct = on_device([90, 51, 90, 51, 51, 90, 51, 51], 100), torch.ones(8, dtype=torch.bool)
-    kept = survives(right_above_a_half(asked), images, correct, attack, 1, 0, batch=4)
+    kept = under_attack(right_above_a_half(asked), images, correct, attack, 1, 0, batch=4).right
     assert asked == [4, 4, 4, 4] and 3 < kept.sum() < 8
     asked.clear()
-    survives(right_above_a_half(asked), images, correct, attack, 2, 0, batch=4)
+    under_attack(right_above_a_half(asked), images, correct, attack, 2, 0, batch=4)
     second = asked[4::2]  # each batch is asked about twice: for the step, and at its end
     assert sum(second) == kept.sum() and set(second[:-1]) <= {4}
 
@@ -141,10 +141,10 @@ def test_the_host_waits_for_the_device_once_a_restart_however_many_batches_there
     images, logits_of = on_device([90, 55] * 8, 100), right_above_a_half([])
 
     def attacked(restarts: int) -> Tensor:
-        return survives(logits_of, images, torch.ones(16, dtype=torch.bool), attack, restarts, 0, batch=4)
+        return under_attack(logits_of, images, torch.ones(16, dtype=torch.bool), attack, restarts, 0, batch=4).right
 
     with NoHostSync():
-        right = are_right(logits_of, images, batch=4)
+        right = on_clean(logits_of, images, batch=4).right
     with NoHostSync(allowed=2):
         kept = attacked(restarts=2)
     assert right.all() and kept.tolist() == [True, False] * 8
@@ -155,9 +155,9 @@ def test_the_host_waits_for_the_device_once_a_restart_however_many_batches_there
 def test_where_new_shapes_cost_time_every_batch_has_the_same_one_and_the_verdicts_stay(monkeypatch):
     asked, attack = [], AttackConfig(eps_255=25.5, step_255=0, steps=1)
     images, correct = on_device([90, 51, 90, 51, 10, 90, 51], 100), torch.tensor([True] * 4 + [False] + [True] * 2)
-    plain = survives(right_above_a_half([]), images, correct, attack, 2, 0, batch=4)
+    plain = under_attack(right_above_a_half([]), images, correct, attack, 2, 0, batch=4).right
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
-    filled = survives(right_above_a_half(asked), images, correct, attack, 2, 0, batch=4)
+    filled = under_attack(right_above_a_half(asked), images, correct, attack, 2, 0, batch=4).right
     assert set(asked) == {4} and filled.tolist() == plain.tolist() and 0 < filled.sum() < correct.sum()
 
 
@@ -192,8 +192,8 @@ def test_processes_share_attacked_and_other_images_evenly(monkeypatch, num_attac
     for rank in range(size):
         measured(Threshold(), num_attacked=num_attacked, world=World(torch.device("cpu"), rank, size))
     totals = [tuple(row) for row in sum(counts).tolist()]
-    assert totals == [whole[0].total, whole[0].correct, whole[1].total, whole[1].correct]
-    shares = [int(row[2].sum()) for row in counts]
+    assert [totals[row] for row in (1, 0, 5, 4)] == [whole[0].total, whole[0].correct, whole[1].total, whole[1].correct]
+    shares = [int(row[5].sum()) for row in counts]
     assert max(shares) - min(shares) <= 1
 
 

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastarat.attacks.perturb import batch_norm_mode, perturb
+from fastarat.attacks.every_iterate import one_restart
+from fastarat.attacks.perturb import batch_norm_mode
 from fastarat.attacks.settings import AttackConfig, Norm
+from fastarat.models.predictions import predictions
 from fastarat.models.split_batch_norm import forward
 
 STEPS = 20
@@ -26,13 +28,18 @@ class Attacked:
     y: Tensor
     """labels, int64 [N]"""
     clean_prediction: Tensor
-    """int64 [N]"""
+    """int64 [N]; -1 where the logits predict nothing, as NaN"""
     adversarial_prediction: Tensor
-    """int64 [N]"""
+    """int64 [N]; the same"""
+    not_attackable: Tensor
+    """of which the attack had no gradient to follow at any point: bool [N]"""
 
     @property
     def groups(self) -> dict[str, Tensor]:
-        """Which images are `broken` (right before alone), `robust` (right after too), `wrong` (before): bool [N]."""
+        """Which images are `broken` (right before alone), `robust` (right after too), `wrong` (before): bool [N].
+
+        An image that was not attackable is among the robust ones.
+        """
         right, right_after = self.clean_prediction == self.y, self.adversarial_prediction == self.y
         return {"broken": right & ~right_after, "robust": right & right_after, "wrong": ~right}
 
@@ -52,14 +59,20 @@ def attack_images(
     advance: Callable[[int], None] = lambda num_images: None,
 ) -> Attacked:
     """Attack images [N, C, H, W], labels int64 [N], by the deployed branch. The model is left as it was."""
-    moved, predictions = [], []
-    for i, (rows, labels) in enumerate(zip(x.split(batch), y.split(batch), strict=True)):
-        moved.append(perturb(model, rows, labels, attack, seed + i))
-        with torch.no_grad(), batch_norm_mode(model, "eval"):
-            both = [forward(model, images, "adv", "eval").argmax(1) for images in (rows, moved[-1])]
-        predictions.append(torch.stack(both))
-        advance(len(rows))
-    return Attacked(x, torch.cat(moved), y, *torch.cat(predictions, dim=1))
+
+    def logits_of(images: Tensor) -> Tensor:
+        return forward(model, images, "adv", "eval")
+
+    done = []
+    for i, (part, labels) in enumerate(zip(x.split(batch), y.split(batch), strict=True)):
+        with batch_norm_mode(model, "eval"):
+            rows = torch.arange(len(part), device=x.device)
+            restart = one_restart(logits_of, part, labels, rows, attack, seed + i, 0)
+            with torch.no_grad():
+                before, after = (predictions(logits_of(images)) for images in (part, restart.last))
+        done.append((restart.last, labels, before, after, ~restart.found.attackable))
+        advance(len(part))
+    return Attacked(x, *map(torch.cat, zip(*done, strict=True)))
 
 
 def perturbation_norms(attacked: Attacked) -> dict[str, Any]:

@@ -149,6 +149,7 @@ def summary(states: Sequence[dict[str, Any]], attacked: Attacked) -> dict[str, A
         **last["means"],
         "clean_percent": groups["broken"] + groups["robust"],
         "pgd20_percent": groups["robust"],
+        "not_attackable": int((attacked.groups["robust"] & attacked.not_attackable).sum()),
     }
 
 
@@ -156,7 +157,8 @@ def gallery(view: View, attacked: Attacked, shown: Sequence[int]) -> list[dict[s
     """Labels of the images that the gallery shows."""
     classes = view.training.dataset.classes
     named = {"label": attacked.y, "clean": attacked.clean_prediction, "adversarial": attacked.adversarial_prediction}
-    return [{"image": i, **{name: classes[int(values[i])] for name, values in named.items()}} for i in shown]
+    names = [*classes, "nothing"]  # -1 are logits that predict nothing
+    return [{"image": i, **{name: names[int(values[i])] for name, values in named.items()}} for i in shown]
 
 
 def rounded(value: Any) -> Any:

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from fastarat.attacks.apgd_search import MOMENTUM, Search, advance, begin, look_back, random_start, window_lengths
 from fastarat.attacks.captured import Mover, directly
+from fastarat.attacks.found import Found, nothing_found, written
 from fastarat.attacks.objectives import PointLoss
 from fastarat.attacks.pgd import Logits
 from fastarat.attacks.settings import Norm
 from fastarat.errors import UserError
+from fastarat.models.predictions import are_right
 
 # Most points that break do so within the first tens of iterations. Dropping them every ten wastes five iterations
 # of a hundred on each, and asks the device ten times how many are left: a wait of microseconds beside ten passes.
@@ -24,8 +26,7 @@ class Outcome(NamedTuple):
 
     places: Tensor
     """of the points that are still searched, among all of them: int64"""
-    found: Tensor
-    broken: Tensor
+    found: Found
 
 
 Observer = Callable[[int, Search], None]
@@ -48,7 +49,7 @@ def apgd(
     compact_every: int = COMPACT_EVERY,
     show: Observer = lambda iteration, search: None,
     mover: Mover = directly,
-) -> tuple[Tensor, Tensor]:
+) -> Found:
     """One run against images `x` [B, C, H, W] in [0, 1], labels `y` (int64 [B]); both are left as they are.
 
     `logits_of` maps images to logits [B, K]; of its gradients only the input's is asked for. The start is a function
@@ -57,11 +58,11 @@ def apgd(
     number and state, from 0 for the start; broken points leave the state now and then. `mover` calls what leads from
     one iterate to the next.
 
-    Returns a misclassified iterate of every broken point (the others stay `x`) and which are broken (bool [B]).
+    Returns a misclassified iterate of every broken point; the others stay `x`.
     """
-    outcome = Outcome(torch.arange(len(x), device=x.device), x, torch.zeros_like(y, dtype=torch.bool))
+    outcome = Outcome(torch.arange(len(x), device=x.device), nothing_found(x))
     if not len(x):
-        return x.clone(), outcome.broken
+        return outcome.found
     first = random_start(x, rows, norm, eps, seed, run) if start is None else start
     search = begin(logits_of, x, y, y if target is None else target, first, eps, loss)
     windows = window_lengths(steps)
@@ -79,7 +80,7 @@ def apgd(
             search, outcome = compact(search, outcome)
             if not len(outcome.places):
                 break
-    return outcome.found, outcome.broken
+    return outcome.found
 
 
 def apgd_ce(
@@ -94,7 +95,7 @@ def apgd_ce(
     steps: int = 100,
     show: Observer = lambda iteration, search: None,
     mover: Mover = directly,
-) -> tuple[Tensor, Tensor]:
+) -> Found:
     """APGD on the cross-entropy, as in the standard AutoAttack; arguments and results are `apgd`'s."""
     settings = {"norm": norm, "eps": eps, "seed": seed, "steps": steps, "show": show, "mover": mover}
     return apgd(logits_of, x, y, rows, loss="cross-entropy", run=0, **settings)
@@ -114,7 +115,7 @@ def apgd_t(
     clean_logits: Tensor | None = None,
     show: Observer = lambda iteration, search: None,
     mover: Mover = directly,
-) -> tuple[Tensor, Tensor]:
+) -> Found:
     """APGD on the targeted DLR loss, as in the standard AutoAttack; arguments and results are `apgd`'s.
 
     One run for each of the `num_targets` wrong classes that the clean image is likeliest taken for, on the points
@@ -125,14 +126,14 @@ def apgd_t(
         with torch.no_grad():
             clean_logits = logits_of(x)
     targets = likeliest_wrong_classes(clean_logits, num_targets)
-    found, broken = x.clone(), clean_logits.argmax(1) != y
+    found = nothing_found(x)._replace(broken=~are_right(clean_logits, y))
     settings = {"norm": norm, "eps": eps, "seed": seed, "steps": steps, "show": show, "mover": mover}
     attack = partial(apgd, logits_of, loss="targeted-dlr", **settings)
     for run in range(num_targets):
-        left = (~broken).nonzero().flatten()
-        adversarial, now_broken = attack(x[left], y[left], rows[left], run=run + 1, target=targets[left, run])
-        found, broken = found.index_copy(0, left, adversarial), broken.index_copy(0, left, now_broken)
-    return found, broken
+        left = (~found.broken).nonzero().flatten()
+        now = attack(x[left], y[left], rows[left], run=run + 1, target=targets[left, run])
+        found = written(found, left, now._replace(attackable=now.attackable | found.attackable[left]))
+    return found
 
 
 def likeliest_wrong_classes(clean_logits: Tensor, num_targets: int) -> Tensor:
@@ -151,7 +152,6 @@ def likeliest_wrong_classes(clean_logits: Tensor, num_targets: int) -> Tensor:
 
 def compact(search: Search, outcome: Outcome) -> tuple[Search, Outcome]:
     """Write down what the search has, and drop its broken points."""
-    found = outcome.found.index_copy(0, outcome.places, search.found)
-    broken = outcome.broken.index_copy(0, outcome.places, search.broken)
+    found = written(outcome.found, outcome.places, Found(search.found, search.broken, search.attackable))
     kept = (~search.broken).nonzero().flatten()  # the host waits for the device here, and nowhere else in a run
-    return Search(*(tensor[kept] for tensor in search)), Outcome(outcome.places[kept], found, broken)
+    return Search(*(tensor[kept] for tensor in search)), Outcome(outcome.places[kept], found)

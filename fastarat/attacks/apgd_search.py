@@ -10,22 +10,30 @@ from a random x_0 on the ball's surface, cut to [0, 1]. The step size s is a poi
 ever shorter windows of iterations it is halved, and the search goes back to its best iterate, where the loss rose in
 at most 75 % of the window's iterations, or where s was not halved at the last look and the best loss is still the same.
 A point is broken if any iterate was misclassified.
+
+Where a gradient is not finite the standard says nothing: its finite part is followed, and where there is none the
+search goes on from another point of the ball. A gradient of exactly zero keeps a search where it is, as in the
+standard.
 """
 
 from typing import NamedTuple
 
 import torch
 from fastarat_kernels import philox
-from fastarat_kernels.pgd_step.reference import norms, project
+from fastarat_kernels.pgd_step.reference import finite_gradient, norms, project
 from fastarat_kernels.philox import Stream
 from torch import Tensor
 
+from fastarat.attacks.found import has_direction, is_lost, moved_on
 from fastarat.attacks.objectives import TINY, PointLoss, point_losses
 from fastarat.attacks.pgd import Logits
 from fastarat.attacks.settings import Norm
+from fastarat.models.predictions import are_right
 
 MOMENTUM = 0.25
 RISING = 0.75
+# A direction is about 1 long. One whose entries are all smaller than this moves no pixel of a float32 image.
+NO_MOVE = 1e-6
 
 
 class Search(NamedTuple):
@@ -58,10 +66,19 @@ class Search(NamedTuple):
     """the last misclassified iterate, or x"""
     broken: Tensor
     """whether any iterate was misclassified, bool [B]"""
+    attackable: Tensor
+    """whether any iterate had a direction to follow, bool [B]"""
+    shift: Tensor
+    """from x to where the search goes on if there is none"""
 
 
 def random_start(x: Tensor, rows: Tensor, norm: Norm, eps: float, seed: int, run: int) -> Tensor:
     """Points on the surface of the balls round `x`, cut to [0, 1]; functions of (seed, run, row)."""
+    return (x + random_shift(x, rows, norm, eps, seed, run)).clamp(0, 1)
+
+
+def random_shift(x: Tensor, rows: Tensor, norm: Norm, eps: float, seed: int, run: int) -> Tensor:
+    """From images like `x` [B, C, H, W] to points on their balls' surfaces: [N, C, H, W] for `rows` (int64 [N])."""
     image = tuple(x.shape[1:])
     if norm == "linf":
         noise = 2 * philox.uniform(seed, Stream.APGD_START, run, rows, image).to(x.dtype) - 1
@@ -69,7 +86,7 @@ def random_start(x: Tensor, rows: Tensor, norm: Norm, eps: float, seed: int, run
     else:
         noise = philox.normal(seed, Stream.APGD_START, run, rows, image).to(x.dtype)
         length = norms(noise)
-    return (x + eps * (noise / (length + TINY))).clamp(0, 1)
+    return eps * (noise / (length + TINY))
 
 
 def window_lengths(steps: int) -> dict[int, int]:
@@ -93,7 +110,7 @@ def evaluate(
         losses = point_losses(loss, logits, y, target)
         (gradient,) = torch.autograd.grad(losses.sum(), leaf)
     # A model that works on channels-last images returns such a gradient; mixed formats would be slow.
-    return losses.detach(), gradient.contiguous(), logits.detach().argmax(1) != y
+    return losses.detach(), gradient.contiguous(), ~are_right(logits.detach(), y)
 
 
 def begin(
@@ -120,16 +137,20 @@ def begin(
         best_loss_then=losses,
         found=torch.where(_per_image(wrong), start, x),
         broken=wrong,
+        attackable=torch.zeros_like(wrong),
+        shift=start - x,
     )
 
 
 def advance(logits_of: Logits, s: Search, norm: Norm, eps: float, loss: PointLoss, momentum: float) -> Search:
     """The state at the next iterate."""
-    ascended = project(s.x_adv + s.step * _direction(s.gradient, norm), s.x, eps, norm)
+    direction, shift = _direction(s.gradient, norm), moved_on(s.shift)
+    ascended = project(s.x_adv + s.step * direction, s.x, eps, norm)
     moved = s.x_adv + (1 - momentum) * (ascended - s.x_adv) + momentum * (s.x_adv - s.previous)
+    moved = torch.where(_per_image(is_lost(s.gradient)), s.x + shift, moved)
     x_adv = project(moved, s.x, eps, norm)
     losses, gradient, wrong = evaluate(logits_of, x_adv, s.y, s.target, loss)
-    better = losses > s.best_loss
+    better = (losses > s.best_loss) | s.best_loss.isnan()
     return s._replace(
         x_adv=x_adv,
         previous=s.x_adv,
@@ -141,6 +162,8 @@ def advance(logits_of: Logits, s: Search, norm: Norm, eps: float, loss: PointLos
         best_loss=torch.where(better, losses, s.best_loss),
         found=torch.where(_per_image(wrong), x_adv, s.found),
         broken=s.broken | wrong,
+        attackable=s.attackable | has_direction(direction, NO_MOVE),
+        shift=shift,
     )
 
 
@@ -162,7 +185,10 @@ def look_back(s: Search, window: int) -> Search:
 
 def _direction(gradient: Tensor, norm: Norm) -> Tensor:
     """Of steepest ascent. L2 as in the standard: a gradient whose squares underflow in float32 moves nothing."""
-    return gradient.sign() if norm == "linf" else gradient / (norms(gradient) + TINY)
+    if norm == "linf":
+        return gradient.sign()  # of a NaN it is 0
+    gradient = finite_gradient(gradient)
+    return gradient / (norms(gradient) + TINY)
 
 
 def _per_image(flags: Tensor) -> Tensor:

@@ -23,13 +23,16 @@ from fastarat.attacks.autoattack_checks import NUM_TARGETS, STANDARD, check_logi
 from fastarat.attacks.autoattack_progress import Budget, Progress, passes
 from fastarat.attacks.autoattack_result import AutoAttackResult, result_of
 from fastarat.attacks.autoattack_state import Record, State, Task, are_inside, nothing
-from fastarat.attacks.autoattack_warnings import probabilities, randomness
+from fastarat.attacks.autoattack_warnings import probabilities, randomness, undefined_clean
 from fastarat.attacks.captured import directly, graphs_on
 from fastarat.attacks.every_iterate import pgd_every_iterate
 from fastarat.attacks.fab import fab_t
+from fastarat.attacks.found import Found
 from fastarat.attacks.pgd import Logits
 from fastarat.attacks.settings import AttackConfig, Norm
 from fastarat.attacks.square import square
+from fastarat.errors import UserError
+from fastarat.models.predictions import are_right, are_undefined
 
 # On a CPU tensors that fit into the caches, and whose memory the allocator keeps, save half of the time: a small
 # residual net took 0.55 of the time an image, forward and backward, for 50 of CIFAR-10's images at once that it took
@@ -37,10 +40,9 @@ from fastarat.attacks.square import square
 CPU_PIXELS = 64 * 3 * 32 * 32
 CPU_FEWEST = 16
 
-Engine = Callable[[Logits, str, Task, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+Engine = Callable[[Logits, str, Task, Tensor, Tensor, Tensor], tuple[Found, Tensor]]
 """How attacks are run: from the model, an attack's name, the task, images [B, C, H, W] in [0, 1], labels and rows
-(int64 [B]) to the attack's images, what it holds for broken (bool [B]), and how many searches had no gradient, of how
-many (int64 [2])"""
+(int64 [B]) to what the attack found, and how many searches began with a gradient of zero, of how many (int64 [2])"""
 
 
 def autoattack(
@@ -85,10 +87,11 @@ def autoattack(
     task, run = task._replace(labels=task.labels.long()), Run(logits_of, searching, engine, Budget(budget))
     clean_logits = _clean(logits_of, task)
     random, softmax = randomness(logits_of, task, clean_logits), probabilities(task, clean_logits)
+    first = [warning for warning in (random, softmax, undefined_clean(clean_logits)) if warning]
     with State(state, task) as saved:
         graphs = graphs_on(images.device, batch, bool(random))
         task = task._replace(clean_logits=saved.settle(clean_logits, bool(random)), graphs=graphs)
-        robust = [(task.clean_logits.argmax(1) == task.labels).cpu()]
+        robust = [are_right(task.clean_logits, task.labels).cpu()]
         progress, records, stopped = Progress(advance, task, int(robust[0].sum())), [], ""
         for name in attacks:
             own, stopped = _attack(run, name, task, robust[-1], saved, progress)
@@ -98,7 +101,7 @@ def autoattack(
                 robust.append(robust[-1].index_fill(0, broken, False))
             if stopped:
                 break
-    return result_of(task, robust, records, [warning for warning in (random, softmax) if warning], stopped)
+    return result_of(task, robust, records, first, stopped)
 
 
 class Run(NamedTuple):
@@ -139,36 +142,61 @@ def _batch(run: Run, counting: Logits, name: str, task: Task, rows: Tensor) -> R
     """One attack on the images `rows`, and the check of what it found, which `counting` does not tell of."""
     begun, at = perf_counter(), rows.to(task.images.device)
     x, y = task.pixels(at), task.labels[at]
-    x_adv, broken, refused, searches = _checked(run, counting, name, task, x, y, at)
-    if run.searching is not None and refused.any():
-        again = refused.nonzero().flatten()
-        anew = _checked(run, run.logits_of, name, task, x[again], y[again], at[again])
-        x_adv[again], broken[again], refused[again], searches = *anew[:3], searches + anew[3]
-    broken, refused = broken.cpu(), refused.cpu()
+    checked = _checked(run, counting, name, task, x, y, at)
+    if run.searching is not None and checked.refused.any():
+        again = checked.refused.nonzero().flatten()
+        checked.write(again, _checked(run, run.logits_of, name, task, x[again], y[again], at[again]))
+    flags = checked.broken, checked.refused, checked.undefined, ~(checked.broken | checked.attackable)
+    broken, refused, undefined, not_attackable = (flag.cpu() for flag in flags)
     return Record(
         rows=rows.clone(),
         broken=rows[broken],
-        x_adv=x_adv.detach().cpu()[broken].contiguous(),
+        x_adv=checked.x_adv.detach().cpu()[broken].contiguous(),
         unconfirmed=rows[refused],
-        zero_gradients=searches.cpu(),
+        undefined=rows[undefined],
+        not_attackable=rows[not_attackable],
+        zero_gradients=checked.searches.cpu(),
         seconds=torch.tensor(perf_counter() - begun, dtype=torch.float64),
     )
 
 
-def _checked(
-    run: Run, searching: Logits, name: str, task: Task, x: Tensor, y: Tensor, rows: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What an engine gives, with which of its finds are confirmed, and which are not (both bool [B])."""
-    x_adv, found, searches = run.engine(searching, name, task, x, y, rows)
-    wrong, valid = confirmed(run.logits_of, x, x_adv, y, task.norm, task.eps)
-    return x_adv, wrong & valid, (found | wrong) & ~(wrong & valid), searches
+class Checked(NamedTuple):
+    """What an engine gave for B images, and what the model says of it; flags are bool [B]."""
+
+    x_adv: Tensor
+    broken: Tensor
+    """found and confirmed"""
+    refused: Tensor
+    """found and not confirmed"""
+    undefined: Tensor
+    """broken, since the logits predict nothing"""
+    attackable: Tensor
+    searches: Tensor
+    """as an `Engine` gives them"""
+
+    def write(self, places: Tensor, anew: "Checked") -> None:
+        """Put another look at the images `places` (int64) in the place of the first one."""
+        anew = anew._replace(attackable=anew.attackable | self.attackable[places])
+        for own, new in zip(self[:-1], anew[:-1], strict=True):
+            own[places] = new
+        self.searches.add_(anew.searches)
 
 
-def fast(logits_of: Logits, name: str, task: Task, x: Tensor, y: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _checked(run: Run, searching: Logits, name: str, task: Task, x: Tensor, y: Tensor, rows: Tensor) -> Checked:
+    """What the engine gives, and which of its finds are confirmed."""
+    found, searches = run.engine(searching, name, task, x, y, rows)
+    wrong, valid, undefined = confirmed(run.logits_of, x, found.images, y, task.norm, task.eps)
+    broken = wrong & valid
+    return Checked(
+        found.images, broken, (found.broken | wrong) & ~broken, broken & undefined, found.attackable, searches
+    )
+
+
+def fast(logits_of: Logits, name: str, task: Task, x: Tensor, y: Tensor, rows: Tensor) -> tuple[Found, Tensor]:
     """An `Engine`: fastarat's own attacks."""
     pieces = zip(*(tensor.split(at_once(x)) for tensor in (x, y, rows)), strict=True)
-    x_adv, broken, searches = zip(*(_piece(logits_of, name, task, *piece) for piece in pieces), strict=True)
-    return torch.cat(x_adv), torch.cat(broken), torch.stack(searches).sum(0)
+    found, searches = zip(*(_piece(logits_of, name, task, *piece) for piece in pieces), strict=True)
+    return Found(*map(torch.cat, zip(*found, strict=True))), torch.stack(searches).sum(0)
 
 
 def at_once(x: Tensor) -> int:
@@ -176,9 +204,7 @@ def at_once(x: Tensor) -> int:
     return max(CPU_PIXELS // x[:1].numel(), CPU_FEWEST) if x.device.type == "cpu" else len(x)
 
 
-def _piece(
-    logits_of: Logits, name: str, task: Task, x: Tensor, y: Tensor, rows: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _piece(logits_of: Logits, name: str, task: Task, x: Tensor, y: Tensor, rows: Tensor) -> tuple[Found, Tensor]:
     searches = torch.zeros(2, dtype=torch.int64, device=x.device)
 
     def show(iteration: int, search: Search) -> None:
@@ -189,7 +215,7 @@ def _piece(
     if name in ("pgd", "cw"):
         attack = pgd_settings(task, name)
         found = pgd_every_iterate(logits_of, x, y, rows, attack=attack, restarts=task.restarts, seed=task.seed)
-        return *found, searches
+        return found, searches
     model, mover = task.graphs.of(logits_of) if task.graphs else (logits_of, directly)
     settings = {"norm": task.norm, "eps": task.eps, "mover": mover}
     targeted = {"clean_logits": task.clean_logits[rows], "num_targets": task.targets}
@@ -201,7 +227,7 @@ def _piece(
         found = fab_t(model, x, y, **targeted, **settings)
     else:
         found = square(model, x, y, rows, seed=task.seed, **settings)
-    return *found, searches
+    return found, searches
 
 
 def pgd_settings(task: Task, name: str) -> AttackConfig:
@@ -214,9 +240,13 @@ def pgd_settings(task: Task, name: str) -> AttackConfig:
 
 
 @torch.no_grad()
-def confirmed(logits_of: Logits, x: Tensor, x_adv: Tensor, y: Tensor, norm: Norm, eps: float) -> tuple[Tensor, Tensor]:
-    """Which of `x_adv` are misclassified; which lie in [0, 1] and in the ball round `x`: both bool [B]."""
-    return logits_of(x_adv).argmax(1) != y, are_inside(x, x_adv, norm, eps)
+def confirmed(
+    logits_of: Logits, x: Tensor, x_adv: Tensor, y: Tensor, norm: Norm, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which of `x_adv` are misclassified; which lie in [0, 1] and in the ball round `x`; of which the logits predict
+    nothing: bool [B] each."""
+    logits = logits_of(x_adv)
+    return ~are_right(logits, y), are_inside(x, x_adv, norm, eps), are_undefined(logits)
 
 
 @torch.no_grad()
@@ -227,4 +257,7 @@ def _clean(logits_of: Logits, task: Task) -> Tensor:
         x = task.pixels(slice(first, first + task.batch))
         parts.append(logits_of(x))
         check_logits(parts[-1], len(x), task)
-    return torch.cat(parts)
+    logits = torch.cat(parts)
+    if are_undefined(logits).all():
+        raise UserError("the model returns NaN or infinity for all clean images: check its weights and its precision")
+    return logits

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastarat.attacks.autoattack_state import Record, Task, nothing
 from fastarat.attacks.autoattack_warnings import afterthoughts
+from fastarat.models.predictions import are_undefined
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class AutoAttackResult:
     """their adversarial images [M, C, H, W]"""
     unconfirmed: dict[str, tuple[int, ...]]
     """rows of what each attack found and the check refused; they count as robust to it"""
+    undefined: dict[str, tuple[int, ...]]
+    """rows that count as misclassified since their logits predict nothing, as NaN: after `clean` and each attack"""
+    not_attackable: dict[str, tuple[int, ...]]
+    """rows of which each attack had no direction to follow at any point; they count as robust to it"""
     seconds: dict[str, float]
     """of each attack, over all sessions"""
     warnings: tuple[str, ...]
@@ -51,14 +56,20 @@ def result_of(
         broken_by[torch.cat([record.broken for record in own])] = number
     flat = [nothing(task), *(record for own in records for record in own)]
     rows, order = torch.cat([record.broken for record in flat]).sort()
-    unconfirmed = {name: torch.cat([record.unconfirmed for record in own]).tolist() for name, own in of.items()}
+
+    def rows_of(field: str) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(torch.cat([getattr(record, field) for record in own]).tolist()) for name, own in of.items()}
+
+    undefined_clean = tuple(are_undefined(task.clean_logits).nonzero().flatten().tolist())
     return AutoAttackResult(
         robust_after=dict(zip(("clean", *of), robust, strict=True)),
         broken_by=broken_by,
         rows=rows,
         x_adv=torch.cat([record.x_adv for record in flat])[order],
-        unconfirmed={name: tuple(rows) for name, rows in unconfirmed.items()},
+        unconfirmed=rows_of("unconfirmed"),
+        undefined={"clean": undefined_clean, **rows_of("undefined")},
+        not_attackable=rows_of("not_attackable"),
         seconds={name: sum(float(record.seconds) for record in own) for name, own in of.items()},
-        warnings=(*warnings, *afterthoughts(task, robust, of, unconfirmed)),
+        warnings=(*warnings, *filter(None, afterthoughts(task, robust, of))),
         stopped=stopped,
     )

@@ -34,6 +34,10 @@ class Record(NamedTuple):
     """their adversarial images [M, C, H, W]"""
     unconfirmed: Tensor
     """places of what the attack found and the check refused, int64"""
+    undefined: Tensor
+    """of the broken, those whose logits predict nothing, as NaN: int64"""
+    not_attackable: Tensor
+    """places of the images that are not broken and on which the attack never had a direction to follow: int64"""
     zero_gradients: Tensor
     """searches of an APGD that began with a gradient of zero, and all its searches: int64 [2]"""
     seconds: Tensor
@@ -75,7 +79,8 @@ def as_numbers(x: Tensor) -> Tensor:
 def nothing(task: Task) -> Record:
     """The record of no batch."""
     none = torch.zeros(0, dtype=torch.int64)
-    return Record(none, none, task.pixels(slice(0)).cpu(), none, none.new_zeros(2), torch.tensor(0.0).double())
+    pixels, seconds = task.pixels(slice(0)).cpu(), torch.tensor(0.0).double()
+    return Record(none, none, pixels, none, none, none, none.new_zeros(2), seconds)
 
 
 class State:
@@ -131,10 +136,10 @@ class State:
             self.save(CLEAN, {"logits": clean_logits.cpu().contiguous()})
             return clean_logits
         logits = kept["logits"].to(clean_logits.device) if set(kept) == {"logits"} else torch.empty(0)
-        if logits.shape != clean_logits.shape or logits.dtype != clean_logits.dtype or not logits.isfinite().all():
+        if logits.shape != clean_logits.shape or logits.dtype != clean_logits.dtype:
             raise self._unfit(CLEAN)
-        near = (logits - clean_logits).norm(dim=1) <= SAME_MODEL * logits.norm(dim=1)
-        if not near.all() and not random:
+        first, now = (both.nan_to_num(0, 0, 0) for both in (logits, clean_logits))
+        if not ((first - now).norm(dim=1) <= SAME_MODEL * first.norm(dim=1)).all() and not random:
             raise UserError(f"{self.folder} belongs to another model: delete it, or give another directory")
         return logits
 
@@ -175,8 +180,10 @@ def is_possible(record: Record, rows: Tensor, task: Task) -> bool:
             return False
     if not torch.equal(record.rows, rows) or record.zero_gradients.shape != blank.zero_gradients.shape:
         return False
-    places = (record.broken, record.unconfirmed)
-    if not all(torch.isin(of, rows).all() and (of.diff() > 0).all() for of in places) or torch.isin(*places).any():
+    broken, others = record.broken, (record.unconfirmed, record.not_attackable)
+    if not all(torch.isin(of, rows).all() and (of.diff() > 0).all() for of in (broken, record.undefined, *others)):
+        return False
+    if any(torch.isin(of, broken).any() for of in others) or not torch.isin(record.undefined, broken).all():
         return False
     (zero, searches), seconds = record.zero_gradients.tolist(), float(record.seconds)
     if not 0 <= zero <= searches or not 0 <= seconds < float("inf") or len(record.x_adv) != len(record.broken):
@@ -207,4 +214,4 @@ def fingerprint(task: Task) -> dict[str, object]:
     settings = {name: value for name, value in task._asdict().items() if not isinstance(value, Tensor | Graphs | None)}
     settings |= {"attacks": list(task.attacks), "step": task.step}
     tensors = {name: checksum({name: getattr(task, name).cpu().contiguous()}, {}) for name in ("images", "labels")}
-    return {"format": 2, **settings, **tensors}
+    return {"format": 3, **settings, **tensors}

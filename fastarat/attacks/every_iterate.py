@@ -1,47 +1,108 @@
-"""PGD by which robustness is measured: an image is broken if any iterate is misclassified, the start included."""
+"""PGD by which robustness is measured: an image is broken if any iterate is misclassified, the start included.
+
+It does what a careful attacker would where a gradient says nothing. Where an objective's gradient by the logits is zero
+or not finite for an image, as cross-entropy's is for very large logits, the image's margin is raised instead. Where the
+gradient by the image is zero or NaN all the same, the search goes on by the margin from another point of the ball.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
-from fastarat_kernels.pgd_step.reference import project
+from fastarat_kernels.pgd_step.reference import ascend, project
 from torch import Tensor
 
-from fastarat.attacks.pgd import Logits, pgd_step, reference_of, start_noise, start_point
+from fastarat.attacks.found import Found, has_direction, nothing_found, written
+from fastarat.attacks.objectives import objective
+from fastarat.attacks.pgd import Logits, loss_scale, reference_of, start_noise, start_point
 from fastarat.attacks.settings import AttackConfig
+from fastarat.models.predictions import are_right, are_undefined
+
+
+class Restart(NamedTuple):
+    """What one restart gives for B images."""
+
+    found: Found
+    """the last misclassified iterate of each image, the image itself where there is none"""
+    undefined: Tensor
+    """whether any iterate was misclassified because its logits predict nothing: bool [B]"""
+    last: Tensor
+    """the last iterates [B, C, H, W]"""
 
 
 def one_restart(
-    logits_of: Logits, x: Tensor, y: Tensor, noise: Tensor | None, attack: AttackConfig
-) -> tuple[Tensor, Tensor]:
-    """From `x` + `noise` [B, C, H, W], cut to the ball: the last misclassified iterate of each image (`x` where there
-    is none), and which have one (bool [B]). The host waits for nothing.
+    logits_of: Logits, x: Tensor, y: Tensor, rows: Tensor, attack: AttackConfig, seed: int, restart: int
+) -> Restart:
+    """The search from a random point of the ball round `x` [B, C, H, W], a function of (seed, restart, row). The host
+    waits for nothing.
     """
+    noise = start_noise(attack, x, seed, restart, rows)
+    # Where the search goes on that has no gradient.
+    uniform = replace(attack, start="uniform")
+    aside = noise if attack.start == "uniform" else start_noise(uniform, x, seed, restart, rows)
+    assert aside is not None
     centre, x_adv = start_point(x, noise, attack)
     x_adv = project(x_adv, centre, attack.radius, attack.norm)
     reference = reference_of(attack, logits_of, centre)
-    found, broken = x, torch.zeros_like(y, dtype=torch.bool)
+    found, none = nothing_found(x), torch.zeros_like(y, dtype=torch.bool)
+    by_margin, undefined = none, none
     for step in range(attack.steps + 1):
-        tried = x_adv
+        tried, attackable = x_adv, found.attackable
         if step < attack.steps:
-            x_adv, logits = pgd_step(attack, logits_of, x_adv, centre, y, reference)
+            gradient, logits = careful_gradient(attack, logits_of, x_adv, y, reference, by_margin)
+            leads = has_direction(gradient)
+            moved = torch.where(
+                leads.view(-1, 1, 1, 1),
+                ascend(x_adv, gradient, attack.step, attack.norm),
+                centre + aside.flatten(1).roll(step + 1, 1).view_as(x),
+            )
+            x_adv = project(moved, centre, attack.radius, attack.norm)
+            by_margin, attackable = by_margin | ~leads, attackable | leads
         else:
             with torch.no_grad():
                 logits = logits_of(x_adv)
-        wrong = logits.argmax(1) != y
-        found, broken = torch.where(wrong.view(-1, 1, 1, 1), tried, found), broken | wrong
-    return found, broken
+        wrong, undefined = ~are_right(logits, y), undefined | are_undefined(logits)
+        found = Found(torch.where(wrong.view(-1, 1, 1, 1), tried, found.images), found.broken | wrong, attackable)
+    return Restart(found, undefined, x_adv)
+
+
+def careful_gradient(
+    settings: AttackConfig, logits_of: Logits, x_adv: Tensor, y: Tensor, reference: Tensor | None, by_margin: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradient of the objective at `x_adv` (its shape and dtype), and the logits there (detached).
+
+    The margin is the objective of the images `by_margin` (bool [B]), and where the settings' has no gradient.
+    """
+    with torch.enable_grad():
+        leaf = x_adv.detach().requires_grad_()
+        logits = logits_of(leaf)
+        own = _by_logits(settings, logits, y, reference)
+        margin = _by_logits(replace(settings, objective="margin"), logits, y, None)
+        vanished = ~(own.isfinite().all(1) & has_direction(own))
+        of_logits = torch.where((by_margin | vanished)[:, None], margin, own)
+        (gradient,) = torch.autograd.grad(logits, leaf, of_logits)
+    return gradient, logits.detach()
+
+
+def _by_logits(settings: AttackConfig, logits: Tensor, y: Tensor, reference: Tensor | None) -> Tensor:
+    """The gradient of the objective by the logits: [B, K] in their dtype."""
+    leaf = logits.detach().requires_grad_()
+    value = objective(settings.objective, leaf, y, reference)
+    return torch.autograd.grad(value * loss_scale(logits), leaf)[0]
 
 
 def pgd_every_iterate(
     logits_of: Logits, x: Tensor, y: Tensor, rows: Tensor, *, attack: AttackConfig, restarts: int, seed: int
-) -> tuple[Tensor, Tensor]:
+) -> Found:
     """`restarts` random starts for images `x` [B, C, H, W], each on those that are not broken yet; as `one_restart`.
 
     Starts are a function of seed, restart and `rows` (int64 [B]), the images' places in the evaluated set.
     """
-    found, broken = x.clone(), torch.zeros_like(y, dtype=torch.bool)
+    found = nothing_found(x)
     for restart in range(restarts):
-        left = (~broken).nonzero().squeeze(1)
+        left = (~found.broken).nonzero().squeeze(1)
         if not len(left):
             break
-        noise = start_noise(attack, x[left], seed, restart, rows[left])
-        found[left], broken[left] = one_restart(logits_of, x[left], y[left], noise, attack)
-    return found, broken
+        now = one_restart(logits_of, x[left], y[left], rows[left], attack, seed, restart).found
+        found = written(found, left, now._replace(attackable=now.attackable | found.attackable[left]))
+    return found

@@ -12,19 +12,26 @@ one restart, as in the standard, the first iterate is x: nothing is random.
 An iteration runs the model twice, at x' with the gradient and at the next x' to classify it. Only where the search does
 not turn back is the latter the next iteration's point, and that was so for 8 to 23 % of the points of an iteration
 (small convolutional nets, both norms): to keep the whole batch's graph for them would save nothing.
+
+Of a gradient that is not finite its finite part makes the hyperplane; where there is none, the search goes on from
+another point of the ball. A gradient of exactly zero keeps it where it is, as in the standard.
 """
 
 from functools import partial
 from typing import NamedTuple
 
 import torch
+from fastarat_kernels.pgd_step.reference import finite_gradient
 from torch import Tensor
 
+from fastarat.attacks.apgd_search import random_shift
 from fastarat.attacks.captured import Mover, directly
+from fastarat.attacks.found import Found, has_direction, is_lost, moved_on, nothing_found, written
 from fastarat.attacks.pgd import Logits
 from fastarat.attacks.projections import lengths, project_onto_plane
 from fastarat.attacks.settings import Norm
 from fastarat.errors import UserError
+from fastarat.models.predictions import are_right
 
 OVERSHOOT = 1.05
 MOST_OF_IMAGE = 0.1
@@ -49,6 +56,10 @@ class Search(NamedTuple):
     """the misclassified point nearest to x so far, or x"""
     distance: Tensor
     """of that point, infinite if there is none: [B, 1, 1, 1]"""
+    attackable: Tensor
+    """whether any iterate had a direction to follow, bool [B]"""
+    shift: Tensor
+    """from x to where the search goes on if there is none"""
 
 
 def fab_t(
@@ -62,7 +73,7 @@ def fab_t(
     steps: int = 100,
     clean_logits: Tensor | None = None,
     mover: Mover = directly,
-) -> tuple[Tensor, Tensor]:
+) -> Found:
     """FAB-T against images `x` [B, C, H, W] in [0, 1] with labels `y` (int64 [B]), which are left as they are.
 
     One search towards each of the `num_targets` wrong classes that the clean image is likeliest taken for, on the
@@ -70,8 +81,8 @@ def fab_t(
     `logits_of` maps images to logits [B, K]; of its gradients only the input's is asked for. `clean_logits` [B, K]
     saves their computation. `mover` calls each iteration.
 
-    Returns a misclassified point within `eps` of every broken point (the others stay `x`) and which are broken
-    (bool [B]). Raises `UserError` if the model has no more classes than targets.
+    Returns a misclassified point within `eps` of every broken point; the others stay `x`. Raises `UserError` if the
+    model has no more classes than targets.
     """
     if clean_logits is None:
         with torch.no_grad():
@@ -83,14 +94,14 @@ def fab_t(
         )
     search = partial(fab, logits_of, norm=norm, near_enough=eps, steps=steps, mover=mover)
     ranked = clean_logits.topk(num_targets + 1).indices
-    found, broken = x.clone(), ranked[:, 0] != y
+    found = nothing_found(x)._replace(broken=~are_right(clean_logits, y))
     for rank in range(1, num_targets + 1):
-        left = (~broken).nonzero().flatten()
-        closest, distance = search(x[left], y[left], ranked[left, rank])
+        left = (~found.broken).nonzero().flatten()
+        closest, distance, attackable = search(x[left], y[left], ranked[left, rank])
         inside = distance <= eps
-        found = found.index_copy(0, left, torch.where(inside.view(-1, 1, 1, 1), closest, x[left]))
-        broken = broken.index_copy(0, left, inside)
-    return found, broken
+        images = torch.where(inside.view(-1, 1, 1, 1), closest, x[left])
+        found = written(found, left, Found(images, inside, attackable | found.attackable[left]))
+    return found
 
 
 def fab(
@@ -104,15 +115,18 @@ def fab(
     steps: int = 100,
     compact_every: int = COMPACT_EVERY,
     mover: Mover = directly,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """One search towards the classes `target` (int64 [B]); the other arguments are `fab_t`'s.
 
-    A point is searched no further once its distance is at most `near_enough`. Returns the nearest misclassified points
-    (`x` where none was found) and their distances [B], infinite where none was found.
+    A point is searched no further once its distance is at most `near_enough`, the radius of the ball from which a
+    search goes on that has no direction. Returns the nearest misclassified points (`x` where none was found), their
+    distances [B], infinite where none was found, and which had a direction to follow: bool [B].
     """
     closest, distance = x.clone(), x.new_full((len(x),), torch.inf)
+    attackable = torch.zeros_like(y, dtype=torch.bool)
     places = torch.arange(len(x), device=x.device)
-    search = Search(x, y, target, x, x, distance.view(-1, 1, 1, 1))
+    shift = random_shift(x, y.new_zeros(1), norm, near_enough, 0, 0).expand_as(x)  # one for all: it depends on no other
+    search = Search(x, y, target, x, x, distance.view(-1, 1, 1, 1), attackable, shift)
     for iteration in range(1, steps + 1):
         if not len(places):
             break
@@ -120,30 +134,35 @@ def fab(
         if iteration % compact_every == 0 or iteration == steps:
             closest = closest.index_copy(0, places, search.closest)
             distance = distance.index_copy(0, places, search.distance.flatten())
+            attackable = attackable.index_copy(0, places, search.attackable)
             # The host waits for the device here, and nowhere else in a search.
             kept = (search.distance.flatten() > near_enough).nonzero().flatten()
             search, places = Search(*(tensor[kept] for tensor in search)), places[kept]
-    return closest, distance
+    return closest, distance, attackable
 
 
 def advance(logits_of: Logits, s: Search, norm: Norm) -> Search:
     """The state after one more iteration."""
     difference, gradient = lead_of_target(logits_of, s)
+    lost, gradient, aside = is_lost(gradient), finite_gradient(gradient), moved_on(s.shift)
     offset = (gradient * s.x_adv).flatten(1).sum(1) - difference
     both = torch.cat([s.x_adv, s.x])
     shift, shift_of_x = project_onto_plane(both, gradient.repeat(2, 1, 1, 1), offset.repeat(2), norm).chunk(2)
     length, length_of_x = (lengths(d, norm).clamp_min(SHORTEST) for d in (shift, shift_of_x))
     share = (length / (length + length_of_x)).clamp_max(MOST_OF_IMAGE)
     x_adv = (1 - share) * (s.x_adv + OVERSHOOT * shift) + share * (s.x + OVERSHOOT * shift_of_x)
-    x_adv = x_adv.clamp(0, 1)
+    lost = lost | ~offset.isfinite()  # infinite logits have no hyperplane
+    x_adv = torch.where(lost.view(-1, 1, 1, 1), s.x + aside, x_adv).clamp(0, 1)
     with torch.no_grad():
-        wrong = (logits_of(x_adv).argmax(1) != s.y).view(-1, 1, 1, 1)
+        wrong = ~are_right(logits_of(x_adv), s.y).view(-1, 1, 1, 1)
     distance = lengths(x_adv - s.x, norm)
     closer = wrong & (distance < s.distance)
     return s._replace(
         x_adv=torch.where(wrong, s.x + TURN_BACK * (x_adv - s.x), x_adv),
         closest=torch.where(closer, x_adv, s.closest),
         distance=torch.where(closer, distance, s.distance),
+        attackable=s.attackable | (has_direction(gradient) & ~lost),
+        shift=aside,
     )
 
 

@@ -30,7 +30,7 @@ def kl(logits: Tensor, reference: Tensor) -> Tensor:
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """sum of max_{j != y} z_j - z_y (Carlini and Wagner, 2017)."""
-    true = F.one_hot(y, logits.shape[1]).bool()
+    true = torch.arange(logits.shape[1], device=logits.device) == y[:, None]
     best_wrong = logits.masked_fill(true, -torch.inf).amax(1)
     return (best_wrong - logits.masked_fill(~true, 0).sum(1)).sum()
 

@@ -55,11 +55,15 @@ def input_gradient(
         leaf = x_adv.detach() + zero
         logits = logits_of(leaf)
         value = objective(settings.objective, logits, y, reference)
-        # Only the input's gradient is asked for: autograd computes no parameter's. Its scale does not
-        # matter, but in fp16 the gradient of a confidently classified image would underflow.
-        scale = 1024 if logits.dtype == torch.float16 else 1
-        (gradient,) = torch.autograd.grad(value * scale, leaf)
+        # Only the input's gradient is asked for: autograd computes no parameter's.
+        (gradient,) = torch.autograd.grad(value * loss_scale(logits), leaf)
     return gradient, logits.detach()
+
+
+def loss_scale(logits: Tensor) -> int:
+    """A factor on the objective, whose size does not matter: in fp16 the gradient of a confidently classified image
+    would underflow."""
+    return 1024 if logits.dtype == torch.float16 else 1
 
 
 def pgd_step(

@@ -13,9 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastarat.attacks.apgd_search import random_start
 from fastarat.attacks.autoattack import Engine
 from fastarat.attacks.autoattack_checks import NUM_TARGETS, STANDARD
 from fastarat.attacks.autoattack_state import Task
+from fastarat.attacks.found import Found, has_direction
+from fastarat.attacks.objectives import margin
 from fastarat.attacks.pgd import Logits
 from fastarat.errors import UserError
 
@@ -33,10 +36,9 @@ def reference_engine(names: Sequence[str], targets: int = NUM_TARGETS) -> Engine
     return reference
 
 
-def reference(
-    logits_of: Logits, name: str, task: Task, x: Tensor, y: Tensor, rows: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """An `Engine`: what it found is what is misclassified; the package tells of nothing else."""
+def reference(logits_of: Logits, name: str, task: Task, x: Tensor, y: Tensor, rows: Tensor) -> tuple[Found, Tensor]:
+    """An `Engine`: what it found is what is misclassified. The package tells of nothing else; so whether there was a
+    direction to follow is asked at each image and at a random point round it."""
     attacks = package()(
         logits_of, norm=NORMS[task.norm], eps=task.eps, seed=task.seed, version="standard", device=x.device
     )
@@ -49,7 +51,20 @@ def reference(
     with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
         x_adv = attack.perturb(x.clone(), y.clone())
     none = torch.zeros(2, dtype=torch.int64, device=x.device)
-    return x_adv.detach(), torch.zeros_like(y, dtype=torch.bool), none
+    x_adv = x_adv.detach()
+    attackable = torch.ones_like(y, dtype=torch.bool)
+    if name != "square":
+        attackable = _leads(logits_of, x, y) | _leads(logits_of, random_start(x, rows, task.norm, task.eps, 0, 0), y)
+    return Found(x_adv, torch.zeros_like(y, dtype=torch.bool), attackable), none
+
+
+def _leads(logits_of: Logits, x: Tensor, y: Tensor) -> Tensor:
+    """Which of the images [B, C, H, W] have a gradient of the margin without a NaN, which the package does not survive,
+    and with more than zeros: bool [B]."""
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(margin(logits_of(leaf), y), leaf)
+    return has_direction(gradient) & gradient.isfinite().flatten(1).all(1)
 
 
 @cache

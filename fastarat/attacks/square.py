@@ -27,9 +27,11 @@ from fastarat_kernels.philox import Stream
 from torch import Tensor
 
 from fastarat.attacks.captured import Mover, directly
+from fastarat.attacks.found import Found
 from fastarat.attacks.pgd import Logits
 from fastarat.attacks.settings import Norm
 from fastarat.errors import UserError
+from fastarat.models.predictions import are_right, margins
 
 # p is halved after each of these queries.
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000)
@@ -219,11 +221,11 @@ def _mass(window: Tensor) -> Tensor:
 
 
 def verdict(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Margins z_y - max_{j != y} z_j [B], in float32 or wider, and which images are misclassified: bool [B]."""
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    true = torch.arange(logits.shape[1], device=y.device) == y[:, None]
-    best_wrong = logits.masked_fill(true, -torch.inf).amax(1)
-    return logits.gather(1, y[:, None]).squeeze(1) - best_wrong, logits.argmax(1) != y
+    """Margins z_y - max_{j != y} z_j [B], in float32 or wider, and which images are misclassified: bool [B].
+
+    Where there is no margin, since the logits predict nothing, no image is better: it is -inf.
+    """
+    return margins(logits, y).nan_to_num(-torch.inf, torch.inf, -torch.inf), ~are_right(logits, y)
 
 
 def _try(logits_of: Logits, propose: Propose, best: Best) -> Best:
@@ -252,8 +254,8 @@ def square(
     queries: int = 5000,
     advance: Callable[[int], None] = lambda amount: None,
     mover: Mover = directly,
-) -> tuple[Tensor, Tensor]:
-    """The best images found near `x` [B, C, H, W] and which of them are misclassified: bool [B].
+) -> Found:
+    """The best images found near `x` [B, C, H, W], and which of them are misclassified.
 
     `logits_of` maps images to logits [B, K] and is never differentiated. `x`: float32 or float64 in [0, 1]; `y`,
     `rows`: int64 [B], labels and places in the evaluated set. `queries` come after the one at the start; `advance`
@@ -276,4 +278,5 @@ def square(
                 best = mover(("square", norm, eps, seed, queries, side), move, best)
             x_adv[left], margin[left], broken[left] = best.x_adv, best.margin, best.broken
         advance(len(block))
-    return x_adv, broken
+    # A margin that stayed infinite has shown no way.
+    return Found(x_adv, broken, margin < torch.inf)

@@ -166,6 +166,8 @@ COLUMNS = {
 
 
 def _print(result: dict[str, Any]) -> None:
+    from fastarat.engine.display import doubts
+
     rows = []
     for state in result["states"]:
         values = [state["means"][name] for name in COLUMNS]
@@ -182,5 +184,5 @@ def _print(result: dict[str, Any]) -> None:
         "clean and adversarial features;\nspread: of normalised features (1 isotropic, 0 collapsed); means over "
         f"{', '.join(result['aligned_layers'])}.\n"
         f"deployed model on {result['num_images']} test images: clean {summary['clean_percent']:.1f} %, "
-        f"PGD-{attack['steps']} at eps {attack['eps_255']:g}/255 {summary['pgd20_percent']:.1f} %"
+        f"PGD-{attack['steps']} at eps {attack['eps_255']:g}/255 {summary['pgd20_percent']:.1f} %{doubts(summary)}"
     )

@@ -37,10 +37,14 @@ def as_json(work: "Work", evaluation: "Evaluation") -> dict[str, Any]:
         "num_images": evaluation.num_images,
         "clean": _summary(evaluation, "clean", classes),
     }
+    if not work.names:
+        result["warnings"] = list(evaluation.warnings)
     if work.names:
         result["robust"] = _summary(evaluation, stages[-1], classes)
         result["attack"] = _attack(work)
         result["counts"] = evaluation.counts
+        result["not_attackable"] = {name: len(rows) for name, rows in evaluation.not_attackable.items()}
+        result["undefined_logits"] = {name: len(rows) for name, rows in evaluation.undefined.items()}
         result["after"] = {name: round(percent, 3) for name, percent in evaluation.after.items()}
         result["seconds"] = {name: round(seconds, 3) for name, seconds in evaluation.seconds.items()}
         result["warnings"] = list(evaluation.warnings)
@@ -118,14 +122,19 @@ def _print(result: dict[str, Any]) -> None:
     print_table(f"{result['model']} on {result['num_images']} test images of {result['data']}", ["class", *heads], rows)
     if attack:
         _print_attack(result, attack)
+    for warning in result["warnings"]:
+        stdout.print(f"warning: {warning}")
+    if result.get("options"):
+        stdout.print(f"not the standard's setting: {'; '.join(result['options'])}")
 
 
 def _print_attack(result: dict[str, Any], attack: dict[str, Any]) -> None:
     if len(result["counts"]) > 2:
-        rows = [["clean", str(result["counts"]["clean"]), f"{result['clean']['percent']:.2f}", ""]]
+        rows = [["clean", str(result["counts"]["clean"]), f"{result['clean']['percent']:.2f}", "", ""]]
         for name, percent in result["after"].items():
-            rows.append([name, str(result["counts"][name]), f"{percent:.2f}", f"{result['seconds'][name]:.1f}"])
-        print_table("", ["after", "images", "%", "seconds"], rows)
+            row = [name, str(result["counts"][name]), f"{percent:.2f}", str(result["not_attackable"][name])]
+            rows.append([*row, f"{result['seconds'][name]:.1f}"])
+        print_table("", ["after", "images", "%", "not attackable", "seconds"], rows)
     line = f"{attack['name']}, {attack['norm']}, eps {attack['eps_255']:g}/255"
     if "steps" in attack:
         line += (
@@ -133,10 +142,6 @@ def _print_attack(result: dict[str, Any], attack: dict[str, Any]) -> None:
         )
         line += ": right at every iterate"
     stdout.print(line)
-    for warning in result["warnings"]:
-        stdout.print(f"warning: {warning}")
-    if result["options"]:
-        stdout.print(f"not the standard's setting: {'; '.join(result['options'])}")
 
 
 def _cell(summary: dict[str, Any]) -> str:

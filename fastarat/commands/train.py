@@ -204,6 +204,8 @@ def _launch(arguments: TrainArguments, args: list[str]) -> int:
 
 
 def _report(run: "Run", as_json: bool) -> None:
+    from fastarat.engine.display import doubts
+
     result = run.result() or {}
     if as_json:
         print_json({"run": str(run.path), **result})
@@ -211,5 +213,5 @@ def _report(run: "Run", as_json: bool) -> None:
     measured = "not evaluated"
     if result:
         measured = f"epoch {result['epoch']}, {result['images']} images: clean {result['clean']:.1f} %, "
-        measured += f"PGD-{result['steps']} {result['robust']:.1f} %"
+        measured += f"PGD-{result['steps']} {result['robust']:.1f} %{doubts(result)}"
     notice(f"{run.path}: {measured}; {command('eval', run.path)} measures it on all test images")

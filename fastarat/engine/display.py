@@ -121,9 +121,18 @@ class Display:
         if "evaluation" in entry:
             held = entry["evaluation"]
             self.measured = f"{held['images']}: clean {held['clean']:.1f} %, robust {held['robust']:.1f} %"
+            self.measured += doubts(held)
             parts.append(self.measured)
         parts += [f"{entry['images_per_s']:,.0f} images/s", f"{self.left(step)} left"]
         stderr.print(" · ".join(parts))
+
+
+def doubts(evaluation: dict[str, Any]) -> str:
+    """What a training's evaluation has to say beside its percentages, in brackets; '' if nothing."""
+    number, undefined = (evaluation.get(name, 0) for name in ("not_attackable", "undefined_logits"))
+    found = [f"{number} images not attackable"] if number else []
+    found += [f"logits of {undefined} NaN or infinite"] if undefined else []
+    return f" ({', '.join(found)})" if found else ""
 
 
 def _described(metrics: dict[str, float]) -> list[str]:

@@ -28,6 +28,7 @@ from fastarat.engine.training import Training
 from fastarat.errors import Interrupted, WorkError
 from fastarat.evaluation import accuracies
 from fastarat.models.convert import plain_branch
+from fastarat.models.predictions import are_right
 from fastarat.models.split_batch_norm import forward, statistics_of
 from fastarat.run import Run
 from fastarat.signals import answered
@@ -228,7 +229,7 @@ class Loop:
         with torch.no_grad(), parts.precision.autocast():
             for batch in training.loader.sample(training.epoch, wanted, augment, self.config.evaluation.batch):
                 logits = forward(parts.model, batch.x, "clean", "eval")
-                correct += (logits.argmax(1) == batch.y).sum()
+                correct += are_right(logits, batch.y).sum()
         parts.model.train()
         parts.method.begin_epoch(sum_over_processes(correct, self.world) / wanted)
 
@@ -265,6 +266,8 @@ class Loop:
             "steps": settings.steps,
             "clean": round(clean.percent, 3),
             "robust": round(robust.percent, 3),
+            "not_attackable": robust.not_attackable,
+            "undefined_logits": clean.undefined + robust.undefined,
         }
 
     def _keep_best(self, result: dict[str, Any] | None) -> None:

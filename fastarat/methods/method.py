@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastarat.methods.settings import MethodSettings
+from fastarat.models.predictions import are_right
 from fastarat.models.settings import Branch
 
 
@@ -87,8 +88,8 @@ class Method(nn.Module, ABC):
 
 
 def accuracy(logits: Tensor, y: Tensor) -> Tensor:
-    """Share of rows whose largest logit is the label's: scalar, float32."""
-    return (logits.detach().argmax(1) == y).float().mean()
+    """Share of rows that are predicted right: scalar, float32."""
+    return are_right(logits.detach(), y).float().mean()
 
 
 def widened(logits: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from fastarat.attacks.autoattack_checks import TOLERANCE
 from fastarat.attacks.pgd import pgd
 from fastarat.attacks.projections import lengths
 from fastarat.attacks.settings import AttackConfig, Norm, Objective
+from fastarat.models.predictions import are_right
 from fastarat.verification.kit import Kit, Result
 from fastarat.verification.rows import Count, Row
 
@@ -51,7 +52,7 @@ def _last_iterate_rows(kit: Kit, result: Result, tag: str, x_adv: Tensor) -> Ite
         error = float((ours - expected).abs().max())
         yield Row(f"{label} logits", error, allowed(LOGITS[torch.float32], expected, torch.float32))
     robust = stored.flags(f"{tag}_robust_f32", len(kit.x))
-    yield Count(f"{label} flags", int(((ours.argmax(1) == kit.y.cpu()) == robust).sum()), len(robust), 0)
+    yield Count(f"{label} flags", int((are_right(ours, kit.y.cpu()) == robust).sum()), len(robust), 0)
     yield from image_rows(kit, result, label, x_adv[~robust], (~robust).nonzero().flatten())
 
 
@@ -60,7 +61,7 @@ def aa_image_rows(kit: Kit, result: Result) -> Iterator[Row | Count]:
     stored, n = result.stored, len(kit.x)
     name = next((name for name in ("robust_after_clean", "robust_to_clean") if name in stored), None)
     if name:
-        right = (kit.net(result.net)(kit.x).argmax(1) == kit.y).cpu()
+        right = are_right(kit.net(result.net)(kit.x), kit.y).cpu()
         yield Count(f"{result.label}: clean flags", int((right == stored.flags(name, n)).sum()), n, 0)
     if "x_adv" in stored:
         rows = (stored.whole("broken_by", n) > 0).nonzero().flatten()
@@ -73,7 +74,7 @@ def image_rows(kit: Kit, result: Result, label: str, x_adv: Tensor, rows: Tensor
     if not len(rows):
         return
     x_adv, rows = x_adv.to(kit.device), rows.to(kit.device)
-    fooled = int((kit.net(result.net)(x_adv).argmax(1) != kit.y[rows]).sum())
+    fooled = int((~are_right(kit.net(result.net)(x_adv), kit.y[rows])).sum())
     yield Count(f"{label} images that fool the net", fooled, len(rows), 0)
     beyond = float((lengths(x_adv - kit.x[rows], result.norm) - kit.eps(result)).clamp_min(0).max())
     beyond_pixels = float((x_adv - x_adv.clamp(0, 1)).abs().max())
@@ -90,7 +91,7 @@ def pgd_rows(kit: Kit, result: Result, tag: str) -> Iterator[Row | Count]:
     model: nn.Module = kit.net(result.net).double()
     logits = model(pgd(settings, model, x, start, kit.y)).cpu()
     model.float()
-    robust, expected = logits.argmax(1) == kit.y.cpu(), stored.flags(f"{tag}_robust_f64", n)
+    robust, expected = are_right(logits, kit.y.cpu()), stored.flags(f"{tag}_robust_f64", n)
     yield Count(f"{result.label}: {tag} flags", int((robust == expected).sum()), n, FLAGS)
     yield Count(f"{result.label}: {tag} robust", int(robust.sum()), int(expected.sum()), FLAGS)
     if f"{tag}_logits_f64" in stored:

@@ -66,7 +66,7 @@ def _apgd_rows(kit: Kit, result: Result, name: str, points: Points) -> Iterator[
 
     run = partial(apgd, kit.net(result.net), points.x, points.y, points.rows, norm=result.norm, eps=kit.eps(result))
     start, steps = theirs[0].float().to(kit.device), len(theirs) - 1
-    _, broken = run(
+    _, broken, _ = run(
         loss=LOSSES[name], target=points.target, seed=0, run=0, steps=steps, start=start, compact_every=steps, show=show
     )
     apart = (torch.stack(iterates) - theirs).abs().flatten(2).amax(2)
@@ -92,7 +92,7 @@ def _fab_row(kit: Kit, result: Result, points: Points) -> Count:
     theirs, steps = stored.numbers("fab_t_norm", n), 100
     if "fab_t_new_points" in stored:
         steps = len(stored.numbers("fab_t_new_points", -1, *points.x.shape))
-    _, distance = fab(kit.net(result.net), points.x, points.y, points.target, norm=result.norm, steps=steps)
+    _, distance, _ = fab(kit.net(result.net), points.x, points.y, points.target, norm=result.norm, steps=steps)
     ours, nothing = distance.cpu(), ~(theirs < NOT_FOUND)
     if "fab_t_x_adv" in stored:
         same = stored.numbers("fab_t_x_adv", *points.x.shape) == points.x.cpu()

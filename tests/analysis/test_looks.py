@@ -15,7 +15,7 @@ def attacked(fates: str) -> Attacked:
     y = torch.zeros(len(fates), dtype=torch.int64)
     before = torch.tensor([fate == "w" for fate in fates]).long()
     after = torch.tensor([fate in "bw" for fate in fates]).long()
-    return Attacked(x, x + shift, y, before, after)
+    return Attacked(x, x + shift, y, before, after, torch.zeros_like(y, dtype=torch.bool))
 
 
 def test_norms_are_told_apart_by_what_became_of_the_images():

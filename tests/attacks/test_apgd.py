@@ -189,7 +189,7 @@ def test_from_the_standards_starts_apgd_ce_leaves_the_standards_flags(kit, name,
     torch.manual_seed(0)
     start = standards_start(x, norm, eps)
     common = {"norm": norm, "eps": eps, "seed": 0, "run": 0, "start": start}
-    _, broken = apgd(net, x, y, left, loss="cross-entropy", **common)
+    _, broken, _ = apgd(net, x, y, left, loss="cross-entropy", **common)
     # Another machine's roundings may tip a point on the edge.
     assert (~broken != flags["robust_after_apgd_ce"][left]).sum() <= 2
 
@@ -214,7 +214,7 @@ def test_alone_from_its_own_starts_each_leaves_as_many_as_the_standard(kit, atta
     data, flags = stored(kit / "data.npz"), stored(kit / "aa_plain_Linf_individual_seed0.npz")
     net, rows = load_kit_model(kit, "plain"), flags["robust_to_clean"][:count].nonzero().flatten()
     x, y = data["x_test"][rows], data["y_test"][rows]
-    _, broken = attack(net, x, y, rows, norm="linf", eps=0.18, seed=0)
+    _, broken, _ = attack(net, x, y, rows, norm="linf", eps=0.18, seed=0)
     theirs = int(flags[f"robust_to_{attack.__name__}"][:count].sum())
     assert abs(int((~broken).sum()) - theirs) <= 0.02 * 360
 
@@ -236,7 +236,7 @@ def test_logits_times_100_hide_from_cross_entropy_but_not_from_the_targeted_loss
 def test_found_points_are_misclassified_and_inside_and_the_rest_is_untouched(net, norm, dtype, attack):
     x, y = batch(net, 64, dtype)
     before = x.clone()
-    found, broken = attack(net, x, y, torch.arange(64), norm=norm, eps=EPS[norm] / 2, seed=0)
+    found, broken, _ = attack(net, x, y, torch.arange(64), norm=norm, eps=EPS[norm] / 2, seed=0)
     assert 0 < broken.sum() < 64
     assert torch.equal(net(found).argmax(1) != y, broken)
     assert torch.equal(found[~broken], x[~broken]) and torch.equal(x, before)
@@ -254,7 +254,7 @@ def test_broken_means_any_iterate_and_found_is_the_last_misclassified_one(net, n
     rows = torch.arange(64)
     common = {"norm": norm, "eps": EPS[norm] / 2, "loss": "cross-entropy", "seed": 0, "run": 0}
     seen = iterates(logits_of=net, x=x, y=y, rows=rows, **common)[0]
-    found, broken = apgd(net, x, y, rows, compact_every=1000, **common)
+    found, broken, _ = apgd(net, x, y, rows, compact_every=1000, **common)
     wrong = torch.stack([net(iterate).argmax(1) != y for iterate in seen])
     assert torch.equal(wrong.any(0), broken) and 0 < broken.sum() < 64
     for i in broken.nonzero().flatten():
@@ -272,7 +272,7 @@ def test_one_misclassified_iterate_is_enough_be_it_the_start_or_the_last(net, wr
         return -right if len(calls) == wrong_at + 1 else right
 
     common = {"norm": "linf", "eps": 0.1, "loss": "cross-entropy", "seed": 0, "run": 0}
-    found, broken = apgd(sometimes_wrong, x, y, ROWS[:2], **common)
+    found, broken, _ = apgd(sometimes_wrong, x, y, ROWS[:2], **common)
     assert broken.all() and torch.equal(found, calls[wrong_at])
 
 
@@ -282,12 +282,12 @@ def test_a_points_result_depends_neither_on_its_batch_nor_on_its_place_in_it(net
     x, y = batch(net, 24)
     rows, settings = torch.arange(24) + 100, {"norm": norm, "eps": EPS[norm] / 2, "seed": 7, "steps": 25}
     settings |= {"num_targets": 3} if attack is apgd_t else {}
-    found, broken = attack(net, x, y, rows, **settings)
+    found, broken, _ = attack(net, x, y, rows, **settings)
     assert 0 < broken.sum() < 24
     order = torch.randperm(24)
     for parts in (order.split(24), order.split(7), order.split(1)):
         for part in parts:
-            again, flags = attack(net, x[part], y[part], rows[part], **settings)
+            again, flags, _ = attack(net, x[part], y[part], rows[part], **settings)
             assert torch.equal(flags, broken[part])
             torch.testing.assert_close(again, found[part], rtol=0, atol=1e-9)
 
@@ -350,7 +350,7 @@ def test_a_point_that_survives_costs_101_passes_a_run_and_a_broken_one_leaves(ne
     apgd_t(counted, x, y, ROWS[:4], norm="linf", eps=1e-6, seed=0)
     assert sizes == [4] * (1 + 9 * 101)
     sizes.clear()
-    found, broken = apgd_ce(counted, x, (y + 1) % 10, ROWS[:4], norm="linf", eps=1e-6, seed=0)
+    found, broken, _ = apgd_ce(counted, x, (y + 1) % 10, ROWS[:4], norm="linf", eps=1e-6, seed=0)
     assert broken.all() and sizes == [4] * 11
     assert (found != x).flatten(1).any(1).all()
 
@@ -400,21 +400,21 @@ def test_clean_logits_that_are_given_are_not_computed_again(net):
         sizes.append(len(v))
         return net(v)
 
-    found, _ = apgd_t(counted, x, y, ROWS[:4], clean_logits=net(x).detach(), **settings)
+    found, _, _ = apgd_t(counted, x, y, ROWS[:4], clean_logits=net(x).detach(), **settings)
     assert len(sizes) == 6
     assert torch.equal(found, apgd_t(net, x, y, ROWS[:4], **settings)[0])
 
 
 def test_an_image_that_is_misclassified_already_is_its_own_adversarial_example(net):
     x, y = batch(net, 4)
-    found, broken = apgd_t(net, x, (y + torch.tensor([0, 1, 0, 2])) % 10, ROWS[:4], norm="linf", eps=1e-6, seed=0)
+    found, broken, _ = apgd_t(net, x, (y + torch.tensor([0, 1, 0, 2])) % 10, ROWS[:4], norm="linf", eps=1e-6, seed=0)
     assert broken.tolist() == [False, True, False, True] and torch.equal(found, x)
 
 
 @pytest.mark.parametrize("attack", [apgd_ce, apgd_t])
 def test_no_points_give_no_points(net, attack):
     x, y = batch(net, 4)
-    found, broken = attack(net, x[:0], y[:0], ROWS[:0], norm="linf", eps=0.1, seed=0)
+    found, broken, _ = attack(net, x[:0], y[:0], ROWS[:0], norm="linf", eps=0.1, seed=0)
     assert found.shape == (0, 1, 6, 6) and broken.shape == (0,)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fastarat.attacks import autoattack as module
 from fastarat.attacks.autoattack import AutoAttackResult, autoattack
 from fastarat.attacks.autoattack_checks import STANDARD, check_model
+from fastarat.attacks.found import Found
 from fastarat.errors import UserError
 from fastarat.kit import load_kit_model
 from fastarat.tensors import write_tensors
@@ -142,7 +143,7 @@ def test_flags_and_images_are_those_of_the_attacks_one_after_the_other(net, run,
         for rows in robust.nonzero().flatten().split(BATCH):
             attack, seeded = getattr(module, name.replace("-", "_")), name != "fab-t"
             own = ((rows,), {"seed": 3}) if seeded else ((), {})
-            x_adv, broken = attack(net, x[rows], y[rows], *own[0], **own[1], **common)
+            x_adv, broken, _ = attack(net, x[rows], y[rows], *own[0], **own[1], **common)
             robust[rows[broken]], by[rows[broken]] = False, number
             chosen = torch.isin(result.rows, rows[broken])
             assert torch.equal(result.x_adv[chosen], x_adv[broken])
@@ -217,7 +218,7 @@ def test_nothing_is_left_to_attack(net, run, calls):
 
 def claims_all(shift: float) -> Callable:
     """An attack that adds `shift` and says that all are broken."""
-    return lambda logits_of, x, y, *rows, **settings: (x + shift, torch.ones_like(y, dtype=torch.bool))
+    return lambda logits_of, x, y, *rows, **settings: Found(x + shift, y >= 0, y >= 0)
 
 
 @pytest.mark.parametrize("name", ["apgd-ce", "square"])
@@ -278,7 +279,8 @@ def test_logits_times_a_factor_are_answered_with_the_flat_cross_entropy(open_net
 
 def test_an_input_rounded_to_16_levels_is_answered_with_gradients_of_zero_and_squares_success(open_net, run):
     result = run(lambda x: open_net((x * 16).round() / 16), eps=0.04)
-    assert warned(result, "of apgd-ce began with", "of apgd-t began with", "Square, which needs no gradient")
+    words = "of apgd-ce began with", "of apgd-t began with", "by fab-t", "Square, which needs no gradient"
+    assert warned(result, *words)
 
 
 @pytest.mark.parametrize("num", [2, 3])
@@ -289,7 +291,9 @@ def test_square_is_warned_of_above_a_fifth_of_a_point(run, monkeypatch, num):
         monkeypatch.setattr(
             module,
             name,
-            lambda _, x, y, rows, count=count, **settings: (x + 0.01 * (rows < count).view(-1, 1, 1, 1), rows < count),
+            lambda _, x, y, rows, count=count, **settings: Found(
+                x + 0.01 * (rows < count).view(-1, 1, 1, 1), rows < count, y >= 0
+            ),
         )
     logits_of = lambda x: torch.eye(10)[(x > 0).flatten(1).any(1).long()] + x.flatten(1)[:, :10]  # noqa: E731
     result = run(logits_of, images=images, labels=labels, attacks=("apgd-ce", "square"), batch=300)
@@ -484,7 +488,7 @@ def test_the_state_of_another_model_is_refused_be_it_only_scaled(net, run, calls
 def test_a_resumed_run_takes_its_targets_from_the_first_sessions_logits(net, run, calls, tmp_path, monkeypatch):
     def attack(logits_of, x, y, clean_logits, **settings):
         seen.append(clean_logits)
-        return x, torch.zeros_like(y, dtype=torch.bool)
+        return Found(x, y < 0, y >= 0)
 
     seen: list[Tensor] = []
     interrupted(run, calls, "apgd-ce", tmp_path)
@@ -541,6 +545,11 @@ IMPOSSIBLE = {
     "a pixel above 1": lambda kept: kept["x_adv"].view(-1).__setitem__(0, 77),
     "a pixel that is no number": lambda kept: kept["x_adv"].view(-1).__setitem__(0, float("nan")),
     "found and refused": lambda kept: kept.update(unconfirmed=kept["broken"][:1].clone()),
+    "undefined but not broken": lambda kept: kept.update(
+        undefined=kept["rows"][~torch.isin(kept["rows"], kept["broken"])]
+    ),
+    "not attackable but broken": lambda kept: kept.update(not_attackable=kept["broken"].clone()),
+    "not attackable of another batch": lambda kept: kept.update(not_attackable=kept["rows"][-1:] + 1),
     "one count": lambda kept: kept.update(zero_gradients=torch.tensor([1])),
     "more than all": lambda kept: kept.update(zero_gradients=torch.tensor([2, 1])),
     "three times": lambda kept: kept.update(seconds=torch.zeros(3).double()),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastarat.attacks import projections
 from fastarat.attacks.fab import Search, advance, fab, fab_t
+from fastarat.attacks.found import Found
 from fastarat.attacks.projections import lengths
 from fastarat.errors import UserError
 from fastarat.kit import load_kit_model
@@ -72,7 +73,7 @@ def test_the_search_takes_the_steps_of_the_reference(kit, norm, dtype):
         seen.append(points.detach().clone())
         return model(points)
 
-    _, distance = fab(observed, x, y, trace["apgd_t_target"], norm=norm)
+    _, distance, _ = fab(observed, x, y, trace["apgd_t_target"], norm=norm)
     assert len(seen) == 200, "one pass for the gradient and one to classify, an iteration"
     for passes, name in ((seen[0::2], "fab_t_grad_points"), (seen[1::2], "fab_t_new_points")):
         off = (torch.stack(passes) - trace[name]).abs().flatten(2).amax((0, 2))
@@ -83,7 +84,7 @@ def test_the_search_takes_the_steps_of_the_reference(kit, norm, dtype):
 
 def test_alone_it_breaks_what_the_reference_breaks(kit):
     model, x, y, stored = kit("aa_plain_Linf_individual_seed0.npz")
-    _, broken = fab_t(model, x[:60], y[:60], norm="linf", eps=EPS["linf"])
+    _, broken, _ = fab_t(model, x[:60], y[:60], norm="linf", eps=EPS["linf"])
     robust = stored["robust_to_fab_t"][:60]
     assert (robust != ~broken).sum() <= 2
 
@@ -91,7 +92,7 @@ def test_alone_it_breaks_what_the_reference_breaks(kit):
 @pytest.mark.slow
 def test_alone_it_breaks_as_many_as_the_reference(kit):
     model, x, y, stored = kit("aa_plain_Linf_individual_seed0.npz")
-    _, broken = fab_t(model, x, y, norm="linf", eps=EPS["linf"])
+    _, broken, _ = fab_t(model, x, y, norm="linf", eps=EPS["linf"])
     assert abs(int((~broken).sum()) - int(stored["robust_to_fab_t"].sum())) <= 0.03 * len(x)
 
 
@@ -107,7 +108,7 @@ def test_of_a_linear_net_it_finds_the_distance_of_the_nearest_boundary(norm):
     y, target = logits.topk(2).indices.unbind(1)
     dual = (weight[target] - weight[y]).norm(p=1 if norm == "linf" else 2, dim=1)
     lead = (logits.gather(1, y[:, None]) - logits.gather(1, target[:, None]))[:, 0]
-    closest, distance = fab(logits_of, x, y, target, norm=norm)
+    closest, distance, _ = fab(logits_of, x, y, target, norm=norm)
     # Steps end 5 % behind the boundary, those from a tenth before it 0.5 %; another class may lie nearer.
     assert (distance <= 1.02 * lead / dual).all()
     assert (distance > lead / dual)[logits_of(closest).argmax(1) == target].all()
@@ -120,7 +121,7 @@ def test_broken_points_lie_in_the_ball_and_are_misclassified_and_others_stay(nor
     model, x = Curved(dtype), torch.rand(60, 1, 4, 4, dtype=dtype)
     y = model(x).argmax(1)
     before, eps = x.clone(), EPS[norm] / 3
-    found, broken = fab_t(model, x, y, norm=norm, eps=eps, num_targets=7, steps=30)
+    found, broken, _ = fab_t(model, x, y, norm=norm, eps=eps, num_targets=7, steps=30)
     assert 5 < broken.sum() < 55
     assert found.dtype == dtype and found.min() >= 0 and found.max() <= 1
     assert (lengths(found - x, norm) <= eps).all()
@@ -134,17 +135,17 @@ def test_a_point_is_broken_just_if_its_distance_is_at_most_eps(curved, norm):
     model, x, y = curved
     x, y = x[3:], y[3:]
     target = model(x).topk(2).indices[:, 1]
-    _, distance = fab(model, x, y, target, norm=norm, steps=30)
+    _, distance, _ = fab(model, x, y, target, norm=norm, steps=30)
     eps = float(distance.median())
-    _, at = fab_t(model, x, y, norm=norm, eps=eps, num_targets=1, steps=30)
-    _, below = fab_t(model, x, y, norm=norm, eps=np.nextafter(eps, 0), num_targets=1, steps=30)
+    _, at, _ = fab_t(model, x, y, norm=norm, eps=eps, num_targets=1, steps=30)
+    _, below, _ = fab_t(model, x, y, norm=norm, eps=np.nextafter(eps, 0), num_targets=1, steps=30)
     assert torch.equal(at, distance <= eps)
     assert torch.equal(below, distance < eps) and below.sum() < at.sum()
 
 
 def test_an_image_that_is_misclassified_breaks_by_itself(curved):
     model, x, y = curved
-    found, broken = fab_t(model, x, y, norm="linf", eps=1e-6, num_targets=7, steps=3)
+    found, broken, _ = fab_t(model, x, y, norm="linf", eps=1e-6, num_targets=7, steps=3)
     assert broken.tolist() == [True] * 3 + [False] * 37
     assert torch.equal(found, x)
 
@@ -153,13 +154,13 @@ def test_an_image_that_is_misclassified_breaks_by_itself(curved):
 def test_a_result_depends_on_neither_batch_nor_order(curved, norm):
     model, x, y = curved
 
-    def attack(rows: Tensor) -> tuple[Tensor, Tensor]:
+    def attack(rows: Tensor) -> Found:
         return fab_t(model, x[rows], y[rows], norm=norm, eps=EPS[norm] / 3, num_targets=4, steps=20)
 
-    found, broken = attack(torch.arange(40))
+    found, broken, _ = attack(torch.arange(40))
     assert 3 < broken.sum() < 40
     for rows in (*torch.arange(40).split(7), torch.randperm(40)):
-        again, broken_again = attack(rows)
+        again, broken_again, _ = attack(rows)
         torch.testing.assert_close(again, found[rows], rtol=0, atol=1e-9)
         assert torch.equal(broken_again, broken[rows])
 
@@ -167,9 +168,9 @@ def test_a_result_depends_on_neither_batch_nor_order(curved, norm):
 def test_dropping_broken_points_changes_no_other(curved):
     model, x, y = curved
     target = model(x).topk(3).indices[:, 2]
-    whole, distance = fab(model, x, y, target, norm="l2", steps=30)
+    whole, distance, _ = fab(model, x, y, target, norm="l2", steps=30)
     for every in (1, 7, 30, 100):
-        closest, near = fab(model, x, y, target, norm="l2", near_enough=0.3, steps=30, compact_every=every)
+        closest, near, _ = fab(model, x, y, target, norm="l2", near_enough=0.3, steps=30, compact_every=every)
         far = near > 0.3
         assert torch.equal(far, distance > 0.3) and 3 < far.sum() < 37
         torch.testing.assert_close(closest[far], whole[far], rtol=0, atol=1e-9)
@@ -183,14 +184,14 @@ def test_without_a_gradient_nothing_moves():
     def rounded(points: Tensor) -> Tensor:
         return (points * 4).round().flatten(1) @ weight.T
 
-    found, broken = fab_t(rounded, x, rounded(x).argmax(1), norm="l2", eps=0.5, num_targets=7, steps=5)
+    found, broken, _ = fab_t(rounded, x, rounded(x).argmax(1), norm="l2", eps=0.5, num_targets=7, steps=5)
     assert torch.equal(found, x) and not broken.any()
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_an_iteration_never_waits_for_the_device(curved, norm, monkeypatch):
     model, x, y = curved
-    start = Search(x, y, (y + 1) % 8, x, x, x.new_full((40, 1, 1, 1), torch.inf))
+    start = Search(x, y, (y + 1) % 8, x, x, x.new_full((40, 1, 1, 1), torch.inf), y < 0, 0 * x)
     with pytest.raises(HostSync), NoHostSync():
         advance(model, start, norm)  # of a CPU's tensors one may ask how far they are
     monkeypatch.setattr(projections, "_settled", lambda later, time: False)
@@ -216,7 +217,7 @@ def test_given_clean_logits_are_not_computed_again(curved):
 
 def test_no_images_are_no_work(curved):
     images = torch.empty(0, 1, 4, 4, dtype=torch.float64)
-    found, broken = fab_t(curved[0], images, torch.empty(0, dtype=torch.int64), norm="l2", eps=1, num_targets=7)
+    found, broken, _ = fab_t(curved[0], images, torch.empty(0, dtype=torch.int64), norm="l2", eps=1, num_targets=7)
     assert found.shape == (0, 1, 4, 4) and broken.shape == (0,)
 
 

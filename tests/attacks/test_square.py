@@ -227,7 +227,7 @@ def test_an_l2_query_turns_the_template_for_all_images_and_signs_it_for_each(mon
 def test_what_it_returns_is_in_the_ball_in_range_and_broken_where_it_says(net, norm, dtype):
     model, x = net.to(dtype), images(dtype)
     y, before = right(model, x), x.clone()
-    x_adv, broken = attack(model, x, y, norm=norm)
+    x_adv, broken, _ = attack(model, x, y, norm=norm)
     shift = x_adv - x
     length = norms(shift).max() if norm == "l2" else shift.abs().max()
     assert torch.equal(x, before) and x_adv.dtype == dtype and not x_adv.requires_grad
@@ -244,8 +244,8 @@ def test_margins_fall_below_those_of_the_start_and_stay_where_they_are_once_brok
     x = images(n=100)
     y = right(net, x)
     results = [attack(net, x, y, norm=norm, queries=num) for num in queries]
-    start, middle, end = (margins(net, x_adv, y) for x_adv, _ in results)
-    alive = [~broken for _, broken in results]
+    start, middle, end = (margins(net, x_adv, y) for x_adv, *_ in results)
+    alive = [~broken for _, broken, _ in results]
     assert (middle <= start).all() and (end <= middle).all()
     assert (end < start)[alive[0]].double().mean() > 0.8
     done = results[1][1]
@@ -257,10 +257,10 @@ def test_margins_fall_below_those_of_the_start_and_stay_where_they_are_once_brok
 def test_an_image_is_searched_the_same_in_any_company_and_order(net, norm):
     x, rows = images(), torch.arange(24) + 100
     y = right(net, x)
-    x_adv, broken = attack(net, x, y, rows, norm, queries=70)
+    x_adv, broken, _ = attack(net, x, y, rows, norm, queries=70)
     assert 0 < broken.sum() < len(x), "the test needs some that leave and some that stay"
     for part in (torch.randperm(24), torch.arange(5, 9), torch.tensor([3])):
-        again, broken_again = attack(net, x[part], y[part], rows[part], norm, queries=70)
+        again, broken_again, _ = attack(net, x[part], y[part], rows[part], norm, queries=70)
         # The net's own sums depend on the batch to a rounding of float64.
         torch.testing.assert_close(again, x_adv[part], rtol=0, atol=1e-13)
         assert torch.equal(broken_again, broken[part])
@@ -270,7 +270,7 @@ def test_an_image_is_searched_the_same_in_any_company_and_order(net, norm):
 def test_the_same_seed_finds_the_same_and_another_seed_or_row_something_else(net, norm):
     x, rows = images(), torch.arange(24)
     y = right(net, x)
-    first, _ = attack(net, x, y, rows, norm, seed=1)
+    first, *_ = attack(net, x, y, rows, norm, seed=1)
     assert torch.equal(attack(net, x, y, rows, norm, seed=1)[0], first)
     for other in (attack(net, x, y, rows, norm, seed=2)[0], attack(net, x, y, rows + 24, norm, seed=1)[0]):
         assert (other != first).flatten(1).any(1).all()
@@ -285,7 +285,7 @@ def test_broken_images_cost_no_more_queries(net, norm):
         return net(x)
 
     x = images()
-    _, broken = attack(model, x, right(net, x), norm=norm, queries=3 * BLOCK + 1)
+    _, broken, _ = attack(model, x, right(net, x), norm=norm, queries=3 * BLOCK + 1)
     assert len(sizes) == 1 + 3 * BLOCK + 1
     assert all(len(set(sizes[1 + first : 1 + first + BLOCK])) == 1 for first in range(0, 3 * BLOCK, BLOCK))
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0]
@@ -299,7 +299,7 @@ def test_it_ends_when_nothing_is_left_and_tells_its_progress_all_the_same():
 
     told: list[int] = []
     x, y = images(n=3), torch.zeros(3, dtype=torch.int64)
-    _, broken = attack(wrong, x, y, queries=2 * BLOCK + 7, advance=told.append)
+    _, broken, _ = attack(wrong, x, y, queries=2 * BLOCK + 7, advance=told.append)
     assert broken.all() and told == [BLOCK, BLOCK, 7]
 
 
@@ -312,7 +312,7 @@ def test_a_tie_ends_the_search_as_in_the_standard_but_is_broken_only_if_misclass
         return torch.zeros(len(x), 3)
 
     x, y = images(n=3), torch.tensor([0, 1, 2])
-    _, broken = attack(undecided, x, y)
+    _, broken, _ = attack(undecided, x, y)
     assert asked == 1
     assert torch.equal(broken, undecided(x).argmax(1) != y)
 
@@ -326,7 +326,7 @@ def test_a_tie_that_a_query_finds_is_broken_only_if_misclassified():
         return torch.eye(3)[y] if asked == 1 else torch.zeros(len(x), 3)
 
     y = torch.tensor([0, 1, 2])
-    _, broken = attack(undecided_later, images(n=3), y)
+    _, broken, _ = attack(undecided_later, images(n=3), y)
     assert torch.equal(broken, torch.zeros(3, 3).argmax(1) != y)
 
 
@@ -352,12 +352,12 @@ def test_it_breaks_a_net_that_hides_its_gradient(net, norm):
         return net(torch.round(x * 15) / 15).detach()
 
     x = images()
-    x_adv, broken = attack(rounded, x, right(rounded, x), norm=norm)
+    x_adv, broken, _ = attack(rounded, x, right(rounded, x), norm=norm)
     assert 3 < broken.sum() < len(x) and torch.equal(right(rounded, x_adv) != right(rounded, x), broken)
 
 
 def test_an_empty_set_stays_empty(net):
-    x_adv, broken = attack(net, images(n=0), torch.zeros(0, dtype=torch.int64))
+    x_adv, broken, _ = attack(net, images(n=0), torch.zeros(0, dtype=torch.int64))
     assert x_adv.shape == (0, 1, 8, 8) and broken.shape == (0,)
 
 
@@ -374,7 +374,7 @@ def on_the_kit(kit: Path, norm: str, eps: float, num: int) -> int:
     data, model = np.load(kit / "data.npz"), load_kit_model(kit, "plain").eval().requires_grad_(False)
     x, y = (torch.from_numpy(data[name][:num]) for name in ("x_test", "y_test"))
     clean = (right(model, x) == y).nonzero().squeeze(1)
-    _, broken = square(model, x[clean], y[clean], clean, norm=norm, eps=eps, seed=0)
+    _, broken, _ = square(model, x[clean], y[clean], clean, norm=norm, eps=eps, seed=0)
     return len(clean) - int(broken.sum())
 
 

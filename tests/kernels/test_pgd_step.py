@@ -113,11 +113,26 @@ def test_numbers_that_are_none_go_the_reference_s_way(where, bad, norm):
     assert ours[1].isfinite().all()
 
 
-def test_a_linf_step_counts_a_nan_gradient_as_zero_and_an_l2_step_spoils_its_image():
-    x_adv, gradient, centre = iterate((2, 3, 5, 7))
+@pytest.mark.parametrize("step", [kernels.pgd_step, ops.pgd_step])
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_step_follows_what_is_finite_of_a_gradient_and_the_signs_of_infinities(norm, step):
+    x_adv, gradient, centre = iterate((4, 3, 5, 7))
+    expected = gradient.clone()
     gradient[0, 1, 2, 3] = math.nan
-    assert step_of(ops.pgd_step, x_adv, gradient, centre, "linf").isfinite().all()
-    assert step_of(ops.pgd_step, x_adv, gradient, centre, "l2")[0].isnan().all()
+    expected[0, 1, 2, 3] = 0
+    gradient[1, 0, 0, 1], gradient[1, 2, 4, 5] = math.inf, -math.inf
+    expected[1, 0, 0, 1], expected[1, 2, 4, 5] = 0, 0
+    largest = expected[1].abs().max()
+    expected[1, 0, 0, 1], expected[1, 2, 4, 5] = largest, -largest
+    gradient[2], expected[2] = math.nan, 0
+    gradient[3], expected[3] = -math.inf, -1
+    ours = step_of(step, x_adv, gradient, centre, norm)
+    assert error(ours, step_of(reference.pgd_step, x_adv, expected, centre, norm)) < BOUNDS[torch.float32]
+
+
+def test_a_finite_gradient_is_left_as_it_is():
+    gradient = torch.cat([torch.randn(3, 3, 5, 7), torch.zeros(1, 3, 5, 7), torch.full((1, 3, 5, 7), 1e-45)])
+    assert torch.equal(reference.finite_gradient(gradient), gradient)
 
 
 @pytest.mark.parametrize("norm", NORMS)

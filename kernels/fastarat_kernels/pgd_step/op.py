@@ -21,8 +21,9 @@ def pgd_step(
 
     `x_adv`, `gradient`, `centre`: images [N, C, H, W] of one float dtype (float64 on a CPU only), contiguous or
     channels-last, `x_adv` and `centre` alike; the gradient is copied where its layout is another. `step_size` and
-    `eps`: scalar tensors on the images' device; floats are frozen into a captured graph. `norm`: "linf" (a NaN
-    gradient counts as 0, as in torch.sign) or "l2" (a NaN makes its whole image NaN).
+    `eps`: scalar tensors on the images' device; floats are frozen into a captured graph. `norm`: "linf" or "l2". A NaN
+    in the gradient counts as 0; an infinity has its sign, and in L2 the size of its image's largest finite entry (1 if
+    that is 0).
     Returns the iterate in [0, 1], dtype and strides of `x_adv`. Raises `UnsupportedInput`.
     """
     return _pgd_step(x_adv, gradient, centre, _scalar(step_size, x_adv), _scalar(eps, x_adv), norm)

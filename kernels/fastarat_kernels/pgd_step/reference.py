@@ -28,10 +28,19 @@ def project(x: Tensor, centre: Tensor, eps: float | Tensor, norm: Norm) -> Tenso
     return (centre + shift * (eps / norms(shift).clamp_min(1e-12)).clamp_max(1)).clamp(0, 1)
 
 
+def finite_gradient(gradient: Tensor) -> Tensor:
+    """The gradient [N, C, H, W] that a step can follow: NaN counts as 0, and an infinite entry as its image's largest
+    finite one (1 where that is 0), of its own sign. Finite gradients are as they were."""
+    largest = gradient.nan_to_num(0, 0, 0).abs().amax((1, 2, 3), keepdim=True)
+    largest = largest.masked_fill(largest == 0, 1)
+    return gradient.nan_to_num(0, torch.inf, -torch.inf).clamp(-largest, largest)
+
+
 def ascend(x: Tensor, gradient: Tensor, step: float | Tensor, norm: Norm) -> Tensor:
-    """A step along the steepest ascent of the norm: sign(g), or g / ‖g‖."""
+    """A step along the steepest ascent of the norm: sign(g), or g / ‖g‖, g being what is finite of the gradient."""
     if norm == "linf":
-        return x + step * gradient.sign()
+        return x + step * gradient.sign()  # of a NaN it is 0
+    gradient = finite_gradient(gradient)
     # Scaled to 1 first: the squares of a confident image's gradient would underflow in float32.
     gradient = gradient / gradient.abs().amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(gradient.dtype).tiny)
     return x + step * gradient / norms(gradient).clamp_min(1e-12)

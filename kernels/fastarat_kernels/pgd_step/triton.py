@@ -56,8 +56,14 @@ def _linf_step_kernel(
 
 
 @triton.jit
+def _finite(gradient, largest):
+    # As reference.finite_gradient.
+    return tl.minimum(tl.maximum(tl.where(gradient == gradient, gradient, 0.0), -largest), largest)
+
+
+@triton.jit
 def _l2_step_kernel(x_ptr, gradient_ptr, centre_ptr, step_size_ptr, eps_ptr, out_ptr, size, BLOCK: tl.constexpr):
-    """One image of `size` numbers: its largest |g|, ‖g‖, the shift's norm, then the projected point."""
+    """One image of `size` numbers: its largest finite |g|, ‖g‖, the shift's norm, then the projected point."""
     image = tl.program_id(0).to(tl.int64) * size
     x_ptr, gradient_ptr, centre_ptr, out_ptr = x_ptr + image, gradient_ptr + image, centre_ptr + image, out_ptr + image
     step_size, eps = tl.load(step_size_ptr).to(tl.float32), tl.load(eps_ptr).to(tl.float32)
@@ -66,15 +72,19 @@ def _l2_step_kernel(x_ptr, gradient_ptr, centre_ptr, step_size_ptr, eps_ptr, out
     largest = tl.zeros([BLOCK], tl.float32)
     for start in range(0, size, BLOCK):
         gradient = tl.load(gradient_ptr + start + column, mask=start + column < size, other=0).to(tl.float32)
-        largest = tl.maximum(largest, tl.abs(gradient))  # a NaN shows in the sum of squares below
+        gradient = tl.abs(gradient)
+        largest = tl.maximum(largest, tl.where(gradient <= 3.4028234663852886e38, gradient, 0.0))
+    most = tl.max(largest, 0)
+    most = tl.where(most == 0, 1.0, most)
     # Its rounding is common to the image's numbers, whose norm it leaves again.
-    scale = tl.div_rn(1.0, tl.maximum(tl.max(largest, 0), 1.1754943508222875e-38))
+    scale = tl.div_rn(1.0, tl.maximum(most, 1.1754943508222875e-38))
 
     squares = tl.zeros([BLOCK], tl.float32)
     for start in range(0, size, BLOCK):
         gradient = tl.load(gradient_ptr + start + column, mask=start + column < size, other=0).to(tl.float32)
+        gradient = _finite(gradient, most)
         squares += (gradient * scale) * (gradient * scale)
-    length = tl.maximum(tl.sqrt_rn(tl.sum(squares, 0)), 1e-12, propagate_nan=tl.PropagateNan.ALL)
+    length = tl.maximum(tl.sqrt_rn(tl.sum(squares, 0)), 1e-12)
     step_size = tl.div_rn(step_size, length)
 
     squares = tl.zeros([BLOCK], tl.float32)
@@ -83,7 +93,7 @@ def _l2_step_kernel(x_ptr, gradient_ptr, centre_ptr, step_size_ptr, eps_ptr, out
         x = tl.load(x_ptr + start + column, mask=mask, other=0).to(tl.float32)
         gradient = tl.load(gradient_ptr + start + column, mask=mask, other=0).to(tl.float32)
         centre = tl.load(centre_ptr + start + column, mask=mask, other=0).to(tl.float32)
-        shift = x + step_size * (gradient * scale) - centre
+        shift = x + step_size * (_finite(gradient, most) * scale) - centre
         squares += shift * shift
     length = tl.maximum(tl.sqrt_rn(tl.sum(squares, 0)), 1e-12, propagate_nan=tl.PropagateNan.ALL)
     shrink = tl.minimum(tl.div_rn(eps, length), 1.0, propagate_nan=tl.PropagateNan.ALL)
@@ -93,7 +103,7 @@ def _l2_step_kernel(x_ptr, gradient_ptr, centre_ptr, step_size_ptr, eps_ptr, out
         x = tl.load(x_ptr + start + column, mask=mask, other=0).to(tl.float32)
         gradient = tl.load(gradient_ptr + start + column, mask=mask, other=0).to(tl.float32)
         centre = tl.load(centre_ptr + start + column, mask=mask, other=0).to(tl.float32)
-        shift = x + step_size * (gradient * scale) - centre
+        shift = x + step_size * (_finite(gradient, most) * scale) - centre
         x = _cut(centre + shift * shrink, 0.0, 1.0)
         tl.store(out_ptr + start + column, x.to(out_ptr.dtype.element_ty), mask=mask)
 
