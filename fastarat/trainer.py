@@ -36,7 +36,7 @@ def train(config: Config, out: Path, resume: bool = False, profile: int | None =
 
     `profile`: record so many steps, and write where their time goes to `profile/` in the run (`engine.profile`).
     Raises `UserError` for what can be known before, `WorkError` for a failure in work, `Interrupted` when a
-    signal stopped it after a checkpoint.
+    signal stopped it after a checkpoint; in a thread besides the main one signals are the caller's.
     """
     config, run = config.checked(), Run(out)
     record = Record(quiet=not is_first())

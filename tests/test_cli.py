@@ -1,5 +1,6 @@
 """The command line: settings become flags, and every mistake is one line that names the fix."""
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from fastarat import __version__
 from fastarat.__main__ import main
 from fastarat.attacks.settings import AttackConfig
 from fastarat.cli import flags, parse
+from fastarat.commands.evaluate import EvalArguments
 from fastarat.config import Config
 from fastarat.errors import UserError
 from fastarat.methods.settings import ARATConfig
@@ -87,6 +89,15 @@ def test_help_goes_to_stdout_and_ends_well(capsys):
         parsed("--help")
     assert stop.value.code == 0
     assert "--attack.steps" in capsys.readouterr().out
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("columns", ["1", "4", "5", "39"])
+def test_help_ends_in_a_terminal_of_a_few_columns(monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit):
+        parse(EvalArguments, ["--help"], "fastarat eval")
+    assert "--attack" in capsys.readouterr().out and os.environ["COLUMNS"] == columns
 
 
 @pytest.mark.parametrize("args", [[], ["--help"], ["-h"]])

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from bench import command as bench_command
-from fastarat import ending, processes
+from fastarat import processes
 from fastarat.__main__ import main
-from fastarat.console import MOST_CHARACTERS
+from fastarat.console import MOST_CHARACTERS, notice, print_table, progress
 from fastarat.ending import ended
 from fastarat.engine.launch import _raise_killed, _raise_said
 from fastarat.errors import Interrupted, UserError, WorkError
@@ -226,7 +226,7 @@ def test_results_whose_reader_has_gone_end_quietly_and_messages_go_on_without_on
         done = []
 
         def work() -> int:
-            ending.notice("a message")
+            notice("a message")
             done.append(True)
             return 0
 
@@ -241,8 +241,8 @@ def test_results_whose_reader_has_gone_end_quietly_and_messages_go_on_without_on
 def test_messages_on_a_full_disk_are_lost_and_the_work_goes_on(monkeypatch):
     with Path("/dev/full").open("w", buffering=1) as full:
         monkeypatch.setattr(sys, "stderr", full)
-        ending.notice("a message")
-        ending.notice("another, into nowhere by now")
+        notice("a message")
+        notice("another, into nowhere by now")
 
 
 def test_a_file_with_a_hostile_name_is_shown_as_it_is(capsys):
@@ -257,3 +257,15 @@ def test_a_message_that_is_too_long_keeps_its_beginning_and_its_end(capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert re.fullmatch("fastarat: error: no x+ … x+ here: give another file", line)
     assert len(line) <= MOST_CHARACTERS + len("fastarat: error: ")
+
+
+def test_names_in_tables_and_in_progress_are_shown_without_markup_or_escape_sequences(capsys):
+    hostile = "a[/b] [red]\x1b[2J:cat:"
+    print_table(hostile, ["image", "[i]why"], [[hostile, "two\nlines"]])
+    with progress(hostile, 2) as advance:
+        advance(2)
+    notice(hostile)
+    captured = capsys.readouterr()
+    shown = "a[/b] [red]\\x1b[2J:cat:"
+    assert captured.out.count(shown) == 2 and "[i]why" in captured.out and "two lines" in captured.out
+    assert captured.err == f"{shown}\n" and "\x1b" not in captured.out

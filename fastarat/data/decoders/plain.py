@@ -24,6 +24,7 @@ from fastarat.data.decoders.prefetch import STALL_S
 from fastarat.data.decoders.request import Request
 from fastarat.data.encoded import EncodedSet
 from fastarat.errors import WorkError
+from fastarat.signals import ENDING
 
 AHEAD = 2  # batches that a worker has in hand
 LOST_WORKER = (
@@ -222,6 +223,6 @@ def _signals_left_alone() -> Iterator[None]:
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C and SIGTERM may reach every process; the parent alone answers, and ends its workers."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """What ends the parent may reach every process; the parent alone answers, and ends its workers."""
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
