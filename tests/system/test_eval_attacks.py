@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from unmeasured import UNMEASURED
 
 from fastarat import __main__ as command_line
 from fastarat.attacks import autoattack as driver
@@ -237,7 +236,7 @@ def test_bad_input_is_one_line(fastarat, nets, args, words):
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_ends_it_with_a_line_that_says_how_it_goes_on(trained, number):
     args = ("eval", trained, "--num-images", "20", "--batch", "2", "--attack", "square", "--state", "state")
-    process = start(*args, environment=UNMEASURED)
+    process = start(*args)
     wait(Path("state"), "1-square-*", process)
     process.send_signal(number)
     result = finish(process)

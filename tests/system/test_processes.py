@@ -67,7 +67,7 @@ def test_two_processes_take_the_same_twenty_steps_as_one_in_float64(fastarat, tm
 def test_the_first_step_agrees_in_float32(fastarat, tmp_path):
     first = (*STEPS, "--epochs", "1", "--dtype", "fp32")
     assert fastarat("train", *first, "--out", "one").code == 0
-    assert finish(start("train", *first, "--procs", "2", "--out", "two")).code == 0
+    assert finish(start("train", *first, "--procs", "2", "--out", "two", measured=True)).code == 0
     # One forward through a dozen layers, each with float32 roundings of 6e-8 in another order.
     assert _losses(tmp_path / "two") == pytest.approx(_losses(tmp_path / "one"), rel=1e-5)
 
@@ -104,7 +104,7 @@ def test_when_a_process_is_killed_all_end_and_one_line_says_so(tmp_path, rank):
 
 
 def test_what_is_wrong_is_said_once_by_all_processes_together(tmp_path):
-    result = finish(start("train", *TINY, "--procs", "2", "--batch", "5000", "--out", "run"))
+    result = finish(start("train", *TINY, "--procs", "2", "--batch", "5000", "--out", "run", measured=True))
     assert result.code == 2 and "smaller --batch" in result.error
     assert not (tmp_path / "run").exists()
 
