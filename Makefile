@@ -34,7 +34,7 @@ train: .venv/.run  ## train AR-AT and plain AT on the digits, evaluate and compa
 		--runs runs/first --rows runs/first/rows.jsonl
 
 test: .venv/.loaders  ## run the CPU tests, with coverage
-	$(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --cov --cov-report=term
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist worksteal --cov --cov-report=term
 
 lint: .venv/.dev  ## check style and format
 	$(BIN)/ruff check
