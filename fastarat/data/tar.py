@@ -149,25 +149,25 @@ def members(archive: Archive) -> Iterator[Member]:
     What follows the last, up to the archive's end, must be zeros. Raises `Damaged`, and `Unread` for a kind of file
     that not every tar has.
     """
-    said: dict[str, bytes] = {}  # of the next member
+    said: dict[str, bytes] | None = None  # of the next member, by the extended headers in front of it
     while (header := archive.take(BLOCK)) != ZEROS:
         _require_checksum(header, archive.at - BLOCK)
         kind, size = header[156:157], _number(header[124:136], "size")
         if kind in LONG_NAMES:
-            said[LONG_NAMES[kind]] = _extended(archive, size).split(b"\0")[0]
+            said = {**(said or {}), LONG_NAMES[kind]: _extended(archive, size).split(b"\0")[0]}
         elif kind in PAX:
-            said |= _pax(_extended(archive, size))
+            said = {**(said or {}), **_pax(_extended(archive, size))}
         elif kind == PAX_GLOBAL:
             if _pax(_extended(archive, size)):
                 raise Damaged("one name for all of its files")
         elif kind == LABEL:
             archive.skip(_padded(size))
         else:
-            member = _member(header, kind, archive.at, size, said)
-            said, end = {}, member.offset + _padded(member.size)
+            member = _member(header, kind, archive.at, size, said or {})
+            said, end = None, member.offset + _padded(member.size)
             yield member
             archive.skip(end - archive.at)
-    if said:
+    if said is not None:
         raise Damaged("its last header has no file")
     _require_end(archive)
 
