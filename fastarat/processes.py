@@ -25,7 +25,7 @@ def num_started() -> int:
 
 def num_here(num_processes: int) -> int:
     """How many of so many processes are on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", num_processes)) if launched() else num_processes
+    return min(num_processes, int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))) if launched() else num_processes
 
 
 def is_first() -> bool:

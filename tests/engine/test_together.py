@@ -247,5 +247,9 @@ def test_a_machine_has_its_own_share_of_the_gpus_and_of_the_workers(monkeypatch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "pretended")
     assert choose_device(replace(small(), procs=0, gpus=16), Record(quiet=True)) == "cuda"
+    assert choose_device(small(), Record(quiet=True)) == "cpu"  # whose processes want no GPU
+    with pytest.raises(UserError, match="--gpus 16: this machine has 1 GPU"):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        choose_device(replace(small(), procs=0, gpus=16), Record(quiet=True))
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8))
     assert num_workers(LoadingConfig(), 16) == 4
