@@ -1,6 +1,5 @@
 """The prepared form: four memory-mapped arrays and a manifest, written whole or not at all."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ import numpy as np
 
 from fastarat import npy
 from fastarat.data import unfinished
+from fastarat.data.beton.seal import sha256_of
 from fastarat.data.dataset import MOST_CLASSES, Dataset, ImageSet, fingerprint, label_problem
 from fastarat.data.encoded import EncodedSet
 from fastarat.errors import UserError, WorkError
@@ -127,7 +127,7 @@ def _changed(folder: Path) -> list[str]:
     return [
         f"{folder / file} has changed since it was written (SHA-256 differs)"
         for file in FILES
-        if _sha256(folder / file) != files[file]["sha256"]
+        if sha256_of(folder / file) != files[file]["sha256"]
     ]
 
 
@@ -251,9 +251,4 @@ def _require_size(path: Path, size: int) -> None:
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
