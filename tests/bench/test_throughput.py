@@ -146,11 +146,11 @@ WRONG = {
 OF_ARAT = ("at", "a lost stop-gradient")  # which AT has not
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+# In bf16, whose tolerances are the widest; float32 is refused in the tests of each method and of plain PyTorch.
 @pytest.mark.parametrize(("method", "wrong"), [(m, w) for w in WRONG for m in ("arat", "at") if (m, w) != OF_ARAT])
-def test_a_training_made_wrong_is_refused(right, wrong, method, dtype):
+def test_a_training_made_wrong_is_refused(right, wrong, method):
     setting = WRONG[wrong](setting_of(method))
-    verdict = compare(own(setting, dtype), *right[method], dtype)
+    verdict = compare(own(setting, "bf16"), *right[method], "bf16")
     assert verdict.problem is not None and "off by" in verdict.problem
 
 

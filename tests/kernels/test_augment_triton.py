@@ -42,8 +42,13 @@ def both(
 
 
 @pytest.mark.parametrize(("crop_padding", "flip"), SETTINGS)
-@pytest.mark.parametrize("shape", [(5, 7, 3), (8, 8, 1), (1, 1, 3), (3, 2, 4)])
-@pytest.mark.parametrize("num_extra", [None, 0, 1, 5])
+@pytest.mark.parametrize(
+    ("shape", "num_extra"),
+    [
+        *(((5, 7, 3), num_extra) for num_extra in (None, 0, 1, 5)),
+        *((shape, num_extra) for shape in ((8, 8, 1), (1, 1, 3), (3, 2, 4)) for num_extra in (None, 5)),
+    ],
+)
 def test_the_kernel_gives_the_reference_s_batch(shape, crop_padding, flip, num_extra):
     num_channels = None if num_extra is None else shape[2] + num_extra
     ours, expected = both(pixels(*shape), crop_padding, flip, num_channels=num_channels)
