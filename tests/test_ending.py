@@ -269,3 +269,12 @@ def test_names_in_tables_and_in_progress_are_shown_without_markup_or_escape_sequ
     shown = "a[/b] [red]\\x1b[2J:cat:"
     assert captured.out.count(shown) == 2 and "[i]why" in captured.out and "two lines" in captured.out
     assert captured.err == f"{shown}\n" and "\x1b" not in captured.out
+
+
+def test_a_process_whose_parent_ended_before_it_could_be_told_of_it_ends():
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        processes.end_with_parent(os.getpid())  # which is not its parent
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM

@@ -5,8 +5,10 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +24,7 @@ from fastarat.data.sources import open_dataset
 from fastarat.engine import display as display_module
 from fastarat.engine import loop as loop_module
 from fastarat.engine.build import build_training
+from fastarat.engine.compiled import CapturedStep, StepBySize, build_step
 from fastarat.engine.device import choose_device
 from fastarat.engine.distributed import World
 from fastarat.engine.loop import Loop
@@ -253,3 +256,47 @@ def test_a_machine_has_its_own_share_of_the_gpus_and_of_the_workers(monkeypatch)
         choose_device(replace(small(), procs=0, gpus=16), Record(quiet=True))
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8))
     assert num_workers(LoadingConfig(), 16) == 4
+
+
+class Closed(StepBySize):
+    """A step for each size, which tells when it is closed."""
+
+    order: list[str]
+
+    def close(self) -> None:
+        self.order.append("graphs given up")
+        super().close()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_processes_part_after_their_graphs_and_not_at_all_after_a_failure(tmp_path, monkeypatch, fails):
+    """NCCL waits for the graphs that it is part of, and for the others; whoever has failed has to say so."""
+    order: list[str] = []
+
+    def build(training, mode, record) -> Closed:
+        step = Closed(lambda: build_step(training.parts, training.controls, "eager", unroll=True))
+        step.order = order
+        return step
+
+    def fail(loop: Loop) -> None:
+        raise WorkError("the disk is full")
+
+    monkeypatch.setattr(trainer, "_build_step", build)
+    monkeypatch.setattr(trainer, "leave_world", lambda world: order.append("left"))
+    if fails:
+        monkeypatch.setattr(Loop, "fit", fail)
+    with pytest.raises(WorkError) if fails else nullcontext():
+        train(small(procs=0, epochs=1), tmp_path / "run")
+    assert order == ([] if fails else ["graphs given up", "left"])
+
+
+def test_a_closed_step_has_no_graph():
+    resets: list[str] = []
+    nothing: Any = None
+    captured = CapturedStep(nothing, nothing)
+    captured.graph = SimpleNamespace(reset=lambda: resets.append("reset"))  # type: ignore[assignment]
+    steps = StepBySize(lambda: captured)
+    steps.steps[torch.Size([8])] = captured
+    steps.close()
+    steps.close()
+    assert resets == ["reset"] and captured.graph is None and not steps.steps
