@@ -63,6 +63,34 @@ def test_without_restarts_robust_is_clean():
     assert robust == clean
 
 
+class Veiled(Threshold):
+    """The same, without a slope to follow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.detach() + 0 * x)
+
+
+class Rooted(Threshold):
+    """The same, but NaN for images brighter than six tenths."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 0 * (0.6 - x.mean((1, 2, 3))).sqrt()[:, None]
+
+
+def test_right_images_that_the_attack_could_not_search_are_counted():
+    clean, robust = measured(Veiled(), restarts=2)
+    assert robust.correct == clean.correct == (3, 3) and robust.not_attackable == 6
+    assert measured(Threshold())[1].not_attackable == clean.not_attackable == 0
+
+
+def test_logits_that_are_nan_are_wrong_and_counted():
+    clean, robust = measured(Rooted())
+    assert clean.correct == (3, 2) and clean.undefined == 2
+    assert robust.correct == (2, 1) and robust.undefined == 0
+    # In a ball of 45 around them, all but the images darker than 0.6 - 45/255 reach the brightness of NaN.
+    assert measured(Rooted(), AttackConfig(eps_255=45, step_255=45, steps=1, start="none"))[1].undefined > 0
+
+
 def test_percent_and_classes():
     accuracy = Accuracy((3, 0, 0), (4, 4, 0))
     assert accuracy.percent == 37.5

@@ -16,9 +16,11 @@ from fastarat.data.subset import shuffled, subset
 from fastarat.engine import loop as loop_module
 from fastarat.engine.build import build_training
 from fastarat.engine.compiled import build_step
+from fastarat.engine.display import doubts
 from fastarat.engine.distributed import World
 from fastarat.engine.loop import Loop
 from fastarat.errors import Interrupted, WorkError
+from fastarat.evaluation import Accuracy
 from fastarat.recipes import recipe
 from fastarat.run import Run
 from fastarat.signals import ENDING
@@ -118,6 +120,15 @@ def test_what_is_attacked_is_what_a_subset_holds():
     ours, theirs = shuffled(test, 10_000, seed=3), subset(test, 100, seed=3)
     assert len(ours.labels) == 360 and not np.array_equal(ours.labels, test.labels)
     assert np.array_equal(ours.images[:100], theirs.images) and np.array_equal(ours.labels[:100], theirs.labels)
+
+
+def test_an_evaluation_names_what_it_could_not_attack_and_what_predicts_nothing(monkeypatch):
+    counted = [Accuracy((5,), (10,), undefined=2), Accuracy((3,), (10,), undefined=1, not_attackable=3)]
+    monkeypatch.setattr(loop_module, "accuracies", lambda *given, **settings: counted)
+    _, result = looked_at(num_images=100)
+    assert (result["robust"], result["not_attackable"], result["undefined_logits"]) == (30, 3, 3)
+    assert doubts(result) == " (3 images not attackable, logits of 3 NaN or infinite)"
+    assert doubts({"robust": 30, "not_attackable": 0}) == ""
 
 
 def test_images_are_chosen_once_for_all_evaluations():

@@ -43,6 +43,11 @@ def seven():
 class Rounds(nn.Module):
     def forward(self, x):
         return (x * 4).round() / 4
+class Root(nn.Module):
+    def forward(self, x):
+        return x + (x - x.detach()).pow(2).sum((1, 2, 3), keepdim=True).sqrt()
+def rooted():
+    return nn.Sequential(Root(), *layers())
 def rounds():
     return nn.Sequential(Rounds(), *layers())
 class Noise(nn.Module):
@@ -90,6 +95,16 @@ def test_a_list_of_attacks_is_run_in_its_order_and_told_as_json(fastarat, traine
     assert "3 targets instead of 9" in result["options"] and any("bf16" in option for option in result["options"])
     assert result["record"]["seed"] == 0 and result["record"]["device"] and result["record"]["torch"]
     assert result["attack"]["attacks"] == ["square", "cw", "apgd-t"] and result["attack"]["targets"] == 3
+
+
+def test_what_is_not_attackable_is_counted_in_the_table_in_json_and_in_a_warning(fastarat, nets, short):
+    asked = ("eval", "nets_to_eval:rooted", "--data", "digits", *FEW, "--attack", "pgd,apgd-ce")
+    told, result = fastarat(*asked), fastarat(*asked, "--json").json
+    counts, right = result["not_attackable"], result["counts"]
+    assert counts["pgd"] == right["pgd"] and counts["apgd-ce"] == right["apgd-ce"] > 0
+    assert (
+        told.code == 0 and "not attackable" in told.out and "were not attackable by pgd" in " ".join(told.out.split())
+    )
 
 
 def test_the_references_own_attacks_run_on_the_same_images(fastarat, trained):
