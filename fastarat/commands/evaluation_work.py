@@ -104,7 +104,7 @@ class Work:
                 rows = evaluation.rows[part]
                 x, x_adv = as_numbers(self.images[rows]), evaluation.x_adv[part]
                 x, x_adv, y = (given.to(self.device) for given in (x, x_adv, self.labels[rows]))
-                wrong, inside = confirmed(logits_of, x, x_adv, y, evaluation.norm, evaluation.eps)
+                wrong, inside, _ = confirmed(logits_of, x, x_adv, y, evaluation.norm, evaluation.eps)
                 found.append((wrong & inside).cpu())
         return torch.cat(found)
 
