@@ -1,6 +1,7 @@
 """Files of `torch.save`, of which plain tensors, numbers and texts alone are read: nothing in them is ever run."""
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from fastarat.files import require_file
 ZIP = b"PK\x03\x04"
 LEGACY = bytes.fromhex("80028a0a6cfc9c46f920")
 """how files begin since torch 1.6, and before: a pickle of a number"""
+FOLDER, ENCRYPTED = 0x10, 0x1
+"""bits of a part's attributes and of its flags"""
 
 
 def read_pickled(path: Path, kinds: Sequence[bytes], fix: str) -> Any:
@@ -38,7 +41,9 @@ def read_pickled(path: Path, kinds: Sequence[bytes], fix: str) -> Any:
         more = start[:1] == b"\x80"  # a pickle, but none of torch's
         raise _more_than_tensors(path) if more else damaged
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle versions, which a damaged file names at random
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise _more_than_tensors(path) from None
     except Exception:  # torch reads foreign bytes here, and has no list of what they can make it raise
@@ -56,12 +61,23 @@ def _check_zip(path: Path, damaged: UserError) -> None:
     try:
         with zipfile.ZipFile(path) as file:
             parts = file.infolist()
-            as_they_are = all(part.compress_type == zipfile.ZIP_STORED and not part.flag_bits & 1 for part in parts)
             names, size = {part.filename for part in parts}, sum(part.file_size for part in parts)
-            if not as_they_are or len(names) < len(parts) or size > path.stat().st_size or file.testzip():
+            if (
+                not all(map(_is_as_it_was, parts))
+                or len(names) < len(parts)
+                or size > path.stat().st_size
+                or file.testzip()
+            ):
                 raise damaged
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError):
         raise damaged from None
+
+
+def _is_as_it_was(part: zipfile.ZipInfo) -> bool:
+    """Whether a part is stored as it is. Of a folder torch reads nothing, and takes what lay in memory for it."""
+    is_stored = part.compress_type == zipfile.ZIP_STORED and part.compress_size == part.file_size
+    is_folder = part.filename.endswith("/") or part.external_attr & FOLDER
+    return is_stored and not is_folder and not part.flag_bits & ENCRYPTED
 
 
 def _check_plain(state: Any, path: Path) -> None:

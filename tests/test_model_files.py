@@ -234,6 +234,14 @@ def _zip(path: Path, **options: object) -> None:
             file.writestr(name, content)
 
 
+def _folder(path: Path) -> None:
+    """One part is said to be a folder: torch would give what lay in memory for it."""
+    torch.save({"weights": torch.zeros(64)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\1\2", 0, content.rindex(b"data/0")) + 38] = 0x10
+    path.write_bytes(content)
+
+
 def _doll(path: Path) -> None:
     """A small file in which one tensor is named 2^60 times."""
     state: object = torch.ones(1)
@@ -244,6 +252,7 @@ def _doll(path: Path) -> None:
 
 ODD = {
     "compressed": lambda path: _zip(path, compression=zipfile.ZIP_DEFLATED),
+    "a part that is a folder": _folder,
     "sparse": lambda path: torch.save({"w": torch.ones(3).to_sparse()}, path),
     "one number for many": lambda path: torch.save({"w": torch.ones(1).expand(10**12)}, path),
     "tar": lambda path: path.write_bytes(b"storages".ljust(512, b"\0")),
