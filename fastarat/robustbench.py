@@ -292,9 +292,15 @@ def _together(found: Evaluation, more: Evaluation, rows: Tensor) -> Evaluation:
         for i, (stage, of) in enumerate(found.flags.items())
     }
     places, order = torch.cat([found.rows, rows[more.rows]]).sort()
+    # An image was not attackable if it was so from every start.
+    missed = found.not_attackable[name]
+    missed = missed[torch.isin(missed, rows[more.not_attackable[name]])]
+    undefined = torch.cat([found.undefined[name], rows[more.undefined[name]]]).unique()
     return replace(
         found,
         flags=flags,
+        not_attackable={**found.not_attackable, name: missed},
+        undefined={**found.undefined, name: undefined},
         rows=places,
         x_adv=torch.cat([found.x_adv, more.x_adv])[order],
         seconds={**found.seconds, name: found.seconds[name] + more.seconds[name]},

@@ -197,7 +197,6 @@ def test_what_is_done_is_kept_until_the_result_is_written(trained, short, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", Full())
-        patch.setattr(command_line, "_forget_output", lambda: None)
         assert command_line.main(["eval", str(trained), *FEW, "--attack", "apgd-ce"]) == 1
     [state] = (trained / "evaluations").iterdir()
     assert list(state.glob("1-apgd-ce-*"))
