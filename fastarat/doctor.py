@@ -14,6 +14,7 @@ import torch
 from fastarat.data.dataset import ImageSet
 from fastarat.data.find import KNOWN, data_root, names_under_root
 from fastarat.engine.device import compiler
+from fastarat.errors import UserError
 from fastarat.record import environment
 
 OPTIONAL = {
@@ -121,14 +122,21 @@ def _unloadable(places: list[Path]) -> str:
     return ""
 
 
-def _storage() -> list[Finding]:
-    root = data_root()
+def _data() -> Finding:
+    try:
+        root = data_root()
+    except UserError as e:
+        return Finding("data", "missing", str(e))
     names = [*KNOWN, *names_under_root()] if root.is_dir() else list(KNOWN)
     there = f"{root} ($FASTARAT_DATA); known: {', '.join(dict.fromkeys(names))}"
+    return Finding("data", "ok" if root.is_dir() else "missing", there)
+
+
+def _storage() -> list[Finding]:
     place = next(path for path in (Path("runs"), Path()) if path.exists())
     writable = os.access(place, os.W_OK)
     free = shutil.disk_usage(place).free / 2**30
     return [
-        Finding("data", "ok" if root.is_dir() else "missing", there),
+        _data(),
         Finding("runs/", "ok" if writable else "broken", f"{free:.0f} GiB free" if writable else "not writable"),
     ]

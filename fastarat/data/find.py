@@ -37,8 +37,14 @@ class Source:
 
 
 def data_root() -> Path:
-    """Where named data sets lie: $FASTARAT_DATA, else ~/.cache/fastarat."""
-    return expanded(os.environ.get("FASTARAT_DATA") or "~/.cache/fastarat")
+    """Where named data sets lie: $FASTARAT_DATA, else ~/.cache/fastarat. Raises `UserError` if there is no home."""
+    chosen = os.environ.get("FASTARAT_DATA")
+    if chosen:
+        return expanded(chosen)
+    try:
+        return Path.home() / ".cache" / "fastarat"
+    except RuntimeError:  # a container's user, without a name and without $HOME
+        raise UserError("this user has no home to look for data in: set FASTARAT_DATA to a folder") from None
 
 
 def find(data: str) -> Source:

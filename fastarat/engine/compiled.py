@@ -6,21 +6,25 @@ graph captures the whole step either way: one launch from the host. Images of an
 made when the first batch of them comes.
 """
 
+import atexit
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fastarat.console import notice
 from fastarat.data.loader import Batch
 from fastarat.engine.settings import CompileMode
 from fastarat.engine.step import EAGER, Controls, Stages, StepParts, train_step
 from fastarat.errors import UserError, WorkError
-from fastarat.files import expanded
+from fastarat.processes import is_first
 
 Step = Callable[[Batch], dict[str, Tensor]]
 
@@ -182,15 +186,26 @@ def _compiler_errors() -> Iterator[None]:
 def keep_caches() -> Path:
     """Let compiled code outlive the process: in $TORCHINDUCTOR_CACHE_DIR, or the user's cache directory.
 
-    Raises `UserError` if that cannot be written.
+    Where the user's cache directory cannot be written, code lies in a folder that goes with the process, and that is
+    said. Raises `UserError` if $TORCHINDUCTOR_CACHE_DIR is set and cannot be written.
     """
-    user_cache = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    folder = Path(os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache / "fastarat-compiled")))
+    chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    # With no home at all, ~ stays as it is: a folder of that name is nowhere, and is not made.
+    folder = Path(chosen or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "fastarat-compiled"))
     try:
+        folder = folder.expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK)
-    except OSError:
+    except (OSError, RuntimeError):  # the latter: no home
         writable = False
-    if not writable:
+    if not writable and chosen:
         raise UserError(f"compiled code cannot be kept in {folder}: set TORCHINDUCTOR_CACHE_DIR, or --compile eager")
+    if not writable:
+        if is_first():
+            notice(
+                f"compiled code is not kept for the next run: {folder} cannot be written; set TORCHINDUCTOR_CACHE_DIR"
+            )
+        folder = Path(mkdtemp(prefix="fastarat-compiled-"))  # for this user alone: what lies in it is run
+        atexit.register(rmtree, folder, ignore_errors=True)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     return folder

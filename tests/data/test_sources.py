@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from small_sets import one_line, pack
 
+from fastarat import doctor
 from fastarat.data import image_folder, sources
 from fastarat.data.sources import data_root, open_dataset, prepare
 from fastarat.errors import UserError
@@ -21,6 +22,16 @@ def test_the_root_is_in_the_home_folder_unless_chosen(monkeypatch, root):
     assert data_root() == root
     monkeypatch.delenv("FASTARAT_DATA")
     assert data_root() == Path.home() / ".cache" / "fastarat"
+
+
+def test_without_a_home_the_fix_is_named_and_the_doctor_goes_on(monkeypatch):
+    for name in ("FASTARAT_DATA", "HOME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    with pytest.raises(UserError) as error:
+        data_root()
+    assert "set FASTARAT_DATA to a folder" in one_line(error)
+    assert (doctor._data().subject, doctor._data().state) == ("data", "missing")
 
 
 def test_a_name_finds_a_prepared_set_a_folder_or_an_archive_under_the_root(photos, root, tmp_path):
