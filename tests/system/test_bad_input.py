@@ -96,14 +96,13 @@ def test_a_full_disk_ends_the_run_and_leaves_the_earlier_checkpoint_whole(
         written.append(file)
         save(state, file)
 
-    monkeypatch.setattr(torch, "save", until_full)
-    result = fastarat("train", *TINY, "--out", "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", until_full)
+        result = fastarat("train", *TINY, "--out", "run")
     assert result.code == 1 and "No space left" in result.error and "free some space" in result.error
     files = sorted((tmp_path / "run/checkpoints").iterdir())
     assert [file.name for file in files] == ["step-000000000.pt"][:writes_before]
     assert all(load_checkpoint(file)["step"] == 0 for file in files)
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
     assert fastarat("train", "--resume", "run").code == 0
 
 

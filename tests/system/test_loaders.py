@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from optional import each_loader, needs_dali, needs_ffcv
 from PIL import Image
+from safetensors.torch import load_file
 
 from system.command_line import CHECKOUT, assert_same, finish, metrics, newest, start, state_of, wait_for_checkpoint
 
@@ -48,7 +49,7 @@ def assert_same_training(ours: Path, theirs: Path) -> None:
     for state in states:
         del state["fingerprint"], state["seconds"], state["metrics"]
     assert_same(*states)
-    assert (ours / "model.safetensors").read_bytes() == (theirs / "model.safetensors").read_bytes()
+    assert_same(*(load_file(run / "model.safetensors") for run in (ours, theirs)))
 
 
 def processes_in(session: int) -> list[int]:
@@ -85,12 +86,11 @@ def test_a_run_stopped_in_mid_epoch_and_resumed_by_another_loader_trains_the_sam
     fastarat, folder, tmp_path, loader, monkeypatch
 ):
     assert fastarat("train", *SMALL, "--data", "folder", "--loader", "resident", "--out", "whole").code == 0
-    stop_after(monkeypatch, 3)  # of five steps
-    stopped = fastarat("train", *SMALL, "--data", LOADERS[loader], "--loader", loader, "--out", "parts")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)  # of five steps
+        stopped = fastarat("train", *SMALL, "--data", LOADERS[loader], "--loader", loader, "--out", "parts")
     assert stopped.code == 128 + signal.SIGINT
     assert not (tmp_path / "parts/model.safetensors").exists()
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
     assert fastarat("train", "--resume", "parts", "--data", LOADERS[loader], "--loader", loader).code == 0
     assert_same_training(tmp_path / "parts", tmp_path / "whole")
 
@@ -100,10 +100,9 @@ def test_a_run_stopped_while_its_images_grow_trains_the_same_bits(fastarat, fold
     growing = ("--augment.crop", "resized", "--size", "64", "--augment.start-size", "32", "--augment.growth", "1")
     settings = (*SMALL, *growing, "--epochs", "3", "--data", "folder", "--loader", "plain")
     assert fastarat("train", *settings, "--out", "whole").code == 0
-    stop_after(monkeypatch, 12)  # of fifteen, in the last epoch, whose images are larger
-    assert fastarat("train", *settings, "--out", "parts").code == 128 + signal.SIGINT
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 12)  # of fifteen, in the last epoch, whose images are larger
+        assert fastarat("train", *settings, "--out", "parts").code == 128 + signal.SIGINT
     assert fastarat("train", "--resume", "parts").code == 0
     assert_same_training(tmp_path / "parts", tmp_path / "whole")
 
