@@ -452,7 +452,7 @@ def test_warnings_and_what_was_not_confirmed_survive_an_interruption(net, run, c
     calls.clear()
     interrupted(run, calls, "square", tmp_path, model=rounded)
     assert_same(run(rounded, state=tmp_path), whole)
-    assert len(whole.unconfirmed["apgd-ce"]) > 0 and len(whole.warnings) == 3
+    assert len(whole.unconfirmed["apgd-ce"]) > 0 and len(whole.warnings) == 4
 
 
 @pytest.mark.parametrize(
