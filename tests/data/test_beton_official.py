@@ -10,6 +10,7 @@ import pytest
 from beton_sets import built, folder_contents, pixel_contents, pixels, refusal, reopened
 from optional import needs_ffcv
 from small_sets import jpeg
+from unmeasured import UNMEASURED
 
 from fastarat.data.beton import check as beton_check
 from fastarat.data.decoders.ffcv import FFCVDecoder
@@ -17,15 +18,12 @@ from fastarat.data.decoders.request import Request
 
 pytestmark = needs_ffcv
 
-# In a process of its own: importing ffcv sets torch to one thread, and its loader leaves threads behind.
-SCRIPT = """
+# In processes of their own: importing ffcv sets torch to one thread, and its loader leaves threads behind.
+WRITES = """
 import sys
 import numpy as np
 from pathlib import Path
 from ffcv.fields import FloatField, IntField, RGBImageField
-from ffcv.fields.decoders import IntDecoder, SimpleRGBImageDecoder
-from ffcv.loader import Loader, OrderOption
-from ffcv.reader import Reader
 from ffcv.writer import DatasetWriter
 
 class Noise:
@@ -36,6 +34,24 @@ class Noise:
         return len(self.images)
     def __getitem__(self, i):
         return (self.images[i], i % 4) + self.extra
+
+def write(path, extra, fields, **options):
+    fields = {"image": RGBImageField(**options), "label": IntField(), **fields}
+    DatasetWriter(str(path), fields, num_workers=1).from_indexed_dataset(Noise(extra), chunksize=3)
+
+folder = Path(sys.argv[1])
+write(folder / "ffcv-raw.beton", (), {})
+write(folder / "ffcv-jpeg.beton", (0.5,), {"weight": FloatField()}, write_mode="jpg", jpeg_quality=90)
+write(folder / "ffcv-two.beton", (3,), {"other": IntField()})
+np.save(folder / "noise.npy", Noise(()).images)
+"""
+READS = """
+import sys
+import numpy as np
+from pathlib import Path
+from ffcv.fields.decoders import IntDecoder, SimpleRGBImageDecoder
+from ffcv.loader import Loader, OrderOption
+from ffcv.reader import Reader
 
 def read(path):
     reader = Reader(str(path))
@@ -50,23 +66,21 @@ def read(path):
             found[f"{name}{int(cache)}"] = np.concatenate(parts)
     np.savez(path.with_suffix(".npz"), **found)
 
-def write(path, extra, fields, **options):
-    fields = {"image": RGBImageField(**options), "label": IntField(), **fields}
-    DatasetWriter(str(path), fields, num_workers=1).from_indexed_dataset(Noise(extra), chunksize=3)
-
-folder = Path(sys.argv[1])
 for name in ("raw", "jpeg"):
-    read(folder / f"{name}.beton")
-write(folder / "ffcv-raw.beton", (), {})
-write(folder / "ffcv-jpeg.beton", (0.5,), {"weight": FloatField()}, write_mode="jpg", jpeg_quality=90)
-write(folder / "ffcv-two.beton", (3,), {"other": IntField()})
-np.save(folder / "noise.npy", Noise(()).images)
+    read(Path(sys.argv[1]) / f"{name}.beton")
 """
+
+
+def run(script: str, folder: Path) -> None:
+    environment = {**os.environ, **UNMEASURED, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", script, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Files of both, and what FFCV has read from ours."""
+    """Files of both."""
     folder = tmp_path_factory.mktemp("official")
     for i in range(23):
         place = folder / "photos" / ("train" if i < 14 else "test") / ("cat" if i % 3 else "dog") / f"{i}.jpg"
@@ -74,19 +88,23 @@ def folder(tmp_path_factory) -> Path:
         place.write_bytes(jpeg(i, 40, 24))
     built(folder_contents(folder / "photos"), folder / "jpeg.beton", mode="jpeg")
     built(pixel_contents(14, 9, 20), folder / "raw.beton", mode="raw")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", SCRIPT, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
-    assert done.returncode == 0, done.stderr
+    run(WRITES, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def read_by_ffcv(folder) -> Path:
+    """The same, with what FFCV has read from ours, for which it compiles its loader."""
+    run(READS, folder)
     return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["raw", "jpeg"])
 @pytest.mark.parametrize("cache", [True, False])
-def test_ffcv_reads_our_file_as_we_do(folder, mode, cache):
-    data = reopened(folder / f"{mode}.beton")
-    with np.load(folder / f"{mode}.npz") as found:
+def test_ffcv_reads_our_file_as_we_do(read_by_ffcv, mode, cache):
+    data = reopened(read_by_ffcv / f"{mode}.beton")
+    with np.load(read_by_ffcv / f"{mode}.npz") as found:
         assert found["count"] == 23 and found["names"].tolist() == ["image", "label", "split"]
         assert found["table"].tolist() == list(range(23))
         labels = np.concatenate([data.train.labels, data.test.labels])
