@@ -21,7 +21,7 @@ from fastarat.data.sources import open_dataset
 from fastarat.data.subset import shuffled
 from fastarat.engine.distributed import World
 from fastarat.errors import UserError
-from fastarat.evaluation import accuracies
+from fastarat.evaluation import Accuracy, accuracies
 from fastarat.robustness import as_images, evaluate
 from fastarat.run import Run, settled
 from fastarat.trainer import train
@@ -49,13 +49,15 @@ def measure(
     dataset = open_dataset(config.data)
     images = shuffled(dataset.test, len(dataset.test.labels) if num_images is None else num_images, seed=0)
     started = time.monotonic()
-    clean, pgd20 = _pgd20(model, dataset, images, description, device, entry.name)
+    clean, robust = _pgd20(model, dataset, images, description, device, entry.name)
     seconds = time.monotonic() - started
     lines = [line for line in run.metrics() if "train" in line]
     return {
         **base_row("robustness", config, dataset.name, device.type),
         "trained_by": _commit_of(run),
-        "correct": pgd20 <= clean and all(line["train"]["loss"] < float("inf") for line in lines),
+        "correct": robust.percent <= clean.percent
+        and not robust.not_attackable
+        and all(line["train"]["loss"] < float("inf") for line in lines),
         "suite": suite,
         "method": entry.method,
         "fidelity": config.fidelity,
@@ -64,8 +66,9 @@ def measure(
         "epochs": config.epochs,
         "checkpoint": "best" if config.num_validation_images else "last",
         "num_images": len(images.labels),
-        "clean": round(clean, 3),
-        "pgd20": round(pgd20, 3),
+        "clean": round(clean.percent, 3),
+        "pgd20": round(robust.percent, 3),
+        "pgd20_not_attackable": robust.not_attackable,
         **_autoattack(model, dataset, images, description, out, num_autoattack, entry.name),
         **_minutes(lines, seconds),
         "images_per_s": round(mean(line["images_per_s"] for line in lines), 1),
@@ -81,15 +84,14 @@ def is_finished(out: Path, config: Config) -> bool:
 
 def _pgd20(
     model: nn.Module, dataset: Dataset, images: ImageSet, description: Description, device: torch.device, name: str
-) -> tuple[float, float]:
-    """Clean and PGD-20 accuracy in percent, in the ball that the model is meant for."""
+) -> tuple[Accuracy, Accuracy]:
+    """On clean images and against PGD-20, in the ball that the model is meant for."""
     eps_255 = description.eps_255
     attack = AttackConfig(norm=description.norm, eps_255=eps_255, step_255=eps_255 / 4, steps=PGD_STEPS)
     with progress(f"PGD-20 on {name}", len(images.labels)) as advance:
-        clean, robust = accuracies(
+        return accuracies(
             model, images, dataset.max_value, len(dataset.classes), attack, world=World(device), advance=advance
         )
-    return clean.percent, robust.percent
 
 
 def _autoattack(
