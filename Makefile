@@ -49,7 +49,8 @@ layers: .venv/.dev  ## check that imports point one way
 check: lint types layers test  ## all of the above: what every change has to pass
 
 aot: .venv/.run  ## compile every Triton kernel for sm_80, sm_90 and sm_100 (no GPU needed); fail on a spill
-	PYTHONPATH=kernels $(BIN)/python -m fastarat_kernels.aot --arch 80 90 100
+	PYTHONPATH=kernels TRITON_CACHE_DIR=$(or $(TRITON_CACHE_DIR),$(CURDIR)/.venv/triton) \
+		$(BIN)/python -m fastarat_kernels.aot --arch 80 90 100
 
 slow: .venv/.loaders  ## run the tests that take longer than a check should
 	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal

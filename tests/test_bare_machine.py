@@ -185,6 +185,11 @@ def test_a_training_needs_neither_loader(machine):
     assert done.code == 0 and not done.err and done.installed == ["lock"]
 
 
+def test_compiling_ahead_of_time_keeps_nothing_in_the_home(machine):
+    planned = machine.run("make", "--dry-run", "aot").out
+    assert f"TRITON_CACHE_DIR={machine.folder}/checkout/.venv/triton" in planned
+
+
 # ---- the Python -------------------------------------------------------------------------------------
 
 
