@@ -135,3 +135,21 @@ def test_images_are_chosen_once_for_all_evaluations():
     loop, first = looked_at(num_images=100)
     watched = loop._watched
     assert loop._evaluate(loop.training.parts.model) == first and loop._watched is watched
+
+
+def test_an_epoch_whose_images_no_attack_could_search_is_not_the_best():
+    kept = []
+    found = [(40.0, 0), (90.0, 60), (41.0, 0)]  # percent robust of 100 images, of which so many not attackable
+    training = SimpleNamespace(best_robust=-1.0, state_dict=dict)
+    loop = SimpleNamespace(
+        training=training,
+        world=World(torch.device("cpu")),
+        config=SimpleNamespace(num_validation_images=100),
+        run=SimpleNamespace(save_best=lambda state: kept.append(training.best_robust)),
+        _deployed=lambda: None,
+        _write_weights=lambda model: None,
+    )
+    for robust, number in found:
+        result = {"robust": robust, "not_attackable": number, "num_images": 100}
+        Loop._keep_best(loop, result)  # type: ignore[arg-type]
+    assert kept == [40.0, 41.0]
