@@ -1,6 +1,7 @@
 """Tensors on disk as safetensors, with a checksum of their own: the format has none."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -47,10 +48,24 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     def write(temporary: Path) -> None:
         try:
             save_file(kept, temporary, {**texts, CHECKSUM: checksum(kept, texts)})
+            _sort_texts(temporary)
         except SafetensorError as e:
             raise RuntimeError(str(e)) from None
 
     write_atomically(path, write)
+
+
+def _sort_texts(path: Path) -> None:
+    """Bring the texts into the order of their names: safetensors writes them in a new one each time, and equal tensors
+    have to be equal files."""
+    with path.open("rb+") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= size, "the same header takes the same space"
+        file.seek(8)
+        file.write(text.ljust(size))
 
 
 def read_header(path: Path) -> Header:

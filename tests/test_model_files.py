@@ -23,6 +23,7 @@ from fastarat.kit import load_kit_model
 from fastarat.models.registry import build_model, build_plain_model
 from fastarat.pickled import LEGACY, ZIP, read_pickled
 from fastarat.run import Run
+from fastarat.tensors import write_tensors
 from fastarat.verification.golden import Golden
 
 COUNT = pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
@@ -132,6 +133,14 @@ def test_damaged_kits_are_refused_in_one_line(tmp_path, count, name):
     save_file({"c.weight": torch.rand(2, 1, 3, 3), "c.bias": torch.rand(2)}, tmp_path / "own.safetensors")
     good = (tmp_path / name).read_bytes()
     outcomes(tmp_path / name, good, count, lambda: repr(load_kit_model(tmp_path, "own")), may_differ=True)
+
+
+def test_equal_tensors_and_texts_are_equal_files(tmp_path):
+    texts = dict.fromkeys("abcdefgh", "ε")
+    for name in ("one", "two"):
+        write_tensors(tmp_path / name, {"w": torch.ones(2)}, texts)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert load_file(tmp_path / "one")["w"].tolist() == [1, 1]
 
 
 def test_a_weight_that_changed_by_one_bit_is_seen_and_a_file_without_a_checksum_is_read(weights, tmp_path):

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from fastarat_kernels.philox import Stream, normal, permutation, philox, uniform, words
+from optional import needs_compiler
 
 ONES = 0xFFFFFFFF
 # Random123 1.14, tests/kat_vectors, philox4x32 with 10 rounds: counter, key, answer.
@@ -100,6 +101,7 @@ def test_all_orders_are_about_equally_frequent():
     assert max(abs(count - 100) for count in counts) < 5 * math.sqrt(600 / 6 * 5 / 6)
 
 
+@needs_compiler
 @pytest.mark.no_cover  # the compiler's own work would be traced too
 def test_compiled_words_are_the_same_words():
     # Compiled C++ need not wrap a product that overflows; the largest counters and seeds would show it.
