@@ -1,6 +1,7 @@
 """--compile and --kernels on the command line: what they refuse, and that a compiled run is the eager run."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -25,20 +26,19 @@ def test_what_this_machine_cannot_do_is_refused_before_anything_starts(fastarat,
     assert not (tmp_path / "run").exists()
 
 
-def test_compiling_without_a_compiler_is_refused_with_what_to_install(tmp_path):
-    result = finish(start("train", *ONE_EPOCH, "--compile", "compile", "--out", tmp_path / "run", environment=NO_TOOLS))
+def test_compiling_without_a_compiler_is_refused_with_what_to_install(fastarat, tmp_path, monkeypatch):
+    for name in ("PATH", "CXX"):
+        monkeypatch.setenv(name, "")
+    result = fastarat("train", *ONE_EPOCH, "--compile", "compile", "--out", tmp_path / "run")
     assert result.code == 2 and "C++ compiler" in result.error and "--compile eager" in result.error
     assert not (tmp_path / "run").exists()
 
 
-NO_TOOLS = {"PATH": "", "CXX": ""}
-
-
-def test_a_cache_that_cannot_be_written_is_refused(tmp_path):
+def test_a_cache_that_cannot_be_written_is_refused(fastarat, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    environment = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "file" / "below")}
-    args = ("train", *ONE_EPOCH, "--compile", "compile", "--out", tmp_path / "run")
-    result = finish(start(*args, environment=environment))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file" / "below"))
+    monkeypatch.setenv("CXX", sys.executable)  # asked for before, and not called
+    result = fastarat("train", *ONE_EPOCH, "--compile", "compile", "--out", tmp_path / "run")
     assert result.code == 2 and "TORCHINDUCTOR_CACHE_DIR" in result.error
 
 
