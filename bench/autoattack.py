@@ -28,6 +28,7 @@ from fastarat.attacks.projections import lengths
 from fastarat.attacks.reference import NORMS, package
 from fastarat.attacks.whole_model import frozen
 from fastarat.console import print_json, progress
+from fastarat.data.classes import in_order_of
 from fastarat.data.sources import open_dataset
 from fastarat.data.subset import subset
 from fastarat.deployed import load_deployed
@@ -113,7 +114,8 @@ def _case(arguments: argparse.Namespace) -> tuple[Case, str]:
         labels, dataset, num_classes = model(images).argmax(1), "random", 10
     else:
         model, description = load_deployed(arguments.model)
-        data = open_dataset(arguments.data)
+        fix = "give the --data it was trained on, or call them the same"
+        data = in_order_of(open_dataset(arguments.data), description.classes, arguments.model, fix)
         chosen, dataset = subset(data.test, arguments.num_images, 0), data.name
         num_classes = description.num_classes
         images = torch.from_numpy(chosen.images).permute(0, 3, 1, 2).contiguous().float() / data.max_value

@@ -16,6 +16,7 @@ from fastarat.attacks.settings import AttackConfig
 from fastarat.checkpoint import Description, load_model
 from fastarat.config import Config, load_config
 from fastarat.console import progress
+from fastarat.data.classes import in_order_of
 from fastarat.data.dataset import Dataset, ImageSet
 from fastarat.data.sources import open_dataset
 from fastarat.data.subset import shuffled
@@ -46,7 +47,7 @@ def measure(
     device = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
     model, description = load_model(run.weights_file)
     model.to(device)
-    dataset = open_dataset(config.data)
+    dataset = in_order_of(open_dataset(config.data), description.classes, str(out), "train it anew")
     images = shuffled(dataset.test, len(dataset.test.labels) if num_images is None else num_images, seed=0)
     started = time.monotonic()
     clean, robust = _pgd20(model, dataset, images, description, device, entry.name)

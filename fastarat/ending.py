@@ -3,6 +3,7 @@
 0; 2 for what could be known before work started; 1 for a failure in work; 128 and the signal's number after a signal.
 """
 
+import errno
 import io
 import os
 import select
@@ -20,6 +21,9 @@ from fastarat.errors import Interrupted, UserError, WorkError
 from fastarat.processes import is_first, say_to_launcher
 from fastarat.signals import answered, number_of, stop
 
+OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+"""errors of writing, which name no file where it is a stream that was open before"""
+
 
 def ended(name: str, work: Callable[[], int]) -> int:
     """Do the work of the command `name`; returns its exit code, or that of what ended it, which is then said."""
@@ -34,7 +38,9 @@ def ended(name: str, work: Callable[[], int]) -> int:
             forget(sys.stdout)
         except OSError as e:  # it goes to a file, and the disk is full
             forget(sys.stdout)
-            return code or _fail(name, f"cannot write the output: {e.strerror}", 1)
+            return code or _fail(
+                name, f"cannot write the output: {e.strerror}; free some space, or send it elsewhere", 1
+            )
         return code
 
 
@@ -59,6 +65,8 @@ def _done(name: str, work: Callable[[], int]) -> int:
             raise
         if e.filename is not None and e.strerror:
             return _fail(name, f"{e.filename}: {e.strerror}", 1)
+        if e.errno in OF_A_DISK:
+            return _fail(name, _no_output(e), 1)
         return _fail(name, _unforeseen(e), 1)
     except Exception as e:  # the last wall: whatever a command did not foresee is still one line
         return _fail(name, _unforeseen(e), 1)
@@ -70,6 +78,10 @@ def _fail(name: str, text: object, code: int) -> int:
     if not say_to_launcher(line, code) and is_first():
         notice(f"{name}: error: {line}")
     return code
+
+
+def _no_output(error: OSError) -> str:
+    return f"cannot write the output: {error.strerror}; free some space, or send it elsewhere"
 
 
 def _unforeseen(error: Exception) -> str:

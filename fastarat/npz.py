@@ -82,10 +82,11 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
 def _bytes(file: IO[bytes], size: int) -> np.ndarray:
     content = np.empty(size, np.uint8)
     for begin in range(0, size, BLOCK):
-        block = file.read(min(BLOCK, size - begin))
-        content[begin : begin + len(block)] = np.frombuffer(block, np.uint8)
-        if not block:
+        wanted = min(BLOCK, size - begin)
+        block = file.read(wanted)
+        if len(block) < wanted:
             raise EOFError("it ends early")
+        content[begin : begin + wanted] = np.frombuffer(block, np.uint8)
     if file.read(1):  # only what has been read to its end is compared with its checksum
         raise ValueError("it is longer than it says")
     return content

@@ -7,6 +7,7 @@ import signal
 import stat
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from bench import command as bench_command
 from fastarat import processes
 from fastarat.__main__ import main
-from fastarat.console import MOST_CHARACTERS, notice, print_table, progress
+from fastarat.console import MOST_CHARACTERS, notice, print_json, print_table, progress
 from fastarat.ending import ended
 from fastarat.engine.launch import _raise_killed, _raise_said
 from fastarat.errors import Interrupted, UserError, WorkError
@@ -236,6 +237,24 @@ def test_results_whose_reader_has_gone_end_quietly_and_messages_go_on_without_on
     os.close(writing)
     os.close(reading)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_output_on_a_full_disk_is_one_line_that_says_what_helps(monkeypatch, capsys):
+    def report() -> int:
+        print_json([0] * 10_000)
+        return 0
+
+    with Path("/dev/full").open("w") as full:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", full)
+            assert ended("fastarat", report) == 1
+        with suppress(OSError):
+            full.close()
+    said = capsys.readouterr().err
+    assert (
+        said
+        == "fastarat: error: cannot write the output: No space left on device; free some space, or send it elsewhere\n"
+    )
 
 
 def test_messages_on_a_full_disk_are_lost_and_the_work_goes_on(monkeypatch):

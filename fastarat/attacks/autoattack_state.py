@@ -17,6 +17,8 @@ from fastarat.tensors import checksum, read_tensors, write_tensors
 # A resumed run's clean logits may differ by what another algorithm for a convolution, or TF32, rounds otherwise.
 SAME_MODEL = 1e-2
 LOCK = "autoattack.lock"
+FORMAT = 3
+"""of a kept state: another one begins anew"""
 DESCRIPTION = "autoattack.json"
 CLEAN = "clean.safetensors"
 # What an image that broke a model may be outside the ball: roundings of float32.
@@ -119,7 +121,11 @@ class State:
         if not description.exists():
             write_text(description, json.dumps(own, indent=2) + "\n")
         elif (there := _described(description)) != own:
-            other = ", ".join(key for key in own if there.get(key) != own[key]) or "format"
+            if there.get("format") != FORMAT:
+                raise UserError(
+                    f"{folder} is of another version of fastarat: delete it, and the evaluation starts anew"
+                )
+            other = ", ".join(key for key in own if there.get(key) != own[key]) or "more settings"
             raise UserError(f"{folder} belongs to another evaluation ({other}): give the same, or another directory")
         remove_unfinished(folder)
 
@@ -214,4 +220,4 @@ def fingerprint(task: Task) -> dict[str, object]:
     settings = {name: value for name, value in task._asdict().items() if not isinstance(value, Tensor | Graphs | None)}
     settings |= {"attacks": list(task.attacks), "step": task.step}
     tensors = {name: checksum({name: getattr(task, name).cpu().contiguous()}, {}) for name in ("images", "labels")}
-    return {"format": 3, **settings, **tensors}
+    return {"format": FORMAT, **settings, **tensors}

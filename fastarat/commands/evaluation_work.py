@@ -139,10 +139,13 @@ class Work:
             return self.arguments.state
         import torch
 
+        from fastarat.attacks.autoattack_state import FORMAT
+
         path = Path(self.arguments.model)
         # The weights say which model of a file or run it is, but not what a function of one's own does with them.
         name = "" if path.exists() else self.arguments.model
-        parts = [name, json.dumps(self.settings, sort_keys=True), self.data.fingerprint, str(len(self.labels))]
+        settings = json.dumps({"format": FORMAT, **self.settings}, sort_keys=True)
+        parts = [name, settings, self.data.fingerprint, str(len(self.labels))]
         digest = hashlib.sha256("\n".join(parts).encode())
         for name, tensor in self.model.state_dict().items():
             digest.update(name.encode() + tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -1,5 +1,6 @@
 """An .npz file of images and labels is a data set without test images."""
 
+import io
 import zipfile
 
 import numpy as np
@@ -132,6 +133,20 @@ def test_a_file_larger_than_memory_is_refused_before_it_is_read(tmp_path, monkey
     path = zipped(tmp_path / "large.npz", zipfile.ZIP_DEFLATED, image=entry("(5000,)", bytes(5000)))
     with pytest.raises(UserError, match="more than the 0 there are"):
         read_npz(path)
+
+
+def test_an_entry_that_holds_less_than_it_says_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "short.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("image.npy", "w") as entry:
+            np.lib.format.write_array(entry, np.zeros(5000, np.uint8))
+        whole = archive.getinfo("image.npy")
+        with archive.open("label.npy", "w") as entry:
+            header = io.BytesIO()
+            np.lib.format.write_array(header, np.zeros(5000, np.uint8))
+            entry.write(header.getvalue()[:-4000])  # its checksum is right
+        archive.getinfo("label.npy").file_size = whole.file_size
+    with pytest.raises(UserError, match="ends early"):
+        read_npz(tmp_path / "short.npz")
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
