@@ -27,3 +27,8 @@ def unknown(kind: str, name: str, available: Iterable[str]) -> UserError:
     near = get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     return UserError(f"Unknown {kind} {name!r}. Available: {', '.join(names)}.{hint}")
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, of which one line fits into ours; its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -22,7 +22,7 @@ from fastarat.engine.precision import Dtype
 from fastarat.engine.profile import first_recorded, profiling
 from fastarat.engine.settings import CompileMode
 from fastarat.engine.training import Training, in_order_of_state
-from fastarat.errors import Interrupted, UserError, WorkError
+from fastarat.errors import Interrupted, UserError, WorkError, first_line
 from fastarat.processes import is_first
 from fastarat.record import Record, environment
 from fastarat.report import learning_curves
@@ -74,7 +74,7 @@ def train(config: Config, out: Path, resume: bool = False, profile: int | None =
     except UnsupportedInput as e:
         raise WorkError(f"a kernel refused its input ({e}): --kernels pytorch does without it") from e
     except triton_errors() as e:
-        reason = next(iter(str(e).splitlines()), type(e).__name__)
+        reason = first_line(e)
         raise WorkError(f"a Triton kernel failed ({reason}): --kernels pytorch does without it") from e
     except RuntimeError as e:
         if world.group is not None and "onnection" in str(e):

@@ -15,7 +15,7 @@ from fastarat.data.dataset import other_images
 from fastarat.engine.build import build_training
 from fastarat.engine.distributed import World
 from fastarat.engine.training import Training, in_order_of_state
-from fastarat.errors import UserError
+from fastarat.errors import UserError, first_line
 from fastarat.run import Run
 
 
@@ -79,7 +79,7 @@ def load(training: Training, kept: Kept) -> None:
             training.average.load_state_dict(state["average"])
         training.step, training.epoch = state["step"], state["epoch"]
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as e:
-        reason = next(iter(str(e).splitlines()), type(e).__name__)
+        reason = first_line(e)
         raise UserError(f"{kept.path} does not fit the run's config.json: {reason}") from None
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastarat.attacks.pgd import Logits
 from fastarat.console import notice
+from fastarat.errors import first_line
 
 S = TypeVar("S", bound=NamedTuple)
 
@@ -75,7 +76,7 @@ class Captured:
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as e:
-                self.problem = next(iter(str(e).splitlines()), type(e).__name__)
+                self.problem = first_line(e)
                 notice(f"the attacks run uncaptured: {self.problem}")
         return move(state) if self.problem else self.graphs[key](state)
 

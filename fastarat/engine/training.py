@@ -18,7 +18,7 @@ from fastarat.engine.compiled import Step
 from fastarat.engine.schedule import learning_rate
 from fastarat.engine.step import Controls, StepParts
 from fastarat.engine.teacher import load_teacher
-from fastarat.errors import UserError
+from fastarat.errors import UserError, first_line
 from fastarat.methods.settings import ARRESTConfig
 
 
@@ -164,7 +164,7 @@ class Training:
             if torch.cuda.is_available() and len(state["random"]["cuda"]) == torch.cuda.device_count():
                 torch.cuda.set_rng_state_all(state["random"]["cuda"])
         except (KeyError, RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as e:
-            reason = next(iter(str(e).splitlines()), type(e).__name__)
+            reason = first_line(e)
             raise UserError(f"{source} does not fit this configuration: {reason}") from None
         if not 0 <= self.steps_in_epoch <= self.loader.steps_per_epoch:
             raise UserError(f"{source} does not fit this configuration: step {self.step} is not in epoch {self.epoch}")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from fastarat.errors import UserError
+from fastarat.errors import UserError, first_line
 from fastarat.models.settings import BatchNormKind, Branch
 from fastarat.models.split_batch_norm import (
     BRANCHES,
@@ -70,7 +70,7 @@ def copied(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model, memo)
     except Exception as e:  # whatever a part of another's net raises when it is copied
-        reason = next(iter(str(e).splitlines()), type(e).__name__)[:200]
+        reason = first_line(e)[:200]
         raise UserError(f"the net cannot be copied ({reason}): give it parts that copy.deepcopy takes") from None
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from fastarat.errors import UserError
+from fastarat.errors import UserError, first_line
 from fastarat.models.settings import FOREIGN
 
 
@@ -58,7 +58,7 @@ def check_image_sizes(model: nn.Module, name: str, in_channels: int, sizes: Iter
         try:
             model(torch.zeros(1, in_channels, height, width))
         except (AssertionError, RuntimeError, ValueError) as e:  # each net has its own way to say so
-            reason = next(iter(str(e).splitlines()), type(e).__name__).rstrip(".")
+            reason = first_line(e).rstrip(".")
             raise UserError(
                 f"{name} takes no images of {width}x{height} ({reason}): give another size or net"
             ) from None
@@ -72,7 +72,7 @@ def _imported(name: str, library: str) -> ModuleType:
         missing = (e.name or package).partition(".")[0]
         raise UserError(f"{name} needs {missing}: pip install {missing}") from None
     except (OSError, RuntimeError) as e:
-        reason = next(iter(str(e).splitlines()), type(e).__name__)
+        reason = first_line(e)
         raise UserError(
             f"{package} cannot be imported ({reason}): install builds of torch and torchvision that fit"
         ) from None

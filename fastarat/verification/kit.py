@@ -11,7 +11,7 @@ from torch import nn
 
 from fastarat.attacks.projections import lengths
 from fastarat.attacks.settings import Norm
-from fastarat.errors import UserError
+from fastarat.errors import UserError, first_line
 from fastarat.files import read_json
 from fastarat.kit import load_kit_model
 from fastarat.verification.stored import Stored
@@ -75,7 +75,7 @@ class Kit:
         try:
             logits = model(self.x[:1])
         except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as e:  # each layer in its own way
-            reason = next(iter(str(e).strip().splitlines()), type(e).__name__)
+            reason = first_line(e)
             raise UserError(f"{path} takes no images {list(self.x.shape[1:])} of data.npz: {reason}") from None
         if logits.ndim != 2 or self.y.min() < 0 or self.y.max() >= logits.shape[1]:
             shape = f"{list(logits.shape[1:])} an image, and labels reach {int(self.y.max())}"
