@@ -5,6 +5,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from fastarat.console import one_line
 from fastarat.files import write_atomically
 
 # Colour-blind safe (Okabe and Ito, 2008).
@@ -32,7 +33,7 @@ def learning_curves(path: Path, runs: dict[str, list[dict[str, Any]]], title: st
             values = [e["evaluation"][kind] for e in measured]
             label = f"{name}, {kind}" if few else kind if name == next(iter(runs)) else None
             right.plot([e["epoch"] for e in measured], values, style, marker=".", color=colour, label=label)
-    left.set(xlabel="epoch", ylabel="training loss", title=title)
+    left.set(xlabel="epoch", ylabel="training loss", title=one_line(title, 60))
     right.set(xlabel="epoch", ylabel="accuracy, %", ylim=(0, 100), title=_evaluation_of(runs))
     for axes in (left, right):
         axes.grid(alpha=0.3)

@@ -1,6 +1,7 @@
 """`fastarat.evaluate`: any model under any attack, which is left as it was, and what an `Evaluation` says."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -416,6 +417,15 @@ def test_a_net_that_fails_on_a_later_batch_is_one_line_that_names_its_size(net, 
         fastarat.evaluate(model, images[:3], labels[:3], "pgd", eps=EPS)
     assert "\n" not in str(error.value) and "give another batch size" in str(error.value)
     assert fastarat.evaluate(model, images[:2], labels[:2], "pgd", eps=EPS, batch=1).num_images == 2
+
+
+@pytest.mark.parametrize(("size", "kind"), [(2, UserError), (3, WorkError)])
+def test_a_net_that_leaves_the_program_has_failed(net, images, labels, size, kind):
+    def leaves(net: nn.Module, x: Tensor) -> Tensor:
+        return sys.exit(0) if len(x) == size else net(x)
+
+    with pytest.raises(kind, match="SystemExit: 0"):
+        fastarat.evaluate(Around(net, leaves).eval(), images[:3], labels[:3], "pgd", eps=EPS)
 
 
 def test_square_and_clean_accuracy_ask_for_no_gradient(net, images, labels):

@@ -63,7 +63,7 @@ def check_model(
 def _called(module: nn.Module, x: Tensor) -> Any:
     try:
         return module(x)
-    except Exception as e:  # a net of others may raise anything
+    except (Exception, SystemExit) as e:  # a net of others may raise anything
         raise UserError(f"the model takes no images {list(x.shape)}: {one_line(e)}") from None
 
 

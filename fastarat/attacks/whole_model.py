@@ -45,7 +45,7 @@ def _telling(logits_of: Logits, tried: int) -> Logits:
             return logits_of(x)
         except (torch.OutOfMemoryError, UserError, WorkError):
             raise
-        except Exception as e:  # a net of others may raise anything
+        except (Exception, SystemExit) as e:  # a net of others may raise anything
             raise WorkError(
                 f"the model fails on a batch of {len(x)} images, though it took {tried} ({one_line(e)}): let it take "
                 "any number (export it with a dynamic batch), or give another batch size"
@@ -54,7 +54,7 @@ def _telling(logits_of: Logits, tried: int) -> Logits:
     return call
 
 
-def one_line(e: Exception) -> str:
+def one_line(e: BaseException) -> str:
     """The first line of what went wrong in a model, with its kind where that is not PyTorch's own."""
     text = next(iter(str(e).strip().splitlines()), "")[:300]
     return text if text and isinstance(e, RuntimeError) else f"{type(e).__name__}: {text}".removesuffix(": ")

@@ -1,6 +1,7 @@
 """`fastarat eval MODEL`: clean and robust accuracy."""
 
 import sys
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -76,8 +77,10 @@ def run(args: list[str]) -> int:
     from fastarat.commands.evaluation_report import report
     from fastarat.commands.evaluation_work import Work
 
-    work = Work(arguments)
-    evaluation = work.evaluate()
+    # A net of one's own may print; what a program reads is the result alone.
+    with redirect_stdout(sys.stderr) if arguments.json else nullcontext():
+        work = Work(arguments)
+        evaluation = work.evaluate()
     report(work, evaluation)
     sys.stdout.flush()  # what is not written yet must not be forgotten
     work.finish(evaluation)

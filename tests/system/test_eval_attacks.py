@@ -31,6 +31,12 @@ def layers():
     return [nn.Flatten(), nn.Linear(64, 10)]
 def net():
     return nn.Sequential(*layers())
+class Talks(nn.Module):
+    def forward(self, x):
+        print("a net may print")
+        return x
+def talking():
+    return nn.Sequential(Talks(), *layers())
 def constant():
     return Constant()
 def flat():
@@ -133,8 +139,10 @@ def test_adversarial_images_are_saved_as_plain_arrays(fastarat, trained):
 
 
 def test_a_function_of_ones_own_is_evaluated(fastarat, nets, short):
-    result = fastarat("eval", "nets_to_eval:net", "--data", "digits", *FEW, "--attack", "apgd-ce,square", "--json")
-    assert result.code == 0 and result.json["num_images"] == 30 and result.json["model"] == "nets_to_eval:net"
+    asked = ("eval", "nets_to_eval:talking", "--data", "digits", *FEW, "--attack", "apgd-ce,square", "--json")
+    result = fastarat(*asked)
+    assert "a net may print" in result.err  # and not where a program reads
+    assert result.code == 0 and result.json["num_images"] == 30 and result.json["model"] == "nets_to_eval:talking"
 
 
 @pytest.mark.parametrize(
