@@ -126,7 +126,7 @@ def test_a_process_that_dies_is_one_line_and_leaves_nothing(out, monkeypatch):
 def test_the_seal_says_what_was_built(out):
     built(pixel_contents(), out, mode="raw", quality=80)
     seal = json.loads(Path(f"{out}.json").read_text())
-    assert seal["version"] == 1 and seal["source"] == "noise.npz" and seal["mode"] == "raw" and seal["quality"] == 80
+    assert seal["version"] == 2 and seal["source"] == "noise.npz" and seal["mode"] == "raw" and seal["quality"] == 80
     assert seal["counts"] == {"train": 6, "test": 4} and seal["class_counts"]["train"] == [2, 2, 2]
     assert seal["bytes"] == out.stat().st_size and len(seal["crc32"]) == 8 * 10
     assert sorted(p.name for p in out.parent.iterdir()) == ["set.beton", "set.beton.json"]

@@ -12,6 +12,7 @@ from kit_maker import make_kit
 
 from fastarat.__main__ import main
 from fastarat.attacks import autoattack as engine
+from fastarat.attacks.found import nothing_found
 from fastarat.errors import UserError
 from fastarat.verification.attacks import Stage, images_of, judge
 from fastarat.verification.parts import kit_parts, parts_of
@@ -199,8 +200,8 @@ def test_a_stored_count_that_is_not_ours_fails(own, monkeypatch):
 
 
 WRONG = {
-    "square": ("fastarat.attacks.autoattack.square", lambda f, x, y, *_, **more: (x, y < 0), "aa_rounded_Linf_seq*"),
-    "fab-t": ("fastarat.attacks.autoattack.fab_t", lambda f, x, y, **more: (x, y < 0), "aa_smooth_Linf_ind*"),
+    "square": ("fastarat.attacks.autoattack.square", lambda f, x, *_, **more: nothing_found(x), "aa_rounded_Linf_seq*"),
+    "fab-t": ("fastarat.attacks.autoattack.fab_t", lambda f, x, *_, **more: nothing_found(x), "aa_smooth_Linf_ind*"),
     "apgd-ce": ("fastarat.attacks.apgd.MOMENTUM", 0.3, "trace_smooth_Linf*"),
     "cw20": ("fastarat.verification.nets.pgd", lambda settings, f, x, start, y: start, "pgd_smooth_L2*"),
 }
