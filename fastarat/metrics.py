@@ -5,6 +5,8 @@ from typing import Any
 from fastarat.typed import fits
 
 EVALUATION = {"images": str, "num_images": int, "steps": int, "clean": float, "robust": float}
+DOUBTS = {"not_attackable": int, "undefined_logits": int}
+"""what an evaluation of an earlier version does not say"""
 EVERY_LINE = {"epoch": int, "step": int}
 
 
@@ -14,7 +16,20 @@ def is_line(value: Any) -> bool:
         return False
     measured = [value[name] for name in ("evaluation", "average") if name in value]
     trained = value.get("train", {"loss": 0.0})
-    return all(_holds(one, EVALUATION) for one in measured) and _holds(trained, {"loss": float})
+    return all(map(_is_evaluation, measured)) and _holds(trained, {"loss": float})
+
+
+def attested(evaluation: dict[str, Any]) -> float:
+    """What chooses the best epoch: robust accuracy in percent, without the images that no attack could search."""
+    return evaluation["robust"] - 100 * evaluation.get("not_attackable", 0) / evaluation["num_images"]
+
+
+def _is_evaluation(value: Any) -> bool:
+    return (
+        _holds(value, EVALUATION)
+        and value["num_images"] > 0
+        and all(fits(value.get(name, 0), DOUBTS[name]) for name in DOUBTS)
+    )
 
 
 def _holds(value: Any, types: dict[str, type]) -> bool:

@@ -11,7 +11,7 @@ from fastarat.config import Config, load_config, to_json
 from fastarat.data.find import place_of
 from fastarat.errors import UserError, WorkError
 from fastarat.files import append_line, lock, parse_json, read_json, remove_unfinished, require_file, write_text
-from fastarat.metrics import is_line
+from fastarat.metrics import attested, is_line
 
 # What a run writes, which a new one must not find.
 NAMES = ("config.json", "record.json", "metrics.jsonl", "model.safetensors", "learning_curves.png", "profile")
@@ -124,12 +124,12 @@ class Run:
         return None
 
     def result(self) -> dict[str, Any] | None:
-        """The evaluation of the deployed weights, with its epoch: the average's, the best, or the last."""
+        """The evaluation of the deployed weights, with its epoch: the average's, the best (`attested`), or the last."""
         lines = self.metrics()
         measured = [{"epoch": line["epoch"], **line["evaluation"]} for line in lines if "evaluation" in line]
         averages = [{"epoch": line["epoch"], **line["average"]} for line in lines if "average" in line]
         if self.config().num_validation_images:
-            return max(averages + measured, key=lambda entry: entry["robust"], default=None)
+            return max(averages + measured, key=attested, default=None)
         return next(reversed(averages or measured), None)
 
     def save_best(self, state: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import json
 import struct
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from fastarat.deployed import from_checkpoint
 from fastarat.errors import UserError
 from fastarat.exporter import in_markdown, model_py
 from fastarat.kit import load_kit_model
+from fastarat.metrics import is_line
 from fastarat.models.registry import build_model, build_plain_model
 from fastarat.pickled import LEGACY, ZIP, read_pickled
 from fastarat.run import Run
@@ -100,14 +101,35 @@ def test_damaged_checkpoints_of_others_are_refused_in_one_line(tmp_path, count, 
 def test_damaged_files_of_a_run_are_refused_in_one_line(tmp_path, count, name):
     run = Run(tmp_path)
     evaluation = {"images": "test", "num_images": 9, "num_clean_images": 9, "steps": 1, "clean": 50.5, "robust": 9.25}
+    evaluation["not_attackable"] = 3
     line = {"epoch": 1, "step": 4, "train": {"loss": 2.5}, "evaluation": evaluation}
     good = {
         "config.json": to_json(recipes.recipe("digits-arat")),
         "record.json": json.dumps({"sessions": [{"torch": "2", "choices": [{"what": "dtype"}]}] * 3}),
         "metrics.jsonl": "".join(json.dumps(line) + "\n" for _ in range(5)),
     }
-    read = {"config.json": run.config, "record.json": run._recorded, "metrics.jsonl": run.metrics}
+    run.write_config(replace(recipes.recipe("digits-arat"), num_validation_images=100))
+    read = {"config.json": run.config, "record.json": run._recorded, "metrics.jsonl": run.result}
     outcomes(tmp_path / name, good[name].encode(), count, lambda: repr(read[name]()), may_differ=True)
+
+
+def test_the_result_of_a_run_is_that_of_the_epoch_whose_weights_it_keeps(tmp_path):
+    run = Run(tmp_path)
+    run.write_config(replace(recipes.recipe("digits-arat"), num_validation_images=100))
+    # Robust percents of 100 images, and how many of them no attack could search; an earlier version does not say it.
+    for epoch, found in enumerate(((40.0, None), (90.0, 60), (41.0, 0), (70.0, 30)), start=1):
+        evaluation = {"images": "validation", "num_images": 100, "steps": 1, "clean": 95.0, "robust": found[0]}
+        evaluation |= {} if found[1] is None else {"not_attackable": found[1]}
+        run.log({"epoch": epoch, "step": 4 * epoch, "evaluation": evaluation})
+    result = run.result()
+    assert result and (result["epoch"], result["robust"]) == (3, 41.0)
+
+
+@pytest.mark.parametrize("wrong", [{"num_images": 0}, {"not_attackable": "3"}, {"undefined_logits": None}])
+def test_an_evaluation_that_says_nothing_is_no_line_of_metrics(wrong):
+    evaluation = {"images": "test", "num_images": 9, "steps": 1, "clean": 50.5, "robust": 9.25}
+    assert is_line({"epoch": 1, "step": 4, "evaluation": evaluation})
+    assert not is_line({"epoch": 1, "step": 4, "evaluation": {**evaluation, **wrong}})
 
 
 @COUNT

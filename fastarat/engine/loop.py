@@ -27,6 +27,7 @@ from fastarat.engine.profile import Profiler
 from fastarat.engine.training import Training
 from fastarat.errors import Interrupted, WorkError
 from fastarat.evaluation import accuracies
+from fastarat.metrics import attested
 from fastarat.models.convert import plain_branch
 from fastarat.models.predictions import are_right
 from fastarat.models.split_batch_norm import forward, statistics_of
@@ -190,7 +191,7 @@ class Loop:
             result = self._evaluate(average.model)
             self._log_average(result)
             is_chosen = self.config.num_validation_images > 0
-            if is_chosen and decided(lambda: _attested(result) < training.best_robust, self.world):
+            if is_chosen and decided(lambda: attested(result) < training.best_robust, self.world):
                 return
             self._write_weights(average.model)
         elif not self.config.num_validation_images:
@@ -274,9 +275,9 @@ class Loop:
         training = self.training
         if not self.config.num_validation_images or not result:
             return
-        if not decided(lambda: _attested(result) > training.best_robust, self.world):
+        if not decided(lambda: attested(result) > training.best_robust, self.world):
             return
-        training.best_robust = _attested(result)
+        training.best_robust = attested(result)
         if self.world.is_main:
             self.run.save_best(training.state_dict())
         self._write_weights(self._deployed())
@@ -357,8 +358,3 @@ class Loop:
                 if self.world.size > 1:
                     afterwards.update(dict.fromkeys(afterwards, signal.SIG_IGN))
                 raise
-
-
-def _attested(result: dict[str, Any]) -> float:
-    """What chooses the best epoch: robust accuracy in percent, without the images that no attack could search."""
-    return result["robust"] - 100 * result["not_attackable"] / result["num_images"]

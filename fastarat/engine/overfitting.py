@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastarat.config import Config
+from fastarat.engine.display import doubts
+from fastarat.metrics import attested
 
 # Robust overfitting, which is another thing, costs a run a tenth or two of its best robust accuracy on held-out
 # images (Rice et al., 2020); who has lost more than half of it, and is right on less than half as many images as
@@ -26,11 +28,11 @@ def has_overfitted(entries: Sequence[dict[str, Any]]) -> bool:
     """Whether the last of these lines of `metrics.jsonl` is of a net that has overfitted catastrophically.
 
     Percent right on training images under the training attack, one step, is held against that on held-out images
-    under the evaluation's many.
+    under the evaluation's many, of which those that no attack could search do not count.
     """
     now = entries[-1]
     one_step = 100 * now["train"].get("adversarial_accuracy", 0.0)
-    measured = [entry["evaluation"]["robust"] for entry in entries if "evaluation" in entry]
+    measured = [attested(entry["evaluation"]) for entry in entries if "evaluation" in entry]
     if "evaluation" not in now or one_step < LEARNT:
         return False
     robust, best = measured[-1], max(measured)
@@ -48,6 +50,6 @@ def sentence(entry: dict[str, Any]) -> str:
     one_step, held = 100 * entry["train"]["adversarial_accuracy"], entry["evaluation"]
     return (
         f"catastrophic overfitting at epoch {entry['epoch']}: {one_step:.1f} % right under the training attack's one "
-        f"step, {held['robust']:.1f} % under {held['steps']} steps; the net is not robust: go back to an earlier "
-        "checkpoint, or give a smaller --attack.step-255, --attack.start uniform or more --attack.steps"
+        f"step, {held['robust']:.1f} % under {held['steps']} steps{doubts(held)}; the net is not robust: go back "
+        "to an earlier checkpoint, or give a smaller --attack.step-255, --attack.start uniform or more --attack.steps"
     )

@@ -14,12 +14,13 @@ from fastarat.trainer import train
 
 def marks(history):
     """(marked, said) of each line of a run with these (one-step training, robust held-out) percents; None: not
-    evaluated."""
+    evaluated; robust may be (percent, how many of 100 images no attack could search)."""
     entries, found = [], []
     for epoch, (one_step, robust) in enumerate(history, start=1):
         entry = {"epoch": epoch, "train": {"adversarial_accuracy": one_step / 100}}
         if robust is not None:
-            entry["evaluation"] = {"robust": robust, "steps": 10}
+            robust, missed = robust if isinstance(robust, tuple) else (robust, 0)
+            entry["evaluation"] = {"robust": robust, "steps": 10, "num_images": 100, "not_attackable": missed}
         entries.append(entry)
         if overfitting.has_overfitted(entries):
             entry["catastrophic_overfitting"] = True
@@ -43,6 +44,13 @@ def test_a_net_that_recovers_and_collapses_again_is_said_to_twice():
 def test_epochs_without_an_evaluation_say_nothing_and_begin_nothing():
     found = marks([(44, 42), (70, None), (80, 1), (90, None), (95, 0)])
     assert found == [SOUND, SOUND, (True, True), SOUND, (True, False)]
+
+
+def test_a_collapse_is_seen_where_attacks_find_no_way_into_the_net():
+    assert marks([(44, 42), (88, (85, 84))]) == [SOUND, (True, True)]
+    evaluation = {"robust": 85.0, "steps": 10, "num_images": 100, "not_attackable": 84}
+    said = overfitting.sentence({"epoch": 2, "train": {"adversarial_accuracy": 0.88}, "evaluation": evaluation})
+    assert "85.0 % under 10 steps (84 images not attackable)" in said
 
 
 def test_a_run_that_is_evaluated_too_late_is_caught_all_the_same():
