@@ -41,7 +41,7 @@ def measure(
     """
     config, out = entry.config, entry.out
     begun = (out / "config.json").exists()
-    if begun and load_config(out / "config.json") != settled(config):
+    if begun and settled(load_config(out / "config.json")) != settled(config):
         raise UserError(f"{out} is a run with other settings: move it away, or give another --runs")
     run = Run(out) if begun and is_finished(out, config) else train(config, out, resume=begun)
     device = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")

@@ -179,7 +179,7 @@ def _resumed(arguments: TrainArguments) -> TrainArguments:
     assert arguments.out is not None
     from fastarat.run import settled
 
-    was, now = load_config(arguments.out / "config.json"), settled(arguments.config)
+    was, now = settled(load_config(arguments.out / "config.json")), settled(arguments.config)
     changed = [f.name for f in fields(Config) if getattr(was, f.name) != getattr(now, f.name)]
     fixed = [name for name in changed if name not in FREE_ON_RESUME]
     if fixed:

@@ -3,10 +3,22 @@
 import json
 import shutil
 import signal
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from bench import robustness_row
+from bench.suites import Entry
 from fastarat.__main__ import main
+from fastarat.commands.train import parse_arguments
+from fastarat.config import to_json
+from fastarat.errors import UserError
+from fastarat.recipes import recipe
+from fastarat.run import Run
+from fastarat.trainer import _check_unfinished
 from system.command_line import (
     TINY,
     assert_same_run,
@@ -138,3 +150,23 @@ def test_what_a_killed_process_had_begun_to_write_is_removed_and_nothing_else(fa
         path.write_bytes(b"half")
     assert fastarat("train", "--resume", copied, "--epochs", "3").code == 0
     assert not begun.exists() and all(path.read_bytes() == b"half" for path in others)
+
+
+def test_a_run_whose_images_are_named_from_its_folder_goes_on_there(tmp_path, monkeypatch):
+    """As runs of earlier versions name them."""
+    config = replace(recipe("digits-arat"), data="images", extra=replace(recipe("digits-arat").extra, data="more"))
+    for name in ("images", "more", "run"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "run/config.json").write_text(to_json(config))
+    (tmp_path / "run/model.safetensors").touch()
+    monkeypatch.chdir(tmp_path)
+    found = parse_arguments(["--resume", "run"]).config
+    assert found == config
+    training: Any = SimpleNamespace(config=found, epoch=config.epochs + 1)
+    _check_unfinished(Run(Path("run")), training)
+    with pytest.raises(UserError, match="another extra"):
+        parse_arguments(["--resume", "run", "--extra.data", "images"])
+
+    monkeypatch.setattr(robustness_row, "train", lambda *_, resume: (_ for _ in ()).throw(InterruptedError(resume)))
+    with pytest.raises(InterruptedError, match="True"):
+        robustness_row.measure("digits", Entry("at", config, Path("run")), None, None)
