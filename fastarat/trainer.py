@@ -60,6 +60,7 @@ def train(config: Config, out: Path, resume: bool = False, profile: int | None =
             first_recorded(training, profile)  # before there is a run
         facts = _facts(training, record, opened.loader, dtype, mode, kernels.name)
         _open_run(run, training, resume, kept, record, facts)
+        del kept  # as large as the training itself
         with profiling(training, profile, run.path / "profile", mode) as profiler:
             Loop(training, run, profiler.marked(step) if profiler else step, mode != "eager", profiler).fit()
         if world.is_main:
@@ -225,5 +226,5 @@ def _check_unfinished(run: Run, training: Training) -> None:
     """A finished run would train nothing, and its config.json say what nothing in it was made with."""
     epochs = training.config.epochs
     is_finished = training.epoch > epochs and run.weights_file.exists()
-    if is_finished and run.config() != settled(training.config):
+    if is_finished and settled(run.config()) != settled(training.config):
         raise UserError(f"{run.path} has finished its {epochs} epochs: give more --epochs to go on with other settings")

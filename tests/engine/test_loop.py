@@ -1,6 +1,7 @@
 """The loop: what happens when a compiled step does not come back, and what evaluations in it look at."""
 
 import signal
+import weakref
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import pytest
 import torch
 from host_syncs import QuietLoop
 
+from fastarat import trainer
 from fastarat.checkpoint import load_checkpoint
 from fastarat.data.sources import open_dataset
 from fastarat.data.subset import shuffled, subset
@@ -24,6 +26,7 @@ from fastarat.evaluation import Accuracy
 from fastarat.recipes import recipe
 from fastarat.run import Run
 from fastarat.signals import ENDING
+from fastarat.trainer import train
 
 
 @pytest.mark.parametrize("stopped", [True, False])
@@ -153,3 +156,24 @@ def test_an_epoch_whose_images_no_attack_could_search_is_not_the_best():
         result = {"robust": robust, "not_attackable": number, "num_images": 100}
         Loop._keep_best(loop, result)  # type: ignore[arg-type]
     assert kept == [40.0, 41.0]
+
+
+def test_a_run_that_goes_on_forgets_the_checkpoint_that_it_has_taken_up(tmp_path, monkeypatch):
+    class Kept(dict):
+        """A dict that can be watched."""
+
+    config = recipe("digits-at")
+    config = replace(config, epochs=1, num_train_images=64, batch=64, attack=replace(config.attack, steps=1))
+    config = replace(config, evaluation=replace(config.evaluation, num_images=4, num_clean_images=4, steps=1))
+    train(config, tmp_path / "run")
+    watched, alive = [], []
+
+    def load(path):
+        state = Kept(load_checkpoint(path))
+        watched.append(weakref.ref(state))
+        return state
+
+    monkeypatch.setattr(trainer, "load_checkpoint", load)
+    monkeypatch.setattr(Loop, "fit", lambda loop: alive.extend(kept() is not None for kept in watched))
+    train(replace(config, epochs=2), tmp_path / "run", resume=True)
+    assert alive == [False]
