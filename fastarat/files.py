@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,8 +21,8 @@ MOST_JSON_BYTES = 1 << 24
 DEEPEST_JSON = 32
 MOST_BITS = 64
 LONGEST_NAME = 80
-TEMPORARY = re.compile(r"\..+\.fastarat-(\d{1,9})-[0-9a-f]{8}\.tmp")
-"""what `write_atomically` begins, and the number of the process that does"""
+TEMPORARY = re.compile(r"\..+\.fastarat-\d{1,9}-[0-9a-f]{8}\.tmp")
+"""what `write_atomically` begins: the number is that of its process, for people alone"""
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -34,11 +34,13 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     temporary = path.with_name(f".{path.name}.fastarat-{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         mode = _make(temporary)
-        write(temporary)
-        temporary.chmod(mode)  # safetensors puts a file of its own there, which others may not read
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with _in_the_making(temporary):
+            write(temporary)
+            with _in_the_making(temporary):  # safetensors puts a file of its own there, which others may not read
+                temporary.chmod(mode)
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())
+                temporary.replace(path)
         synchronise(path.parent)
     except OSError as e:
         raise _write_error(path, e) from None
@@ -62,20 +64,39 @@ def _make(path: Path) -> int:
 def remove_unfinished(folder: Path) -> None:
     """Remove what `write_atomically` had begun in `folder`, not below it, in processes that were killed."""
     for path in folder.glob(".*.tmp"):
-        begun = TEMPORARY.fullmatch(path.name)
-        if begun and not _runs(int(begun.group(1))) and not path.is_symlink() and path.is_file():
-            path.unlink(missing_ok=True)
+        if TEMPORARY.fullmatch(path.name) and path.is_file():
+            with _in_the_making(path) as is_left:
+                if is_left:
+                    path.unlink(missing_ok=True)
 
 
-def _runs(process: int) -> bool:
-    """Whether a process of this number runs on this machine."""
+@contextlib.contextmanager
+def _in_the_making(path: Path) -> Iterator[bool]:
+    """Lock a file for the block; yields whether it could be, so that nobody else is making it."""
+    descriptor = hold(path, os.O_RDWR | os.O_NONBLOCK)
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it runs, for another user
-        return True
-    return True
+        yield descriptor is not None
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def hold(path: Path, flags: int) -> int | None:
+    """Lock what lies there, no link to it, until the descriptor is closed or the process ends; None if it cannot be.
+
+    Whatever is unfinished is locked by the process that makes it: a process's number says nothing in another container,
+    or on a shared disk.
+    """
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), path.lstat()):
+                return descriptor
+        except OSError:
+            pass
+        os.close(descriptor)
+    return None
 
 
 def write_text(path: Path, text: str) -> None:

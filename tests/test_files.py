@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from fastarat.errors import UserError
-from fastarat.files import as_file_name, checksum_of, parse_json, read_json, require_file
+from fastarat.files import (
+    as_file_name,
+    checksum_of,
+    parse_json,
+    read_json,
+    remove_unfinished,
+    require_file,
+    write_atomically,
+)
 
 
 @pytest.mark.parametrize(
@@ -85,3 +93,45 @@ def test_a_checksum_covers_all_but_itself():
     values = {"a": 1, "b": ["x"]}
     assert checksum_of({**values, "checksum": "old"}) == checksum_of(dict(reversed(values.items())))
     assert checksum_of(values) != checksum_of({**values, "b": ["y"]})
+
+
+@pytest.mark.parametrize("process", [os.getpid(), os.getppid(), 999999999], ids=["ours", "another's", "nobody's"])
+def test_what_a_killed_process_began_is_removed_whoever_has_its_number_now(tmp_path, process):
+    """In a container the next command has the same number."""
+    (tmp_path / f".x.json.fastarat-{process}-0123abcd.tmp").write_text("{")
+    remove_unfinished(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def in_place(path: Path) -> None:
+    path.write_text("whole")
+
+
+def anew(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_text("whole")
+    other.replace(path)
+
+
+@pytest.mark.parametrize("write", [in_place, anew])
+def test_what_is_being_written_is_left_alone(tmp_path, monkeypatch, write):
+    """Until it is renamed, which is after `os.fsync`."""
+    seen, synchronised = [], os.fsync
+
+    def meanwhile(descriptor: int) -> None:
+        remove_unfinished(tmp_path)
+        seen.append(sorted(path.suffix for path in tmp_path.iterdir()))
+        synchronised(descriptor)
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    write_atomically(tmp_path / "x.txt", lambda path: (remove_unfinished(tmp_path), write(path))[1])
+    assert seen == [[".tmp"], [".txt"]] and (tmp_path / "x.txt").read_text() == "whole"
+
+
+def test_links_and_folders_of_such_a_name_stay(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / ".a.fastarat-1-0123abcd.tmp").symlink_to("mine")
+    (tmp_path / ".b.fastarat-1-0123abcd.tmp").mkdir()
+    os.mkfifo(tmp_path / ".c.fastarat-1-0123abcd.tmp")
+    remove_unfinished(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
