@@ -8,6 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+from fastarat.errors import WorkError
+from fastarat.files import write_text
+
 LAUNCHER = "FASTARAT_LAUNCHER"
 """environment variable that holds the process id of our own launcher"""
 _PR_SET_PDEATHSIG = 1
@@ -57,7 +60,7 @@ def say_to_launcher(text: str, code: int) -> bool:
         return False
     message = {"message": text, "extraInfo": {"timestamp": str(int(time.time()))}}  # torch's form
     try:
-        Path(file).write_text(json.dumps({"message": message, "code": code}))
-    except OSError:
+        write_text(Path(file), json.dumps({"message": message, "code": code}))  # whole, or the launcher cannot read it
+    except WorkError:
         return False
     return LAUNCHER in os.environ

@@ -19,7 +19,8 @@ from fastarat import processes
 from fastarat.__main__ import main
 from fastarat.console import MOST_CHARACTERS, notice, print_json, print_table, progress
 from fastarat.ending import ended
-from fastarat.engine.launch import _raise_killed, _raise_said
+from fastarat.engine import launch as launch_module
+from fastarat.engine.launch import _raise_killed, _raise_said, launch
 from fastarat.errors import Interrupted, UserError, WorkError
 from fastarat.signals import ENDING
 
@@ -171,6 +172,48 @@ def test_of_several_processes_the_launcher_says_what_the_first_to_fail_said(tmp_
     os.utime(file, ns=(0, 0))
     with pytest.raises(UserError, match=r"^give a file$"):
         _raise_said(tmp_path)
+
+
+@pytest.mark.parametrize("cut", [b"", b'{"message": {"mess', b"\xff", b"[]", b'{"code": 2, "message": "text"}'])
+def test_a_reason_that_cannot_be_read_hides_no_other_and_is_one_line_itself(tmp_path, cut):
+    for rank, text in ((0, cut), (1, b'{"code": 1, "message": {"message": "the reason"}}')):
+        file = tmp_path / str(rank) / "error.json"
+        file.parent.mkdir()
+        file.write_bytes(text)
+        os.utime(file, ns=(0, rank))
+    with pytest.raises(WorkError, match=r"^the reason$"):
+        _raise_said(tmp_path)
+    file.unlink()
+    with pytest.raises(WorkError, match=r"^a process failed, and what it said of it cannot be read$"):
+        _raise_said(tmp_path)
+
+
+def test_a_reason_is_whole_or_not_there(tmp_path, monkeypatch):
+    file = tmp_path / "error.json"
+    as_launched(monkeypatch, file, 1, ours=True)
+    seen = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append(file.exists()))
+    assert processes.say_to_launcher("the reason", 1)
+    assert seen[0] is False and json.loads(file.read_text())["message"]["message"] == "the reason"
+
+
+@pytest.mark.parametrize("ignored", [False, True], ids=["on a terminal", "under nohup"])
+def test_the_launcher_answers_sighup_but_where_nohup_has_it_ignored(monkeypatch, ignored):
+    held = {}
+
+    def started(config, entrypoint):
+        return lambda *args: held.update(names=config.signals_to_handle.split(","), args=args)
+
+    monkeypatch.setattr(launch_module, "elastic_launch", started)
+    for name in (processes.LAUNCHER, "OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL"):
+        monkeypatch.setenv(name, "1")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        assert launch(2, ["train"], 0) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert ("SIGHUP" in held["names"]) is not ignored and {"SIGINT", "SIGTERM", "SIGQUIT"} < {*held["names"], "SIGHUP"}
+    assert held["args"][-1] == "train"
 
 
 def test_a_process_that_was_killed_is_named_with_its_signal():

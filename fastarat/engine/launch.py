@@ -1,6 +1,5 @@
 """Start N processes of this command with torch's own elastic launcher."""
 
-import json
 import logging
 import os
 import signal
@@ -14,9 +13,12 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from fastarat.errors import UserError, WorkError
+from fastarat.files import read_json
 from fastarat.processes import LAUNCHER
 
 HOST = "127.0.0.1"
+ENDING = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP")
+"""signals that the launcher passes on to its processes, by their names"""
 
 
 def launch(num_processes: int, args: list[str], port: int) -> int:
@@ -49,6 +51,7 @@ def _run(num_processes: int, args: list[str], port: int, said: Path) -> int:
         max_restarts=0,
         monitor_interval=0.1,
         logs_specs=DefaultLogsSpecs(str(said)),
+        signals_to_handle=",".join(_answered()),
     )
     try:
         elastic_launch(config, sys.executable)("-m", "fastarat", *args)
@@ -64,6 +67,12 @@ def _run(num_processes: int, args: list[str], port: int, said: Path) -> int:
     return 0
 
 
+def _answered() -> list[str]:
+    """Those of `ENDING` that end a command: not SIGHUP where it is ignored, which is what nohup is for."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [name for name in ENDING if name != "SIGHUP" or not ignored]
+
+
 def _raise_killed(failures: dict[int, ProcessFailure]) -> None:
     """Speak for a process that could say nothing itself. SIGTERM is what the launcher ends the others with."""
     for rank, failure in sorted(failures.items()):
@@ -77,9 +86,15 @@ def _raise_killed(failures: dict[int, ProcessFailure]) -> None:
 def _raise_said(folder: Path) -> None:
     """Raise what the first process to fail has said, if any has: the others failed since it was gone."""
     files = sorted(folder.rglob("error.json"), key=lambda path: path.stat().st_mtime_ns)
+    for file in files:
+        try:
+            said = read_json(file)
+            kind, text = UserError if said["code"] == 2 else WorkError, said["message"]["message"]
+        except (UserError, KeyError, TypeError):  # no file of ours
+            continue
+        raise kind(text) from None
     if files:
-        said = json.loads(files[0].read_text())
-        raise (UserError if said["code"] == 2 else WorkError)(said["message"]["message"]) from None
+        raise WorkError("a process failed, and what it said of it cannot be read") from None
 
 
 def check_port(port: int) -> None:
