@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastarat.attacks.autoattack_warnings import Traces, afterthoughts
 from fastarat.attacks.settings import Norm
 from fastarat.evaluation import Accuracy
 
@@ -28,19 +29,28 @@ class Evaluation:
     x_adv: Tensor
     """their adversarial images [M, C, H, W]"""
     not_attackable: dict[str, Tensor]
-    """places of the images of which each attack had no gradient to follow at any point; they count as robust to it,
-    without evidence: int64"""
+    """places of the images of which each attack had no gradient free of NaN to follow at any point; they count as
+    robust to it, without evidence: int64"""
     undefined: dict[str, Tensor]
     """places of the images that count as misclassified since their logits are NaN, or infinite for several classes, as
     they are (`clean`) and under each attack: int64"""
     seconds: dict[str, float]
     """of each attack, over all sessions"""
-    warnings: tuple[str, ...]
-    """why the numbers may say too much, a sentence each"""
+    traces: dict[str, Traces]
+    """of each attack that has begun, what it gives reason to warn of"""
+    asked: tuple[str, ...]
+    """all attacks, those too that have not begun"""
+    model_warnings: tuple[str, ...]
+    """what the model gave reason to say before the attacks, a sentence each"""
     options: tuple[str, ...]
     """where it departs from the standard's setting, a phrase each"""
     stopped: str
     """where the budget ended it, so that robust accuracy may be lower; empty if it is complete"""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why the numbers may say too much, a sentence each."""
+        return (*self.model_warnings, *afterthoughts(self.asked, self.flags, self.traces))
 
     @property
     def complete(self) -> bool:

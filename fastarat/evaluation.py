@@ -35,7 +35,7 @@ class Accuracy:
     undefined: int = 0
     """of the wrong, how many are so because their logits are NaN, or infinite for several classes"""
     not_attackable: int = 0
-    """of the right under attack, how many are so without evidence: the attack had no gradient to follow at any point"""
+    """of the right under attack, how many are so without evidence: no gradient to follow was free of NaN"""
 
     @property
     def percent(self) -> float:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fastarat.attacks.autoattack_checks import NUM_TARGETS, STANDARD
 from fastarat.attacks.autoattack_state import as_numbers
+from fastarat.attacks.autoattack_warnings import with_further_start
 from fastarat.attacks.settings import Norm
 from fastarat.console import notice, progress
 from fastarat.data.sources import open_dataset
@@ -292,17 +293,15 @@ def _together(found: Evaluation, more: Evaluation, rows: Tensor) -> Evaluation:
         for i, (stage, of) in enumerate(found.flags.items())
     }
     places, order = torch.cat([found.rows, rows[more.rows]]).sort()
-    # An image was not attackable if it was so from every start.
-    missed = found.not_attackable[name]
-    missed = missed[torch.isin(missed, rows[more.not_attackable[name]])]
-    undefined = torch.cat([found.undefined[name], rows[more.undefined[name]]]).unique()
+    both = with_further_start(found.traces[name], more.traces[name], rows, broken)
     return replace(
         found,
         flags=flags,
-        not_attackable={**found.not_attackable, name: missed},
-        undefined={**found.undefined, name: undefined},
+        not_attackable={**found.not_attackable, name: both.not_attackable},
+        undefined={**found.undefined, name: both.undefined},
         rows=places,
         x_adv=torch.cat([found.x_adv, more.x_adv])[order],
         seconds={**found.seconds, name: found.seconds[name] + more.seconds[name]},
-        warnings=tuple(dict.fromkeys([*found.warnings, *more.warnings])),
+        traces={**found.traces, name: both},
+        model_warnings=found.model_warnings or more.model_warnings,
     )

@@ -220,7 +220,9 @@ def _evaluation(
         not_attackable={name: torch.tensor(rows, dtype=torch.int64) for name, rows in result.not_attackable.items()},
         undefined={name: torch.tensor(rows, dtype=torch.int64) for name, rows in result.undefined.items()},
         seconds=result.seconds,
-        warnings=result.warnings,
+        traces=result.traces,
+        asked=result.asked,
+        model_warnings=result.model_warnings,
         options=options,
         stopped=result.stopped,
     )

@@ -1,6 +1,7 @@
 """RobustBench's calls, with no more than the import changed."""
 
 import json
+import re
 from enum import Enum
 
 import pytest
@@ -96,6 +97,27 @@ def test_attacks_may_be_named_later_and_run_each_by_itself(net, capsys):
         adversary.attacks_to_run = [name]
         assert torch.equal(adversary.run_standard_evaluation(x, y), x_adv)
     assert adversary.clean_accuracy(x, y) == 1 > adversary.clean_accuracy(together, y)
+
+
+def test_warnings_after_further_starts_count_all_starts_once(net, capsys):
+    """The factor makes the cross-entropy flat at most points, for each start at others."""
+    x, y = correct(net, 40)
+    adversary = AutoAttack(lambda images: 600 * net(images), eps=0.1, **CUSTOM)
+    counts = []
+    for num_starts in (1, 3):
+        adversary.apgd.n_restarts = num_starts
+        adversary.run_standard_evaluation(x, y)
+        found = adversary.evaluation
+        assert found is not None
+        (warning,) = found.warnings
+        zero, searches = map(int, re.findall(r"^(\d+) of (\d+) searches", warning)[0])
+        missed = found.num_not_attackable
+        assert 0 < zero <= searches and f" {missed} of 40 images were not attackable by apgd-ce" in warning
+        assert f"could search {missed} of the {found.counts['apgd-ce']} robust images" in warning
+        assert f"warning: {warning}" in capsys.readouterr().err
+        counts.append((searches, missed))
+    (first, alone), (more, together) = counts
+    assert more > first == 40 and 0 < together < alone
 
 
 class Sine(nn.Module):

@@ -24,7 +24,7 @@ class Attacked:
     x: Tensor
     """[N, C, H, W] in [0, 1]"""
     x_adv: Tensor
-    """the attack's last iterates, the same shape"""
+    """the last misclassified iterate of each image, the last one where there is none: the same shape"""
     y: Tensor
     """labels, int64 [N]"""
     clean_prediction: Tensor
@@ -32,7 +32,7 @@ class Attacked:
     adversarial_prediction: Tensor
     """int64 [N]; the same"""
     not_attackable: Tensor
-    """of which the attack had no gradient to follow at any point: bool [N]"""
+    """of which the attack had no gradient free of NaN to follow at any point: bool [N]"""
 
     @property
     def groups(self) -> dict[str, Tensor]:
@@ -68,9 +68,11 @@ def attack_images(
         with batch_norm_mode(model, "eval"):
             rows = torch.arange(len(part), device=x.device)
             restart = one_restart(logits_of, part, labels, rows, attack, seed + i, 0)
+            found = restart.found
+            x_adv = torch.where(found.broken.view(-1, 1, 1, 1), found.images, restart.last)
             with torch.no_grad():
-                before, after = (predictions(logits_of(images)) for images in (part, restart.last))
-        done.append((restart.last, labels, before, after, ~restart.found.attackable))
+                before, after = (predictions(logits_of(images)) for images in (part, x_adv))
+        done.append((x_adv, labels, before, after, ~found.attackable))
         advance(len(part))
     return Attacked(x, *map(torch.cat, zip(*done, strict=True)))
 

@@ -24,7 +24,7 @@ from fastarat_kernels.pgd_step.reference import finite_gradient, norms, project
 from fastarat_kernels.philox import Stream
 from torch import Tensor
 
-from fastarat.attacks.found import has_direction, is_lost, moved_on
+from fastarat.attacks.found import has_direction, is_known, is_lost, moved_on
 from fastarat.attacks.objectives import TINY, PointLoss, point_losses
 from fastarat.attacks.pgd import Logits
 from fastarat.attacks.settings import Norm
@@ -67,7 +67,7 @@ class Search(NamedTuple):
     broken: Tensor
     """whether any iterate was misclassified, bool [B]"""
     attackable: Tensor
-    """whether any iterate had a direction to follow, bool [B]"""
+    """whether any iterate had a direction to follow that was known in full, bool [B]"""
     shift: Tensor
     """from x to where the search goes on if there is none"""
 
@@ -162,7 +162,7 @@ def advance(logits_of: Logits, s: Search, norm: Norm, eps: float, loss: PointLos
         best_loss=torch.where(better, losses, s.best_loss),
         found=torch.where(_per_image(wrong), x_adv, s.found),
         broken=s.broken | wrong,
-        attackable=s.attackable | has_direction(direction, NO_MOVE),
+        attackable=s.attackable | (has_direction(direction, NO_MOVE) & is_known(s.gradient)),
         shift=shift,
     )
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastarat.attacks.autoattack_state import Record, Task, nothing
-from fastarat.attacks.autoattack_warnings import afterthoughts
+from fastarat.attacks.autoattack_warnings import Traces, afterthoughts, traces
 from fastarat.models.predictions import are_undefined
 
 
@@ -28,12 +28,21 @@ class AutoAttackResult:
     """rows that count as misclassified since their logits predict nothing, as NaN: after `clean` and each attack"""
     not_attackable: dict[str, tuple[int, ...]]
     """rows of which each attack had no direction to follow at any point; they count as robust to it"""
+    traces: dict[str, Traces]
+    """of each attack that has begun"""
     seconds: dict[str, float]
     """of each attack, over all sessions"""
-    warnings: tuple[str, ...]
-    """why the numbers may say too much; they are as they would be without"""
+    asked: tuple[str, ...]
+    """all attacks, those too that have not begun"""
+    model_warnings: tuple[str, ...]
+    """what the model gave reason to say before the attacks"""
     stopped: str = ""
     """where the budget ended it, so that `robust_after` says too much; empty if it is complete"""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why the numbers may say too much; they are as they would be without."""
+        return (*self.model_warnings, *afterthoughts(self.asked, self.robust_after, self.traces))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -51,6 +60,7 @@ def result_of(
 ) -> AutoAttackResult:
     """The result of an evaluation; `robust` and `records` are those of the attacks that have begun."""
     of = dict(zip(task.attacks, records, strict=False))  # those that have begun
+    left = {name: traces(own) for name, own in of.items()}
     broken_by = torch.where(robust[0], 0, -1)
     for number, own in enumerate(records, 1):
         broken_by[torch.cat([record.broken for record in own])] = number
@@ -58,7 +68,7 @@ def result_of(
     rows, order = torch.cat([record.broken for record in flat]).sort()
 
     def rows_of(field: str) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(torch.cat([getattr(record, field) for record in own]).tolist()) for name, own in of.items()}
+        return {name: tuple(getattr(own, field).tolist()) for name, own in left.items()}
 
     undefined_clean = tuple(are_undefined(task.clean_logits).nonzero().flatten().tolist())
     return AutoAttackResult(
@@ -69,7 +79,9 @@ def result_of(
         unconfirmed=rows_of("unconfirmed"),
         undefined={"clean": undefined_clean, **rows_of("undefined")},
         not_attackable=rows_of("not_attackable"),
+        traces=left,
         seconds={name: sum(float(record.seconds) for record in own) for name, own in of.items()},
-        warnings=(*warnings, *filter(None, afterthoughts(task, robust, of))),
+        asked=task.attacks,
+        model_warnings=tuple(warnings),
         stopped=stopped,
     )

@@ -1,5 +1,8 @@
 """AutoAttack's warnings: plain sentences on why its numbers may say too much. They change nothing."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -16,6 +19,44 @@ NO_GRADIENT = {
     "apgd-t, whose loss does not feel the scale of logits, makes up for it, unless it is warned of too.",
     "apgd-t": "the model hides its gradient, and robust accuracy against attacks that follow it is too high.",
 }
+
+
+class Traces(NamedTuple):
+    """What one attack left behind that gives reason to warn; places among all images, int64."""
+
+    num_images: int
+    """that it saw"""
+    not_attackable: Tensor
+    """places of the images of which it had no direction to follow at any point"""
+    undefined: Tensor
+    """places of the images that it broke by logits that predict nothing"""
+    unconfirmed: Tensor
+    """places of what it found and the check refused"""
+    zero_gradients: Tensor
+    """searches of an APGD that began with a gradient of zero, and all its searches: int64 [2]"""
+
+
+def traces(records: Sequence[Record]) -> Traces:
+    """Of an attack, from what it did on one batch or more."""
+    places = ("not_attackable", "undefined", "unconfirmed")
+    return Traces(
+        num_images=sum(len(record.rows) for record in records),
+        zero_gradients=torch.stack([record.zero_gradients for record in records]).sum(0),
+        **{name: torch.cat([getattr(record, name) for record in records]) for name in places},
+    )
+
+
+def with_further_start(first: Traces, more: Traces, rows: Tensor, broken: Tensor) -> Traces:
+    """Of one attack from two starts: `more` is of the images `rows` that `first` left, and broke those at `broken`."""
+    missed, refused = rows[more.not_attackable], torch.cat([first.unconfirmed, rows[more.unconfirmed]]).unique()
+    return Traces(
+        num_images=first.num_images,
+        # An image was not attackable if it was so from every start.
+        not_attackable=first.not_attackable[torch.isin(first.not_attackable, missed)],
+        undefined=torch.cat([first.undefined, rows[more.undefined]]).unique(),
+        unconfirmed=refused[~torch.isin(refused, broken)],
+        zero_gradients=first.zero_gradients + more.zero_gradients,
+    )
 
 
 @torch.no_grad()
@@ -52,49 +93,49 @@ def undefined_clean(clean_logits: Tensor) -> str:
     return _undefined(int(are_undefined(clean_logits).sum()), "as they are")
 
 
-def afterthoughts(task: Task, robust: list[Tensor], of: dict[str, list[Record]]) -> list[str]:
-    """What the attacks themselves give reason to say."""
-    return [
-        *_no_gradient(task, robust[-1], of),
-        *(_undefined(_count(own, "undefined"), f"under {name}") for name, own in of.items()),
-        _gained_by_square(task, robust, list(of)),
-        *(_unconfirmed(_count(own, "unconfirmed"), name) for name, own in of.items()),
+def afterthoughts(asked: Sequence[str], flags: dict[str, Tensor], of: dict[str, Traces]) -> tuple[str, ...]:
+    """What the attacks themselves give reason to say. `asked`: their names; `flags`: which images are right, bool [N],
+    after `clean` and after each attack that has begun.
+    """
+    robust = list(flags.values())
+    said = [
+        *_no_gradient(asked, robust[-1], of),
+        *(_undefined(len(own.undefined), f"under {name}") for name, own in of.items()),
+        _gained_by_square(robust, list(of)),
+        *(_unconfirmed(len(own.unconfirmed), name) for name, own in of.items()),
     ]
+    return tuple(filter(None, said))
 
 
-def _count(records: list[Record], field: str) -> int:
-    return sum(len(getattr(record, field)) for record in records)
-
-
-def _no_gradient(task: Task, robust: Tensor, of: dict[str, list[Record]]) -> list[str]:
+def _no_gradient(asked: Sequence[str], robust: Tensor, of: dict[str, Traces]) -> list[str]:
     """What searches began without a gradient, what images had none at all, and which robust images were never searched:
     a warning for each attack."""
     found = [" ".join([*_zero_gradients(name, own), *_not_attackable(name, own)]) for name, own in of.items()]
     found = [warning for warning in found if warning]
     never = robust.clone()
     for own in of.values():
-        rows = torch.cat([record.not_attackable for record in own])
-        never &= torch.zeros_like(never).index_fill(0, rows, True)
+        never &= torch.zeros_like(never).index_fill(0, own.not_attackable, True)
     if of and never.any():
         found[-1] += f" No attack could search {int(never.sum())} of the {int(robust.sum())} robust images."
-        if "square" not in task.attacks:
+        if "square" not in asked:
             found[-1] += " Add square, which needs no gradient."
     return found
 
 
-def _zero_gradients(name: str, own: list[Record]) -> list[str]:
-    zero, searches = torch.stack([record.zero_gradients for record in own]).sum(0).tolist()
+def _zero_gradients(name: str, own: Traces) -> list[str]:
+    zero, searches = own.zero_gradients.tolist()
     if not zero or name not in NO_GRADIENT:
         return []
     return [f"{zero} of {searches} searches of {name} began with a gradient of exactly zero: {NO_GRADIENT[name]}"]
 
 
-def _not_attackable(name: str, own: list[Record]) -> list[str]:
-    number, what = _count(own, "not_attackable"), "finite margin to lower" if name == "square" else "gradient to follow"
+def _not_attackable(name: str, own: Traces) -> list[str]:
+    number = len(own.not_attackable)
+    what = "finite margin to lower" if name == "square" else "gradient free of NaN to follow"
     if not number:
         return []
     return [
-        f"{number} of {_count(own, 'rows')} images were not attackable by {name}, which found no {what} at any point "
+        f"{number} of {own.num_images} images were not attackable by {name}, which found no {what} at any point "
         "that it tried: they count as robust to it, without evidence."
     ]
 
@@ -108,9 +149,9 @@ def _undefined(number: int, when: str) -> str:
     )
 
 
-def _gained_by_square(task: Task, robust: list[Tensor], names: list[str]) -> str:
+def _gained_by_square(robust: list[Tensor], names: list[str]) -> str:
     at = names.index("square") if "square" in names else 0
-    gained = 100 * float((robust[at] & ~robust[at + 1]).sum()) / len(task.labels) if at else 0
+    gained = 100 * float((robust[at] & ~robust[at + 1]).sum()) / len(robust[0]) if at else 0
     if gained <= SQUARE_ABOVE:
         return ""
     return (

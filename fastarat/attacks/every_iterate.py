@@ -1,8 +1,9 @@
 """PGD by which robustness is measured: an image is broken if any iterate is misclassified, the start included.
 
-It does what a careful attacker would where a gradient says nothing. Where an objective's gradient by the logits is zero
-or not finite for an image, as cross-entropy's is for very large logits, the image's margin is raised instead. Where the
-gradient by the image is zero or NaN all the same, the search goes on by the margin from another point of the ball.
+It does what a careful attacker would where a gradient says nothing. Where an objective's gradient by the logits is
+zero, rounded away in part or not finite for an image, as cross-entropy's is for large logits, the image's margin is
+raised instead. Where the gradient by the image is zero or NaN all the same, the search goes on by the margin from
+another point of the ball.
 """
 
 from dataclasses import replace
@@ -12,11 +13,14 @@ import torch
 from fastarat_kernels.pgd_step.reference import ascend, project
 from torch import Tensor
 
-from fastarat.attacks.found import Found, has_direction, nothing_found, written
-from fastarat.attacks.objectives import objective
+from fastarat.attacks.found import Found, has_direction, is_known, nothing_found, written
+from fastarat.attacks.objectives import objective, widened
 from fastarat.attacks.pgd import Logits, loss_scale, reference_of, start_noise, start_point
 from fastarat.attacks.settings import AttackConfig
 from fastarat.models.predictions import are_right, are_undefined
+
+# Of the largest entry of a gradient by logits, in float32 or wider: what its sum may be. Roundings alone come to 1e-6.
+ROUNDED_AWAY = 1e-2
 
 
 class Restart(NamedTuple):
@@ -57,7 +61,7 @@ def one_restart(
                 centre + aside.flatten(1).roll(step + 1, 1).view_as(x),
             )
             x_adv = project(moved, centre, attack.radius, attack.norm)
-            by_margin, attackable = by_margin | ~leads, attackable | leads
+            by_margin, attackable = by_margin | ~leads, attackable | (leads & is_known(gradient))
         else:
             with torch.no_grad():
                 logits = logits_of(x_adv)
@@ -71,24 +75,35 @@ def careful_gradient(
 ) -> tuple[Tensor, Tensor]:
     """The gradient of the objective at `x_adv` (its shape and dtype), and the logits there (detached).
 
-    The margin is the objective of the images `by_margin` (bool [B]), and where the settings' has no gradient.
+    The margin is the objective of the images `by_margin` (bool [B]), and where the settings' has no gradient or has
+    lost a part of it.
     """
     with torch.enable_grad():
         leaf = x_adv.detach().requires_grad_()
         logits = logits_of(leaf)
         own = _by_logits(settings, logits, y, reference)
         margin = _by_logits(replace(settings, objective="margin"), logits, y, None)
-        vanished = ~(own.isfinite().all(1) & has_direction(own))
-        of_logits = torch.where((by_margin | vanished)[:, None], margin, own)
+        there = own.isfinite().all(1) & has_direction(own.to(logits.dtype)) & _is_whole(own)
+        of_logits = torch.where((by_margin | ~there)[:, None], margin, own).to(logits.dtype)
         (gradient,) = torch.autograd.grad(logits, leaf, of_logits)
     return gradient, logits.detach()
 
 
 def _by_logits(settings: AttackConfig, logits: Tensor, y: Tensor, reference: Tensor | None) -> Tensor:
-    """The gradient of the objective by the logits: [B, K] in their dtype."""
-    leaf = logits.detach().requires_grad_()
+    """The gradient of the objective by the logits: [B, K], in float32 or wider."""
+    leaf = widened(logits.detach()).requires_grad_()
     value = objective(settings.objective, leaf, y, reference)
     return torch.autograd.grad(value * loss_scale(logits), leaf)[0]
+
+
+def _is_whole(by_logits: Tensor) -> Tensor:
+    """Which gradients by logits [B, K] have lost no large part to rounding: bool [B].
+
+    No objective changes if all logits grow alike, so the entries add up to 0. Where the label's probability is nearly 1
+    its entry p_y - 1 is rounded to a multiple of 6e-8 in float32, often to 0, and the other entries alone would be
+    followed.
+    """
+    return by_logits.sum(1).abs() <= ROUNDED_AWAY * by_logits.abs().amax(1)
 
 
 def pgd_every_iterate(

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from fastarat.attacks.apgd_search import random_shift
 from fastarat.attacks.captured import Mover, directly
-from fastarat.attacks.found import Found, has_direction, is_lost, moved_on, nothing_found, written
+from fastarat.attacks.found import Found, has_direction, is_known, is_lost, moved_on, nothing_found, written
 from fastarat.attacks.pgd import Logits
 from fastarat.attacks.projections import lengths, project_onto_plane
 from fastarat.attacks.settings import Norm
@@ -57,7 +57,7 @@ class Search(NamedTuple):
     distance: Tensor
     """of that point, infinite if there is none: [B, 1, 1, 1]"""
     attackable: Tensor
-    """whether any iterate had a direction to follow, bool [B]"""
+    """whether any iterate had a direction to follow that was known in full, bool [B]"""
     shift: Tensor
     """from x to where the search goes on if there is none"""
 
@@ -144,7 +144,8 @@ def fab(
 def advance(logits_of: Logits, s: Search, norm: Norm) -> Search:
     """The state after one more iteration."""
     difference, gradient = lead_of_target(logits_of, s)
-    lost, gradient, aside = is_lost(gradient), finite_gradient(gradient), moved_on(s.shift)
+    known, lost, gradient = is_known(gradient), is_lost(gradient), finite_gradient(gradient)
+    aside = moved_on(s.shift)
     offset = (gradient * s.x_adv).flatten(1).sum(1) - difference
     both = torch.cat([s.x_adv, s.x])
     shift, shift_of_x = project_onto_plane(both, gradient.repeat(2, 1, 1, 1), offset.repeat(2), norm).chunk(2)
@@ -161,7 +162,7 @@ def advance(logits_of: Logits, s: Search, norm: Norm) -> Search:
         x_adv=torch.where(wrong, s.x + TURN_BACK * (x_adv - s.x), x_adv),
         closest=torch.where(closer, x_adv, s.closest),
         distance=torch.where(closer, distance, s.distance),
-        attackable=s.attackable | (has_direction(gradient) & ~lost),
+        attackable=s.attackable | (has_direction(gradient) & known & ~lost),
         shift=aside,
     )
 

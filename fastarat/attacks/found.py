@@ -14,8 +14,8 @@ class Found(NamedTuple):
     broken: Tensor
     """bool [B]"""
     attackable: Tensor
-    """whether any point that was tried had a direction to follow: bool [B]. An image that was neither broken nor
-    attackable is no evidence of robustness."""
+    """whether any point that was tried had a direction to follow that was known in full: bool [B]. An image that was
+    neither broken nor attackable is no evidence of robustness."""
 
 
 def nothing_found(x: Tensor) -> Found:
@@ -34,13 +34,19 @@ def has_direction(gradient: Tensor, above: float = 0) -> Tensor:
     return (gradient.abs() > above).flatten(1).any(1)
 
 
+def is_known(gradient: Tensor) -> Tensor:
+    """Which of the gradients [B, ...] have no NaN: bool [B]. What is finite of others is followed, but a search that
+    met no better one has not searched."""
+    return ~gradient.isnan().flatten(1).any(1)
+
+
 def is_lost(gradient: Tensor) -> Tensor:
     """Which of the gradients [B, ...] lead nowhere because they are NaN: bool [B].
 
     An attack goes on from another point then. A gradient of exactly zero is one that the standard attacks know: they
     stay where they are.
     """
-    return gradient.isnan().flatten(1).any(1) & ~has_direction(gradient)
+    return ~is_known(gradient) & ~has_direction(gradient)
 
 
 def moved_on(shift: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
 def objective(name: Objective, logits: Tensor, y: Tensor, reference: Tensor | None) -> Tensor:
     """The objective called `name`, in float32 or wider."""
-    logits = _widened(logits)
+    logits = widened(logits)
     if name == "kl":
         assert reference is not None, "the KL objective needs the clean log-probabilities"
         return kl(logits, reference)
@@ -64,13 +64,14 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 
 def point_losses(name: PointLoss, logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """The loss called `name` of each point, [N], in float32 or wider; only the targeted one looks at `target`."""
-    logits = _widened(logits)
+    logits = widened(logits)
     if name == "cross-entropy":
         return F.cross_entropy(logits, y, reduction="none")
     return dlr(logits, y) if name == "dlr" else targeted_dlr(logits, y, target)
 
 
-def _widened(logits: Tensor) -> Tensor:
+def widened(logits: Tensor) -> Tensor:
+    """Logits as an objective takes them: in float32 or wider."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 

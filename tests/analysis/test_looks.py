@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from fastarat.analysis.perturbations import Attacked, attack_images, examples, perturbation_norms, pgd_20
 from fastarat.analysis.surface import loss_surface
@@ -42,6 +43,29 @@ def test_an_attack_stays_in_its_ball_and_leaves_the_model_as_it_was(small_net):
     assert all(torch.equal(value, before[name]) for name, value in small_net.state_dict().items())
     with torch.no_grad():
         assert torch.equal(found.adversarial_prediction, small_net.eval()(found.x_adv).argmax(1))
+
+
+class WrongOnce(nn.Module):
+    """A net of class 0 whose gradient is NaN, and which is wrong at the second point it is asked about alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        point = x.detach()
+        if not any(torch.equal(point, other) for other in self.seen):
+            self.seen.append(point)
+        wrong = len(self.seen) > 1 and torch.equal(point, self.seen[1])
+        root = (x - point).flatten(1).sum(1, keepdim=True).sqrt()  # 0, with a gradient of infinity, times 0 NaN
+        return torch.tensor([1.0, 0, 0]).roll(int(wrong)) + 0 * root
+
+
+def test_an_image_is_broken_if_any_iterate_is_misclassified():
+    x, y = torch.rand(4, 1, 5, 5), torch.zeros(4, dtype=torch.int64)
+    net = WrongOnce().eval()
+    found = attack_images(net, x, y, pgd_20("linf", 8), seed=0)
+    assert found.groups["broken"].all() and torch.equal(found.x_adv, net.seen[1])
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

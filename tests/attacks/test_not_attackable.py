@@ -1,6 +1,7 @@
 """An attack goes on where a gradient is none, and what it could not search is never taken for robust without a word."""
 
 import json
+from copy import deepcopy
 from functools import partial
 
 import pytest
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 import fastarat
 from fastarat.attacks import autoattack as driver
 from fastarat.attacks.apgd import apgd_ce, apgd_t
-from fastarat.attacks.every_iterate import one_restart
+from fastarat.attacks.every_iterate import careful_gradient, one_restart
 from fastarat.attacks.fab import fab_t
+from fastarat.attacks.pgd import input_gradient
 from fastarat.attacks.settings import AttackConfig
 from fastarat.attacks.square import square
 
@@ -38,6 +40,32 @@ def images() -> Tensor:
     return x
 
 
+@pytest.fixture(scope="module")
+def digits() -> tuple[nn.Module, Tensor, Tensor]:
+    """A net that has learnt digits, and 100 test images in float32 with their labels."""
+    data = fastarat.open_dataset("digits")
+    x, known = (
+        torch.tensor(part.images).permute(0, 3, 1, 2).float() / data.max_value for part in (data.test, data.train)
+    )
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    optimizer = torch.optim.Adam(net.parameters(), 0.01)
+    for _ in range(100):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(known), torch.tensor(data.train.labels)).backward()
+        optimizer.step()
+    return net.eval(), x[:100], torch.tensor(data.test.labels)[:100]
+
+
+class Times(nn.Module):
+    def __init__(self, factor: float):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * x
+
+
 @pytest.fixture(autouse=True)
 def short(monkeypatch) -> None:
     """The standard's attacks cut down to a fraction of their work."""
@@ -60,14 +88,17 @@ def says(found: fastarat.Evaluation, *words: str) -> bool:
 @NORMS
 @BY_GRADIENT
 @pytest.mark.parametrize(("spoil", "like"), [(nan, zero), (infinite, largest_of_rest)])
-def test_entries_that_are_none_count_as_zero_or_by_their_sign_and_spoil_no_other_image(
+def test_entries_that_are_none_count_as_zero_or_by_their_sign_and_only_nan_makes_a_search_no_evidence(
     net, images, attack, norm, spoil, like
 ):
     ours = attacked(Spoiled(net, in_part(spoil)), images, attack, norm)
     theirs = attacked(Spoiled(net, in_part(like)), images, attack, norm)
     assert torch.equal(ours.rows, theirs.rows) and torch.equal(ours.x_adv, theirs.x_adv)
     assert 0 < len(ours.rows) < NUM, "the attack finds something"
-    assert ours.warnings == () and len(ours.not_attackable[attack]) == 0
+    # What is infinite has a sign, but a search by the pixels that are no NaN is no evidence.
+    missed = (MARKED & ours.flags[attack]).nonzero().flatten() if spoil is nan else torch.tensor([])
+    assert ours.not_attackable[attack].tolist() == missed.tolist() and ours.num_not_attackable == len(missed)
+    assert says(ours, f"not attackable by {attack}") if len(missed) else ours.warnings == ()
     plain = attacked(net, images, attack, norm)
     assert torch.equal(ours.rows[~MARKED[ours.rows]], plain.rows[~MARKED[plain.rows]])
     assert torch.equal(ours.x_adv[~MARKED[ours.rows]], plain.x_adv[~MARKED[plain.rows]])
@@ -144,6 +175,41 @@ def test_where_logits_are_large_pgd_raises_the_margin_and_apgd_ce_stays_the_stan
     assert pgd.robust <= attacked(net, images, "pgd", norm).robust + 100 / NUM
     assert apgd_ce.robust > 80 and says(apgd_ce, "of apgd-ce began with a gradient of exactly zero", "not attackable")
     assert len(apgd_ce.not_attackable["apgd-ce"]) == apgd_ce.counts["apgd-ce"]
+
+
+@NORMS
+@pytest.mark.parametrize("factor", [10, 40, 160])
+def test_a_factor_on_the_logits_of_a_sure_net_hides_nothing_from_pgd(digits, norm, factor):
+    """The label's probability rounds to 1 in float32 long before the other classes' round to 0."""
+    net, x, y = digits
+    eps = {"linf": 0.1, "l2": 0.6}[norm]
+    large = nn.Sequential(net, Times(factor)).eval()
+    pgd, cw = (fastarat.evaluate(large, x, y, attack, norm=norm, eps=eps) for attack in ("pgd", "cw"))
+    assert pgd.counts["pgd"] <= cw.counts["cw"] + 1 < 0.5 * len(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("factor", [0.1, 1, 3, 10])
+def test_the_margin_is_raised_for_images_whose_cross_entropy_is_rounded_away_and_for_no_others(digits, factor, dtype):
+    net, x, y = digits
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    net, x = deepcopy(net).to(wide), x.to(wide)
+
+    def logits_of(v: Tensor) -> Tensor:
+        return (factor * net(v)).to(dtype)
+
+    by, margins = (
+        AttackConfig(norm="linf", eps_255=8, step_255=2, steps=1, batch_norm="eval", objective=name)
+        for name in ("cross-entropy", "margin")
+    )
+    found, logits = careful_gradient(by, logits_of, x, y, None, torch.zeros_like(y, dtype=torch.bool))
+    plain, margin = (input_gradient(settings, logits_of, x, y, None)[0] for settings in (by, margins))
+    others = logits.double().softmax(1).scatter(1, y[:, None], 0).sum(1)
+    unit = torch.finfo(wide).eps / 2  # to a multiple of which the label's probability is rounded
+    certain, lost = others > 1000 * unit, others < unit / 2
+    assert certain.any() and torch.equal(found[certain], plain[certain])
+    assert torch.equal(found[lost], margin[lost])
+    assert factor < 10 or dtype == torch.float64 or lost.any()
 
 
 @NORMS
