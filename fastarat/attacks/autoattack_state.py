@@ -17,7 +17,7 @@ from fastarat.tensors import checksum, read_tensors, write_tensors
 # A resumed run's clean logits may differ by what another algorithm for a convolution, or TF32, rounds otherwise.
 SAME_MODEL = 1e-2
 LOCK = "autoattack.lock"
-FORMAT = 3
+FORMAT = 4
 """of a kept state: another one begins anew"""
 DESCRIPTION = "autoattack.json"
 CLEAN = "clean.safetensors"
