@@ -90,6 +90,10 @@ class Run:
     def _write_sessions(self) -> None:
         write_text(self.record_file, json.dumps({"sessions": self._sessions}, indent=2) + "\n")
 
+    def has_test_images(self) -> bool:
+        """Whether there are test images beside those of the session that runs."""
+        return self._sessions[-1]["data"]["test_images"] > 0
+
     def record_event(self, text: str) -> None:
         """Add what happened to the record of the session that runs."""
         self._sessions[-1].setdefault("events", []).append(text)

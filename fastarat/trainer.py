@@ -158,7 +158,11 @@ def _facts(
         "dtype": dtype,
         "compile": mode,
         "kernels": kernels,
-        "data": {"name": dataset.name, "fingerprint": dataset.fingerprint},
+        "data": {
+            "name": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "test_images": len(dataset.test.labels),
+        },
         "extra": extra and {"name": extra.name, "fingerprint": extra.fingerprint, "images": len(extra.train.labels)},
         "loader": {"name": loader, **asdict(training.config.loading)},
         "last_batch": "dropped if not full",

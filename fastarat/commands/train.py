@@ -214,4 +214,5 @@ def _report(run: "Run", as_json: bool) -> None:
     if result:
         measured = f"epoch {result['epoch']}, {result['images']} images: clean {result['clean']:.1f} %, "
         measured += f"PGD-{result['steps']} {result['robust']:.1f} %{doubts(result)}"
-    notice(f"{run.path}: {measured}; {command('eval', run.path)} measures it on all test images")
+    images, data = ("all test images", ()) if run.has_test_images() else ("a set with test images", ("--data", "SET"))
+    notice(f"{run.path}: {measured}; {command('eval', run.path, *data)} measures it on {images}")

@@ -99,3 +99,12 @@ def test_a_set_without_test_images_is_no_set_to_evaluate_on(fastarat, trained, t
     np.savez(tmp_path / "made.npz", image=np.zeros((10, 8, 8, 1), np.uint8), label=np.arange(10))
     result = fastarat("eval", trained, "--data", tmp_path / "made.npz", "--attack", "none")
     assert result.code == 2 and "made has no test images: give --data a set of the same classes" in result.error
+
+
+def test_a_training_on_such_a_set_names_an_evaluation_that_has_images(fastarat, tmp_path):
+    images = np.random.default_rng(0).integers(0, 255, (40, 8, 8, 1), np.uint8)
+    np.savez(tmp_path / "made.npz", image=images, label=np.arange(40) % 4)
+    flags = ("--batch", "8", "--num-train-images", "16", "--num-validation-images", "8")
+    result = fastarat("train", "digits-at", *ONE_EPOCH, *flags, "--data", "made.npz", "--out", "run")
+    assert result.code == 0, result.err
+    assert "'fastarat eval run --data SET' measures it on a set with test images" in result.err
