@@ -17,7 +17,7 @@ from fastarat.attacks.found import Found, has_direction, is_known, nothing_found
 from fastarat.attacks.objectives import objective, widened
 from fastarat.attacks.pgd import Logits, loss_scale, reference_of, start_noise, start_point
 from fastarat.attacks.settings import AttackConfig
-from fastarat.models.predictions import are_right, are_undefined
+from fastarat.models.predictions import are_right, are_undefined, margins
 
 # Of the largest entry of a gradient by logits, in float32 or wider: what its sum may be. Roundings alone come to 1e-6.
 ROUNDED_AWAY = 1e-2
@@ -61,7 +61,9 @@ def one_restart(
                 centre + aside.flatten(1).roll(step + 1, 1).view_as(x),
             )
             x_adv = project(moved, centre, attack.radius, attack.norm)
-            by_margin, attackable = by_margin | ~leads, attackable | (leads & is_known(gradient))
+            # An infinite margin says nothing of how far the other classes are, whichever way the gradient points.
+            searched = leads & is_known(gradient) & margins(logits, y).isfinite()
+            by_margin, attackable = by_margin | ~leads, attackable | searched
         else:
             with torch.no_grad():
                 logits = logits_of(x_adv)

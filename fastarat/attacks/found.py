@@ -14,8 +14,8 @@ class Found(NamedTuple):
     broken: Tensor
     """bool [B]"""
     attackable: Tensor
-    """whether any point that was tried had a direction to follow that was known in full: bool [B]. An image that was
-    neither broken nor attackable is no evidence of robustness."""
+    """whether any point that was tried, of a finite margin, had a direction to follow that was known in full: bool [B].
+    An image that was neither broken nor attackable is no evidence of robustness."""
 
 
 def nothing_found(x: Tensor) -> Found:

@@ -266,6 +266,27 @@ def test_infinite_logits_say_what_their_largest_says(images, attack, value, wher
         assert found.robust < 100
 
 
+class LargestAlone(nn.Module):
+    """Rules out all classes but the first by -inf, or makes it the first by +inf."""
+
+    def __init__(self, value: float):
+        super().__init__()
+        self.value = value
+
+    def forward(self, z: Tensor) -> Tensor:
+        largest = z >= z.amax(1, keepdim=True)
+        return z.masked_fill(largest if self.value > 0 else ~largest, self.value)
+
+
+@NORMS
+@pytest.mark.parametrize("attack", ["pgd", "cw"])
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf])
+def test_robust_images_whose_margin_is_infinite_are_named(net, images, attack, norm, value):
+    found = attacked(nn.Sequential(net, LargestAlone(value)), images, attack, norm)
+    assert found.num_not_attackable == found.counts[attack] > 0
+    assert says(found, f"were not attackable by {attack}")
+
+
 @pytest.mark.parametrize("attack", ["pgd", "apgd-ce"])
 def test_clean_logits_that_are_nan_are_wrong_and_named_and_those_that_are_so_everywhere_refused(net, images, attack):
     y = net(images).argmax(1)
