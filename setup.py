@@ -47,7 +47,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["fastarat", "fastarat.*"]) + find_packages("kernels"),
     package_dir={"fastarat": "fastarat", "fastarat_kernels": "kernels/fastarat_kernels"},
-    package_data={"fastarat": ["py.typed"]},
+    package_data={"fastarat": ["py.typed"], "fastarat.data": ["digits_rows.npy"]},
     install_requires=[
         "matplotlib>=3.9",
         "numpy>=2",

@@ -1,6 +1,7 @@
 """The embedded digits need no download and are always the same."""
 
 import numpy as np
+import pytest
 
 from fastarat.data.sources import open_dataset
 
@@ -15,10 +16,10 @@ def test_digits_are_8x8_grey_images_of_ten_classes():
     assert digits.train.images.flags.c_contiguous
 
 
-def test_every_digit_has_its_share_of_the_test_images():
-    counts = np.bincount(open_dataset("digits").test.labels)
-    assert counts.min() >= 35 and counts.max() <= 37
-
-
-def test_the_split_is_the_same_each_time():
-    assert open_dataset("digits").fingerprint == open_dataset("digits").fingerprint
+def test_images_and_split_are_scikit_learns():
+    datasets, selection = pytest.importorskip("sklearn.datasets"), pytest.importorskip("sklearn.model_selection")
+    pixels, labels = datasets.load_digits(return_X_y=True)
+    rows = selection.train_test_split(np.arange(len(labels)), test_size=360, stratify=labels, random_state=0)
+    digits = open_dataset("digits")
+    for part, own in zip((digits.train, digits.test), rows, strict=True):
+        assert np.array_equal(part.images.reshape(-1, 64), pixels[own]) and np.array_equal(part.labels, labels[own])
