@@ -121,7 +121,8 @@ def traced_once(num_graphs: int = 1, unroll: bool = True, **settings):
     """The losses and the state of compiled steps, of which all have these graphs."""
     counter = CompileCounterWithBackend("aot_eager")
     found = trained("compile", backend=counter, unroll=unroll, **settings)
-    assert counter.frame_count == num_graphs
+    # In float64 torch also compiles a frame without any operation.
+    assert sum(len(graph.graph.nodes) > 0 for graph in counter.graphs) == num_graphs
     return found
 
 
