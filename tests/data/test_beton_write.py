@@ -181,8 +181,9 @@ def test_a_place_inside_a_file_is_told_by_the_name_that_was_given(tmp_path):
 
 
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has ignored
 sys.path[:0] = sys.argv[2:]
 from beton_sets import pixel_contents
 from fastarat.data.beton import write as beton_write
