@@ -207,9 +207,7 @@ def test_from_the_standards_starts_apgd_t_leaves_the_standards_flags(kit):
     assert (robust != flags["robust_after_apgd_t"]).sum() <= 2
 
 
-@pytest.mark.parametrize(
-    ("attack", "count"), [(apgd_ce, 360), (apgd_t, 60), pytest.param(apgd_t, 360, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("attack", "count"), [(apgd_ce, 360), (apgd_t, 60)])
 def test_alone_from_its_own_starts_each_leaves_as_many_as_the_standard(kit, attack, count):
     data, flags = stored(kit / "data.npz"), stored(kit / "aa_plain_Linf_individual_seed0.npz")
     net, rows = load_kit_model(kit, "plain"), flags["robust_to_clean"][:count].nonzero().flatten()

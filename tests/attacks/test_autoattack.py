@@ -650,18 +650,6 @@ def on_the_kit(kit: Path, name: str, norm: str, **settings) -> tuple[list[int], 
     return list(result.counts.values()), theirs, result
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize(("name", "norm"), [("plain", "linf"), ("plain", "l2"), ("scaled", "linf")])
-def test_on_the_kit_it_leaves_as_many_as_the_standard(kit, name, norm, seed):
-    ours, theirs, result = on_the_kit(kit, name, norm, seed=seed)
-    assert ours[0] == theirs[0] and abs(ours[-1] - theirs[-1]) <= 3
-    assert all(abs(mine - stored) <= 7 for mine, stored in zip(ours, theirs, strict=True))
-    assert not any(result.unconfirmed.values())
-    # One image of 360 is more than the 0.2 points that Square may lower the accuracy by without a word.
-    assert (name == "scaled") == any("gradient of exactly zero" in warning for warning in result.warnings)
-
-
 def test_on_the_kit_logits_times_100_hide_from_cross_entropy_but_not_from_the_targeted_loss(kit):
     ours, _, result = on_the_kit(kit, "scaled", "linf", attacks=("apgd-ce",))
     assert abs(100 * ours[1] / 360 - 95) <= 2
