@@ -97,6 +97,8 @@ def attack_names(attack: str) -> tuple[str, ...]:
     """The attacks that `attack` stands for. Raises `UserError` for a name that is none."""
     if attack == "none":
         return ()
+    if not attack:
+        raise UserError("no attack is named: give autoattack, pgd or others, or none for clean accuracy alone")
     names = tuple(name for part in attack.split(",") for name in (STANDARD if part == "autoattack" else (part,)))
     check_attacks(names)
     return names

@@ -130,8 +130,8 @@ class Display:
 def doubts(evaluation: dict[str, Any]) -> str:
     """What a training's evaluation has to say beside its percentages, in brackets; '' if nothing."""
     number, undefined = (evaluation.get(name, 0) for name in ("not_attackable", "undefined_logits"))
-    found = [f"{number} images not attackable"] if number else []
-    found += [f"logits of {undefined} NaN or infinite"] if undefined else []
+    found = [f"not attackable: {number}"] if number else []
+    found += [f"logits NaN or infinite: {undefined}"] if undefined else []
     return f" ({', '.join(found)})" if found else ""
 
 

@@ -130,7 +130,7 @@ def test_an_evaluation_names_what_it_could_not_attack_and_what_predicts_nothing(
     monkeypatch.setattr(loop_module, "accuracies", lambda *given, **settings: counted)
     _, result = looked_at(num_images=100)
     assert (result["robust"], result["not_attackable"], result["undefined_logits"]) == (30, 3, 3)
-    assert doubts(result) == " (3 images not attackable, logits of 3 NaN or infinite)"
+    assert doubts(result) == " (not attackable: 3, logits NaN or infinite: 3)"
     assert doubts({"robust": 30, "not_attackable": 0}) == ""
 
 

@@ -50,7 +50,7 @@ def test_a_collapse_is_seen_where_attacks_find_no_way_into_the_net():
     assert marks([(44, 42), (88, (85, 84))]) == [SOUND, (True, True)]
     evaluation = {"robust": 85.0, "steps": 10, "num_images": 100, "not_attackable": 84}
     said = overfitting.sentence({"epoch": 2, "train": {"adversarial_accuracy": 0.88}, "evaluation": evaluation})
-    assert "85.0 % under 10 steps (84 images not attackable)" in said
+    assert "85.0 % under 10 steps (not attackable: 84)" in said
 
 
 def test_a_run_that_is_evaluated_too_late_is_caught_all_the_same():
