@@ -15,9 +15,9 @@ from unmeasured import UNMEASURED
 
 CHECKOUT = Path(__file__).parents[2]
 
-# An epoch is four steps of 64 digits with the weakest attack: about 0.1 s.
+# An epoch is four steps of 16 digits with the weakest attack: about 0.1 s.
 TINY = (
-    *("--epochs", "2", "--num-train-images", "256", "--attack.steps", "1"),
+    *("--epochs", "2", "--num-train-images", "64", "--batch", "16", "--attack.steps", "1"),
     *("--evaluation.num-images", "50", "--evaluation.steps", "1"),
 )
 ONE_EPOCH = (*TINY, "--epochs", "1")

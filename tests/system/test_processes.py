@@ -1,20 +1,41 @@
 """Several processes on one machine: the same training as one, and an orderly end whatever happens."""
 
+import logging
 import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
+from unmeasured import UNMEASURED
 
 from fastarat.checkpoint import load_model
-from system.command_line import TINY, assert_same, finish, metrics, newest, results_of, start, state_of, wait_for
+from fastarat.commands.train import run as train
+from fastarat.ending import ended
+from fastarat.engine.launch import launch
+from fastarat.processes import LAUNCHER
+from system.command_line import (
+    CHECKOUT,
+    TINY,
+    Result,
+    assert_same,
+    finish,
+    metrics,
+    newest,
+    results_of,
+    start,
+    state_of,
+    wait_for,
+)
 
 # One step of 64 images an epoch, so that the metrics of every epoch are those of a single step.
-STEPS = (*TINY, "--epochs", "20", "--num-train-images", "64", "--evaluation.every-epochs", "0", "--sync-bn")
+STEPS = (*TINY, "--epochs", "20", "--batch", "64", "--evaluation.every-epochs", "0", "--sync-bn")
 ENDLESS = (*TINY, "--epochs", "5000", "--evaluation.every-epochs", "0", "--procs", "2")
+QUIETENED = ("torch.distributed", "torch.distributed.elastic.agent.server.api")
 
 
 def _losses(run: Path) -> list[float]:
@@ -64,14 +85,6 @@ def test_two_processes_take_the_same_twenty_steps_as_one_in_float64(fastarat, tm
         assert torch.allclose(models[0](images), models[1](images), rtol=1e-5, atol=1e-6)  # float32 forwards
 
 
-def test_the_first_step_agrees_in_float32(fastarat, tmp_path):
-    first = (*STEPS, "--epochs", "1", "--dtype", "fp32")
-    assert fastarat("train", *first, "--out", "one").code == 0
-    assert finish(start("train", *first, "--procs", "2", "--out", "two", measured=True)).code == 0
-    # One forward through a dozen layers, each with float32 roundings of 6e-8 in another order.
-    assert _losses(tmp_path / "two") == pytest.approx(_losses(tmp_path / "one"), rel=1e-5)
-
-
 @pytest.mark.slow
 def test_several_processes_stop_at_a_signal_and_go_on_to_the_same_bits(tmp_path):
     # With shared statistics every process holds the same ones, and a checkpoint changes none by averaging them.
@@ -91,22 +104,51 @@ def test_several_processes_stop_at_a_signal_and_go_on_to_the_same_bits(tmp_path)
     assert_same(mine, other)
 
 
-@pytest.mark.parametrize("rank", ["0", "1"])
-def test_when_a_process_is_killed_all_end_and_one_line_says_so(tmp_path, rank):
-    process = start("train", *ENDLESS, "--out", "run")
-    wait_for(tmp_path / "run/metrics.jsonl", process)
-    children = _children(process.pid)
-    (victim,) = [child for child, environment in children.items() if environment.get("RANK") == rank]
-    os.kill(victim, signal.SIGKILL)
-    result = finish(process, timeout=60)
-    assert result.code == 1 and result.error
-    assert all(_gone(child) for child in children)
+@pytest.fixture
+def launching(monkeypatch, capfd) -> Callable[..., tuple[int, str]]:
+    """`launching(work)`: the exit code and the stderr of a command that launches processes from this one."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "kernels")]))
+    for name, value in {**UNMEASURED, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR", LAUNCHER: ""}.items():
+        monkeypatch.setenv(name, value)
+    levels = {logger: logger.level for logger in map(logging.getLogger, QUIETENED)}
+    quit_before = signal.getsignal(signal.SIGQUIT)
+
+    def run(work: Callable[[], int]) -> tuple[int, str]:
+        code = ended("fastarat", work)
+        return code, capfd.readouterr().err
+
+    yield run
+    signal.signal(signal.SIGQUIT, quit_before)
+    for logger, level in levels.items():
+        logger.setLevel(level)
 
 
-def test_what_is_wrong_is_said_once_by_all_processes_together(tmp_path):
-    result = finish(start("train", *TINY, "--procs", "2", "--batch", "5000", "--out", "run", measured=True))
-    assert result.code == 2 and "smaller --batch" in result.error
-    assert not (tmp_path / "run").exists()
+def test_when_a_process_is_killed_all_end_and_one_line_says_so(launching, tmp_path):
+    """The other one, whose partner is gone, is the one that prints, and leaves the word to the launcher."""
+    children = {}
+
+    def kill_the_second() -> None:
+        end = time.monotonic() + 120
+        while not (tmp_path / "run/metrics.jsonl").exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        children.update(_children(os.getpid()))
+        for child, environment in children.items():
+            if environment.get("RANK") == "1":
+                os.kill(child, signal.SIGKILL)
+
+    killer = Thread(target=kill_the_second)
+    killer.start()
+    code, said = launching(lambda: train([*ENDLESS, "--out", "run"]))
+    killer.join()
+    assert Result(code, "", said).error.startswith("process 1 was killed (SIGKILL") and code == 1
+    ranks = [child for child, environment in children.items() if "RANK" in environment]
+    assert len(ranks) == 2 and all(_gone(child) for child in ranks)
+
+
+def test_what_is_wrong_is_said_once_by_all_processes_together(launching):
+    """Both find it, in the settings already; the launcher says it."""
+    code, said = launching(lambda: launch(2, ["train", "--epochs", "0", "--out", "run"], port=0))
+    assert code == 2 and said == "fastarat: error: epochs is 0: give 1 or more\n"
 
 
 def test_a_port_in_use_is_refused_before_anything_starts(fastarat, tmp_path):
@@ -135,8 +177,12 @@ def test_more_gpus_than_there_are_are_refused_with_their_number(fastarat, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-def test_when_the_launcher_is_killed_its_processes_save_and_end(tmp_path):
-    process = start("train", *ENDLESS, "--out", "run")
+def test_the_first_step_agrees_in_float32_and_when_the_launcher_is_killed_its_processes_save_and_end(
+    fastarat, tmp_path
+):
+    first = (*STEPS, "--dtype", "fp32")
+    process = start("train", *first, "--epochs", "5000", "--procs", "2", "--out", "run", measured=True)
+    assert fastarat("train", *first, "--epochs", "1", "--out", "one").code == 0
     wait_for(tmp_path / "run/metrics.jsonl", process)
     children = _children(process.pid)
     process.kill()
@@ -144,3 +190,5 @@ def test_when_the_launcher_is_killed_its_processes_save_and_end(tmp_path):
     assert all(_gone(child) for child in children)
     assert "stopped at step" in result.err and "Traceback" not in result.err
     assert state_of(newest(tmp_path / "run"))["step"] > 0
+    # One forward through a dozen layers, each with float32 roundings of 6e-8 in another order.
+    assert _losses(tmp_path / "run")[0] == pytest.approx(_losses(tmp_path / "one")[0], rel=1e-5)

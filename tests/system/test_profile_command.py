@@ -29,7 +29,7 @@ def test_a_profile_is_written_and_shown_and_the_weights_are_those_of_a_run_witho
     assert sum(row["ms"] for row in profile["parts"]) == pytest.approx(profile["ms_a_step"])
     assert all(row["ms"] > 0 for row in profile["parts"])
     settings = [profile[name] for name in ("compile", "kernels", "dtype", "batch")]
-    assert settings == ["eager", "pytorch", "float32", 64]
+    assert settings == ["eager", "pytorch", "float32", 16]
     text = (folder / "profile.txt").read_text()
     assert text.strip() in done.err and "ui.perfetto.dev" in done.err
     assert all(part in text for part in PARTS)
@@ -76,5 +76,5 @@ def test_of_several_processes_the_first_is_profiled(tmp_path):
     done = finish(start("train", "digits-arat", *TINY, "--procs", "2", "--profile", "1", "--out", tmp_path / "run"))
     assert done.code == 0, done.err
     profile = json.loads((tmp_path / "run" / "profile" / "profile.json").read_text())
-    assert profile["batch"] == 32  # what one of them trains on
+    assert profile["batch"] == 8  # what one of them trains on
     assert done.err.count("ui.perfetto.dev") == 1
