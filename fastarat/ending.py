@@ -41,6 +41,8 @@ def ended(name: str, work: Callable[[], int]) -> int:
             return code or _fail(
                 name, f"cannot write the output: {e.strerror}; free some space, or send it elsewhere", 1
             )
+        except KeyboardInterrupt as e:  # it came while the end was being said
+            return 128 + number_of(e)
         return code
 
 

@@ -136,6 +136,12 @@ def test_a_signal_ends_work_wherever_it_is_and_leaves_the_handlers_as_they_were(
     assert ("interrupted" in capsys.readouterr().err) != goes_on
 
 
+def test_a_signal_that_comes_while_the_end_is_being_said_leaves_no_traceback(monkeypatch):
+    """Of several processes that meet the same error the launcher ends those that are left while they say so."""
+    monkeypatch.setattr("fastarat.ending.say_to_launcher", lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert fails_with(UserError("no such set")) == 128 + signal.SIGTERM
+
+
 def test_a_command_runs_in_any_thread_where_signals_are_the_caller_s(capsys):
     before = [signal.getsignal(number) for number in ENDING]
     codes: list[int] = []

@@ -2,8 +2,8 @@
 
 import json
 import os
+import shutil
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,8 @@ import pytest
 from optional import each_loader, needs_dali, needs_ffcv
 from PIL import Image
 
+from fastarat.__main__ import main
+from fastarat.engine.loop import Loop
 from system.command_line import CHECKOUT, assert_same, finish, metrics, newest, start, state_of, wait_for_checkpoint
 
 SHARED = CHECKOUT.parent / "shared" / "data"
@@ -34,12 +36,30 @@ def write_images(folder: Path, size: int, train: int = 40, test: int = 10) -> No
                 Image.fromarray(pixels).save(folder / split / name / f"{i:02}.png")
 
 
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory) -> Path:
+    """Small images as files, and as a .beton beside them; made once."""
+    place = tmp_path_factory.mktemp("sources")
+    write_images(place / "folder", 32)
+    assert main(["data", "build", str(place / "folder"), str(place / "folder.beton"), "--mode", "raw"]) == 0
+    return place
+
+
 @pytest.fixture
-def folder(tmp_path, fastarat) -> Path:
-    """Small images as files, and as a .beton beside them."""
-    write_images(tmp_path / "folder", 32)
-    assert fastarat("data", "build", tmp_path / "folder", tmp_path / "folder.beton", "--mode", "raw").code == 0
-    return tmp_path / "folder"
+def folder(sources, tmp_path) -> Path:
+    """A copy of the images, and of the .beton, where the test works."""
+    for file in sources.glob("folder.beton*"):
+        shutil.copy(file, tmp_path)
+    return shutil.copytree(sources / "folder", tmp_path / "folder")
+
+
+@pytest.fixture(scope="module")
+def whole(sources, tmp_path_factory) -> Path:
+    """A run by the resident loader that nothing stopped, made once."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    data = ("--data", str(sources / "folder"), "--loader", "resident")
+    assert main(["train", *SMALL, *data, "--out", str(run)]) == 0
+    return run
 
 
 def assert_same_training(ours: Path, theirs: Path) -> None:
@@ -82,16 +102,17 @@ def test_every_loader_trains_the_same_bits(fastarat, folder, tmp_path):
 
 @pytest.mark.parametrize("loader", each_loader("plain", "dali", "ffcv"))
 def test_a_run_stopped_in_mid_epoch_and_resumed_by_another_loader_trains_the_same_bits(
-    fastarat, folder, tmp_path, loader, monkeypatch
+    fastarat, folder, whole, tmp_path, loader, monkeypatch
 ):
-    assert fastarat("train", *SMALL, "--data", "folder", "--loader", "resident", "--out", "whole").code == 0
+    before = children_of(os.getpid())
     with monkeypatch.context() as patch:
         stop_after(patch, 3)  # of five steps
         stopped = fastarat("train", *SMALL, "--data", LOADERS[loader], "--loader", loader, "--out", "parts")
-    assert stopped.code == 128 + signal.SIGINT
+    assert stopped.code == 128 + signal.SIGINT and "goes on from there" in stopped.err, stopped.err
+    assert set(children_of(os.getpid())) <= set(before)
     assert not (tmp_path / "parts/model.safetensors").exists()
     assert fastarat("train", "--resume", "parts", "--data", LOADERS[loader], "--loader", loader).code == 0
-    assert_same_training(tmp_path / "parts", tmp_path / "whole")
+    assert_same_training(tmp_path / "parts", whole)
 
 
 @pytest.mark.slow
@@ -116,32 +137,29 @@ def test_imagenet_s_recipe_takes_a_step(fastarat, folder, tmp_path):
 
 
 def stop_after(monkeypatch, steps: int) -> None:
-    """As if Ctrl-C came during that step."""
-    from fastarat.engine.loop import Loop
-
+    """Ctrl-C comes during that step."""
     between = Loop._between_steps
 
     def stopping(loop: Loop) -> None:
-        loop.stop_signal = signal.SIGINT if loop.training.step == steps else 0
+        if loop.training.step == steps:
+            os.kill(os.getpid(), signal.SIGINT)
         between(loop)
 
     monkeypatch.setattr(Loop, "_between_steps", stopping)
 
 
-def test_a_run_goes_on_with_another_loader_but_not_with_other_images(fastarat, folder, tmp_path):
-    assert fastarat("train", *SMALL, "--data", "folder", "--loader", "resident", "--out", "run").code == 0
-    more = ("train", "--resume", "run", "--epochs", "3")
+def test_a_run_goes_on_with_another_loader_but_not_with_other_images(fastarat, folder, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    more = ("train", "--resume", "run", "--epochs", "3", "--data", "folder")
     assert fastarat(*more, "--loader", "plain").code == 0
     write_images(tmp_path / "others", 32, train=39)
     result = fastarat("train", "--resume", "run", "--epochs", "4", "--data", "others", "--loader", "plain")
     assert result.code == 2 and "other images" in result.error
 
 
-@pytest.mark.parametrize("loader", each_loader("plain", "dali", "ffcv"))
-def test_ctrl_c_in_mid_epoch_leaves_a_checkpoint_and_no_process(folder, tmp_path, loader):
-    process = start(
-        "train", *LONG, "--data", LOADERS[loader], "--loader", loader, "--out", "run", start_new_session=True
-    )
+def test_ctrl_c_in_mid_epoch_leaves_a_checkpoint_and_no_process(folder, tmp_path):
+    """By the loader that starts processes, which hear it too."""
+    process = start("train", *LONG, "--data", "folder", "--loader", "plain", "--out", "run", start_new_session=True)
     wait_for_checkpoint(tmp_path / "run", process, after=0)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of it
     result = finish(process)
@@ -150,16 +168,24 @@ def test_ctrl_c_in_mid_epoch_leaves_a_checkpoint_and_no_process(folder, tmp_path
     assert processes_in(process.pid) == []
 
 
-def test_a_worker_killed_in_mid_epoch_is_one_line_and_the_run_goes_on_from_its_checkpoint(fastarat, folder, tmp_path):
-    process = start("train", *LONG, "--data", "folder", "--loader", "plain", "--out", "run", start_new_session=True)
-    wait_for_checkpoint(tmp_path / "run", process, after=0)
-    while not (workers := children_of(process.pid)):  # those that do not answer in time are replaced
-        assert process.poll() is None
-        time.sleep(0.02)
-    os.kill(workers[0], signal.SIGKILL)
-    result = finish(process)
+def test_a_worker_killed_in_mid_epoch_is_one_line_and_the_run_goes_on_from_its_checkpoint(
+    fastarat, folder, tmp_path, monkeypatch
+):
+    before = children_of(os.getpid())
+
+    def killing(loop: Loop) -> None:
+        between(loop)
+        workers = set(children_of(os.getpid())).difference(before)
+        if loop.training.step == 8 and workers:  # of five in an epoch
+            os.kill(workers.pop(), signal.SIGKILL)
+
+    between = Loop._between_steps
+    data = ("--data", "folder", "--loader", "plain")
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_between_steps", killing)
+        result = fastarat("train", *LONG, *data, "--checkpoint.every-s", "0", "--out", "run")
     assert result.code == 1 and "a process that decodes images has died" in result.error
-    assert processes_in(process.pid) == []
+    assert set(children_of(os.getpid())) <= set(before)
     epochs = state_of(newest(tmp_path / "run"))["epoch"]
     assert fastarat("train", "--resume", "run", "--epochs", epochs).code == 0
 
