@@ -1,5 +1,6 @@
 """The robustness benchmark trains, measures, writes contract rows, and skips what is done."""
 
+import shutil
 import signal
 import time
 from dataclasses import asdict, replace
@@ -19,16 +20,17 @@ ROBUSTNESS = {
 }
 
 
+def cut(name, fidelity="paper"):
+    """A digits recipe, cut to one epoch of few images."""
+    config = recipe(name, fidelity)
+    attack = replace(config.attack, steps=min(config.attack.steps, 1))
+    evaluation = replace(config.evaluation, num_images=20, steps=1)
+    return replace(config, epochs=1, num_train_images=128, attack=attack, evaluation=evaluation)
+
+
 @pytest.fixture
 def tiny(monkeypatch):
     """The digits recipes, cut to one epoch of few images."""
-
-    def cut(name, fidelity="paper"):
-        config = recipe(name, fidelity)
-        attack = replace(config.attack, steps=min(config.attack.steps, 1))
-        evaluation = replace(config.evaluation, num_images=20, steps=1)
-        return replace(config, epochs=1, num_train_images=128, attack=attack, evaluation=evaluation)
-
     monkeypatch.setattr(suites, "recipe", cut)
 
 
@@ -71,8 +73,26 @@ def test_a_suite_writes_a_row_a_training_and_does_not_train_again(tmp_path, tiny
     assert list(read_rows(rows_at(tmp_path))) == rows
 
 
-def test_a_training_that_is_there_is_measured_and_not_repeated(tmp_path, tiny, monkeypatch):
-    assert robustness.main(flags(tmp_path, "--methods", "at", "--num-autoattack", "0")) == 0
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a training of AT, and its row without AutoAttack."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(suites, "recipe", cut)
+        patched.setattr(robustness_report, "picture", lambda path, rows: None)
+        assert robustness.main(flags(folder, "--methods", "at", "--num-autoattack", "0")) == 0
+    return folder
+
+
+@pytest.fixture
+def trained_before(tmp_path, trained, tiny, monkeypatch):
+    """The same in `tmp_path`; pictures are those of another test."""
+    monkeypatch.setattr(robustness_report, "picture", lambda path, rows: None)
+    monkeypatch.setattr(robustness, "learning_curves", lambda path, lines, title: None)
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+
+
+def test_a_training_that_is_there_is_measured_and_not_repeated(tmp_path, trained_before, monkeypatch):
     monkeypatch.setattr(robustness_row, "train", lambda *_, **__: pytest.fail("a finished training was repeated"))
     assert robustness.main(flags(tmp_path, "--methods", "at", "--num-autoattack", "2")) == 0
     without, attacked = read_rows(rows_at(tmp_path))
@@ -118,20 +138,29 @@ def test_arrest_starts_from_the_standard_net_of_its_seed_which_is_trained_before
             assert entry.config.method.teacher in outs
 
 
-def test_the_budget_stops_a_training_which_then_goes_on(tmp_path, tiny, monkeypatch, capsys):
+def be_over():
+    """Let the budget's alarm come now, and wait for it."""
+    left, again = signal.getitimer(signal.ITIMER_REAL)
+    assert 0 < left <= 60
+    signal.setitimer(signal.ITIMER_REAL, 0.01, again)
+    signal.pause()
+
+
+def test_the_budget_stops_a_training_which_then_goes_on(tmp_path, monkeypatch, capsys):
+    measured = without_training(monkeypatch)
     args = flags(tmp_path, "--methods", "at", "--num-autoattack", "0")
     begun = []
 
     def slow(*given):
         begun.append(given)
-        signal.pause()
+        be_over()
 
     with monkeypatch.context() as patched:
         patched.setattr(robustness, "measure", slow)
-        assert robustness.main([*args, "--budget", "2"]) == 1
+        assert robustness.main([*args, "--budget", "60"]) == 1
     assert begun and "stopped with 0 of 1 rows; the same command goes on from there" in capsys.readouterr().err
     assert robustness.main([*args, "--budget", "600"]) == 0
-    assert len(list(read_rows(rows_at(tmp_path)))) == 1
+    assert len(list(read_rows(rows_at(tmp_path)))) == len(measured) == 1
 
 
 @pytest.mark.parametrize("ignored", [False, True], ids=["in front", "in the background"])
@@ -141,20 +170,20 @@ def test_the_budget_ends_what_took_its_first_signal_for_itself(ignored, tmp_path
 
     def deaf(*given):
         earlier = signal.signal(signal.SIGINT, lambda number, frame: taken.append(number))
-        signal.pause()
+        be_over()
         signal.signal(signal.SIGINT, earlier)
         time.sleep(5)
         pytest.fail("the budget did not end it")
 
     monkeypatch.setattr(robustness, "measure", deaf)
-    monkeypatch.setattr(robustness, "AGAIN_S", 1.0)
+    monkeypatch.setattr(robustness, "AGAIN_S", 0.3)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
     try:
-        assert robustness.main(flags(tmp_path, "--methods", "at", "--budget", "2")) == 1
+        assert robustness.main(flags(tmp_path, "--methods", "at", "--budget", "60")) == 1
         assert signal.getsignal(signal.SIGINT) == (signal.SIG_IGN if ignored else signal.default_int_handler)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert taken == [signal.SIGINT] and capsys.readouterr().err.count("the budget of 2 s is over") == 1
+    assert taken == [signal.SIGINT] and capsys.readouterr().err.count("the budget of 60 s is over") == 1
 
 
 def without_training(monkeypatch):
@@ -227,8 +256,7 @@ def test_bad_input_is_one_line_and_exit_code_2(given, words, tmp_path, capsys):
     assert words in error and error.count("\n") == 1
 
 
-def test_a_run_with_other_settings_is_left_alone(tmp_path, tiny, capsys):
-    assert robustness.main(flags(tmp_path, "--methods", "at", "--num-autoattack", "0")) == 0
+def test_a_run_with_other_settings_is_left_alone(tmp_path, trained_before, capsys):
     config = tmp_path / "runs" / "digits-at-seed0" / "config.json"
     config.write_text(config.read_text().replace('"batch": 64', '"batch": 32'))
     rows_at(tmp_path).unlink()

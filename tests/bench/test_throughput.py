@@ -12,7 +12,7 @@ import pytest
 import torch
 from fastarat_kernels.implementations import PYTORCH
 
-from bench import tables, throughput, throughput_report, turns
+from bench import ladder, tables, throughput, throughput_report, turns
 from bench.gate import LEARNING_RATE, TOLERANCES, batches_of, compare, definition
 from bench.ladder import run_ladder
 from bench.random_images import random_images
@@ -30,6 +30,21 @@ THROUGHPUT = {
     *("mfu", "bandwidth_share", "launches", "peak_memory_gb"),
 }
 FEW = ["published", "captured", "default"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def traced_once():
+    """Each setting's cost, which is the same in every ladder, is traced once."""
+    found = {}
+
+    def cost_of(setting: Setting, real=ladder.cost_of):
+        if setting.config not in found:
+            found[setting.config] = real(setting)
+        return found[setting.config]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ladder, "cost_of", cost_of)
+        yield
 
 
 def setting_of(method: str = "arat", batch: int = 16, steps: int = 3) -> Setting:
@@ -221,8 +236,6 @@ def test_every_variant_of_the_contract_is_in_the_ladder_in_its_order():
 
 def rows_of(names, monkeypatch, **wrong):
     """Rows of a small ladder, in which some variants train another setting than they say."""
-    from bench import ladder
-
     def mutated(setting):
         found = ladder_of(setting)
         for name, change in wrong.items():
@@ -284,8 +297,6 @@ def test_ratios_are_taken_turn_by_turn_and_one_that_leaves_it_open_says_so(monke
 
 
 def test_sigterm_ends_the_building_and_what_is_ready_is_timed(monkeypatch):
-    from bench import ladder
-
     def compare(subject, *rest, real=ladder.compare):
         if isinstance(subject, FastaratSubject):
             os.kill(os.getpid(), signal.SIGTERM)
@@ -298,8 +309,6 @@ def test_sigterm_ends_the_building_and_what_is_ready_is_timed(monkeypatch):
 
 
 def test_of_several_forms_the_fastest_counts_and_what_is_wrong_with_the_others_is_kept(monkeypatch):
-    from bench import ladder
-
     def several(setting):
         found = ladder_of(setting)
         build = found["default"].builds[""]
@@ -427,8 +436,6 @@ def test_a_gpu_that_is_not_there_is_one_line(terminal):
 
 
 def test_a_wrong_variant_is_exit_code_1(monkeypatch, terminal):
-    from bench import ladder
-
     def broken(subject, *rest):
         raise ValueError("WRONG: loss off by 2")
 
