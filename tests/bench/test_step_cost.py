@@ -6,7 +6,7 @@ import torch
 from bench import step_cost
 from bench.step_cost import built, eager_cost
 
-NAME = "cifar10-tiny-arat"
+NAME = "digits-arat"
 
 
 def test_every_attack_step_costs_the_same_and_the_update_more():
