@@ -93,12 +93,12 @@ def one_point(net: nn.Module, x: Tensor, start: Tensor, loss_of, eps: float, nor
 @NORMS
 @pytest.mark.parametrize("loss", ["cross-entropy", "targeted-dlr"])
 def test_every_iterate_is_the_one_of_the_description(net, norm, loss):
-    x, y = batch(net, 16)
-    target, rows = likeliest_wrong_classes(net(x).detach(), 9)[:, 0], torch.arange(16)
+    x, y = batch(net, 6)
+    target, rows = likeliest_wrong_classes(net(x).detach(), 9)[:, 0], torch.arange(6)
     start = random_start(x, rows, norm, EPS[norm], 3, 0)
     common = {"logits_of": net, "x": x, "y": y, "rows": rows, "norm": norm, "eps": EPS[norm], "seed": 3, "run": 0}
     ours = iterates(**common, loss=loss, target=target)[0]
-    for i in range(16):
+    for i in range(6):
 
         def loss_of(z: Tensor, i: int = i) -> Tensor:
             one = slice(i, i + 1)
@@ -221,8 +221,10 @@ def test_logits_times_100_hide_from_cross_entropy_but_not_from_the_targeted_loss
     data, flags = stored(kit / "data.npz"), stored(kit / "aa_scaled_Linf_sequential_seed0.npz")
     net, rows = load_kit_model(kit, "scaled"), flags["robust_after_clean"][:60].nonzero().flatten()
     x, y = data["x_test"][rows], data["y_test"][rows]
-    by_ce, by_t = (attack(net, x, y, rows, norm="linf", eps=0.18, seed=0)[1] for attack in (apgd_ce, apgd_t))
-    assert by_ce.float().mean() < 0.1 and by_t.float().mean() > 0.3
+    settings = {"norm": "linf", "eps": 0.18, "seed": 0}
+    by_ce = apgd_ce(net, x, y, rows, **settings)[1]
+    by_t = apgd_t(net, x, y, rows, num_targets=3, **settings)[1]  # nine find 33 %
+    assert by_ce.float().mean() < 0.1 and by_t.float().mean() > 0.25
 
 
 # The contract.
@@ -234,7 +236,8 @@ def test_logits_times_100_hide_from_cross_entropy_but_not_from_the_targeted_loss
 def test_found_points_are_misclassified_and_inside_and_the_rest_is_untouched(net, norm, dtype, attack):
     x, y = batch(net, 64, dtype)
     before = x.clone()
-    found, broken, _ = attack(net, x, y, torch.arange(64), norm=norm, eps=EPS[norm] / 2, seed=0)
+    settings = {"norm": norm, "eps": EPS[norm] / 2, "seed": 0, **({"num_targets": 2} if attack is apgd_t else {})}
+    found, broken, _ = attack(net, x, y, torch.arange(64), **settings)
     assert 0 < broken.sum() < 64
     assert torch.equal(net(found).argmax(1) != y, broken)
     assert torch.equal(found[~broken], x[~broken]) and torch.equal(x, before)
@@ -277,13 +280,13 @@ def test_one_misclassified_iterate_is_enough_be_it_the_start_or_the_last(net, wr
 @NORMS
 @pytest.mark.parametrize("attack", [apgd_ce, apgd_t])
 def test_a_points_result_depends_neither_on_its_batch_nor_on_its_place_in_it(net, norm, attack):
-    x, y = batch(net, 24)
-    rows, settings = torch.arange(24) + 100, {"norm": norm, "eps": EPS[norm] / 2, "seed": 7, "steps": 25}
-    settings |= {"num_targets": 3} if attack is apgd_t else {}
+    x, y = batch(net, 12)
+    rows, settings = torch.arange(12) + 100, {"norm": norm, "eps": EPS[norm] / 2, "seed": 7, "steps": 15}
+    settings |= {"num_targets": 2} if attack is apgd_t else {}
     found, broken, _ = attack(net, x, y, rows, **settings)
-    assert 0 < broken.sum() < 24
-    order = torch.randperm(24)
-    for parts in (order.split(24), order.split(7), order.split(1)):
+    assert 0 < broken.sum() < 12
+    order = torch.randperm(12)
+    for parts in (order.split(12), order.split(5), order.split(1)):
         for part in parts:
             again, flags, _ = attack(net, x[part], y[part], rows[part], **settings)
             assert torch.equal(flags, broken[part])
@@ -318,7 +321,8 @@ def test_the_seed_decides_the_result(net, attack):
     x, y = batch(net, 32)
 
     def found(seed: int) -> Tensor:
-        return attack(net, x, y, torch.arange(32), norm="linf", eps=0.05, seed=seed, steps=20)[0]
+        settings = {"num_targets": 2} if attack is apgd_t else {}
+        return attack(net, x, y, torch.arange(32), norm="linf", eps=0.05, seed=seed, steps=20, **settings)[0]
 
     assert torch.equal(found(1), found(1)) and not torch.equal(found(1), found(2))
 
@@ -334,7 +338,7 @@ def test_runs_rows_and_seeds_start_apart():
         assert (other == start()).float().mean() < 0.1
 
 
-def test_a_point_that_survives_costs_101_passes_a_run_and_a_broken_one_leaves(net):
+def test_a_point_that_survives_costs_a_pass_more_than_steps_a_run_and_a_broken_one_leaves(net):
     x, y = batch(net, 4)
     sizes = []
 
@@ -345,8 +349,8 @@ def test_a_point_that_survives_costs_101_passes_a_run_and_a_broken_one_leaves(ne
     apgd_ce(counted, x, y, ROWS[:4], norm="linf", eps=1e-6, seed=0)
     assert sizes == [4] * 101
     sizes.clear()
-    apgd_t(counted, x, y, ROWS[:4], norm="linf", eps=1e-6, seed=0)
-    assert sizes == [4] * (1 + 9 * 101)
+    apgd_t(counted, x, y, ROWS[:4], norm="linf", eps=1e-6, seed=0, steps=10)
+    assert sizes == [4] * (1 + 9 * 11)
     sizes.clear()
     found, broken, _ = apgd_ce(counted, x, (y + 1) % 10, ROWS[:4], norm="linf", eps=1e-6, seed=0)
     assert broken.all() and sizes == [4] * 11
@@ -355,10 +359,10 @@ def test_a_point_that_survives_costs_101_passes_a_run_and_a_broken_one_leaves(ne
 
 def test_the_host_waits_once_for_every_ten_iterations(net):
     x, y = batch(net, 8)
-    settings = {"norm": "linf", "eps": 1e-6, "seed": 0}
-    with NoHostSync(allowed=10):
+    settings = {"norm": "linf", "eps": 1e-6, "seed": 0, "steps": 30}
+    with NoHostSync(allowed=3):
         apgd_ce(net, x, y, ROWS, **settings)
-    with pytest.raises(HostSync), NoHostSync(allowed=9):
+    with pytest.raises(HostSync), NoHostSync(allowed=2):
         apgd_ce(net, x, y, ROWS, **settings)
 
 
@@ -370,7 +374,7 @@ def test_targets_are_the_likeliest_wrong_classes_and_each_has_its_run(net):
         if iteration == 0:
             seen.append(search.target)
 
-    settings = {"norm": "l2", "eps": 1e-6, "seed": 0, "num_targets": 5, "show": show}
+    settings = {"norm": "l2", "eps": 1e-6, "seed": 0, "num_targets": 5, "steps": 1, "show": show}
     apgd_t(net, x, y, ROWS[:4], **settings)
     assert torch.equal(torch.stack(seen, 1), order[:, 1:6])
 
@@ -405,7 +409,8 @@ def test_clean_logits_that_are_given_are_not_computed_again(net):
 
 def test_an_image_that_is_misclassified_already_is_its_own_adversarial_example(net):
     x, y = batch(net, 4)
-    found, broken, _ = apgd_t(net, x, (y + torch.tensor([0, 1, 0, 2])) % 10, ROWS[:4], norm="linf", eps=1e-6, seed=0)
+    settings = {"norm": "linf", "eps": 1e-6, "seed": 0, "steps": 5}
+    found, broken, _ = apgd_t(net, x, (y + torch.tensor([0, 1, 0, 2])) % 10, ROWS[:4], **settings)
     assert broken.tolist() == [False, True, False, True] and torch.equal(found, x)
 
 

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -88,15 +89,49 @@ def images_and_labels(net: nn.Module, n: int = NUM) -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture
-def run(net, calls) -> Run:
+def given(net) -> tuple[Tensor, Tensor]:
+    """Images and labels of the net, the same in every test."""
+    return images_and_labels(net)
+
+
+@pytest.fixture
+def run(net, given, calls) -> Run:
     """AutoAttack on the net with its images, cut down; settings and the model may be others."""
-    images, labels = images_and_labels(net)
+    images, labels = given
 
     def attack(model=net, norm="linf", images=images, labels=labels, **settings) -> AutoAttackResult:
         given = {"eps": EPS.get(norm, 0.1), "batch": BATCH, "seed": 3, **settings}
         return autoattack(model, images, labels, norm=norm, **given)
 
     return attack
+
+
+class Whole(NamedTuple):
+    """A run from its beginning to its end, and what it was given."""
+
+    images: Tensor
+    labels: Tensor
+    result: AutoAttackResult
+    calls: list[tuple[str, Tensor, Tensor | None]]
+
+
+RUNS: dict[str, Whole] = {}
+
+
+@pytest.fixture
+def whole(given, run, calls) -> Callable[[str], Whole]:
+    """The run in a norm with the settings of `run`: one for all tests, whose nets and images are the same."""
+
+    def of(norm: str) -> Whole:
+        if norm not in RUNS:
+            before = [part.clone() for part in given]
+            result = run(norm=norm)
+            assert all(map(torch.equal, given, before)), "the inputs are untouched"
+            RUNS[norm] = Whole(*given, result, list(calls))
+        calls.clear()
+        return RUNS[norm]
+
+    return of
 
 
 def assert_same(ours: AutoAttackResult, theirs: AutoAttackResult) -> None:
@@ -111,16 +146,15 @@ def assert_same(ours: AutoAttackResult, theirs: AutoAttackResult) -> None:
 
 
 @NORMS
-def test_every_attack_breaks_some_so_that_the_tests_here_say_something(run, norm):
-    result = run(norm=norm)
+def test_every_attack_breaks_some_so_that_the_tests_here_say_something(whole, norm):
+    result = whole(norm).result
     assert all((result.broken_by == by).any() for by in range(-1, 5)), result.counts
     assert result.counts["fab-t"] > 2 * BATCH
 
 
 @NORMS
-def test_each_attack_sees_what_is_left_in_order_in_full_batches_from_the_clean_image(net, run, calls, norm):
-    images, labels = images_and_labels(net)
-    result = run(norm=norm, images=images, labels=labels)
+def test_each_attack_sees_what_is_left_in_order_in_full_batches_from_the_clean_image(whole, norm):
+    images, _, result, calls = whole(norm)
     before = list(result.robust_after.values())
     for at, name in enumerate(STANDARD):
         batches = [(x, rows) for of, x, rows in calls if of == name]
@@ -133,10 +167,9 @@ def test_each_attack_sees_what_is_left_in_order_in_full_batches_from_the_clean_i
 
 
 @NORMS
-def test_flags_and_images_are_those_of_the_attacks_one_after_the_other(net, run, norm):
-    images, y = images_and_labels(net)
+def test_flags_and_images_are_those_of_the_attacks_one_after_the_other(net, whole, norm):
+    images, y, result, _ = whole(norm)
     x, common = images.float() / 255, {"norm": norm, "eps": EPS[norm]}
-    result = run(norm=norm, images=images, labels=y)
     robust, by = net(x).argmax(1) == y, torch.full((NUM,), -1)
     by[robust] = 0
     for number, name in enumerate(STANDARD, 1):
@@ -151,8 +184,8 @@ def test_flags_and_images_are_those_of_the_attacks_one_after_the_other(net, run,
     assert torch.equal(result.broken_by, by) and torch.equal(result.rows, (by > 0).nonzero().flatten())
 
 
-def test_counts_and_percent_are_of_all_images(run):
-    result = run()
+def test_counts_and_percent_are_of_all_images(whole):
+    result = whole("linf").result
     assert list(result.counts) == ["clean", *STANDARD] and result.counts["clean"] == NUM - 3
     assert result.counts["square"] == int((result.broken_by == 0).sum())
     assert result.percent == 100 * result.counts["square"] / NUM
@@ -160,22 +193,19 @@ def test_counts_and_percent_are_of_all_images(run):
 
 
 @NORMS
-def test_what_is_broken_is_misclassified_and_inside_and_the_inputs_are_untouched(net, run, norm):
-    images, labels = images_and_labels(net)
-    kept = images.clone(), labels.clone()
-    result = run(norm=norm, images=images, labels=labels)
+def test_what_is_broken_is_misclassified_and_inside(net, whole, norm):
+    images, labels, result, _ = whole(norm)
     clean = images[result.rows].float() / 255
     shift = result.x_adv - clean
     length = shift.abs().max() if norm == "linf" else norms(shift).max()
     assert 0.9 * EPS[norm] < length <= EPS[norm] + 1e-6
     assert result.x_adv.min() >= 0 and result.x_adv.max() <= 1 and result.x_adv.dtype == torch.float32
     assert (net(result.x_adv).argmax(1) != labels[result.rows]).all()
-    assert torch.equal(images, kept[0]) and torch.equal(labels, kept[1])
 
 
-def test_bytes_and_their_numbers_give_the_same(net, run):
-    images, labels = images_and_labels(net)
-    assert_same(run(images=images, labels=labels), run(images=images.float() / 255, labels=labels))
+def test_bytes_and_their_numbers_give_the_same(whole, run):
+    images, labels, result, _ = whole("linf")
+    assert_same(result, run(images=images.float() / 255, labels=labels))
 
 
 def test_float64_images_stay_float64(net, run):
@@ -424,24 +454,24 @@ def interrupted(run: Run, calls: list, name: str, state: Path, **settings) -> No
         run(state=state, advance=advance, **settings)
 
 
-@pytest.mark.parametrize("name", STANDARD)
 @NORMS
-def test_interrupted_in_any_attack_it_goes_on_and_ends_in_the_same_bits(run, calls, tmp_path, norm, name):
-    whole = run(norm=norm)
-    num_batches = len(calls)
-    calls.clear()
-    interrupted(run, calls, name, tmp_path / "state", norm=norm)
-    done = len(calls) - 1
-    assert len(list((tmp_path / "state").glob("?-*.safetensors"))) == done
+def test_interrupted_in_every_attack_it_goes_on_and_ends_in_the_same_bits(whole, run, calls, tmp_path, norm):
+    _, _, result, all_calls = whole(norm)
+    done = 0
+    for name in STANDARD:
+        calls.clear()
+        interrupted(run, calls, name, tmp_path / "state", norm=norm)
+        done += len(calls) - 1
+        assert len(list((tmp_path / "state").glob("?-*.safetensors"))) == done
     calls.clear()
     told: list[float] = []
     resumed = run(norm=norm, state=tmp_path / "state", advance=told.append)
-    assert_same(resumed, whole)
-    assert len(calls) == num_batches - done and sum(told) == pytest.approx(NUM)
+    assert_same(resumed, result)
+    assert len(calls) == len(all_calls) - done and sum(told) == pytest.approx(NUM)
     calls.clear()
     again = run(norm=norm, state=tmp_path / "state")
     assert not calls, "nothing is done twice"
-    assert_same(again, whole)
+    assert_same(again, result)
     assert again.seconds == resumed.seconds
 
 

@@ -34,7 +34,7 @@ FEW = ["published", "captured", "default"]
 
 @pytest.fixture(scope="module", autouse=True)
 def small_ladders():
-    """What is the same in many ladders, a setting's cost and its definition's results, is computed once; short chunks."""
+    """What many ladders share, a setting's cost and its definition's results, is computed once; chunks are short."""
     found = {}
 
     def once(real):
@@ -243,6 +243,7 @@ def test_every_variant_of_the_contract_is_in_the_ladder_in_its_order():
 
 def rows_of(names, monkeypatch, **wrong):
     """Rows of a small ladder, in which some variants train another setting than they say."""
+
     def mutated(setting):
         found = ladder_of(setting)
         for name, change in wrong.items():
