@@ -1,5 +1,9 @@
 """Builds what a training step works with, around small nets."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
 import torch
 from fastarat_kernels.implementations import PYTORCH, Kernels
 from torch import nn
@@ -10,9 +14,21 @@ from fastarat.engine.precision import Dtype, Precision
 from fastarat.engine.settings import OptimizerConfig
 from fastarat.engine.step import Controls, StepParts
 from fastarat.methods.method import Method
+from fastarat.models.registry import RESNETS
 from fastarat.models.split_batch_norm import current_pass
 
 CPU = torch.device("cpu")
+
+
+@contextmanager
+def nets_of_one_block() -> Iterator[None]:
+    """Nets and teachers named `digits` and `tiny` are built with one block, which is traced in a fraction of the time.
+
+    It has all that a step meets: batch-norms with and without a residual, aligned layers, pooling and the last layer.
+    """
+    one_block = {"widths": (16,), "strides": (1,), "num_blocks": (1,)}
+    with patch.dict(RESNETS, digits=one_block, tiny=one_block):
+        yield
 
 
 def parts_of(

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from captured import batch, built, losses_and_state, pretended_capture, set_controls
+from captured import batch, built, pretended_capture, set_controls, taken
 from fastarat_kernels.implementations import PYTORCH, TRITON
 
 from fastarat.engine.compiled import CapturedStep, state_tensors
@@ -11,14 +11,14 @@ from fastarat.errors import WorkError
 
 @pytest.mark.parametrize(("precision", "kernels"), [("fp32", TRITON), ("bf16", PYTORCH), ("fp16", PYTORCH)])
 def test_a_captured_run_keeps_every_bit_of_the_eager_run(kernels, precision, monkeypatch):
-    eager = losses_and_state(3, "eager", kernels, precision)
+    eager = taken([8] * 3, *built("eager", kernels, precision))
     step, parts, controls = built("eager", kernels, precision)
     captured = CapturedStep(parts, step)
     losses = []
     with pretended_capture(monkeypatch, captured):
         for i in range(3):
             set_controls(i, parts, controls)
-            losses.append(captured(batch(i, parts))["loss"].clone())
+            losses.append(captured(batch(i, parts, 8))["loss"].clone())
     assert torch.equal(torch.stack(losses), eager[0])
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(state_tensors(parts), eager[1], strict=True))
 
