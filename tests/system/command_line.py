@@ -2,25 +2,33 @@
 
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from unmeasured import UNMEASURED
 
+from fastarat.engine.loop import Loop
+
 CHECKOUT = Path(__file__).parents[2]
 
-# An epoch is four steps of 16 digits with the weakest attack: about 0.1 s.
+# An epoch is four steps of 64 digits with the weakest attack: about 0.1 s.
 TINY = (
-    *("--epochs", "2", "--num-train-images", "64", "--batch", "16", "--attack.steps", "1"),
+    *("--epochs", "2", "--num-train-images", "256", "--attack.steps", "1"),
     *("--evaluation.num-images", "50", "--evaluation.steps", "1"),
 )
-ONE_EPOCH = (*TINY, "--epochs", "1")
+# As many steps of a quarter of the images, for tests that look at no accuracy.
+ONE_EPOCH = (*TINY, "--epochs", "1", "--num-train-images", "64", "--batch", "16")
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,29 @@ def wait_for_checkpoint(run: Path, process: subprocess.Popen, after: int = -1, t
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end, f"{run} has no checkpoint after step {after}"
         time.sleep(0.02)
+
+
+def stop_after(patch: pytest.MonkeyPatch, steps: int, number: int = signal.SIGINT) -> None:
+    """Let this signal come to a training in this process during that step."""
+    between = Loop._between_steps
+
+    def stopping(loop: Loop) -> None:
+        if loop.training.step == steps:
+            os.kill(os.getpid(), number)
+        between(loop)
+
+    patch.setattr(Loop, "_between_steps", stopping)
+
+
+@contextmanager
+def full_disk(size: int = 4096) -> Iterator[None]:
+    """No file grows beyond `size` bytes: as on a disk that is full, each write fails with a reason."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastarat import report_analysis, report_images
 from fastarat.__main__ import main
 from fastarat.analysis import analyze
+from fastarat.files import write_text
 from fastarat.run import Run
 from system.command_line import TINY, assert_same_run, newest, state_of
 
@@ -66,7 +68,12 @@ def test_a_run_is_analysed_at_every_state_it_kept_and_stays_as_it_was(fastarat, 
     assert sum(told) == pytest.approx(100)
 
 
-def test_an_interrupted_run_whose_images_have_moved_is_analysed_as_far_as_it_came(fastarat, kept, tmp_path):
+def test_an_interrupted_run_whose_images_have_moved_is_analysed_as_far_as_it_came(
+    fastarat, kept, tmp_path, monkeypatch
+):
+    for module, names in ((report_analysis, PICTURES[:3]), (report_images, PICTURES[3:])):
+        for name in names:  # drawn once is enough
+            monkeypatch.setattr(module, f"{name}_picture", lambda path, shown: write_text(path, "no picture"))
     run = shutil.copytree(kept, tmp_path / "run")
     (run / "model.safetensors").unlink()
     config = json.loads((run / "config.json").read_text())

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastarat.checkpoint import load_checkpoint
-from system.command_line import TINY, finish, newest, start
+from system.command_line import TINY, full_disk, newest
 
 # What is typed after `fastarat train`, and words of the answer.
 SETTINGS = [
@@ -27,7 +27,7 @@ SETTINGS = [
     (("--epochs", "-3"), ("epochs is -3", "1 or more")),
     (("--batch", "0"), ("batch is 0", "1 or more")),
     (("--batch", "-64"), ("batch is -64", "1 or more")),
-    (("--batch", "300"), ("batch 300 is larger than the 64", "smaller --batch")),
+    (("--batch", "300"), ("batch 300 is larger than the 256", "smaller --batch")),
     (("--num-train-images", "0"), ("num_train_images is 0", "1 or more")),
     (("--num-train-images", "5000"), ("1437", "--num-train-images")),
     (("--seed", "-1"), ("seed is -1", "0 or more")),
@@ -38,7 +38,7 @@ SETTINGS = [
     (("--data", "digit"), ("Unknown data set 'digit'", "'digits'")),
     (("--data", "no/such/folder"), ("no/such/folder",)),
     (("--gpus", "2", "--procs", "2"), ("exclude each other",)),
-    (("--procs", "3"), ("batch 16 does not divide among 3",)),
+    (("--procs", "3"), ("batch 64 does not divide among 3",)),
     (("--procs", "2", "--port", "99999"), ("--port 99999", "65535")),
     (("--averaging.kind", "swa"), ("starts at epoch 76 of 2", "--averaging.start-epoch")),
     (("--schedule.milestones", "5", "3"), ("milestones", "rising")),
@@ -106,13 +106,9 @@ def test_a_full_disk_ends_the_run_and_leaves_the_earlier_checkpoint_whole(
     assert fastarat("train", "--resume", "run").code == 0
 
 
-def test_a_write_that_the_system_cuts_off_ends_the_run_in_one_line(tmp_path):
-    import resource
-
-    def allow_100_kb():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
-    result = finish(start("train", *TINY, "--out", "run", preexec_fn=allow_100_kb))
+def test_a_write_that_the_system_cuts_off_ends_the_run_in_one_line(fastarat, tmp_path):
+    with full_disk(100_000):
+        result = fastarat("train", *TINY, "--out", "run")
     assert result.code == 1 and "cannot write" in result.error and "step-000000000.pt" in result.error
     assert list((tmp_path / "run/checkpoints").iterdir()) == []
 

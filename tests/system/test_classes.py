@@ -44,7 +44,7 @@ def sets(tmp_path):
 @pytest.fixture
 def run(fastarat, sets) -> Path:
     """A run of one epoch on the named digits."""
-    assert fastarat("train", "digits-at", *ONE_EPOCH, "--data", "named", "--out", "run").code == 0
+    assert fastarat("train", "digits-at", *TINY, "--epochs", "1", "--data", "named", "--out", "run").code == 0
     return Path("run")
 
 

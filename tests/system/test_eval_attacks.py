@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import os
 import shutil
 import signal
 import sys
@@ -16,6 +17,7 @@ import torch
 
 from fastarat import __main__ as command_line
 from fastarat.attacks import autoattack as driver
+from fastarat.attacks.autoattack_state import State
 from fastarat.commands.evaluate import EvalArguments
 from fastarat.commands.evaluation_report import save
 from fastarat.commands.evaluation_work import Work
@@ -255,14 +257,19 @@ def test_bad_input_is_one_line(fastarat, nets, args, words):
     assert not Path("evaluations").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_a_signal_ends_it_with_a_line_that_says_how_it_goes_on(trained, number):
-    args = ("eval", trained, "--num-images", "20", "--batch", "2", "--attack", "square", "--state", "state")
-    process = start(*args)
-    wait(Path("state"), "1-square-*", process)
-    process.send_signal(number)
-    result = finish(process)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_a_line_that_says_how_it_goes_on(fastarat, trained, short, monkeypatch, number):
+    def interrupted(state: State, file: str, tensors: dict[str, torch.Tensor]) -> None:
+        save_state(state, file, tensors)
+        if file.startswith("1-square-"):
+            os.kill(os.getpid(), number)
+
+    save_state = State.save
+    monkeypatch.setattr(State, "save", interrupted)
+    args = ("eval", trained, "--num-images", "20", "--batch", "10", "--attack", "square", "--state", "state")
+    result = fastarat(*args)
     assert result.code == 128 + number and "interrupted; what is done is kept in state" in result.err
+    assert len(list(Path("state").glob("1-square-*"))) == 1
 
 
 def wait(state: Path, pattern: str, process) -> None:

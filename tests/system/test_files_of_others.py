@@ -1,10 +1,8 @@
 """No command overwrites, follows or gives away what it did not make."""
 
 import os
-import resource
 import shutil
 import socket
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,7 +18,7 @@ from fastarat.errors import UserError, WorkError
 from fastarat.files import write_text
 from fastarat.models.published import published_model, split_layers
 from fastarat.models.registry import build_model
-from system.command_line import ONE_EPOCH, newest
+from system.command_line import ONE_EPOCH, full_disk, newest
 
 
 def mine(folder: str, *names: str) -> dict[Path, bytes]:
@@ -104,19 +102,8 @@ def test_links_in_the_place_of_outputs_are_not_followed(fastarat, one_epoch, dra
     assert not any((run / path.name).is_symlink() for path in victims)
 
 
-@contextmanager
-def _full_disk(size: int = 4096):
-    """No file grows beyond `size` bytes: as on a disk that is full, each write fails with a reason."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_an_export_to_a_full_disk_is_one_line_and_leaves_nothing(fastarat, one_epoch):
-    with _full_disk():
+    with full_disk():
         result = fastarat("export", one_epoch, "--out", "exported")
     assert result.code == 1 and "cannot write exported/model.safetensors" in result.error
     assert not Path("exported").exists()
@@ -125,7 +112,7 @@ def test_an_export_to_a_full_disk_is_one_line_and_leaves_nothing(fastarat, one_e
 def test_a_checkpoint_on_a_full_disk_is_one_line_and_the_old_one_stays():
     path = Path("step.pt")
     path.write_bytes(b"the old one")
-    with _full_disk(), pytest.raises(WorkError, match=r"^cannot write step\.pt: [^\n]+$"):
+    with full_disk(), pytest.raises(WorkError, match=r"^cannot write step\.pt: [^\n]+$"):
         save_checkpoint(path, {"weights": torch.ones(10_000)})
     assert everything_in(".") == {path: b"the old one"}
 

@@ -13,7 +13,17 @@ from PIL import Image
 
 from fastarat.__main__ import main
 from fastarat.engine.loop import Loop
-from system.command_line import CHECKOUT, assert_same, finish, metrics, newest, start, state_of, wait_for_checkpoint
+from system.command_line import (
+    CHECKOUT,
+    assert_same,
+    finish,
+    metrics,
+    newest,
+    start,
+    state_of,
+    stop_after,
+    wait_for_checkpoint,
+)
 
 SHARED = CHECKOUT.parent / "shared" / "data"
 LOADERS = {"resident": "folder", "plain": "folder", "dali": "folder", "ffcv": "folder.beton"}
@@ -134,18 +144,6 @@ def test_imagenet_s_recipe_takes_a_step(fastarat, folder, tmp_path):
     assert result.code == 0, result.err
     (line,) = metrics(tmp_path / "run")
     assert line["step"] == 2 and 0 < line["train"]["loss"] < 80  # 30 times an invariance of up to 2, and the rest
-
-
-def stop_after(monkeypatch, steps: int) -> None:
-    """Ctrl-C comes during that step."""
-    between = Loop._between_steps
-
-    def stopping(loop: Loop) -> None:
-        if loop.training.step == steps:
-            os.kill(os.getpid(), signal.SIGINT)
-        between(loop)
-
-    monkeypatch.setattr(Loop, "_between_steps", stopping)
 
 
 def test_a_run_goes_on_with_another_loader_but_not_with_other_images(fastarat, folder, whole, tmp_path):

@@ -33,7 +33,7 @@ from system.command_line import (
 )
 
 # One step of 64 images an epoch, so that the metrics of every epoch are those of a single step.
-STEPS = (*TINY, "--epochs", "20", "--batch", "64", "--evaluation.every-epochs", "0", "--sync-bn")
+STEPS = (*TINY, "--epochs", "20", "--num-train-images", "64", "--evaluation.every-epochs", "0", "--sync-bn")
 ENDLESS = (*TINY, "--epochs", "5000", "--evaluation.every-epochs", "0", "--procs", "2")
 QUIETENED = ("torch.distributed", "torch.distributed.elastic.agent.server.api")
 

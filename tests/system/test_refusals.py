@@ -9,8 +9,9 @@ import pytest
 
 from fastarat.data.dataset import Dataset, ImageSet, from_arrays
 from fastarat.data.sources import open_dataset
+from fastarat.engine.loop import Loop
 from fastarat.run import Run
-from system.command_line import ONE_EPOCH, TINY, start, wait_for
+from system.command_line import ONE_EPOCH, TINY
 
 
 @pytest.fixture
@@ -84,15 +85,17 @@ def test_the_report_is_that_of_the_deployed_epoch(fastarat):
     assert (result.json["robust"], result.json["epoch"]) == (best[0], -best[1])
 
 
-def test_a_running_session_holds_its_directory(fastarat, tmp_path):
-    process = start("train", *TINY, "--epochs", "200", "--out", "held")
-    try:
-        wait_for(tmp_path / "held/checkpoints/step-000000000.pt", process)
-        result = fastarat("train", "--resume", "held")
-        assert result.code == 2 and "another process" in result.error
-    finally:
-        process.kill()
-        process.wait()
+def test_a_running_session_holds_its_directory(fastarat, monkeypatch):
+    def meanwhile(loop: Loop) -> None:
+        patch.undo()  # the other one is an ordinary training
+        others.append(fastarat("train", "--resume", "held"))
+
+    others = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_between_steps", meanwhile)
+        assert fastarat("train", *ONE_EPOCH, "--out", "held").code == 0
+    (other,) = others
+    assert other.code == 2 and "another process is training in held" in other.error
 
 
 def test_a_set_without_test_images_is_no_set_to_evaluate_on(fastarat, trained, tmp_path):

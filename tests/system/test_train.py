@@ -67,7 +67,7 @@ def test_another_seed_gives_another_run(fastarat, trained, tmp_path):
 
 
 OVERRIDES = {
-    "batch": 8,
+    "batch": 32,
     "seed": 3,
     "dtype": "fp32",
     "device": "cpu",
