@@ -79,7 +79,8 @@ def test_workers_live_from_one_pass_to_the_next_and_end_with_the_decoder(images,
     assert children() == before
 
 
-def test_a_killed_worker_is_one_line_within_seconds(images):
+def test_a_killed_worker_is_one_line_within_seconds(images, monkeypatch):
+    monkeypatch.setattr(plain, "_POLL_S", 0.1)
     decoder = PlainDecoder(images, 1)
     decoded = decoder.decode(iter(requests(images) * 50))
     next(decoded)
@@ -93,10 +94,11 @@ def test_a_killed_worker_is_one_line_within_seconds(images):
 
 
 def test_a_worker_that_hangs_is_one_line_and_a_slow_one_is_waited_for(images, monkeypatch):
+    monkeypatch.setattr(plain, "_POLL_S", 0.1)
     before, decoder = children(), PlainDecoder(images, 1)
     decoded = decoder.decode(iter(requests(images) * 50))
     next(decoded)
-    monkeypatch.setattr(plain, "STALL_S", 2.0)
+    monkeypatch.setattr(plain, "STALL_S", 0.5)
     os.kill(decoder.loader._iterator._workers[0].pid, signal.SIGSTOP)
     with pytest.raises(WorkError) as error:
         list(decoded)
@@ -105,11 +107,12 @@ def test_a_worker_that_hangs_is_one_line_and_a_slow_one_is_waited_for(images, mo
     assert children() == before
 
     def slow(*arguments):
-        time.sleep(0.5)
+        time.sleep(0.15)
         return pixels_of(*arguments)
 
     monkeypatch.setattr(plain, "pixels_of", slow)
-    monkeypatch.setattr(plain, "_POLL_S", 0.1)
+    monkeypatch.setattr(plain, "_POLL_S", 0.05)
+    monkeypatch.setattr(plain, "STALL_S", 2.0)
     patient = PlainDecoder(images, 1)
     # By this clock an image takes 1.5 of the 2 seconds, and the batch of four 6, on any machine.
     monkeypatch.setattr(plain, "time", SimpleNamespace(monotonic=lambda: 1.5 * patient.decoding.num_decoded()))

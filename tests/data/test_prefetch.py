@@ -7,6 +7,7 @@ from collections.abc import Generator
 import pytest
 from small_sets import one_line
 
+from fastarat.data.decoders import prefetch as module
 from fastarat.data.decoders.prefetch import prefetch
 from fastarat.errors import WorkError
 
@@ -32,7 +33,7 @@ def test_no_more_is_made_than_is_asked_for_and_a_few_ahead():
 
     ahead = prefetch(items(), ahead=3)
     assert next(ahead) == 0
-    time.sleep(0.3)
+    time.sleep(0.1)
     assert len(made) <= 6  # one taken, three waiting, one in the thread's hand, one begun
     ahead.close()
 
@@ -65,7 +66,8 @@ def test_an_exception_in_the_thread_is_raised_where_the_item_is_wanted():
         next(ahead)
 
 
-def test_what_hangs_is_an_error_and_what_is_slow_is_not():
+def test_what_hangs_is_an_error_and_what_is_slow_is_not(monkeypatch):
+    monkeypatch.setattr(module, "_POLL_S", 0.05)
     release = threading.Event()
 
     def items() -> Generator[int, None, None]:
@@ -73,7 +75,7 @@ def test_what_hangs_is_an_error_and_what_is_slow_is_not():
         release.wait(20)
         yield 2
 
-    hanging = prefetch(items(), ahead=1, stall_s=0.5)
+    hanging = prefetch(items(), ahead=1, stall_s=0.1)
     assert next(hanging) == 1
     with pytest.raises(WorkError) as error:
         next(hanging)
@@ -83,7 +85,7 @@ def test_what_hangs_is_an_error_and_what_is_slow_is_not():
     counted = iter(range(1000))
 
     def slow() -> Generator[int, None, None]:
-        time.sleep(1.2)
+        time.sleep(0.5)
         yield 1
 
-    assert list(prefetch(slow(), ahead=1, progress=lambda: next(counted), stall_s=0.5)) == [1]
+    assert list(prefetch(slow(), ahead=1, progress=lambda: next(counted), stall_s=0.1)) == [1]
