@@ -114,7 +114,7 @@ def apgd(net, loss, x: Tensor, y: Tensor, start: Tensor, eps: float, norm: str) 
 
 
 def trace_file(net, x: Tensor, y: Tensor, eps: float, norm: str) -> dict[str, np.ndarray]:
-    """Traces of four images. A search of 100 steps can hang on the rounding of a loss that comes back to its best, and
+    """Traces of three images. A search of 100 steps can hang on the rounding of a loss that comes back to its best, and
     processors round otherwise: images whose traces are not those of float64 are passed over."""
     target = net(x).topk(2).indices[:, 1]
 
@@ -142,9 +142,9 @@ def trace_file(net, x: Tensor, y: Tensor, eps: float, norm: str) -> dict[str, np
         index.append(i)
         for name, run in zip(runs, both, strict=True):
             runs[name].append(run)
-        if len(index) == 4:
+        if len(index) == 3:
             break
-    assert len(index) == 4, "the kit needs four images whose traces rounding leaves alone"
+    assert len(index) == 3, "the kit needs three images whose traces rounding leaves alone"
     found: dict[str, object] = {"index": torch.tensor(index), "apgd_t_target": target[index]}
     for name, of in runs.items():
         iterates, best, robust = zip(*of, strict=True)
