@@ -22,15 +22,17 @@ CPU = torch.device("cpu")
 ROWS = torch.arange(20)
 EPS = {"linf": 0.04, "l2": 0.16}
 ATTACKS = {
-    "apgd-ce": lambda f, x, y, norm, mover: apgd_ce(f, x, y, ROWS, norm=norm, eps=EPS[norm], seed=0, mover=mover),
+    "apgd-ce": lambda f, x, y, norm, mover: apgd_ce(
+        f, x, y, ROWS, norm=norm, eps=EPS[norm], seed=0, steps=40, mover=mover
+    ),
     "apgd-t": lambda f, x, y, norm, mover: apgd_t(
-        f, x, y, ROWS, norm=norm, eps=EPS[norm], seed=0, num_targets=3, steps=30, mover=mover
+        f, x, y, ROWS, norm=norm, eps=EPS[norm], seed=0, num_targets=2, steps=20, mover=mover
     ),
     "fab-t": lambda f, x, y, norm, mover: fab_t(
-        f, x, y, norm=norm, eps=EPS[norm], num_targets=3, steps=20, mover=mover
+        f, x, y, norm=norm, eps=EPS[norm], num_targets=2, steps=20, mover=mover
     ),
     "square": lambda f, x, y, norm, mover: square(
-        f, x, y, ROWS, norm=norm, eps=EPS[norm], seed=0, queries=150, mover=mover
+        f, x, y, ROWS, norm=norm, eps=EPS[norm], seed=0, queries=80, mover=mover
     ),
 }
 

@@ -114,7 +114,7 @@ def test_broken_points_lie_in_the_ball_and_are_misclassified_and_others_stay(nor
     model, x = Curved(dtype), torch.rand(60, 1, 4, 4, dtype=dtype)
     y = model(x).argmax(1)
     before, eps = x.clone(), EPS[norm] / 3
-    found, broken, _ = fab_t(model, x, y, norm=norm, eps=eps, num_targets=7, steps=30)
+    found, broken, _ = fab_t(model, x, y, norm=norm, eps=eps, num_targets=3, steps=20)
     assert 5 < broken.sum() < 55
     assert found.dtype == dtype and found.min() >= 0 and found.max() <= 1
     assert (lengths(found - x, norm) <= eps).all()
@@ -148,11 +148,11 @@ def test_a_result_depends_on_neither_batch_nor_order(curved, norm):
     model, x, y = curved
 
     def attack(rows: Tensor) -> Found:
-        return fab_t(model, x[rows], y[rows], norm=norm, eps=EPS[norm] / 3, num_targets=4, steps=20)
+        return fab_t(model, x[rows], y[rows], norm=norm, eps=EPS[norm] / 3, num_targets=2, steps=12)
 
     found, broken, _ = attack(torch.arange(40))
     assert 3 < broken.sum() < 40
-    for rows in (*torch.arange(40).split(7), torch.randperm(40)):
+    for rows in (*torch.arange(40).split(15), torch.tensor([9]), torch.randperm(40)):
         again, broken_again, _ = attack(rows)
         torch.testing.assert_close(again, found[rows], rtol=0, atol=1e-9)
         assert torch.equal(broken_again, broken[rows])
