@@ -106,7 +106,8 @@ def _profile(arguments: argparse.Namespace) -> None:
 def _measure(arguments: argparse.Namespace) -> None:
     config = arguments.config
     known = {RESULTS / "robustness.jsonl", arguments.rows}
-    row = next((row for row in read_rows(*known) if _is_row_of(row, arguments)), None)
+    now = commit()
+    row = next((row for row in read_rows(*known) if _is_row_of(row, arguments, now)), None)
     if row is None:
         entry = Entry(method_of(config.recipe), config, arguments.out)
         row = measure(arguments.suite, entry, 60 if arguments.smoke else None, arguments.num_autoattack)
@@ -116,10 +117,10 @@ def _measure(arguments: argparse.Namespace) -> None:
     stdout.print(headline(row))
 
 
-def _is_row_of(row: dict[str, Any], arguments: argparse.Namespace) -> bool:
+def _is_row_of(row: dict[str, Any], arguments: argparse.Namespace, now: str | None) -> bool:
+    """Whether the commit `now` made it, and with what is asked for; of one that is unknown nothing is known."""
     if row["benchmark"] != "robustness":
         return False
-    now = commit()
     mine = (arguments.suite, arguments.config.recipe, arguments.config.seed, arguments.config.epochs, now)
     its = (row["suite"], row["config"]["recipe"], row["seed"], row["epochs"], row["commit"])
     attacked = row.get("num_autoattack", 0) >= min(arguments.num_autoattack, row["num_images"])
