@@ -11,7 +11,7 @@ from typing import Any
 from fastarat.errors import UserError, WorkError
 
 PAGE = 4096
-FEW, MANY = 300, 1000
+FEW, MANY = 150, 1000
 """how many mutants of a kind of file the suite opens, and `make slow`"""
 
 

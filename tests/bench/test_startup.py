@@ -16,14 +16,17 @@ SMOKE = ("--device", "cpu", "--smoke")
 HEAVY = ("sklearn", "matplotlib", "tyro", "pooch", "scipy", "pandas", "torchvision", "torch._dynamo", "torch._inductor")
 
 
-def test_importing_all_that_training_needs_brings_nothing_heavy_that_torch_did_not():
+def test_importing_all_that_training_needs_brings_nothing_heavy_that_torch_did_not_nor_does_looking_for_loaders():
     code = (
         "import sys, torch; before = set(sys.modules)\n"
         "import fastarat.trainer\n"
-        f"print([name for name in {HEAVY} if name in set(sys.modules) - before], 'fastarat.engine.step' in sys.modules)"
+        f"print([name for name in {HEAVY} if name in set(sys.modules) - before], end=' ')\n"
+        "print('fastarat.engine.step' in sys.modules)\n"
+        "from fastarat import doctor; assert list(map(doctor._optional, doctor.OPTIONAL))\n"
+        "print([name for name in ('ffcv', 'nvidia.dali', 'numba', 'cv2') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == "[] True\n", done.stdout + done.stderr
+    assert done.stdout == "[] True\n[]\n", done.stdout + done.stderr
 
 
 def test_importing_fastarat_by_itself_imports_no_torch():
