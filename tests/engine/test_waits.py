@@ -5,11 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 from host_syncs import HostSync, NoHostSync, QuietLoop
+from step_parts import nets_of_one_block
 
 from fastarat import recipes
 from fastarat.data.settings import AugmentConfig
 from fastarat.engine.settings import AveragingConfig
 from fastarat.recipes import recipe
+
+
+@pytest.fixture(autouse=True)
+def one_block():
+    with nets_of_one_block():
+        yield
 
 
 def small(name: str, averaging: str = "none"):

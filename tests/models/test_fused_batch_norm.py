@@ -33,10 +33,12 @@ def images() -> torch.Tensor:
     return torch.rand(8, 3, 16, 16, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("model", ["tiny", "wrn-10-1"])
+# Batch-norms of either net know nothing of its wiring, which one kind of statistics shows.
 @pytest.mark.parametrize("kind", ["split", "shared", "mixed"])
 @pytest.mark.parametrize("branch", ["clean", "adv", "both"])
-@pytest.mark.parametrize("statistics", ["train", "frozen", "eval"])
+@pytest.mark.parametrize(
+    ("model", "statistics"), [*(("digits", each) for each in ("train", "frozen", "eval")), ("wrn-10-1", "train")]
+)
 def test_every_pass_gives_the_same(model, kind, branch, statistics):
     assert_the_same(model, kind, branch, statistics)
 
