@@ -159,6 +159,7 @@ def test_eval_takes_an_exported_directory_and_gives_the_runs_numbers(fastarat, t
     assert exported == run
 
 
+@pytest.mark.no_cover  # torch traces the net; the export that is searched for names is counted
 def test_onnx_gives_the_same_logits_for_any_batch(fastarat, trained, tmp_path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")

@@ -10,20 +10,8 @@ from system.command_line import ONE_EPOCH, assert_same_run, finish, start, wait_
 
 KILLS = 10
 LONG = (
-    *(
-        *ONE_EPOCH,
-        "--epochs",
-        "80",
-        "--num-train-images",
-        "512",
-        "--batch",
-        "64",
-        "--attack.steps",
-        "2",
-        "--device",
-        "cpu",
-    ),
-    *("--evaluation.every-epochs", "10", "--checkpoint.every-s", "0.2"),
+    *(*ONE_EPOCH, "--epochs", "80", "--num-train-images", "512", "--batch", "64", "--attack.steps", "2"),
+    *("--evaluation.every-epochs", "10", "--checkpoint.every-s", "0.2", "--device", "cpu"),
 )
 
 

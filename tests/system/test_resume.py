@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,20 +21,15 @@ from fastarat.run import Run
 from fastarat.trainer import _check_unfinished
 from system.command_line import (
     ONE_EPOCH,
-    Result,
     assert_same_run,
-    finish,
     metrics,
     newest,
     results_of,
-    start,
     state_of,
     stop_after,
-    wait_for,
 )
 
-# Long enough to be met in the middle, wherever the signal comes.
-LONG = (*ONE_EPOCH, "--epochs", "12", "--attack.steps", "1", "--evaluation.every-epochs", "4", "--device", "cpu")
+LONG = (*ONE_EPOCH, "--epochs", "6", "--evaluation.every-epochs", "2", "--device", "cpu")
 LONG += ("--averaging.kind", "ema", "--averaging.start-epoch", "1", "--num-validation-images", "100")
 
 
@@ -53,32 +47,24 @@ def whole(tmp_path_factory):
     return run
 
 
-def test_a_run_stopped_by_ctrl_c_goes_on_to_the_same_bits(fastarat, tmp_path, whole):
-    process = start("train", *LONG, "--out", "stopped")
-    wait_for(tmp_path / "stopped/metrics.jsonl", process)
-    process.send_signal(signal.SIGINT)
-    _assert_goes_on(fastarat, finish(process), signal.SIGINT, whole, "--resume")
-
-
-def test_a_run_stopped_by_a_scheduler_goes_on_to_the_same_bits(fastarat, monkeypatch, whole):
+@pytest.mark.parametrize(
+    ("number", "step", "how"),
+    [(signal.SIGINT, 5, ("--resume",)), (signal.SIGTERM, 16, ("--resume", "--out"))],
+    ids=["ctrl-c", "sigterm"],
+)
+def test_a_stopped_run_goes_on_to_the_same_bits(fastarat, tmp_path, monkeypatch, whole, number, step, how):
     with monkeypatch.context() as patch:
-        stop_after(patch, 18, signal.SIGTERM)  # of four in an epoch
+        stop_after(patch, step, number)  # in an epoch of four, and at the end of one
         result = fastarat("train", *LONG, "--out", "stopped")
-    assert "stopped at step 18" in result.err
-    _assert_goes_on(fastarat, result, signal.SIGTERM, whole, "--resume", "--out")
-
-
-def _assert_goes_on(fastarat: Callable[..., Result], result: Result, number: int, whole: Path, *how: str) -> None:
-    stopped = Path("stopped")
     assert result.code == 128 + number and "Traceback" not in result.err
-    said = [line for line in result.err.splitlines() if line.startswith("stopped at step")]
+    said = [line for line in result.err.splitlines() if line.startswith(f"stopped at step {step} ")]
     assert len(said) == 1 and "fastarat train --resume stopped" in said[0]
-    assert 0 < state_of(newest(stopped))["step"] < 48
+    assert state_of(newest(tmp_path / "stopped"))["step"] == step
 
-    resumed = fastarat("train", *how, stopped)
+    resumed = fastarat("train", *how, "stopped")
     assert resumed.code == 0 and "going on at step" in resumed.err
-    assert [line["epoch"] for line in metrics(stopped)] == list(range(1, 13))
-    assert_same_run(stopped, whole)
+    assert [line["epoch"] for line in metrics(tmp_path / "stopped")] == list(range(1, 7))
+    assert_same_run(tmp_path / "stopped", whole)
 
 
 def test_resuming_a_finished_run_changes_nothing(fastarat, trained, copied):
