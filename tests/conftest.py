@@ -1,34 +1,67 @@
 """For every test: one torch thread, fixed seeds, Triton's interpreter; golden vectors and small nets to share."""
 
+import importlib
 import os
+import pkgutil
 import random
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from itertools import groupby
 from pathlib import Path
 
+import fastarat_kernels
 import pytest
 import torch
 from optional import say_what_brings_them
 from torch import Tensor, nn
 
+import fastarat
+from fastarat.files import write_text
+
 torch.set_num_threads(1)
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton: kernels run in its interpreter
 
+COMPUTING = ("attacks", "engine", "kernels", "models", "verification")
 GOLDEN = Path(__file__).parents[1].parent / "shared" / "golden"
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Without coverage, in xdist's workers, too, where pytest-cov starts it twice."""
+    tracer = sys.gettrace()
+    sys.settrace(None)
+    try:
+        yield
+    finally:
+        sys.settrace(tracer)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Importing the packages is counted, and not pytest's search for tests, which would take half as long again."""
+    for package in (fastarat, fastarat_kernels):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            with suppress(ImportError):  # without FFCV, DALI or a GPU's libraries
+                importlib.import_module(module.name)
+    with uncounted():
+        return (yield)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of what computes much by the same lines, a test's first cell and its last are counted."""
+    computing = [item for item in items if item.path.parent.name in COMPUTING]
+    for _, cells in groupby(computing, lambda item: item.nodeid.partition("[")[0]):
+        for item in list(cells)[1:-1]:
+            item.add_marker(pytest.mark.no_cover)
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Marked no_cover, a test runs without coverage in xdist's workers, too, where pytest-cov starts it twice."""
-    if not item.get_closest_marker("no_cover"):
+    """Marked no_cover, a test runs without coverage."""
+    with uncounted() if item.get_closest_marker("no_cover") else nullcontext():
         return (yield)
-    tracer = sys.gettrace()
-    sys.settrace(None)
-    try:
-        return (yield)
-    finally:
-        sys.settrace(tracer)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -50,6 +83,21 @@ def golden() -> Path:
     if not GOLDEN.is_dir():
         pytest.skip("shared/golden is not here")
     return GOLDEN
+
+
+@pytest.fixture
+def with_curves() -> None:
+    """A test that asks for this has the learning curves of its runs drawn."""
+
+
+@pytest.fixture(autouse=True)
+def without_curves(request, monkeypatch) -> None:
+    """Learning curves take longer to draw than a tiny run to train: all but those are a file of no picture.
+
+    Processes of their own draw them, and so do the runs that many tests share.
+    """
+    if "with_curves" not in request.fixturenames:
+        monkeypatch.setattr("fastarat.trainer.learning_curves", lambda path, *_: write_text(path, "no picture"))
 
 
 class SmallNet(nn.Module):

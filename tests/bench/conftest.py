@@ -1,7 +1,17 @@
-"""What benchmarks start runs without coverage: it would slow what they time, and `bench` is not measured."""
+"""Benchmarks and what they start run without coverage: it would slow what they time, and `bench` is not measured."""
+
+from pathlib import Path
 
 import pytest
 from unmeasured import UNMEASURED
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.no_cover)
 
 
 @pytest.fixture(autouse=True)

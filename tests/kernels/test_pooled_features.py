@@ -24,6 +24,7 @@ SHAPES = [
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # A format decides casts alone, wherever a tile lies.
 MAPS = [*((shape, DTYPES[0]) for shape in SHAPES), *((SHAPES[i], dtype) for dtype in DTYPES[1:] for i in (0, 4, 7))]
+IDS = [f"{'x'.join(map(str, shape))}-{str(dtype).removeprefix('torch.')}" for shape, dtype in MAPS]
 # Sums of up to 1,024 float32 numbers in another order: 6e-8 each, growing like the root of their number. The
 # input is the same on both sides whatever its dtype, and the output float32: so the bound is the same too.
 FORWARD_BOUND = 2e-6
@@ -44,7 +45,7 @@ def error(ours: Tensor, expected: Tensor) -> float:
     return float((ours.double() - expected.double()).norm() / expected.double().norm())
 
 
-@pytest.mark.parametrize(("shape", "dtype"), MAPS)
+@pytest.mark.parametrize(("shape", "dtype"), MAPS, ids=IDS)
 def test_the_kernel_gives_the_features_of_the_reference(shape, dtype):
     z = feature_map(shape, dtype)
     with poisoned():
@@ -53,7 +54,7 @@ def test_the_kernel_gives_the_features_of_the_reference(shape, dtype):
     assert error(ours, reference.pooled_features(z)) < FORWARD_BOUND
 
 
-@pytest.mark.parametrize(("shape", "dtype"), MAPS)
+@pytest.mark.parametrize(("shape", "dtype"), MAPS, ids=IDS)
 def test_the_kernel_gives_the_gradient_of_the_reference(shape, dtype):
     z, gradient = feature_map(shape, dtype), torch.randn(shape[:2], device=DEVICE)
     with poisoned():

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fastarat import trainer
 from fastarat.__main__ import main
-from fastarat.files import write_text
 from system.command_line import ONE_EPOCH, TINY, Result
 
 
@@ -35,21 +33,6 @@ def fastarat(capsys) -> Callable[..., Result]:
         return Result(code, captured.out, captured.err)
 
     return run
-
-
-@pytest.fixture
-def drawn() -> None:
-    """A test that asks for this has the learning curves of its runs drawn."""
-
-
-@pytest.fixture(autouse=True)
-def without_curves(request, monkeypatch) -> None:
-    """Learning curves take longer to draw than a tiny run to train: all but `drawn` ones are a file of no picture.
-
-    Processes of their own draw them, and so do the runs that many tests share.
-    """
-    if "drawn" not in request.fixturenames:
-        monkeypatch.setattr(trainer, "learning_curves", lambda path, *_: write_text(path, "no picture"))
 
 
 def _train(run: Path, *settings: str) -> Path:

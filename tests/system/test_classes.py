@@ -93,6 +93,7 @@ def test_an_analysis_sees_the_images_in_the_runs_own_order(fastarat, run):
     assert refused.code == 2 and "'neun' is in digits alone" in refused.error
 
 
+@pytest.mark.no_cover  # what it runs is counted by others
 def test_extra_images_land_on_the_classes_of_their_names(fastarat, sets):
     extra = ("--extra.ratio", "0.25", "--out")
     for data in ("named", "backwards"):

@@ -69,6 +69,7 @@ def _assert_golden(golden, name, run):
         assert np.allclose(deployed(images).numpy(), vectors["eval_logits_adv"], **FLOAT32)
 
 
+@pytest.mark.no_cover  # what it runs is counted by others
 @pytest.mark.parametrize("name", ["wrn16_2", "resnet18"])
 def test_a_converted_checkpoint_gives_the_published_logits_of_both_branches(
     fastarat, golden, published, tmp_path, name

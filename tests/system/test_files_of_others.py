@@ -89,7 +89,7 @@ def test_what_lies_in_the_place_of_a_lock_is_left_alone(fastarat, one_epoch, tmp
     assert kind != "file" or (run / ".lock").read_text() == "precious"
 
 
-def test_links_in_the_place_of_outputs_are_not_followed(fastarat, one_epoch, drawn, tmp_path):
+def test_links_in_the_place_of_outputs_are_not_followed(fastarat, one_epoch, with_curves, tmp_path):
     run = shutil.copytree(one_epoch, tmp_path / "run")
     victims = mine("victims", "metrics.jsonl", "record.json", "model.safetensors", "learning_curves.png")
     shutil.copy(run / "record.json", "victims")

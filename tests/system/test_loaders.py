@@ -110,6 +110,7 @@ def test_every_loader_trains_the_same_bits(fastarat, folder, tmp_path):
         assert_same_training(tmp_path / loader, tmp_path / "resident")
 
 
+@pytest.mark.no_cover  # what it runs is counted by others
 @pytest.mark.parametrize("loader", each_loader("plain", "dali", "ffcv"))
 def test_a_run_stopped_in_mid_epoch_and_resumed_by_another_loader_trains_the_same_bits(
     fastarat, folder, whole, tmp_path, loader, monkeypatch

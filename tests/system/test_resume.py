@@ -47,6 +47,7 @@ def whole(tmp_path_factory):
     return run
 
 
+@pytest.mark.no_cover  # what it runs is counted by others
 @pytest.mark.parametrize(
     ("number", "step", "how"),
     [(signal.SIGINT, 5, ("--resume",)), (signal.SIGTERM, 16, ("--resume", "--out"))],
