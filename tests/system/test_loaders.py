@@ -99,17 +99,6 @@ def children_of(process: int) -> list[int]:
     return [int(child) for task in tasks for child in task.read_text().split()]
 
 
-@pytest.mark.slow
-@needs_dali
-@needs_ffcv
-def test_every_loader_trains_the_same_bits(fastarat, folder, tmp_path):
-    for loader, data in LOADERS.items():
-        result = fastarat("train", *SMALL, "--data", data, "--loader", loader, "--out", loader)
-        assert result.code == 0, result.err
-    for loader in LOADERS:
-        assert_same_training(tmp_path / loader, tmp_path / "resident")
-
-
 @pytest.mark.no_cover  # what it runs is counted by others
 @pytest.mark.parametrize("loader", each_loader("plain", "dali", "ffcv"))
 def test_a_run_stopped_in_mid_epoch_and_resumed_by_another_loader_trains_the_same_bits(
