@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,9 +11,17 @@ from fastarat.__main__ import main
 from system.command_line import ONE_EPOCH, TINY, Result
 
 
+@pytest.fixture(scope="module", autouse=True)
+def data_root(tmp_path_factory) -> Iterator[None]:
+    """For what the tests of a file share: a data root with nothing in it, and not the one of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTARAT_DATA", str(tmp_path_factory.mktemp("data-root") / "no-data"))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def working_directory(tmp_path, monkeypatch) -> Path:
-    """An empty directory to work in, and a data root with nothing in it."""
+    """An empty directory to work in, and a data root of its own with nothing in it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FASTARAT_DATA", str(tmp_path / "no-data"))
     return tmp_path
