@@ -9,6 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastarat.signals import answered
+
 ROOT = Path(__file__).parents[1]
 _POLL_S = 0.1
 _KILL_S = 2
@@ -58,26 +60,32 @@ def run_in_time(
     After `limit_s` the group gets SIGTERM, after `grace_s` more SIGKILL; so it does if this process is interrupted.
     What is left of the group when `command` ends gets SIGKILL at once.
     """
-    started = time.monotonic()
-    with log.open("ab") as file:
-        begin = file.tell()
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            cwd=ROOT,
-            env=variables,
-            start_new_session=True,
-        )
+    started, begin = time.monotonic(), log.stat().st_size if log.exists() else 0
+    process: subprocess.Popen | None = None
+    told: list[int] = []
 
     def show() -> None:
         watch(last_line(_tail(log, begin)))
 
     try:
+        # A signal that came while the process starts would leave nobody who knows it: it is answered afterwards.
+        with log.open("ab") as file, answered(lambda number, _: told.append(number)):
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                cwd=ROOT,
+                env=variables,
+                start_new_session=True,
+            )
+        for number in told:
+            signal.raise_signal(number)
         was_stopped = not _has_ended(process, limit_s, show)
     finally:
-        _end(process, grace_s, show)
+        if process is not None:
+            _end(process, grace_s, show)
+    assert process is not None
     code = -signal.SIGKILL if process.returncode is None else process.returncode
     return Ending(code, was_stopped, time.monotonic() - started, _tail(log, begin))
 

@@ -16,6 +16,7 @@ from bench import campaign, campaign_run, campaign_stages
 from bench.campaign_files import MOST_BYTES, rows_in
 from bench.campaign_stages import BUDGET, Setting, Stage, stages
 from bench.campaign_tests import KERNEL_TESTS, gpu_tests, kernel_tests
+from bench.processes import run_in_time
 from bench.random_images import random_images
 from bench.rows import base_row, write_row
 from fastarat import record
@@ -86,6 +87,24 @@ def test_a_stage_that_hangs_is_ended_with_all_that_it_started(call, tmp_path):
     assert results["last"].state == "done"
     grandchild = int((tmp_path / "state" / "logs" / "hangs.log").read_text())
     assert not is_running(grandchild)
+
+
+def test_a_signal_that_comes_while_a_stage_starts_leaves_nothing_of_it(tmp_path, monkeypatch):
+    started = []
+
+    def interrupted(*command, real=subprocess.Popen, **options):
+        started.append(real(*command, **options))
+        signal.raise_signal(signal.SIGINT)
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background ignores
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_in_time(["sleep", "60"], tmp_path / "log", 60, 10, dict(os.environ))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert started[0].returncode == -signal.SIGTERM and not is_running(started[0].pid)
 
 
 def is_running(pid):
