@@ -3,8 +3,6 @@
 PYTHON ?= python3
 # NVIDIA's images pin every package of theirs there, which a lock with other versions can only fail on.
 unexport PIP_CONSTRAINT
-# Without compiled files every process of the tests would compile the packages anew, and every worker all the tests.
-unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
