@@ -10,9 +10,9 @@ ROOT = Path(__file__).parent
 
 def version() -> str:
     """Read the version as text: importing the package would need what is only about to be installed."""
-    found = re.search(r'^__version__ = "(.+)"$', (ROOT / "fastarat/__init__.py").read_text(), re.MULTILINE)
+    found = re.search(r'^__version__ = "(.+)"$', (ROOT / "fastarat/common/version.py").read_text(), re.MULTILINE)
     if found is None:
-        raise RuntimeError("fastarat/__init__.py has no __version__ line")
+        raise RuntimeError("fastarat/common/version.py has no __version__ line")
     return found[1]
 
 
@@ -47,7 +47,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["fastarat", "fastarat.*"]) + find_packages("kernels"),
     package_dir={"fastarat": "fastarat", "fastarat_kernels": "kernels/fastarat_kernels"},
-    package_data={"fastarat": ["py.typed"], "fastarat.data": ["digits_rows.npy"]},
+    package_data={"fastarat": ["py.typed"], "fastarat.data.formats": ["digits_rows.npy"]},
     install_requires=[
         "matplotlib>=3.9",
         "numpy>=2",

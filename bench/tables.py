@@ -6,14 +6,19 @@ the pictures of the ladders beside it. Nobody types numbers there.
 
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import autoattack_rows, kernel_report, loaders_report, robustness_report, throughput_report
-from bench.rows import RESULTS, read_rows
-from bench.suites import SUITES
+from bench.autoattack import rows as autoattack_rows
+from bench.common.format import markdown
+from bench.common.rows import RESULTS, read_rows
+from bench.kernels import report as kernel_report
+from bench.ladder import report as throughput_report
+from bench.loaders import report as loaders_report
+from bench.robustness import report as robustness_report
+from bench.robustness.suites import SUITES
 
 ROOT = Path(__file__).parents[1]
 README, RESULTS_PAGE, IMAGES = ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "images"
@@ -187,13 +192,6 @@ def _kernels() -> list[str]:
         return []
     lines = [*kernel_report.mean_lines(rows), *kernel_report.verdicts(rows)]
     return [markdown(*kernel_report.table(rows)).rstrip(), "\n".join(f"- {line}" for line in lines)]
-
-
-def markdown(columns: Iterable[str], cells: Iterable[Iterable[str]]) -> str:
-    """A table."""
-    columns = list(columns)
-    lines = [columns, ["---"] * len(columns), *cells]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def main() -> int:

@@ -22,31 +22,22 @@ if not __package__:  # started as a file, from anywhere: its checkout's packages
 
 import torch
 
-from bench import command
-from bench.gate import LEARNING_RATE
-from bench.ladder import Effort, run_ladder
-from bench.random_images import random_images
-from bench.rows import RESULTS, read_rows, write_row
-from bench.subjects import Setting
-from bench.suites import method_of
-from bench.throughput_report import print_report
-from bench.timing import copy_bandwidth
-from bench.variants import NAMES, NEEDS_GPU, left_out
+from bench.common import command
+from bench.common.inputs import METHODS, RECIPES, method_of, random_images
+from bench.common.rows import RESULTS, read_rows, write_row
+from bench.common.timing import copy_bandwidth
+from bench.ladder.gate import LEARNING_RATE
+from bench.ladder.ladder import Effort, run_ladder
+from bench.ladder.report import print_report
+from bench.ladder.subjects import Setting
+from bench.ladder.variants import NAMES, NEEDS_GPU, left_out
+from fastarat.common.console import notice, print_json, progress
+from fastarat.common.environment import commit
+from fastarat.common.errors import UserError, unknown
 from fastarat.config import Config
-from fastarat.console import notice, print_json, progress
-from fastarat.data.dataset import Dataset
-from fastarat.data.sources import open_dataset
-from fastarat.errors import UserError, unknown
-from fastarat.recipes import recipe
-from fastarat.record import commit
-
-RECIPES = {
-    "resnet18": "cifar10-resnet18",
-    "wrn-34-10": "cifar10-wrn-34-10",
-    "tiny": "cifar10-tiny",
-    "digits": "digits",
-}
-METHODS = ("arat", "at", "trades", "mart", "lbgat", "arrest", "fgsm-rs", "n-fgsm", "standard")
+from fastarat.config.recipes import recipe
+from fastarat.data.images.dataset import Dataset
+from fastarat.data.open import open_dataset
 
 
 def main(args: list[str] | None = None) -> int:

@@ -11,21 +11,14 @@ The parts of the command line, from Python: see each one's docstring.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from fastarat.common.version import __version__
 
 if TYPE_CHECKING:
     from fastarat.attacks.perturb import perturb
-    from fastarat.attacks.settings import AttackConfig
-    from fastarat.checkpoint import load_model
+    from fastarat.common.errors import UserError, WorkError
     from fastarat.config import Config
-    from fastarat.data.dataset import ImageSet
-    from fastarat.data.sources import open_dataset
-    from fastarat.errors import UserError, WorkError
-    from fastarat.evaluated import Evaluation
-    from fastarat.evaluation import accuracies
-    from fastarat.exporter import export
-    from fastarat.methods.registry import build_method
-    from fastarat.methods.settings import (
+    from fastarat.config.attack import AttackConfig
+    from fastarat.config.method import (
         ARATConfig,
         ARRESTConfig,
         ATConfig,
@@ -34,42 +27,49 @@ if TYPE_CHECKING:
         StandardConfig,
         TRADESConfig,
     )
+    from fastarat.config.recipes import recipe
+    from fastarat.data.images.dataset import ImageSet
+    from fastarat.data.open import open_dataset
+    from fastarat.evaluation.accuracies import accuracies
+    from fastarat.evaluation.evaluate import evaluate
+    from fastarat.evaluation.evaluated import Evaluation
+    from fastarat.methods.registry import build_method
     from fastarat.models.convert import convert_to_split_batch_norm, plain_branch
     from fastarat.models.registry import build_model
     from fastarat.models.split_batch_norm import SplitBatchNorm2d, forward
-    from fastarat.recipes import recipe
-    from fastarat.robustness import evaluate
-    from fastarat.trainer import train
+    from fastarat.runs.export import export
+    from fastarat.runs.weights import load_model
+    from fastarat.training.train import train
 
 # Where each public name lives: imported when it is first asked for, so that `import fastarat` costs nothing.
 _HOMES = {
-    "ARATConfig": "methods.settings",
-    "ARRESTConfig": "methods.settings",
-    "ATConfig": "methods.settings",
-    "AttackConfig": "attacks.settings",
+    "ARATConfig": "config.method",
+    "ARRESTConfig": "config.method",
+    "ATConfig": "config.method",
+    "AttackConfig": "config.attack",
     "Config": "config",
-    "Evaluation": "evaluated",
-    "ImageSet": "data.dataset",
-    "LBGATConfig": "methods.settings",
-    "MARTConfig": "methods.settings",
+    "Evaluation": "evaluation.evaluated",
+    "ImageSet": "data.images.dataset",
+    "LBGATConfig": "config.method",
+    "MARTConfig": "config.method",
     "SplitBatchNorm2d": "models.split_batch_norm",
-    "StandardConfig": "methods.settings",
-    "TRADESConfig": "methods.settings",
-    "UserError": "errors",
-    "WorkError": "errors",
-    "accuracies": "evaluation",
+    "StandardConfig": "config.method",
+    "TRADESConfig": "config.method",
+    "UserError": "common.errors",
+    "WorkError": "common.errors",
+    "accuracies": "evaluation.accuracies",
     "build_method": "methods.registry",
     "build_model": "models.registry",
     "convert_to_split_batch_norm": "models.convert",
-    "evaluate": "robustness",
-    "export": "exporter",
+    "evaluate": "evaluation.evaluate",
+    "export": "runs.export",
     "forward": "models.split_batch_norm",
-    "load_model": "checkpoint",
-    "open_dataset": "data.sources",
+    "load_model": "runs.checkpoint",
+    "open_dataset": "data.open",
     "perturb": "attacks.perturb",
     "plain_branch": "models.convert",
-    "recipe": "recipes",
-    "train": "trainer",
+    "recipe": "config.recipes",
+    "train": "training.train",
 }
 
 __all__ = [
@@ -87,6 +87,7 @@ __all__ = [
     "TRADESConfig",
     "UserError",
     "WorkError",
+    "__version__",
     "accuracies",
     "build_method",
     "build_model",

@@ -4,10 +4,10 @@ import importlib
 import sys
 from types import ModuleType
 
-from fastarat import __version__
-from fastarat.ending import ended
-from fastarat.errors import unknown
-from fastarat.processes import end_with_launcher
+from fastarat.common.ending import ended
+from fastarat.common.errors import unknown
+from fastarat.common.processes import end_with_launcher
+from fastarat.common.version import __version__
 
 COMMANDS = {
     "train": "train a robust model by a recipe",

@@ -17,16 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastarat.attacks.autoattack_checks import NUM_TARGETS, STANDARD
-from fastarat.attacks.autoattack_state import as_numbers
-from fastarat.attacks.autoattack_warnings import with_further_start
-from fastarat.attacks.settings import Norm
-from fastarat.console import notice, progress
-from fastarat.data.sources import open_dataset
-from fastarat.errors import UserError
-from fastarat.evaluated import Evaluation
-from fastarat.files import as_file_name, write_text
-from fastarat.robustness import as_images, evaluate
+from fastarat.common.console import notice, progress
+from fastarat.common.errors import UserError
+from fastarat.common.files import as_file_name, write_text
+from fastarat.config.attack import Norm
+from fastarat.data.open import open_dataset
+from fastarat.evaluation.autoattack.checks import NUM_TARGETS, STANDARD
+from fastarat.evaluation.autoattack.state import as_numbers
+from fastarat.evaluation.autoattack.warnings import with_further_start
+from fastarat.evaluation.evaluate import as_images, evaluate
+from fastarat.evaluation.evaluated import Evaluation
 
 NORMS: dict[str, Norm] = {"Linf": "linf", "L2": "l2"}
 VERSIONS = {"standard": STANDARD, "custom": ()}

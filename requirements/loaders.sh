@@ -15,7 +15,7 @@ without() { # without NAME WHY: say that the tests go on, and fail
 }
 
 ffcv() {
-    local missing loads='from fastarat.data.decoders import ffcv_native; ffcv_native.load()'
+    local missing loads='from fastarat.data.loading.decoders import ffcv_native; ffcv_native.load()'
     missing=$(requirements/native.sh "$python")
     if [[ -n $missing && $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
         echo "FFCV is compiled here and needs Debian packages: apt-get install $missing"

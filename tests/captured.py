@@ -9,14 +9,14 @@ from fastarat_kernels.implementations import PYTORCH, Kernels
 from step_parts import CPU, controls_of, parts_of
 from torch import Tensor
 
-from fastarat.attacks.settings import AttackConfig
-from fastarat.data.loader import Batch
-from fastarat.engine.compiled import CapturedStep, Step, StepBySize, build_step, state_tensors
-from fastarat.engine.settings import CompileMode
-from fastarat.engine.step import Controls, StepParts
+from fastarat.config.attack import AttackConfig
+from fastarat.config.method import ARATConfig
+from fastarat.config.training import CompileMode
+from fastarat.data.loading.loader import Batch
 from fastarat.methods.registry import build_method
-from fastarat.methods.settings import ARATConfig
 from fastarat.models.registry import build_model
+from fastarat.training.step.compiled import CapturedStep, Step, StepBySize, build_step, state_tensors
+from fastarat.training.step.train_step import Controls, StepParts
 
 ATTACK = AttackConfig(eps_255=20, step_255=8, steps=2)
 

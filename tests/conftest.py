@@ -17,7 +17,7 @@ from optional import say_what_brings_them
 from torch import Tensor, nn
 
 import fastarat
-from fastarat.files import write_text
+from fastarat.common.files import write_text
 
 torch.set_num_threads(1)
 if not torch.cuda.is_available():
@@ -97,7 +97,7 @@ def without_curves(request, monkeypatch) -> None:
     Processes of their own draw them, and so do the runs that many tests share.
     """
     if "with_curves" not in request.fixturenames:
-        monkeypatch.setattr("fastarat.trainer.learning_curves", lambda path, *_: write_text(path, "no picture"))
+        monkeypatch.setattr("fastarat.training.train.learning_curves", lambda path, *_: write_text(path, "no picture"))
 
 
 class SmallNet(nn.Module):

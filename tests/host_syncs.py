@@ -10,15 +10,15 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fastarat.common.distributed import World
 from fastarat.config import Config
-from fastarat.data.sources import open_dataset
-from fastarat.engine.build import build_training
-from fastarat.engine.compiled import build_step
-from fastarat.engine.distributed import World
-from fastarat.engine.loop import Loop
-from fastarat.engine.precision import Dtype
-from fastarat.engine.settings import CompileMode
-from fastarat.run import Run
+from fastarat.config.training import CompileMode
+from fastarat.data.open import open_dataset
+from fastarat.runs.run import Run
+from fastarat.training.build import build_training
+from fastarat.training.loop import Loop
+from fastarat.training.step.compiled import build_step
+from fastarat.training.step.precision import Dtype
 
 # Operations whose result, or its shape, the host has to read.
 READS = {

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fastarat.errors import UserError, WorkError
+from fastarat.common.errors import UserError, WorkError
 
 PAGE = 4096
 FEW, MANY = 150, 1000

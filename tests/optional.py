@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fastarat.engine.device import compiler
+from fastarat.training.choices import compiler
 
 ROOT = Path(__file__).parents[1]
 HAS_FFCV = find_spec("ffcv") is not None

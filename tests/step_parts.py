@@ -8,14 +8,14 @@ import torch
 from fastarat_kernels.implementations import PYTORCH, Kernels
 from torch import nn
 
-from fastarat.attacks.settings import AttackConfig
-from fastarat.engine.distributed import World
-from fastarat.engine.precision import Dtype, Precision
-from fastarat.engine.settings import OptimizerConfig
-from fastarat.engine.step import Controls, StepParts
+from fastarat.common.distributed import World
+from fastarat.config.attack import AttackConfig
+from fastarat.config.training import OptimizerConfig
 from fastarat.methods.method import Method
 from fastarat.models.registry import RESNETS
-from fastarat.models.split_batch_norm import current_pass
+from fastarat.models.split_batch_norm import forward_context
+from fastarat.training.step.precision import Dtype, Precision
+from fastarat.training.step.train_step import Controls, StepParts
 
 CPU = torch.device("cpu")
 
@@ -42,9 +42,9 @@ def parts_of(
 ) -> StepParts:
     """Parts around `net` and `method`, which have to be in the precision's parameter dtype."""
     for part in (net, method):
-        now = current_pass(part)
-        if now is not None:
-            now.kernels = kernels
+        context = forward_context(part)
+        if context is not None:
+            context.kernels = kernels
     parameters = [p for p in (*net.parameters(), *method.parameters()) if p.requires_grad]
     momenta = [torch.zeros_like(p) for p in parameters]
     how = Precision(precision, device)

@@ -7,12 +7,12 @@ import pytest
 
 from fastarat import __version__
 from fastarat.__main__ import main
-from fastarat.attacks.settings import AttackConfig
-from fastarat.cli import flags, parse
-from fastarat.commands.evaluate import EvalArguments
+from fastarat.commands.evaluate.arguments import EvalArguments
+from fastarat.commands.parsing import flags, parse
+from fastarat.common.errors import UserError
 from fastarat.config import Config
-from fastarat.errors import UserError
-from fastarat.methods.settings import ARATConfig
+from fastarat.config.attack import AttackConfig
+from fastarat.config.method import ARATConfig
 
 
 def parsed(*args: str) -> Config:

@@ -6,21 +6,20 @@ from dataclasses import replace
 
 import pytest
 
-from fastarat import recipes
-from fastarat.attacks.settings import AttackConfig
-from fastarat.config import Config, from_dict, load_config, published_code, to_json
-from fastarat.data.settings import AugmentConfig
-from fastarat.engine.schedule import learning_rate
-from fastarat.engine.settings import (
+from fastarat.common.errors import UserError
+from fastarat.config import Config, from_dict, load_config, published_code, recipes, to_json
+from fastarat.config.attack import AttackConfig
+from fastarat.config.data import AugmentConfig
+from fastarat.config.method import ARATConfig, ARRESTConfig, ATConfig, LBGATConfig, MARTConfig, TRADESConfig
+from fastarat.config.model import ModelConfig
+from fastarat.config.training import (
     AveragingConfig,
     CheckpointConfig,
     EvaluationConfig,
     OptimizerConfig,
     ScheduleConfig,
 )
-from fastarat.errors import UserError
-from fastarat.methods.settings import ARATConfig, ARRESTConfig, ATConfig, LBGATConfig, MARTConfig, TRADESConfig
-from fastarat.models.settings import ModelConfig
+from fastarat.training.schedule import learning_rate
 
 NAMES = recipes.names()
 

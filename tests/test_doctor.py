@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from optional import each_loader, needs_ffcv
 
-from fastarat import doctor
+from fastarat.verification import doctor
 
 
 @pytest.mark.parametrize("name", each_loader("ffcv", "dali"))

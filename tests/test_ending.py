@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from bench import command as bench_command
-from fastarat import processes
+from bench.common import command as bench_command
 from fastarat.__main__ import main
-from fastarat.console import MOST_CHARACTERS, notice, print_json, print_table, progress
-from fastarat.ending import ended
-from fastarat.engine import launch as launch_module
-from fastarat.engine.launch import _raise_killed, _raise_said, launch
-from fastarat.errors import Interrupted, UserError, WorkError
-from fastarat.signals import ENDING
+from fastarat.common import processes
+from fastarat.common.console import MOST_CHARACTERS, notice, print_json, print_table, progress
+from fastarat.common.ending import ended
+from fastarat.common.errors import Interrupted, UserError, WorkError
+from fastarat.common.signals import ENDING
+from fastarat.training import launch as launch_module
+from fastarat.training.launch import _raise_killed, _raise_said, launch
 
 
 def fails_with(error: BaseException) -> int:
@@ -138,7 +138,7 @@ def test_a_signal_ends_work_wherever_it_is_and_leaves_the_handlers_as_they_were(
 
 def test_a_signal_that_comes_while_the_end_is_being_said_leaves_no_traceback(monkeypatch):
     """Of several processes that meet the same error the launcher ends those that are left while they say so."""
-    monkeypatch.setattr("fastarat.ending.say_to_launcher", lambda *_: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr("fastarat.common.ending.say_to_launcher", lambda *_: signal.raise_signal(signal.SIGTERM))
     assert fails_with(UserError("no such set")) == 128 + signal.SIGTERM
 
 

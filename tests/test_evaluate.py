@@ -6,11 +6,11 @@ import torch
 from host_syncs import HostSync, NoHostSync
 from torch import Tensor, nn
 
-from fastarat.attacks.settings import AttackConfig
-from fastarat.data.dataset import ImageSet
-from fastarat.engine.distributed import World
-from fastarat.errors import UserError
-from fastarat.evaluation import Accuracy, DeviceImages, accuracies, on_clean, under_attack
+from fastarat.common.distributed import World
+from fastarat.common.errors import UserError
+from fastarat.config.attack import AttackConfig
+from fastarat.data.images.dataset import ImageSet
+from fastarat.evaluation.accuracies import Accuracy, DeviceImages, accuracies, on_clean, under_attack
 from fastarat.models.convert import convert_to_split_batch_norm
 
 ATTACK = AttackConfig(eps_255=10, step_255=4, steps=5)
@@ -214,7 +214,9 @@ def test_the_attacked_images_are_attacked_as_if_they_were_alone(small_net):
 @pytest.mark.parametrize("size", [2, 3, 9])
 def test_processes_share_attacked_and_other_images_evenly(monkeypatch, num_attacked, size):
     counts = []
-    monkeypatch.setattr("fastarat.evaluation.sum_over_processes", lambda values, world: counts.append(values) or values)
+    monkeypatch.setattr(
+        "fastarat.evaluation.accuracies.sum_over_processes", lambda values, world: counts.append(values) or values
+    )
     whole = measured(Threshold(), num_attacked=num_attacked)
     counts.clear()
     for rank in range(size):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fastarat.errors import UserError
-from fastarat.files import (
+from fastarat.common.errors import UserError
+from fastarat.common.files import (
     as_file_name,
     checksum_of,
     parse_json,

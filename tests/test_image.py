@@ -153,7 +153,8 @@ def test_bench_starts_a_benchmark_of_the_images_sources_and_says_with_what(image
     said, path = run.stderr.splitlines()
     assert said.strip() == f"python3 -m {command}"
     assert path == f"PYTHONPATH={image}:{image}/kernels 1", "the folder that is mounted must not shadow the image"
-    assert (ROOT / f"{command.split()[0].replace('.', '/')}.py").exists()
+    module = ROOT / command.split()[0].replace(".", "/")
+    assert module.with_suffix(".py").exists() or (module / "__main__.py").exists()
 
 
 def test_an_unknown_benchmark_is_one_line_that_names_those_there_are(image):

@@ -5,8 +5,8 @@ import sys
 import pytest
 from torch import nn
 
-from fastarat.errors import UserError
-from fastarat.imported import import_model
+from fastarat.common.errors import UserError
+from fastarat.models.imported import import_model
 
 NETS = """
 from torch import nn

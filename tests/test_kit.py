@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fastarat.errors import UserError
-from fastarat.kit import load_kit_model
+from fastarat.common.errors import UserError
+from fastarat.verification.stored_net import load_kit_model
 
 LAYERS = [
     {"op": "quantize", "levels": 16},

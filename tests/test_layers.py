@@ -1,84 +1,63 @@
-"""The import arrows of the design: what each part may know of the others, and that help needs no torch."""
+"""The import arrows of the house: each room knows those before it, a benchmark none other; help needs no torch."""
 
-import ast
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "fastarat"
-FILES = sorted(PACKAGE.rglob("*.py"))
-KERNELS = sorted((ROOT / "kernels").rglob("*.py"))
+from tests.layers import (
+    ORDER,
+    PACKAGE,
+    ROOT,
+    against_order,
+    circles,
+    files,
+    imports,
+    imports_at_once,
+    module_of,
+    room_of,
+    within,
+)
 
-FORBIDDEN = {
-    "attacks": ("methods", "engine", "data", "checkpoint", "analysis", "commands"),
-    "methods": ("engine", "data", "attacks", "checkpoint", "analysis", "commands"),
-    "models": ("attacks", "methods", "engine", "data", "checkpoint", "analysis", "commands"),
-    "data": ("engine", "methods", "models", "attacks", "checkpoint", "analysis", "commands"),
-    "engine": ("analysis", "commands"),
-    "analysis": ("report", "report_analysis", "report_images", "commands"),
-}
-WITHOUT_TORCH = [
-    path
-    for path in FILES
-    if path.name in ("settings.py", "config.py", "cli.py", "errors.py") or path.parent.name in ("recipes", "commands")
-]
-
-
-def imported(nodes: list[ast.stmt]) -> Iterator[str]:
-    """Full names of all modules (and of what is taken from them) that the statements import."""
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative imports hide the arrow"
-            yield node.module or ""
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+WITHOUT_TORCH = [path for path in files("fastarat") if room_of(module_of(path)) in ("config", "commands")]
+WITHOUT_TORCH += [PACKAGE / "common" / f"{name}.py" for name in ("errors", "console", "files", "processes", "version")]
+BENCH = [path for path in files("bench") if path.parent.name not in ("bench", "common", "campaign")]
 
 
-def imports(path: Path) -> set[str]:
-    """Everything a file imports, wherever in it."""
-    return set(imported(list(ast.walk(ast.parse(path.read_text())))))  # type: ignore[arg-type]
-
-
-def imports_at_once(path: Path) -> set[str]:
-    """What importing the file imports: the top level, but for `if TYPE_CHECKING`."""
-    statements: list[ast.stmt] = []
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.If):
-            guarded = "TYPE_CHECKING" in ast.unparse(node.test)
-            statements += node.orelse if guarded else [*node.body, *node.orelse]
-        elif isinstance(node, ast.Try):
-            statements += [*node.body, *node.orelse, *(line for handler in node.handlers for line in handler.body)]
-        else:
-            statements.append(node)
-    return set(imported(statements))
-
-
-def within(names: set[str], package: str) -> set[str]:
-    return {name for name in names if name == package or name.startswith(f"{package}.")}
-
-
-def name_of(path: Path) -> str:
+def name_of(path):
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", KERNELS, ids=name_of)
+@pytest.mark.parametrize("path", files("kernels"), ids=name_of)
 def test_kernels_know_nothing_of_the_trainer(path):
     assert not within(imports(path), "fastarat")
 
 
-@pytest.mark.parametrize("part", FORBIDDEN)
-def test_a_part_imports_only_what_lies_before_it(part):
-    files = sorted((PACKAGE / part).rglob("*.py"))
-    assert files
-    for path in files:
-        names = imports(path)
-        wrong = {name for later in FORBIDDEN[part] for name in within(names, f"fastarat.{later}")}
-        assert not wrong, f"{name_of(path)} imports {', '.join(sorted(wrong))}"
+@pytest.mark.parametrize("path", files("fastarat"), ids=name_of)
+def test_nobody_outside_imports_a_kernels_twin(path):
+    assert not [name for name in imports(path) if name.startswith("fastarat_kernels.") and ".twin" in name]
+
+
+def test_every_room_is_in_the_order():
+    rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert rooms == set(ORDER)
+
+
+@pytest.mark.parametrize("room", ORDER)
+def test_a_room_imports_only_what_stands_before_it(room):
+    wrong = {name_of(path): against_order(path) for path in files(f"fastarat/{room}")}
+    assert wrong and not any(wrong.values()), wrong
+
+
+def test_no_modules_import_one_another():
+    assert circles() == []
+
+
+@pytest.mark.parametrize("path", BENCH, ids=name_of)
+def test_a_benchmark_knows_nothing_of_another(path):
+    own = (f"bench.{path.parent.name}", "bench.common")
+    others = {name for name in within(imports(path), "bench") if not any(within({name}, part) for part in own)}
+    assert others <= {"bench"}, f"{name_of(path)} imports {', '.join(sorted(others))}"
 
 
 @pytest.mark.parametrize("name", ["resnet.py", "wide_resnet.py"])

@@ -12,20 +12,20 @@ import torch
 from mutants import FEW, MANY, memory_of, outcomes
 from safetensors.torch import load_file, save_file
 
-from fastarat import recipes
-from fastarat.checkpoint import Description, load_checkpoint, load_model, save_checkpoint, save_weights
-from fastarat.config import load_config, to_json
-from fastarat.convert import read_published, without_wrappers
-from fastarat.deployed import from_checkpoint
-from fastarat.errors import UserError
-from fastarat.exporter import in_markdown, model_py
-from fastarat.kit import load_kit_model
-from fastarat.metrics import is_line
+from fastarat.common.errors import UserError
+from fastarat.common.pickled import LEGACY, ZIP, read_pickled
+from fastarat.common.tensors import write_tensors
+from fastarat.config import load_config, recipes, to_json
 from fastarat.models.registry import build_model, build_plain_model
-from fastarat.pickled import LEGACY, ZIP, read_pickled
-from fastarat.run import Run
-from fastarat.tensors import write_tensors
+from fastarat.runs.checkpoint import load_checkpoint, save_checkpoint
+from fastarat.runs.deployed import from_checkpoint
+from fastarat.runs.export import in_markdown, model_py
+from fastarat.runs.metrics import is_line
+from fastarat.runs.run import Run
+from fastarat.runs.weights import Description, load_model, save_weights
+from fastarat.training.published_checkpoint import read_published, without_wrappers
 from fastarat.verification.golden import Golden
+from fastarat.verification.stored_net import load_kit_model
 
 COUNT = pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
 NAMES = tuple("0123456789")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fastarat import UserError, evaluate
-from fastarat.attacks import autoattack as driver
-from fastarat.evaluated import Evaluation
+from fastarat.evaluation.autoattack import driver
+from fastarat.evaluation.evaluated import Evaluation
 from fastarat.robustbench import AutoAttack, benchmark
 
 

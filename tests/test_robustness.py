@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 import fastarat
 from fastarat import AttackConfig, UserError
-from fastarat.attacks import autoattack as driver
-from fastarat.attacks.whole_model import to_mode
-from fastarat.data.dataset import ImageSet
-from fastarat.errors import WorkError
-from fastarat.robustness import attack_names, departures
+from fastarat.common.errors import WorkError
+from fastarat.data.images.dataset import ImageSet
+from fastarat.evaluation.autoattack import driver
+from fastarat.evaluation.evaluate import attack_names, departures
+from fastarat.models.modes import to_mode
 
 EPS = 0.03
 

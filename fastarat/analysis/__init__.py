@@ -3,6 +3,6 @@
 One measure a file; `analyze` takes them all, for every state that the run has kept.
 """
 
-from fastarat.analysis.whole import Analysis, analyze, whole_analysis
+from fastarat.analysis.analyze import Analysis, analyze, whole_analysis
 
 __all__ = ["Analysis", "analyze", "whole_analysis"]

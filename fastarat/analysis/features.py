@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastarat.analysis.layers import Values
-from fastarat.attacks.perturb import batch_norm_mode
-from fastarat.models.settings import Branch
+from fastarat.config.model import Branch
+from fastarat.models.modes import batch_norm_mode
 from fastarat.models.split_batch_norm import SplitBatchNorm2d, forward_with_features
 
 DEFINITIONS = {

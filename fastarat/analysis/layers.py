@@ -5,7 +5,7 @@ from statistics import fmean
 
 from torch import Tensor, nn
 
-from fastarat.models.convert import tap_layers
+from fastarat.models.features import tap_layers
 from fastarat.models.split_batch_norm import SplitBatchNorm2d
 
 Values = dict[str, float | None]

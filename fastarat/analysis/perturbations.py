@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fastarat.attacks.every_iterate import one_restart
-from fastarat.attacks.perturb import batch_norm_mode
-from fastarat.attacks.settings import AttackConfig, Norm
+from fastarat.config.attack import AttackConfig, Norm
+from fastarat.models.modes import batch_norm_mode
 from fastarat.models.predictions import predictions
 from fastarat.models.split_batch_norm import forward
 

@@ -7,16 +7,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fastarat.advice import command
-from fastarat.checkpoint import load_checkpoint
+from fastarat.common.advice import command
+from fastarat.common.distributed import World
+from fastarat.common.errors import UserError, first_line
 from fastarat.config import Config
-from fastarat.data.choose import Wish, open_for_training
-from fastarat.data.dataset import other_images
-from fastarat.engine.build import build_training
-from fastarat.engine.distributed import World
-from fastarat.engine.training import Training, in_order_of_state
-from fastarat.errors import UserError, first_line
-from fastarat.run import Run
+from fastarat.data.images.dataset import other_images
+from fastarat.data.loading.choose import Wish, open_for_training
+from fastarat.runs.checkpoint import load_checkpoint
+from fastarat.runs.run import Run
+from fastarat.training.build import build_training
+from fastarat.training.state import Training, in_order_of_state
 
 
 @dataclass(frozen=True)

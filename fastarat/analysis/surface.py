@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastarat.attacks.perturb import batch_norm_mode
-from fastarat.attacks.settings import Norm
+from fastarat.config.attack import Norm
+from fastarat.models.modes import batch_norm_mode
 from fastarat.models.split_batch_norm import forward
 
 NUM_POINTS = 17

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from fastarat.attacks.apgd_search import MOMENTUM, Search, advance, begin, look_back, random_start, window_lengths
-from fastarat.attacks.captured import Mover, directly
+from fastarat.attacks.cuda_graphs import Mover, directly
 from fastarat.attacks.found import Found, nothing_found, written
 from fastarat.attacks.objectives import PointLoss
 from fastarat.attacks.pgd import Logits
-from fastarat.attacks.settings import Norm
-from fastarat.errors import UserError
+from fastarat.common.errors import UserError
+from fastarat.config.attack import Norm
 from fastarat.models.predictions import are_right
 
 # Most points that break do so within the first tens of iterations. Dropping them every ten wastes five iterations

@@ -20,14 +20,14 @@ from typing import NamedTuple
 
 import torch
 from fastarat_kernels import philox
-from fastarat_kernels.pgd_step.reference import finite_gradient, norms, project
+from fastarat_kernels.pgd_step.ball import finite_gradient, norms, project
 from fastarat_kernels.philox import Stream
 from torch import Tensor
 
 from fastarat.attacks.found import has_direction, is_known, is_lost, moved_on
 from fastarat.attacks.objectives import TINY, PointLoss, point_losses
 from fastarat.attacks.pgd import Logits
-from fastarat.attacks.settings import Norm
+from fastarat.config.attack import Norm
 from fastarat.models.predictions import are_right
 
 MOMENTUM = 0.25

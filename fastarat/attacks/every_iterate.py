@@ -10,13 +10,13 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from fastarat_kernels.pgd_step.reference import ascend, project
+from fastarat_kernels.pgd_step.ball import ascend, project
 from torch import Tensor
 
 from fastarat.attacks.found import Found, has_direction, is_known, nothing_found, written
 from fastarat.attacks.objectives import objective, widened
 from fastarat.attacks.pgd import Logits, loss_scale, reference_of, start_noise, start_point
-from fastarat.attacks.settings import AttackConfig
+from fastarat.config.attack import AttackConfig
 from fastarat.models.predictions import are_right, are_undefined, margins
 
 # Of the largest entry of a gradient by logits, in float32 or wider: what its sum may be. Roundings alone come to 1e-6.

@@ -21,16 +21,16 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from fastarat_kernels.pgd_step.reference import finite_gradient
+from fastarat_kernels.pgd_step.ball import finite_gradient
 from torch import Tensor
 
 from fastarat.attacks.apgd_search import random_shift
-from fastarat.attacks.captured import Mover, directly
+from fastarat.attacks.cuda_graphs import Mover, directly
 from fastarat.attacks.found import Found, has_direction, is_known, is_lost, moved_on, nothing_found, written
 from fastarat.attacks.pgd import Logits
 from fastarat.attacks.projections import lengths, project_onto_plane
-from fastarat.attacks.settings import Norm
-from fastarat.errors import UserError
+from fastarat.common.errors import UserError
+from fastarat.config.attack import Norm
 from fastarat.models.predictions import are_right
 
 OVERSHOOT = 1.05

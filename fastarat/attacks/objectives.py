@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastarat.attacks.settings import Objective
+from fastarat.config.attack import Objective
 
 PointLoss = Literal["cross-entropy", "dlr", "targeted-dlr"]
 

@@ -1,35 +1,15 @@
 """Attacks on a whole model, which is left as it was: mode, gradients and, where asked, statistics."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
-from fastarat_kernels.pgd_step.reference import project
+from fastarat_kernels.pgd_step.ball import project
 from torch import Tensor, nn
 
 from fastarat.attacks.pgd import pgd, start_noise, start_point
-from fastarat.attacks.settings import AttackConfig
-from fastarat.attacks.whole_model import switchable, to_mode
-from fastarat.errors import UserError
-from fastarat.models.batch_norm import Statistics
-from fastarat.models.settings import Branch
+from fastarat.common.errors import UserError
+from fastarat.config.attack import AttackConfig
+from fastarat.config.model import Branch
+from fastarat.models.modes import batch_norm_mode
 from fastarat.models.split_batch_norm import forward
-
-
-@contextmanager
-def batch_norm_mode(model: nn.Module, statistics: Statistics) -> Iterator[None]:
-    """Run any module with its batch-norms in this mode; afterwards every submodule's mode is as before,
-    and so, unless `train`, are all buffers."""
-    modes = {module: module.training for module in switchable(model)}
-    kept = {} if statistics == "train" else {b: b.clone() for b in model.buffers()}
-    to_mode(model, statistics != "eval")
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        for buffer, value in kept.items():
-            buffer.copy_(value)
 
 
 @torch.inference_mode(False)

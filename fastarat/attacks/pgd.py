@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import torch
 from fastarat_kernels import philox
-from fastarat_kernels.pgd_step.reference import ascend, project, uniform_noise
+from fastarat_kernels.pgd_step.ball import ascend, project, uniform_noise
 from torch import Tensor
 
 from fastarat.attacks.objectives import objective
-from fastarat.attacks.settings import AttackConfig
+from fastarat.config.attack import AttackConfig
 
 Logits = Callable[[Tensor], Tensor]
 GAUSSIAN = 0.001

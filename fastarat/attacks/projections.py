@@ -13,7 +13,7 @@ of an attack's size, each far cheaper than sorting the pixels by the time of the
 import torch
 from torch import Tensor
 
-from fastarat.attacks.settings import Norm
+from fastarat.config.attack import Norm
 
 # The worst case, a shift that ends in all but a corner, leaves under half of the height with each round.
 ROUNDS = 16

@@ -22,15 +22,15 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from fastarat_kernels import philox
-from fastarat_kernels.pgd_step.reference import norms
+from fastarat_kernels.pgd_step.ball import norms
 from fastarat_kernels.philox import Stream
 from torch import Tensor
 
-from fastarat.attacks.captured import Mover, directly
+from fastarat.attacks.cuda_graphs import Mover, directly
 from fastarat.attacks.found import Found
 from fastarat.attacks.pgd import Logits
-from fastarat.attacks.settings import Norm
-from fastarat.errors import UserError
+from fastarat.common.errors import UserError
+from fastarat.config.attack import Norm
 from fastarat.models.predictions import are_right, margins
 
 # p is halved after each of these queries.

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fastarat.cli import parse
-from fastarat.console import notice, print_json, print_table, progress, stdout
-from fastarat.errors import UserError, WorkError
-from fastarat.files import read_json, write_text
+from fastarat.commands.parsing import parse
+from fastarat.common.console import notice, print_json, print_table, progress, stdout
+from fastarat.common.errors import UserError, WorkError
+from fastarat.common.files import read_json, write_text
 
 if TYPE_CHECKING:
     from fastarat.analysis import Analysis
@@ -63,13 +63,13 @@ def run(args: list[str]) -> int:
 
     from fastarat.analysis import whole_analysis
     from fastarat.analysis.snapshots import kept_states
-    from fastarat.engine.device import choose_device
-    from fastarat.record import Record
-    from fastarat.run import Run
+    from fastarat.common.choice_log import ChoiceLog
+    from fastarat.runs.run import Run
+    from fastarat.training.choices import choose_device
 
     opened = Run(arguments.run)
     kept_states(opened, arguments.epochs)
-    device = choose_device(_on(opened.config(), arguments.device), Record())
+    device = choose_device(_on(opened.config(), arguments.device), ChoiceLog())
     out = arguments.out or arguments.run / "analysis"
     _make(out, is_own=arguments.out is None)
     try:
@@ -138,16 +138,16 @@ def _is_analysis(path: Path) -> bool:
 def _write(out: Path, analysis: "Analysis") -> None:
     import json
 
-    from fastarat import report_analysis, report_images
+    from fastarat.analysis.pictures import images, layers
 
     write_text(out / FILES[0], json.dumps(analysis.result, indent=1) + "\n")
     pictures = (
-        (report_analysis.conflict_picture, analysis.result),
-        (report_analysis.mixture_picture, analysis.result),
-        (report_analysis.features_picture, analysis.result),
-        (report_images.surface_picture, analysis),
-        (report_images.perturbations_picture, analysis),
-        (report_images.gallery_picture, analysis),
+        (layers.conflict_picture, analysis.result),
+        (layers.mixture_picture, analysis.result),
+        (layers.features_picture, analysis.result),
+        (images.surface_picture, analysis),
+        (images.perturbations_picture, analysis),
+        (images.gallery_picture, analysis),
     )
     for name, (draw, shown) in zip(FILES[1:], pictures, strict=True):
         draw(out / name, shown)  # type: ignore[operator]
@@ -166,7 +166,7 @@ COLUMNS = {
 
 
 def _print(result: dict[str, Any]) -> None:
-    from fastarat.engine.display import doubts
+    from fastarat.training.reporting import doubts
 
     rows = []
     for state in result["states"]:

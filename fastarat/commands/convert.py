@@ -6,9 +6,9 @@ from typing import Annotated
 
 import tyro
 
-from fastarat.advice import command
-from fastarat.cli import parse
-from fastarat.console import print_json, stdout
+from fastarat.commands.parsing import parse
+from fastarat.common.advice import command
+from fastarat.common.console import print_json, stdout
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ConvertArguments:
 def run(args: list[str]) -> int:
     """Convert and print where the run is."""
     arguments = parse(ConvertArguments, args, "fastarat convert")
-    from fastarat.convert import convert
+    from fastarat.training.published_checkpoint import convert
 
     run = convert(arguments.file, arguments.out, arguments.data)
     if arguments.json:

@@ -7,11 +7,13 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from fastarat import console
-from fastarat.cli import parse
-from fastarat.data import find, inspect, sources
-from fastarat.data.fetch import fetch
-from fastarat.errors import unknown
+from fastarat.commands.parsing import parse
+from fastarat.common import console
+from fastarat.common.errors import unknown
+from fastarat.data.images.cache import data_root
+from fastarat.data.open import prepare
+from fastarat.data.tools import check
+from fastarat.data.tools.fetch import fetch
 
 Source = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SRC")]
 
@@ -129,11 +131,11 @@ def _overview() -> str:
     for name, (arguments, _) in COMMANDS.items():
         lines.append(f"  {name:8} {(arguments.__doc__ or '').splitlines()[0]}")
     lines += ["", "For example: fastarat data fetch cifar10"]
-    return "\n".join([*lines, "", f"Named data sets lie under {find.data_root()} (FASTARAT_DATA)."])
+    return "\n".join([*lines, "", f"Named data sets lie under {data_root()} (FASTARAT_DATA)."])
 
 
 def _list(arguments: ListArguments) -> int:
-    rows = inspect.listing()
+    rows = check.listing()
     if arguments.json:
         console.print_json(rows)
         return 0
@@ -143,7 +145,7 @@ def _list(arguments: ListArguments) -> int:
 
 
 def _fetch(arguments: FetchArguments) -> int:
-    path = fetch(arguments.name, arguments.source, find.data_root(), arguments.url)
+    path = fetch(arguments.name, arguments.source, data_root(), arguments.url)
     if arguments.json:
         console.print_json({"name": arguments.name, "path": str(path)})
     else:
@@ -152,19 +154,19 @@ def _fetch(arguments: FetchArguments) -> int:
 
 
 def _prepare(arguments: PrepareArguments) -> int:
-    dataset = sources.prepare(arguments.src, arguments.out, arguments.size)
-    return _show(inspect.describe(dataset), arguments.json)
+    dataset = prepare(arguments.src, arguments.out, arguments.size)
+    return _show(check.describe(dataset), arguments.json)
 
 
 def _build(arguments: BuildArguments) -> int:
-    from fastarat.data import building
+    from fastarat.data.tools.build import build
 
-    building.build(arguments.src, arguments.out, arguments.mode, arguments.longest_side, arguments.quality)
-    return _show(inspect.info(str(arguments.out)), arguments.json)
+    build(arguments.src, arguments.out, arguments.mode, arguments.longest_side, arguments.quality)
+    return _show(check.info(str(arguments.out)), arguments.json)
 
 
 def _check(arguments: CheckArguments) -> int:
-    problems = inspect.check(arguments.src)
+    problems = check.check(arguments.src)
     if arguments.json:
         console.print_json({"source": arguments.src, "problems": problems})
     else:
@@ -174,9 +176,9 @@ def _check(arguments: CheckArguments) -> int:
 
 
 def _info(arguments: InfoArguments) -> int:
-    facts = inspect.info(arguments.src)
+    facts = check.info(arguments.src)
     if arguments.sheet is not None:
-        inspect.draw(arguments.src, arguments.sheet)
+        check.draw(arguments.src, arguments.sheet)
         console.notice(f"images of each class: {arguments.sheet}")
     return _show(facts, arguments.json)
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from fastarat.cli import parse
-from fastarat.console import print_json, print_table
+from fastarat.commands.parsing import parse
+from fastarat.common.console import print_json, print_table
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class DoctorArguments:
 def run(args: list[str]) -> int:
     """Print a row per finding."""
     arguments = parse(DoctorArguments, args, "fastarat doctor")
-    from fastarat.doctor import findings
+    from fastarat.verification.doctor import findings
 
     found = findings()
     if arguments.json:

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from fastarat.cli import parse
-from fastarat.console import print_json, stdout
+from fastarat.commands.parsing import parse
+from fastarat.common.console import print_json, stdout
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class ExportArguments:
 def run(args: list[str]) -> int:
     """Export and print the files."""
     arguments = parse(ExportArguments, args, "fastarat export")
-    from fastarat.deployed import load_deployed
-    from fastarat.exporter import export
+    from fastarat.runs.deployed import load_deployed
+    from fastarat.runs.export import export
 
     model, description = load_deployed(arguments.model, arguments.checkpoint, arguments.branch)
     home = arguments.model.parent if arguments.model.is_file() else arguments.model

@@ -5,10 +5,9 @@ from typing import Annotated
 
 import tyro
 
-from fastarat import recipes
-from fastarat.cli import parse
-from fastarat.config import to_json
-from fastarat.console import print_json, print_table
+from fastarat.commands.parsing import parse
+from fastarat.common.console import print_json, print_table
+from fastarat.config import recipes, to_json
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fastarat import recipes
-from fastarat.advice import command
-from fastarat.cli import parse
-from fastarat.config import Config, Fidelity, load_config
-from fastarat.console import notice, print_json
-from fastarat.errors import Interrupted, UserError
-from fastarat.processes import is_first, launched, num_started
+from fastarat.commands.parsing import parse
+from fastarat.common.advice import command
+from fastarat.common.console import notice, print_json
+from fastarat.common.errors import Interrupted, UserError
+from fastarat.common.processes import is_first, launched, num_started
+from fastarat.config import Config, Fidelity, load_config, recipes
 
 if TYPE_CHECKING:
-    from fastarat.run import Run
+    from fastarat.runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class TrainArguments:
 def run(args: list[str]) -> int:
     """Parse, check, and train: here, or in the processes that are started for it."""
     arguments = parse_arguments(args)
-    from fastarat.trainer import train
+    from fastarat.training.train import train
 
     if arguments.config.num_processes > 1 and not launched():
         return _launch(arguments, args)
@@ -177,7 +176,7 @@ FREE_ON_RESUME = {
 
 def _resumed(arguments: TrainArguments) -> TrainArguments:
     assert arguments.out is not None
-    from fastarat.run import settled
+    from fastarat.runs.run import settled
 
     was, now = settled(load_config(arguments.out / "config.json")), settled(arguments.config)
     changed = [f.name for f in fields(Config) if getattr(was, f.name) != getattr(now, f.name)]
@@ -191,11 +190,11 @@ def _resumed(arguments: TrainArguments) -> TrainArguments:
 
 
 def _launch(arguments: TrainArguments, args: list[str]) -> int:
-    from fastarat.engine.device import choose_device
-    from fastarat.engine.launch import launch
-    from fastarat.record import Record
+    from fastarat.common.choice_log import ChoiceLog
+    from fastarat.training.choices import choose_device
+    from fastarat.training.launch import launch
 
-    choose_device(arguments.config, Record(quiet=True))
+    choose_device(arguments.config, ChoiceLog(quiet=True))
     args = _resume_takes_a_run(args)
     if _value(args, "--out") is None:
         # The directory is named here, once: each process would find a name of its own.
@@ -204,7 +203,7 @@ def _launch(arguments: TrainArguments, args: list[str]) -> int:
 
 
 def _report(run: "Run", as_json: bool) -> None:
-    from fastarat.engine.display import doubts
+    from fastarat.training.reporting import doubts
 
     result = run.result() or {}
     if as_json:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from fastarat.cli import parse
-from fastarat.console import print_json, progress, stdout
-from fastarat.errors import UserError
+from fastarat.commands.parsing import parse
+from fastarat.common.console import print_json, progress, stdout
+from fastarat.common.errors import UserError
 from fastarat.verification import PARTS, PartName
 
 if TYPE_CHECKING:
-    from fastarat.verification.rows import Count, Row
+    from fastarat.verification.compare import Count, Row
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _rows(arguments: VerifyArguments) -> "Iterator[Row | Count]":
     """All rows of a file, a kit, or the files and kits of a directory, as they are computed."""
     import torch
 
-    from fastarat.verification.parts import parts_of
+    from fastarat.verification.plan import parts_of
 
     device, dtype = torch.device(arguments.device), getattr(torch, arguments.dtype)
     for path, parts in parts_of(arguments.path, device, dtype, arguments.only):

@@ -3,20 +3,21 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from fastarat import console
-from fastarat.advice import command
-from fastarat.data import prepared, shards
-from fastarat.data.beton import file as beton
-from fastarat.data.dataset import Dataset, from_arrays
-from fastarat.data.decoded import decoded_once
-from fastarat.data.encoded import EncodedSet, fingerprint_of
-from fastarat.data.entries import stem
-from fastarat.data.find import Source, data_root
-from fastarat.data.index import index_images
-from fastarat.data.index_cache import indexed_once
-from fastarat.data.layout import require_none
-from fastarat.data.scan import scan, without
-from fastarat.errors import UserError
+from fastarat.common import console
+from fastarat.common.advice import command
+from fastarat.common.errors import UserError
+from fastarat.common.problems import require_none
+from fastarat.data.formats import prepared, shards
+from fastarat.data.formats.archives import stem
+from fastarat.data.formats.beton import file as beton
+from fastarat.data.formats.find import Source
+from fastarat.data.formats.index import index_images
+from fastarat.data.formats.shard_index import indexed_once
+from fastarat.data.images.cache import data_root
+from fastarat.data.images.dataset import Dataset, from_arrays
+from fastarat.data.images.decoded import decoded_once
+from fastarat.data.images.stored import EncodedSet, fingerprint_of
+from fastarat.data.images.whole_sets import scan, without
 
 MAX_VALUE = 255
 Corrupt = Literal["fatal", "skip"]

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastarat.config.method import ARATConfig, Metric
 from fastarat.methods.method import Method, Terms, widened
-from fastarat.methods.settings import ARATConfig, Metric
 from fastarat.models.batch_norm import BatchNorm1d
 from fastarat.models.split_batch_norm import forward_with_features
 

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from fastarat_kernels import philox
 from torch import Tensor, nn
 
+from fastarat.config.method import ARRESTConfig
 from fastarat.methods.method import Method, Terms, widened
-from fastarat.methods.settings import ARRESTConfig
 from fastarat.models.batch_norm import Statistics
 from fastarat.models.convert import convert_to_split_batch_norm
 from fastarat.models.split_batch_norm import forward_with_features

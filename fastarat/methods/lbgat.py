@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastarat.config.method import LBGATConfig
 from fastarat.methods.method import Method, Terms, accuracy, divergence, widened
-from fastarat.methods.settings import LBGATConfig
 from fastarat.models.split_batch_norm import forward
 
 

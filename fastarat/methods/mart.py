@@ -10,8 +10,8 @@ weight off zero. Labels are smoothed in the first summand alone: the others are 
 import torch
 from torch import Tensor, nn
 
+from fastarat.config.method import MARTConfig
 from fastarat.methods.method import Method, Terms, divergence, widened
-from fastarat.methods.settings import MARTConfig
 from fastarat.models.split_batch_norm import forward
 
 

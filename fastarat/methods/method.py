@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastarat.methods.settings import MethodSettings
+from fastarat.config.method import MethodSettings
+from fastarat.config.model import Branch
 from fastarat.models.predictions import are_right
-from fastarat.models.settings import Branch
 
 
 class Terms(NamedTuple):

@@ -3,14 +3,8 @@
 import torch
 from torch import nn
 
-from fastarat.errors import UserError
-from fastarat.methods.arat import ARAT
-from fastarat.methods.arrest import ARREST
-from fastarat.methods.at import AT
-from fastarat.methods.lbgat import LBGAT
-from fastarat.methods.mart import MART
-from fastarat.methods.method import Method
-from fastarat.methods.settings import (
+from fastarat.common.errors import UserError
+from fastarat.config.method import (
     ARATConfig,
     ARRESTConfig,
     LBGATConfig,
@@ -19,11 +13,17 @@ from fastarat.methods.settings import (
     StandardConfig,
     TRADESConfig,
 )
+from fastarat.methods.arat import ARAT
+from fastarat.methods.arrest import ARREST
+from fastarat.methods.at import AT
+from fastarat.methods.lbgat import LBGAT
+from fastarat.methods.mart import MART
+from fastarat.methods.method import Method
 from fastarat.methods.standard import Standard
 from fastarat.methods.trades import TRADES
-from fastarat.models.convert import feature_widths, tap_layers
+from fastarat.models.features import feature_widths, tap_layers
 from fastarat.models.registry import build_model
-from fastarat.models.split_batch_norm import current_pass, forward
+from fastarat.models.split_batch_norm import forward, forward_context
 
 ImageShape = tuple[int, int, int]
 
@@ -31,9 +31,9 @@ ImageShape = tuple[int, int, int]
 def build_method(settings: MethodConfig, model: nn.Module, image_shape: ImageShape) -> Method:
     """The method for a net that takes images [C, H, W], which learns here what the method asks of its forwards."""
     method = _build(settings, model, image_shape)
-    now = current_pass(model)
-    if now is not None and len(method.halves) == 2:
-        now.order = method.halves  # type: ignore[assignment]
+    context = forward_context(model)
+    if context is not None and len(method.halves) == 2:
+        context.order = method.halves  # type: ignore[assignment]
     return method
 
 

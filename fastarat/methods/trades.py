@@ -8,8 +8,8 @@ The KL is summed over classes; its gradient flows through both sides. The attack
 import torch
 from torch import Tensor, nn
 
+from fastarat.config.method import TRADESConfig
 from fastarat.methods.method import Method, Terms, divergence, widened
-from fastarat.methods.settings import TRADESConfig
 from fastarat.models.split_batch_norm import forward
 
 

@@ -2,23 +2,21 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from fastarat.errors import UserError, first_line
-from fastarat.models.settings import BatchNormKind, Branch
+from fastarat.common.errors import UserError, first_line
+from fastarat.config.model import BatchNormKind, Branch
+from fastarat.models.features import Recording
 from fastarat.models.split_batch_norm import (
     BRANCHES,
-    Pass,
     PlainBatchNorm2d,
     SplitBatchNorm2d,
     connect,
-    current_pass,
-    forward_with_features,
 )
 
 NORMALISING = (_BatchNorm.forward, nn.SyncBatchNorm.forward, PlainBatchNorm2d.forward)
@@ -139,60 +137,3 @@ def _plain(layer: SplitBatchNorm2d, branch: Branch) -> _BatchNorm:
         new.running_var.copy_(layer.running_var[i])
     _keep_hooks(layer, new)
     return new
-
-
-class Recording(nn.Module):
-    """Mixed in before a layer's own class: its forward records what the original returns."""
-
-    original: ClassVar[type[nn.Module]]
-    tap_pass: Pass
-    tap_names: tuple[str, ...]
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        out = self.original.forward(self, *args, **kwargs)
-        if self.tap_pass.record:
-            self.tap_pass.features |= dict.fromkeys(self.tap_names, self.tap_pass.kernels.pooled_features(out))
-            return out.clone()  # as in SplitBatchNorm2d
-        return out
-
-
-def tap_layers(model: nn.Module, names: tuple[str, ...]) -> None:
-    """Record the pooled outputs of these layers in every `forward_with_features`.
-
-    A batch-norm records its own output. Any other module gets a class of its own, once and here, whose
-    forward records what the original returns: no hooks in the hot path, no change to parameter names.
-    Raises `UserError` for a layer that the net does not have, or a net without split batch-norms.
-    """
-    now = current_pass(model)
-    if now is None:
-        raise UserError("only a net with split batch-norms records features: convert_to_split_batch_norm makes one")
-    modules = dict(model.named_modules())
-    layer_of = getattr(model, "layer_of", lambda name: name)
-    for name in names:
-        layer: Any = modules.get(layer_of(name))
-        if layer is None:
-            raise UserError(f"Unknown layer {name!r}. {_layers_of(model, modules)}")
-        if isinstance(layer, SplitBatchNorm2d):
-            layer.taps = (*layer.taps, name)
-            continue
-        if not isinstance(layer, Recording):
-            cls = type(layer)
-            layer.__class__ = type(f"Recording{cls.__name__}", (Recording, cls), {"original": cls})
-            layer.tap_pass, layer.tap_names = now, ()
-        layer.tap_names = (*layer.tap_names, name)
-
-
-def _layers_of(model: nn.Module, modules: dict[str, nn.Module]) -> str:
-    aligned = getattr(model, "aligned_layers", ())
-    if aligned:
-        return f"This net's aligned layers are {', '.join(aligned)}."
-    return f"This net's layers are {', '.join(name for name in modules if name)}."
-
-
-def feature_widths(model: nn.Module, image_shape: tuple[int, int, int], names: tuple[str, ...]) -> dict[str, int]:
-    """How many features each tapped layer gives for images [C, H, W], found by one forward."""
-    parameter = next(model.parameters())
-    x = torch.zeros(1, *image_shape, dtype=parameter.dtype, device=parameter.device)
-    with torch.no_grad():
-        _, features = forward_with_features(model, x, "adv", "eval")
-    return {name: features[name].shape[1] for name in names}

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from fastarat.errors import UserError, first_line
-from fastarat.models.settings import FOREIGN
+from fastarat.common.errors import UserError, first_line
+from fastarat.config.model import FOREIGN
 
 
 class ForeignNet(NamedTuple):

@@ -4,12 +4,12 @@ from typing import Any
 
 from torch import nn
 
-from fastarat.errors import UserError
+from fastarat.common.errors import UserError
+from fastarat.config.model import FOREIGN, WIDE_RESNET, BatchNormKind, ModelConfig
 from fastarat.models.convert import convert_to_split_batch_norm
 from fastarat.models.foreign import build_foreign
 from fastarat.models.resnet import ResNet
-from fastarat.models.settings import FOREIGN, WIDE_RESNET, BatchNormKind, ModelConfig
-from fastarat.models.split_batch_norm import PlainBatchNorm2d, SplitBatchNorm2d, connect, current_pass
+from fastarat.models.split_batch_norm import PlainBatchNorm2d, SplitBatchNorm2d, connect, forward_context
 from fastarat.models.wide_resnet import WideResNet
 
 _RESNET = {"widths": (64, 128, 256, 512), "strides": (1, 2, 2, 2)}
@@ -45,7 +45,7 @@ def build_model(name: str, num_classes: int, in_channels: int = 3, batch_norm: B
     """
     if FOREIGN.fullmatch(name):
         model = convert_to_split_batch_norm(build_foreign(name, num_classes, in_channels), batch_norm)
-        if batch_norm == "split" and current_pass(model) is None:
+        if batch_norm == "split" and forward_context(model) is None:
             raise UserError(
                 f"{name} has no batch-norms, of which AR-AT needs two sets: give it another method's recipe"
             )

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fastarat.errors import UserError
+from fastarat.common.errors import UserError
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -1,6 +1,6 @@
 """Batch-norm with a clean and an adversarial branch, and the forward pass that chooses between them.
 
-A net is an ordinary `nn.Module`; its `SplitBatchNorm2d` layers share one `Pass`, which says how the
+A net is an ordinary `nn.Module`; its `SplitBatchNorm2d` layers share one `ForwardContext`, which says how the
 next forward runs. `forward` sets it: by one branch, or by both over the rows [clean; adversarial].
 """
 
@@ -19,14 +19,14 @@ from torch.distributed import ProcessGroup
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fastarat.config.model import BatchNormKind, Branch
 from fastarat.models.batch_norm import Statistics, batch_norm
-from fastarat.models.settings import BatchNormKind, Branch
 
 BRANCHES: tuple[Branch, Branch] = ("clean", "adv")
 
 
 @dataclass
-class Pass:
+class ForwardContext:
     """How the next forward of a net runs; one object shared by all its layers that care."""
 
     branch: Branch | Literal["both"] = "adv"
@@ -43,7 +43,7 @@ class Pass:
     """what fused layers saw in this forward, by which the running statistics move at its end"""
     features: dict[str, Tensor] = field(default_factory=dict)
 
-    def __deepcopy__(self, memo: dict[int, object]) -> "Pass":
+    def __deepcopy__(self, memo: dict[int, object]) -> "ForwardContext":
         # A copied net has a pass of its own, and the same process group, which cannot be copied.
         return replace(self, features={}, batches=[])
 
@@ -68,7 +68,7 @@ class SplitBatchNorm2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_sets, num_features))
         self.register_buffer("running_mean", torch.zeros(num_sets, num_features))
         self.register_buffer("running_var", torch.ones(num_sets, num_features))
-        self.current = Pass()
+        self.context = ForwardContext()
         # What this layer becomes in a plain net.
         self.plain: type[_BatchNorm] = PlainBatchNorm2d
         self.taps: tuple[str, ...] = ()
@@ -78,13 +78,13 @@ class SplitBatchNorm2d(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         """Normalise, then add `residual` (same shape as `x`), then ReLU, each if asked for."""
-        now = self.current
-        tapped = bool(self.taps) and now.record
-        if now.kernels.fused_batch_norm and not tapped:
+        context = self.context
+        tapped = bool(self.taps) and context.record
+        if context.kernels.fused_batch_norm and not tapped:
             return self._fused(x, residual, relu)
-        out = self._fused(x) if now.kernels.fused_batch_norm else self._normalise(x)
+        out = self._fused(x) if context.kernels.fused_batch_norm else self._normalise(x)
         if tapped:
-            now.features |= dict.fromkeys(self.taps, now.kernels.pooled_features(out))
+            context.features |= dict.fromkeys(self.taps, context.kernels.pooled_features(out))
             if residual is None and not relu:
                 out = out.clone()  # a foreign net may add to it in place; the features' gradient needs it as it is
         if residual is not None:
@@ -92,16 +92,16 @@ class SplitBatchNorm2d(nn.Module):
         return F.relu(out) if relu else out
 
     def _fused(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
-        now = self.current
-        num_groups = 2 if now.branch == "both" and self.kind != "mixed" else 1
-        i = BRANCHES.index("adv" if now.branch == "both" else now.branch)
+        context = self.context
+        num_groups = 2 if context.branch == "both" and self.kind != "mixed" else 1
+        i = BRANCHES.index("adv" if context.branch == "both" else context.branch)
         rows = slice(0, 2) if num_groups == 2 else slice(i, i + 1)
         rows = rows if self.kind == "split" else slice(0, 1)
-        statistics = now.statistics or ("train" if self.training else "eval")
+        statistics = context.statistics or ("train" if self.training else "eval")
         given = None
         if statistics == "eval":
             given = torch.stack([self.running_mean[rows], self.running_var[rows]], 1).expand(num_groups, -1, -1)
-        group = now.group.group_name if now.group is not None and given is None else ""
+        group = context.group.group_name if context.group is not None and given is None else ""
         out, found = dual_batch_norm(
             x,
             self.weight[rows],
@@ -114,34 +114,36 @@ class SplitBatchNorm2d(nn.Module):
             process_group=group,
         )
         if statistics == "train":
-            if any(batch.layer is self for batch in now.batches):
-                move_by_batches(now)  # a layer that a net calls twice moves twice
-            num_elements = x.numel() // x.shape[1] // num_groups * (now.group.size() if now.group is not None else 1)
-            now.batches.append(BatchStatistics(self, rows, found, num_elements))
+            if any(batch.layer is self for batch in context.batches):
+                move_by_batches(context)  # a layer that a net calls twice moves twice
+            num_elements = (
+                x.numel() // x.shape[1] // num_groups * (context.group.size() if context.group is not None else 1)
+            )
+            context.batches.append(BatchStatistics(self, rows, found, num_elements))
         return out
 
     def _normalise(self, x: Tensor) -> Tensor:
-        if self.current.branch != "both":
-            return self._branch(x, self.current.branch)
+        if self.context.branch != "both":
+            return self._branch(x, self.context.branch)
         if self.kind == "mixed":
             return self._branch(x, "adv")
         halves = dict(zip(BRANCHES, x.chunk(2), strict=True))
-        done = {branch: self._branch(halves[branch], branch) for branch in self.current.order}
+        done = {branch: self._branch(halves[branch], branch) for branch in self.context.order}
         return torch.cat([done["clean"], done["adv"]])
 
     def _branch(self, x: Tensor, branch: Branch) -> Tensor:
         i = BRANCHES.index(branch) if self.kind == "split" else 0
-        now = self.current
+        context = self.context
         return batch_norm(
             x,
             self.running_mean[i],
             self.running_var[i],
             self.weight[i],
             self.bias[i],
-            now.statistics or ("train" if self.training else "eval"),
-            self.momentum if now.momentum is None else now.momentum,
+            context.statistics or ("train" if self.training else "eval"),
+            self.momentum if context.momentum is None else context.momentum,
             self.eps,
-            now.group,
+            context.group,
         )
 
 
@@ -156,21 +158,21 @@ class BatchStatistics(NamedTuple):
 
 
 @torch.no_grad()
-def move_by_batches(now: Pass) -> None:
+def move_by_batches(context: ForwardContext) -> None:
     """Move the running statistics of all fused layers at once."""
     running, batch, scales, momenta = [], [], [], []
-    for layer, rows, found, num_elements in now.batches:
-        momentum = layer.momentum if now.momentum is None else now.momentum
+    for layer, rows, found, num_elements in context.batches:
+        momentum = layer.momentum if context.momentum is None else context.momentum
         if len(found) > rows.stop - rows.start:
             # Both halves move one running set, one after the other: together one move by a weighted mean.
-            first, second = (found[BRANCHES.index(branch)] for branch in now.order)
+            first, second = (found[BRANCHES.index(branch)] for branch in context.order)
             found = (((1 - momentum) * first + second) / (2 - momentum))[None]
             momentum = 1 - (1 - momentum) ** 2
         running += [layer.running_mean[rows], layer.running_var[rows]]
         batch += [found[:, 0], found[:, 1]]
         scales += [1.0, num_elements / max(num_elements - 1, 1)]
         momenta += [momentum, momentum]
-    now.batches = []
+    context.batches = []
     move_running_statistics(running, batch, scales, momenta)
 
 
@@ -188,32 +190,34 @@ class PlainBatchNorm2d(nn.BatchNorm2d):
         return torch.relu(out) if relu else out
 
 
-def connect(model: nn.Module) -> Pass:
-    """Let all split batch-norms of `model` share one `Pass`, and return it."""
-    shared = Pass()
+def connect(model: nn.Module) -> ForwardContext:
+    """Let all split batch-norms of `model` share one `ForwardContext`, and return it."""
+    shared = ForwardContext()
     for layer in model.modules():
         if isinstance(layer, SplitBatchNorm2d):
-            layer.current = shared
+            layer.context = shared
     return shared
 
 
-def current_pass(model: nn.Module) -> Pass | None:
-    """The `Pass` that the split batch-norms of `model` share, however it is wrapped; None for a plain module."""
-    return next((layer.current for layer in model.modules() if isinstance(layer, SplitBatchNorm2d)), None)
+def forward_context(model: nn.Module) -> ForwardContext | None:
+    """The `ForwardContext` that the split batch-norms of `model` share, however wrapped; None for a plain module."""
+    return next((layer.context for layer in model.modules() if isinstance(layer, SplitBatchNorm2d)), None)
 
 
 @contextmanager
-def _passing(now: Pass, branch: Branch | Literal["both"], statistics: Statistics, record: bool) -> Iterator[None]:
+def _passing(
+    context: ForwardContext, branch: Branch | Literal["both"], statistics: Statistics, record: bool
+) -> Iterator[None]:
     """Set the pass for one forward, and leave the net as it was."""
-    before = now.branch, now.statistics, now.record
-    now.branch, now.statistics, now.record = branch, statistics, record
+    before = context.branch, context.statistics, context.record
+    context.branch, context.statistics, context.record = branch, statistics, record
     try:
         yield
-        if now.batches:
-            move_by_batches(now)
+        if context.batches:
+            move_by_batches(context)
     finally:
-        now.branch, now.statistics, now.record = before
-        now.batches = []
+        context.branch, context.statistics, context.record = before
+        context.batches = []
 
 
 def forward(
@@ -228,10 +232,10 @@ def forward(
     `weights` stand in for the parameters of these names. A plain module has one branch and its own train or
     eval mode: it is called as it is.
     """
-    now = current_pass(model)
-    if now is None:
+    context = forward_context(model)
+    if context is None:
         return functional_call(model, dict(weights), x) if weights else model(x)
-    with _passing(now, branch, statistics, record=False):
+    with _passing(context, branch, statistics, record=False):
         return functional_call(model, dict(weights), x) if weights else model(x)
 
 
@@ -239,12 +243,12 @@ def forward_with_features(
     model: nn.Module, x: Tensor, branch: Branch | Literal["both"], statistics: Statistics
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """As `forward`, and the pooled features {layer: [N, d]} of the layers named to `tap_layers`."""
-    now = current_pass(model)
-    assert now is not None, "features need a net with split batch-norms"
-    now.features = {}
-    with _passing(now, branch, statistics, record=True):
+    context = forward_context(model)
+    assert context is not None, "features need a net with split batch-norms"
+    context.features = {}
+    with _passing(context, branch, statistics, record=True):
         logits = model(x)
-    features, now.features = now.features, {}
+    features, context.features = context.features, {}
     return logits, features
 
 

@@ -16,18 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastarat.attacks.pgd import pgd, start_point
-from fastarat.attacks.settings import AttackConfig
-from fastarat.engine.optimizer import sgd_
-from fastarat.errors import UserError
+from fastarat.common.errors import UserError
+from fastarat.common.npz import read_npz
+from fastarat.config.attack import AttackConfig
+from fastarat.config.method import ARATConfig
+from fastarat.config.model import FOREIGN
 from fastarat.methods.arat import ARAT
-from fastarat.methods.settings import ARATConfig
-from fastarat.models.convert import feature_widths, tap_layers
-from fastarat.models.published import published_model, published_predictors, split_layers
+from fastarat.models.features import feature_widths, tap_layers
+from fastarat.models.published_names import published_model, published_predictors, split_layers
 from fastarat.models.registry import build_model
-from fastarat.models.settings import FOREIGN
 from fastarat.models.split_batch_norm import forward, forward_with_features
-from fastarat.npz import read_npz
-from fastarat.verification.rows import Row
+from fastarat.training.step.sgd import sgd_
+from fastarat.verification.compare import Row
 
 # How many rows a complete file gives.
 NUM_ROWS = 17

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from fastarat.attacks.projections import lengths
-from fastarat.attacks.settings import Norm
-from fastarat.errors import UserError, first_line
-from fastarat.files import read_json
-from fastarat.kit import load_kit_model
+from fastarat.common.errors import UserError, first_line
+from fastarat.common.files import read_json
+from fastarat.config.attack import Norm
 from fastarat.verification.stored import Stored
+from fastarat.verification.stored_net import load_kit_model
 
 NORMS: dict[str, Norm] = {"Linf": "linf", "L2": "l2"}
 RESULT = re.compile(r"(aa|pgd|trace)_(.+)_(Linf|L2)(?:_(.+))?")

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from fastarat.attacks.autoattack_checks import TOLERANCE
 from fastarat.attacks.pgd import pgd
 from fastarat.attacks.projections import lengths
-from fastarat.attacks.settings import AttackConfig, Norm, Objective
+from fastarat.config.attack import AttackConfig, Norm, Objective
+from fastarat.evaluation.autoattack.checks import TOLERANCE
 from fastarat.models.predictions import are_right
+from fastarat.verification.compare import Count, Row
 from fastarat.verification.kit import Kit, Result
-from fastarat.verification.rows import Count, Row
 
 LOGITS = {torch.float64: 1e-9, torch.float32: 1e-4}
 # Flags that a rounding may tip; logits after PGD, of which the median is taken: a near-zero gradient's sign is chance.

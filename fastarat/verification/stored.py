@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastarat.errors import UserError
-from fastarat.npz import read_npz
+from fastarat.common.errors import UserError
+from fastarat.common.npz import read_npz
 
 KINDS = {"numbers": "f", "whole numbers": "iu", "flags": "b", "any numbers": "fiu"}
 

@@ -11,10 +11,10 @@ from fastarat.attacks.apgd import apgd
 from fastarat.attacks.apgd_search import Search
 from fastarat.attacks.fab import fab
 from fastarat.attacks.objectives import PointLoss
-from fastarat.errors import UserError
+from fastarat.common.errors import UserError
+from fastarat.verification.compare import Count, Row
 from fastarat.verification.kit import Kit, Result
 from fastarat.verification.nets import allowed, image_rows
-from fastarat.verification.rows import Count, Row
 
 LOSSES: dict[str, PointLoss] = {"apgd_ce": "cross-entropy", "apgd_t": "targeted-dlr"}
 NEAR, NEARER, FIRST, BEST_LOSS, FAB_NORM = 1e-4, 1e-5, 20, 1e-5, 0.02

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from fastarat.attacks.objectives import PointLoss, point_losses
 from fastarat.attacks.projections import lengths, project_onto_plane
-from fastarat.attacks.settings import Norm
 from fastarat.attacks.square import fraction, side, template
-from fastarat.errors import UserError
-from fastarat.verification.rows import Count, Row
+from fastarat.common.errors import UserError
+from fastarat.config.attack import Norm
+from fastarat.verification.compare import Count, Row
 from fastarat.verification.stored import Stored
 
 # Roundings of float32: of numbers of size 1; of a sum of products; of a shift's length.

@@ -1,1 +1,1 @@
-"""The numerical kernels of fastarat, each with its PyTorch reference; knows nothing of the trainer."""
+"""The numerical kernels of fastarat, each with its PyTorch twin; knows nothing of the trainer."""

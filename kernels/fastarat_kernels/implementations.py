@@ -7,14 +7,14 @@ from typing import Literal
 from torch import Tensor
 
 from fastarat_kernels import augment, pgd_step, pooled_features
-from fastarat_kernels.augment import reference as augment_reference
-from fastarat_kernels.pgd_step import reference as pgd_reference
-from fastarat_kernels.pooled_features import reference as pooled_reference
+from fastarat_kernels.augment import twin as augment_twin
+from fastarat_kernels.pgd_step import twin as pgd_twin
+from fastarat_kernels.pooled_features import twin as pooled_twin
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """One function for each kernel, with the signature of its reference."""
+    """One function for each kernel, with the signature of its twin."""
 
     name: Literal["pytorch", "triton"]
     fused_batch_norm: bool
@@ -28,10 +28,10 @@ class Kernels:
 PYTORCH = Kernels(
     "pytorch",
     False,
-    pgd_reference.start_point,
-    pgd_reference.pgd_step,
-    pooled_reference.pooled_features,
-    augment_reference.augment,
+    pgd_twin.start_point,
+    pgd_twin.pgd_step,
+    pooled_twin.pooled_features,
+    augment_twin.augment,
 )
 TRITON = Kernels(
     "triton",

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from fastarat import report_analysis
-from fastarat.report import COLOURS
+from fastarat.analysis.pictures import layers as report_analysis
+from fastarat.common.figures import COLOURS
 
 
 def result(num_states: int, own: float | None) -> dict[str, Any]:

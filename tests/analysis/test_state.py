@@ -6,20 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastarat.analysis import state
+from fastarat.analysis import measure as state
+from fastarat.analysis.analyze import described
 from fastarat.analysis.batches import attacking, measure_batch, own_conflict
 from fastarat.analysis.conflict import cosine
 from fastarat.analysis.layers import parameter_groups
+from fastarat.analysis.measure import View
 from fastarat.analysis.snapshots import reconstruct
-from fastarat.analysis.state import View
-from fastarat.analysis.whole import described
-from fastarat.attacks.perturb import batch_norm_mode
-from fastarat.data.sources import open_dataset
-from fastarat.engine.build import build_training
-from fastarat.engine.distributed import World
-from fastarat.engine.training import Training
-from fastarat.methods.settings import ARATConfig
-from fastarat.recipes import recipe
+from fastarat.common.distributed import World
+from fastarat.config.method import ARATConfig
+from fastarat.config.recipes import recipe
+from fastarat.data.open import open_dataset
+from fastarat.models.modes import batch_norm_mode
+from fastarat.training.build import build_training
+from fastarat.training.state import Training
 
 DIGITS = open_dataset("digits")
 

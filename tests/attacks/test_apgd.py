@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fastarat_kernels.pgd_step.reference import norms
+from fastarat_kernels.pgd_step.ball import norms
 from host_syncs import HostSync, NoHostSync
 from torch import Tensor, nn
 
 from fastarat.attacks.apgd import apgd, apgd_ce, apgd_t, likeliest_wrong_classes
 from fastarat.attacks.apgd_search import begin, look_back, random_start, window_lengths
 from fastarat.attacks.objectives import targeted_dlr
-from fastarat.errors import UserError
-from fastarat.kit import load_kit_model
+from fastarat.common.errors import UserError
+from fastarat.verification.stored_net import load_kit_model
 
 FILE = {"linf": "Linf", "l2": "L2"}
 EPS = {"linf": 0.1, "l2": 0.5}

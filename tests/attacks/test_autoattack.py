@@ -11,18 +11,18 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from fastarat_kernels.pgd_step.reference import norms
+from fastarat_kernels.pgd_step.ball import norms
 from mutants import FEW, MANY, outcomes
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fastarat.attacks import autoattack as module
-from fastarat.attacks.autoattack import AutoAttackResult, autoattack
-from fastarat.attacks.autoattack_checks import STANDARD, check_model
 from fastarat.attacks.found import Found
-from fastarat.errors import UserError
-from fastarat.kit import load_kit_model
-from fastarat.tensors import write_tensors
+from fastarat.common.errors import UserError
+from fastarat.common.tensors import write_tensors
+from fastarat.evaluation.autoattack import driver as module
+from fastarat.evaluation.autoattack.checks import STANDARD, check_model
+from fastarat.evaluation.autoattack.driver import AutoAttackResult, autoattack
+from fastarat.verification.stored_net import load_kit_model
 
 EPS = {"linf": 0.02, "l2": 0.08}
 NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -625,7 +625,7 @@ import sys
 from pathlib import Path
 import torch
 from torch import nn
-from fastarat.attacks.autoattack import autoattack
+from fastarat.evaluation.autoattack.driver import autoattack
 torch.set_num_threads(1)
 torch.manual_seed(0)
 net = nn.Sequential(nn.Flatten(), nn.Linear(36, 48), nn.ReLU(), nn.Linear(48, 10)).eval().requires_grad_(False)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from fastarat_kernels.pgd_step.reference import ascend, norms, project, uniform_noise
+from fastarat_kernels.pgd_step.ball import ascend, norms, project, uniform_noise
 
 DTYPES = (torch.float32, torch.float64)
 ROWS = torch.arange(50)

@@ -11,12 +11,12 @@ import torch
 from spoiled import Spoiled, nan
 from torch import Tensor, nn
 
-from fastarat.attacks import autoattack as module
 from fastarat.attacks.apgd import apgd_ce, apgd_t
-from fastarat.attacks.autoattack import autoattack
-from fastarat.attacks.captured import Captured, Counted, Graphs, _Graph, directly, graphs_on
+from fastarat.attacks.cuda_graphs import Captured, Counted, Graphs, _Graph, directly, graphs_on
 from fastarat.attacks.fab import fab_t
 from fastarat.attacks.square import square
+from fastarat.evaluation.autoattack import driver as module
+from fastarat.evaluation.autoattack.driver import autoattack
 
 CPU = torch.device("cpu")
 ROWS = torch.arange(20)

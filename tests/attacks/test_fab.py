@@ -12,8 +12,8 @@ from fastarat.attacks import projections
 from fastarat.attacks.fab import Search, advance, fab, fab_t
 from fastarat.attacks.found import Found
 from fastarat.attacks.projections import lengths
-from fastarat.errors import UserError
-from fastarat.kit import load_kit_model
+from fastarat.common.errors import UserError
+from fastarat.verification.stored_net import load_kit_model
 
 NAMES = {"linf": "Linf", "l2": "L2"}
 EPS = {"linf": 0.18, "l2": 0.75}

@@ -10,13 +10,13 @@ from spoiled import NanAbove, Spoiled, in_part, infinite, largest_of_rest, nan, 
 from torch import Tensor, nn
 
 import fastarat
-from fastarat.attacks import autoattack as driver
 from fastarat.attacks.apgd import apgd_ce, apgd_t
 from fastarat.attacks.every_iterate import careful_gradient, one_restart
 from fastarat.attacks.fab import fab_t
 from fastarat.attacks.pgd import input_gradient
-from fastarat.attacks.settings import AttackConfig
 from fastarat.attacks.square import square
+from fastarat.config.attack import AttackConfig
+from fastarat.evaluation.autoattack import driver
 
 GRADIENTS = ("pgd", "cw", "apgd-ce", "apgd-t", "fab-t")
 EPS = {"linf": 0.04, "l2": 0.16}

@@ -6,13 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fastarat_kernels import philox
-from fastarat_kernels.pgd_step.reference import norms
+from fastarat_kernels.pgd_step.ball import norms
 from torch import nn
 
 from fastarat.attacks.perturb import perturb
 from fastarat.attacks.pgd import start_noise, start_point
-from fastarat.attacks.settings import AttackConfig
-from fastarat.errors import UserError
+from fastarat.common.errors import UserError
+from fastarat.config.attack import AttackConfig
 from fastarat.models.convert import convert_to_split_batch_norm
 from fastarat.models.split_batch_norm import forward
 

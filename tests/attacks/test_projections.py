@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastarat.attacks import projections
 from fastarat.attacks.projections import lengths, project_onto_plane
-from fastarat.attacks.settings import Norm
+from fastarat.config.attack import Norm
 
 NORMS: tuple[Norm, ...] = ("linf", "l2")
 

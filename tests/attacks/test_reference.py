@@ -8,7 +8,7 @@ from torch import nn
 
 import fastarat
 from fastarat import UserError
-from fastarat.attacks import reference
+from fastarat.evaluation.autoattack import pyautoattack as reference
 
 EPS = {"linf": 0.02, "l2": 0.2}
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fastarat_kernels.pgd_step.reference import norms
+from fastarat_kernels.pgd_step.ball import norms
 from host_syncs import NoHostSync
 from torch import Tensor, nn
 
 from fastarat.attacks.square import BLOCK, fraction, move_mass, side, square, step_window, template
-from fastarat.errors import UserError
-from fastarat.kit import load_kit_model
+from fastarat.common.errors import UserError
+from fastarat.verification.stored_net import load_kit_model
 
 NORMS = ("linf", "l2")
 DTYPES = (torch.float32, torch.float64)

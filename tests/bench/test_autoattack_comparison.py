@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from bench import autoattack as bench
-from bench.rows import read_rows
-from fastarat.attacks.autoattack_checks import STANDARD
+from bench.autoattack import __main__ as bench
+from bench.common.rows import read_rows
+from fastarat.evaluation.autoattack.checks import STANDARD
 
 EVERY = {"benchmark", "dataset", "device", "gpu", "driver", "torch", "triton", "commit", "date", "config", "correct"}
 SMOKE = ("--smoke", "--device", "cpu")

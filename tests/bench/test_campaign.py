@@ -12,15 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import campaign, campaign_run, campaign_stages
-from bench.campaign_files import MOST_BYTES, rows_in
-from bench.campaign_stages import BUDGET, Setting, Stage, stages
-from bench.campaign_tests import KERNEL_TESTS, gpu_tests, kernel_tests
-from bench.processes import run_in_time
-from bench.random_images import random_images
-from bench.rows import base_row, write_row
-from fastarat import record
-from fastarat.data import prepared
+from bench.campaign import __main__ as campaign
+from bench.campaign import run as campaign_run
+from bench.campaign import stages as campaign_stages
+from bench.campaign.checks import KERNEL_TESTS, gpu_tests, kernel_tests
+from bench.campaign.files import MOST_BYTES, rows_in
+from bench.campaign.stages import BUDGET, Setting, Stage, stages
+from bench.common.inputs import random_images
+from bench.common.processes import run_in_time
+from bench.common.rows import base_row, write_row
+from fastarat.common import environment as record
+from fastarat.data.formats import prepared
 
 ROOT = Path(__file__).parents[2]
 EVERY = {"benchmark", "dataset", "device", "gpu", "driver", "torch", "triton", "commit", "date", "config", "correct"}
@@ -254,7 +256,7 @@ def writes(tmp_path, row, code, unless=""):
     full = {**base_row("throughput", {}, None, "cpu"), "error": None, **SPEED, **row}
     path = str(tmp_path / "out" / "throughput.jsonl")
     return (
-        "import json, sys; from pathlib import Path\n"  # not bench.rows, which brings torch
+        "import json, sys; from pathlib import Path\n"  # not bench.common.rows, which brings torch
         f"path = Path({path!r})\n"
         f"if {bool(unless)} and path.exists() and {unless!r} in path.read_text(): print('skipped'); sys.exit()\n"
         f"path.open('a').write(json.dumps({full!r}) + '\\n'); print('wrote', flush=True)\n{code}"
@@ -481,10 +483,12 @@ ABSENT = ("tyro", "pooch", "apex", "torchvision", "tensorboard", "onnx", "sklear
 
 def test_the_stages_import_nothing_that_a_borrowed_machine_lacks():
     """Nor does the benchmark of the kernels when it runs, whose stages are most of a campaign's."""
-    names = ("campaign", "machine", "golden", "training", "startup", "kernels", "loaders", "loaders_one")
-    modules = (*names, "loaders_training", "loaders_check")
-    code = f"import sys; sys.modules.update(dict.fromkeys({ABSENT})); from bench import {', '.join(modules)}"
-    code += "; sys.exit(kernels.main(['--device', 'cpu', '--smoke', '--kernels', 'augment']))"
+    parts = ("campaign", "kernels", "loaders", "startup")
+    modules = [f"bench.{part}.__main__" for part in parts]
+    modules += ["bench.campaign.machine", "bench.campaign.golden", "bench.robustness.one_training"]
+    modules += [f"bench.loaders.{name}" for name in ("in_a_process", "training", "check")]
+    code = f"import sys; sys.modules.update(dict.fromkeys({ABSENT})); import {', '.join(modules)}; "
+    code += "sys.exit(bench.kernels.__main__.main(['--device', 'cpu', '--smoke', '--kernels', 'augment']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -5,11 +5,12 @@ import signal
 import pytest
 import torch
 
-from bench import golden, machine, training
-from bench.rows import read_rows, write_row
-from fastarat.data.sources import open_dataset
-from fastarat.errors import Interrupted
-from fastarat.verification.rows import Row
+from bench.campaign import golden, machine
+from bench.common.rows import read_rows, write_row
+from bench.robustness import one_training as training
+from fastarat.common.errors import Interrupted
+from fastarat.data.open import open_dataset
+from fastarat.verification.compare import Row
 
 SMOKE = ("digits-arat", "--device", "cpu", "--smoke")
 

@@ -8,10 +8,21 @@ import pytest
 import torch
 from rich.console import Console
 
-from bench import kernel_batch_norm, kernel_cases, kernel_report, kernels
-from bench.kernel_cases import Case, Layer, Scale
-from bench.rows import read_rows
-from fastarat import console
+from bench.common.rows import read_rows
+from bench.kernels import (
+    __main__ as kernels,
+)
+from bench.kernels import (
+    batch_norm as kernel_batch_norm,
+)
+from bench.kernels import (
+    cases as kernel_cases,
+)
+from bench.kernels import (
+    report as kernel_report,
+)
+from bench.kernels.cases import Case, Layer, Scale
+from fastarat.common import console
 
 # design: every row has these, and rows of this benchmark the second line's too.
 EVERY = {"benchmark", "dataset", "device", "gpu", "driver", "torch", "triton", "commit", "date", "config", "correct"}

@@ -13,26 +13,38 @@ import pytest
 import torch
 from optional import each_loader, needs_dali, needs_ffcv
 
-from bench import (
-    loaders,
-    loaders_check,
-    loaders_cpu,
-    loaders_feeds,
-    loaders_report,
-    loaders_run,
-    loaders_training,
-    tables,
+from bench import tables
+from bench.common.inputs import random_images
+from bench.common.rows import read_rows
+from bench.loaders import (
+    __main__ as loaders,
 )
-from bench.loaders_cases import Case, photo_cases, photo_plan, small_cases, small_plan
-from bench.loaders_check import MOST_KEPT, differences
-from bench.loaders_cpu import cpu_seconds, descendants
-from bench.loaders_data import Stores, photo_stores, random_photos, small_stores
-from bench.loaders_one import Mark, speed
-from bench.loaders_run import Effort, Failed, OutOfTime, measure, rows_of
-from bench.random_images import random_images
-from bench.rows import read_rows
-from fastarat.data.decoders.pixels import pixels_of
-from fastarat.data.find import find
+from bench.loaders import (
+    check as loaders_check,
+)
+from bench.loaders import (
+    cpu_time as loaders_cpu,
+)
+from bench.loaders import (
+    feeds as loaders_feeds,
+)
+from bench.loaders import (
+    measure as loaders_run,
+)
+from bench.loaders import (
+    report as loaders_report,
+)
+from bench.loaders import (
+    training as loaders_training,
+)
+from bench.loaders.cases import Case, photo_cases, photo_plan, small_cases, small_plan
+from bench.loaders.check import MOST_KEPT, differences
+from bench.loaders.cpu_time import cpu_seconds, descendants
+from bench.loaders.in_a_process import Mark, speed
+from bench.loaders.measure import Effort, Failed, OutOfTime, measure, rows_of
+from bench.loaders.stores import Stores, photo_stores, random_photos, small_stores
+from fastarat.data.formats.find import find
+from fastarat.data.loading.decoders.pixels import pixels_of
 from fastarat.data.stored import open_stored
 
 EVERY = {"benchmark", "dataset", "device", "gpu", "driver", "torch", "triton", "commit", "date", "config", "correct"}

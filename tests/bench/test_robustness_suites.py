@@ -8,9 +8,13 @@ from itertools import pairwise
 
 import pytest
 
-from bench import robustness, robustness_report, robustness_row, suites, tables
-from bench.rows import RESULTS, read_rows, write_row
-from fastarat.recipes import recipe
+from bench import tables
+from bench.common.rows import RESULTS, read_rows, write_row
+from bench.robustness import __main__ as robustness
+from bench.robustness import report as robustness_report
+from bench.robustness import row as robustness_row
+from bench.robustness import suites
+from fastarat.config.recipes import recipe
 
 # design: every row has these, and rows of this benchmark the second line's too.
 EVERY = {"benchmark", "dataset", "device", "gpu", "driver", "torch", "triton", "commit", "date", "config", "correct"}

@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench.rows import read_rows, write_row
-from fastarat.errors import UserError
+from bench.common.rows import read_rows, write_row
+from fastarat.common.errors import UserError
 
 
 def test_rows_are_read_in_the_order_in_which_they_were_written(tmp_path):

@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from bench import startup
-from bench.rows import read_rows
+from bench.common.rows import read_rows
+from bench.startup import __main__ as startup
 
 EVERY = {"benchmark", "dataset", "device", "gpu", "driver", "torch", "triton", "commit", "date", "config", "correct"}
 SMOKE = ("--device", "cpu", "--smoke")
@@ -19,10 +19,10 @@ HEAVY = ("sklearn", "matplotlib", "tyro", "pooch", "scipy", "pandas", "torchvisi
 def test_importing_all_that_training_needs_brings_nothing_heavy_that_torch_did_not_nor_does_looking_for_loaders():
     code = (
         "import sys, torch; before = set(sys.modules)\n"
-        "import fastarat.trainer\n"
+        "import fastarat.training.train\n"
         f"print([name for name in {HEAVY} if name in set(sys.modules) - before], end=' ')\n"
-        "print('fastarat.engine.step' in sys.modules)\n"
-        "from fastarat import doctor; assert list(map(doctor._optional, doctor.OPTIONAL))\n"
+        "print('fastarat.training.step.train_step' in sys.modules)\n"
+        "from fastarat.verification import doctor; assert list(map(doctor._optional, doctor.OPTIONAL))\n"
         "print([name for name in ('ffcv', 'nvidia.dali', 'numba', 'cv2') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -89,9 +89,13 @@ def test_a_gpu_s_time_goes_into_starts_first_and_into_few_imports(starts):
     made, seen = starts("--device", "cpu")
     made.arguments.device = "cuda"
     list(made.rows())
-    kinds = ["start" if "bench.first_step" in arguments else arguments[-1] for arguments, _ in seen]
+    kinds = ["start" if "bench.startup.in_a_process" in arguments else arguments[-1] for arguments, _ in seen]
     assert kinds[:2] == ["start", "start"] and len(kinds) == 2 + 2 * 5
-    assert sum("import fastarat;" in code for code in kinds) == sum("import fastarat.trainer;" in c for c in kinds) == 5
+    assert (
+        sum("import fastarat;" in code for code in kinds)
+        == sum("import fastarat.training.train;" in c for c in kinds)
+        == 5
+    )
 
 
 def test_cold_means_empty_caches_and_warm_those_that_it_left(tmp_path, starts):
@@ -104,7 +108,7 @@ def test_cold_means_empty_caches_and_warm_those_that_it_left(tmp_path, starts):
 
 def test_a_start_that_crashes_is_a_row_that_says_so(monkeypatch, capsys):
     def crash(self, *arguments):
-        if "bench.first_step" in arguments:
+        if "bench.startup.in_a_process" in arguments:
             return subprocess.CompletedProcess(arguments, -11, "", "Segmentation fault\n")
         return subprocess.CompletedProcess(arguments, 0, "1 1", "")
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from bench import step_cost
-from bench.step_cost import built, eager_cost
+from bench.kernels import step_cost
+from bench.kernels.step_cost import built, eager_cost
 
 NAME = "digits-arat"
 
@@ -54,7 +54,7 @@ def test_check_changes_nothing_and_says_whether_the_page_is_that_of_today(monkey
         text = f"<!-- table: step-cost -->\n{counts}<!-- end -->\n"
         step_cost.PAGE.write_text(text)
         assert step_cost.main(["--check"]) == code and step_cost.PAGE.read_text() == text
-    assert "is not up to date: run python -m bench.step_cost" in capsys.readouterr().err
+    assert "is not up to date: run python -m bench.kernels.step_cost" in capsys.readouterr().err
     assert step_cost.main([]) == 0 and "the counts" in step_cost.PAGE.read_text()
 
 

@@ -12,16 +12,18 @@ import pytest
 import torch
 from fastarat_kernels.implementations import PYTORCH
 
-from bench import ladder, tables, throughput, throughput_report, turns
-from bench.gate import LEARNING_RATE, TOLERANCES, batches_of, compare, definition
-from bench.ladder import run_ladder
-from bench.random_images import random_images
-from bench.rows import read_rows
-from bench.subjects import FastaratSubject, PlainForm, PlainSubject, Setting
-from bench.turns import Effort
-from bench.variants import NAMES, PLAIN, frozen, halved, ladder_of, with_attack
-from fastarat import console
-from fastarat.recipes import recipe
+from bench import tables, throughput
+from bench.common.inputs import METHODS, random_images
+from bench.common.rows import read_rows
+from bench.ladder import ladder, turns
+from bench.ladder import report as throughput_report
+from bench.ladder.gate import LEARNING_RATE, TOLERANCES, batches_of, compare, definition
+from bench.ladder.ladder import run_ladder
+from bench.ladder.subjects import FastaratSubject, PlainForm, PlainSubject, Setting
+from bench.ladder.turns import Effort
+from bench.ladder.variants import NAMES, PLAIN, frozen, halved, ladder_of, with_attack
+from fastarat.common import console
+from fastarat.config.recipes import recipe
 
 CPU = torch.device("cpu")
 EVERY = {"benchmark", "dataset", "device", "gpu", "driver", "torch", "triton", "commit", "date", "config", "correct"}
@@ -102,7 +104,7 @@ def test_plain_pytorch_trains_as_the_definition_does(right, method, form):
     assert all(f"{kind}: {name}" in verdict.errors for kind in ("full size", "free") for name in {"loss", *terms})
 
 
-OTHERS = [method for method in throughput.METHODS if method not in ("arat", "at")]
+OTHERS = [method for method in METHODS if method not in ("arat", "at")]
 
 
 @pytest.mark.parametrize("method", OTHERS)
@@ -122,7 +124,7 @@ def test_every_method_is_held_against_its_definition_and_has_a_twin_in_plain_pyt
         assert compare(own(weaker), batches, right, "fp32").problem
 
 
-@pytest.mark.parametrize("method", [method for method in throughput.METHODS if method != "arrest"])
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "arrest"])
 def test_plain_losses_weigh_their_terms_as_the_definition_does(method):
     """Of images far apart: a net at its beginning predicts attacked images as it does clean ones, so that the steps
     of a comparison hardly tell how much a divergence weighs."""

@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 from small_sets import one_line
 
-from fastarat.data.beton import file as beton
-from fastarat.data.beton.records import Storage
-from fastarat.data.beton.write import Contents, build
-from fastarat.data.dataset import ImageSet
-from fastarat.data.encoded import EncodedSet
-from fastarat.errors import UserError
+from fastarat.common.errors import UserError
+from fastarat.data.formats.beton import file as beton
+from fastarat.data.formats.beton.storage import Storage
+from fastarat.data.formats.beton.write import Contents, build
+from fastarat.data.images.dataset import ImageSet
+from fastarat.data.images.stored import EncodedSet
 
 
 def encoded(files: list[Path], labels: list[int]) -> EncodedSet:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastarat.data import cifar
-from fastarat.data.encoded import EncodedSet
+from fastarat.data.formats import cifar
+from fastarat.data.images.stored import EncodedSet
 
 
 def jpeg(seed: int, width: int = 12, height: int = 12, mode: str = "RGB", kind: str = "JPEG") -> bytes:

@@ -15,14 +15,15 @@ from mutants import FEW, MANY, memory_of, outcomes
 from shard_files import example, samples, tar_shard, tfrecord
 from small_sets import cifar_archive, cifar_files, jpeg, one_line, pack
 
-from fastarat.data import cifar, compression, entries, image_folder, index, shards, webdataset
-from fastarat.data.encoded import fingerprint_of
-from fastarat.data.index import index_images
-from fastarat.data.index_cache import indexed_once
-from fastarat.data.inspect import check
-from fastarat.data.scan import scan
-from fastarat.data.sources import open_dataset
-from fastarat.errors import UserError
+from fastarat.common.errors import UserError
+from fastarat.data.formats import archives as entries
+from fastarat.data.formats import cifar, compression, image_folder, index, shards, webdataset
+from fastarat.data.formats.index import index_images
+from fastarat.data.formats.shard_index import indexed_once
+from fastarat.data.images.stored import fingerprint_of
+from fastarat.data.images.whole_sets import scan
+from fastarat.data.open import open_dataset
+from fastarat.data.tools.check import check
 
 COUNTS = [FEW, pytest.param(MANY, marks=pytest.mark.slow)]
 PACKED = {".tar.gz": gzip.compress, ".tar.xz": lzma.compress, ".tar.bz2": bz2.compress}

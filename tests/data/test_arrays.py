@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from mutants import FEW, MANY, memory_of, outcomes
 
-from fastarat import npz
 from fastarat.__main__ import main
-from fastarat.data.extra import open_extra
-from fastarat.data.settings import ExtraConfig
-from fastarat.data.sources import open_dataset, prepare
-from fastarat.errors import UserError
-from fastarat.npz import read_npz
+from fastarat.common import npz
+from fastarat.common.errors import UserError
+from fastarat.common.npz import read_npz
+from fastarat.config.data import ExtraConfig
+from fastarat.data.loading.extra import open_extra
+from fastarat.data.open import open_dataset, prepare
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 4, 5, 3), dtype=np.uint8)
 LABELS = np.arange(12) % 3

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from fastarat_kernels import philox
-from fastarat_kernels.augment.reference import augment, gather
+from fastarat_kernels.augment.gather import gather
+from fastarat_kernels.augment.twin import augment
 
-from fastarat.data.settings import AugmentConfig
+from fastarat.config.data import AugmentConfig
 
 SEED, EPOCH = 3, 5
 

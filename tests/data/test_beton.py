@@ -10,10 +10,10 @@ import pytest
 from beton_sets import built, folder_contents, pixel_contents, refusal, reopened
 from small_sets import jpeg
 
-from fastarat.data.beton import file as beton
-from fastarat.data.beton import seal as beton_seal
-from fastarat.data.beton.format import ENTRY, FIELD, FIELDS, HEADER, JPEG, RAW, struct_of
-from fastarat.files import checksum_of
+from fastarat.common.files import checksum_of
+from fastarat.data.formats.beton import file as beton
+from fastarat.data.formats.beton import seal as beton_seal
+from fastarat.data.formats.beton.format import ENTRY, FIELD, FIELDS, HEADER, JPEG, RAW, struct_of
 
 STRUCTS = HEADER.itemsize + FIELD.itemsize * len(FIELDS)
 

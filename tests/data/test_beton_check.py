@@ -6,7 +6,7 @@ from beton_sets import built, folder_contents, pixel_contents, reopened
 from small_sets import jpeg
 from test_beton import patch, patch_struct, unsealed
 
-from fastarat.data.beton.check import info, problems
+from fastarat.data.formats.beton.check import info, problems
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_info_says_what_is_in_the_file(photos, tmp_path):
 
 
 def test_many_images_are_checked_by_several_processes(tmp_path, monkeypatch):
-    from fastarat.data import pool
+    from fastarat.data.images import pool
 
     monkeypatch.setattr(pool, "BATCH", 2)
     monkeypatch.setattr(pool.os, "cpu_count", lambda: 2)

@@ -12,9 +12,9 @@ from optional import needs_ffcv
 from small_sets import jpeg
 from unmeasured import UNMEASURED
 
-from fastarat.data.beton import check as beton_check
-from fastarat.data.decoders.ffcv import FFCVDecoder
-from fastarat.data.decoders.request import Request
+from fastarat.data.formats.beton import check as beton_check
+from fastarat.data.loading.decoders.decoder import Request
+from fastarat.data.loading.decoders.ffcv import FFCVDecoder
 
 pytestmark = needs_ffcv
 

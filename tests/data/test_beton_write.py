@@ -18,13 +18,13 @@ from PIL import Image
 from small_sets import jpeg, one_line
 from unmeasured import UNMEASURED
 
-from fastarat.data import pool
-from fastarat.data.beton import write as beton_write
-from fastarat.data.beton.format import MIN_PAGE
-from fastarat.data.beton.records import SMART_BYTES, Storage
-from fastarat.data.beton.write import Contents, build
-from fastarat.data.dataset import ImageSet
-from fastarat.errors import UserError, WorkError
+from fastarat.common.errors import UserError, WorkError
+from fastarat.data.formats.beton import write as beton_write
+from fastarat.data.formats.beton.format import MIN_PAGE
+from fastarat.data.formats.beton.storage import SMART_BYTES, Storage
+from fastarat.data.formats.beton.write import Contents, build
+from fastarat.data.images import pool
+from fastarat.data.images.dataset import ImageSet
 
 
 @pytest.fixture
@@ -186,8 +186,8 @@ from pathlib import Path
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has ignored
 sys.path[:0] = sys.argv[2:]
 from beton_sets import pixel_contents
-from fastarat.data.beton import write as beton_write
-from fastarat.data.beton.records import Storage
+from fastarat.data.formats.beton import write as beton_write
+from fastarat.data.formats.beton.storage import Storage
 from fastarat.__main__ import main
 import fastarat.commands.recipes as command
 

@@ -7,13 +7,13 @@ from optional import each_loader, needs_dali, needs_ffcv
 from shard_files import samples, tar_shard
 from small_sets import jpeg, one_line, pack
 
-from fastarat.data import choose
-from fastarat.data.building import build
-from fastarat.data.choose import Opened, Wish, open_for_training
-from fastarat.data.encoded import EncodedSet
-from fastarat.data.settings import AugmentConfig
-from fastarat.data.sources import prepare
-from fastarat.errors import UserError
+from fastarat.common.errors import UserError
+from fastarat.config.data import AugmentConfig
+from fastarat.data.images.stored import EncodedSet
+from fastarat.data.loading import choose
+from fastarat.data.loading.choose import Opened, Wish, open_for_training
+from fastarat.data.open import prepare
+from fastarat.data.tools.build import build
 
 CPU = torch.device("cpu")
 RESIZED = AugmentConfig(crop="resized")

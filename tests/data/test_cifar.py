@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from small_sets import cifar_archive, cifar_files, one_line, pack
 
-from fastarat.data import cifar
-from fastarat.data.fetch import fetch
-from fastarat.data.sources import open_dataset
-from fastarat.errors import UserError
+from fastarat.common.errors import UserError
+from fastarat.data.formats import cifar
+from fastarat.data.open import open_dataset
+from fastarat.data.tools.fetch import fetch
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from small_sets import encoded, jpeg
 
-from fastarat.data.classes import in_order_of, match_classes
-from fastarat.data.dataset import ImageSet, from_arrays, other_images
-from fastarat.data.encoded import STORED
-from fastarat.errors import UserError
+from fastarat.common.errors import UserError
+from fastarat.data.images.classes import in_order_of, match_classes
+from fastarat.data.images.dataset import ImageSet, from_arrays, other_images
+from fastarat.data.images.stored import STORED
 
 TWELVE = tuple(map(str, range(12)))
 NO_NAMES = "by number, since {} has no names for them"

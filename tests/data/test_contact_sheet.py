@@ -5,10 +5,10 @@ import pytest
 from beton_sets import built, folder_contents, pixel_contents, reopened
 from PIL import Image
 
-from fastarat.data import digits
-from fastarat.data.contact_sheet import CAPTION, GAP, TILE, write
-from fastarat.data.dataset import ImageSet
-from fastarat.errors import WorkError
+from fastarat.common.errors import WorkError
+from fastarat.data.formats import digits
+from fastarat.data.images.dataset import ImageSet
+from fastarat.data.tools.sheet import CAPTION, GAP, TILE, write
 
 
 def tile(path, row: int, column: int) -> np.ndarray:

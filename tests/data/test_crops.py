@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastarat.data.crops import central_boxes, random_boxes, whole_boxes
+from fastarat.data.loading.crops import central_boxes, random_boxes, whole_boxes
 
 SCALE = (0.08, 1.0)
 

@@ -16,12 +16,12 @@ from optional import needs_dali
 from PIL import Image
 from small_sets import jpeg, one_line, png_of_16_bits
 
-from fastarat.data.decoders import dali
-from fastarat.data.decoders.dali import DALIDecoder
-from fastarat.data.decoders.prefetch import prefetch
-from fastarat.data.decoders.request import Request
-from fastarat.data.encoded import EncodedSet
-from fastarat.errors import UserError, WorkError
+from fastarat.common.errors import UserError, WorkError
+from fastarat.data.images.stored import EncodedSet
+from fastarat.data.loading.decoders import dali
+from fastarat.data.loading.decoders.dali import DALIDecoder
+from fastarat.data.loading.decoders.decoder import Request
+from fastarat.data.loading.decoders.prefetch import prefetch
 
 pytestmark = needs_dali
 

@@ -11,8 +11,8 @@ from PIL import Image
 from small_sets import cifar_archive, cifar_files, jpeg, one_line, pack
 
 from fastarat.commands.data import run
-from fastarat.data import cifar
-from fastarat.errors import UserError
+from fastarat.common.errors import UserError
+from fastarat.data.formats import cifar
 
 
 @pytest.mark.parametrize("args", [[], ["--help"]])

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from small_sets import jpeg
 
-from fastarat.data.beton.records import Storage, record
-from fastarat.data.decode import Decoded, File, decode
-from fastarat.data.decoders.pixels import pixels_of
+from fastarat.data.formats.beton.storage import Storage, record
+from fastarat.data.images.decoding import Decoded, File, decode
+from fastarat.data.loading.decoders.pixels import pixels_of
 
 
 def saved(image: Image.Image, **options: object) -> bytes:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastarat.data.sources import open_dataset
+from fastarat.data.open import open_dataset
 
 
 def test_digits_are_8x8_grey_images_of_ten_classes():

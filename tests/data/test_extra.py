@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from fastarat.common.errors import UserError
 from fastarat.config import Config
-from fastarat.data.dataset import ImageSet, from_arrays
-from fastarat.data.extra import Mixture, open_extra
-from fastarat.data.prepared import write
-from fastarat.data.resident import ResidentLoader
-from fastarat.data.settings import AugmentConfig, ExtraConfig
-from fastarat.data.sources import open_dataset
-from fastarat.errors import UserError
+from fastarat.config.data import AugmentConfig, ExtraConfig
+from fastarat.data.formats.prepared import write
+from fastarat.data.images.dataset import ImageSet, from_arrays
+from fastarat.data.loading.extra import Mixture, open_extra
+from fastarat.data.loading.resident import ResidentLoader
+from fastarat.data.open import open_dataset
 
 OWN, EXTRA, BATCH = 53, 31, 12
 CPU = torch.device("cpu")

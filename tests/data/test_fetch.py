@@ -9,10 +9,10 @@ from threading import Thread
 import pytest
 from small_sets import cifar_archive, cifar_files, one_line
 
-from fastarat.data import cifar
-from fastarat.data.fetch import fetch
-from fastarat.data.sources import open_dataset
-from fastarat.errors import UserError, WorkError
+from fastarat.common.errors import UserError, WorkError
+from fastarat.data.formats import cifar
+from fastarat.data.open import open_dataset
+from fastarat.data.tools.fetch import fetch
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_a_length_that_is_no_number_is_not_believed(mirror, root, monkeypatch, l
 
 
 def test_a_server_that_sends_without_end_is_left(mirror, root, monkeypatch):
-    monkeypatch.setattr("fastarat.data.fetch.MOST_BYTES", 1000)
+    monkeypatch.setattr("fastarat.data.tools.fetch.MOST_BYTES", 1000)
     with pytest.raises(WorkError) as error:
         fetch("cifar10", None, root, mirror.url)
     assert "sends more than 1,000 bytes" in one_line(error)

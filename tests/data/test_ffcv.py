@@ -18,14 +18,14 @@ from optional import needs_ffcv
 from PIL import Image
 from small_sets import one_line
 
-from fastarat.data.beton.write import Contents
-from fastarat.data.crops import central_boxes, random_boxes, whole_boxes
-from fastarat.data.decoders import ffcv, ffcv_native
-from fastarat.data.decoders.ffcv import FFCVDecoder
-from fastarat.data.decoders.pixels import pixels_of
-from fastarat.data.decoders.request import Request
-from fastarat.data.encoded import EncodedSet
-from fastarat.errors import UserError, WorkError
+from fastarat.common.errors import UserError, WorkError
+from fastarat.data.formats.beton.write import Contents
+from fastarat.data.images.stored import EncodedSet
+from fastarat.data.loading.crops import central_boxes, random_boxes, whole_boxes
+from fastarat.data.loading.decoders import ffcv, ffcv_native
+from fastarat.data.loading.decoders.decoder import Request
+from fastarat.data.loading.decoders.ffcv import FFCVDecoder
+from fastarat.data.loading.decoders.pixels import pixels_of
 
 pytestmark = needs_ffcv
 
@@ -286,7 +286,7 @@ def test_torchs_threads_are_left_alone_and_ffcv_is_not_imported():
     script = """if True:
         import sys, torch
         torch.set_num_threads(3)
-        from fastarat.data.decoders import ffcv_native
+        from fastarat.data.loading.decoders import ffcv_native
         ffcv_native.compile_rows()
         assert torch.get_num_threads() == 3 and "ffcv" not in sys.modules and "cv2" not in sys.modules
         print("left alone")

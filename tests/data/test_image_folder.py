@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 from small_sets import jpeg, one_line, pack, png_of_16_bits
 
-from fastarat.data import entries, pool
-from fastarat.data.sources import open_dataset, prepare
-from fastarat.errors import UserError, WorkError
+from fastarat.common.errors import UserError, WorkError
+from fastarat.data.formats import archives as entries
+from fastarat.data.images import pool
+from fastarat.data.open import open_dataset, prepare
 
 
 def refusal(source, size=None) -> str:

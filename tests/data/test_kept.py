@@ -10,10 +10,10 @@ from mutants import FEW, MANY, outcomes
 from small_sets import jpeg
 from test_beton import change_seal
 
-from fastarat.data.decode import File, decode
-from fastarat.data.inspect import check
-from fastarat.data.sources import open_dataset, open_for_evaluation, prepare
-from fastarat.errors import UserError
+from fastarat.common.errors import UserError
+from fastarat.data.images.decoding import File, decode
+from fastarat.data.open import open_dataset, open_for_evaluation, prepare
+from fastarat.data.tools.check import check
 
 CHANGES = {
     "empty": lambda good: b"",

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from small_sets import encoded, jpeg
 
-from fastarat.data import order
-from fastarat.data.order import quasi_random_order, random_order
+from fastarat.data.loading import sampling as order
+from fastarat.data.loading.sampling import quasi_random_order, random_order
 
 
 def many(tmp_path, monkeypatch, count: int = 4000):

@@ -11,12 +11,12 @@ import pytest
 import torch
 from small_sets import encoded, jpeg, one_line
 
-from fastarat.data.crops import central_boxes, whole_boxes
-from fastarat.data.decoders import plain
-from fastarat.data.decoders.pixels import pixels_of
-from fastarat.data.decoders.plain import PlainDecoder
-from fastarat.data.decoders.request import Request
-from fastarat.errors import WorkError
+from fastarat.common.errors import WorkError
+from fastarat.data.loading.crops import central_boxes, whole_boxes
+from fastarat.data.loading.decoders import plain
+from fastarat.data.loading.decoders.decoder import Request
+from fastarat.data.loading.decoders.pixels import pixels_of
+from fastarat.data.loading.decoders.plain import PlainDecoder
 
 
 def images_in(folder: Path, count: int = 12):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from unmeasured import UNMEASURED
 
-from fastarat.data.pool import in_order
+from fastarat.data.images.pool import in_order
 
 FOR_EVER_S = 3600.0
 
@@ -42,7 +42,7 @@ def test_a_caller_that_wants_no_more_waits_for_nothing():
 
 SCRIPT = """
 import multiprocessing, time
-from fastarat.data.pool import in_order
+from fastarat.data.images.pool import in_order
 
 def items():
     yield from (3600.0, 3600.0)

@@ -7,9 +7,9 @@ from collections.abc import Generator
 import pytest
 from small_sets import one_line
 
-from fastarat.data.decoders import prefetch as module
-from fastarat.data.decoders.prefetch import prefetch
-from fastarat.errors import WorkError
+from fastarat.common.errors import WorkError
+from fastarat.data.loading.decoders import prefetch as module
+from fastarat.data.loading.decoders.prefetch import prefetch
 
 
 def threads() -> set[threading.Thread]:

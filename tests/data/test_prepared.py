@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from small_sets import one_line
 
-from fastarat import npy
-from fastarat.data import prepared
-from fastarat.data.inspect import check
-from fastarat.data.sources import open_dataset, prepare
-from fastarat.errors import UserError, WorkError
-from fastarat.files import checksum_of
+from fastarat.common import npy
+from fastarat.common.errors import UserError, WorkError
+from fastarat.common.files import checksum_of
+from fastarat.data.formats import prepared
+from fastarat.data.open import open_dataset, prepare
+from fastarat.data.tools.check import check
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from fastarat.data.dataset import ImageSet
-from fastarat.data.resident import ResidentLoader
-from fastarat.data.settings import AugmentConfig
-from fastarat.data.sources import open_dataset
+from fastarat.config.data import AugmentConfig
+from fastarat.data.images.dataset import ImageSet
+from fastarat.data.loading.resident import ResidentLoader
+from fastarat.data.open import open_dataset
 
 NUM_IMAGES, BATCH = 53, 12
 CPU = torch.device("cpu")

@@ -11,17 +11,17 @@ from mutants import memory_of
 from shard_files import example, samples, tar_shard, tfrecord
 from small_sets import jpeg, one_line
 
-from fastarat.data import shards, webdataset
-from fastarat.data.crops import whole_boxes
-from fastarat.data.decoders.dali import DALIDecoder
-from fastarat.data.decoders.request import Request
-from fastarat.data.encoded import PER_IMAGE, EncodedSet
-from fastarat.data.find import find
-from fastarat.data.index import index_images
-from fastarat.data.inspect import check
-from fastarat.data.scan import examine
-from fastarat.data.sources import open_dataset
-from fastarat.errors import UserError
+from fastarat.common.errors import UserError
+from fastarat.data.formats import shards, webdataset
+from fastarat.data.formats.find import find
+from fastarat.data.formats.index import index_images
+from fastarat.data.images.stored import PER_IMAGE, EncodedSet
+from fastarat.data.images.whole_sets import examine
+from fastarat.data.loading.crops import whole_boxes
+from fastarat.data.loading.decoders.dali import DALIDecoder
+from fastarat.data.loading.decoders.decoder import Request
+from fastarat.data.open import open_dataset
+from fastarat.data.tools.check import check
 
 
 def images(count: int, first: int = 0, labels: int = 2) -> list[tuple[bytes, int]]:

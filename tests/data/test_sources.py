@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from small_sets import one_line, pack
 
-from fastarat import doctor
-from fastarat.data import image_folder, sources
-from fastarat.data.sources import data_root, open_dataset, prepare
-from fastarat.errors import UserError
+from fastarat.common.errors import UserError
+from fastarat.data import open as sources
+from fastarat.data.formats import image_folder
+from fastarat.data.open import data_root, open_dataset, prepare
+from fastarat.verification import doctor
 
 
 def refusal(data, size=None) -> str:

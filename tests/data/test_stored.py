@@ -10,16 +10,17 @@ import pytest
 from shard_files import samples, tar_shard
 from small_sets import jpeg, one_line, pack
 
-from fastarat.data import encoded, shards
-from fastarat.data import scan as scan_module
-from fastarat.data.building import build
-from fastarat.data.crops import whole_boxes
-from fastarat.data.decoders.pixels import pixels_of
-from fastarat.data.find import find
-from fastarat.data.inspect import check
-from fastarat.data.sources import open_dataset, open_for_evaluation, prepare
+from fastarat.common.errors import UserError
+from fastarat.data.formats import shards
+from fastarat.data.formats.find import find
+from fastarat.data.images import stored as encoded
+from fastarat.data.images import whole_sets as scan_module
+from fastarat.data.loading.crops import whole_boxes
+from fastarat.data.loading.decoders.pixels import pixels_of
+from fastarat.data.open import open_dataset, open_for_evaluation, prepare
 from fastarat.data.stored import decoded, open_stored, streamed
-from fastarat.errors import UserError
+from fastarat.data.tools.build import build
+from fastarat.data.tools.check import check
 
 
 def pixels(images) -> np.ndarray:

@@ -7,15 +7,15 @@ import pytest
 import torch
 from small_sets import encoded, jpeg
 
-from fastarat.data import order
-from fastarat.data.crops import random_boxes
-from fastarat.data.dataset import ImageSet
-from fastarat.data.decoders.pixels import pixels_of
-from fastarat.data.decoders.plain import PlainDecoder
-from fastarat.data.decoders.request import Request
-from fastarat.data.resident import ResidentLoader
-from fastarat.data.settings import AugmentConfig, LoadingConfig
-from fastarat.data.stream import StreamLoader
+from fastarat.config.data import AugmentConfig, LoadingConfig
+from fastarat.data.images.dataset import ImageSet
+from fastarat.data.loading import sampling as order
+from fastarat.data.loading.crops import random_boxes
+from fastarat.data.loading.decoders.decoder import Request
+from fastarat.data.loading.decoders.pixels import pixels_of
+from fastarat.data.loading.decoders.plain import PlainDecoder
+from fastarat.data.loading.resident import ResidentLoader
+from fastarat.data.loading.streaming import StreamLoader
 
 NUM_IMAGES, BATCH = 30, 8
 CPU = torch.device("cpu")

@@ -7,10 +7,10 @@ import pytest
 from shard_files import crc32c, example, part, tfrecord
 from small_sets import one_line
 
-from fastarat.data.crc32c import LANE, SHORT
-from fastarat.data.crc32c import crc32c as fast_crc32c
-from fastarat.data.tfrecord import masked_crc32c, records
-from fastarat.errors import UserError
+from fastarat.common.errors import UserError
+from fastarat.data.formats.crc32c import LANE, SHORT
+from fastarat.data.formats.crc32c import crc32c as fast_crc32c
+from fastarat.data.formats.tfrecord import masked_crc32c, records
 
 LIKE_IMAGENET = {
     "image__height": 3,

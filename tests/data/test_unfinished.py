@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fastarat.data import unfinished
+from fastarat.common import unfinished
 
 
 def names(folder: Path) -> list[str]:
@@ -34,7 +34,7 @@ def test_what_is_renamed_stays(tmp_path):
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from fastarat.data import unfinished
+from fastarat.common import unfinished
 with unfinished.beside(Path(sys.argv[1])) as folder:
     (folder / "part").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)

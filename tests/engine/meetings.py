@@ -8,8 +8,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from fastarat import trainer
-from fastarat.engine.distributed import World
+from fastarat.common.distributed import World
+from fastarat.training import train as trainer
 
 
 class Meetings:

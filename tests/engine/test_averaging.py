@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from fastarat.attacks.pgd import pgd, start_noise, start_point
-from fastarat.attacks.settings import AttackConfig
-from fastarat.data.loader import Batch
-from fastarat.engine.averaging import Average, reestimate
-from fastarat.engine.precision import Precision
-from fastarat.engine.settings import AveragingConfig
+from fastarat.config.attack import AttackConfig
+from fastarat.config.training import AveragingConfig
+from fastarat.data.loading.loader import Batch
 from fastarat.models.convert import convert_to_split_batch_norm
-from fastarat.models.split_batch_norm import current_pass, forward
+from fastarat.models.split_batch_norm import forward, forward_context
+from fastarat.training.averaging import Average, reestimate
+from fastarat.training.step.precision import Precision
 
 # float64: means of a few numbers.
 CLOSE = {"rtol": 1e-12, "atol": 1e-13}
@@ -72,7 +72,7 @@ def test_the_trained_net_is_left_alone_and_keeps_a_pass_of_its_own(small_net):
     average.update(1, 1)
     average.update(2, 1)
     assert_tensors(net, now)
-    assert current_pass(average.model) is average.model.bn.current is not current_pass(net)
+    assert forward_context(average.model) is average.model.bn.context is not forward_context(net)
 
 
 def test_an_average_goes_on_from_a_checkpoint(small_net):
@@ -126,7 +126,7 @@ def test_statistics_are_estimated_anew_as_plain_means_over_batches(small_net, ki
     for branch in range(len(net.bn.running_mean)):
         torch.testing.assert_close(net.bn.running_mean[branch], mean, **CLOSE)
         torch.testing.assert_close(net.bn.running_var[branch], variance, **CLOSE)
-    assert current_pass(net).momentum is None
+    assert forward_context(net).momentum is None
 
 
 @pytest.mark.parametrize("kind", ["shared", "mixed"])

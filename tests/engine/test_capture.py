@@ -5,8 +5,8 @@ import torch
 from captured import batch, built, pretended_capture, set_controls, taken
 from fastarat_kernels.implementations import PYTORCH, TRITON
 
-from fastarat.engine.compiled import CapturedStep, state_tensors
-from fastarat.errors import WorkError
+from fastarat.common.errors import WorkError
+from fastarat.training.step.compiled import CapturedStep, state_tensors
 
 
 @pytest.mark.parametrize(("precision", "kernels"), [("fp32", TRITON), ("bf16", PYTORCH), ("fp16", PYTORCH)])

@@ -11,15 +11,10 @@ from fastarat_kernels.implementations import PYTORCH, TRITON
 from step_parts import controls_of, nets_of_one_block, parts_of
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from fastarat.attacks.settings import AttackConfig
-from fastarat.data.loader import Batch
-from fastarat.data.sources import open_dataset
-from fastarat.engine.build import build_training
-from fastarat.engine.compiled import MOST_UNROLLED, build_step, keep_caches, unrolled_size
-from fastarat.engine.distributed import World
-from fastarat.errors import UserError, WorkError
-from fastarat.methods.registry import build_method
-from fastarat.methods.settings import (
+from fastarat.common.distributed import World
+from fastarat.common.errors import UserError, WorkError
+from fastarat.config.attack import AttackConfig
+from fastarat.config.method import (
     ARATConfig,
     ARRESTConfig,
     ATConfig,
@@ -28,8 +23,13 @@ from fastarat.methods.settings import (
     StandardConfig,
     TRADESConfig,
 )
+from fastarat.config.recipes import recipe
+from fastarat.data.loading.loader import Batch
+from fastarat.data.open import open_dataset
+from fastarat.methods.registry import build_method
 from fastarat.models.registry import build_model
-from fastarat.recipes import recipe
+from fastarat.training.build import build_training
+from fastarat.training.step.compiled import MOST_UNROLLED, build_step, keep_caches, unrolled_size
 
 ATTACK = AttackConfig(eps_255=20, step_255=8, steps=2)
 METHODS = {

@@ -10,17 +10,17 @@ from fastarat_kernels.implementations import PYTORCH, TRITON, Kernels
 from step_parts import nets_of_one_block
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fastarat.data.dataset import Dataset, ImageSet
-from fastarat.engine.build import build_training
-from fastarat.engine.cost import Cost, CostCounter, added, step_cost
-from fastarat.engine.distributed import World
-from fastarat.engine.parts import PARTS, Part
-from fastarat.engine.precision import Dtype
-from fastarat.engine.step import train_step
-from fastarat.engine.training import Training
-from fastarat.models.settings import ModelConfig
-from fastarat.models.split_batch_norm import current_pass
-from fastarat.recipes import recipe
+from fastarat.common.distributed import World
+from fastarat.config.model import ModelConfig
+from fastarat.config.recipes import recipe
+from fastarat.data.images.dataset import Dataset, ImageSet
+from fastarat.models.split_batch_norm import forward_context
+from fastarat.training.build import build_training
+from fastarat.training.profiling.cost import Cost, CostCounter, added, step_cost
+from fastarat.training.profiling.parts import PARTS, Part
+from fastarat.training.state import Training
+from fastarat.training.step.precision import Dtype
+from fastarat.training.step.train_step import train_step
 
 
 def built(
@@ -164,5 +164,5 @@ def test_counting_changes_nothing_of_the_run(fused):
     assert torch.equal(torch.get_rng_state(), random)
     # And a step goes on from there with the kernels that it had.
     train_step(training.parts, next(iter(training.loader.batches(1))), training.controls)
-    now = current_pass(training.parts.model)
-    assert now is not None and now.kernels is PYTORCH
+    context = forward_context(training.parts.model)
+    assert context is not None and context.kernels is PYTORCH

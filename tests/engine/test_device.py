@@ -7,10 +7,10 @@ import pytest
 import torch
 from fastarat_kernels.implementations import PYTORCH, TRITON
 
-from fastarat.engine.device import choose_compile, choose_kernels
-from fastarat.errors import UserError
-from fastarat.recipes import recipe
-from fastarat.record import Record
+from fastarat.common.choice_log import ChoiceLog
+from fastarat.common.errors import UserError
+from fastarat.config.recipes import recipe
+from fastarat.training.choices import choose_compile, choose_kernels
 
 CONFIG = recipe("digits-arat")
 
@@ -31,7 +31,7 @@ def machine(monkeypatch):
 
 def chosen(name, device, dtype="bf16", **settings):
     """The choice, and the reasons that were recorded."""
-    record = Record(quiet=True)
+    record = ChoiceLog(quiet=True)
     config = replace(CONFIG, **settings)
     made = (
         choose_compile(config, device, record) if name == "compile" else choose_kernels(config, device, dtype, record)

@@ -2,7 +2,7 @@
 
 import torch
 
-from fastarat.engine.distributed import (
+from fastarat.common.distributed import (
     World,
     average_in_place,
     barrier,
@@ -13,7 +13,7 @@ from fastarat.engine.distributed import (
     mean_over_processes,
     sum_over_processes,
 )
-from fastarat.processes import is_first
+from fastarat.common.processes import is_first
 
 ALONE = World(torch.device("cpu"))
 

@@ -11,22 +11,22 @@ import pytest
 import torch
 from host_syncs import QuietLoop
 
-from fastarat import trainer
-from fastarat.checkpoint import load_checkpoint
-from fastarat.data.sources import open_dataset
-from fastarat.data.subset import shuffled, subset
-from fastarat.engine import loop as loop_module
-from fastarat.engine.build import build_training
-from fastarat.engine.compiled import build_step
-from fastarat.engine.display import doubts
-from fastarat.engine.distributed import World
-from fastarat.engine.loop import Loop
-from fastarat.errors import Interrupted, WorkError
-from fastarat.evaluation import Accuracy
-from fastarat.recipes import recipe
-from fastarat.run import Run
-from fastarat.signals import ENDING
-from fastarat.trainer import train
+from fastarat.common.distributed import World
+from fastarat.common.errors import Interrupted, WorkError
+from fastarat.common.signals import ENDING
+from fastarat.config.recipes import recipe
+from fastarat.data.images.subset import shuffled, subset
+from fastarat.data.open import open_dataset
+from fastarat.evaluation.accuracies import Accuracy
+from fastarat.runs.checkpoint import load_checkpoint
+from fastarat.runs.run import Run
+from fastarat.training import loop as loop_module
+from fastarat.training import train as trainer
+from fastarat.training.build import build_training
+from fastarat.training.loop import Loop
+from fastarat.training.reporting import doubts
+from fastarat.training.step.compiled import build_step
+from fastarat.training.train import train
 
 
 @pytest.mark.parametrize("stopped", [True, False])

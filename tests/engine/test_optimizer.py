@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastarat.engine.optimizer import sgd_
+from fastarat.training.step.sgd import sgd_
 
 SHAPES = [(3, 4), (4,), ()]
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from fastarat.config import Config
-from fastarat.engine import overfitting
-from fastarat.engine.settings import EvaluationConfig, ScheduleConfig
-from fastarat.recipes import recipe
-from fastarat.trainer import train
+from fastarat.config.recipes import recipe
+from fastarat.config.training import EvaluationConfig, ScheduleConfig
+from fastarat.training import overfitting
+from fastarat.training.train import train
 
 
 def marks(history):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastarat.engine.precision import Precision
+from fastarat.training.step.precision import Precision
 
 CPU = torch.device("cpu")
 

@@ -8,12 +8,12 @@ import torch
 from fastarat_kernels import aot
 from fastarat_kernels.launch import recording
 
-from fastarat.engine.cost import Cost
-from fastarat.engine.parts import PARTS, Shapes, part_of_kernel
-from fastarat.engine.profile import as_text, first_recorded, summary
-from fastarat.engine.roofs import Roofs, measure_roofs
-from fastarat.engine.trace import GAPS, Activity, activities, times_of
-from fastarat.errors import UserError
+from fastarat.common.errors import UserError
+from fastarat.training.profiling.cost import Cost
+from fastarat.training.profiling.parts import PARTS, Shapes, part_of_kernel
+from fastarat.training.profiling.profiler import as_text, first_recorded, summary
+from fastarat.training.profiling.roofs import Roofs, measure_roofs
+from fastarat.training.profiling.trace import GAPS, Activity, activities, times_of
 
 KNOWN = Shapes((3, 32, 32), frozenset({(64, 3, 3, 3), (64, 64, 3, 3), (64,)}))
 

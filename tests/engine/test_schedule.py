@@ -3,8 +3,8 @@
 import pytest
 
 from fastarat.config import Config, published_code
-from fastarat.engine.schedule import learning_rate
-from fastarat.engine.settings import ScheduleConfig
+from fastarat.config.training import ScheduleConfig
+from fastarat.training.schedule import learning_rate
 
 STEPS = 10  # an epoch
 EPOCHS = 100

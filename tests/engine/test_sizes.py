@@ -9,10 +9,10 @@ from fastarat_kernels.implementations import PYTORCH, TRITON
 from step_parts import controls_of, nets_of_one_block, parts_of
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from fastarat.engine.compiled import build_step
+from fastarat.config.method import ATConfig
 from fastarat.methods.registry import build_method
-from fastarat.methods.settings import ATConfig
 from fastarat.models.registry import build_model
+from fastarat.training.step.compiled import build_step
 
 TURNS = (16, 12, 16, 16, 12)
 pytestmark = pytest.mark.no_cover  # it would take as long again as the tracing

@@ -11,14 +11,14 @@ from step_parts import controls_of, parts_of
 from torch import nn
 
 from fastarat.attacks.pgd import pgd, start_noise, start_point
-from fastarat.attacks.settings import AttackConfig
-from fastarat.data.loader import Batch
-from fastarat.engine.step import ascend, start, train_step
+from fastarat.config.attack import AttackConfig
+from fastarat.config.method import ARATConfig, ATConfig
+from fastarat.data.loading.loader import Batch
 from fastarat.methods.registry import build_method
-from fastarat.methods.settings import ARATConfig, ATConfig
 from fastarat.models.convert import convert_to_split_batch_norm
 from fastarat.models.registry import build_model
 from fastarat.models.split_batch_norm import forward
+from fastarat.training.step.train_step import ascend, start, train_step
 
 SEED, W, GAMMA, RATE = 3, 0.6, 4.0, 0.05
 ATTACK = AttackConfig(eps_255=20, step_255=8, steps=3)

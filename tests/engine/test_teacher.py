@@ -7,18 +7,18 @@ import pytest
 import torch
 from fastarat_kernels.implementations import TRITON
 
-from fastarat.checkpoint import load_checkpoint
+from fastarat.common.distributed import World
+from fastarat.common.errors import UserError
 from fastarat.config import Config
-from fastarat.data.sources import open_dataset
-from fastarat.engine.build import build_training
-from fastarat.engine.distributed import World
-from fastarat.engine.settings import ScheduleConfig
-from fastarat.errors import UserError
-from fastarat.methods.settings import ARRESTConfig
-from fastarat.models.settings import ModelConfig
-from fastarat.models.split_batch_norm import current_pass, forward
-from fastarat.recipes import recipe
-from fastarat.trainer import train
+from fastarat.config.method import ARRESTConfig
+from fastarat.config.model import ModelConfig
+from fastarat.config.recipes import recipe
+from fastarat.config.training import ScheduleConfig
+from fastarat.data.open import open_dataset
+from fastarat.models.split_batch_norm import forward, forward_context
+from fastarat.runs.checkpoint import load_checkpoint
+from fastarat.training.build import build_training
+from fastarat.training.train import train
 
 
 def short(name: str, **settings: object) -> Config:
@@ -95,7 +95,7 @@ def test_a_teacher_computes_as_the_net_does():
     config = short("digits-lbgat")
     training = build_training(config, open_dataset("digits"), World(torch.device("cpu")), "bf16", TRITON)
     net, teacher = training.parts.model, training.parts.method.teacher
-    assert current_pass(teacher).kernels is current_pass(net).kernels is TRITON
+    assert forward_context(teacher).kernels is forward_context(net).kernels is TRITON
     layouts = {p.is_contiguous(memory_format=torch.channels_last) for p in teacher.parameters() if p.dim() == 4}
     assert layouts == {True}
     assert forward(teacher, torch.rand(2, 1, 8, 8)).shape == (2, 10)

@@ -15,25 +15,25 @@ import torch
 import torch.distributed as dist
 from engine.meetings import Meetings
 
-from fastarat import trainer
 from fastarat.__main__ import main
+from fastarat.common.choice_log import ChoiceLog
+from fastarat.common.distributed import World
+from fastarat.common.errors import Interrupted, UserError, WorkError
+from fastarat.common.signals import ENDING
 from fastarat.config import Config
-from fastarat.data.loaders import num_workers
-from fastarat.data.settings import LoadingConfig
-from fastarat.data.sources import open_dataset
-from fastarat.engine import display as display_module
-from fastarat.engine import loop as loop_module
-from fastarat.engine.build import build_training
-from fastarat.engine.compiled import CapturedStep, StepBySize, build_step
-from fastarat.engine.device import choose_device
-from fastarat.engine.distributed import World
-from fastarat.engine.loop import Loop
-from fastarat.errors import Interrupted, UserError, WorkError
-from fastarat.recipes import recipe
-from fastarat.record import Record
-from fastarat.run import Run
-from fastarat.signals import ENDING
-from fastarat.trainer import train
+from fastarat.config.data import LoadingConfig
+from fastarat.config.recipes import recipe
+from fastarat.data.loading.build import num_workers
+from fastarat.data.open import open_dataset
+from fastarat.runs.run import Run
+from fastarat.training import loop as loop_module
+from fastarat.training import reporting as display_module
+from fastarat.training import train as trainer
+from fastarat.training.build import build_training
+from fastarat.training.choices import choose_device
+from fastarat.training.loop import Loop
+from fastarat.training.step.compiled import CapturedStep, StepBySize, build_step
+from fastarat.training.train import train
 
 
 @pytest.fixture
@@ -249,11 +249,11 @@ def test_a_machine_has_its_own_share_of_the_gpus_and_of_the_workers(monkeypatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "pretended")
-    assert choose_device(replace(small(), procs=0, gpus=16), Record(quiet=True)) == "cuda"
-    assert choose_device(small(), Record(quiet=True)) == "cpu"  # whose processes want no GPU
+    assert choose_device(replace(small(), procs=0, gpus=16), ChoiceLog(quiet=True)) == "cuda"
+    assert choose_device(small(), ChoiceLog(quiet=True)) == "cpu"  # whose processes want no GPU
     with pytest.raises(UserError, match="--gpus 16: this machine has 1 GPU"):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-        choose_device(replace(small(), procs=0, gpus=16), Record(quiet=True))
+        choose_device(replace(small(), procs=0, gpus=16), ChoiceLog(quiet=True))
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8))
     assert num_workers(LoadingConfig(), 16) == 4
 

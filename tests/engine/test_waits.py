@@ -7,10 +7,10 @@ import torch
 from host_syncs import HostSync, NoHostSync, QuietLoop
 from step_parts import nets_of_one_block
 
-from fastarat import recipes
-from fastarat.data.settings import AugmentConfig
-from fastarat.engine.settings import AveragingConfig
-from fastarat.recipes import recipe
+from fastarat.config import recipes
+from fastarat.config.data import AugmentConfig
+from fastarat.config.recipes import recipe
+from fastarat.config.training import AveragingConfig
 
 
 @pytest.fixture(autouse=True)

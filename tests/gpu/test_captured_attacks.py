@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from fastarat.attacks import autoattack as module
 from fastarat.attacks.apgd_search import advance, begin
-from fastarat.attacks.autoattack import autoattack
-from fastarat.attacks.captured import Captured
+from fastarat.attacks.cuda_graphs import Captured
+from fastarat.evaluation.autoattack import driver as module
+from fastarat.evaluation.autoattack.driver import autoattack
 
 pytestmark = [
     pytest.mark.gpu,

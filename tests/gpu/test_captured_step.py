@@ -9,14 +9,14 @@ import torch
 from captured import batch, built, losses_and_state, set_controls
 from fastarat_kernels.implementations import PYTORCH, TRITON, Kernels
 
-from fastarat.data.sources import open_dataset
-from fastarat.engine.build import build_training
-from fastarat.engine.compiled import CapturedStep, state_tensors
-from fastarat.engine.distributed import World
-from fastarat.engine.precision import Dtype
-from fastarat.engine.settings import OptimizerConfig
-from fastarat.engine.step import train_step
-from fastarat.recipes import recipe
+from fastarat.common.distributed import World
+from fastarat.config.recipes import recipe
+from fastarat.config.training import OptimizerConfig
+from fastarat.data.open import open_dataset
+from fastarat.training.build import build_training
+from fastarat.training.step.compiled import CapturedStep, state_tensors
+from fastarat.training.step.precision import Dtype
+from fastarat.training.step.train_step import train_step
 
 pytestmark = [
     pytest.mark.gpu,

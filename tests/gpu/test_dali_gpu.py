@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fastarat.data.decoders.dali import DALIDecoder
-from fastarat.data.decoders.request import Request
-from fastarat.data.encoded import EncodedSet
+from fastarat.data.images.stored import EncodedSet
+from fastarat.data.loading.decoders.dali import DALIDecoder
+from fastarat.data.loading.decoders.decoder import Request
 
 pytestmark = [
     pytest.mark.gpu,

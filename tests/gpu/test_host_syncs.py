@@ -7,10 +7,10 @@ import torch
 from fastarat_kernels.implementations import PYTORCH, TRITON
 from host_syncs import QuietLoop
 
-from fastarat.data.settings import AugmentConfig
-from fastarat.engine.compiled import CapturedStep
-from fastarat.engine.settings import AveragingConfig
-from fastarat.recipes import recipe
+from fastarat.config.data import AugmentConfig
+from fastarat.config.recipes import recipe
+from fastarat.config.training import AveragingConfig
+from fastarat.training.step.compiled import CapturedStep
 
 pytestmark = [
     pytest.mark.gpu,

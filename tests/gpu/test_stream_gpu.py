@@ -8,12 +8,12 @@ import torch
 from fastarat_kernels.implementations import PYTORCH, TRITON
 from PIL import Image
 
-from fastarat.data.dataset import ImageSet
-from fastarat.data.decoders.plain import PlainDecoder
-from fastarat.data.encoded import EncodedSet
-from fastarat.data.resident import ResidentLoader
-from fastarat.data.settings import AugmentConfig, LoadingConfig
-from fastarat.data.stream import StreamLoader
+from fastarat.config.data import AugmentConfig, LoadingConfig
+from fastarat.data.images.dataset import ImageSet
+from fastarat.data.images.stored import EncodedSet
+from fastarat.data.loading.decoders.plain import PlainDecoder
+from fastarat.data.loading.resident import ResidentLoader
+from fastarat.data.loading.streaming import StreamLoader
 
 pytestmark = [
     pytest.mark.gpu,

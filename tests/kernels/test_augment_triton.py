@@ -1,11 +1,12 @@
-"""Gather, crop, flip and scale: the Triton kernel and the operator against the PyTorch reference."""
+"""Gather, crop, flip and scale: the Triton kernel and the operator against the PyTorch twin."""
 
 import importlib.util
 
 import pytest
 import torch
-from fastarat_kernels.augment import augment, reference
+from fastarat_kernels.augment import augment, twin
 from fastarat_kernels.augment import triton as kernels
+from fastarat_kernels.augment.gather import gather
 from fastarat_kernels.augment.op import _augment
 from fastarat_kernels.launch import UnsupportedInput, recording
 from poison import poisoned
@@ -33,12 +34,12 @@ def both(
     num_channels: int | None = None,
     index: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The kernel's batch and the reference's."""
+    """The kernel's batch and the twin's."""
     index = torch.tensor(INDEX, device=images.device) if index is None else index
     settings = {"crop_padding": crop_padding, "flip": flip, "seed": SEED, "epoch": EPOCH, "num_channels": num_channels}
     with poisoned():
         ours = kernels.augment(images, index, max_value=max_value, dtype=dtype, **settings)
-    return ours, reference.augment(images, index, max_value, dtype, **settings)
+    return ours, twin.augment(images, index, max_value, dtype, **settings)
 
 
 # Each with crop and flip, and with one of the other settings in turn.
@@ -46,7 +47,7 @@ def both(
     ("shape", "num_extra", "crop_padding", "flip"),
     [(*given, *SETTINGS[turn]) for i, given in enumerate(BATCHES) for turn in (0, 1 + i % 3)],
 )
-def test_the_kernel_gives_the_reference_s_batch(shape, crop_padding, flip, num_extra):
+def test_the_kernel_gives_the_twin_s_batch(shape, crop_padding, flip, num_extra):
     num_channels = None if num_extra is None else shape[2] + num_extra
     ours, expected = both(pixels(*shape), crop_padding, flip, num_channels=num_channels)
     assert torch.equal(ours, expected)
@@ -55,7 +56,7 @@ def test_the_kernel_gives_the_reference_s_batch(shape, crop_padding, flip, num_e
 
 
 @pytest.mark.no_cover  # the interpreter's lines, counted above
-def test_the_kernel_gives_the_reference_s_batch_for_images_of_several_blocks():
+def test_the_kernel_gives_the_twin_s_batch_for_images_of_several_blocks():
     ours, expected = both(pixels(32, 32), num_channels=4)
     assert torch.equal(ours, expected)
 
@@ -89,7 +90,7 @@ def test_extra_channels_are_zero_and_the_others_as_without():
 def test_without_crop_and_flip_it_is_a_gather():
     images, index = pixels(), torch.tensor(INDEX, device=DEVICE)
     ours = kernels.augment(images, index, EPOCH, 255, torch.float32, 0, False, SEED, 4)
-    assert torch.equal(ours, reference.gather(images, index, 255, torch.float32, 4))
+    assert torch.equal(ours, gather(images, index, 255, torch.float32, 4))
 
 
 def test_a_slice_of_an_order_may_be_the_index():
@@ -118,11 +119,11 @@ def test_no_epoch_and_no_seed_needs_a_kernel_of_its_own(monkeypatch):
     ("dtype", "channels", "num_channels"),
     [(torch.float32, 3, None), (torch.float32, 1, 4), (torch.bfloat16, 3, 4), (torch.float64, 1, None)],
 )
-def test_the_operator_is_well_formed_and_gives_the_reference(dtype, channels, num_channels):
+def test_the_operator_is_well_formed_and_gives_the_twin(dtype, channels, num_channels):
     given = (pixels(channels=channels, device="cpu"), torch.tensor(INDEX))
     torch.library.opcheck(_augment, (*given, 3, 255, dtype, 4, True, -5, num_channels))
     ours = augment(*given, EPOCH, 255, dtype, 4, True, SEED, num_channels)
-    assert torch.equal(ours, reference.augment(*given, 255, dtype, 4, True, SEED, EPOCH, num_channels))
+    assert torch.equal(ours, twin.augment(*given, 255, dtype, 4, True, SEED, EPOCH, num_channels))
 
 
 def test_the_operator_traces_in_one_graph_and_an_epoch_costs_one_trace_more():
@@ -140,7 +141,7 @@ def test_the_operator_traces_in_one_graph_and_an_epoch_costs_one_trace_more():
     traced = torch.compile(batch, fullgraph=True, backend="aot_eager")
     counted = torch.compile(batch, fullgraph=True, backend=count)
     for epoch in (2, 3, 4, 16, 40):
-        expected = reference.augment(images, index, 255, torch.float32, 4, True, SEED, epoch)
+        expected = twin.augment(images, index, 255, torch.float32, 4, True, SEED, epoch)
         assert torch.equal(traced(images, index, epoch), expected)
         assert torch.equal(counted(images, index, epoch), expected)
     assert traces == 2

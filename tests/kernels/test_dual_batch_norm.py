@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from fastarat_kernels.dual_batch_norm import blocks, dual_batch_norm, op, reference
+from fastarat_kernels.dual_batch_norm import blocks, dual_batch_norm, op, twin
 from fastarat_kernels.launch import UnsupportedInput, recording
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -93,8 +93,8 @@ def test_the_merged_partials_are_mean_and_variance_of_each_half(
     x = inputs_of(shape, dtype, groups, num_sets)["x"]
     with poisoned():
         partials = kernels.batch_norm_partials(x, groups)
-    statistics = reference.merge_partials(partials)
-    rows = reference.as_rows(x, groups).double()
+    statistics = twin.merge_partials(partials)
+    rows = twin.as_rows(x, groups).double()
     assert torch.equal(partials[:, :, 0].sum(0), torch.full_like(partials[0, :, 0], rows.shape[1]))
     for i, expected in enumerate((rows.mean(1), rows.var(1, correction=0))):
         assert distance(statistics[:, i].double(), expected) < SUM_BOUND
@@ -106,7 +106,7 @@ def test_a_large_mean_leaves_the_variance_its_digits(kernels):
     y, _, statistics = kernels.batch_norm_apply(
         x, partials, *(torch.ones(1, 16, device=DEVICE),) * 2, None, 2, EPS, False
     )
-    expected, exact = reference.batch_norm(
+    expected, exact = twin.batch_norm(
         x.double(), *(torch.ones(1, 16, device=DEVICE).double(),) * 2, None, False, 2, EPS
     )
     # E[x²] - E[x]² would be wrong by 100² * 2^-24 / 0.1² = 6 %.
@@ -118,12 +118,12 @@ def test_a_large_mean_leaves_the_variance_its_digits(kernels):
 @case
 def test_the_forward_kernel_gives_what_the_twin_gives(kernels, shape, dtype, groups, num_sets, has_residual, relu):
     given = inputs_of(shape, dtype, groups, num_sets)
-    partials = reference.batch_norm_partials(given["x"], groups)
+    partials = twin.batch_norm_partials(given["x"], groups)
     residual = given["residual"] if has_residual else None
     arguments = (given["x"], partials, given["weight"], given["bias"], residual, groups, EPS, relu)
     with poisoned():
         y, bits, statistics = kernels.batch_norm_apply(*arguments)
-    y_twin, bits_twin, statistics_twin = reference.batch_norm_apply(*arguments)
+    y_twin, bits_twin, statistics_twin = twin.batch_norm_apply(*arguments)
     assert distance(y, y_twin) < BOUND[dtype] and y.stride() == y_twin.stride()
     assert distance(statistics, statistics_twin) < SUM_BOUND
     assert torch.equal(bits, bits_twin) and bool(bits.numel()) == (relu and has_residual)
@@ -132,12 +132,12 @@ def test_the_forward_kernel_gives_what_the_twin_gives(kernels, shape, dtype, gro
 def test_partials_of_many_processes_and_empty_ones_are_merged(kernels):
     given = inputs_of((10, 16, 3, 3), torch.float32, 1, 1)
     pieces = given["x"].split(1)
-    full = torch.cat([reference.batch_norm_partials(piece, 1) for piece in pieces])
+    full = torch.cat([twin.batch_norm_partials(piece, 1) for piece in pieces])
     partials = torch.cat([full[:5], torch.zeros(30, 1, 3, 16, device=DEVICE), full[5:]])
     y, _, statistics = kernels.batch_norm_apply(
         given["x"], partials, given["weight"], given["bias"], None, 1, EPS, False
     )
-    expected, found = reference.batch_norm(given["x"], given["weight"], given["bias"], None, False, 1, EPS)
+    expected, found = twin.batch_norm(given["x"], given["weight"], given["bias"], None, False, 1, EPS)
     assert distance(y, expected) < BOUND[torch.float32]
     assert distance(statistics, found) < SUM_BOUND
 
@@ -146,23 +146,23 @@ def test_partials_of_many_processes_and_empty_ones_are_merged(kernels):
 def test_the_backward_kernels_give_what_the_twins_give(kernels, shape, dtype, groups, num_sets, has_residual, relu):
     given = inputs_of(shape, dtype, groups, num_sets)
     x, weight, bias, dy = given["x"], given["weight"], given["bias"], given["residual"]
-    statistics = reference.batch_norm(x, weight, bias, None, False, groups, EPS)[1]
+    statistics = twin.batch_norm(x, weight, bias, None, False, groups, EPS)[1]
     rows = x.numel() // x.shape[1]
     bits = x.new_empty(0, dtype=torch.uint8)
     if has_residual and relu:
-        bits = reference.pack(torch.rand(rows, x.shape[1], device=DEVICE) > 0.5)
+        bits = twin.pack(torch.rand(rows, x.shape[1], device=DEVICE) > 0.5)
     common = (dy, x, statistics, weight, bias, bits)
     settings = (groups, EPS, relu and not has_residual)
     with poisoned():
         sums, g = kernels.batch_norm_gradient_partials(*common, *settings)
-    sums_twin, g_twin = reference.batch_norm_gradient_partials(*common, *settings)
+    sums_twin, g_twin = twin.batch_norm_gradient_partials(*common, *settings)
     assert distance(sums.sum(0), sums_twin.sum(0)) < SUM_BOUND
     assert torch.equal(g, g_twin)
     for given_sums, batch_statistics in ((sums, True), (sums[:0], False)):
         rest = (given_sums, rows // groups, *settings, batch_statistics)
         with poisoned():
             dx, g, totals = kernels.batch_norm_input_gradient(*common, *rest)
-        dx_twin, g_twin, totals_twin = reference.batch_norm_input_gradient(*common, *rest)
+        dx_twin, g_twin, totals_twin = twin.batch_norm_input_gradient(*common, *rest)
         assert distance(dx, dx_twin) < BOUND[dtype] and dx.stride() == dx_twin.stride()
         assert torch.equal(g, g_twin) and g.stride() == g_twin.stride()
         torch.testing.assert_close(totals, totals_twin)
@@ -173,7 +173,7 @@ def test_the_backward_kernels_give_what_the_twins_give(kernels, shape, dtype, gr
 def test_training_through_the_kernels_gives_the_gradients_of_autograd(kernels, monkeypatch, dtype):
     if DEVICE == "cpu":  # the interpreter in the place of the twin
         for name in ("partials", "apply", "gradient_partials", "input_gradient"):
-            monkeypatch.setattr(op.reference, f"batch_norm_{name}", getattr(kernels, f"batch_norm_{name}"))
+            monkeypatch.setattr(op.twin, f"batch_norm_{name}", getattr(kernels, f"batch_norm_{name}"))
     forms = (*product((True, False), (True, False), (False,)), (True, True, True))
     if dtype != torch.float32:  # the formats differ in casts alone
         forms = forms[:1]
@@ -185,7 +185,7 @@ def test_training_through_the_kernels_gives_the_gradients_of_autograd(kernels, m
 def compare_with_autograd(
     inputs: dict[str, Tensor], groups: int, has_residual: bool, relu: bool, has_given: bool, bound: float
 ) -> None:
-    """y and all gradients of `dual_batch_norm` against autograd through the reference on the same values in float64."""
+    """y and all gradients of `dual_batch_norm` against autograd through the twin on the same values in float64."""
     used = {name: value for name, value in inputs.items() if has_residual or name != "residual"}
     channels = inputs["x"].shape[1]
     given = torch.rand(groups, 2, channels, dtype=inputs["weight"].dtype, device=inputs["x"].device) + 0.5
@@ -193,7 +193,7 @@ def compare_with_autograd(
     leaves = {name: value.detach().clone().requires_grad_() for name, value in used.items()}
     exact = {name: value.detach().double().requires_grad_() for name, value in used.items()}
     y, statistics = dual_batch_norm(**leaves, relu=relu, groups=groups, eps=EPS, given=given)
-    y_exact, statistics_exact = reference.batch_norm(
+    y_exact, statistics_exact = twin.batch_norm(
         **{"residual": None} | exact, relu=relu, groups=groups, eps=EPS, given=None if given is None else given.double()
     )
     assert not statistics.requires_grad and distance(statistics.double(), statistics_exact) < max(bound**2, SUM_BOUND)
@@ -242,7 +242,7 @@ def test_an_expanded_gradient_and_a_plain_layout_are_taken():
     x = inputs["x"].contiguous().requires_grad_()
     y, _ = dual_batch_norm(x, inputs["weight"], inputs["bias"], relu=True, groups=2, eps=EPS)
     (dx,) = grad(y.sum(), x)
-    (expected,) = grad(reference.batch_norm(x, inputs["weight"], inputs["bias"], None, True, 2, EPS)[0].sum(), x)
+    (expected,) = grad(twin.batch_norm(x, inputs["weight"], inputs["bias"], None, True, 2, EPS)[0].sum(), x)
     torch.testing.assert_close(dx, expected)
 
 
@@ -250,8 +250,8 @@ def test_only_needed_gradients_are_computed(monkeypatch):
     inputs = inputs_of((4, 3, 5, 2), torch.float64, 2, 1, "cpu")
     x, given = inputs["x"].requires_grad_(), torch.rand(2, 2, 3, dtype=torch.float64) + 0.5
     called = []
-    reduce = op.reference.batch_norm_gradient_partials
-    monkeypatch.setattr(op.reference, "batch_norm_gradient_partials", lambda *a: called.append(1) or reduce(*a))
+    reduce = op.twin.batch_norm_gradient_partials
+    monkeypatch.setattr(op.twin, "batch_norm_gradient_partials", lambda *a: called.append(1) or reduce(*a))
     y, _ = dual_batch_norm(**inputs, relu=True, groups=2, eps=EPS, given=given)
     y.sum().backward()
     assert x.grad is not None and not called
@@ -411,4 +411,4 @@ def test_the_kernels_refuse_other_layouts_and_types(kernels):
     x = tensor((2, 3, 4, 4))
     one = torch.ones(1, 3, device=DEVICE)
     with pytest.raises(UnsupportedInput, match="residual"):
-        kernels.batch_norm_apply(x, reference.batch_norm_partials(x, 1), one, one, x.contiguous(), 1, EPS, True)
+        kernels.batch_norm_apply(x, twin.batch_norm_partials(x, 1), one, one, x.contiguous(), 1, EPS, True)

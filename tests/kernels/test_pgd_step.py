@@ -1,4 +1,4 @@
-"""The PGD step and the random start: Triton kernels and operators against the PyTorch reference."""
+"""The PGD step and the random start: Triton kernels and operators against the PyTorch twin."""
 
 import math
 from collections.abc import Callable
@@ -7,7 +7,7 @@ import pytest
 import torch
 from fastarat_kernels import pgd_step as ops
 from fastarat_kernels.launch import UnsupportedInput, recording
-from fastarat_kernels.pgd_step import reference
+from fastarat_kernels.pgd_step import ball, twin
 from fastarat_kernels.pgd_step import triton as kernels
 from fastarat_kernels.pgd_step.op import _pgd_step, _start_point
 from poison import poisoned
@@ -68,11 +68,11 @@ def error(ours: Tensor, expected: Tensor) -> float:
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(("shape", "layout"), IMAGES)
-def test_the_kernel_makes_the_reference_s_step(shape, layout, norm):
+def test_the_kernel_makes_the_twin_s_step(shape, layout, norm):
     given = iterate(shape, layout)
     with poisoned():
         ours = step_of(kernels.pgd_step, *given, norm)
-    expected = step_of(reference.pgd_step, *given, norm)
+    expected = step_of(twin.pgd_step, *given, norm)
     if norm == "linf":
         assert torch.equal(ours, expected)
     assert error(ours, expected) < BOUNDS[torch.float32]
@@ -81,12 +81,12 @@ def test_the_kernel_makes_the_reference_s_step(shape, layout, norm):
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("dtype", DTYPES[1:])
-def test_the_kernel_makes_the_reference_s_step_in_half_precision(dtype, norm):
+def test_the_kernel_makes_the_twin_s_step_in_half_precision(dtype, norm):
     given = iterate((2, 3, 5, 7), torch.channels_last, dtype)
     with poisoned():
         ours = step_of(kernels.pgd_step, *given, norm)
     assert ours.dtype == dtype
-    assert error(ours, step_of(reference.pgd_step, *given, norm)) < BOUNDS[dtype]
+    assert error(ours, step_of(twin.pgd_step, *given, norm)) < BOUNDS[dtype]
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -102,7 +102,7 @@ def test_a_gradient_of_another_layout_gives_the_same_step(norm):
 def test_the_size_of_the_gradient_does_not_matter(scale, norm):
     x_adv, gradient, centre = iterate((2, 3, 5, 7))
     gradient = gradient / gradient.abs().max() * scale
-    expected = step_of(reference.pgd_step, x_adv, gradient, centre, norm)
+    expected = step_of(twin.pgd_step, x_adv, gradient, centre, norm)
     assert expected.isfinite().all()
     assert error(step_of(kernels.pgd_step, x_adv, gradient, centre, norm), expected) < BOUNDS[torch.float32]
 
@@ -111,10 +111,10 @@ def test_the_size_of_the_gradient_does_not_matter(scale, norm):
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("where", [0, 1, 2])
-def test_numbers_that_are_none_go_the_reference_s_way(where, bad, norm):
+def test_numbers_that_are_none_go_the_twin_s_way(where, bad, norm):
     given = iterate((2, 3, 5, 7))
     given[where][0, 1, 2, 3] = bad
-    ours, expected = step_of(kernels.pgd_step, *given, norm), step_of(reference.pgd_step, *given, norm)
+    ours, expected = step_of(kernels.pgd_step, *given, norm), step_of(twin.pgd_step, *given, norm)
     assert torch.equal(ours.isnan(), expected.isnan())
     assert error(ours.nan_to_num(0), expected.nan_to_num(0)) < BOUNDS[torch.float32]
     # The second image has nothing to do with the first's.
@@ -135,12 +135,12 @@ def test_a_step_follows_what_is_finite_of_a_gradient_and_the_signs_of_infinities
     gradient[2], expected[2] = math.nan, 0
     gradient[3], expected[3] = -math.inf, -1
     ours = step_of(step, x_adv, gradient, centre, norm)
-    assert error(ours, step_of(reference.pgd_step, x_adv, expected, centre, norm)) < BOUNDS[torch.float32]
+    assert error(ours, step_of(twin.pgd_step, x_adv, expected, centre, norm)) < BOUNDS[torch.float32]
 
 
 def test_a_finite_gradient_is_left_as_it_is():
     gradient = torch.cat([torch.randn(3, 3, 5, 7), torch.zeros(1, 3, 5, 7), torch.full((1, 3, 5, 7), 1e-45)])
-    assert torch.equal(reference.finite_gradient(gradient), gradient)
+    assert torch.equal(ball.finite_gradient(gradient), gradient)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -152,11 +152,11 @@ def test_a_gradient_of_zero_moves_nothing(norm):
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(("shape", "layout"), IMAGES)
-def test_the_kernel_starts_where_the_reference_does(shape, layout, norm):
+def test_the_kernel_starts_where_the_twin_does(shape, layout, norm):
     x = images(shape, layout)
     with poisoned():
         ours = start_of(kernels.start_point, x, norm)
-    expected = start_of(reference.start_point, x, norm)
+    expected = start_of(twin.start_point, x, norm)
     if norm == "linf" and DEVICE == "cpu":
         assert torch.equal(ours, expected)
     elif norm == "linf":  # a GPU may contract x + eps * v: one rounding of a number below 2
@@ -168,12 +168,12 @@ def test_the_kernel_starts_where_the_reference_does(shape, layout, norm):
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("dtype", DTYPES[1:])
-def test_the_kernel_starts_where_the_reference_does_in_half_precision(dtype, norm):
+def test_the_kernel_starts_where_the_twin_does_in_half_precision(dtype, norm):
     x = images((2, 3, 5, 7), torch.channels_last, dtype)
     with poisoned():
         ours = start_of(kernels.start_point, x, norm)
     # The noise is rounded before the sum is.
-    assert error(ours, start_of(reference.start_point, x, norm)) < 2 * BOUNDS[dtype]
+    assert error(ours, start_of(twin.start_point, x, norm)) < 2 * BOUNDS[dtype]
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -213,13 +213,13 @@ def test_one_launch_does_each(norm):
         ("linf", torch.float64, LAYOUTS[1]),
     ],
 )
-def test_the_operators_are_well_formed_and_give_the_reference(norm, dtype, layout):
+def test_the_operators_are_well_formed_and_give_the_twin(norm, dtype, layout):
     given = iterate((2, 3, 5, 7), layout, dtype, "cpu")
     rows, numbers = torch.arange(2), (scalar(STEP_SIZE, "cpu"), scalar(EPS, "cpu"))
     torch.library.opcheck(_pgd_step, (*given, *numbers, norm))
     torch.library.opcheck(_start_point, (given[0], rows, scalar(3, "cpu"), numbers[1], 5 - 2**63, norm))
-    assert torch.equal(step_of(ops.pgd_step, *given, norm), step_of(reference.pgd_step, *given, norm))
-    assert torch.equal(start_of(ops.start_point, given[0], norm), start_of(reference.start_point, given[0], norm))
+    assert torch.equal(step_of(ops.pgd_step, *given, norm), step_of(twin.pgd_step, *given, norm))
+    assert torch.equal(start_of(ops.start_point, given[0], norm), start_of(twin.start_point, given[0], norm))
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -243,8 +243,8 @@ def test_the_operators_trace_in_one_graph(norm):
     _, gradient, x = iterate((2, 3, 5, 7), torch.channels_last, device="cpu")
     for value in (1, 2):
         step, step_size, eps = torch.tensor(value), scalar(0.1 * value, "cpu"), scalar(0.2 * value, "cpu")
-        start = reference.start_point(x, torch.arange(2), step, eps, SEED, norm)
-        expected = reference.pgd_step(start, gradient, x, step_size, eps, norm)
+        start = twin.start_point(x, torch.arange(2), step, eps, SEED, norm)
+        expected = twin.pgd_step(start, gradient, x, step_size, eps, norm)
         assert torch.equal(attack(x, gradient, torch.arange(2), step, step_size, eps), expected)
 
 
@@ -253,7 +253,7 @@ def test_floats_do_for_the_scalars(norm):
     given = iterate((2, 3, 5, 7), device="cpu")
     assert torch.equal(ops.pgd_step(*given, STEP_SIZE, EPS, norm), step_of(ops.pgd_step, *given, norm))
     given = [x.double() for x in given]
-    ours, expected = (f(*given, STEP_SIZE, EPS, norm) for f in (ops.pgd_step, reference.pgd_step))
+    ours, expected = (f(*given, STEP_SIZE, EPS, norm) for f in (ops.pgd_step, twin.pgd_step))
     # float64 numbers are not rounded to float32 on the way; L2 divides a float in another way than a tensor.
     assert error(ours, expected) < 1e-15
 

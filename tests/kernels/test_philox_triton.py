@@ -1,4 +1,4 @@
-"""Random numbers drawn inside Triton kernels are those of the reference."""
+"""Random numbers drawn inside Triton kernels are those of the twin."""
 
 import math
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from fastarat_kernels.philox import Stream, reference
-from fastarat_kernels.philox.seed import signed
+from fastarat_kernels.philox import Stream, twin
 from fastarat_kernels.philox.triton import cos_of_turns, normal, uniform, words
+from fastarat_kernels.philox.twin import signed
 from poison import poisoned
 from torch import Tensor
 
@@ -45,25 +45,25 @@ def drawn(seed: int, row: int = ROW, step: int = STEP) -> list[Tensor]:
 
 
 def expected(seed: int, row: int = ROW, step: int = STEP) -> list[Tensor]:
-    """The reference's."""
+    """The twin's."""
     place = (seed, Stream.ATTACK_RADIUS, step, torch.tensor([row]))
     return [
-        reference.words(*place, SIZE)[0],
-        reference.uniform(*place, (SIZE,))[0],
-        reference.normal(*place, (SIZE,))[0],
+        twin.words(*place, SIZE)[0],
+        twin.uniform(*place, (SIZE,))[0],
+        twin.normal(*place, (SIZE,))[0],
     ]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_words_and_uniforms_are_the_reference_s_bit_for_bit(seed):
+def test_words_and_uniforms_are_the_twin_s_bit_for_bit(seed):
     for ours, theirs in zip(drawn(seed)[:2], expected(seed)[:2], strict=True):
         assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_normals_are_the_reference_s_to_rounding(seed):
+def test_normals_are_the_twin_s_to_rounding(seed):
     ours, theirs = drawn(seed)[2], expected(seed)[2]
-    # The reference rounds an angle of up to 2 pi, by 2.4e-7, and takes its cosine; lengths are below 6.
+    # The twin rounds an angle of up to 2 pi, by 2.4e-7, and takes its cosine; lengths are below 6.
     assert (ours - theirs).abs().max() < 6 * 3e-7
 
 

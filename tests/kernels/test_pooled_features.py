@@ -1,10 +1,10 @@
-"""Pooled features: the Triton kernel and the operator against the PyTorch reference."""
+"""Pooled features: the Triton kernel and the operator against the PyTorch twin."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from fastarat_kernels.launch import UnsupportedInput
-from fastarat_kernels.pooled_features import pooled_features, reference
+from fastarat_kernels.pooled_features import pooled_features, twin
 from fastarat_kernels.pooled_features import triton as kernels
 from poison import poisoned
 from torch import Tensor
@@ -46,20 +46,20 @@ def error(ours: Tensor, expected: Tensor) -> float:
 
 
 @pytest.mark.parametrize(("shape", "dtype"), MAPS, ids=IDS)
-def test_the_kernel_gives_the_features_of_the_reference(shape, dtype):
+def test_the_kernel_gives_the_features_of_the_twin(shape, dtype):
     z = feature_map(shape, dtype)
     with poisoned():
         ours = kernels.pooled_features(z)
     assert ours.dtype == torch.float32
-    assert error(ours, reference.pooled_features(z)) < FORWARD_BOUND
+    assert error(ours, twin.pooled_features(z)) < FORWARD_BOUND
 
 
 @pytest.mark.parametrize(("shape", "dtype"), MAPS, ids=IDS)
-def test_the_kernel_gives_the_gradient_of_the_reference(shape, dtype):
+def test_the_kernel_gives_the_gradient_of_the_twin(shape, dtype):
     z, gradient = feature_map(shape, dtype), torch.randn(shape[:2], device=DEVICE)
     with poisoned():
         ours = kernels.pooled_features_backward(gradient, z)
-    expected = reference.pooled_features_backward(gradient, z)
+    expected = twin.pooled_features_backward(gradient, z)
     assert ours.dtype == dtype and ours.stride() == z.stride()
     assert error(ours, expected) < BACKWARD_BOUND[dtype]
     assert torch.equal(ours == 0, expected == 0)
@@ -68,7 +68,7 @@ def test_the_kernel_gives_the_gradient_of_the_reference(shape, dtype):
 def test_a_net_that_diverged_shows_in_its_features():
     z = feature_map((2, 16, 2, 2))
     z[1, 3, 1, 1] = float("nan")
-    for features in (kernels.pooled_features(z), reference.pooled_features(z)):
+    for features in (kernels.pooled_features(z), twin.pooled_features(z)):
         assert features.isnan().nonzero().tolist() == [[1, 3]]
 
 

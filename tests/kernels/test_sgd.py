@@ -1,15 +1,15 @@
-"""Fused SGD over flat buffers: the Triton kernel and the operator against the reference, and it against PyTorch."""
+"""Fused SGD over flat buffers: the Triton kernel and the operator against the twin, and it against PyTorch."""
 
 from collections.abc import Callable
 
 import pytest
 import torch
 from fastarat_kernels.launch import UnsupportedInput
-from fastarat_kernels.sgd import reference, sgd
+from fastarat_kernels.sgd import sgd, twin
 from fastarat_kernels.sgd import triton as kernels
 from torch import Tensor
 
-from fastarat.engine.optimizer import sgd_
+from fastarat.training.step.sgd import sgd_
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-2
@@ -61,14 +61,14 @@ def errors(ours: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, fl
 @pytest.mark.parametrize("average", [False, True])
 @pytest.mark.parametrize("shadow_dtype", [None, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("gradient_dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_kernel_gives_the_update_of_the_reference(n, gradient_dtype, shadow_dtype, average):
+def test_the_kernel_gives_the_update_of_the_twin(n, gradient_dtype, shadow_dtype, average):
     state = buffers(n, gradient_dtype, shadow_dtype, average)
     options = {"scale": scalar(0.25)} | ({"share": scalar(0.01)} if average else {})
-    found = errors(updated(kernels.sgd, state, **options), updated(reference.sgd, state, **options))
+    found = errors(updated(kernels.sgd, state, **options), updated(twin.sgd, state, **options))
     assert max(found.values()) < 1, found
 
 
-@pytest.mark.parametrize("update", [kernels.sgd, reference.sgd])
+@pytest.mark.parametrize("update", [kernels.sgd, twin.sgd])
 def test_five_steps_are_those_of_torch_optim(update):
     state = buffers(300)
     parameter = torch.nn.Parameter(state["parameters"].clone())
@@ -85,10 +85,10 @@ def test_five_steps_are_those_of_torch_optim(update):
 
 
 @pytest.mark.parametrize("keep", [None, 0.0, 1.0])
-def test_the_reference_is_the_trainers_update(keep):
+def test_the_twin_is_the_trainers_update(keep):
     state = buffers(300, device="cpu")
     options = {} if keep is None else {"keep": scalar(keep, "cpu")}
-    ours = updated(reference.sgd, state, **options)
+    ours = updated(twin.sgd, state, **options)
     expected = {name: buffer.clone() for name, buffer in state.items()}
     parameters, gradients, momenta = ([expected[name]] for name in ("parameters", "gradients", "momenta"))
     sgd_(parameters, gradients, momenta, scalar(0.1, "cpu"), MOMENTUM, WEIGHT_DECAY, **options)
@@ -96,7 +96,7 @@ def test_the_reference_is_the_trainers_update(keep):
     assert max(found.values()) < 1, found
 
 
-@pytest.mark.parametrize("update", [kernels.sgd, reference.sgd])
+@pytest.mark.parametrize("update", [kernels.sgd, twin.sgd])
 def test_a_skipped_step_changes_nothing_even_if_gradients_overflowed(update):
     state = buffers(300, shadow_dtype=torch.float16, average=True)
     state["shadow"].fill_(3)
@@ -106,14 +106,14 @@ def test_a_skipped_step_changes_nothing_even_if_gradients_overflowed(update):
         assert torch.equal(after[name], state[name]), name
 
 
-@pytest.mark.parametrize("update", [kernels.sgd, reference.sgd])
+@pytest.mark.parametrize("update", [kernels.sgd, twin.sgd])
 def test_a_kept_step_is_a_step(update):
     state = buffers(300)
     kept, plain = updated(update, state, keep=scalar(1.0)), updated(update, state)
     assert torch.equal(kept["parameters"], plain["parameters"]) and torch.equal(kept["momenta"], plain["momenta"])
 
 
-@pytest.mark.parametrize("update", [kernels.sgd, reference.sgd])
+@pytest.mark.parametrize("update", [kernels.sgd, twin.sgd])
 def test_a_share_of_0_leaves_the_average_and_of_1_takes_the_new_weights(update):
     state = buffers(300, average=True)
     assert torch.equal(updated(update, state, share=scalar(0.0))["average"], state["average"])
@@ -123,14 +123,14 @@ def test_a_share_of_0_leaves_the_average_and_of_1_takes_the_new_weights(update):
 
 
 def test_the_shadow_weights_are_the_new_weights_rounded():
-    state = updated(reference.sgd, buffers(300, shadow_dtype=torch.bfloat16))
+    state = updated(twin.sgd, buffers(300, shadow_dtype=torch.bfloat16))
     assert torch.equal(state["shadow"], state["parameters"].bfloat16())
 
 
-def test_the_operator_is_the_reference_in_float64_too():
+def test_the_operator_is_the_twin_in_float64_too():
     state = {name: buffer.double() for name, buffer in buffers(50, average=True, device="cpu").items()}
     share = scalar(0.5, "cpu")
-    ours, expected = updated(sgd, state, share=share), updated(reference.sgd, state, share=share)
+    ours, expected = updated(sgd, state, share=share), updated(twin.sgd, state, share=share)
     assert all(torch.equal(ours[name], expected[name]) for name in state)
 
 
@@ -152,7 +152,7 @@ def test_a_full_graph_may_hold_the_update():
     assert all(torch.equal(ours[name], expected[name]) for name in state)
 
 
-@pytest.mark.parametrize("update", [kernels.sgd, reference.sgd, sgd])
+@pytest.mark.parametrize("update", [kernels.sgd, twin.sgd, sgd])
 @pytest.mark.parametrize(
     ("change", "fix"),
     [

@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastarat.config.method import MethodConfig
 from fastarat.methods.method import Method
 from fastarat.methods.registry import build_method
-from fastarat.methods.settings import MethodConfig
 from fastarat.models.convert import convert_to_split_batch_norm
 
 Y = torch.tensor([2, 0])

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastarat.errors import UserError
+from fastarat.common.errors import UserError
+from fastarat.config.method import ARATConfig
 from fastarat.methods.arat import ARAT, distance
 from fastarat.methods.registry import build_method
-from fastarat.methods.settings import ARATConfig
 from fastarat.models.convert import convert_to_split_batch_norm
 from fastarat.models.registry import build_model
 

@@ -19,10 +19,10 @@ from by_hand import (
 )
 from fastarat_kernels import philox
 
-from fastarat.errors import UserError
+from fastarat.common.errors import UserError
+from fastarat.config.method import ARRESTConfig
 from fastarat.methods.arrest import angle
 from fastarat.methods.registry import build_method
-from fastarat.methods.settings import ARRESTConfig
 from fastarat.models.convert import convert_to_split_batch_norm
 from fastarat.models.registry import build_model, build_plain_model
 from fastarat.models.split_batch_norm import forward

@@ -5,8 +5,8 @@ import copy
 import torch
 import torch.nn.functional as F
 
+from fastarat.config.method import ATConfig
 from fastarat.methods.registry import build_method
-from fastarat.methods.settings import ATConfig
 from fastarat.models.convert import convert_to_split_batch_norm
 
 Y = torch.tensor([2, 0, 1, 1])

@@ -16,12 +16,12 @@ from by_hand import (
     statistics_after,
 )
 
+from fastarat.config.method import LBGATConfig
 from fastarat.methods.lbgat import LBGAT
 from fastarat.methods.registry import build_method
-from fastarat.methods.settings import LBGATConfig
 from fastarat.models.convert import convert_to_split_batch_norm
 from fastarat.models.registry import build_model
-from fastarat.models.split_batch_norm import current_pass, forward
+from fastarat.models.split_batch_norm import forward, forward_context
 
 
 def lbgat(small_net, **settings):
@@ -31,7 +31,7 @@ def lbgat(small_net, **settings):
     with torch.no_grad():
         for parameter in teacher.parameters():
             parameter.add_(0.2 * torch.rand_like(parameter))
-    current_pass(net).order = LBGAT.halves
+    forward_context(net).order = LBGAT.halves
     return net, LBGAT(LBGATConfig(**settings), teacher)
 
 
@@ -65,7 +65,9 @@ def test_the_registry_builds_a_teacher_of_its_own_and_sets_the_order():
     net = build_model("digits", 7, 2, batch_norm="shared")
     method = build_method(LBGATConfig(teacher="tiny"), net, (2, 8, 8))
     assert forward(method.teacher, torch.rand(3, 2, 8, 8)).shape == (3, 7)
-    assert current_pass(net).order == ("adv", "clean") and current_pass(method.teacher) is not current_pass(net)
+    assert forward_context(net).order == ("adv", "clean") and forward_context(method.teacher) is not forward_context(
+        net
+    )
     assert LBGATConfig().teacher == "resnet18"
     mine, theirs = list(net.parameters()), list(method.parameters())
     assert theirs and not {id(p) for p in mine} & {id(p) for p in theirs} and all(p.requires_grad for p in theirs)

@@ -13,8 +13,8 @@ from by_hand import (
     statistics_after,
 )
 
+from fastarat.config.method import MARTConfig
 from fastarat.methods.mart import wrong_class_penalty
-from fastarat.methods.settings import MARTConfig
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])

@@ -12,7 +12,7 @@ from by_hand import (
     statistics_after,
 )
 
-from fastarat.methods.settings import ATConfig, StandardConfig
+from fastarat.config.method import ATConfig, StandardConfig
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])

@@ -7,11 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastarat.errors import UserError
-from fastarat.models.convert import convert_to_split_batch_norm, feature_widths, plain_branch, tap_layers
-from fastarat.models.published import published_model, published_predictors, split_layers
+from fastarat.common.errors import UserError
+from fastarat.models.convert import convert_to_split_batch_norm, plain_branch
+from fastarat.models.features import feature_widths, tap_layers
+from fastarat.models.published_names import published_model, published_predictors, split_layers
 from fastarat.models.registry import build_model
-from fastarat.models.split_batch_norm import Pass, SplitBatchNorm2d, current_pass, forward, forward_with_features
+from fastarat.models.split_batch_norm import (
+    ForwardContext,
+    SplitBatchNorm2d,
+    forward,
+    forward_context,
+    forward_with_features,
+)
 
 # float64: the same arithmetic in another order, 1e-16 an operation.
 CLOSE = {"rtol": 1e-12, "atol": 1e-13}
@@ -51,7 +58,7 @@ def test_a_plain_branch_computes_what_that_branch_did(small_net, branch):
     shake(converted)
     plain, x = plain_branch(converted, branch), images()
     torch.testing.assert_close(plain(x), forward(converted, x, branch, "eval"), **CLOSE)
-    assert current_pass(plain) is None and not plain.training
+    assert forward_context(plain) is None and not plain.training
     assert {*plain.state_dict(), "bn.num_batches_tracked"} == set(small_net.state_dict())
 
 
@@ -161,7 +168,7 @@ def test_features_are_recorded_only_when_asked_for(small_net):
     tap_layers(net, ("bn", "act"))
     forward_with_features(net, images(), "adv", "eval")
     forward(net, images(), "adv", "eval")
-    assert current_pass(net).features == {}
+    assert forward_context(net).features == {}
 
 
 def test_a_branch_taken_out_of_a_tapped_net_records_nothing(small_net):
@@ -240,6 +247,6 @@ def test_predictors_are_published_under_their_layers_name():
 def test_a_copied_net_has_one_pass_of_its_own():
     model = build_model("tiny", 10)
     twin = copy.deepcopy(model)
-    passes = {id(layer.current) for layer in twin.modules() if isinstance(layer, SplitBatchNorm2d)}
-    assert passes == {id(current_pass(twin))}
-    assert isinstance(current_pass(twin), Pass) and current_pass(twin) is not current_pass(model)
+    passes = {id(layer.context) for layer in twin.modules() if isinstance(layer, SplitBatchNorm2d)}
+    assert passes == {id(forward_context(twin))}
+    assert isinstance(forward_context(twin), ForwardContext) and forward_context(twin) is not forward_context(model)

@@ -7,9 +7,9 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from fastarat.checkpoint import Description
-from fastarat.exporter import export, model_py, write_onnx
 from fastarat.models.registry import RESNETS, build_plain_model
+from fastarat.runs.export import export, model_py, write_onnx
+from fastarat.runs.weights import Description
 
 CHANNELS = {"digits": 1}
 

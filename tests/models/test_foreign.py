@@ -16,21 +16,22 @@ from fastarat_kernels.implementations import PYTORCH, TRITON
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fastarat.checkpoint import Description, load_model
-from fastarat.data.dataset import ImageSet, from_arrays
-from fastarat.data.sources import open_dataset
-from fastarat.engine.build import build_training
-from fastarat.engine.distributed import World
-from fastarat.errors import UserError
-from fastarat.exporter import export
+from fastarat.common.distributed import World
+from fastarat.common.errors import UserError
+from fastarat.config.method import ARATConfig, ARRESTConfig, ATConfig, TRADESConfig
+from fastarat.config.model import ModelConfig
+from fastarat.config.recipes import recipe
+from fastarat.data.images.dataset import ImageSet, from_arrays
+from fastarat.data.open import open_dataset
 from fastarat.methods.registry import build_method
-from fastarat.methods.settings import ARATConfig, ARRESTConfig, ATConfig, TRADESConfig
-from fastarat.models.convert import convert_to_split_batch_norm, plain_branch, tap_layers
+from fastarat.models.convert import convert_to_split_batch_norm, plain_branch
+from fastarat.models.features import tap_layers
 from fastarat.models.foreign import check_image_sizes
 from fastarat.models.registry import build_model, build_plain_model
-from fastarat.models.settings import ModelConfig
-from fastarat.models.split_batch_norm import SplitBatchNorm2d, current_pass, forward, forward_with_features
-from fastarat.recipes import recipe
+from fastarat.models.split_batch_norm import SplitBatchNorm2d, forward, forward_context, forward_with_features
+from fastarat.runs.export import export
+from fastarat.runs.weights import Description, load_model
+from fastarat.training.build import build_training
 
 NAMES = ("torchvision/residual", "timm/activated")
 
@@ -152,7 +153,7 @@ def test_what_a_net_does_in_place_leaves_the_tapped_features_their_gradients(nam
     net, results = shaken(build_model(name, 7)), []
     tap_layers(net, layers)
     for kernels in (PYTORCH, TRITON):
-        current_pass(net).kernels = kernels
+        forward_context(net).kernels = kernels
         net.zero_grad()
         torch.manual_seed(1)
         logits, features = forward_with_features(net, images(), "both", "frozen")
@@ -166,7 +167,7 @@ def test_what_a_net_does_in_place_leaves_the_tapped_features_their_gradients(nam
 def test_a_tapped_layer_that_is_none_of_the_batch_norms_may_be_changed_in_place_too(kernels):
     net = convert_to_split_batch_norm(nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True)))
     tap_layers(net, ("1",))
-    current_pass(net).kernels = kernels
+    forward_context(net).kernels = kernels
     logits, features = forward_with_features(net.double(), images(), "both", "train")
     (logits.square().sum() + features["1"].square().sum()).backward()
     assert net[1].weight.grad.any()

@@ -8,9 +8,10 @@ import torch
 from fastarat_kernels.implementations import PYTORCH, TRITON
 from torch import nn
 
-from fastarat.models.convert import convert_to_split_batch_norm, tap_layers
+from fastarat.models.convert import convert_to_split_batch_norm
+from fastarat.models.features import tap_layers
 from fastarat.models.registry import RESNETS, build_model
-from fastarat.models.split_batch_norm import current_pass, forward, forward_with_features
+from fastarat.models.split_batch_norm import forward, forward_context, forward_with_features
 
 # float64: some hundred operations between images and logits.
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
@@ -24,8 +25,8 @@ def pair(kind, model="tiny"):
             nn.init.uniform_(tensor, 0.5, 1.5)
     tap_layers(net, net.aligned_layers)
     fused = copy.deepcopy(net)
-    current_pass(fused).kernels = TRITON
-    assert current_pass(net).kernels is PYTORCH
+    forward_context(fused).kernels = TRITON
+    assert forward_context(net).kernels is PYTORCH
     return net, fused
 
 
@@ -70,7 +71,7 @@ def test_shared_statistics_move_in_the_methods_order(order):
     nets = pair("shared")
     x = images()
     for net in nets:
-        current_pass(net).order = order
+        forward_context(net).order = order
         forward(net, x, "both", "train")
     for mine, theirs in zip(nets[0].buffers(), nets[1].buffers(), strict=True):
         torch.testing.assert_close(mine, theirs, **CLOSE)
@@ -79,7 +80,7 @@ def test_shared_statistics_move_in_the_methods_order(order):
 def test_a_momentum_of_the_pass_goes_before_the_layers_own():
     nets = pair("split")
     for net in nets:
-        current_pass(net).momentum = 1.0
+        forward_context(net).momentum = 1.0
         torch.manual_seed(1)
         forward(net, images(), "adv", "train")
     for mine, theirs in zip(nets[0].buffers(), nets[1].buffers(), strict=True):
@@ -101,7 +102,7 @@ class Twice(nn.Module):
 def test_a_layer_called_twice_moves_its_statistics_twice():
     net = convert_to_split_batch_norm(Twice().double()).to(memory_format=torch.channels_last).train()
     fused = copy.deepcopy(net)
-    current_pass(fused).kernels = TRITON
+    forward_context(fused).kernels = TRITON
     x = torch.rand(4, 2, 5, 5, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
     for each in (net, fused):
         forward(each, x, "both", "train")
@@ -117,5 +118,5 @@ def test_a_forward_that_fails_leaves_nothing_behind():
     fused.linear = nn.Linear(1, 1).double()
     with pytest.raises(RuntimeError):
         forward(fused, images(), "adv", "train")
-    assert current_pass(fused).batches == []
+    assert forward_context(fused).batches == []
     assert all(torch.equal(now, was) for now, was in zip(fused.buffers(), before, strict=True))

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from fastarat.errors import UserError
+from fastarat.common.errors import UserError
+from fastarat.config.model import ModelConfig
 from fastarat.models.registry import build_model, build_plain_model
-from fastarat.models.settings import ModelConfig
 from fastarat.models.split_batch_norm import SplitBatchNorm2d, forward
 
 

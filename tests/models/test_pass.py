@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 from fastarat.attacks.perturb import perturb
-from fastarat.attacks.settings import AttackConfig
+from fastarat.config.attack import AttackConfig
+from fastarat.config.method import ARATConfig
 from fastarat.methods.registry import build_method
-from fastarat.methods.settings import ARATConfig
 from fastarat.models.convert import convert_to_split_batch_norm, plain_branch
 from fastarat.models.registry import build_model
 from fastarat.models.split_batch_norm import SplitBatchNorm2d, forward, statistics_of

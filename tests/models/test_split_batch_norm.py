@@ -24,7 +24,7 @@ def random_layer(kind: str) -> SplitBatchNorm2d:
 
 def ordinary(layer: SplitBatchNorm2d, i: int) -> nn.BatchNorm2d:
     """torch's batch-norm with set `i` of the layer's parameters and statistics."""
-    norm = nn.BatchNorm2d(CHANNELS, momentum=layer.current.momentum or layer.momentum).double()
+    norm = nn.BatchNorm2d(CHANNELS, momentum=layer.context.momentum or layer.momentum).double()
     norm.load_state_dict({name: value[i] for name, value in layer.state_dict().items()}, strict=False)
     return norm
 
@@ -57,7 +57,7 @@ def assert_same_statistics(layer: SplitBatchNorm2d, norms: list[nn.BatchNorm2d])
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_branches_at_once_give_torchs_values_gradients_and_statistics(kind, momentum):
     layer, x = random_layer(kind), images()
-    layer.current.branch, layer.current.statistics, layer.current.momentum = "both", "train", momentum
+    layer.context.branch, layer.context.statistics, layer.context.momentum = "both", "train", momentum
     expected, norms = run_both(kind, layer, x)
     out = layer(x)
     torch.testing.assert_close(out, expected, **CLOSE)
@@ -75,7 +75,7 @@ def test_both_branches_at_once_give_torchs_values_gradients_and_statistics(kind,
 @pytest.mark.parametrize("order", [("clean", "adv"), ("adv", "clean")])
 def test_shared_statistics_are_updated_in_the_order_the_method_asks_for(order):
     layer, x = random_layer("shared"), images()
-    layer.current.branch, layer.current.statistics, layer.current.order = "both", "train", order
+    layer.context.branch, layer.context.statistics, layer.context.order = "both", "train", order
     expected, norms = run_both("shared", layer, x, order)
     torch.testing.assert_close(layer(x), expected, **CLOSE)
     assert_same_statistics(layer, norms)
@@ -86,7 +86,7 @@ def test_shared_statistics_are_updated_in_the_order_the_method_asks_for(order):
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_branch_is_one_of_torchs_batch_norms(kind, statistics, branch):
     layer, x = random_layer(kind), images()
-    layer.current.branch, layer.current.statistics = branch, statistics
+    layer.context.branch, layer.context.statistics = branch, statistics
     i = 1 if kind == "split" and branch == "adv" else 0
     norm = ordinary(layer, i).train(statistics != "eval")
     before = {name: buffer.clone() for name, buffer in layer.named_buffers()}
@@ -102,14 +102,14 @@ def test_one_branch_is_one_of_torchs_batch_norms(kind, statistics, branch):
 def test_frozen_normalises_by_the_batch_and_leaves_the_statistics(kind):
     layer, x = random_layer(kind), images()
     before = {name: buffer.clone() for name, buffer in layer.named_buffers()}
-    layer.current.branch, layer.current.statistics = "both", "frozen"
+    layer.context.branch, layer.context.statistics = "both", "frozen"
     torch.testing.assert_close(layer(x), run_both(kind, layer, x)[0], **CLOSE)
     assert all(torch.equal(buffer, before[name]) for name, buffer in layer.named_buffers())
 
 
 def test_eval_uses_the_running_statistics_of_each_branch():
     layer, x = random_layer("split"), images()
-    layer.current.branch, layer.current.statistics = "both", "eval"
+    layer.context.branch, layer.context.statistics = "both", "eval"
     clean, adv = x.chunk(2)
     expected = torch.cat([ordinary(layer, 0).eval()(clean), ordinary(layer, 1).eval()(adv)])
     torch.testing.assert_close(layer(x), expected, **CLOSE)
@@ -117,7 +117,7 @@ def test_eval_uses_the_running_statistics_of_each_branch():
 
 def test_the_residual_is_added_before_the_relu():
     layer, x = random_layer("split"), images()
-    layer.current.branch, layer.current.statistics = "both", "frozen"
+    layer.context.branch, layer.context.statistics = "both", "frozen"
     residual = torch.randn_like(x)
     out = layer(x)
     torch.testing.assert_close(layer(x, residual=residual), out + residual, **CLOSE)
@@ -127,24 +127,24 @@ def test_the_residual_is_added_before_the_relu():
 
 def test_recorded_features_are_the_pooled_relu_of_the_output_before_the_residual():
     layer, x = random_layer("split"), images()
-    layer.taps, layer.current.record = ("here",), True
-    layer.current.branch, layer.current.statistics = "both", "frozen"
+    layer.taps, layer.context.record = ("here",), True
+    layer.context.branch, layer.context.statistics = "both", "frozen"
     layer(x, residual=torch.randn_like(x), relu=True)
-    features = layer.current.features["here"]
+    features = layer.context.features["here"]
     torch.testing.assert_close(features, F.relu(run_both("split", layer, x)[0]).mean((2, 3)), **CLOSE)
 
 
 def test_features_of_a_half_precision_forward_are_float32():
     layer = SplitBatchNorm2d(CHANNELS).bfloat16()
-    layer.taps, layer.current.record = ("here",), True
+    layer.taps, layer.context.record = ("here",), True
     layer(torch.randn(2, CHANNELS, 4, 4, dtype=torch.bfloat16))
-    assert layer.current.features["here"].dtype == torch.float32
+    assert layer.context.features["here"].dtype == torch.float32
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_agree_with_finite_differences(kind):
     layer = random_layer(kind)
-    layer.current.branch, layer.current.statistics = "both", "frozen"
+    layer.context.branch, layer.context.statistics = "both", "frozen"
 
     def run(x, weight, bias):
         return torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (x,))

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from unmeasured import UNMEASURED
 
-from fastarat.engine.loop import Loop
+from fastarat.training.loop import Loop
 
 CHECKOUT = Path(__file__).parents[2]
 

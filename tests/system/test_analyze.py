@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastarat import report_analysis, report_images
 from fastarat.__main__ import main
 from fastarat.analysis import analyze
-from fastarat.files import write_text
-from fastarat.run import Run
+from fastarat.analysis.pictures import images as report_images
+from fastarat.analysis.pictures import layers as report_analysis
+from fastarat.common.files import write_text
+from fastarat.runs.run import Run
 from system.command_line import TINY, assert_same_run, newest, state_of
 
 FEW = ("--num-images", "20", "--batches", "1", "--device", "cpu")

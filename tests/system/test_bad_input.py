@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastarat.checkpoint import load_checkpoint
+from fastarat.runs.checkpoint import load_checkpoint
 from system.command_line import TINY, full_disk, newest
 
 # What is typed after `fastarat train`, and words of the answer.

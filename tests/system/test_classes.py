@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from fastarat.analysis.snapshots import reconstruct
-from fastarat.checkpoint import load_model
-from fastarat.data.dataset import Dataset, ImageSet, from_arrays
-from fastarat.data.prepared import write
-from fastarat.data.sources import open_dataset
-from fastarat.run import Run
+from fastarat.data.formats.prepared import write
+from fastarat.data.images.dataset import Dataset, ImageSet, from_arrays
+from fastarat.data.open import open_dataset
+from fastarat.runs.run import Run
+from fastarat.runs.weights import load_model
 from system.command_line import ONE_EPOCH, TINY, assert_same_run, results_of
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

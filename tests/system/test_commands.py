@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from fastarat import __version__, recipes
+from fastarat import __version__
 from fastarat.__main__ import COMMANDS, main
-from fastarat.config import from_dict
+from fastarat.config import from_dict, recipes
 from system.command_line import ONE_EPOCH, finish, start
 
 ASCII = {"PYTHONIOENCODING": "ascii"}

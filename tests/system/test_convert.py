@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fastarat.deployed import load_deployed
+from fastarat.runs.deployed import load_deployed
 from fastarat.verification.golden import named_tensor
 
 # The golden logits are float64; ours are float32 through up to twenty convolutions: 1e-7 an operation.
@@ -21,10 +21,10 @@ def _vectors(golden, name):
 
 def _published(golden, name):
     """The published code's `state_dict` for a golden file: shapes from a net of ours, values from the names."""
+    from fastarat.config.method import ARATConfig
     from fastarat.methods.arat import ARAT
-    from fastarat.methods.settings import ARATConfig
-    from fastarat.models.convert import feature_widths, tap_layers
-    from fastarat.models.published import published_model, published_predictors, split_layers
+    from fastarat.models.features import feature_widths, tap_layers
+    from fastarat.models.published_names import published_model, published_predictors, split_layers
     from fastarat.models.registry import build_model
 
     vectors = _vectors(golden, name)

@@ -7,6 +7,7 @@ is run. A command that no check here knows fails.
 import argparse
 import ast
 import importlib
+import importlib.util
 import os
 import re
 import runpy
@@ -24,7 +25,7 @@ import setuptools
 import fastarat
 from fastarat.__main__ import COMMANDS, main
 from fastarat.commands.train import parse_arguments
-from fastarat.recipes import names, recipe
+from fastarat.config.recipes import names, recipe
 from system.command_line import CHECKOUT
 
 PAGES = ("README.md", "CONTRIBUTING.md", "kernels/README.md", "docs/*.md")
@@ -58,11 +59,11 @@ def _of_pages() -> Iterator[tuple[Path, list[str]]]:
 
 def _of_python() -> Iterator[tuple[Path, list[str]]]:
     """What stands in a line of its own in the heads of modules, and the examples that `--help` shows."""
-    heads = ("bench/*.py", "fastarat/recipes/*.py", "kernels/fastarat_kernels/aot.py")
+    heads = ("bench/*.py", "bench/*/*.py", "fastarat/config/recipes/*.py", "kernels/fastarat_kernels/aot.py")
     for path in (path for pattern in heads for path in sorted(CHECKOUT.glob(pattern))):
         head = ast.get_docstring(ast.parse(path.read_text())) or ""
         yield path, re.findall(r"^ *((?:fastarat|python) .*)$", head.partition("\n")[2], re.MULTILINE)
-    for path in (CHECKOUT / "fastarat/__main__.py", *sorted(CHECKOUT.glob("fastarat/commands/*.py"))):
+    for path in (CHECKOUT / "fastarat/__main__.py", *sorted(CHECKOUT.glob("fastarat/commands/**/*.py"))):
         yield path, re.findall(r"[Ff]or example: (fastarat [^\n\"]*)", path.read_text())
 
 
@@ -77,12 +78,17 @@ FOUND = list(documented())
 def test_every_place_has_commands():
     places = {place for place, _ in FOUND}
     assert {"README.md", "CONTRIBUTING.md", "kernels/README.md", "Dockerfile"} <= places
-    recipes = {f"fastarat/recipes/{name.replace('-', '_')}.py" for name in names()}
+    recipes = {f"fastarat/config/recipes/{name.replace('-', '_')}.py" for name in names()}
     # The teacher of two recipes is trained by the command of a third.
     assert recipes <= places
     examples = [command for place, command in FOUND if place.startswith("fastarat/commands/")]
     assert len(examples) >= 12
-    assert {"bench/throughput.py", "bench/robustness.py", "bench/campaign.py", "bench/kernels.py"} <= places
+    assert {
+        "bench/throughput.py",
+        "bench/robustness/__main__.py",
+        "bench/campaign/__main__.py",
+        "bench/kernels/__main__.py",
+    } <= places
     assert sum(place == "README.md" for place, _ in FOUND) >= 40
     assert "python bench/throughput.py" in {" ".join(command.split()[:2]) for _, command in FOUND}
 
@@ -104,7 +110,7 @@ def only_parse(monkeypatch) -> None:
         raise Parsed
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
-    for name in ("analyze", "convert", "data", "doctor", "evaluate", "export", "recipes", "verify"):
+    for name in ("analyze", "convert", "data", "doctor", "evaluate.command", "export", "recipes", "verify"):
         module = importlib.import_module(f"fastarat.commands.{name}")
 
         def parse(*args: Any, real: Callable = module.parse, **settings: Any) -> None:
@@ -171,13 +177,14 @@ def _python(args: list[str]) -> None:
         args = ["-m", "bench.throughput", *args[1:]]
     _, name, *rest = args
     assert find_spec(name)
-    if name == "bench.training":
+    if name == "bench.robustness.one_training":
         recipe(rest[0])
     if name != "fastarat" and name not in WITHOUT_FLAGS:
-        is_parsed(importlib.import_module(name).main, rest)
+        package = importlib.util.find_spec(name).submodule_search_locations  # type: ignore[union-attr]
+        is_parsed(importlib.import_module(f"{name}.__main__" if package else name).main, rest)
 
 
-WITHOUT_FLAGS = {"bench.tables", "bench.first_step", "bench.loaders_one"}
+WITHOUT_FLAGS = {"bench.tables", "bench.startup.in_a_process", "bench.loaders.in_a_process"}
 """The last two are started by other benchmarks, with JSON."""
 
 
@@ -253,7 +260,7 @@ PROGRAMS: dict[str, Callable[[list[str]], None]] = {
         "fastarat evaluate runs/NAME",
         "make tests",
         "python -m bench.throughputs",
-        "python bench/robustness.py --suite digits",
+        "python bench/robustness/__main__.py --suite digits",
         "python -m bench.robustness --sweet digits",
         "docker build -t fastarat --build-arg COMIT=X .",
         "docker run --gpus all fastarat bench ladders",

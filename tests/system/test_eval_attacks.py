@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from fastarat import __main__ as command_line
-from fastarat.attacks import autoattack as driver
-from fastarat.attacks.autoattack_state import State
-from fastarat.commands.evaluate import EvalArguments
-from fastarat.commands.evaluation_report import save
-from fastarat.commands.evaluation_work import Work
+from fastarat.commands.evaluate.arguments import EvalArguments
+from fastarat.commands.evaluate.report import save
+from fastarat.commands.evaluate.work import Work
+from fastarat.evaluation.autoattack import driver
+from fastarat.evaluation.autoattack.state import State
 from system.command_line import finish, start
 
 FEW = ("--num-images", "30", "--eps-255", "20", "--batch", "10")

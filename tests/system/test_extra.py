@@ -6,9 +6,9 @@ import signal
 import numpy as np
 import pytest
 
-from fastarat.data.dataset import ImageSet, from_arrays
-from fastarat.data.prepared import write
-from fastarat.data.sources import open_dataset
+from fastarat.data.formats.prepared import write
+from fastarat.data.images.dataset import ImageSet, from_arrays
+from fastarat.data.open import open_dataset
 from system.command_line import TINY, assert_same_run, finish, metrics, newest, start, state_of, wait_for
 
 

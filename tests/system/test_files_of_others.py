@@ -9,15 +9,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fastarat.checkpoint import save_checkpoint
 from fastarat.commands.analyze import FILES, _make
-from fastarat.data.dataset import from_arrays
-from fastarat.data.prepared import write
-from fastarat.data.sources import open_dataset
-from fastarat.errors import UserError, WorkError
-from fastarat.files import write_text
-from fastarat.models.published import published_model, split_layers
+from fastarat.common.errors import UserError, WorkError
+from fastarat.common.files import write_text
+from fastarat.data.formats.prepared import write
+from fastarat.data.images.dataset import from_arrays
+from fastarat.data.open import open_dataset
+from fastarat.models.published_names import published_model, split_layers
 from fastarat.models.registry import build_model
+from fastarat.runs.checkpoint import save_checkpoint
 from system.command_line import ONE_EPOCH, full_disk, newest
 
 

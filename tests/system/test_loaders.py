@@ -12,7 +12,7 @@ from optional import each_loader, needs_dali, needs_ffcv
 from PIL import Image
 
 from fastarat.__main__ import main
-from fastarat.engine.loop import Loop
+from fastarat.training.loop import Loop
 from system.command_line import (
     CHECKOUT,
     assert_same,

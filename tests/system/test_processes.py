@@ -13,11 +13,11 @@ import pytest
 import torch
 from unmeasured import UNMEASURED
 
-from fastarat.checkpoint import load_model
 from fastarat.commands.train import run as train
-from fastarat.ending import ended
-from fastarat.engine.launch import launch
-from fastarat.processes import LAUNCHER
+from fastarat.common.ending import ended
+from fastarat.common.processes import LAUNCHER
+from fastarat.runs.weights import load_model
+from fastarat.training.launch import launch
 from system.command_line import (
     CHECKOUT,
     TINY,

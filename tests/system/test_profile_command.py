@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from fastarat.engine.parts import PARTS
-from fastarat.engine.profile import Profiler
+from fastarat.training.profiling.parts import PARTS
+from fastarat.training.profiling.profiler import Profiler
 from system.command_line import TINY, assert_same_run, finish, start
 
 FILES = {"trace.json.gz", "profile.json", "profile.txt", "profile.png"}

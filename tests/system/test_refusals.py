@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastarat.data.dataset import Dataset, ImageSet, from_arrays
-from fastarat.data.sources import open_dataset
-from fastarat.engine.loop import Loop
-from fastarat.run import Run
+from fastarat.data.images.dataset import Dataset, ImageSet, from_arrays
+from fastarat.data.open import open_dataset
+from fastarat.runs.run import Run
+from fastarat.training.loop import Loop
 from system.command_line import ONE_EPOCH, TINY
 
 
@@ -28,7 +28,7 @@ def reversed_digits() -> Dataset:
 
 
 def test_a_run_does_not_go_on_with_other_images(fastarat, copied, tmp_path, monkeypatch):
-    monkeypatch.setattr("fastarat.data.choose.open_dataset", lambda data, size: reversed_digits())
+    monkeypatch.setattr("fastarat.data.loading.choose.open_dataset", lambda data, size: reversed_digits())
     result = fastarat("train", "--resume", copied, "--epochs", "3")
     assert result.code == 2 and "other images" in result.error and "--data" in result.error
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from bench import robustness_row
-from bench.suites import Entry
+from bench.robustness import row as robustness_row
+from bench.robustness.suites import Entry
 from fastarat.__main__ import main
 from fastarat.commands.train import parse_arguments
+from fastarat.common.errors import UserError
 from fastarat.config import to_json
-from fastarat.errors import UserError
-from fastarat.recipes import recipe
-from fastarat.run import Run
-from fastarat.trainer import _check_unfinished
+from fastarat.config.recipes import recipe
+from fastarat.runs.run import Run
+from fastarat.training.train import _check_unfinished
 from system.command_line import (
     ONE_EPOCH,
     assert_same_run,

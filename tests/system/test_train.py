@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fastarat.checkpoint import load_model
 from fastarat.config import load_config
-from fastarat.deployed import load_deployed
-from fastarat.recipes import recipe
+from fastarat.config.recipes import recipe
+from fastarat.runs.deployed import load_deployed
+from fastarat.runs.weights import load_model
 from system.command_line import ONE_EPOCH, TINY, assert_same, assert_same_run, metrics, newest, results_of, state_of
 
 

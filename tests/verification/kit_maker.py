@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fastarat.attacks.autoattack import STANDARD, autoattack
-from fastarat.kit import load_kit_model
+from fastarat.evaluation.autoattack.driver import STANDARD, autoattack
+from fastarat.verification.stored_net import load_kit_model
 
 N, CLASSES = 24, 10
 EPS = {("smooth", "Linf"): 0.02, ("smooth", "L2"): 0.1, ("rounded", "Linf"): 0.07}

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastarat.__main__ import main
-from fastarat.errors import UserError
+from fastarat.common.errors import UserError
 from fastarat.verification.golden import verify_file
 
 CPU = torch.device("cpu")

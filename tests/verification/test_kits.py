@@ -11,11 +11,11 @@ import torch
 from kit_maker import make_kit
 
 from fastarat.__main__ import main
-from fastarat.attacks import autoattack as engine
 from fastarat.attacks.found import nothing_found
-from fastarat.errors import UserError
-from fastarat.verification.attacks import Stage, images_of, judge
-from fastarat.verification.parts import kit_parts, parts_of
+from fastarat.common.errors import UserError
+from fastarat.evaluation.autoattack import driver as engine
+from fastarat.verification.plan import kit_parts, parts_of
+from fastarat.verification.whole_attacks import Stage, images_of, judge
 
 CPU = torch.device("cpu")
 QUICK = ("units", "nets", "pgd", "traces")
@@ -202,8 +202,16 @@ def test_a_stored_count_that_is_not_ours_fails(own, monkeypatch):
 
 
 WRONG = {
-    "square": ("fastarat.attacks.autoattack.square", lambda f, x, *_, **more: nothing_found(x), "aa_rounded_Linf_seq*"),
-    "fab-t": ("fastarat.attacks.autoattack.fab_t", lambda f, x, *_, **more: nothing_found(x), "aa_smooth_Linf_ind*"),
+    "square": (
+        "fastarat.evaluation.autoattack.driver.square",
+        lambda f, x, *_, **more: nothing_found(x),
+        "aa_rounded_Linf_seq*",
+    ),
+    "fab-t": (
+        "fastarat.evaluation.autoattack.driver.fab_t",
+        lambda f, x, *_, **more: nothing_found(x),
+        "aa_smooth_Linf_ind*",
+    ),
     "apgd-ce": ("fastarat.attacks.apgd.MOMENTUM", 0.3, "trace_smooth_Linf*"),
     "cw20": ("fastarat.verification.nets.pgd", lambda settings, f, x, start, y: start, "pgd_smooth_L2*"),
 }

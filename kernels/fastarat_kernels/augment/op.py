@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from fastarat_kernels.augment import reference
+from fastarat_kernels.augment import twin
 from fastarat_kernels.launch import UnsupportedInput
-from fastarat_kernels.philox.seed import signed
+from fastarat_kernels.philox.twin import signed
 
 
 def augment(
@@ -47,7 +47,7 @@ def _augment(
     identity: Tensor | None = None,
 ) -> Tensor:
     _check(images, index, dtype, crop_padding, num_channels, identity)
-    return reference.augment(images, index, max_value, dtype, crop_padding, flip, seed, epoch, num_channels, identity)
+    return twin.augment(images, index, max_value, dtype, crop_padding, flip, seed, epoch, num_channels, identity)
 
 
 @_augment.register_kernel("cuda")

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from fastarat_kernels.launch import UnsupportedInput, launch
 from fastarat_kernels.philox import Stream
-from fastarat_kernels.philox.seed import signed
 from fastarat_kernels.philox.triton import philox
+from fastarat_kernels.philox.twin import signed
 
 BLOCK = 1024
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from fastarat_kernels.dual_batch_norm import reference
+from fastarat_kernels.dual_batch_norm import twin
 from fastarat_kernels.dual_batch_norm.blocks import num_splits
 from fastarat_kernels.launch import UnsupportedInput
 
@@ -90,7 +90,7 @@ def _gathered(values: Tensor, process_group: str) -> Tensor:
 
 
 def _num_splits(x: Tensor, groups: int) -> int:
-    """P of the op's bodies: the reference reduces in one go."""
+    """P of the op's bodies: the twin reduces in one go."""
     if x.device.type == "cpu":
         return 1
     return num_splits(int(x.numel()) // int(x.shape[1]) // groups, int(x.shape[1]), groups)
@@ -103,7 +103,7 @@ def _wide(x: Tensor) -> torch.dtype:
 @torch.library.custom_op("fastarat::batch_norm_partials", mutates_args=(), device_types="cpu")
 def batch_norm_partials(x: Tensor, groups: int) -> Tensor:
     """Partial statistics [P, groups, 3, C] (count, mean, sum of squares around it) of x; not differentiable."""
-    return reference.batch_norm_partials(x, groups)
+    return twin.batch_norm_partials(x, groups)
 
 
 @batch_norm_partials.register_kernel("cuda")
@@ -131,9 +131,9 @@ def batch_norm_apply(
     batch_statistics: bool,
     process_group: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(y, bits, statistics) as `reference.batch_norm_apply`. The gradient of x goes through the statistics too if they
+    """(y, bits, statistics) as `twin.batch_norm_apply`. The gradient of x goes through the statistics too if they
     are the batch's (`batch_statistics`), which `process_group` shares."""
-    return reference.batch_norm_apply(x, partials, weight, bias, residual, groups, eps, relu)
+    return twin.batch_norm_apply(x, partials, weight, bias, residual, groups, eps, relu)
 
 
 @batch_norm_apply.register_kernel("cuda")
@@ -187,8 +187,8 @@ def batch_norm_gradient_partials(
     eps: float,
     recompute_relu: bool,
 ) -> tuple[Tensor, Tensor]:
-    """(sums [P, 2, groups, C], g) as `reference.batch_norm_gradient_partials`."""
-    return reference.batch_norm_gradient_partials(dy, x, statistics, weight, bias, bits, groups, eps, recompute_relu)
+    """(sums [P, 2, groups, C], g) as `twin.batch_norm_gradient_partials`."""
+    return twin.batch_norm_gradient_partials(dy, x, statistics, weight, bias, bits, groups, eps, recompute_relu)
 
 
 @batch_norm_gradient_partials.register_kernel("cuda")
@@ -241,8 +241,8 @@ def batch_norm_input_gradient(
     recompute_relu: bool,
     batch_statistics: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(dx, g, totals [2, groups, C]) as `reference.batch_norm_input_gradient`."""
-    return reference.batch_norm_input_gradient(
+    """(dx, g, totals [2, groups, C]) as `twin.batch_norm_input_gradient`."""
+    return twin.batch_norm_input_gradient(
         dy, x, statistics, weight, bias, bits, sums, num_rows, groups, eps, recompute_relu, batch_statistics
     )
 

@@ -280,7 +280,7 @@ def _check_like(x: Tensor, other: Tensor, name: str) -> None:
 
 
 def batch_norm_partials(x: Tensor, groups: int) -> Tensor:
-    """As the reference's, with P = `num_splits`; x float32, bfloat16 or float16, [N, C] or channels-last."""
+    """As the twin's, with P = `num_splits`; x float32, bfloat16 or float16, [N, C] or channels-last."""
     grid, blocks, rows, rows_per_split = _division(x, groups)
     channels = x.shape[1]
     partials = torch.empty(grid[1], groups, 3, channels, dtype=torch.float32, device=x.device)
@@ -298,7 +298,7 @@ def batch_norm_apply(
     eps: float,
     relu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As the reference's: (y, bits, statistics)."""
+    """As the twin's: (y, bits, statistics)."""
     grid, blocks, rows, rows_per_split = _division(x, groups)
     channels = x.shape[1]
     if residual is not None:
@@ -326,7 +326,7 @@ def batch_norm_gradient_partials(
     eps: float,
     recompute_relu: bool,
 ) -> tuple[Tensor, Tensor]:
-    """As the reference's, with P = `num_splits`: (sums, g)."""
+    """As the twin's, with P = `num_splits`: (sums, g)."""
     grid, blocks, rows, rows_per_split = _division(x, groups)
     _check_like(x, dy, "dy")
     channels = x.shape[1]
@@ -353,7 +353,7 @@ def batch_norm_input_gradient(
     recompute_relu: bool,
     batch_statistics: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As the reference's: (dx, g, totals)."""
+    """As the twin's: (dx, g, totals)."""
     grid, blocks, rows, rows_per_split = _division(x, groups)
     _check_like(x, dy, "dy")
     channels = x.shape[1]

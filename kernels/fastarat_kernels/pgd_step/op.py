@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fastarat_kernels.launch import UnsupportedInput
-from fastarat_kernels.pgd_step import reference
-from fastarat_kernels.pgd_step.reference import Norm
-from fastarat_kernels.philox.seed import signed
+from fastarat_kernels.pgd_step import twin
+from fastarat_kernels.pgd_step.ball import Norm
+from fastarat_kernels.philox.twin import signed
 
 
 def pgd_step(
@@ -49,7 +49,7 @@ def _scalar(value: float | Tensor, x: Tensor) -> Tensor:
 @torch.library.custom_op("fastarat::pgd_step", mutates_args=(), device_types="cpu")
 def _pgd_step(x_adv: Tensor, gradient: Tensor, centre: Tensor, step_size: Tensor, eps: Tensor, norm: str) -> Tensor:
     _check_step(x_adv, gradient, centre, step_size, eps, norm)
-    return _strides_of(x_adv, reference.pgd_step(x_adv, gradient, centre, step_size, eps, cast(Norm, norm)))
+    return _strides_of(x_adv, twin.pgd_step(x_adv, gradient, centre, step_size, eps, cast(Norm, norm)))
 
 
 @_pgd_step.register_kernel("cuda")
@@ -69,7 +69,7 @@ def _(x_adv: Tensor, gradient: Tensor, centre: Tensor, step_size: Tensor, eps: T
 @torch.library.custom_op("fastarat::start_point", mutates_args=(), device_types="cpu")
 def _start_point(x: Tensor, rows: Tensor, step: Tensor, eps: Tensor, seed: int, norm: str) -> Tensor:
     _check_start(x, rows, step, eps, norm)
-    return _strides_of(x, reference.start_point(x, rows, step, eps, seed, cast(Norm, norm)))
+    return _strides_of(x, twin.start_point(x, rows, step, eps, seed, cast(Norm, norm)))
 
 
 @_start_point.register_kernel("cuda")

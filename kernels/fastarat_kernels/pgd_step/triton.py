@@ -22,8 +22,8 @@ from torch import Tensor
 
 from fastarat_kernels.launch import UnsupportedInput, launch
 from fastarat_kernels.philox import Stream
-from fastarat_kernels.philox.seed import signed
 from fastarat_kernels.philox.triton import normal, uniform
+from fastarat_kernels.philox.twin import signed
 
 BLOCK = 1024
 BLOCK_L2 = 4096  # a CIFAR image at once; half of it spills 8 bytes on sm_90, where ptxas then wants 32 registers
@@ -57,7 +57,7 @@ def _linf_step_kernel(
 
 @triton.jit
 def _finite(gradient, largest):
-    # As reference.finite_gradient.
+    # As twin.finite_gradient.
     return tl.minimum(tl.maximum(tl.where(gradient == gradient, gradient, 0.0), -largest), largest)
 
 

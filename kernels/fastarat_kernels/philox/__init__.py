@@ -1,5 +1,5 @@
 """Counter-based random numbers: Philox 4x32-10."""
 
-from fastarat_kernels.philox.reference import Stream, normal, permutation, philox, uniform, words
+from fastarat_kernels.philox.twin import Stream, normal, permutation, philox, uniform, words
 
 __all__ = ["Stream", "normal", "permutation", "philox", "uniform", "words"]

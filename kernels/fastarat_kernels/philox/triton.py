@@ -1,6 +1,6 @@
 """Philox 4x32-10 inside Triton kernels: device functions, no kernel of its own.
 
-The same words as `reference.py`, hence the same uniforms bit for bit; normals to a few roundings.
+The same words as `twin.py`, hence the same uniforms bit for bit; normals to a few roundings.
 Inside a kernel a random number costs no bytes and no launch: in eager PyTorch the ten rounds of one draw are some 130
 launches over int64 tensors of the draw's size. Every element asks for its own four words and keeps one; where a thread
 holds neighbouring elements the compiler computes them once.
@@ -15,7 +15,7 @@ def philox(group, row, step, STREAM: tl.constexpr, seed):
     """Four uint32 words of the counter (group, row, step, STREAM).
 
     Integers, scalar or tensors, of which the low 32 bits count; `seed` is a signed 64-bit integer (see
-    `philox.seed.signed`), of which `tl.philox` makes the two key words, low half first.
+    `philox.signed`), of which `tl.philox` makes the two key words, low half first.
     """
     return tl.philox(seed, group.to(tl.uint32), row.to(tl.uint32), step.to(tl.uint32), STREAM)
 

@@ -1,4 +1,4 @@
-"""`pooled_features` as a PyTorch operator: the reference on the CPU, Triton on CUDA, with autograd."""
+"""`pooled_features` as a PyTorch operator: the twin on the CPU, Triton on CUDA, with autograd."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastarat_kernels.launch import UnsupportedInput
-from fastarat_kernels.pooled_features import reference
+from fastarat_kernels.pooled_features import twin
 
 
 @torch.library.custom_op("fastarat::pooled_features", mutates_args=(), device_types="cpu")
@@ -19,13 +19,13 @@ def pooled_features(z: Tensor) -> Tensor:
     Raises `UnsupportedInput` for other shapes, and on CUDA for other dtypes and layouts.
     """
     _check(z)
-    return reference.pooled_features(z)
+    return twin.pooled_features(z)
 
 
 @torch.library.custom_op("fastarat::pooled_features_backward", mutates_args=(), device_types="cpu")
 def pooled_features_backward(gradient: Tensor, z: Tensor) -> Tensor:
     """dz = [z > 0] gradient / (H W), in the dtype and the layout of `z`; `gradient`: [N, C]."""
-    return reference.pooled_features_backward(gradient, z)
+    return twin.pooled_features_backward(gradient, z)
 
 
 @pooled_features.register_kernel("cuda")

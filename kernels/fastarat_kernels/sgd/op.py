@@ -1,9 +1,9 @@
-"""`sgd` as a PyTorch operator that changes its buffers in place: the reference on the CPU, Triton on CUDA."""
+"""`sgd` as a PyTorch operator that changes its buffers in place: the twin on the CPU, Triton on CUDA."""
 
 import torch
 from torch import Tensor
 
-from fastarat_kernels.sgd import reference
+from fastarat_kernels.sgd import twin
 
 _CHANGED = ("parameters", "momenta", "shadow", "average")
 
@@ -55,7 +55,7 @@ def _sgd(
     average: Tensor | None,
     share: Tensor | None,
 ) -> None:
-    reference.sgd(
+    twin.sgd(
         *(parameters, gradients, momenta, learning_rate, momentum, weight_decay),
         *(keep, scale, shadow, average, share),
     )
@@ -97,4 +97,4 @@ def _(
     average: Tensor | None,
     share: Tensor | None,
 ) -> None:
-    reference.check_buffers(parameters, gradients, momenta, shadow, average, share)
+    twin.check_buffers(parameters, gradients, momenta, shadow, average, share)

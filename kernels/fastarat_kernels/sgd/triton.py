@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastarat_kernels.launch import UnsupportedInput, launch
-from fastarat_kernels.sgd.reference import check_buffers
+from fastarat_kernels.sgd.twin import check_buffers
 
 # Sixteen elements for each of 128 threads: four 16-byte loads of every float32 buffer.
 _BLOCK = 2048

@@ -1,0 +1,107 @@
+"""What a comparison with the reference's AutoAttack found: result rows, and a table of them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from torch import Tensor
+
+from fastarat.common.console import notice, print_table
+
+Row = dict[str, Any]
+
+ENGINES = ("fastarat", "reference")
+POINTS = 1.0
+"""of robust accuracy, that fastarat's may be above the reference's"""
+
+
+@dataclass
+class Turn:
+    """One turn's results, attack by attack."""
+
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {engine: [] for engine in ENGINES})
+    cpu_seconds: dict[str, list[float]] = field(default_factory=lambda: {engine: [] for engine in ENGINES})
+    """the process's own, which a machine with other work changes less"""
+    robust: dict[str, list[Tensor]] = field(default_factory=lambda: {engine: [] for engine in ENGINES})
+    """flags [N] after `clean` and after each attack"""
+    attacked: list[int] = field(default_factory=list)
+    unconfirmed: list[int] = field(default_factory=list)
+    """how many of fastarat's images failed the check that is made here"""
+
+
+def rows_of(turns: list[Turn], attacks: tuple[str, ...], norm: str) -> Iterator[Row]:
+    """A row for each attack and one for all of them."""
+    for at, name in enumerate((*attacks, "whole")):
+        chosen = slice(None) if name == "whole" else slice(at, at + 1)
+        seconds, cpu_seconds = (
+            {engine: [sum(getattr(t, kind)[engine][chosen]) for t in turns] for engine in ENGINES}
+            for kind in ("seconds", "cpu_seconds")
+        )
+        robust = {engine: [int(t.robust[engine][1:][chosen][-1].sum()) for t in turns] for engine in ENGINES}
+        flags = [(t.robust["fastarat"][1:][chosen][-1], t.robust["reference"][1:][chosen][-1]) for t in turns]
+        above = [100 * float(ours.sum() - its.sum()) / len(ours) for ours, its in flags]
+        unconfirmed = sum(sum(t.unconfirmed[chosen]) for t in turns)
+        yield {
+            "correct": max(above) <= POINTS and not unconfirmed,
+            "attack": name,
+            "norm": norm,
+            "clean": int(turns[0].robust["fastarat"][0].sum()),
+            "attacked": [t.attacked[0 if name == "whole" else at] for t in turns],
+            "robust": robust["fastarat"],
+            "reference_robust": robust["reference"],
+            "flags_differ": [int((ours != its).sum()) for ours, its in flags],
+            "unconfirmed": unconfirmed,
+            "seconds": seconds["fastarat"],
+            "reference_seconds": seconds["reference"],
+            "ratio": _ratio(seconds),
+            "cpu_seconds": cpu_seconds["fastarat"],
+            "reference_cpu_seconds": cpu_seconds["reference"],
+            "cpu_ratio": _ratio(cpu_seconds),
+        }
+
+
+def _ratio(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """fastarat's time over the reference's, turn by turn: the least, the median and the most."""
+    found = sorted(ours / its for ours, its in zip(seconds["fastarat"], seconds["reference"], strict=True))
+    return {"low": found[0], "median": median(found), "high": found[-1]}
+
+
+def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Columns and cells; several turns' counts stand in their order."""
+    columns = [
+        "attack",
+        "images",
+        "robust",
+        "reference",
+        "flags differ",
+        "s",
+        "reference s",
+        "time, x reference",
+        "CPU",
+    ]
+    cells = []
+    for row in rows:
+        counts = [row[key] for key in ("attacked", "robust", "reference_robust", "flags_differ")]
+        times = [f"{median(row[key]):.1f}" for key in ("seconds", "reference_seconds")]
+        ratios = [_spread(row[key]) for key in ("ratio", "cpu_ratio")]
+        cells.append([row["attack"], *(" ".join(map(str, values)) for values in counts), *times, *ratios])
+    return columns, cells
+
+
+def _spread(ratio: Mapping[str, float]) -> str:
+    around = f" ({ratio['low']:.2f}-{ratio['high']:.2f})" if ratio["low"] < ratio["high"] else ""
+    return f"{ratio['median']:.2f}{around}"
+
+
+def title(row: Row) -> str:
+    """What was attacked."""
+    return f"AutoAttack ({row['norm']}) of {row['num_images']} images of {row['dataset']}, {row['clean']} right"
+
+
+def print_report(rows: list[Row]) -> None:
+    """The table, to stdout."""
+    print_table(f"{title(rows[0])}; turns in order", *table(rows))
+    for row in rows:
+        if not row["correct"]:
+            notice(f"{row['attack']}: wrong: {row['unconfirmed']} unconfirmed, or robust counts too far apart")

@@ -1,0 +1,41 @@
+"""Random images of a known data set's size: what a benchmark of speed needs, with nothing to download."""
+
+import numpy as np
+
+from fastarat.data.images.dataset import Dataset, ImageSet
+
+SIZES = {
+    "digits": ((8, 8, 1), 10, 16, 1437, 360),
+    "cifar10": ((32, 32, 3), 10, 255, 50_000, 10_000),
+    "cifar100": ((32, 32, 3), 100, 255, 50_000, 10_000),
+}
+"""shape of an image, classes, largest pixel, training and test images"""
+
+
+def random_images(name: str, most: int | None = None) -> Dataset:
+    """As `open_dataset(name)` gives, of random pixels and labels; `most` images a split. `name`: of `SIZES`."""
+    shape, num_classes, max_value, num_train, num_test = SIZES[name]
+    rng = np.random.default_rng(0)
+
+    def split(count: int) -> ImageSet:
+        count = min(count, most or count)
+        pixels = rng.integers(0, max_value + 1, (count, *shape), dtype=np.uint8)
+        return ImageSet(pixels, rng.integers(0, num_classes, count))
+
+    return Dataset("random", split(num_train), split(num_test), tuple(map(str, range(num_classes))), max_value, "")
+
+
+RECIPES = {
+    "resnet18": "cifar10-resnet18",
+    "wrn-34-10": "cifar10-wrn-34-10",
+    "tiny": "cifar10-tiny",
+    "digits": "digits",
+}
+METHODS = ("arat", "at", "trades", "mart", "lbgat", "arrest", "fgsm-rs", "n-fgsm", "standard")
+
+PAPER = ("at", "arat", "arat-swa", "trades", "mart", "lbgat", "standard", "arrest", "fgsm-rs", "n-fgsm")
+
+
+def method_of(recipe_name: str) -> str:
+    """The method that a recipe's name ends in."""
+    return max((method for method in PAPER if recipe_name.endswith(f"-{method}")), key=len)

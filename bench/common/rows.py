@@ -1,0 +1,79 @@
+"""Result rows: one JSON line each, with what they were measured on and made from."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fastarat.common.environment import environment
+from fastarat.common.errors import UserError
+from fastarat.common.files import append_line
+from fastarat.config import Config
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def base_row(benchmark: str, config: Config | dict[str, Any], dataset: str | None, device: str) -> dict[str, Any]:
+    """The fields that every row has. `config`: a training's, or all settings of a benchmark that trains nothing."""
+    facts = environment()
+    names = ("gpu", "driver", "torch", "triton", "commit", "date", "machine", "threads")
+    return {
+        "benchmark": benchmark,
+        "dataset": dataset,
+        "device": device,
+        **{name: facts[name] for name in names},
+        "config": config if isinstance(config, dict) else asdict(config),
+    }
+
+
+def write_row(path: Path, row: dict[str, Any]) -> None:
+    """Append a row, on disk when this returns; it is a line of its own also after one that a kill cut off."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _end_last_line(path)
+    append_line(path, row)
+
+
+def read_rows(*paths: Path) -> Iterator[dict[str, Any]]:
+    """All rows of these files, in order; a file that is not there has none, nor has a last line that was cut off.
+
+    Raises `UserError` for any other line that is no JSON object, and for a file that cannot be read.
+    """
+    for path in paths:
+        if path.exists():
+            *lines, rest = _bytes(path).split(b"\n")
+            for number, line in enumerate(lines, 1):
+                if (row := _row(line)) is None:
+                    raise UserError(f"{path}, line {number} is no JSON object: mend the line, or move the file away")
+                yield row
+            if (row := _row(rest)) is not None:
+                yield row
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise UserError(f"cannot read {path}: {e.strerror}: move it away") from None
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """The object that a line holds; None if it holds none, or is no JSON in UTF-8."""
+    try:
+        row = json.loads(line.decode())
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _end_last_line(path: Path) -> None:
+    """End the last line if it has no end: a whole row is kept, what a kill left of one is not."""
+    content = _bytes(path) if path.exists() else b""
+    rest = content.rpartition(b"\n")[2]
+    if rest:
+        with path.open("rb+") as file:
+            if _row(rest) is None:
+                file.truncate(len(content) - len(rest))
+            else:
+                file.seek(0, 2)
+                file.write(b"\n")

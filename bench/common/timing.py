@@ -1,0 +1,144 @@
+"""Timing of variants against each other: in turns, from a cold cache, as quantiles.
+
+On a GPU a run is the replay of a captured CUDA graph, so that what the host does between launches is not timed.
+"""
+
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+
+Key = TypeVar("Key", bound=Hashable)
+Call = Callable[[], object]
+
+WARM_UP = 3
+"""calls or steps before anything is captured or timed: compilation, autotuning, workspaces"""
+COPY_BYTES = {"cuda": 1 << 30, "cpu": 64 << 20}
+"""read and written by the copy that bandwidths are compared with: far beyond any cache on a GPU"""
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """Milliseconds of one call."""
+
+    p20: float
+    p50: float
+    p80: float
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What is timed at once: `num_calls` calls."""
+
+    start: Call
+    num_calls: int
+    alive: Sequence[Call] = field(repr=False)
+    """a graph does not keep the tensors it reads: these calls do"""
+
+
+def prepare(build: Callable[[], Sequence[Call]], device: torch.device) -> Timed:
+    """A run of all the calls that `build` gives, warmed up.
+
+    On a GPU they are captured into one graph. `build` runs on the stream of the capture, since autograd runs a backward
+    pass on the stream of its forward pass, which `build` may hold.
+    """
+    if device.type == "cpu":
+        calls = build()
+        _all(calls)
+        return Timed(lambda: _all(calls), len(calls), calls)
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        calls = build()
+        for _ in range(WARM_UP):
+            _all(calls)
+    torch.cuda.synchronize(device)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        _all(calls)
+    return Timed(graph.replay, len(calls), calls)
+
+
+def measure(runs: Mapping[Key, Timed], repeats: int, device: torch.device) -> dict[Key, Quantiles]:
+    """Time each run `repeats` times, in turns, so that a change of clocks or a neighbour's load meets all alike."""
+    start_once = _on_gpu(device) if device.type == "cuda" else _on_cpu
+    times: dict[Key, list[Callable[[], float]]] = {key: [] for key in runs}
+    for repeat in range(repeats):
+        keys = list(runs)
+        for key in keys if repeat % 2 == 0 else reversed(keys):
+            times[key].append(start_once(runs[key]))
+    return {key: _quantiles([time() for time in times[key]], runs[key].num_calls) for key in runs}
+
+
+def copy_bandwidth(device: torch.device, repeats: int) -> float:
+    """Bytes a second (read and written) of a large copy: what a kernel that only moves memory can reach."""
+    source = torch.ones(COPY_BYTES[device.type] // 8, device=device)
+    target = torch.empty_like(source)
+    run = prepare(lambda: [lambda: target.copy_(source)], device)
+    milliseconds = measure({"copy": run}, repeats, device)["copy"].p50
+    return COPY_BYTES[device.type] / milliseconds * 1000
+
+
+def _all(calls: Sequence[Call]) -> None:
+    for call in calls:
+        call()
+
+
+def _on_cpu(run: Timed) -> Callable[[], float]:
+    """Time a run; the function that is returned gives the milliseconds."""
+    start = time.perf_counter()
+    run.start()
+    milliseconds = (time.perf_counter() - start) * 1000
+    return lambda: milliseconds
+
+
+def _on_gpu(device: torch.device) -> Callable[[Timed], Callable[[], float]]:
+    """As `_on_cpu`; nothing waits for the GPU before the milliseconds are asked for.
+
+    Before each run a buffer of twice the L2 cache is read, not written, which would leave dirty lines whose writing
+    back the run would pay for. The GPU reads while the host starts the run behind it.
+    """
+    cache_bytes = torch.cuda.get_device_properties(device).L2_cache_size
+    buffer = torch.ones(2 * cache_bytes // 4, device=device)
+
+    def start_once(run: Timed) -> Callable[[], float]:
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        buffer.sum()
+        start.record()
+        run.start()
+        end.record()
+
+        def milliseconds() -> float:
+            end.synchronize()
+            return start.elapsed_time(end)
+
+        return milliseconds
+
+    return start_once
+
+
+def _quantiles(times: Sequence[float], num_calls: int) -> Quantiles:
+    milliseconds = torch.tensor(times, dtype=torch.float64) / num_calls
+    return Quantiles(*(float(milliseconds.quantile(q)) for q in (0.2, 0.5, 0.8)))
+
+
+def mark(on_gpu: bool) -> Any:
+    """Now: on a GPU when it gets there, without waiting for it."""
+    if not on_gpu:
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def milliseconds(first: Any, last: Any) -> float:
+    """Between two marks; on a GPU only once it has passed both."""
+    return (last - first) * 1e3 if isinstance(first, float) else first.elapsed_time(last)
+
+
+def one_line(error: Exception) -> str:
+    """What a row says of an error."""
+    text = next(filter(None, map(str.strip, str(error).splitlines())), "")
+    return text if text.startswith("WRONG") else f"{type(error).__name__}: {text}"[:300]

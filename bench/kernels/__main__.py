@@ -1,0 +1,120 @@
+"""Every kernel against plain PyTorch, inductor and NVIDIA's apex, over the layer shapes of ResNet-18 and WRN-34-10.
+
+    python -m bench.kernels --budget 300
+    python -m bench.kernels --device cpu --smoke
+
+Correctness first: outputs and gradients are compared with the definition in float64, and what is wrong gets no time.
+Speeds are shares of the bandwidth of a large copy in the same run. On a CPU the kernels' PyTorch twins run instead.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.common import command
+from bench.common.rows import RESULTS, base_row, write_row
+from bench.common.timing import copy_bandwidth
+from bench.kernels.batch_norm import apex_batch_norm
+from bench.kernels.cases import Case, Scale
+from bench.kernels.measure import Bench, failed_case, measure_case
+from bench.kernels.registry import DTYPES, KERNELS
+from bench.kernels.report import print_report
+from bench.kernels.sgd import apex_sgd
+from fastarat.common.console import notice, print_json, progress
+from fastarat.common.errors import unknown
+
+
+def main(args: list[str] | None = None) -> int:
+    """Measure, print, write rows; 0 if everything was right, 1 if not, 2 for what cannot be run."""
+    return command.run("bench.kernels", _main, args)
+
+
+def _main(args: list[str] | None) -> int:
+    arguments = _arguments(args)
+    if not (apex_batch_norm() or apex_sgd()):
+        notice("apex: not installed, so not compared")
+    if arguments.smoke and arguments.device == "cpu":
+        notice("inductor: left out by --smoke on a CPU, where its C++ compilation takes long")
+    scale = Scale(arguments.batch, arguments.smoke)
+    # The first dtype in full comes first, should the budget end.
+    cases = [case for d in arguments.dtype for name in arguments.kernels for case in KERNELS[name](scale, DTYPES[d])]
+    rows = run(cases, _bench(arguments), arguments.rows, arguments.budget)
+    print_json(rows) if arguments.json else print_report(rows)
+    return 0 if all(row["correct"] for row in rows) else 1
+
+
+def _arguments(args: list[str] | None) -> argparse.Namespace:
+    """The flags, complete and checked. Raises `UserError`."""
+    parser = command.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU")
+    parser.add_argument("--kernels", nargs="+", metavar="NAME", help=f"some of {', '.join(KERNELS)}; default: all")
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, help="default: bf16 fp16, on a CPU fp32")
+    parser.add_argument("--batch", type=int, help="clean images a step (128; smoke: 4)")
+    parser.add_argument("--repeats", type=int, help="timings of each variant (50; CPU: 5; smoke: 1)")
+    parser.add_argument("--rows", type=Path, help="where rows go (bench/results/kernels.jsonl; CPU: nowhere)")
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="end in time, with what was measured till then")
+    parser.add_argument("--smoke", action="store_true", help="tiny shapes, on a CPU no inductor: does everything run?")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON instead of tables")
+    arguments = parser.parse_args(args)
+    arguments.device = command.device_of(arguments.device, "runs the kernels' PyTorch twins")
+    on_gpu = arguments.device == "cuda"
+    arguments.kernels = arguments.kernels or list(KERNELS)
+    for name in arguments.kernels:
+        if name not in KERNELS:
+            raise unknown("kernel", name, KERNELS)
+    arguments.dtype = arguments.dtype or (["bf16", "fp16"] if on_gpu else ["fp32"])
+    defaults = {"batch": 4 if arguments.smoke else 128, "repeats": 1 if arguments.smoke else 50 if on_gpu else 5}
+    for name, default in defaults.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, default)
+    command.check_positive(arguments, "batch", "repeats", "budget")
+    # Tiny shapes say nothing of speed: their rows go only where they are asked to.
+    if arguments.rows is None and on_gpu and not arguments.smoke:
+        arguments.rows = RESULTS / "kernels.jsonl"
+    if arguments.rows is not None:
+        command.check_writable(arguments.rows)
+    return arguments
+
+
+def _bench(arguments: argparse.Namespace) -> Bench:
+    device = torch.device(arguments.device)
+    config = {name: value for name, value in vars(arguments).items() if name != "rows"}
+    return Bench(
+        device,
+        arguments.repeats,
+        arguments.smoke,
+        copy_bandwidth(device, max(arguments.repeats, 5)),
+        base_row("kernels", config, None, arguments.device),
+    )
+
+
+def run(cases: list[Case], bench: Bench, path: Path | None, budget: float | None) -> list[dict[str, Any]]:
+    """The rows of all cases, each written when it is there; those whose end the `budget` would not see are left out."""
+    start, longest, rows = time.monotonic(), 0.0, []
+    with progress("kernels", len(cases)) as advance:
+        for done, case in enumerate(cases):
+            begun = time.monotonic()
+            if budget is not None and begun + longest > start + budget:
+                notice(f"budget: {done} of {len(cases)} cases measured, {len(cases) - done} left out")
+                break
+            try:
+                found = measure_case(case, bench)
+            except Exception as e:
+                found = failed_case(case, bench, e)
+            for row in found:
+                if path is not None:
+                    write_row(path, row)
+            rows += found
+            # The first case also pays for starting the compiler.
+            seconds = time.monotonic() - begun
+            longest = seconds if done == 1 else max(longest, seconds)
+            advance(1)
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""One ladder: every variant of a setting is built, checked and, if it is right, timed in turns with the others."""
+
+import gc
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from types import FrameType
+from typing import Any
+
+import torch
+
+from bench.common.timing import WARM_UP, one_line
+from bench.ladder.gate import Snapshot, batches_of, compare, definition
+from bench.ladder.rows import cost_of, row_of
+from bench.ladder.subjects import Setting, Subject
+from bench.ladder.turns import TURN_SECONDS, Effort, Entry, chunk, steps_for, take_turns
+from bench.ladder.variants import NEEDS_GPU, fresh_compiler, ladder_of
+from fastarat.common.console import notice
+from fastarat.config import Config
+from fastarat.data.loading.loader import Batch
+
+# The batches, and what the definition makes of them.
+Right = tuple[Sequence[Batch], Sequence[Snapshot]]
+
+
+def run_ladder(
+    setting: Setting,
+    names: Sequence[str],
+    effort: Effort,
+    bandwidth: float,
+    settings: dict[str, Any],
+    advance: Callable[[float], None],
+) -> list[dict[str, Any]]:
+    """Rows of these variants, in the ladder's order; of those that there was time for.
+
+    `bandwidth`: bytes/s of a large copy; `settings`: of the benchmark, for rows. `advance` is told of shares of the
+    work, 1 in all.
+    """
+    fresh_compiler()
+    cost = cost_of(setting)
+    entries = {name: Entry(name, variant) for name, variant in ladder_of(setting).items() if name in names}
+    with _stopped_by_sigterm():
+        try:
+            _check_all(entries, effort, lambda share: advance(0.5 * share))
+        except Stopped:
+            notice("budget: stopped; what is ready is timed")
+            effort = replace(effort, repeats=2)
+    take_turns(list(entries.values()), effort, lambda share: advance(0.5 * share))
+    found = [entry for entry in entries.values() if entry.problem or entry.rates]
+    rows = [row_of(entry, found, cost, bandwidth, settings) for entry in found]
+    for entry in entries.values():
+        entry.close()
+    return rows
+
+
+class Stopped(BaseException):
+    """SIGTERM came: no error of what was at work."""
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped
+
+    earlier = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+def _check_all(entries: dict[str, Entry], effort: Effort, advance: Callable[[float], None]) -> None:
+    """Build and compare every variant that there is time for; those that are compiled in several forms come last."""
+    # The turns are to end in time as well.
+    deadline = effort.deadline - effort.repeats * len(entries) * TURN_SECONDS
+    rights: dict[Config, Right] = {}
+    for entry in sorted(entries.values(), key=lambda entry: len(entry.variant.builds)):
+        if time.monotonic() < deadline:
+            _check(entry, rights, deadline)
+        else:
+            notice(f"budget: {entry.name} left out")
+        advance(1 / len(entries))
+
+
+def _check(entry: Entry, rights: dict[Config, Right], deadline: float) -> None:
+    """Build the variant, in its fastest form if it has several, and compare it with the definition."""
+    variant, slowest = entry.variant, 0.0
+    if variant.needs_gpu and variant.setting.device.type == "cpu":
+        entry.problem = NEEDS_GPU
+        return
+    notice(f"{entry.name}: {variant.adds}")
+    for form, build in variant.builds.items():
+        started = time.monotonic()
+        if entry.forms and started + 2 * slowest > deadline:
+            notice(f"budget: {entry.name} ({form}) left out")
+            break
+        problem = _try(entry, form, build, rights)
+        if problem is not None:
+            entry.forms[form] = problem
+            notice(f"{entry.name}{f' ({form})' if form else ''}: {problem}")
+        _free()
+        slowest = max(slowest, time.monotonic() - started)
+    if entry.subject is None:
+        entry.problem = "; ".join(str(found) for found in entry.forms.values())
+
+
+def _try(entry: Entry, form: str, build: Callable[[Setting], Subject], rights: dict[Config, Right]) -> str | None:
+    """Check one form, and take it if it is the fastest so far; what is wrong with it, or None."""
+    setting = entry.variant.setting
+    on_gpu = setting.device.type == "cuda"
+    try:
+        right = _right(setting, rights)
+        before = torch.cuda.memory_allocated() if on_gpu else 0
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        started = time.monotonic()
+        subject = build(setting)
+        entry.verdict = verdict = compare(subject, *right, entry.variant.precision())
+        seconds = time.monotonic() - started
+        if verdict.problem:
+            return f"WRONG: {verdict.problem}"
+        subject.scale_attack(1, 1)
+        feed, rate = subject.batches(), 0.0
+        if len(entry.variant.builds) > 1:
+            _, rate = chunk(subject, feed, setting, WARM_UP)
+            _, rate = chunk(subject, feed, setting, steps_for(setting, rate))
+    except Exception as e:
+        return one_line(e)
+    if rate < max((found for found in entry.forms.values() if isinstance(found, float)), default=0.0):
+        subject.close()
+    else:
+        entry.close()
+        entry.subject, entry.feed, entry.form, entry.ready_seconds = subject, feed, form, seconds
+        entry.peak_memory = (torch.cuda.max_memory_allocated() - before) / 1e9 if on_gpu else None
+    entry.forms[form] = rate
+    return None
+
+
+def _right(setting: Setting, rights: dict[Config, Right]) -> Right:
+    """The batches and the definition's results, computed once for each algorithm."""
+    if setting.config not in rights:
+        batches = batches_of(setting)
+        rights[setting.config] = batches, definition(setting, batches)
+        _free()
+    return rights[setting.config]
+
+
+def _free() -> None:
+    """Give back what a failed or a slower form held: its graphs and its tensors refer to each other."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,85 @@
+"""A ladder's result rows: speeds, shares of the machine's roofs, and ratios turn by turn."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from statistics import median
+from typing import Any
+
+import torch
+from fastarat_kernels.implementations import PYTORCH
+
+from bench.common.inputs import method_of
+from bench.common.rows import base_row
+from bench.ladder.subjects import Setting
+from bench.ladder.turns import Entry
+from bench.ladder.variants import choices_of
+from fastarat.common.distributed import World
+from fastarat.training.build import build_training
+from fastarat.training.profiling.cost import Cost, added, step_cost
+
+PEAK_FLOPS = 790e12
+"""bf16 matrix products of an H200 on random data: what `mfu` is a share of, on any GPU"""
+BASES = ("published", "strong")
+"""what the others are compared with"""
+
+
+def cost_of(setting: Setting) -> Cost:
+    """FLOP of a step by the definition, and the bytes that it moves at least, in the format that fastarat chooses."""
+    # Counted on a CPU, wherever it runs: that needs no memory of the GPU.
+    dtype, world = choices_of(setting).dtype, World(torch.device("cpu"))
+    training = build_training(setting.config, setting.dataset, world, dtype, PYTORCH)
+    return added(*step_cost(training, fused=True).values())
+
+
+def row_of(
+    entry: Entry,
+    entries: Sequence[Entry],
+    cost: Cost,
+    bandwidth: float,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    setting, verdict = entry.variant.setting, entry.verdict
+    config = setting.config
+    described = {**asdict(config), "benchmark": dict(settings)}
+    row = {
+        **base_row("throughput", described, setting.dataset.name, setting.device.type),
+        "correct": entry.problem is None,
+        "error": entry.problem,
+        "errors": verdict.errors if verdict else None,
+        "method": method_of(config.recipe),
+        "model": config.model.name,
+        "variant": entry.name,
+        "adds": entry.variant.adds,
+        "batch": config.batch,
+        "dtype": entry.variant.dtype,
+        "attack_steps": config.attack.steps,
+        "compile_mode": entry.form or None,
+        "modes": entry.forms if len(entry.variant.builds) > 1 else None,
+        "ready_s": entry.ready_seconds or None,
+        "launches": entry.launches,
+        "peak_memory_gb": entry.peak_memory,
+        "copy_gb_per_s": bandwidth / 1e9,
+        **dict.fromkeys(("images_per_s", "ms_p20", "ms_p50", "ms_p80", "mfu", "bandwidth_share", "ratios")),
+    }
+    return row | _speeds(entry, entries, cost, bandwidth) if entry.problem is None and entry.rates else row
+
+
+def _speeds(entry: Entry, entries: Sequence[Entry], cost: Cost, bandwidth: float) -> dict[str, Any]:
+    milliseconds = torch.tensor(entry.step_ms, dtype=torch.float64)
+    rate = median(entry.rates)
+    steps_per_s = rate / entry.variant.setting.config.batch
+    on_gpu = entry.variant.setting.device.type == "cuda"
+    return {
+        "images_per_s": rate,
+        **{f"ms_p{percent}": float(milliseconds.quantile(percent / 100)) for percent in (20, 50, 80)},
+        # The definition's work, however a variant does it; x-variants do less, and their share would say nothing.
+        "mfu": cost.flops * steps_per_s / PEAK_FLOPS if on_gpu and not entry.name.startswith("x-") else None,
+        "bandwidth_share": None if entry.name.startswith("x-") else cost.bytes * steps_per_s / bandwidth,
+        "ratios": {base.name: _ratio(entry, base) for base in entries if base.name in BASES and base.rates},
+    }
+
+
+def _ratio(entry: Entry, base: Entry) -> dict[str, float]:
+    """How many times the base's images/s, turn by turn: the least, the median and the most."""
+    found = sorted(mine / its for mine, its in zip(entry.rates, base.rates, strict=False))
+    return {"low": found[0], "median": median(found), "high": found[-1]}

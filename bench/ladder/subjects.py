@@ -1,0 +1,270 @@
+"""What is timed: a training that feeds itself and takes steps, plain or fastarat's, with its state by common names."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+import torch
+from fastarat_kernels.implementations import PYTORCH, Kernels
+from torch import Tensor, nn
+
+from bench.ladder.plain import BatchNorms, Mode, Plain, PlainNet, fresh_noise, predictor
+from bench.ladder.plain_data import Source, resident_batches, worker_batches
+from fastarat.attacks.pgd import start_noise
+from fastarat.common.distributed import World
+from fastarat.config import Config
+from fastarat.config.attack import AttackConfig
+from fastarat.config.method import LBGATConfig
+from fastarat.config.training import CompileMode
+from fastarat.data.images.dataset import Dataset
+from fastarat.data.loading.loader import Batch
+from fastarat.models.split_batch_norm import BRANCHES, SplitBatchNorm2d, forward, forward_context
+from fastarat.training.build import build_training
+from fastarat.training.state import Training
+from fastarat.training.step.compiled import MOST_UNROLLED, build_step, unrolled_size
+from fastarat.training.step.precision import Dtype
+
+BALANCE = 0.6
+"""w, the weight of AR-AT's adversarial loss; other than 1/2, so that a swap of the two would show"""
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all variants of one ladder share."""
+
+    config: Config
+    dataset: Dataset
+    device: torch.device
+
+
+class Subject(ABC):
+    """A training of one variant. Its first step compiles what is compiled."""
+
+    @abstractmethod
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Train on a batch: the loss and its terms (scalars, overwritten by the next step)."""
+
+    @abstractmethod
+    def batches(self) -> Iterator[Batch]:
+        """Its own batches, without end."""
+
+    @abstractmethod
+    def parameters(self) -> State:
+        """All weights by the names that every subject uses."""
+
+    @abstractmethod
+    def statistics(self) -> State:
+        """The adversarial branch's running means and variances."""
+
+    @abstractmethod
+    def scale_attack(self, radius: float, step: float) -> None:
+        """Make the attack's radius and step so many times the configuration's."""
+
+    def flags(self) -> AbstractContextManager[object]:
+        """The state of PyTorch's global switches that the subject runs in."""
+        # Shapes never change: cuDNN times its algorithms once.
+        return torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=True)
+
+    def close(self) -> None:  # noqa: B027  most have nothing beside them
+        """End what runs beside it."""
+
+
+@dataclass(frozen=True)
+class PlainForm:
+    """How a plain training runs."""
+
+    workers: bool = False
+    """PIL in worker processes feeds it; else a resident set"""
+    deterministic: bool = False
+    """cuDNN is deterministic and times no algorithms, as published code has it"""
+    channels_last: bool = True
+    half: Dtype | None = None
+    mode: Mode | None = None
+    """of torch.compile; None: eager"""
+
+
+class PlainSubject(Subject):
+    """`bench.ladder.plain`'s training with fastarat's initial weights."""
+
+    def __init__(self, setting: Setting, form: PlainForm):
+        self.setting, self.form = setting, form
+        start = build_training(setting.config, setting.dataset, World(setting.device), "fp32")
+        self.layout = torch.channels_last if form.channels_last else torch.contiguous_format
+        if setting.config.attack.batch_norm == "eval":
+            _warm_statistics(start)
+        self.plain = _plain(setting, form, start)
+        _copy(_fastarat_state(start), self._named_parameters())
+        _copy(_fastarat_statistics(start), self.statistics())
+        for net in self._nets.values():
+            net.to(memory_format=self.layout)  # type: ignore[call-overload]
+        if form.mode is not None:
+            self.plain.compile(form.mode)
+        self.feed: Iterator[Batch] | None = None
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        return self.plain.step(batch._replace(x=batch.x.contiguous(memory_format=self.layout)))
+
+    def batches(self) -> Iterator[Batch]:
+        config, dataset, device = self.setting.config, self.setting.dataset, self.setting.device
+        self.plain.noise = fresh_noise
+        source = Source(dataset.decoded_train, dataset.max_value, config.augment)
+        if self.form.workers:
+            self.feed = worker_batches(source, config.batch, device)
+        else:
+            self.feed = resident_batches(source, config.batch, device, self.layout)
+        return self.feed
+
+    def scale_attack(self, radius: float, step: float) -> None:
+        attack = self.setting.config.attack
+        self.plain.attacking = replace(attack, eps_255=radius * attack.eps_255, step_255=step * attack.step_255)
+
+    def flags(self) -> AbstractContextManager[object]:
+        if not self.form.deterministic:
+            return super().flags()
+        return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True)
+
+    def _named_parameters(self) -> State:
+        named: State = {f"predictors.{name}": p for name, p in self.plain.predictors.named_parameters()}
+        for prefix, net in self._nets.items():
+            named |= {prefix + _plain_name(name): p for name, p in net.body.named_parameters()}
+        return named
+
+    @property
+    def _nets(self) -> dict[str, PlainNet]:
+        """By what their parameters' names begin with."""
+        teacher = self.plain.teacher
+        return {"": self.plain.net} | ({"teacher.": teacher} if teacher is not None else {})
+
+    def parameters(self) -> State:
+        return {name: parameter.detach() for name, parameter in self._named_parameters().items()}
+
+    def statistics(self) -> State:
+        found: State = {}
+        for name, layer in self.plain.net.body.named_modules():
+            if isinstance(layer, BatchNorms):
+                norm = layer.norms["adv"]
+                found |= {f"{name}.mean": norm.running_mean, f"{name}.variance": norm.running_var}  # type: ignore[dict-item]
+        return found
+
+    def close(self) -> None:
+        close = getattr(self.feed, "close", None)
+        if close is not None:
+            close()
+
+
+def _plain(setting: Setting, form: PlainForm, start: Training) -> Plain:
+    config, channels = setting.config, setting.dataset.image_shape[2]
+    branches = BRANCHES if config.method.name == "arat" else ("adv",)
+    net = PlainNet(config.model.name, len(setting.dataset.classes), channels, branches)
+    widths = [layers[0].in_features for layers in getattr(start.parts.method, "predictors", ())]
+    teacher = None
+    if isinstance(config.method, LBGATConfig):
+        teacher = PlainNet(config.method.teacher, len(setting.dataset.classes), channels, branches)
+        teacher.to(setting.device).train()
+
+    def same_noise(batch: Batch, attack: AttackConfig, step: int) -> Tensor | None:
+        """fastarat's own, by which both can be compared."""
+        return start_noise(attack, batch.x, config.seed, step, batch.rows)
+
+    return Plain(
+        config,
+        net.to(setting.device).train(),
+        nn.ModuleList(predictor(width) for width in widths).to(setting.device).train(),
+        teacher,
+        setting.device,
+        same_noise,
+        BALANCE,
+        HALF.get(form.half or ""),
+        fused_sgd=form.mode is not None,
+        freeze=form.mode is not None,
+    )
+
+
+def _plain_name(name: str) -> str:
+    """`bn1.norms.adv.weight` as fastarat's sets are named: `bn1.weight.adv`."""
+    head, _, tail = name.rpartition(".norms.")
+    if not head:
+        return name
+    branch, _, kind = tail.partition(".")
+    return f"{head}.{kind}.{branch}"
+
+
+class FastaratSubject(Subject):
+    """fastarat's own training."""
+
+    def __init__(self, setting: Setting, dtype: Dtype, kernels: Kernels, mode: CompileMode):
+        self.training = build_training(setting.config, setting.dataset, World(setting.device), dtype, kernels)
+        parts = self.training.parts
+        unroll = unrolled_size(parts) <= MOST_UNROLLED
+        parts.method.begin_epoch(torch.tensor(BALANCE))
+        if setting.config.attack.batch_norm == "eval":
+            _warm_statistics(self.training)
+        self.run = build_step(parts, self.training.controls, mode, unroll)
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        dtype = self.training.parts.precision.parameter_dtype
+        return self.training.advance(self.run, batch._replace(x=batch.x.to(dtype)))
+
+    def batches(self) -> Iterator[Batch]:
+        loader, epoch = self.training.loader, 0
+        while True:
+            epoch += 1
+            yield from loader.batches(epoch)
+
+    def scale_attack(self, radius: float, step: float) -> None:
+        attack, controls = self.training.config.attack, self.training.controls
+        controls.eps.fill_(radius * attack.eps)
+        controls.step_size.fill_(step * attack.step)
+
+    def parameters(self) -> State:
+        return {name: value.detach() for name, value in _fastarat_state(self.training).items()}
+
+    def statistics(self) -> State:
+        return _fastarat_statistics(self.training)
+
+
+def _fastarat_state(training: Training) -> State:
+    """What fastarat trains, every branch of a batch-norm for itself."""
+    found: State = {}
+    for owner in (training.parts.model, training.parts.method):
+        split = {name for name, layer in owner.named_modules() if isinstance(layer, SplitBatchNorm2d)}
+        for name, parameter in owner.named_parameters():
+            if name.rpartition(".")[0] in split and parameter.requires_grad:
+                branches = BRANCHES[-len(parameter) :]
+                found |= {f"{name}.{branch}": parameter[i] for i, branch in enumerate(branches)}
+            elif parameter.requires_grad:
+                found[name] = parameter
+    return found
+
+
+def _fastarat_statistics(training: Training) -> State:
+    found: State = {}
+    for name, layer in training.parts.model.named_modules():
+        if isinstance(layer, SplitBatchNorm2d):
+            found |= {f"{name}.mean": layer.running_mean[-1], f"{name}.variance": layer.running_var[-1]}
+    return found
+
+
+@torch.no_grad()
+def _warm_statistics(training: Training) -> None:
+    """Those of the first batch: by a new net's mean of 0 and variance of 1 an attack would find nothing to climb."""
+    model, batch = training.parts.model, next(training.loader.batches(1))
+    context = forward_context(model)
+    assert context is not None
+    before = context.kernels, context.momentum
+    context.kernels, context.momentum = PYTORCH, 1.0
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        forward(
+            model, torch.cat([batch.x, batch.x]), "both" if training.config.method.name == "arat" else "adv", "train"
+        )
+    context.kernels, context.momentum = before
+
+
+@torch.no_grad()
+def _copy(source: State, target: State) -> None:
+    assert source.keys() == target.keys(), source.keys() ^ target.keys()
+    for name, value in target.items():
+        value.copy_(source[name])

@@ -1,0 +1,168 @@
+"""Timing a ladder's variants in turns, chunk by chunk of steps."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+from bench.common.timing import WARM_UP, mark, milliseconds, one_line
+from bench.ladder.gate import Verdict
+from bench.ladder.subjects import Setting, Subject
+from bench.ladder.variants import Variant
+from fastarat.common.console import notice
+from fastarat.data.loading.loader import Batch
+
+TURN_SECONDS = 1.5
+"""about what one variant's turn takes, a step of warm-up and a chunk of steps"""
+_CHUNK_SECONDS = 1.0
+_MOST_STEPS = 200
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long is measured."""
+
+    repeats: int
+    """turns, in each of which every variant runs a chunk of steps"""
+    steps: int | None = None
+    """of a chunk; None: as many as take a second, two at least"""
+    deadline: float = float("inf")
+    """of time.monotonic(): no variant begins and no turn is taken after it"""
+
+
+@dataclass
+class Entry:
+    """A variant on its way through the ladder."""
+
+    name: str
+    variant: Variant
+    verdict: Verdict | None = None
+    problem: str | None = None
+    subject: Subject | None = None
+    feed: Iterator[Batch] | None = None
+    form: str = ""
+    """which of several builds was the fastest"""
+    forms: dict[str, float | str] = field(default_factory=dict)
+    """images/s of each of several builds (of one: 0), or what is wrong with it"""
+    ready_seconds: float = 0.0
+    """to build it and take the steps of the comparison, compiling as it goes"""
+    peak_memory: float | None = None
+    launches: int | None = None
+    step_ms: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    """images/s of each turn"""
+
+    def close(self) -> None:
+        """Let go of what runs."""
+        if self.subject is not None:
+            self.subject.close()
+        self.subject = self.feed = None
+
+    def fail(self, problem: str) -> None:
+        """No speed for this one."""
+        notice(f"{self.name}: {problem}")
+        self.problem = problem
+        self.rates.clear()
+        self.close()
+
+
+def take_turns(entries: Sequence[Entry], effort: Effort, advance: Callable[[float], None]) -> None:
+    """Time all entries in turns, so that a change of clocks or a neighbour's load meets all alike.
+
+    One that fails on the way, or whose weights are not finite in the end, is out.
+    """
+    steps = {}
+    for entry in _running(entries):
+        with _out_if_it_fails(entry):
+            steps[entry.name] = _steps_of(entry, effort)
+    for turn in range(effort.repeats):
+        # Two turns at least: one has no spread.
+        if turn >= 2 and time.monotonic() > effort.deadline:
+            notice(f"budget: {turn} of {effort.repeats} turns")
+            break
+        running = _running(entries)
+        for entry in running if turn % 2 == 0 else running[::-1]:
+            with _out_if_it_fails(entry):
+                milliseconds, rate = _timed(entry, steps[entry.name])
+                entry.step_ms += milliseconds
+                entry.rates.append(rate)
+        advance(1 / effort.repeats)
+    for entry in _running(entries):
+        with _out_if_it_fails(entry):
+            _check_finite(entry)
+    # A profiler that was once at work slows every launch after it.
+    for entry in _running(entries):
+        with suppress(Exception):
+            entry.launches = _launches(entry)
+
+
+def _running(entries: Sequence[Entry]) -> list[Entry]:
+    return [entry for entry in entries if entry.subject is not None]
+
+
+@contextmanager
+def _out_if_it_fails(entry: Entry) -> Iterator[None]:
+    try:
+        yield
+    except Exception as e:
+        entry.fail(one_line(e))
+
+
+def _steps_of(entry: Entry, effort: Effort) -> int:
+    """How many steps a chunk has; warms the entry up on the way."""
+    _, rate = _timed(entry, 1 if effort.steps == 1 else WARM_UP)
+    if effort.steps is not None:
+        return effort.steps
+    return steps_for(entry.variant.setting, rate)
+
+
+def steps_for(setting: Setting, rate: float) -> int:
+    """How many steps take about a second at `rate` images/s."""
+    return min(max(round(_CHUNK_SECONDS * rate / setting.config.batch), 2), _MOST_STEPS)
+
+
+def _timed(entry: Entry, steps: int) -> tuple[list[float], float]:
+    assert entry.subject is not None and entry.feed is not None
+    return chunk(entry.subject, entry.feed, entry.variant.setting, steps)
+
+
+def chunk(subject: Subject, feed: Iterator[Batch], setting: Setting, steps: int) -> tuple[list[float], float]:
+    """Milliseconds of each of `steps` steps with the loading of their batches, and images/s over all of them."""
+    on_gpu = setting.device.type == "cuda"
+    with subject.flags():
+        subject.step(next(feed))  # what the last chunk left behind is not timed
+        if on_gpu:
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        marks = [mark(on_gpu)]
+        for _ in range(steps):
+            subject.step(next(feed))
+            marks.append(mark(on_gpu))
+        if on_gpu:
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
+    return [milliseconds(a, b) for a, b in pairwise(marks)], steps * setting.config.batch / seconds
+
+
+def _launches(entry: Entry) -> int | None:
+    """Kernels, copies and fills that the GPU runs in one step."""
+    if entry.variant.setting.device.type == "cpu":
+        return None
+    assert entry.subject is not None and entry.feed is not None
+    with entry.subject.flags(), profile(activities=[ProfilerActivity.CUDA]) as recorded:
+        entry.subject.step(next(entry.feed))
+        torch.cuda.synchronize()
+    events = recorded.events() or []
+    return sum(event.device_type == DeviceType.CUDA for event in events)
+
+
+def _check_finite(entry: Entry) -> None:
+    assert entry.subject is not None
+    if not all(bool(value.isfinite().all()) for value in entry.subject.parameters().values()):
+        # Such numbers are computed at another speed than real ones.
+        raise ValueError("WRONG: the weights are not finite after the timed steps")

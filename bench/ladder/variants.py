@@ -1,0 +1,126 @@
+"""The ladder: from published code to fastarat's default, one change a rung; then what changes the algorithm."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from fastarat_kernels.implementations import PYTORCH, TRITON, Kernels
+
+from bench.ladder.plain import Mode
+from bench.ladder.plain_losses import LOSSES
+from bench.ladder.subjects import FastaratSubject, PlainForm, PlainSubject, Setting, Subject
+from fastarat.common.choice_log import ChoiceLog
+from fastarat.config import Config
+from fastarat.config.training import CompileMode
+from fastarat.training.choices import choose_compile, choose_dtype, choose_kernels
+from fastarat.training.step.precision import Dtype
+
+NEEDS_GPU = "needs a GPU"
+PLAIN = ("published", "resident", "channels-last", "bf16", "strong")
+NAMES = (*PLAIN, "merged", "fused", "captured", "default", "x-frozen-bn", "x-fewer-steps")
+"""in the ladder's order"""
+MODES: tuple[Mode, ...] = ("default", "reduce-overhead", "max-autotune")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What `fastarat train` chooses on this machine."""
+
+    dtype: Dtype
+    kernels: Kernels
+    mode: CompileMode
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A rung. `builds` has more than one entry where the fastest of several counts."""
+
+    adds: str
+    """what it has that the rung before it has not"""
+    builds: Mapping[str, Callable[[Setting], Subject]]
+    dtype: Dtype
+    setting: Setting
+    """what it trains, other than the ladder's where it changes the algorithm"""
+    needs_gpu: bool = False
+
+    def precision(self) -> str:
+        """Whose tolerance it gets: PyTorch's float32 convolutions are TF32 on a GPU."""
+        on_gpu = self.setting.device.type == "cuda"
+        return "tf32" if self.dtype == "fp32" and on_gpu else self.dtype
+
+
+def choices_of(setting: Setting) -> Choices:
+    """As `fastarat train` chooses, by its own functions."""
+    config, device, record = setting.config, setting.device.type, ChoiceLog(quiet=True)
+    dtype = choose_dtype(config, device, record)
+    return Choices(dtype, choose_kernels(config, device, dtype, record), choose_compile(config, device, record))
+
+
+def ladder_of(setting: Setting) -> dict[str, Variant]:
+    """All variants by name, slowest first."""
+    chosen = choices_of(setting)
+    # From `strong` on everything runs in the format that fastarat chooses, which is bf16 on a GPU.
+    dtype = chosen.dtype
+    half = None if dtype == "fp32" else dtype
+    modes = MODES if setting.device.type == "cuda" else MODES[:1]
+
+    def plain(adds: str, form: PlainForm) -> Variant:
+        return Variant(adds, {"": partial(PlainSubject, form=form)}, form.half or "fp32", setting)
+
+    def own(adds: str, kernels: Kernels, mode: CompileMode, of: Setting = setting) -> Variant:
+        build = partial(FastaratSubject, dtype=dtype, kernels=kernels, mode=mode)
+        needs_gpu = kernels.name == "triton" or mode == "graph"
+        return Variant(adds, {"": build}, dtype, of, needs_gpu)
+
+    strong = {mode: partial(PlainSubject, form=PlainForm(half=half, mode=mode)) for mode in modes}
+    every = {
+        "published": plain("eager fp32, NCHW, 8 PIL workers", PlainForm(True, True, False)),
+        "resident": plain("+ data on the device", PlainForm(deterministic=True, channels_last=False)),
+        "channels-last": plain("+ channels-last, cuDNN times its algorithms", PlainForm()),
+        "bf16": plain("+ bf16", PlainForm(half="bf16")),
+        "strong": Variant("+ torch.compile of the net, fused SGD", strong, dtype, setting),
+        "merged": own("+ one pass for both halves, compiled step", PYTORCH, "compile"),
+        "fused": own("+ fused kernels", TRITON, "compile"),
+        "captured": own("+ CUDA graph", TRITON, "graph"),
+        "default": own("what fastarat train chooses here", chosen.kernels, chosen.mode),
+        "x-frozen-bn": own("attack by running statistics", chosen.kernels, chosen.mode, frozen(setting)),
+        "x-fewer-steps": own("half the attack's steps", chosen.kernels, chosen.mode, halved(setting)),
+    }
+    return {name: variant for name, variant in every.items() if name not in left_out(setting.config)}
+
+
+def left_out(config: Config) -> set[str]:
+    """Variants that a method does not have: of ARREST there is no published code, and not every attack can be less."""
+    attack, names = config.attack, set[str]()
+    if config.method.name not in LOSSES:
+        names |= set(PLAIN)
+    if attack.steps == 0 or attack.batch_norm == "eval":
+        names.add("x-frozen-bn")
+    if attack.steps <= 1:
+        names.add("x-fewer-steps")
+    return names
+
+
+def frozen(setting: Setting) -> Setting:
+    """The attack normalises by the running statistics, and leaves them."""
+    return with_attack(setting, batch_norm="eval")
+
+
+def halved(setting: Setting) -> Setting:
+    """Half the steps, each of twice the size."""
+    attack = setting.config.attack
+    return with_attack(setting, steps=max(attack.steps // 2, 1), step_255=2 * attack.step_255)
+
+
+def with_attack(setting: Setting, **changes: object) -> Setting:
+    """The setting with these settings of the attack."""
+    attack = replace(setting.config.attack, **changes)  # type: ignore[arg-type]
+    return replace(setting, config=replace(setting.config, attack=attack))
+
+
+def fresh_compiler() -> None:
+    """Forget what was compiled, and let many forms of one function be compiled, or fail: never silently run eager."""
+    torch._dynamo.reset()
+    torch._dynamo.config.recompile_limit = 128
+    torch._dynamo.config.fail_on_recompile_limit_hit = True

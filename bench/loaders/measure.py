@@ -1,0 +1,189 @@
+"""Loaders checked, then timed in turns, each time in a fresh process; and the rows that this gives."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.common.processes import environment, last_line
+from bench.loaders.cases import BASE, Case
+from fastarat.common.console import notice
+
+Row = dict[str, Any]
+Result = dict[str, Any]
+
+MEASURED = ("images_per_s", "cpu_s_per_1000", "first_batch_s", "waiting_share", "ms_a_step")
+FACTS = ("model", "batch", "attack_steps")
+_LIMIT_S = 900
+"""of one process: nothing that works takes as long"""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long is measured."""
+
+    repeats: int
+    """turns, in each of which every loader runs"""
+    seconds: float
+    """of steady epochs, and of training, in each"""
+    deadline: float
+    """of time.monotonic()"""
+
+
+class OutOfTime(Exception):
+    """The budget is spent."""
+
+
+class Failed(Exception):
+    """A process did not give a result; the text says why."""
+
+
+@dataclass
+class Entry:
+    """A case on its way."""
+
+    case: Case
+    differences: Result = field(default_factory=dict)
+    problem: str | None = None
+    turns: dict[str, list[Result]] = field(default_factory=dict)
+    """stage → what each turn gave"""
+
+    def fail(self, problem: str) -> None:
+        """No speed for this one."""
+        notice(f"{self.case.title}: {problem}")
+        self.problem = problem
+        self.turns.clear()
+
+
+def measure(cases: Sequence[Case], cache: Path, effort: Effort, advance: Callable[[float], None]) -> list[Entry]:
+    """Check every loader, then take turns until the effort is spent. `cache`: where children keep what they decode."""
+    processes = Processes(cache, effort)
+    entries = [Entry(case) for case in cases]
+    try:
+        _check(entries, processes)
+        for turn in range(effort.repeats):
+            for entry in entries if turn % 2 == 0 else entries[::-1]:
+                if entry.problem is None:
+                    _measure(entry, processes)
+                advance(1 / effort.repeats / len(entries))
+    except OutOfTime:
+        notice("budget: not all turns were taken")
+    return entries
+
+
+class Processes:
+    """Starts `bench.loaders.in_a_process`."""
+
+    def __init__(self, cache: Path, effort: Effort):
+        # What is decoded or checked on the way is of no use later.
+        self.variables = environment(FASTARAT_DATA=str(cache))
+        self.effort = effort
+
+    def run(self, task: str, form: Any) -> Result:
+        """The result of a task. Raises `Failed`, and `OutOfTime`."""
+        left = self.effort.deadline - time.monotonic()
+        arguments = [task, json.dumps(asdict(form)), repr(self.effort.seconds)]
+        command = [sys.executable, "-m", "bench.loaders.in_a_process", *arguments]
+        options = {"capture_output": True, "text": True, "env": self.variables}
+        try:
+            done = subprocess.run(command, **options, timeout=max(min(left, _LIMIT_S), 0))
+        except subprocess.TimeoutExpired:
+            if left < _LIMIT_S:
+                raise OutOfTime from None
+            raise Failed(f"gave no result in {_LIMIT_S} s") from None
+        if done.returncode:
+            raise Failed(last_line(done.stderr)[:300] or f"ended with code {done.returncode}")
+        return json.loads(last_line(done.stdout))
+
+
+def _check(entries: list[Entry], processes: Processes) -> None:
+    """Compare every loader's pixels with PIL's, with the most workers that it is to have."""
+    found: dict[tuple[str, ...], Result] = {}
+    for entry in sorted(entries, key=lambda entry: -entry.case.form.workers):
+        form = entry.case.form
+        key = (form.loader, form.path, form.decode)
+        if key not in found:
+            try:
+                found[key] = processes.run("check", form)
+            except Failed as e:
+                found[key] = {"problem": str(e), "differences": {}}
+        entry.differences = found[key]["differences"]
+        if problem := found[key]["problem"]:
+            entry.fail(problem)
+
+
+def _measure(entry: Entry, processes: Processes) -> None:
+    """One turn of one loader."""
+    try:
+        found = processes.run("speed", entry.case.form)
+        if entry.case.fed:
+            found["training"] = processes.run("training", entry.case.fed)
+    except Failed as e:
+        entry.fail(str(e))
+        return
+    for stage, result in found.items():
+        entry.turns.setdefault(stage, []).append(result)
+
+
+def rows_of(entries: Sequence[Entry], base: Row) -> list[Row]:
+    """A row for each loader and stage that was measured or is wrong."""
+    rows = []
+    for entry in entries:
+        for stage in entry.case.stages:
+            turns = entry.turns.get(stage, [])
+            if entry.problem or len(turns) > 1:  # one turn has no spread
+                rows.append(_row(entry, stage, turns, entries, base))
+    return rows
+
+
+def _row(entry: Entry, stage: str, turns: list[Result], entries: Sequence[Entry], base: Row) -> Row:
+    form = entry.case.form
+    row = {
+        **base,
+        **entry.case.key,
+        "stage": stage,
+        "crop": form.crop,
+        "batch": form.batch,
+        "correct": entry.problem is None,
+        "error": entry.problem,
+        "differences": entry.differences,
+        "turns": len(turns),
+        **{name: _median(turns, name) for name in MEASURED},
+        **{name: turns[0][name] for name in FACTS if turns and name in turns[0]},
+        "ratios": {},
+    }
+    against = _base_of(entry, entries)
+    if against and turns and against is not entry:
+        row["ratios"] = _ratios(turns, against.turns.get(stage, []))
+    return row
+
+
+def _median(turns: list[Result], name: str) -> float | None:
+    values = [turn[name] for turn in turns if name in turn]
+    return float(f"{median(values):.5g}") if values else None
+
+
+def _base_of(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
+    """The plain loader on the same stored images, with as many workers."""
+    wanted = (BASE, entry.case.stored, entry.case.form.workers)
+    return next((e for e in entries if (e.case.loader, e.case.stored, e.case.form.workers) == wanted), None)
+
+
+def _ratios(turns: list[Result], base: list[Result]) -> Row:
+    """Turn by turn: images/s, and images per second of CPU time, over the base's."""
+    pairs = list(zip(turns, base, strict=False))
+    if not pairs:
+        return {}
+    found = {"images_per_s": [mine["images_per_s"] / its["images_per_s"] for mine, its in pairs]}
+    # A process that ends is counted from then on in ticks, rounded down: a very short turn may have nothing left.
+    if all(turn["cpu_s_per_1000"] > 0 for pair in pairs for turn in pair):
+        found["images_per_cpu_s"] = [its["cpu_s_per_1000"] / mine["cpu_s_per_1000"] for mine, its in pairs]
+    return {
+        name: {"low": round(min(r), 4), "median": round(median(r), 4), "high": round(max(r), 4)}
+        for name, r in found.items()
+    }

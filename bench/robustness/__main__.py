@@ -1,0 +1,182 @@
+"""Robust accuracy: train methods alike over seeds, attack the deployed weights, write rows.
+
+    python -m bench.robustness --suite digits --seeds 3
+    python -m bench.robustness --suite cifar10-tiny --methods at arat --budget 3600
+
+Clean accuracy, PGD-20 and the standard AutoAttack. Each training is a run directory under --runs. Trainings and attacks
+that were stopped go on; what has its row is skipped.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from bench.common import command
+from bench.common.rows import RESULTS, read_rows, write_row
+from bench.robustness import report as robustness_report
+from bench.robustness.row import is_finished, measure
+from bench.robustness.suites import SUITES, Entry, Suite, entries
+from fastarat.common.console import notice, print_table
+from fastarat.common.errors import Interrupted, UserError, unknown
+from fastarat.common.signals import number_of
+from fastarat.config import from_dict
+from fastarat.config.method import ARRESTConfig
+from fastarat.data.open import open_dataset
+from fastarat.runs.run import Run
+from fastarat.training.curves import learning_curves
+
+AGAIN_S = 5.0
+"""between alarms when the budget is over"""
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run a suite and print its table; 1 if the budget was over, 128 and its number after a signal."""
+    return command.run("bench.robustness", _main, args)
+
+
+def _main(args: list[str] | None) -> int:
+    arguments = _arguments(args)
+    suite: Suite = SUITES[arguments.suite]
+    wanted = list(
+        entries(suite, arguments.methods, arguments.data, arguments.seeds, arguments.runs, arguments.fidelity)
+    )
+    try:
+        with _within(arguments.budget):
+            for number, entry in enumerate(wanted, 1):
+                if not _has_row(arguments, entry) or _is_needed(arguments, entry, wanted):
+                    notice(f"{arguments.suite}, {number} of {len(wanted)}: {entry.name}")
+                    write_row(arguments.rows, _row(arguments, suite, entry))
+    except _Stopped as stopped:
+        done = sum(_has_row(arguments, entry) for entry in wanted)
+        notice(f"stopped with {done} of {len(wanted)} rows; the same command goes on from there")
+        return stopped.code
+    finally:
+        _report(arguments, wanted)
+    return 0
+
+
+def _arguments(args: list[str] | None) -> argparse.Namespace:
+    """The flags, complete and checked. Raises `UserError`."""
+    parser = command.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", choices=SUITES, default="digits")
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="those of the suite's; default all")
+    parser.add_argument("--seeds", type=int, help="trainings per method; default the suite's")
+    parser.add_argument("--data", help="data set instead of the suite's own")
+    parser.add_argument("--fidelity", choices=("paper", "published-code"), default="paper", help="of AT and AR-AT")
+    parser.add_argument("--num-images", type=int, help="test images for clean accuracy and PGD-20; default the suite's")
+    parser.add_argument("--num-autoattack", type=int, help="of them for AutoAttack, 0 for none; default the suite's")
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="stop in time; the next call goes on")
+    parser.add_argument("--runs", type=Path, default=Path("runs/robustness"), help="where trainings go")
+    parser.add_argument("--rows", type=Path, default=RESULTS / "robustness.jsonl", help="where rows go")
+    arguments = parser.parse_args(args)
+    suite = SUITES[arguments.suite]
+    arguments.methods = tuple(arguments.methods or suite.methods)
+    for method in arguments.methods:
+        if method not in suite.methods:
+            raise unknown(f"method of suite {arguments.suite}", method, suite.methods)
+    if "arrest" in arguments.methods and "standard" not in arguments.methods:
+        raise UserError("ARREST starts from the net of 'standard': name that among --methods too")
+    command.check_positive(arguments, "seeds", "num_images", "budget")
+    if arguments.num_autoattack is not None and arguments.num_autoattack < 0:
+        raise UserError(f"--num-autoattack is {arguments.num_autoattack}: give 0 or more")
+    arguments.seeds = suite.seeds if arguments.seeds is None else arguments.seeds
+    command.check_writable(arguments.rows)
+    try:
+        arguments.runs.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"cannot make --runs {arguments.runs}: {e.strerror}: give another folder") from None
+    _set_numbers(arguments, suite)
+    return arguments
+
+
+def _set_numbers(arguments: argparse.Namespace, suite: Suite) -> None:
+    """How many images are wanted: as asked, else the suite's, no more than there are."""
+    all_images = len(open_dataset(arguments.data or suite.data).test.labels)
+    asked = suite.num_images if arguments.num_images is None else arguments.num_images
+    arguments.num_images = all_images if asked is None else min(asked, all_images)
+    asked = suite.num_autoattack if arguments.num_autoattack is None else arguments.num_autoattack
+    arguments.num_autoattack = arguments.num_images if asked is None else min(asked, arguments.num_images)
+
+
+class _Stopped(Exception):
+    """The budget is over, or a signal came; `code` is the exit code."""
+
+    def __init__(self, code: int):
+        self.code = code
+
+
+@contextmanager
+def _within(budget: float | None) -> Iterator[None]:
+    """Ctrl-C, by itself, after so many seconds: a training then writes a checkpoint, an attack has its state.
+
+    It comes again, since a training takes the first for itself, and comes to its end if it has done its last step.
+    Raises `_Stopped`, whatever stopped it.
+    """
+    is_over = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal is_over
+        if not is_over:
+            notice(f"the budget of {budget:g} s is over")
+        is_over = True
+        signal.raise_signal(signal.SIGINT)
+
+    earlier = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, budget or 0, AGAIN_S)
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as e:
+        raise _Stopped(1 if is_over else 128 + number_of(e)) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, earlier)
+
+
+def _row(arguments: argparse.Namespace, suite: Suite, entry: Entry) -> dict[str, Any]:
+    return measure(arguments.suite, entry, arguments.num_images, arguments.num_autoattack, suite.analysed)
+
+
+def _has_row(arguments: argparse.Namespace, entry: Entry) -> bool:
+    """Whether the training is measured on as many images as are wanted now, or more."""
+    return any(
+        row.get("suite") == arguments.suite
+        and from_dict(row["config"], "a result row") == entry.config
+        and row["num_images"] >= arguments.num_images
+        and row.get("num_autoattack", 0) >= arguments.num_autoattack
+        for row in read_rows(arguments.rows)
+    )
+
+
+def _is_needed(arguments: argparse.Namespace, entry: Entry, wanted: list[Entry]) -> bool:
+    """Whether a training that has not begun starts from this one, of which there is no more than its row."""
+    return not is_finished(entry.out, entry.config) and any(
+        isinstance(other.config.method, ARRESTConfig)
+        and other.config.method.teacher == str(entry.out)
+        and not (Run(other.out).has_checkpoint() or _has_row(arguments, other))
+        for other in wanted
+    )
+
+
+def _report(arguments: argparse.Namespace, wanted: list[Entry]) -> None:
+    """Print the suite's table; draw where the methods stand, and the learning curves of the first seed."""
+    rows = robustness_report.rows_of(arguments.suite, read_rows(arguments.rows))
+    if rows:
+        print_table(f"suite {arguments.suite}", *robustness_report.table(rows))
+        picture = arguments.runs / f"{arguments.suite}.png"
+        robustness_report.picture(picture, rows)
+        notice(f"accuracy and robustness: {picture}")
+    lines = {entry.name: Run(entry.out).metrics() for entry in wanted if entry.config.seed == 0}
+    lines = {name: found for name, found in lines.items() if found}
+    if lines:
+        curves = arguments.runs / f"{arguments.suite}-curves.png"
+        learning_curves(curves, lines, arguments.suite)
+        notice(f"learning curves: {curves}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""Train by a recipe, or go on with it, without the command line's parser: then measure the result, or a profile.
+
+    python -m bench.robustness.one_training cifar10-resnet18-arat --data cifar10-jpeg --out runs/paper \
+        --suite paper-resnet18
+    python -m bench.robustness.one_training cifar10-resnet18-arat --out runs/profile --profile 5
+
+A row of --suite holds what PGD-20 leaves of all test images, and AutoAttack of --num-autoattack of them. A profile
+needs no data: its images are random then.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from bench.common import command
+from bench.common.inputs import method_of, random_images
+from bench.common.rows import RESULTS, read_rows, write_row
+from bench.robustness.row import measure
+from bench.robustness.suites import Entry
+from fastarat.common.console import stdout
+from fastarat.common.environment import commit
+from fastarat.common.errors import Interrupted, UserError
+from fastarat.common.signals import number_of
+from fastarat.config import Config
+from fastarat.config.recipes import recipe
+from fastarat.data.formats import prepared
+from fastarat.data.formats.find import find
+from fastarat.training.train import train
+
+PROFILED_STEPS = 20
+"""of the epoch that a profile is taken in"""
+
+
+def main(args: list[str] | None = None) -> int:
+    """Train and write a row, or a profile; after a signal 128 and its number."""
+    return command.run("bench.robustness.one_training", _main, args)
+
+
+def _main(args: list[str] | None) -> int:
+    arguments = _arguments(args)
+    # A training writes a checkpoint by itself; an attack's state is there whenever it ends.
+    goes_on = "the same command goes on from there"
+    try:
+        if arguments.profile:
+            _profile(arguments)
+        else:
+            _measure(arguments)
+    except Interrupted as stopped:
+        raise Interrupted(f"{stopped}; {goes_on}", stopped.number) from None
+    except KeyboardInterrupt as e:
+        raise Interrupted(f"stopped in the evaluation; {goes_on}", number_of(e)) from None
+    return 0
+
+
+def _arguments(args: list[str] | None) -> argparse.Namespace:
+    """The flags, complete and checked. Raises `UserError`."""
+    parser = command.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", help="as 'fastarat recipes' lists them")
+    parser.add_argument("--out", type=Path, required=True, help="the run's directory, or that of profiles")
+    parser.add_argument("--data", help="data set instead of the recipe's own")
+    parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU")
+    parser.add_argument("--suite", help="of the row")
+    parser.add_argument("--num-autoattack", type=int, default=0, help="test images for AutoAttack; default none")
+    parser.add_argument("--rows", type=Path, default=RESULTS / "robustness.jsonl", help="where the row goes")
+    parser.add_argument("--profile", type=int, metavar="STEPS", help="profile so many steps instead")
+    parser.add_argument("--smoke", action="store_true", help="one epoch of few images: does everything run?")
+    arguments = parser.parse_args(args)
+    arguments.device = command.device_of(arguments.device, "trains there")
+    command.check_positive(arguments, "profile")
+    if not arguments.profile:
+        if arguments.suite is None:
+            raise UserError("give --suite NAME for the row, or --profile STEPS")
+        command.check_writable(arguments.rows)
+    if arguments.data is not None:
+        find(arguments.data)
+    arguments.config = _config(arguments).checked()
+    return arguments
+
+
+def _config(arguments: argparse.Namespace) -> Config:
+    config = recipe(arguments.recipe)
+    config = replace(config, data=arguments.data or config.data, device=arguments.device)
+    if arguments.smoke:
+        evaluation = replace(config.evaluation, num_images=20, steps=1)
+        attack = replace(config.attack, steps=1)
+        config = replace(config, epochs=1, num_train_images=256, attack=attack, evaluation=evaluation)
+    return config
+
+
+def _profile(arguments: argparse.Namespace) -> None:
+    config = arguments.config
+    few = config.num_train_images or PROFILED_STEPS * config.batch
+    evaluation = replace(config.evaluation, num_images=1)
+    config = replace(config, epochs=1, num_train_images=few, evaluation=evaluation)
+    if arguments.data is None and config.data != "digits":
+        images = arguments.out.with_name(f"random-{config.data}")
+        if not images.exists():
+            prepared.write(random_images(config.data, few), images, "random")
+        config = replace(config, data=str(images))
+    # A run is profiled once: each has a directory of its own.
+    train(config, arguments.out / f"{datetime.now():%Y%m%d-%H%M%S}", profile=arguments.profile)
+
+
+def _measure(arguments: argparse.Namespace) -> None:
+    config = arguments.config
+    known = {RESULTS / "robustness.jsonl", arguments.rows}
+    now = commit()
+    row = next((row for row in read_rows(*known) if _is_row_of(row, arguments, now)), None)
+    if row is None:
+        entry = Entry(method_of(config.recipe), config, arguments.out)
+        row = measure(arguments.suite, entry, 60 if arguments.smoke else None, arguments.num_autoattack)
+        # Where the data lay on this machine is of no use elsewhere.
+        row["config"]["data"] = row["dataset"]
+        write_row(arguments.rows, row)
+    stdout.print(headline(row))
+
+
+def _is_row_of(row: dict[str, Any], arguments: argparse.Namespace, now: str | None) -> bool:
+    """Whether the commit `now` made it, and with what is asked for; of one that is unknown nothing is known."""
+    if row["benchmark"] != "robustness":
+        return False
+    mine = (arguments.suite, arguments.config.recipe, arguments.config.seed, arguments.config.epochs, now)
+    its = (row["suite"], row["config"]["recipe"], row["seed"], row["epochs"], row["commit"])
+    attacked = row.get("num_autoattack", 0) >= min(arguments.num_autoattack, row["num_images"])
+    return now is not None and mine == its and attacked
+
+
+def headline(row: dict[str, Any]) -> str:
+    """A robustness row in a line."""
+    accuracies = f"clean {row['clean']:.1f} %, PGD-20 {row['pgd20']:.1f} % of {row['num_images']:,} images"
+    if row["autoattack"] is not None:
+        accuracies += f", AutoAttack {row['autoattack']:.1f} % of {row['num_autoattack']:,}"
+    # Without the compilation, with every evaluation.
+    return f"{row['config']['recipe']}: {accuracies}, {row['epochs']} epochs in {row['minutes_total']:.1f} minutes"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""Robustness rows as a table, and where methods stand between accuracy and robustness, the paper's beside ours."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from fastarat.common.figures import COLOURS, figure_of
+
+Row = dict[str, Any]
+TITLES = {
+    "at": "AT",
+    "trades": "TRADES",
+    "mart": "MART",
+    "lbgat": "LBGAT",
+    "standard": "standard training",
+    "arrest": "ARREST (unofficial)",
+    "fgsm-rs": "FGSM-RS",
+    "n-fgsm": "N-FGSM",
+    "arat/naive": "naive invariance",
+    "arat/stop-gradient": "+ stop-gradient",
+    "arat/predictor": "+ predictor",
+    "arat/split-batch-norm": "+ split batch-norm",
+    "arat": "AR-AT",
+    "arat-swa": "AR-AT + SWA",
+}
+PUBLISHED = " (as published)"
+# Clean and AutoAttack accuracy (%) in the AR-AT paper's table (ICLR 2025), CIFAR-10, by net. Its published code scores
+# with a version of AutoAttack that runs a tenth of the standard's steps.
+PAPER = {
+    "resnet18": {
+        "at": (83.77, 42.42),
+        "trades": (81.25, 48.54),
+        "mart": (82.15, 47.83),
+        "lbgat": (85.00, 48.85),
+        "arrest": (86.63, 46.14),
+        "arat": (87.82, 49.02),
+        "arat-swa": (86.44, 50.28),
+    },
+    "wrn-34-10": {
+        "at": (86.06, 46.26),
+        "trades": (84.33, 51.75),
+        "mart": (86.10, 49.11),
+        "lbgat": (88.19, 52.56),
+        "arrest": (90.24, 50.20),
+        "arat": (90.89, 50.77),
+        "arat-swa": (90.06, 54.03),
+    },
+}
+MEASURES = {
+    "gradient_conflict": "gradient cosine, own",
+    "naive_conflict": "gradient cosine, naive",
+    "mixture_distance": "mixture distance",
+    "feature_cosine": "feature cosine",
+    "spread": "spread",
+}
+"""of an analysis, see `fastarat.analysis`"""
+
+
+def rows_of(suite: str, rows: Iterable[Row]) -> list[Row]:
+    """The suite's rows: of each training the last one, methods in the order of `TITLES`."""
+    newest = {(row["method"], row["fidelity"], row["seed"]): row for row in rows if row.get("suite") == suite}
+    order = list(TITLES)
+    return sorted(newest.values(), key=lambda row: (order.index(row["method"]), row["fidelity"], row["seed"]))
+
+
+def by_method(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """The rows of each method, by its title."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        title = TITLES[row["method"]]
+        if row["fidelity"] != "paper":
+            title += PUBLISHED
+        found.setdefault(title, []).append(row)
+    return found
+
+
+def table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """Columns and cells: mean and spread over each method's seeds."""
+    measured: dict[str, str] = {"clean": "clean, %", "pgd20": "PGD-20, %", "autoattack": "AutoAttack, %"}
+    measured["minutes"] = "minutes"
+    analysed = any(row.get("analysis") for row in rows)
+    columns = ["method", "seeds", *measured.values(), *(MEASURES.values() if analysed else ())]
+    cells = []
+    for title, of_method in by_method(rows).items():
+        line = [title, str(len(of_method)), *(spread([row[name] for row in of_method]) for name in measured)]
+        if analysed:
+            summaries = [row.get("analysis") or {} for row in of_method]
+            line += [spread([summary.get(name) for summary in summaries], 2) for name in MEASURES]
+        cells.append(line)
+    return columns, cells
+
+
+def spread(values: list[float | None], digits: int = 1) -> str:
+    """Mean and, for several values, their standard deviation; `-` for none."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    average = f"{mean(known):.{digits}f}"
+    return f"{average} ± {stdev(known):.{digits}f}" if len(known) > 1 else average
+
+
+def picture(path: Path, rows: list[Row]) -> None:
+    """Draw a PNG: clean against robust accuracy of each method, the paper's figures beside ours.
+
+    Robust is AutoAttack where all rows have it, else PGD-20. Whiskers are standard deviations over seeds. Standard
+    training, which has next to none, is left out: it would press all others together.
+    """
+    first = rows[0]
+    attack = "autoattack" if all(row["autoattack"] is not None for row in rows) else "pgd20"
+    ours = {
+        title: (_point([row["clean"] for row in own]), _point([row[attack] for row in own]))
+        for title, own in by_method(rows).items()
+        if title != TITLES["standard"] or len(by_method(rows)) == 1
+    }
+    net = first["model"] if first["model"] in PAPER else "resnet18"
+    theirs = {TITLES[name]: ((clean, 0.0), (robust, 0.0)) for name, (clean, robust) in PAPER[net].items()}
+    with figure_of(path, 1, 2, (11, 4.6)) as (figure, (axes,)):
+        names = list(dict.fromkeys([*ours, *theirs]))
+        _panel(axes[0], ours)
+        _panel(axes[1], theirs)
+        num_seeds = max(len(own) for own in by_method(rows).values())
+        seeds = f"{num_seeds} seeds" if num_seeds > 1 else "one seed"
+        robust = {"autoattack": "AutoAttack", "pgd20": f"PGD-20, {first['num_images']:,} images"}[attack]
+        axes[0].set(title=f"here: net {first['model']} on {first['dataset']}, {seeds}", ylabel=f"{robust}, %")
+        axes[1].set(title=f"the AR-AT paper: net {net} on CIFAR-10", ylabel="AutoAttack as its code runs it, %")
+        handles, labels = axes[0].get_legend_handles_labels()
+        other = dict(zip(*reversed(axes[1].get_legend_handles_labels()), strict=True))
+        known = {**other, **dict(zip(labels, handles, strict=True))}
+        figure.legend([known[name] for name in names], names, loc="outside lower center", ncols=5, frameon=False)
+
+
+def _point(values: list[float]) -> tuple[float, float]:
+    return mean(values), stdev(values) if len(values) > 1 else 0.0
+
+
+def _panel(axes: Any, points: dict[str, tuple[tuple[float, float], tuple[float, float]]]) -> None:
+    # A method has one mark in all pictures.
+    markers, known = "osD^vP*X<>hpd8", list(TITLES.values())
+    for name, ((clean, clean_spread), (robust, robust_spread)) in points.items():
+        at = known.index(name.removesuffix(PUBLISHED))
+        axes.errorbar(
+            clean,
+            robust,
+            xerr=clean_spread or None,
+            yerr=robust_spread or None,
+            fmt=markers[at % len(markers)],
+            color=COLOURS[at % len(COLOURS)],
+            markersize=8,
+            alpha=0.85,
+            capsize=3,
+            linestyle="none",
+            label=name,
+        )
+    axes.set_xlabel("clean accuracy, %")
+    axes.grid(alpha=0.3)
+    axes.margins(0.12)

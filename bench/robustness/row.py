@@ -1,0 +1,154 @@
+"""One row of the robustness benchmark: train, or take the training that is there, and measure what it deploys."""
+
+import json
+import time
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench.common.rows import base_row
+from bench.robustness.suites import Entry
+from fastarat.analysis import analyze
+from fastarat.common.console import progress
+from fastarat.common.distributed import World
+from fastarat.common.errors import UserError
+from fastarat.config import Config, load_config
+from fastarat.config.attack import AttackConfig
+from fastarat.data.images.classes import in_order_of
+from fastarat.data.images.dataset import Dataset, ImageSet
+from fastarat.data.images.subset import shuffled
+from fastarat.data.open import open_dataset
+from fastarat.evaluation.accuracies import Accuracy, accuracies
+from fastarat.evaluation.evaluate import as_images, evaluate
+from fastarat.runs.run import Run, settled
+from fastarat.runs.weights import Description, load_model
+from fastarat.training.train import train
+
+PGD_STEPS = 20
+
+
+def measure(
+    suite: str, entry: Entry, num_images: int | None, num_autoattack: int | None, analysed: bool = False
+) -> dict[str, Any]:
+    """Train (or go on training) and attack what it deploys: the row of `suite`.
+
+    `num_images` test images (None: all) tell the clean accuracy and PGD-20's; AutoAttack gets the first
+    `num_autoattack` of them (0: there is none). `analysed`: see `fastarat.analysis`. Raises `UserError` if the place of
+    the training holds another one.
+    """
+    config, out = entry.config, entry.out
+    begun = (out / "config.json").exists()
+    if begun and settled(load_config(out / "config.json")) != settled(config):
+        raise UserError(f"{out} is a run with other settings: move it away, or give another --runs")
+    run = Run(out) if begun and is_finished(out, config) else train(config, out, resume=begun)
+    device = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
+    model, description = load_model(run.weights_file)
+    model.to(device)
+    dataset = in_order_of(open_dataset(config.data), description.classes, str(out), "train it anew")
+    images = shuffled(dataset.test, len(dataset.test.labels) if num_images is None else num_images, seed=0)
+    started = time.monotonic()
+    clean, robust = _pgd20(model, dataset, images, description, device, entry.name)
+    seconds = time.monotonic() - started
+    lines = [line for line in run.metrics() if "train" in line]
+    return {
+        **base_row("robustness", config, dataset.name, device.type),
+        "trained_by": _commit_of(run),
+        "correct": robust.percent <= clean.percent
+        and not robust.not_attackable
+        and all(line["train"]["loss"] < float("inf") for line in lines),
+        "suite": suite,
+        "method": entry.method,
+        "fidelity": config.fidelity,
+        "model": description.model,
+        "seed": config.seed,
+        "epochs": config.epochs,
+        "checkpoint": "best" if config.num_validation_images else "last",
+        "num_images": len(images.labels),
+        "clean": round(clean.percent, 3),
+        "pgd20": round(robust.percent, 3),
+        "pgd20_not_attackable": robust.not_attackable,
+        **_autoattack(model, dataset, images, description, out, num_autoattack, entry.name),
+        **_minutes(lines, seconds),
+        "images_per_s": round(mean(line["images_per_s"] for line in lines), 1),
+        "analysis": _analysis(out, device, entry.name) if analysed else None,
+    }
+
+
+def is_finished(out: Path, config: Config) -> bool:
+    """Whether the training has come to its end: its last epoch is written, and so are its weights."""
+    lines = Run(out).metrics()
+    return Run(out).weights_file.exists() and any(line["epoch"] == config.epochs for line in lines)
+
+
+def _pgd20(
+    model: nn.Module, dataset: Dataset, images: ImageSet, description: Description, device: torch.device, name: str
+) -> tuple[Accuracy, Accuracy]:
+    """On clean images and against PGD-20, in the ball that the model is meant for."""
+    eps_255 = description.eps_255
+    attack = AttackConfig(norm=description.norm, eps_255=eps_255, step_255=eps_255 / 4, steps=PGD_STEPS)
+    with progress(f"PGD-20 on {name}", len(images.labels)) as advance:
+        return accuracies(
+            model, images, dataset.max_value, len(dataset.classes), attack, world=World(device), advance=advance
+        )
+
+
+def _autoattack(
+    model: nn.Module,
+    dataset: Dataset,
+    images: ImageSet,
+    description: Description,
+    out: Path,
+    num_autoattack: int | None,
+    name: str,
+) -> dict[str, Any]:
+    """The row's fields of the standard AutoAttack, whose state lies in the run."""
+    num_images = min(num_autoattack if num_autoattack is not None else len(images.labels), len(images.labels))
+    if not num_images:
+        return {"autoattack": None}
+    with progress(f"AutoAttack on {name}", num_images) as advance:
+        result = evaluate(
+            model,
+            *as_images(images, dataset.max_value),
+            "autoattack",
+            num_images=num_images,
+            norm=description.norm,
+            eps=description.eps_255 / 255,
+            state=out / f"autoattack-{num_images}",
+            advance=advance,
+        )
+    return {
+        "autoattack": round(result.robust, 3),
+        "num_autoattack": num_images,
+        "autoattack_after": {attack: round(percent, 3) for attack, percent in result.after.items()},
+        "warnings": list(result.warnings),
+        "autoattack_options": list(result.options),
+        "minutes_autoattack": round(sum(result.seconds.values()) / 60, 2),
+    }
+
+
+def _analysis(out: Path, device: torch.device, name: str) -> dict[str, float]:
+    with progress(f"analysing {name}", 100) as advance:
+        return analyze(out, device=device, advance=advance)["summary"]
+
+
+def _commit_of(run: Run) -> str | None:
+    """The commit that finished the training."""
+    return json.loads(run.record_file.read_text())["sessions"][-1]["commit"]
+
+
+def _minutes(lines: list[dict[str, Any]], attacking: float) -> dict[str, float]:
+    """`minutes`: training with its compilation, as a run counts; `minutes_total`: all from the first step to the end of
+    PGD-20 (`attacking` seconds) with every evaluation on the way, without the compilation."""
+    training, compiling = lines[-1]["seconds"], sum(line.get("compile_seconds", 0.0) for line in lines)
+    evaluating = sum(line.get("evaluation_seconds", 0.0) for line in lines)
+    seconds = {
+        "minutes": training,
+        "minutes_compiling": compiling,
+        "minutes_evaluating": evaluating,
+        "minutes_pgd20": attacking,
+        "minutes_total": training - compiling + evaluating + attacking,
+    }
+    return {name: round(value / 60, 2) for name, value in seconds.items()}

@@ -1,0 +1,108 @@
+"""Which trainings a suite of the robustness benchmark compares: equal data, net, epochs and threat model.
+
+A training is named `<family>-<method>`, after its recipe, or `<family>-<variant>` for an ablation of AR-AT. Suites
+share the trainings of one name: each is run once.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench.common.inputs import PAPER
+from fastarat.config import Config, Fidelity
+from fastarat.config.method import ARATConfig, ARRESTConfig
+from fastarat.config.recipes import recipe
+
+ALL = ("at", "arat", "trades", "mart", "lbgat", "standard", "arrest", "fgsm-rs", "n-fgsm")
+"""`standard`, which is not robust, is the net that ARREST starts from"""
+
+# The AR-AT paper's path from plain invariance to AR-AT: each of these has one of the switches more than the one before.
+SWITCHED_OFF = {"stop_gradient": "none", "predictor": False, "batch_norm": "shared", "auto_balance": False}
+STAGES = ("naive", "stop-gradient", "predictor", "split-batch-norm")
+ABLATIONS: dict[str, dict[str, Any]] = {
+    name: dict(list(SWITCHED_OFF.items())[number:]) for number, name in enumerate(STAGES)
+}
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Trainings that are compared, and on how much they are measured."""
+
+    family: str
+    """data and net: `<family>-<method>` are recipes"""
+    methods: tuple[str, ...]
+    """those, and names of `ABLATIONS`"""
+    data: str
+    seeds: int
+    num_images: int | None
+    """test images of the clean accuracy and of PGD-20; None: all"""
+    num_autoattack: int | None
+    """the first so many of them are left to AutoAttack; None: all"""
+    analysed: bool = False
+    """measure gradient conflict, mixture of distributions and collapse too"""
+    snapshots: int = 4
+    """states of each training that are kept for `fastarat analyze`"""
+
+
+DISTILLED = ("at", "trades", "lbgat", "standard", "arrest")
+SUITES = {
+    "digits": Suite("digits", ALL, "digits", 3, None, 200),
+    "cifar10-tiny": Suite("cifar10-tiny", ("at", "trades", "arat"), "cifar10-jpeg", 1, 2000, 500, snapshots=0),
+    "ablation": Suite("digits", (*ABLATIONS, "arat", *DISTILLED), "digits", 1, None, 200, analysed=True),
+    "paper-resnet18": Suite("cifar10-resnet18", PAPER, "cifar10-jpeg", 1, None, None),
+    "paper-wrn": Suite("cifar10-wrn-34-10", PAPER, "cifar10-jpeg", 1, None, None),
+    "paper-ablation": Suite(
+        "cifar10-resnet18", (*ABLATIONS, "arat", *DISTILLED), "cifar10-jpeg", 1, None, None, analysed=True
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One training of a suite."""
+
+    method: str
+    """as result rows call it; an ablation is `arat/<name>`"""
+    config: Config
+    out: Path
+
+    @property
+    def name(self) -> str:
+        """Of its directory, with the seed."""
+        return self.out.name
+
+
+def entries(
+    suite: Suite, methods: tuple[str, ...], data: str | None, num_seeds: int, runs: Path, fidelity: Fidelity = "paper"
+) -> Iterator[Entry]:
+    """The suite's trainings of these `methods`, seed by seed, in the suite's order."""
+    for seed in range(num_seeds):
+        for method in suite.methods:
+            if method in methods:
+                yield entry(suite, method, data or suite.data, seed, runs, fidelity)
+
+
+def entry(suite: Suite, method: str, data: str, seed: int, runs: Path, fidelity: Fidelity = "paper") -> Entry:
+    """One training; ARREST's begins with the net of `standard` of the same seed."""
+    mark = "" if fidelity == "paper" else f"-{fidelity}"
+
+    def place(name: str) -> Path:
+        return runs / f"{suite.family}-{name}{mark}-seed{seed}"
+
+    alike = recipe(f"{suite.family}-at", fidelity)
+    config = recipe(f"{suite.family}-{'arat' if method in ABLATIONS else method}", fidelity)
+    if isinstance(config.method, ARATConfig) and method in ABLATIONS:
+        config = replace(config, method=replace(config.method, **ABLATIONS[method]))
+    if isinstance(config.method, ARRESTConfig):
+        config = replace(config, method=replace(config.method, teacher=str(place("standard"))))
+    history = max(alike.epochs // suite.snapshots, 1) if suite.snapshots else 0
+    config = replace(
+        config,
+        epochs=alike.epochs,
+        schedule=alike.schedule,
+        seed=seed,
+        data=data,
+        checkpoint=replace(config.checkpoint, history=history),
+    )
+    return Entry(f"arat/{method}" if method in ABLATIONS else method, config, place(method))

@@ -1,0 +1,220 @@
+"""How long a start takes: from the command to the first finished training step, and what importing fastarat adds.
+
+    python -m bench.startup
+    python -m bench.startup --device cpu --recipe digits-arat --compile compile
+
+Every figure is of fresh processes. `cold` begins with empty compile caches, `warm` with those it left; PyTorch's files
+are in memory either way. Images are random, of the data set's size. Reading the command line's flags is not counted.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+from bench.common import command
+from bench.common.processes import environment, last_line
+from bench.common.rows import RESULTS, read_rows, write_row
+from bench.startup.in_a_process import training_config
+from fastarat.common.choice_log import ChoiceLog
+from fastarat.common.console import notice, print_json, print_table, progress, stdout
+from fastarat.common.errors import UserError, WorkError
+from fastarat.training.choices import choose_compile, choose_kernels
+
+Row = dict[str, Any]
+
+MODULES = ("fastarat", "fastarat.training.train")
+PROMISED_S = 0.5
+"""the most that importing fastarat may add to importing torch"""
+IMPORTS = {"cuda": 5, "cpu": 9}
+"""fresh processes for each module; fewer where time is short"""
+SMOKE_IMPORTS = 2
+CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH")
+# What tells a row from others of the same commit and machine.
+KEYS = ("benchmark", "case", "module", "cache", "config", "commit", "gpu", "device", "torch")
+
+
+class OutOfTime(Exception):
+    """The budget is spent."""
+
+
+def main(args: list[str] | None = None) -> int:
+    """Measure, print, write rows; 0 if everything started, 1 if not, 2 for what cannot be run."""
+    return command.run("bench.startup", _main, args)
+
+
+def _main(args: list[str] | None) -> int:
+    arguments = _arguments(args)
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="fastarat-startup-") as caches:
+        starts = Starts(arguments, Path(caches))
+        with progress("starts", 2 + len(MODULES)) as advance:
+            try:
+                for row in starts.rows():
+                    rows.append(row)
+                    advance(1)
+            except OutOfTime:
+                notice(f"budget: {len(rows)} of {2 + len(MODULES)} rows measured, the rest left out")
+    print_json(rows) if arguments.json else print_report(rows)
+    return 0 if all(row["correct"] for row in rows) else 1
+
+
+def _arguments(args: list[str] | None) -> argparse.Namespace:
+    """The flags, complete and checked. Raises `UserError`."""
+    parser = command.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", help="default: cifar10-resnet18-arat on a GPU, digits-arat on a CPU")
+    parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU")
+    parser.add_argument("--compile", choices=("auto", "eager", "compile", "graph"), default="auto")
+    parser.add_argument("--kernels", choices=("auto", "pytorch", "triton"), default="auto")
+    parser.add_argument("--smoke", action="store_true", help="tiny steps, few processes: does everything run?")
+    parser.add_argument("--rows", type=Path, help="where rows go (bench/results/startup.jsonl; CPU: nowhere)")
+    parser.add_argument("--resume", action="store_true", help="leave out what has a row of this commit and machine")
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="end in time, with what was measured till then")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON instead of tables")
+    arguments = parser.parse_args(args)
+    arguments.device = command.device_of(arguments.device, "starts a training there")
+    on_gpu = arguments.device == "cuda"
+    arguments.recipe = arguments.recipe or ("cifar10-resnet18-arat" if on_gpu else "digits-arat")
+    config = training_config(vars(arguments)).checked()
+    if not on_gpu:  # on a GPU the first process says it: this one must not hold the GPU
+        choose_compile(config, "cpu", ChoiceLog(quiet=True))
+        choose_kernels(config, "cpu", "fp32", ChoiceLog(quiet=True))
+    command.check_positive(arguments, "budget")
+    if arguments.rows is None and on_gpu and not arguments.smoke:
+        arguments.rows = RESULTS / "startup.jsonl"
+    if arguments.rows is not None:
+        command.check_writable(arguments.rows)
+    return arguments
+
+
+class Starts:
+    """Measures each start, unless it has a row already."""
+
+    def __init__(self, arguments: argparse.Namespace, caches: Path):
+        self.arguments = arguments
+        self.settings = {name: getattr(arguments, name) for name in ("recipe", "device", "compile", "kernels", "smoke")}
+        self.variables = environment(**{name: str(caches / name.lower()) for name in CACHES})
+        self.end = None if arguments.budget is None else time.monotonic() + arguments.budget
+
+    def rows(self) -> Iterator[Row]:
+        """The rows, each written when it is there: first those of whole starts. Raises `OutOfTime`."""
+        base = self._base()
+        # Without a commit nobody knows what earlier rows were made with.
+        resumes = self.arguments.resume and base["commit"] is not None
+        done = list(read_rows(RESULTS / "startup.jsonl", *self._written())) if resumes else []
+        imports = [{**base, "case": "import", "module": module} for module in MODULES]
+        starts = [{**base, "case": "first step", "cache": cache} for cache in ("cold", "warm")]
+        left_imports, left_starts = ([row for row in rows if not _is_among(row, done)] for rows in (imports, starts))
+        for row in starts + imports:
+            if _is_among(row, done):
+                notice(f"{row.get('module') or row['cache'] + ' start'}: measured already")
+        if left_starts:  # a warm start needs the caches of a cold one
+            yield from (self._write(self._start(row)) for row in starts)
+        yield from map(self._write, self._imports(left_imports))
+
+    def _written(self) -> list[Path]:
+        rows = self.arguments.rows
+        return [] if rows is None or rows == RESULTS / "startup.jsonl" else [rows]
+
+    def _write(self, row: Row) -> Row:
+        if self.arguments.rows is not None:
+            write_row(self.arguments.rows, row)
+        return row
+
+    def _base(self) -> Row:
+        """The fields that all rows share, from a process of its own: this one must not hold the GPU.
+
+        It also brings PyTorch's files into memory.
+        """
+        code = (
+            "import json, sys; from bench.common.rows import base_row\n"
+            "from bench.startup.in_a_process import training_config\n"
+            "settings = json.loads(sys.argv[1])\n"
+            "print(json.dumps(base_row('startup', training_config(settings), 'random', settings['device'])))"
+        )
+        done = self._process("-c", code, json.dumps(self.settings))
+        if done.returncode:
+            raise WorkError(f"Python does not start: {last_line(done.stderr)}")
+        return json.loads(last_line(done.stdout))
+
+    def _imports(self, rows: list[Row]) -> Iterator[Row]:
+        """What each module's import takes once torch is there: processes in turns."""
+        found: dict[str, list[tuple[float, float]]] = {row["module"]: [] for row in rows}
+        for _ in range(SMOKE_IMPORTS if self.arguments.smoke else IMPORTS[self.arguments.device]):
+            for module in found:
+                code = (
+                    "import time; a = time.perf_counter(); import torch; b = time.perf_counter()\n"
+                    f"import {module}; print(b - a, time.perf_counter() - b)"
+                )
+                done = self._process("-c", code)
+                if done.returncode:
+                    raise WorkError(f"import {module} fails: {last_line(done.stderr)}")
+                torch_s, own_s = map(float, last_line(done.stdout).split())
+                found[module].append((torch_s, own_s))
+        for row in rows:
+            of_torch, own = zip(*found[row["module"]], strict=True)
+            times = dict(zip(("s_p20", "s_p50", "s_p80"), _quantiles(own), strict=True))
+            yield {**row, "correct": True, "torch_s": _quantiles(of_torch)[1], **times, "promised_s": PROMISED_S}
+
+    def _start(self, row: Row) -> Row:
+        """A training's start, to its second step."""
+        done = self._process("-m", "bench.startup.in_a_process", repr(time.monotonic()), json.dumps(self.settings))
+        if done.returncode == 2:
+            raise UserError(last_line(done.stderr))
+        if done.returncode:
+            error = last_line(done.stderr) or f"ended with code {done.returncode}"
+            notice(f"{row['cache']} start failed: {error}")
+            return {**row, "correct": False, "error": error, "recipe": self.arguments.recipe}
+        return {**row, "correct": True, "recipe": self.arguments.recipe, **json.loads(last_line(done.stdout))}
+
+    def _process(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        left = None if self.end is None else max(self.end - time.monotonic(), 0)
+        options = {"capture_output": True, "text": True, "env": self.variables, "timeout": left}
+        try:
+            return subprocess.run([sys.executable, *arguments], **options)
+        except subprocess.TimeoutExpired:
+            raise OutOfTime from None
+
+
+def _is_among(row: Row, rows: list[Row]) -> bool:
+    # As JSON: what is read back has lists for tuples.
+    wanted = json.loads(json.dumps({key: row.get(key) for key in KEYS}))
+    return any(found["correct"] and {key: found.get(key) for key in KEYS} == wanted for found in rows)
+
+
+def _quantiles(values: tuple[float, ...]) -> tuple[float, float, float]:
+    """The 20th, 50th and 80th percentile."""
+    fifths = quantiles(values, n=10, method="inclusive")
+    return round(fifths[1], 4), round(fifths[4], 4), round(fifths[7], 4)
+
+
+def print_report(rows: list[Row]) -> None:
+    """Both tables, to stdout."""
+    imports = [row for row in rows if row["case"] == "import"]
+    starts = [row for row in rows if row["case"] == "first step" and row["correct"]]
+    if imports:
+        cells = [[r["module"], *(f"{r[key]:.3f}" for key in ("s_p20", "s_p50", "s_p80", "torch_s"))] for r in imports]
+        print_table("importing, seconds beyond torch", ["module", "p20", "p50", "p80", "torch itself"], cells)
+    for row in imports:
+        if row["s_p50"] > row["promised_s"]:
+            stdout.print(f"{row['module']} adds more than the {row['promised_s']} s that are promised", markup=False)
+    if starts:
+        parts = list(starts[0]["parts_s"])
+        cells = [
+            [r["cache"], *(f"{value:.2f}" for value in (*r["parts_s"].values(), r["seconds"], r["second_step_s"]))]
+            for r in starts
+        ]
+        first = starts[0]
+        title = f"{first['recipe']} ({first['compile']}, {first['kernels']}, {first['dtype']}), seconds"
+        columns = ["caches", *(part.replace("_", " ") for part in parts), "to the first step", "second step"]
+        print_table(title, columns, cells)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

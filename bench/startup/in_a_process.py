@@ -1,0 +1,90 @@
+"""One start of a training in a fresh process, timed part by part: what `bench.startup` runs.
+
+    python -m bench.startup.in_a_process STARTED SETTINGS
+
+STARTED: `time.monotonic()` when the command was given. SETTINGS: JSON, see `training_config`. The last line printed
+is the result as JSON. Nothing is imported here before it is timed.
+"""
+
+import json
+import sys
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastarat.config import Config
+
+
+def training_config(settings: dict[str, Any]) -> "Config":
+    """The recipe's configuration. `settings`: recipe, device, compile, kernels, and smoke for a tiny step."""
+    from fastarat.config.recipes import recipe
+
+    chosen = {name: settings[name] for name in ("device", "compile", "kernels")}
+    config = replace(recipe(settings["recipe"]), num_validation_images=0, **chosen)
+    if settings["smoke"]:
+        config = replace(config, batch=8, attack=replace(config.attack, steps=1))
+    return config
+
+
+def main(started: float, settings: dict[str, Any]) -> dict[str, Any]:
+    """Seconds to the first finished step and of each part on the way, of the second step, and what was chosen."""
+    parts, last = {}, started
+
+    def ended(part: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        parts[part], last = round(now - last, 3), now
+
+    import torch  # noqa: F401
+
+    ended("torch")
+    import fastarat.training.train  # noqa: F401  all that `fastarat train` needs once its flags are read
+
+    ended("fastarat")
+    from bench.common.inputs import random_images
+
+    config = training_config(settings)
+    dataset = random_images(config.data, 4 * config.batch if settings["smoke"] else None)
+    ended("data")
+    step, training, chosen = _set_up(config, dataset)
+    ended("net")
+    batches = training.loader.batches(1)
+    for part in ("first_step", "second_step"):
+        training.advance(step, next(batches))
+        int(training.first_bad_step)  # waits for the device
+        ended(part)
+    second = parts.pop("second_step")
+    return {"seconds": round(sum(parts.values()), 3), "parts_s": parts, "second_step_s": second, **chosen}
+
+
+def _set_up(config: "Config", dataset: Any) -> tuple[Any, Any, dict[str, str]]:
+    """A training and its step, built as `fastarat train` builds them."""
+    from fastarat.common.choice_log import ChoiceLog
+    from fastarat.common.distributed import join_world
+    from fastarat.training.build import build_training
+    from fastarat.training.choices import choose_compile, choose_device, choose_dtype, choose_kernels
+    from fastarat.training.step.compiled import MOST_UNROLLED, build_step, keep_caches, unrolled_size
+
+    record = ChoiceLog(quiet=True)
+    device = choose_device(config, record)
+    dtype = choose_dtype(config, device, record)
+    kernels = choose_kernels(config, device, dtype, record)
+    mode = choose_compile(config, device, record)
+    if mode != "eager":
+        keep_caches()
+    training = build_training(config, dataset, join_world(device), dtype, kernels)
+    step = build_step(training.parts, training.controls, mode, unrolled_size(training.parts) <= MOST_UNROLLED)
+    return step, training, {"dtype": dtype, "compile": mode, "kernels": kernels.name}
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps(main(float(sys.argv[1]), json.loads(sys.argv[2]))))
+    except Exception as e:
+        from fastarat.common.errors import UserError
+
+        if not isinstance(e, UserError):
+            raise
+        print(e, file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,90 @@
+"""The flags of `fastarat eval`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from fastarat.common.errors import UserError
+
+
+@dataclass(frozen=True)
+class EvalArguments:
+    """Measure a model on test images: clean, and under attack.
+
+    An image counts as robust if no attack breaks it: pgd and cw at any iterate of any start; autoattack is the
+    standard's apgd-ce, apgd-t, fab-t and square, and what they find is checked once more. What is interrupted goes on
+    with the same command.
+    For example: fastarat eval runs/digits-arat --attack autoattack --num-images 1000
+    """
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN|FILE|MODULE:FUNCTION")]
+    """a run's directory, an exported one, a model.safetensors; or a Python function that returns the net"""
+    attack: str = "pgd"
+    """none, pgd, cw, autoattack, apgd-ce, apgd-t, fab-t, square; or several, as apgd-ce,square"""
+    data: str | None = None
+    """data set; default the one it was trained on"""
+    num_images: int | None = None
+    """test images, chosen by the seed; default all"""
+    norm: Literal["linf", "l2"] | None = None
+    """threat model; default the one of the training, else linf"""
+    eps_255: float | None = None
+    """radius of the ball, in 1/255 of the pixel range; default the one of the training, else 8"""
+    step_255: float | None = None
+    """step size of pgd and cw, in 1/255 of the pixel range; default eps / 4"""
+    steps: int = 20
+    """gradient steps of pgd and cw"""
+    restarts: int = 1
+    """random starts of pgd and cw"""
+    objective: Literal["cross-entropy", "margin"] = "cross-entropy"
+    """what pgd raises; margin is the attack cw"""
+    targets: int = 9
+    """wrong classes that apgd-t and fab-t go for; fewer than 9 is named in the result"""
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """bf16: attacks search in it, and what they find counts if fp32 confirms it; named in the result"""
+    engine: Literal["fast", "reference"] = "fast"
+    """reference: the attacks of the package pyautoattack, to compare"""
+    checkpoint: str | None = None
+    """of a run: last, best, or a step's number, instead of the deployed weights"""
+    branch: Literal["adv", "clean"] = "adv"
+    """of a run's checkpoint: the branch"""
+    batch: int = 250
+    """images at a time"""
+    seed: int = 0
+    """attack starts and choice of images"""
+    budget: float | None = None
+    """seconds after which to stop between batches (exit code 1); the same command then goes on"""
+    state: Path | None = None
+    """directory that keeps what is done; default one beside the model, which goes once all is done"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """where to compute"""
+    json: bool = False
+    """print JSON"""
+    out: Path | None = None
+    """write the JSON to this file too"""
+    save: Path | None = None
+    """write the adversarial images to this .npz: x, x_adv, y, and rows, their places among the images"""
+
+
+def check(arguments: EvalArguments) -> None:
+    """Raise `UserError` for what no evaluation can have."""
+    for flag, path in (("--out", arguments.out), ("--save", arguments.save)):
+        if path is not None and path.is_dir():
+            raise UserError(f"{flag} {path} is a directory: give a file")
+        if path is not None and not path.parent.is_dir():
+            raise UserError(f"{flag} {path}: there is no directory {path.parent}; make it first")
+    if arguments.save is not None and arguments.save.suffix != ".npz":
+        raise UserError(f"--save {arguments.save}: give a name that ends in .npz")
+    if not 0 <= arguments.seed < 2**64:
+        raise UserError(f"--seed {arguments.seed}: give 0 or more, below 2^64")
+    for name in ("steps", "restarts", "targets", "batch", "num_images"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value}: give 1 or more")
+    if arguments.budget is not None and not arguments.budget > 0:
+        raise UserError(f"--budget {arguments.budget:g}: give seconds above 0")
+    if arguments.eps_255 is not None and not 0 < arguments.eps_255 < float("inf"):
+        raise UserError(f"--eps-255 {arguments.eps_255:g}: give a number above 0; --attack none is clean accuracy")
+    if arguments.step_255 is not None and not 0 <= arguments.step_255 < float("inf"):
+        raise UserError(f"--step-255 {arguments.step_255:g}: give a finite number of 0 or more")

@@ -1,0 +1,149 @@
+"""What `fastarat eval` says: tables and sentences, or JSON."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from fastarat.common.console import notice, print_json, print_table, stdout
+from fastarat.common.files import write_atomically, write_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fastarat.commands.evaluate.work import Work
+    from fastarat.evaluation.evaluated import Evaluation
+
+
+def report(work: "Work", evaluation: "Evaluation") -> None:
+    """Print the result, and write the files that were asked for."""
+    arguments, result = work.arguments, as_json(work, evaluation)
+    if arguments.save is not None:
+        save(arguments.save, work, evaluation)
+    if arguments.out is not None:
+        write_text(arguments.out, json.dumps(result, indent=2) + "\n")
+    if arguments.json:
+        print_json(result)
+    else:
+        _print(result)
+
+
+def as_json(work: "Work", evaluation: "Evaluation") -> dict[str, Any]:
+    """The result with what it was made with."""
+    classes, stages = work.data.classes, list(evaluation.flags)
+    result: dict[str, Any] = {
+        "model": work.arguments.model,
+        "branch": work.arguments.branch,
+        "data": work.data.name,
+        "classes_matched": work.data.matched,
+        "num_images": evaluation.num_images,
+        "clean": _summary(evaluation, "clean", classes),
+    }
+    if not work.names:
+        result["warnings"] = list(evaluation.warnings)
+    if work.names:
+        result["robust"] = _summary(evaluation, stages[-1], classes)
+        result["attack"] = _attack(work)
+        result["counts"] = evaluation.counts
+        result["not_attackable"] = {name: len(rows) for name, rows in evaluation.not_attackable.items()}
+        result["undefined_logits"] = {name: len(rows) for name, rows in evaluation.undefined.items()}
+        result["after"] = {name: round(percent, 3) for name, percent in evaluation.after.items()}
+        result["seconds"] = {name: round(seconds, 3) for name, seconds in evaluation.seconds.items()}
+        result["warnings"] = list(evaluation.warnings)
+        result["options"] = list(evaluation.options)
+        result["complete"], result["stopped"] = evaluation.complete, evaluation.stopped
+    return {**result, "record": _record(work)}
+
+
+def save(path: "Path", work: "Work", evaluation: "Evaluation") -> None:
+    """Write the broken images and what broke them, once more checked, as plain arrays."""
+    import numpy as np
+
+    from fastarat.evaluation.autoattack.state import as_numbers
+
+    breaks = work.breaks(evaluation)
+    if not breaks.all():
+        notice(f"{int((~breaks).sum())} of {len(breaks)} adversarial images do not break the model once more: left out")
+    rows = evaluation.rows[breaks]
+    arrays = {
+        "x": as_numbers(work.images[rows]).numpy(),
+        "x_adv": evaluation.x_adv[breaks].numpy(),
+        "y": work.labels[rows].numpy(),
+        "rows": rows.numpy(),
+    }
+
+    def write(temporary: "Path") -> None:
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+
+    write_atomically(path, write)
+
+
+def _attack(work: "Work") -> dict[str, Any]:
+    a = work.arguments
+    name = f"{work.names[0]}-{a.steps}" if work.names in (("pgd",), ("cw",)) else work.attack
+    attack: dict[str, Any] = {"name": name, "attacks": list(work.names), "norm": work.norm, "eps_255": work.eps_255}
+    if {"pgd", "cw"} & set(work.names):
+        step_255 = work.eps_255 / 4 if a.step_255 is None else a.step_255
+        objective = "margin" if work.names == ("cw",) else a.objective
+        attack |= {"steps": a.steps, "step_255": step_255, "restarts": a.restarts, "objective": objective}
+        attack["counted"] = "every iterate of every restart"
+    if {"apgd-t", "fab-t"} & set(work.names):
+        attack["targets"] = a.targets
+    return {**attack, "dtype": a.dtype, "engine": a.engine, "batch": a.batch}
+
+
+def _record(work: "Work") -> dict[str, Any]:
+    from fastarat.common.environment import environment
+
+    kept = ("fastarat", "commit", "date", "python", "torch", "cuda", "gpu", "driver", "threads")
+    found = environment()
+    return {"device": work.device.type, "seed": work.arguments.seed, **{name: found[name] for name in kept}}
+
+
+def _summary(evaluation: "Evaluation", stage: str, classes: tuple[str, ...]) -> dict[str, Any]:
+    accuracy = evaluation.accuracy(stage)
+    low, high = accuracy.interval
+    per_class = zip(classes, accuracy.per_class, strict=True)
+    return {
+        "percent": round(accuracy.percent, 3),
+        "interval_95": [round(low, 3), round(high, 3)],
+        "per_class": {name: None if value is None else round(value, 3) for name, value in per_class},
+    }
+
+
+def _print(result: dict[str, Any]) -> None:
+    kinds = [kind for kind in ("clean", "robust") if kind in result]
+    rows = [["all", *(_cell(result[kind]) for kind in kinds)]]
+    for name in result["clean"]["per_class"]:
+        values = [result[kind]["per_class"][name] for kind in kinds]
+        rows.append([name, *("-" if value is None else f"{value:.1f}" for value in values)])
+    attack = result.get("attack")
+    so_far = "" if result.get("complete", True) else " so far"
+    heads = ["clean %", f"{attack['name']}{so_far} %"] if attack else ["clean %"]
+    print_table(f"{result['model']} on {result['num_images']} test images of {result['data']}", ["class", *heads], rows)
+    if attack:
+        _print_attack(result, attack)
+    for warning in result["warnings"]:
+        stdout.print(f"warning: {warning}")
+    if result.get("options"):
+        stdout.print(f"not the standard's setting: {'; '.join(result['options'])}")
+
+
+def _print_attack(result: dict[str, Any], attack: dict[str, Any]) -> None:
+    if len(result["counts"]) > 2:
+        rows = [["clean", str(result["counts"]["clean"]), f"{result['clean']['percent']:.2f}", "", ""]]
+        for name, percent in result["after"].items():
+            row = [name, str(result["counts"][name]), f"{percent:.2f}", str(result["not_attackable"][name])]
+            rows.append([*row, f"{result['seconds'][name]:.1f}"])
+        print_table("", ["after", "images", "%", "not attackable", "seconds"], rows)
+    line = f"{attack['name']}, {attack['norm']}, eps {attack['eps_255']:g}/255"
+    if "steps" in attack:
+        line += (
+            f", step {attack['step_255']:g}/255, {attack['restarts']} restart{'s' if attack['restarts'] > 1 else ''}"
+        )
+        line += ": right at every iterate"
+    stdout.print(line)
+
+
+def _cell(summary: dict[str, Any]) -> str:
+    low, high = summary["interval_95"]
+    return f"{summary['percent']:.2f} ({low:.1f}-{high:.1f})"

@@ -1,0 +1,205 @@
+"""What `fastarat eval` does between its flags and its report."""
+
+import hashlib
+import json
+import shutil
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastarat.common.console import notice, progress
+from fastarat.common.errors import Interrupted, UserError, WorkError
+from fastarat.common.signals import number_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from fastarat.commands.evaluate.arguments import EvalArguments
+    from fastarat.data.images.dataset import Dataset
+    from fastarat.evaluation.evaluated import Evaluation
+    from fastarat.runs.weights import Description
+
+EPS_255 = 8.0  # of CIFAR-10's usual ball, where a model does not say
+
+
+class Work:
+    """One evaluation: model, images, attack and the place of its state, all checked."""
+
+    def __init__(self, arguments: "EvalArguments"):
+        from fastarat.data.images.classes import are_numbers, in_order_of
+        from fastarat.data.images.subset import subset
+        from fastarat.data.open import open_dataset, open_for_evaluation
+        from fastarat.evaluation.autoattack.checks import check_model
+        from fastarat.evaluation.evaluate import as_images, attack_names
+        from fastarat.models.modes import to_mode
+        from fastarat.runs.deployed import images_of
+
+        self.arguments = arguments
+        self.attack = _attack(arguments)
+        self.names = attack_names(self.attack)
+        self.device = _device(arguments.device)
+        model, description = _model(arguments)
+        self.model = to_mode(model.to(self.device), training=False)
+        self.norm, self.eps_255 = _threat(arguments, description)
+        if arguments.data is None and description is None:
+            raise UserError(f"--data: {arguments.model} does not say which images it is for; name a data set")
+        if description is None:
+            self.data = open_dataset(str(arguments.data))
+            if not are_numbers(self.data.classes):
+                by_number = f"by number, since {arguments.model} has no names for them"
+                self.data = replace(self.data, matched=by_number)
+        else:
+            data = arguments.data or images_of(Path(arguments.model), description)
+            self.data = open_for_evaluation(data, description.image_size, description.central_share)
+            _fits(self.data, description.image_shape, description.num_classes)
+            fix = "give the --data it was trained on, or call them the same"
+            self.data = in_order_of(self.data, description.classes, arguments.model, fix)
+        if self.data.matched:
+            notice(f"classes of {self.data.name}: {self.data.matched}")
+        if not len(self.data.test.labels):
+            raise UserError(f"{self.data.name} has no test images: give --data a set of the same classes that has some")
+        chosen = subset(self.data.test, arguments.num_images, arguments.seed)
+        self.images, self.labels = as_images(chosen, self.data.max_value)
+        check_model(self.model, self.images[:2].to(self.device), len(self.data.classes), self.names)
+        self.settings = self._settings()
+        self.state = self._state()
+
+    def evaluate(self) -> "Evaluation":
+        """The result, complete or not. Raises `Interrupted` if a signal ends it."""
+        from fastarat.evaluation.evaluate import evaluate
+
+        done = len(list(self.state.glob("?-*.safetensors"))) if self.state else 0
+        if done:
+            notice(f"going on from {self.state}: {done} batch{'es are' if done > 1 else ' is'} done")
+        try:
+            with progress("evaluating", len(self.labels)) as advance:
+                return evaluate(
+                    self.model,
+                    self.images,
+                    self.labels,
+                    device=self.device,
+                    state=self.state,
+                    budget=self.arguments.budget,
+                    advance=advance,
+                    **self.settings,
+                )
+        except KeyboardInterrupt as e:
+            raise Interrupted(f"interrupted; {self._goes_on()}", number_of(e)) from None
+        finally:
+            self._leave_no_empty_directory()
+
+    def breaks(self, evaluation: "Evaluation") -> "torch.Tensor":
+        """Which adversarial images (bool [M]) are misclassified in one more pass, and lie in [0, 1] and in the ball."""
+        import torch
+
+        from fastarat.evaluation.autoattack.driver import confirmed
+        from fastarat.evaluation.autoattack.frozen_model import frozen
+        from fastarat.evaluation.autoattack.state import as_numbers
+
+        found = [torch.ones(0, dtype=torch.bool)]
+        with frozen(self.model, as_numbers(self.images[:2]).to(self.device)) as logits_of:
+            for part in torch.arange(len(evaluation.rows)).split(self.arguments.batch):
+                rows = evaluation.rows[part]
+                x, x_adv = as_numbers(self.images[rows]), evaluation.x_adv[part]
+                x, x_adv, y = (given.to(self.device) for given in (x, x_adv, self.labels[rows]))
+                wrong, inside, _ = confirmed(logits_of, x, x_adv, y, evaluation.norm, evaluation.eps)
+                found.append((wrong & inside).cpu())
+        return torch.cat(found)
+
+    def finish(self, evaluation: "Evaluation") -> None:
+        """Forget the state of a complete evaluation, if its place was not asked for. Raises `WorkError` for others."""
+        if evaluation.stopped:
+            raise WorkError(f"--budget {self.arguments.budget:g} s: {evaluation.stopped}; {self._goes_on()}")
+        if self.state is not None and self.arguments.state is None:
+            shutil.rmtree(self.state, ignore_errors=True)
+            self._leave_no_empty_directory()
+
+    def _leave_no_empty_directory(self) -> None:
+        if self.state is not None and self.arguments.state is None:
+            for folder in (self.state, self.state.parent):
+                with suppress(OSError):
+                    folder.rmdir()
+
+    def _goes_on(self) -> str:
+        if self.state is None:
+            return "nothing is kept of it: give --state DIR"
+        return f"what is done is kept in {self.state}, and the same command goes on from there"
+
+    def _settings(self) -> dict[str, Any]:
+        a = self.arguments
+        step = None if a.step_255 is None else a.step_255 / 255
+        same = {name: getattr(a, name) for name in ("seed", "batch", "targets", "steps", "restarts", "dtype", "engine")}
+        return {"attack": self.attack, "norm": self.norm, "eps": self.eps_255 / 255, "step": step, **same}
+
+    def _state(self) -> Path | None:
+        """The directory asked for; else one beside the model, named by all that the result hangs on."""
+        if self.arguments.state is not None or not self.names:
+            return self.arguments.state
+        import torch
+
+        from fastarat.evaluation.autoattack.state import FORMAT
+
+        path = Path(self.arguments.model)
+        # The weights say which model of a file or run it is, but not what a function of one's own does with them.
+        name = "" if path.exists() else self.arguments.model
+        settings = json.dumps({"format": FORMAT, **self.settings}, sort_keys=True)
+        parts = [name, settings, self.data.fingerprint, str(len(self.labels))]
+        digest = hashlib.sha256("\n".join(parts).encode())
+        for name, tensor in self.model.state_dict().items():
+            digest.update(name.encode() + tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        beside = path if path.is_dir() else path.parent if path.is_file() else Path()
+        state = beside / "evaluations" / f"{'-'.join(self.names[:1])}-{self.norm}-{digest.hexdigest()[:12]}"
+        try:
+            state.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            notice(f"nothing is kept of an interruption ({state.parent}: {e.strerror}); --state DIR gives it a place")
+            return None
+        return state
+
+
+def _attack(arguments: "EvalArguments") -> str:
+    """`--attack`, with cw as the name of pgd on the margin."""
+    if arguments.objective == "cross-entropy":
+        return arguments.attack
+    return ",".join("cw" if name == "pgd" else name for name in arguments.attack.split(","))
+
+
+def _model(arguments: "EvalArguments") -> "tuple[nn.Module, Description | None]":
+    from fastarat.models.imported import import_model
+    from fastarat.runs.deployed import load_deployed
+
+    if ":" in arguments.model and not Path(arguments.model).exists():
+        if arguments.checkpoint is not None or arguments.branch != "adv":
+            raise UserError(f"{arguments.model} is one net: --checkpoint and --branch need a run's directory")
+        return import_model(arguments.model), None
+    return load_deployed(Path(arguments.model), arguments.checkpoint, arguments.branch)
+
+
+def _threat(arguments: "EvalArguments", description: "Description | None") -> tuple[Any, float]:
+    norm, eps_255 = (description.norm, description.eps_255) if description else ("linf", EPS_255)
+    if arguments.norm not in (None, norm) and arguments.eps_255 is None and arguments.attack != "none":
+        whose = f"the model was trained for {norm}" if description else f"eps is known for {norm} alone"
+        raise UserError(f"--norm {arguments.norm}: {whose}; give --eps-255 too")
+    return arguments.norm or norm, eps_255 if arguments.eps_255 is None else arguments.eps_255
+
+
+def _device(name: str) -> "torch.device":
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: this machine has no GPU that torch can use; leave it out for the CPU")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        notice(f"device: {name}")
+    return torch.device(name)
+
+
+def _fits(dataset: "Dataset", image_shape: tuple[int, int, int], num_classes: int) -> None:
+    height, width, channels = dataset.image_shape
+    if (channels, height, width) != image_shape or len(dataset.classes) != num_classes:
+        raise UserError(
+            f"{dataset.name} has {len(dataset.classes)} classes of {channels}x{height}x{width} images, the model "
+            f"was made for {num_classes} of {'x'.join(map(str, image_shape))}: give the --data it was trained on"
+        )

@@ -1,0 +1,87 @@
+"""Command-line parsing: a dataclass in, an instance out, one line for whatever is wrong.
+
+Nothing here or in a settings file imports torch, so that `--help` answers at once.
+"""
+
+import contextlib
+import io
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from itertools import groupby
+from typing import Any, TypeVar, get_type_hints
+
+import tyro
+
+from fastarat.common.errors import UserError
+
+T = TypeVar("T")
+LEAST_COLUMNS = 40
+
+
+def parse(arguments: type[T], args: list[str], prog: str, default: T | None = None) -> T:
+    """Parse `args` into the dataclass `arguments`; nested fields are flags like `--attack.steps`.
+
+    `--help` prints and exits 0. Raises `UserError` with one line for anything that does not fit.
+    """
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    config = (tyro.conf.AvoidSubcommands,)
+    captured = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(captured), _wide_enough():
+            return tyro.cli(arguments, args=args, prog=prog, config=config, **options)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UserError(_one_line(captured.getvalue(), default, prog)) from None
+
+
+@contextlib.contextmanager
+def _wide_enough() -> Iterator[None]:
+    """In a terminal of a few columns tyro would never end; its lines are broken there instead."""
+    given = os.environ.get("COLUMNS")
+    if shutil.get_terminal_size().columns >= LEAST_COLUMNS:
+        yield
+        return
+    os.environ["COLUMNS"] = str(LEAST_COLUMNS)
+    try:
+        yield
+    finally:
+        del os.environ["COLUMNS"]
+        if given is not None:
+            os.environ["COLUMNS"] = given
+
+
+def _one_line(boxed: str, default: Any, prog: str) -> str:
+    """tyro answers with a box of several lines; keep what is wrong, and add the nearest right flag.
+
+    The box is drawn with other characters where the terminal's encoding has no lines.
+    """
+    lines = [line.strip("│╭╮╰╯ ") for line in boxed.splitlines()][1:]  # the first is a title
+    parts = groupby(lines, key=lambda line: not line.strip("─-"))
+    text = next((" ".join(part) for is_rule, part in parts if not is_rule), boxed)
+    wrong = re.match(r"Unrecognized options: (--[\w.-]+)", text)
+    if wrong:
+        flag = wrong.group(1)
+        near = get_close_matches(flag, flags(default), n=3, cutoff=0.6) if default is not None else []
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        return f"Unknown option {flag}.{hint} See '{prog} --help'."
+    return f"{text[:1].upper()}{text[1:]} (see '{prog} --help')"
+
+
+def flags(value: Any, prefix: str = "--") -> list[str]:
+    """All flags of a dataclass instance, as they are typed: `--batch`, `--attack.steps`, …"""
+    hints = get_type_hints(type(value), include_extras=True)
+    found: list[str] = []
+    for field in fields(value):
+        given = [mark.name for mark in getattr(hints[field.name], "__metadata__", ()) if hasattr(mark, "name")]
+        name = next((name for name in given if name is not None), field.name.replace("_", "-"))
+        child = getattr(value, field.name)
+        if is_dataclass(child):
+            found += flags(child, f"{prefix}{name}." if name else prefix)
+        else:
+            found.append(prefix + name)
+    return found

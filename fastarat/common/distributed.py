@@ -1,0 +1,113 @@
+"""Several processes, one a GPU (NCCL) or several on a CPU (gloo); started by torch's elastic launcher."""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from fastarat.common.processes import launched
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among all of them."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+    group: ProcessGroup | None = None
+    """for tensors of the training; None for a single process"""
+    control: ProcessGroup | None = None
+    """gloo, for flags on the host: asking for them never waits for the device"""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process prints and writes files."""
+        return self.rank == 0
+
+
+def join_world(device: str) -> World:
+    """Join the processes that the launcher started; alone if it did not. `device`: cpu or cuda."""
+    if device == "cuda":
+        torch.backends.cudnn.benchmark = True  # shapes never change: let cuDNN time its algorithms once
+    if not launched():
+        return World(torch.device(device))
+    local_rank = int(os.environ["LOCAL_RANK"])
+    on_gpu = device.startswith("cuda")
+    here = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(here)
+    dist.init_process_group("nccl" if on_gpu else "gloo", device_id=here if on_gpu else None)
+    # The first process may decode a large data set while the others wait; the launcher sees who died.
+    control = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+    assert isinstance(control, ProcessGroup)
+    return World(here, dist.get_rank(), dist.get_world_size(), dist.group.WORLD, control)
+
+
+def leave_world(world: World) -> None:
+    """End the process group, if there is one."""
+    if world.group is not None:
+        dist.destroy_process_group()
+
+
+def mean_over_processes(tensors: list[Tensor], world: World) -> list[Tensor]:
+    """The mean of each tensor over all processes, by one all-reduce of them all, flattened."""
+    if world.group is None:
+        return tensors
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat, group=world.group)
+    parts = (flat / world.size).split([tensor.numel() for tensor in tensors])
+    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def sum_over_processes(values: Tensor, world: World) -> Tensor:
+    """The sum of `values` over all processes."""
+    if world.group is not None:
+        dist.all_reduce(values, group=world.group)
+    return values
+
+
+def average_in_place(tensors: Iterable[Tensor], world: World) -> None:
+    """Make every process's tensors their mean: running statistics, before they are used or saved."""
+    tensors = list(tensors)
+    if world.group is None or not tensors:
+        return
+    with torch.no_grad():
+        for tensor, mean in zip(tensors, mean_over_processes(tensors, world), strict=True):
+            tensor.copy_(mean)
+
+
+def decided(decide: Callable[[], T], world: World) -> T:
+    """What the first process decides, told to all; the others are not asked.
+
+    Whatever processes meet over hangs on such a decision alone: two that look at clocks, files or figures of their own
+    may differ, and then wait for each other for ever. `T`: what pickle takes, and small.
+    """
+    if world.control is None:
+        return decide()
+    box: list[Any] = [decide() if world.is_main else None]
+    dist.broadcast_object_list(box, src=0, group=world.control)
+    return box[0]
+
+
+def largest(values: tuple[int, ...], world: World) -> tuple[int, ...]:
+    """Of each number the largest that any process has; all processes must ask at the same step."""
+    if world.control is None:
+        return values
+    found = torch.tensor(values, dtype=torch.int64)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX, group=world.control)
+    return tuple(found.tolist())
+
+
+def barrier(world: World) -> None:
+    """Wait for all processes."""
+    if world.control is not None:
+        dist.barrier(group=world.control)

@@ -1,0 +1,66 @@
+"""This process among others, asked before torch is there: one of several, the first of them, its parent's end."""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from fastarat.common.errors import WorkError
+from fastarat.common.files import write_text
+
+LAUNCHER = "FASTARAT_LAUNCHER"
+"""environment variable that holds the process id of our own launcher"""
+_PR_SET_PDEATHSIG = 1
+
+
+def launched() -> bool:
+    """Whether this process was started by the elastic launcher."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def num_started() -> int:
+    """How many processes the launcher started, on all machines."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if launched() else 1
+
+
+def num_here(num_processes: int) -> int:
+    """How many of so many processes are on this machine."""
+    return min(num_processes, int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))) if launched() else num_processes
+
+
+def is_first() -> bool:
+    """Whether this process is alone or the first of several: the one that prints."""
+    return not launched() or os.environ.get("RANK", "0") == "0"
+
+
+def end_with_parent(parent: int) -> None:
+    """Let SIGTERM come to this process when its parent ends, even if nobody could tell it. `parent`: its process id."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it ended before that
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def end_with_launcher() -> None:
+    """`end_with_parent` for a process that a launcher started; nothing for any other."""
+    if launched():
+        end_with_parent(int(os.environ.get(LAUNCHER) or os.getppid()))
+
+
+def say_to_launcher(text: str, code: int) -> bool:
+    """Write why this process ends where its launcher looks; whether that launcher is ours, which then says it.
+
+    A process that fails because another one did writes later than that one: the launcher says what it finds first.
+    """
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not launched() or not file:
+        return False
+    message = {"message": text, "extraInfo": {"timestamp": str(int(time.time()))}}  # torch's form
+    try:
+        write_text(Path(file), json.dumps({"message": message, "code": code}))  # whole, or the launcher cannot read it
+    except WorkError:
+        return False
+    return LAUNCHER in os.environ

@@ -1,0 +1,71 @@
+"""Values that were read from a file, made the dataclass that they say they are: types first, then their own checks."""
+
+import math
+import reprlib
+from dataclasses import is_dataclass
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from fastarat.common.errors import UserError
+
+LARGEST = 1 << 64
+"""whole numbers of files are smaller: one fits no tensor, nor a float"""
+
+
+def build(cls: Any, values: dict[str, Any], source: str, prefix: str = "") -> Any:
+    """The dataclass `cls` with these values. Raises `UserError`, which begins with `source`, for what does not fit."""
+    hints = get_type_hints(cls)
+    wrong = sorted(set(values) - set(hints))
+    if wrong:
+        raise UserError(f"{source} has the unknown setting {prefix}{wrong[0]}: written by another version of fastarat?")
+    built = {}
+    for name, value in values.items():
+        hint = _member(hints[name], value, f"{source}: {prefix}{name}") if _is_choice(hints[name]) else hints[name]
+        if is_dataclass(hint) and isinstance(value, dict):
+            built[name] = build(hint, value, source, f"{prefix}{name}.")
+        elif fits(value, hint):
+            built[name] = tuple(value) if isinstance(value, list) else value
+        else:
+            raise UserError(f"{source}: {prefix}{name} is {reprlib.repr(value)}, which does not fit")
+    try:
+        return cls(**built)
+    except TypeError as e:  # a value without default is not there
+        raise UserError(f"{source} is not complete: {str(e).partition(' ')[2]}") from None
+
+
+def _is_choice(hint: Any) -> bool:
+    """Whether a field holds one of several dataclasses, told apart by their `name`."""
+    return get_origin(hint) in (Union, UnionType) and all(is_dataclass(member) for member in get_args(hint))
+
+
+def _member(hint: Any, value: Any, where: str) -> type:
+    members = {member.name: member for member in get_args(hint)}
+    if not isinstance(value, dict):
+        raise UserError(f"{where} is {reprlib.repr(value)}, which does not fit")
+    name = value.get("name")
+    if not isinstance(name, str) or name not in members:
+        raise UserError(f"{where}.name is {reprlib.repr(name)}, which does not fit; it is one of {', '.join(members)}")
+    return members[name]
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value has the type of a field: numbers are finite and below 2^64, a list stands for a tuple."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(fits(value, argument) for argument in arguments)
+    if origin is Literal:
+        return isinstance(value, str) and value in arguments
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            return False
+        wanted = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        return len(value) == len(wanted) and all(map(fits, value, wanted))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and _is_small(value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool) and _is_small(value)
+    return isinstance(value, hint if isinstance(hint, type) else type(None))
+
+
+def _is_small(value: float) -> bool:
+    return abs(value) < LARGEST if isinstance(value, int) else math.isfinite(value)

@@ -1,0 +1,164 @@
+"""The training methods and their switches."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fastarat.config.model import BatchNormKind, ModelConfig
+
+StopGradient = Literal["clean", "none", "adversarial", "symmetric"]
+Metric = Literal["cosine", "mse", "kl"]
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """What all methods have."""
+
+    label_smoothing: float = field(default=0.0, kw_only=True)
+    """share of each label that is spread evenly over all classes, in the loss's cross-entropies (not the attack's)"""
+
+    def problems(self) -> list[str]:
+        """Everything wrong with these settings, each a sentence that names the fix."""
+        if 0 <= self.label_smoothing < 1:
+            return []
+        return [f"method label_smoothing is {self.label_smoothing}: give a number from 0 to below 1"]
+
+    def _not_negative(self, *names: str) -> list[str]:
+        values = {name: getattr(self, name) for name in names}
+        return [
+            f"method {name} is {value}: give a finite number of 0 or more"
+            for name, value in values.items()
+            if not (math.isfinite(value) and value >= 0)
+        ]
+
+
+@dataclass(frozen=True)
+class OneSet(MethodSettings):
+    """Methods whose net has one set of batch-norms."""
+
+    @property
+    def batch_norm(self) -> BatchNormKind:
+        """One set of affine parameters and running statistics; each half of a batch is normalised by its own."""
+        return "shared"
+
+
+@dataclass(frozen=True)
+class StandardConfig(OneSet):
+    """Standard training: cross-entropy on clean images."""
+
+    name: Literal["standard"] = "standard"
+
+
+@dataclass(frozen=True)
+class ATConfig(OneSet):
+    """AT (Madry et al., 2018): cross-entropy on adversarial images."""
+
+    name: Literal["at"] = "at"
+
+
+@dataclass(frozen=True)
+class TRADESConfig(OneSet):
+    """TRADES (Zhang et al., 2019): cross-entropy on clean images, and KL from clean to adversarial ones."""
+
+    name: Literal["trades"] = "trades"
+    beta: float = 6.0
+    """weight of the KL"""
+
+    def problems(self) -> list[str]:
+        """Everything wrong with these settings, each a sentence that names the fix."""
+        return super().problems() + self._not_negative("beta")
+
+
+@dataclass(frozen=True)
+class MARTConfig(OneSet):
+    """MART (Wang et al., 2020): boosted cross-entropy, and KL weighted by how wrong the clean prediction is."""
+
+    name: Literal["mart"] = "mart"
+    beta: float = 5.0
+    """weight of the KL"""
+
+    def problems(self) -> list[str]:
+        """Everything wrong with these settings, each a sentence that names the fix."""
+        return super().problems() + self._not_negative("beta")
+
+
+@dataclass(frozen=True)
+class LBGATConfig(OneSet):
+    """LBGAT (Cui et al., 2021): adversarial logits follow those of a teacher that learns clean images alongside."""
+
+    name: Literal["lbgat"] = "lbgat"
+    beta: float = 0.0
+    """weight of TRADES's KL, 0 or 6 in the paper"""
+    teacher: str = "resnet18"
+    """the teacher's net, as --model.name"""
+
+    def problems(self) -> list[str]:
+        """Everything wrong with these settings, each a sentence that names the fix."""
+        teacher = [f"method teacher: {problem}" for problem in ModelConfig(self.teacher).problems()]
+        return super().problems() + self._not_negative("beta") + teacher
+
+
+@dataclass(frozen=True)
+class ARRESTConfig(OneSet):
+    """ARREST (Suzuki et al., 2023), unofficial: no code was released, and these numbers are not the paper's."""
+
+    name: Literal["arrest"] = "arrest"
+    teacher: str = ""
+    """where training starts, and what its representations are held to: a run of a standard recipe, or its
+    model.safetensors"""
+    weight: float = 10.0
+    """weight of the angle between the representations (0 to 1: the angle over pi)"""
+    threshold: float = 0.25
+    """an image whose representation lies further off (angle over pi) is replayed clean, with noise"""
+    noise_255: float = 8.0
+    """radius of that noise, uniform in each pixel, in 1/255 of the pixel range"""
+    layer: str = ""
+    """layer whose pooled output is the representation; empty: the input of the net's last layer"""
+
+    @property
+    def noise(self) -> float:
+        """Radius of the noise in pixel units, where pixels are in [0, 1]."""
+        return self.noise_255 / 255
+
+    def problems(self) -> list[str]:
+        """Everything wrong with these settings, each a sentence that names the fix."""
+        return super().problems() + self._not_negative("weight", "threshold", "noise_255")
+
+
+@dataclass(frozen=True)
+class ARATConfig(MethodSettings):
+    """AR-AT (Waseda et al., ICLR 2025): asymmetric invariance regularisation with split batch-norm."""
+
+    name: Literal["arat"] = "arat"
+    gamma: float = 30.0
+    """total weight of the invariance loss, shared by the aligned layers"""
+    layers: tuple[str, ...] = ()
+    """layers whose clean and adversarial features are aligned; empty: the net's own choice"""
+    stop_gradient: StopGradient = "clean"
+    """which side of the invariance loss is held constant"""
+    predictor: bool = True
+    """a small net maps the features of the side that moves"""
+    batch_norm: BatchNormKind = "split"
+    """each half its own affine parameters and statistics; own statistics only; both halves mixed"""
+    auto_balance: bool = True
+    """weigh the two classification losses by the clean branch's training accuracy"""
+    adversarial_weight: float = 0.5
+    """weight of the adversarial cross-entropy where auto-balance is off"""
+    clean_weight: float = 0.5
+    """weight of the clean cross-entropy where auto-balance is off"""
+    metric: Metric = "cosine"
+    """distance between the features"""
+    balance_images: int = 10_000
+    """training images that the auto-balance measures before each epoch"""
+    balance_augmented: bool = False
+    """measure them cropped and flipped, as the published code does"""
+
+    def problems(self) -> list[str]:
+        """Everything wrong with these settings, each a sentence that names the fix."""
+        found = super().problems() + self._not_negative("gamma", "adversarial_weight", "clean_weight")
+        if self.balance_images < 1:
+            found.append(f"method balance_images is {self.balance_images}: give 1 or more")
+        return found
+
+
+MethodConfig = ATConfig | ARATConfig | TRADESConfig | MARTConfig | LBGATConfig | ARRESTConfig | StandardConfig

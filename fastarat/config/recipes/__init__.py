@@ -1,0 +1,33 @@
+"""Recipes by name, `<data>-<model>-<method>`: one file each, which defines RECIPE and says in its head what
+it costs and gives."""
+
+import importlib
+import pkgutil
+
+from fastarat.common.errors import unknown
+from fastarat.config import Config, Fidelity, published_code
+
+DEFAULT = "digits-arat"
+
+
+def names() -> list[str]:
+    """All recipes, in alphabetical order."""
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name.replace("_", "-") for name in modules)
+
+
+def _module(name: str):
+    if name not in names():
+        raise unknown("recipe", name, names())
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+
+
+def recipe(name: str, fidelity: Fidelity = "paper") -> Config:
+    """The configuration of a recipe. Raises `UserError` for an unknown name."""
+    config: Config = _module(name).RECIPE
+    return published_code(config) if fidelity == "published-code" else config
+
+
+def head(name: str) -> str:
+    """What the recipe's file says at its top: command, expected time and accuracy."""
+    return (_module(name).__doc__ or "").strip()

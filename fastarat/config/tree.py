@@ -1,0 +1,145 @@
+"""The whole configuration of a run: one tree of frozen dataclasses, and what is checked across its parts."""
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Literal
+
+from fastarat.common.errors import UserError
+from fastarat.config.attack import AttackConfig
+from fastarat.config.data import AugmentConfig, ExtraConfig, LoadingConfig
+from fastarat.config.method import ARATConfig, MethodConfig
+from fastarat.config.model import ModelConfig
+from fastarat.config.training import (
+    AveragingConfig,
+    CheckpointConfig,
+    EvaluationConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+)
+
+Fidelity = Literal["paper", "published-code"]
+LEAST = {
+    "epochs": 1,
+    "batch": 1,
+    "num_train_images": 1,
+    "num_validation_images": 0,
+    "gpus": 0,
+    "procs": 0,
+    "seed": 0,
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that determines a training run."""
+
+    recipe: str = "custom"
+    """the recipe that these settings started from"""
+    data: str = "cifar10"
+    """data set: a name, an image folder, a .tar or .tar.xz of one, a prepared set, a .beton, or a folder of shards"""
+    size: int | None = None
+    """pixels of a side that images are brought to; default as they are stored, where all have one size"""
+    loader: Literal["auto", "resident", "ffcv", "dali", "plain"] = "auto"
+    """where batches come from: all on the device, FFCV (a .beton), DALI (image files), or PIL; auto chooses"""
+    epochs: int = 100
+    """passes over the training images"""
+    batch: int = 128
+    """images in a step, divided among processes"""
+    seed: int = 0
+    """initial weights, order, augmentation and attack noise"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU if there is one"""
+    gpus: int = 0
+    """processes, one a GPU; 0: one process"""
+    procs: int = 0
+    """processes on the CPU; 0: one process"""
+    dtype: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = "auto"
+    """number format of forwards and gradients; auto: bf16 on a GPU, fp32 on a CPU"""
+    compile: Literal["auto", "eager", "compile", "graph"] = "auto"
+    """how the step runs: as it is, compiled, or compiled and captured in a CUDA graph; auto: eager on a CPU,
+    graph on a GPU"""
+    kernels: Literal["auto", "pytorch", "triton"] = "auto"
+    """batch-norm, attack update, augmentation and pooling in plain PyTorch or by fused Triton kernels (a GPU's);
+    auto: triton where it runs"""
+    sync_bn: bool = False
+    """batch-norm statistics over all processes"""
+    fidelity: Fidelity = "paper"
+    """AR-AT as its paper describes it, or with the departures of its published code"""
+    num_train_images: int | None = None
+    """train on the first so many images of a random order; default all"""
+    num_validation_images: int = 0
+    """training images split off to choose the best checkpoint; 0: the last epoch is the result"""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    attack: AttackConfig = field(default_factory=AttackConfig)
+    method: MethodConfig = field(default_factory=ARATConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loading: LoadingConfig = field(default_factory=LoadingConfig)
+    extra: ExtraConfig = field(default_factory=ExtraConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    averaging: AveragingConfig = field(default_factory=AveragingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    @property
+    def num_processes(self) -> int:
+        """How many processes train."""
+        return max(self.gpus, self.procs, 1)
+
+    @property
+    def eps_255(self) -> float:
+        """Radius of the threat model that evaluations and the deployed model name, in 1/255 of the pixel range."""
+        return self.attack.eps_255 if self.evaluation.eps_255 is None else self.evaluation.eps_255
+
+    def problems(self) -> list[str]:
+        """Everything wrong with the settings, each a sentence that names the fix."""
+        found = []
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                found.append(f"{name} is {value}: give {least} or more")
+        if self.seed >= 2**64:
+            found.append(f"seed is {self.seed}: give one below 2^64")
+        if self.gpus and self.procs:
+            found.append("gpus and procs exclude each other: give one")
+        if self.procs and self.device == "cuda":
+            found.append("procs are processes on the CPU: give --gpus N for several GPUs")
+        rows = self.batch if self.sync_bn else self.batch // self.num_processes
+        if isinstance(self.method, ARATConfig) and rows == 1:
+            found.append("a batch-norm of one image is none: give every process 2 or more, or --sync-bn")
+        found += self._size_problems()
+        if self.gpus and self.device == "cpu":
+            found.append("gpus needs --device cuda or auto")
+        if self.batch % self.num_processes:
+            found.append(f"batch {self.batch} does not divide among {self.num_processes} processes")
+        if self.averaging.kind != "none" and self.averaging.start_epoch > self.epochs:
+            found.append(
+                f"averaging starts at epoch {self.averaging.start_epoch} of {self.epochs}: "
+                "give a smaller --averaging.start-epoch"
+            )
+        for part in fields(self):
+            value = getattr(self, part.name)
+            if is_dataclass(value):
+                found += value.problems()  # type: ignore[attr-defined]
+        return found
+
+    def _size_problems(self) -> list[str]:
+        resized, start = self.augment.crop == "resized", self.augment.start_size
+        found = []
+        if self.size is not None and not 1 <= self.size <= 4096:
+            found.append(f"size is {self.size}: give 1 to 4096 pixels")
+        if resized and self.size is None:
+            found.append("resized crops need a size: give --size, such as 224")
+        if resized and self.loader == "resident":
+            found.append("the resident loader has no resized crops: leave --loader out, or give ffcv, dali or plain")
+        if start is not None and self.size is not None and start > self.size:
+            found.append(f"augment start_size {start} is above size {self.size}: give a smaller one")
+        if self.loading.decode == "gpu" and self.loader not in ("auto", "dali"):
+            found.append("only DALI decodes on the GPU: give --loader dali, or leave --loading.decode out")
+        return found
+
+    def checked(self) -> "Config":
+        """This configuration; raises `UserError` with all problems in one line."""
+        problems = self.problems()
+        if problems:
+            raise UserError("; ".join(problems))
+        return self

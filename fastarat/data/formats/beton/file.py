@@ -1,0 +1,124 @@
+"""A .beton, FFCV's file of images, opened: everything that native code would trust is checked before."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fastarat.common import console
+from fastarat.common.advice import command
+from fastarat.common.errors import UserError
+from fastarat.common.files import require_file
+from fastarat.data.formats.beton import seal as beton_seal
+from fastarat.data.formats.beton import structure
+from fastarat.data.formats.beton.format import JPEG_END, JPEG_START
+from fastarat.data.formats.beton.seal import REBUILD, Seal
+from fastarat.data.formats.beton.structure import Layout
+from fastarat.data.images.cache import once
+from fastarat.data.images.dataset import MOST_CLASSES, label_problem
+from fastarat.data.images.decoding import reason_of, without_warnings
+from fastarat.data.images.stored import EncodedSet, fingerprint_of
+
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class BetonFile:
+    """A data set in one .beton."""
+
+    name: str
+    train: EncodedSet
+    test: EncodedSet
+    """may be empty where FFCV wrote the file"""
+    classes: tuple[str, ...]
+    max_value: int
+    fingerprint: str
+    """64 hex digits: the SHA-256 of the file, or of all but pixels where FFCV wrote it"""
+
+
+def read(path: Path, kept: Path) -> BetonFile:
+    """Open the .beton at `path`.
+
+    Its checksum is compared with its seal, once: the folder `kept` remembers which files were checked and have not
+    changed since. A file of FFCV's own has no seal: its structure is checked, and classes are numbered.
+    Raises `UserError` that says what is wrong with the file.
+    """
+    layout, seal = examine(path)
+    if seal:
+        once(path, kept, seal.sha256, lambda: _require_checksum(path, seal))
+    else:
+        console.notice(
+            f"{path} has no {beton_seal.place_of(path).name}: its structure is checked, its contents are not."
+        )
+        once(path, kept, "structure", lambda: _require_jpegs(path, layout))
+    return opened(path, layout, seal)
+
+
+def examine(path: Path) -> tuple[Layout, Seal | None]:
+    """What the file and its seal say, compared with each other, without a look at the images; raises `UserError`."""
+    require_file(path)
+    seal = beton_seal.read(path)
+    layout = structure.read(path)
+    if seal and seal.counts != {split: int((layout.splits == i).sum()) for i, split in enumerate(SPLITS)}:
+        raise UserError(f"{path} has other images than {beton_seal.place_of(path).name} says: {REBUILD}.")
+    if not (layout.splits == 0).any():
+        raise UserError(f"{path} has no training images: {REBUILD}.")
+    problem = label_problem(layout.labels, len(seal.classes) if seal else MOST_CLASSES)
+    if problem:
+        raise UserError(f"{path}: {problem}; {REBUILD}.")
+    return layout, seal
+
+
+def opened(path: Path, layout: Layout, seal: Seal | None) -> BetonFile:
+    """The data set of a file that was examined."""
+    images = everything(path, layout, seal)
+    train, test = (images.take(np.flatnonzero(layout.splits == split)) for split in range(2))
+    if seal:
+        classes = tuple(map(str, seal.classes))
+        return BetonFile(seal.name, train, test, classes, seal.max_value, seal.sha256)
+    classes = tuple(map(str, range(int(layout.labels.max()) + 1)))
+    return BetonFile(path.stem, train, test, classes, 255, fingerprint_of(train, test))
+
+
+def jpeg_problem(content: bytes, size: tuple[int, int], decode: bool) -> str | None:
+    """What is wrong with a stored JPEG that should have `size` (width, height); None if nothing is."""
+    from PIL import Image
+
+    if not content.startswith(JPEG_START) or not content.endswith(JPEG_END):
+        return "is not a whole JPEG"
+    try:
+        with without_warnings(), Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+            if image.size != size or image.mode not in ("RGB", "L"):
+                return f"is a JPEG of {image.width}x{image.height} {image.mode}, not {size[0]}x{size[1]} RGB"
+            if decode:
+                image.load()
+    except Exception as error:  # Pillow raises almost any type for a damaged file
+        return f"cannot be decoded ({reason_of(content, error)})"
+    return None
+
+
+def everything(path: Path, layout: Layout, seal: Seal | None = None) -> EncodedSet:
+    """The images of both splits in the order of the file; with a seal each is compared with it when it is read."""
+    files = np.zeros(len(layout.labels), np.int32)
+    values = (layout.starts, layout.lengths, layout.raw, layout.sizes, layout.labels, layout.names)
+    return EncodedSet((str(path),), files, *values, crc32=seal.checksums().astype(np.int64) if seal else None)
+
+
+def _require_checksum(path: Path, seal: Seal) -> None:
+    if beton_seal.sha256_of(path) != seal.sha256:
+        raise UserError(
+            f"{path} has changed since it was written (SHA-256 differs): {command('data', 'check', path)} names the "
+            f"bad images; copy it again, or {REBUILD}."
+        )
+
+
+def _require_jpegs(path: Path, layout: Layout) -> None:
+    images = everything(path, layout)
+    with console.progress(f"Checking {path.name}", len(images)) as advance:
+        for i in range(len(images)):
+            size = (int(images.sizes[i, 0]), int(images.sizes[i, 1]))
+            problem = None if images.raw[i] else jpeg_problem(images.read(i), size, decode=False)
+            if problem:
+                raise UserError(f"{path} is damaged ({images.names[i]} {problem}): {REBUILD}.")
+            advance(1)

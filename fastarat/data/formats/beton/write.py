@@ -1,0 +1,200 @@
+"""`fastarat data build`: a data set written as one .beton.
+
+FFCV's own writer is not used: it waits for good for a process that has died or a disk that is full, writes images in
+an order of chance, and encodes every JPEG a second time. This one's file is the same for any number of processes.
+"""
+
+import contextlib
+import os
+import zlib
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from fastarat.common import console, unfinished
+from fastarat.common.errors import UserError, WorkError
+from fastarat.common.files import synchronise
+from fastarat.common.problems import require_none
+from fastarat.data.formats.beton import seal as beton_seal
+from fastarat.data.formats.beton.file import SPLITS
+from fastarat.data.formats.beton.format import (
+    ENTRY,
+    FIELD,
+    FIELDS,
+    HEADER,
+    JPEG,
+    MIN_PAGE,
+    RAW,
+    VERSION,
+    aligned,
+    struct_of,
+)
+from fastarat.data.formats.beton.storage import Storage, StoredImage, record
+from fastarat.data.images.dataset import ImageSet
+from fastarat.data.images.decoding import File
+from fastarat.data.images.pool import in_order
+from fastarat.data.images.stored import EncodedSet
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A data set to be written."""
+
+    name: str
+    train: ImageSet | EncodedSet
+    test: ImageSet | EncodedSet
+    classes: tuple[str, ...]
+    max_value: int
+    source: str
+    """where it comes from, for messages and the record"""
+
+
+def build(contents: Contents, out: Path, storage: Storage, processes: int | None = None) -> None:
+    """Write `contents` as the new file `out` and its seal beside it, both whole or not at all.
+
+    Every image is decoded, by so many processes (None: one a core). Raises `UserError` for images that cannot be
+    stored and for an `out` that exists, `WorkError` if the disk is full or a process dies.
+    """
+    storage.require()
+    _require_usable(contents, out)
+    try:
+        with unfinished.beside(out) as folder:
+            pages = _write(contents, folder / out.name, storage, processes)
+            _require_usable(contents, out)  # still: that was hours ago
+            _publish(contents, storage, pages, folder / out.name, out)
+    except OSError as error:
+        raise WorkError(f"Cannot write {out}: {error.strerror or error}; nothing was left there.") from error
+
+
+def _require_usable(contents: Contents, out: Path) -> None:
+    if out.suffix != ".beton":
+        raise UserError(f"{out}: give a name that ends with .beton.")
+    for path in (out, beton_seal.place_of(out)):
+        if path.exists() or path.is_symlink():
+            raise UserError(f"{path} exists already: choose another place, or remove it first.")
+    shapes = [part.images.shape for part in (contents.train, contents.test) if isinstance(part, ImageSet)]
+    if contents.max_value != 255 or any(shape[-1] != 3 for shape in shapes):
+        raise UserError(
+            f"{contents.source} is not of 8-bit RGB images, which a .beton holds: it is small, use --loader resident."
+        )
+
+
+@dataclass
+class _Pages:
+    """Images on their way into the file."""
+
+    file: BinaryIO
+    position: int
+    page: int = MIN_PAGE
+    starts: array = field(default_factory=partial(array, "Q"))
+    lengths: array = field(default_factory=partial(array, "Q"))
+    crc32: array = field(default_factory=partial(array, "L"))
+    images: list[tuple[int, int, int]] = field(default_factory=list)
+    """(mode, width, height) of each"""
+
+    def append(self, image: StoredImage) -> None:
+        """Write the next image. Pages double for one larger than they are: two pages that no image crosses make one."""
+        length = len(image.content)
+        while length > self.page:
+            self.page *= 2
+        if self.position // self.page != (self.position + length - 1) // self.page:
+            self.position = aligned(self.position, self.page)
+            self.file.seek(self.position)
+        self.file.write(image.content)
+        self.starts.append(self.position)
+        self.lengths.append(length)
+        self.crc32.append(zlib.crc32(image.content))
+        self.images.append((RAW if image.raw else JPEG, image.width, image.height))
+        self.position += length
+
+
+def _write(contents: Contents, path: Path, storage: Storage, processes: int | None) -> _Pages:
+    """Write the file at `path`; its header comes last."""
+    count = len(contents.train.labels) + len(contents.test.labels)
+    begin = HEADER.itemsize + len(FIELDS) * FIELD.itemsize
+    with path.open("xb") as file:
+        pages = _Pages(file, aligned(begin + count * struct_of(FIELDS).itemsize, MIN_PAGE))
+        file.seek(pages.position)
+        problems: list[str] = []
+        with console.progress(f"Building from {contents.name}", count) as advance:
+            for stored in in_order(partial(record, storage=storage), _items(contents), count, processes):
+                if isinstance(stored, str):
+                    problems.append(stored)
+                elif not problems:
+                    pages.append(stored)
+                advance(1)
+        require_none(contents.source, problems)
+        _finish(pages, contents, count)
+        os.fsync(file.fileno())
+    return pages
+
+
+def _items(contents: Contents) -> Iterator[File]:
+    for split, part in zip(SPLITS, (contents.train, contents.test), strict=True):
+        if isinstance(part, ImageSet):
+            size = (part.images.shape[2], part.images.shape[1])
+            for i, pixels in enumerate(part.images):
+                yield File(f"{split} image {i}", pixels.tobytes(), size)
+        else:
+            yield from map(part.file, range(len(part)))
+
+
+def _finish(pages: _Pages, contents: Contents, count: int) -> None:
+    """Write the table behind the pages, and before them what says where it is."""
+    table = aligned(pages.position, pages.page)
+    entries = np.zeros(count, ENTRY)
+    entries["image"], entries["start"], entries["length"] = np.arange(count), pages.starts, pages.lengths
+    pages.file.seek(table)
+    pages.file.write(entries.tobytes())
+    fields = np.array([(kind, name.encode(), b"") for name, kind in FIELDS.items()], FIELD)
+    header = np.array([(VERSION, len(FIELDS), pages.page, count, table)], HEADER)
+    pages.file.seek(0)
+    pages.file.write(header.tobytes() + fields.tobytes() + _structs(pages, contents).tobytes())
+    pages.file.flush()
+
+
+def _structs(pages: _Pages, contents: Contents) -> np.ndarray:
+    structs = np.zeros(len(pages.images), struct_of(FIELDS))
+    mode, width, height = np.array(pages.images).T
+    image = structs["image"]
+    image["mode"], image["width"], image["height"], image["start"] = mode, width, height, pages.starts
+    structs["label"] = np.concatenate([contents.train.labels, contents.test.labels])
+    structs["split"][len(contents.train.labels) :] = 1
+    return structs
+
+
+def _publish(contents: Contents, storage: Storage, pages: _Pages, temporary: Path, out: Path) -> None:
+    """Give file and seal their names. The seal, which alone is no data set, comes first: a file alone is as FFCV's."""
+    parts = dict(zip(SPLITS, (contents.train, contents.test), strict=True))
+    seal = beton_seal.Seal(
+        name=contents.name,
+        classes=list(contents.classes),
+        max_value=contents.max_value,
+        counts={split: len(part.labels) for split, part in parts.items()},
+        class_counts={
+            split: np.bincount(part.labels, minlength=len(contents.classes)).tolist() for split, part in parts.items()
+        },
+        source=contents.source,
+        mode=storage.mode,
+        longest_side=storage.longest_side,
+        quality=storage.quality,
+        bytes=temporary.stat().st_size,
+        sha256=beton_seal.sha256_of(temporary),
+        crc32=np.array(pages.crc32, ">u4").tobytes().hex(),
+    )
+    place = beton_seal.place_of(temporary)
+    beton_seal.write(place, seal)
+    synchronise(place)
+    place.replace(beton_seal.place_of(out))
+    try:
+        temporary.rename(out)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beton_seal.place_of(out).unlink()
+        raise
+    synchronise(out.parent)

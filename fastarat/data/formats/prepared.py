@@ -1,0 +1,253 @@
+"""The prepared form: four memory-mapped arrays and a manifest, written whole or not at all."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastarat.common import npy, unfinished
+from fastarat.common.errors import UserError, WorkError
+from fastarat.common.files import checksum_of, read_json, synchronise
+from fastarat.data.formats.beton.seal import sha256_of
+from fastarat.data.images.dataset import MOST_CLASSES, Dataset, ImageSet, fingerprint, label_problem
+from fastarat.data.images.stored import EncodedSet
+
+FORMAT_VERSION = 2
+MANIFEST = "manifest.json"
+SPLITS = ("train", "test")
+FILES = tuple(f"{split}_{part}.npy" for split in SPLITS for part in ("images", "labels"))
+
+
+@contextmanager
+def create(out: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `out` to fill; it becomes `out` only if the block ends well.
+
+    Raises `UserError` if `out` exists, `WorkError` if the disk is full or cannot be written.
+    """
+    if out.exists() or out.is_symlink():
+        raise UserError(f"{out} exists already: choose another place, or remove it first.")
+    try:
+        with unfinished.beside(out) as temporary:
+            yield temporary
+            temporary.rename(out)
+            synchronise(out.parent)
+    except OSError as error:
+        raise WorkError(f"Cannot write {out}: {error.strerror or error}; nothing was left there.") from error
+
+
+def allocate(folder: Path, split: str, count: int, shape: tuple[int, ...]) -> ImageSet:
+    """Writable memory maps for a split's uint8 images [count, *shape] and int64 labels [count]."""
+    images = npy.allocate(folder / f"{split}_images.npy", np.uint8, (count, *shape))
+    return ImageSet(images, npy.allocate(folder / f"{split}_labels.npy", np.int64, (count,)))
+
+
+def seal(folder: Path, name: str, classes: tuple[str, ...], max_value: int, source: str) -> None:
+    """Bring the arrays in `folder` to the disk and write the manifest, last, that makes them a data set."""
+    train, test = (_load(folder, split) for split in SPLITS)
+    manifest = {
+        "version": FORMAT_VERSION,
+        "name": name,
+        "classes": list(classes),
+        "max_value": max_value,
+        "image_shape": list(train.images.shape[1:]),
+        "counts": {"train": len(train.labels), "test": len(test.labels)},
+        "class_counts": {
+            split: np.bincount(part.labels, minlength=len(classes)).tolist()
+            for split, part in zip(SPLITS, (train, test), strict=True)
+        },
+        "files": {file: _describe(folder / file) for file in FILES},
+        "fingerprint": fingerprint(train, test),
+        "source": source,
+    }
+    manifest["checksum"] = checksum_of(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    for path in (*(folder / file for file in FILES), folder / MANIFEST, folder):
+        synchronise(path)
+
+
+def write(dataset: Dataset, out: Path, source: str) -> None:
+    """Write `dataset` as the new prepared set `out`; raises as `create` does."""
+    with create(out) as folder:
+        for split, part in _parts(dataset):
+            space = allocate(folder, split, len(part.labels), part.images.shape[1:])
+            space.images[:] = part.images
+            space.labels[:] = part.labels
+        seal(folder, dataset.name, dataset.classes, dataset.max_value, source)
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether `folder` holds a prepared set."""
+    return (folder / MANIFEST).is_file()
+
+
+def read(folder: Path) -> Dataset:
+    """Open a prepared set; images are read-only memory maps.
+
+    Raises `UserError` naming the file that is missing, cut short or does not fit the manifest. Contents
+    are not hashed here: `problems` and `read_whole` do that.
+    """
+    manifest = _read_manifest(folder)
+    train, test = (_open(folder, split, manifest) for split in SPLITS)
+    return Dataset(
+        manifest["name"],
+        train,
+        test,
+        tuple(manifest["classes"]),
+        manifest["max_value"],
+        manifest["fingerprint"],
+    )
+
+
+def read_whole(folder: Path) -> Dataset:
+    """As `read`, with every byte compared with its checksum. Raises `UserError` naming the file that has changed."""
+    dataset = read(folder)
+    if changed := _changed(folder):
+        raise UserError(changed[0])
+    return dataset
+
+
+def problems(folder: Path) -> list[str]:
+    """Everything wrong with the prepared set, a line each; every file is read and hashed."""
+    try:
+        dataset = read(folder)
+    except UserError as error:
+        return [str(error)]
+    found = _changed(folder)
+    if not found and fingerprint(dataset.decoded_train, dataset.test) != dataset.fingerprint:
+        found.append(f"{folder / MANIFEST}: the fingerprint is not that of the images and labels")
+    return found
+
+
+def _changed(folder: Path) -> list[str]:
+    files = _read_manifest(folder)["files"]
+    return [
+        f"{folder / file} has changed since it was written (SHA-256 differs)"
+        for file in FILES
+        if sha256_of(folder / file) != files[file]["sha256"]
+    ]
+
+
+def is_rgb(dataset: Dataset) -> bool:
+    """Whether these are 8-bit RGB images, which loaders can read one by one."""
+    return dataset.image_shape[2] == 3 and dataset.max_value == 255
+
+
+def stored(folder: Path) -> tuple[EncodedSet, EncodedSet, tuple[str, ...]]:
+    """The images of both splits where they lie in the files, and the classes. Raises as `read` does, or if grey."""
+    dataset = read(folder)
+    height, width, _ = dataset.image_shape
+    if not is_rgb(dataset):
+        raise UserError(f"{folder} has no 8-bit RGB images: use the resident loader")
+    train, test = (_stored(folder, split, part, (width, height)) for split, part in _parts(dataset))
+    return train, test, dataset.classes
+
+
+def _parts(dataset: Dataset) -> Iterator[tuple[str, ImageSet]]:
+    yield from zip(SPLITS, (dataset.decoded_train, dataset.test), strict=True)
+
+
+def _stored(folder: Path, split: str, part: ImageSet, size: tuple[int, int]) -> EncodedSet:
+    images, labels = part.images, part.labels
+    path = folder / f"{split}_images.npy"
+    first = path.stat().st_size - images.nbytes
+    count, length = len(labels), 3 * size[0] * size[1]
+    return EncodedSet(
+        (str(path),),
+        np.zeros(count, np.int32),
+        first + length * np.arange(count, dtype=np.int64),
+        np.full(count, length, np.int64),
+        np.ones(count, bool),
+        np.tile(np.array(size, np.int32), (count, 1)),
+        np.array(labels),
+        tuple(f"{split} image {i} of {folder.name}" for i in range(count)),
+    )
+
+
+def _load(folder: Path, split: str) -> ImageSet:
+    """Both arrays of a split, as they were just written."""
+    images = np.load(folder / f"{split}_images.npy", mmap_mode="r", allow_pickle=False)
+    return ImageSet(images, np.load(folder / f"{split}_labels.npy", allow_pickle=False))
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        manifest = read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}: prepare the data set again.") from None
+    try:
+        version = _version(manifest)
+        if version == FORMAT_VERSION:
+            _require_manifest(manifest)
+    except ValueError as error:
+        raise UserError(f"{path} is not a readable manifest ({error}): prepare the data set again.") from None
+    if version != FORMAT_VERSION:
+        age, fix = ("a newer", "upgrade fastarat, or ") if version > FORMAT_VERSION else ("an older", "")
+        raise UserError(
+            f"{folder} was made by {age} fastarat (format {version}; this one reads {FORMAT_VERSION}): "
+            f"{fix}prepare the set again."
+        )
+    return manifest
+
+
+def _version(manifest: Any) -> int:
+    if not isinstance(manifest, dict) or type(manifest.get("version")) is not int:
+        raise ValueError("it has no version")
+    return manifest["version"]
+
+
+def _require_manifest(manifest: dict[str, Any]) -> None:
+    """Raise `ValueError` unless it is as it was written, and every value that is used has its type and bounds."""
+    if manifest.get("checksum") != checksum_of(manifest):
+        raise ValueError("it has changed since it was written")
+    try:
+        shape, counts, classes = manifest["image_shape"], manifest["counts"], manifest["classes"]
+        sizes = [*shape, *(counts[split] for split in SPLITS), *(manifest["files"][file]["bytes"] for file in FILES)]
+        texts = [*classes, manifest["name"], manifest["fingerprint"]]
+        texts += [manifest["files"][file]["sha256"] for file in FILES]
+        fits = (
+            all(type(size) is int and size >= 0 for size in sizes)
+            and all(isinstance(text, str) for text in texts)
+            and type(manifest["max_value"]) is int
+            and 1 <= manifest["max_value"] <= 255
+            and len(shape) == 3
+            and min(shape) > 0
+            and isinstance(classes, list)
+            and 1 <= len(classes) <= MOST_CLASSES
+        )
+    except (KeyError, TypeError, AttributeError):
+        fits = False
+    if not fits:
+        raise ValueError("its parts do not fit together")
+
+
+def _open(folder: Path, split: str, manifest: dict[str, Any]) -> ImageSet:
+    """Both arrays of a split, as the manifest says that they are; images stay on the disk."""
+    count, shape = manifest["counts"][split], tuple(manifest["image_shape"])
+    paths = [folder / f"{split}_{part}.npy" for part in ("images", "labels")]
+    for path in paths:
+        _require_size(path, manifest["files"][path.name]["bytes"])
+    try:
+        images = npy.open_mapped(paths[0], np.uint8, (count, *shape))
+        labels = np.array(npy.open_mapped(paths[1], np.int64, (count,)))
+    except UserError as error:
+        raise UserError(f"{error}: prepare the data set again.") from None
+    problem = label_problem(labels, len(manifest["classes"]))
+    if problem:
+        raise UserError(f"{paths[1]}: {problem}; prepare the data set again.")
+    return ImageSet(images, labels)
+
+
+def _require_size(path: Path, size: int) -> None:
+    if not path.is_file():
+        raise UserError(f"{path} is missing: prepare the data set again.")
+    found = path.stat().st_size
+    if found != size:
+        raise UserError(f"{path} has {found} bytes instead of {size}: copy it or prepare the data set again.")
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}

@@ -1,0 +1,112 @@
+"""JPEG and PNG bytes to 8-bit RGB pixels, on every core."""
+
+import io
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from fastarat.data.images.pool import in_order
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageFile
+
+
+DECODING = 2
+"""grows when files are decoded otherwise or refused for more: what was kept of them before is then made again"""
+
+
+class File(NamedTuple):
+    """An image as it is stored."""
+
+    name: str
+    content: bytes
+    raw_size: tuple[int, int] | None = None
+    """(width, height) where `content` is pixels, uint8 [H, W, 3]; None for a JPEG or PNG"""
+
+
+class Decoded(NamedTuple):
+    """What became of an image."""
+
+    name: str
+    pixels: np.ndarray | None
+    """uint8 [H, W, 3]; None where it was not decoded"""
+    size: tuple[int, int] | None
+    """(width, height) of the file"""
+    problem: str | None
+    """why it cannot be decoded, beginning with its name"""
+
+
+def decode_all(
+    files: Iterable[File], count: int, size: tuple[int, int], resize: bool, share: float = 1.0
+) -> Iterator[Decoded]:
+    """Decode `count` files in order, on every core; those not of `size` (width, height) are resized or left out.
+
+    What is resized is the middle: `share` of the shorter side, and as much of the longer one as fits.
+    Raises `WorkError` if a process dies.
+    """
+    return in_order(partial(decode, size=size, resize=resize, share=share), files, count)
+
+
+def decode(file: File, size: tuple[int, int], resize: bool, share: float) -> Decoded:
+    """Decode a file; one that cannot be decoded becomes a problem, not an exception."""
+    try:
+        with open_image(file) as image:
+            fits = resize or image.size == size
+            return Decoded(file.name, _fitted(image, size, share) if fits else None, image.size, None)
+    except Exception as error:  # Pillow raises almost any type for a damaged file
+        return Decoded(file.name, None, None, f"{file.name} cannot be decoded ({reason_of(file.content, error)})")
+
+
+@contextmanager
+def open_image(file: File) -> Iterator["Image.Image"]:
+    """The image, its pixels not decoded yet. Raises whatever Pillow does for a damaged file."""
+    from PIL import Image
+
+    if file.raw_size is not None:
+        yield Image.frombuffer("RGB", file.raw_size, file.content, "raw", "RGB", 0, 1)
+        return
+    with without_warnings(), Image.open(io.BytesIO(file.content), formats=("JPEG", "PNG")) as image:
+        require_8_bits(image)
+        yield image
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Pillow's warnings are of metadata, of transparency, which nets do not see, and of images nearly too large, and
+    name no image. What matters it raises."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
+
+
+def require_8_bits(image: "ImageFile.ImageFile") -> None:
+    """Raise `ValueError` for an image (not loaded yet) of more than 8 bits a channel, which would be cut off silently.
+
+    Pillow opens coloured ones in its modes of 8 bits; how they are stored is in the tile: `RGB;16B`.
+    """
+    if image.mode.startswith(("I", "F")) or any(";16" in str(tile.args) for tile in image.tile):
+        raise ValueError("more than 8 bits a channel: save it with 8")
+
+
+def _fitted(image: "Image.Image", size: tuple[int, int], share: float) -> np.ndarray:
+    """The middle of the image, resized; all of an image that has the size already keeps its pixels."""
+    from PIL import Image, ImageOps
+
+    colours = image.convert("RGB")
+    if image.size != size or share != 1:
+        colours = ImageOps.fit(colours, size, Image.Resampling.BICUBIC, bleed=(1 - share) / 2)
+    return np.asarray(colours)
+
+
+def reason_of(content: bytes, error: Exception) -> str:
+    """Why a file of this content could not be decoded, in a few words."""
+    if not content:
+        return "zero bytes"
+    text = " ".join(str(error).split())[:200]
+    if type(error).__name__ == "DecompressionBombError":
+        return f"{text.split(',')[0]}: shrink it"
+    return "not a JPEG or PNG image" if text.startswith("cannot identify") else text or type(error).__name__

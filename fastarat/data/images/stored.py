@@ -1,0 +1,127 @@
+"""Images as they are stored, each read only when it is needed: what does not fit into memory decoded."""
+
+import hashlib
+import os
+import zlib
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastarat.common.errors import WorkError
+from fastarat.data.images.decoding import DECODING, File
+
+STORED = "stored-"
+"""What the fingerprint of images that are not decoded begins with."""
+
+
+class Span(NamedTuple):
+    """Where the bytes of an image lie."""
+
+    path: str
+    offset: int
+    length: int
+    name: str
+    crc32: int | None = None
+    """their checksum, where it is known"""
+
+    def read(self) -> bytes:
+        """All of them. Raises `WorkError` if they are gone, or have changed."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY)
+            try:
+                content = os.pread(descriptor, self.length, self.offset)
+            finally:
+                os.close(descriptor)
+        except OSError as e:
+            raise WorkError(f"cannot read image {self.name}: {e.strerror}; is the data still there?") from None
+        if len(content) < self.length:
+            raise WorkError(f"image {self.name} ends early: the data has changed since it was checked")
+        if self.crc32 is not None and zlib.crc32(content) != self.crc32:
+            raise changed(self.name, self.path)
+        return content
+
+
+def changed(name: str, path: str) -> WorkError:
+    """The error for an image whose bytes are no longer those that were written."""
+    return WorkError(
+        f"{name} has changed since it was written (checksum differs): 'fastarat data check' names every one in "
+        f"{path}; copy or build it again"
+    )
+
+
+@dataclass(frozen=True)
+class EncodedSet:
+    """One split of images in files: a JPEG or PNG file each, or many in a tar, a TFRecord or a .beton."""
+
+    paths: tuple[str, ...]
+    """the files that hold the images"""
+    files: np.ndarray
+    """int32 [N]: which of `paths` an image is in"""
+    offsets: np.ndarray
+    """int64 [N]: its first byte there"""
+    lengths: np.ndarray
+    """int64 [N]: its number of bytes"""
+    raw: np.ndarray
+    """bool [N]: whether these are pixels [H, W, 3], else a JPEG or PNG file"""
+    sizes: np.ndarray
+    """int32 [N, 2]: (width, height) in pixels"""
+    labels: np.ndarray
+    """int64 [N], each in 0 … number of classes − 1"""
+    names: tuple[str, ...]
+    """what messages call each image"""
+    crc32: np.ndarray | None = None
+    """int64 [N]: the CRC-32 of each image's bytes, compared whenever it is read; None where nobody wrote them down"""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def span(self, i: int) -> Span:
+        """Where image `i` lies."""
+        crc32 = None if self.crc32 is None else int(self.crc32[i])
+        return Span(self.paths[self.files[i]], int(self.offsets[i]), int(self.lengths[i]), self.names[i], crc32)
+
+    def read(self, i: int) -> bytes:
+        """The stored bytes of image `i`. Raises `WorkError` if they are gone, or have changed."""
+        return self.span(i).read()
+
+    def file(self, i: int) -> File:
+        """Image `i` for PIL. Raises as `read` does."""
+        width, height = map(int, self.sizes[i])
+        return File(self.names[i], self.read(i), (width, height) if self.raw[i] else None)
+
+    def take(self, index: np.ndarray) -> "EncodedSet":
+        """The images `index` (int64 [M]), in this order."""
+        values: dict[str, Any] = {name: getattr(self, name)[index] for name in PER_IMAGE}
+        crc32 = None if self.crc32 is None else self.crc32[index]
+        return replace(self, **values, names=tuple(self.names[i] for i in index), crc32=crc32)
+
+    def common_size(self) -> tuple[int, int] | None:
+        """The (width, height) that all images have; None where they differ."""
+        first = self.sizes[0]
+        return (int(first[0]), int(first[1])) if (self.sizes == first).all() else None
+
+
+PER_IMAGE = tuple(field.name for field in fields(EncodedSet) if field.name not in ("paths", "names", "crc32"))
+
+
+def fingerprint_of(*parts: EncodedSet) -> str:
+    """`STORED` and the SHA-256 (64 hex digits) over names, sizes, lengths and labels; no image is read for it."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for values in (part.labels, part.sizes, part.lengths):
+            digest.update(f"{values.dtype} {values.shape}".encode() + np.ascontiguousarray(values).data)
+        digest.update(os.fsencode("\n".join(part.names)))
+    return STORED + digest.hexdigest()
+
+
+def storage_key(images: EncodedSet, *settings: object) -> str:
+    """24 hex digits that change with the files' places, sizes and times, and the images' places in them."""
+    digest = hashlib.sha256(repr((DECODING, *settings)).encode())
+    for path in map(Path, images.paths):
+        status = path.stat()
+        digest.update(os.fsencode(f"{path.absolute()} {status.st_size} {status.st_mtime_ns}\n"))
+    for values in (images.files, images.offsets, images.lengths):
+        digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()[:24]

@@ -1,0 +1,219 @@
+"""The DALI decoder: NVIDIA's library decodes, cuts and resizes, in native threads or on the GPU.
+
+DALI is fed with the files and boxes of each request, and holds no order and no randomness. On the CPU its pixels are
+PIL's, bit by bit. Resized ones differ by rounding, and more in the outermost ring of pixels: beyond the border of a
+part DALI repeats the last pixel, and PIL leaves out what is not there.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from threading import Thread
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastarat.common.errors import WorkError
+from fastarat.data.images.decoding import open_image, reason_of
+from fastarat.data.images.stored import EncodedSet
+from fastarat.data.loading.decoders import dali_pipeline
+from fastarat.data.loading.decoders.dali_pipeline import BLACK, Inputs, as_ppm, is_left_to_pil
+from fastarat.data.loading.decoders.decoder import Request
+from fastarat.data.loading.decoders.prefetch import prefetch
+
+AHEAD = 2
+"""Batches decoded before they are asked for."""
+SHARE = 32
+"""Images that each thread gets at a time: work enough for it, and little enough to see that it goes on."""
+PIXELS = 8 * 2**20
+"""Pixels that each thread gets at a time at most, or one image: bounds the memory for large photographs."""
+READERS = 8
+"""Files read at once: costs nothing where they are in memory, and saves much where they are far away."""
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Images of one request, which DALI gets at a time."""
+
+    index: np.ndarray
+    """int64 [n]: images of the set"""
+    first: int
+    """the place of the first one in its request"""
+    request: Request
+    inputs: Inputs
+
+
+class DALIDecoder:
+    """See `Decoder`. `workers` native threads decode; they live while something is decoded.
+
+    With `device` "gpu" JPEGs are decoded on the GPU `device_id`, and batches are tensors there, complete when they are
+    given. Raises `UserError` if DALI is not installed, or cannot decode on a GPU.
+    """
+
+    def __init__(
+        self,
+        images: EncodedSet,
+        workers: int,
+        device: Literal["cpu", "gpu"] = "cpu",
+        pin: bool = False,
+        device_id: int | None = None,
+    ):
+        dali_pipeline.require(device)
+        self.images, self.workers, self.pin = images, workers, pin and device == "cpu"
+        self.num_done = 0  # images read, images decoded, pipelines built: it grows while nothing hangs
+        self.gpu = self.stream = None
+        if device == "gpu":
+            self.gpu = torch.cuda.current_device() if device_id is None else device_id
+            self.stream = torch.cuda.Stream(self.gpu)
+
+    def decode(self, requests: Iterable[Request]) -> Generator[Tensor, None, None]:
+        """See `Decoder.decode`."""
+        batches = prefetch(self._batches(requests), AHEAD, lambda: self.num_done)
+        with closing(batches):  # type: ignore[type-var]
+            for batch in batches:
+                if batch.is_cuda:  # its memory is another stream's, which must not have it back too soon
+                    batch.record_stream(torch.cuda.current_stream(batch.device))
+                yield batch
+
+    def close(self) -> None:
+        """See `Decoder.close`: what decodes ends with its iterator."""
+
+    def _batches(self, requests: Iterable[Request]) -> Generator[Tensor, None, None]:
+        batch = torch.empty(0)
+        chunks = prefetch(self._read(requests), AHEAD, lambda: self.num_done)
+        with closing(chunks):  # type: ignore[type-var]
+            for chunk, pixels in self._decoded(chunks):
+                if chunk.first == 0:
+                    batch = self._empty(chunk.request)
+                end = chunk.first + len(chunk.index)
+                self._copy(pixels[: len(chunk.index)], batch[chunk.first : end])
+                self.num_done += len(chunk.index)
+                if end == len(batch):
+                    yield batch
+
+    def _empty(self, request: Request) -> Tensor:
+        width, height = request.size
+        shape, device = (len(request.index), height, width, 3), "cpu" if self.gpu is None else f"cuda:{self.gpu}"
+        with torch.cuda.stream(self.stream):
+            return torch.empty(shape, dtype=torch.uint8, device=device, pin_memory=self.pin)
+
+    def _copy(self, pixels: Tensor, into: Tensor) -> None:
+        if self.stream is None:
+            np.copyto(into.numpy(), pixels.numpy())  # PyTorch would start threads of its own for it
+            return
+        with torch.cuda.stream(self.stream):
+            into.copy_(pixels)
+        self.stream.synchronize()
+
+    def _read(self, requests: Iterable[Request]) -> Generator[_Chunk, None, None]:
+        for request in requests:
+            most = self._most_of(request)
+            for first in range(0, max(len(request.index), 1), most):  # a request of no images has its chunk too
+                rows = slice(first, first + most)
+                index, boxes = request.index[rows], request.boxes[rows]
+                files = [np.frombuffer(file, np.uint8) for file in _in_threads(self._file, index)]
+                sizes = np.tile(np.array(request.size[::-1], np.float32), (len(index), 1))
+                yield _Chunk(index, first, request, (files, boxes[:, :2].copy(), boxes[:, 2:].copy(), sizes))
+
+    def _most_of(self, request: Request) -> int:
+        """How many of these images DALI gets at a time: it holds all that it decodes before it resizes any."""
+        pixels = np.prod(request.boxes[:, 2:], axis=1, dtype=np.int64).sum() // max(len(request.index), 1)
+        return self.workers * min(max(PIXELS // max(int(pixels), 1), 1), SHARE)
+
+    def _file(self, i: int) -> bytes:
+        """A file of image `i` that DALI decodes to the pixels that PIL has for it."""
+        file = self.images.file(i)
+        self.num_done += 1
+        if file.raw_size:
+            return as_ppm(file.raw_size, file.content)
+        if not is_left_to_pil(file.content):
+            return file.content
+        try:
+            with open_image(file) as image:
+                return as_ppm(image.size, image.convert("RGB").tobytes())
+        except Exception as e:  # Pillow raises almost any type for a damaged file
+            raise _cannot(file.name, reason_of(file.content, e)) from None
+
+    def _decoded(self, chunks: Iterator[_Chunk]) -> Generator[tuple[_Chunk, Tensor], None, None]:
+        """The pixels of each chunk, uint8 [n, H, W, 3], valid until the next is asked for."""
+        in_work: deque[_Chunk] = deque()
+
+        def source() -> Inputs:
+            in_work.append(next(chunks))
+            return in_work[-1].inputs if len(in_work[-1].index) else BLACK
+
+        pipeline, error = dali_pipeline.build(source, SHARE * self.workers, self.workers, self.gpu, depth=2), ""
+        self.num_done += 1  # so that what follows has its own time
+        try:
+            while True:
+                (pixels,) = pipeline.run()
+                yield in_work.popleft(), torch.from_dlpack(pixels.as_tensor())
+        except StopIteration:
+            return
+        except WorkError as e:  # of reading; its frames would keep the pipeline, and so its threads
+            error = e.with_traceback(None)
+        except Exception as e:
+            error = " ".join(str(e).split())
+        finally:
+            del pipeline
+        raise error if isinstance(error, WorkError) else self._culprit(list(in_work), error)
+
+    def _culprit(self, chunks: list[_Chunk], failure: str) -> WorkError:
+        """The error that names the image; DALI's names none."""
+        for chunk in chunks:
+            for i in chunk.index:
+                if problem := self._problem(int(i)):
+                    return _cannot(self.images.names[i], problem)
+        for chunk in chunks:
+            for row, i in enumerate(chunk.index):
+                if not self._is_decoded(tuple(values[row : row + 1] for values in chunk.inputs)):
+                    return WorkError(
+                        f"image {self.images.names[i]} cannot be decoded by DALI, though by PIL: save it again, or use "
+                        "--loader plain"
+                    )
+        return WorkError(f"DALI failed: {failure}")
+
+    def _problem(self, i: int) -> str | None:
+        """What PIL says about image `i`, or that its size is another now."""
+        file, expected = self.images.file(i), tuple(map(int, self.images.sizes[i]))
+        try:
+            with open_image(file) as image:
+                image.load()
+                return None if image.size == expected else f"{image.size} pixels, not {expected}"
+        except Exception as e:
+            return reason_of(file.content, e)
+
+    def _is_decoded(self, inputs: Any) -> bool:
+        try:
+            dali_pipeline.build(lambda: inputs, 1, 1, self.gpu, depth=1).run()
+            return True
+        except Exception:
+            return False
+
+
+def _cannot(name: str, reason: str) -> WorkError:
+    return WorkError(f"image {name} cannot be decoded ({reason}): has it changed since it was checked?")
+
+
+def _in_threads(work: Callable[[int], bytes], index: np.ndarray) -> list[bytes]:
+    """`work` of each, in threads that do not keep the process if a disk hangs."""
+    results, errors = [b""] * len(index), []
+
+    def some(first: int) -> None:
+        try:
+            for row in range(first, len(index), READERS):
+                results[row] = work(int(index[row]))
+        except Exception as e:
+            errors.append(e)
+
+    threads = [Thread(target=some, args=(first,), daemon=True) for first in range(min(READERS, len(index)))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return results

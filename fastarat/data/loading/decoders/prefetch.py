@@ -1,0 +1,99 @@
+"""Run an iterator a few items ahead of its consumer, in a thread that always ends."""
+
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass
+from queue import Empty, Full, Queue
+from threading import Event, Thread
+from typing import Generic, TypeVar
+
+from fastarat.common.errors import WorkError
+
+STALL_S = 8.0
+"""Seconds without any progress after which whatever makes the batches is taken for dead."""
+_POLL_S = 0.2
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _End:
+    """The last thing in the queue."""
+
+    error: BaseException | None = None
+
+
+class _Ahead(Thread, Generic[T]):
+    """Puts items into a queue of limited length until they end, fail, or nobody wants them any more."""
+
+    def __init__(self, items: Generator[T, None, None], ahead: int):
+        super().__init__(daemon=True, name="fastarat-prefetch")  # one that hangs must not keep the process
+        self.items, self.unwanted = items, Event()
+        self.ready: Queue[T | _End] = Queue(ahead)
+        self.num_made = 0
+
+    def run(self) -> None:
+        try:
+            with closing(self.items):
+                for item in self.items:
+                    self.num_made += 1
+                    if not self._put(item):
+                        return
+            self._put(_End())
+        except BaseException as e:
+            self._put(_End(e))
+
+    def _put(self, item: T | _End) -> bool:
+        while not self.unwanted.is_set():
+            try:
+                self.ready.put(item, timeout=_POLL_S)
+                return True
+            except Full:
+                continue
+        return False
+
+
+def prefetch(
+    items: Generator[T, None, None], ahead: int, progress: Callable[[], int] | None = None, stall_s: float = STALL_S
+) -> Generator[T, None, None]:
+    """The items of a generator, made up to `ahead` of them before they are asked for.
+
+    An exception in it is raised here. Raises `WorkError` if an item is waited for and `progress()` (by default the
+    number of items made) has not grown for `stall_s` seconds. Closing this ends the thread.
+    """
+    thread = _Ahead(items, ahead)
+    thread.start()
+    hangs = False
+    try:
+        while True:
+            try:
+                item = _next(thread, progress or (lambda: thread.num_made), stall_s)
+            except WorkError:
+                hangs = True
+                raise
+            if isinstance(item, _End):
+                if item.error is not None:
+                    raise item.error
+                return
+            yield item
+    finally:
+        thread.unwanted.set()
+        if not hangs:
+            thread.join(stall_s)
+
+
+def _next(thread: _Ahead[T], progress: Callable[[], int], stall_s: float) -> T | _End:
+    last, since = progress(), time.monotonic()
+    while True:
+        try:
+            return thread.ready.get(timeout=_POLL_S)
+        except Empty:
+            now = progress()
+            if now != last:
+                last, since = now, time.monotonic()
+            elif time.monotonic() - since > stall_s:
+                raise WorkError(
+                    f"no image was decoded for {stall_s:.0f} s: the disk or a decoder hangs; --resume goes on from the "
+                    "newest checkpoint"
+                ) from None

@@ -1,0 +1,80 @@
+"""How much work an AutoAttack evaluation is, how much of it is done, and whether there is time for more."""
+
+from collections.abc import Callable
+from time import perf_counter
+
+from fastarat.attacks.cuda_graphs import Counted
+from fastarat.attacks.pgd import Logits
+from fastarat.evaluation.autoattack.checks import NUM_TARGETS
+from fastarat.evaluation.autoattack.state import Task
+
+# Of an image that survives: passes through the model, a backward counted as a forward, and forwards.
+PASSES = {"apgd-ce": 204, "apgd-t": 1829, "fab-t": 2729, "square": 5004}
+FORWARDS = {"apgd-ce": 101, "apgd-t": 909, "fab-t": 1800, "square": 5001}
+
+
+def passes(task: Task, name: str) -> float:
+    """Of one image through an attack that does not break it."""
+    if name in ("pgd", "cw"):
+        return task.restarts * (2 * task.steps + 1)
+    return PASSES[name] * _part(task, name)
+
+
+def forwards(task: Task, name: str) -> float:
+    """Of them, those that are no backward."""
+    if name in ("pgd", "cw"):
+        return task.restarts * (task.steps + 1)
+    return FORWARDS[name] * _part(task, name)
+
+
+def _part(task: Task, name: str) -> float:
+    return task.targets / NUM_TARGETS if name in ("apgd-t", "fab-t") else 1
+
+
+class Progress:
+    """Tells `advance` of work as a number of images: one that breaks is done at once, others by passes."""
+
+    def __init__(self, advance: Callable[[float], None], task: Task, num_left: int):
+        self.advance, self.told, self.task = advance, 0.0, task
+        self.unit = sum(passes(task, name) for name in task.attacks)
+        self.tell(len(task.labels) - (num_left if task.attacks else 0))
+
+    def tell(self, amount: float) -> None:
+        """So much more is done."""
+        self.told += amount
+        self.advance(amount)
+
+    def share(self, *names: str) -> float:
+        """What part of an image's work these attacks are."""
+        return sum(passes(self.task, name) for name in names) / self.unit
+
+    def counted(self, logits_of: Logits, name: str, size: int) -> tuple[Logits, Callable[[int, float], None]]:
+        """`logits_of` that tells of its passes in one batch of `size`; and what settles the batch's account,
+        given how many broke and what part of their work was still to come when it began."""
+        share, begun, all_forwards = self.share(name), self.told, forwards(self.task, name)
+
+        def tell(num_images: int) -> None:
+            self.tell(max(min(share * num_images / all_forwards, begun + share * size - self.told), 0))
+
+        def settle(num_broken: int, to_come: float) -> None:
+            self.tell(begun + share * size + num_broken * (to_come - share) - self.told)
+
+        return Counted(logits_of, tell), settle
+
+
+class Budget:
+    """So many seconds (None: no end), from now on."""
+
+    def __init__(self, seconds: float | None):
+        self.seconds, self.begun, self.per_pass = seconds, perf_counter(), 0.0
+
+    def allows(self, work: float) -> bool:
+        """Whether a batch of `work` passes is expected to end in time; the first is done in any case, so that
+        every call comes further."""
+        if self.seconds is None or not self.per_pass:
+            return True
+        return perf_counter() - self.begun + work * self.per_pass <= self.seconds
+
+    def learn(self, work: float, seconds: float) -> None:
+        """A batch of `work` passes took so long. The slowest counts: others ended early, with nothing left."""
+        self.per_pass = max(self.per_pass, seconds / work)

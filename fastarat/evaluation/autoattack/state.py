@@ -1,0 +1,223 @@
+"""What one AutoAttack evaluation is, what each batch gave, and how both are kept so that it can go on."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastarat.attacks.cuda_graphs import Graphs
+from fastarat.attacks.projections import lengths
+from fastarat.common.errors import UserError
+from fastarat.common.files import TEMPORARY, lock, read_json, remove_unfinished, write_text
+from fastarat.common.tensors import checksum, read_tensors, write_tensors
+from fastarat.config.attack import Norm
+
+# A resumed run's clean logits may differ by what another algorithm for a convolution, or TF32, rounds otherwise.
+SAME_MODEL = 1e-2
+LOCK = "autoattack.lock"
+FORMAT = 4
+"""of a kept state: another one begins anew"""
+DESCRIPTION = "autoattack.json"
+CLEAN = "clean.safetensors"
+# What an image that broke a model may be outside the ball: roundings of float32.
+TOLERANCE: dict[Norm, float] = {"linf": 1e-6, "l2": 1e-5}
+
+
+class BatchOutcome(NamedTuple):
+    """What one attack did on one batch. On the CPU."""
+
+    rows: Tensor
+    """the batch: places among all images, int64 [B]"""
+    broken: Tensor
+    """places of the confirmed ones, int64 [M]"""
+    x_adv: Tensor
+    """their adversarial images [M, C, H, W]"""
+    unconfirmed: Tensor
+    """places of what the attack found and the check refused, int64"""
+    undefined: Tensor
+    """of the broken, those whose logits predict nothing, as NaN: int64"""
+    not_attackable: Tensor
+    """places of the images that are not broken and on which the attack never had a direction to follow: int64"""
+    zero_gradients: Tensor
+    """searches of an APGD that began with a gradient of zero, and all its searches: int64 [2]"""
+    seconds: Tensor
+    """float64 scalar"""
+
+
+class Task(NamedTuple):
+    """What is evaluated, and how."""
+
+    images: Tensor
+    labels: Tensor
+    norm: Norm
+    eps: float
+    seed: int
+    batch: int
+    attacks: tuple[str, ...]
+    targets: int = 9
+    steps: int = 20
+    restarts: int = 1
+    step: float | None = None
+    engine: str = "fast"
+    searched_apart: bool = False
+    clean_logits: Tensor = torch.empty(0)
+    graphs: Graphs | None = None
+    """with which the attacks run captured"""
+
+    def pixels(self, rows: Tensor | slice) -> Tensor:
+        """The images `rows` as numbers in [0, 1]."""
+        return as_numbers(self.images[rows])
+
+
+def as_numbers(x: Tensor) -> Tensor:
+    """Bytes as numbers in [0, 1]; float64 stays so, all else is float32."""
+    if x.dtype == torch.uint8:
+        return x.float() / 255
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def nothing(task: Task) -> BatchOutcome:
+    """The record of no batch."""
+    none = torch.zeros(0, dtype=torch.int64)
+    pixels, seconds = task.pixels(slice(0)).cpu(), torch.tensor(0.0).double()
+    return BatchOutcome(none, none, pixels, none, none, none, none.new_zeros(2), seconds)
+
+
+class State:
+    """A directory with a file for what it belongs to, one for the clean logits, and one for each finished batch.
+
+    As a context it keeps other processes, and other evaluations of this one, out of the directory.
+    """
+
+    def __init__(self, folder: Path | None, task: Task):
+        self.folder, self.task, self._lock = folder, task, None
+
+    def __enter__(self) -> "State":
+        if self.folder is not None:
+            try:
+                self._open(self.folder, self.folder / DESCRIPTION)
+            except BaseException:
+                self.__exit__()
+                raise
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    def _open(self, folder: Path, description: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._require_own(folder)  # before anything of ours is in it
+            self._lock = lock(folder / LOCK)
+            if self._lock is None:
+                raise UserError(f"another evaluation is at work in {folder}: wait for it, or give another directory")
+            self._require_own(folder)
+        except OSError as e:
+            raise UserError(f"cannot use the directory {folder} for the state: {e.strerror}; give another") from None
+        own = fingerprint(self.task)
+        if not description.exists():
+            write_text(description, json.dumps(own, indent=2) + "\n")
+        elif (there := _described(description)) != own:
+            if there.get("format") != FORMAT:
+                raise UserError(
+                    f"{folder} is of another version of fastarat: delete it, and the evaluation starts anew"
+                )
+            other = ", ".join(key for key in own if there.get(key) != own[key]) or "more settings"
+            raise UserError(f"{folder} belongs to another evaluation ({other}): give the same, or another directory")
+        remove_unfinished(folder)
+
+    def _require_own(self, folder: Path) -> None:
+        """Raise `UserError` for a directory in which others have put files, but no evaluation its own."""
+        others = [path for path in folder.iterdir() if path.name != LOCK and not TEMPORARY.fullmatch(path.name)]
+        if others and not (folder / DESCRIPTION).exists():
+            raise UserError(f"{folder} holds other files: give an empty directory for the state")
+
+    def settle(self, clean_logits: Tensor, random: bool) -> Tensor:
+        """The clean logits that count: those of the first session, which others must come near to."""
+        kept = self._load(CLEAN)
+        if kept is None:
+            self.save(CLEAN, {"logits": clean_logits.cpu().contiguous()})
+            return clean_logits
+        logits = kept["logits"].to(clean_logits.device) if set(kept) == {"logits"} else torch.empty(0)
+        if logits.shape != clean_logits.shape or logits.dtype != clean_logits.dtype:
+            raise self._unfit(CLEAN)
+        first, now = (both.nan_to_num(0, 0, 0) for both in (logits, clean_logits))
+        if not ((first - now).norm(dim=1) <= SAME_MODEL * first.norm(dim=1)).all() and not random:
+            raise UserError(f"{self.folder} belongs to another model: delete it, or give another directory")
+        return logits
+
+    def record(self, file: str, rows: Tensor) -> BatchOutcome | None:
+        """What is saved of the batch `rows`, if it is. Raises `UserError` for what no attack on it can have given."""
+        kept = self._load(file)
+        if kept is None:
+            return None
+        if set(kept) != set(BatchOutcome._fields) or not is_possible(BatchOutcome(**kept), rows, self.task):
+            raise self._unfit(file)
+        return BatchOutcome(**kept)
+
+    def save(self, file: str, tensors: dict[str, Tensor]) -> None:
+        """Write a file that is whole or not there. Raises `WorkError` if the disk is full."""
+        if self.folder is not None:
+            write_tensors(self.folder / file, tensors)
+
+    def _load(self, file: str) -> dict[str, Tensor] | None:
+        if self.folder is None or not (self.folder / file).exists():
+            return None
+        try:
+            return read_tensors(self.folder / file, sealed=True)[0]
+        except UserError:
+            raise UserError(f"{self.folder / file} is damaged: delete it, and what it holds is done again") from None
+
+    def _unfit(self, file: str) -> UserError:
+        return UserError(
+            f"{file} in {self.folder} does not fit what was done before: delete it and all later ones, or give "
+            "another directory"
+        )
+
+
+def is_possible(record: BatchOutcome, rows: Tensor, task: Task) -> bool:
+    """Whether an attack of `task` on the batch `rows` can have given this: types, places and adversarial images."""
+    blank = nothing(task)
+    for found, like in zip(record, blank, strict=True):
+        if found.dtype != like.dtype or found.ndim != like.ndim or found.shape[1:] != like.shape[1:]:
+            return False
+    if not torch.equal(record.rows, rows) or record.zero_gradients.shape != blank.zero_gradients.shape:
+        return False
+    broken, others = record.broken, (record.unconfirmed, record.not_attackable)
+    if not all(torch.isin(of, rows).all() and (of.diff() > 0).all() for of in (broken, record.undefined, *others)):
+        return False
+    if any(torch.isin(of, broken).any() for of in others) or not torch.isin(record.undefined, broken).all():
+        return False
+    (zero, searches), seconds = record.zero_gradients.tolist(), float(record.seconds)
+    if not 0 <= zero <= searches or not 0 <= seconds < float("inf") or len(record.x_adv) != len(record.broken):
+        return False
+    x = task.pixels(record.broken.to(task.images.device)).cpu()
+    return bool(are_inside(x, record.x_adv, task.norm, task.eps).all())
+
+
+def are_inside(x: Tensor, x_adv: Tensor, norm: Norm, eps: float) -> Tensor:
+    """Which of `x_adv` lie in [0, 1] and in the ball round `x`, both [B, C, H, W]: bool [B]."""
+    inside = lengths(x_adv - x, norm).flatten() <= eps + TOLERANCE[norm]
+    return inside & ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
+
+
+def _described(description: Path) -> dict[str, object]:
+    """What a state says it belongs to. Raises `UserError` if it cannot be read."""
+    try:
+        there = read_json(description)
+    except UserError:
+        there = None
+    if not isinstance(there, dict):
+        raise UserError(f"{description} is damaged: delete {description.parent}, and the evaluation starts anew")
+    return there
+
+
+def fingerprint(task: Task) -> dict[str, object]:
+    """What an evaluation is, but for its model."""
+    settings = {name: value for name, value in task._asdict().items() if not isinstance(value, Tensor | Graphs | None)}
+    settings |= {"attacks": list(task.attacks), "step": task.step}
+    tensors = {name: checksum({name: getattr(task, name).cpu().contiguous()}, {}) for name in ("images", "labels")}
+    return {"format": FORMAT, **settings, **tensors}

@@ -1,0 +1,119 @@
+"""What is known of a model after an evaluation of its robustness."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastarat.config.attack import Norm
+from fastarat.evaluation.accuracies import Accuracy
+from fastarat.evaluation.autoattack.warnings import Traces, afterthoughts
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is left of N images. All tensors are on the CPU; percentages are of all N images."""
+
+    attack: str
+    norm: Norm
+    eps: float
+    """radius in units where pixels are in [0, 1]"""
+    num_classes: int
+    labels: Tensor
+    """int64 [N]"""
+    flags: dict[str, Tensor]
+    """which images are right: bool [N], after `clean` and after each attack"""
+    rows: Tensor
+    """places of the images that an attack broke, rising: int64 [M]"""
+    x_adv: Tensor
+    """their adversarial images [M, C, H, W]"""
+    not_attackable: dict[str, Tensor]
+    """places of the images of which each attack had no gradient free of NaN to follow at any point; they count as
+    robust to it, without evidence: int64"""
+    undefined: dict[str, Tensor]
+    """places of the images that count as misclassified since their logits are NaN, or infinite for several classes, as
+    they are (`clean`) and under each attack: int64"""
+    seconds: dict[str, float]
+    """of each attack, over all sessions"""
+    traces: dict[str, Traces]
+    """of each attack that has begun, what it gives reason to warn of"""
+    asked: tuple[str, ...]
+    """all attacks, those too that have not begun"""
+    model_warnings: tuple[str, ...]
+    """what the model gave reason to say before the attacks, a sentence each"""
+    options: tuple[str, ...]
+    """where it departs from the standard's setting, a phrase each"""
+    stopped: str
+    """where the budget ended it, so that robust accuracy may be lower; empty if it is complete"""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why the numbers may say too much, a sentence each."""
+        return (*self.model_warnings, *afterthoughts(self.asked, self.flags, self.traces))
+
+    @property
+    def complete(self) -> bool:
+        """Whether every attack has seen every image that it had to."""
+        return not self.stopped
+
+    @property
+    def num_images(self) -> int:
+        """N."""
+        return len(self.labels)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many images are right after `clean` and after each attack."""
+        return {name: int(flags.sum()) for name, flags in self.flags.items()}
+
+    @property
+    def after(self) -> dict[str, float]:
+        """Robust accuracy in percent after each attack."""
+        return {name: 100 * count / self.num_images for name, count in self.counts.items() if name != "clean"}
+
+    @property
+    def clean(self) -> float:
+        """Accuracy on the images as they are, in percent."""
+        return 100 * self.counts["clean"] / self.num_images
+
+    @property
+    def robust(self) -> float:
+        """Robust accuracy after all attacks, in percent."""
+        return 100 * list(self.counts.values())[-1] / self.num_images
+
+    @property
+    def num_not_attackable(self) -> int:
+        """How many of the images that are robust in the end no attack could search."""
+        by_none = list(self.flags.values())[-1].clone()
+        for rows in self.not_attackable.values():
+            by_none &= torch.zeros_like(by_none).index_fill(0, rows, True)
+        return int(by_none.sum()) if self.not_attackable else 0
+
+    def accuracy(self, stage: str) -> Accuracy:
+        """Class by class after `clean` or an attack, with the interval."""
+        of = (self.labels[self.flags[stage]], self.labels)
+        right, total = (tuple(labels.bincount(minlength=self.num_classes).tolist()) for labels in of)
+        return Accuracy(right, total)
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the tensors, for `json.dumps`."""
+        low, high = self.accuracy(list(self.flags)[-1]).interval
+        return {
+            "attack": self.attack,
+            "norm": self.norm,
+            "eps": self.eps,
+            "num_images": self.num_images,
+            "clean": self.clean,
+            "robust": self.robust,
+            "interval_95": [low, high],
+            "after": self.after,
+            "counts": self.counts,
+            "not_attackable": {name: len(rows) for name, rows in self.not_attackable.items()},
+            "undefined_logits": {name: len(rows) for name, rows in self.undefined.items()},
+            "seconds": self.seconds,
+            "warnings": list(self.warnings),
+            "options": list(self.options),
+            "complete": self.complete,
+            "stopped": self.stopped,
+        }

@@ -1,0 +1,74 @@
+"""The model that a run or a file stands for."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from fastarat.common.console import notice
+from fastarat.common.errors import UserError
+from fastarat.config.model import Branch
+from fastarat.models.convert import plain_branch
+from fastarat.models.registry import build_model
+from fastarat.models.sizes import check_tensors
+from fastarat.runs.checkpoint import load_checkpoint
+from fastarat.runs.run import Run
+from fastarat.runs.weights import Description, load_model, load_state
+
+
+def load_deployed(path: Path, checkpoint: str | None = None, branch: Branch = "adv") -> tuple[nn.Module, Description]:
+    """The plain net of a run (its deployed weights, or a branch of a checkpoint) or of a model.safetensors."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist: give a run's directory, a model.safetensors or MODULE:FUNCTION")
+    if path.is_file():
+        if checkpoint is not None or branch != "adv":
+            raise UserError(f"{path} holds one branch: --checkpoint and --branch need a run's directory")
+        return load_model(path)
+    exported = path / "model.safetensors"
+    if not (path / "config.json").exists() and exported.exists():
+        return load_deployed(exported, checkpoint, branch)
+    run = Run(path)
+    run.config()
+    if checkpoint is None and branch == "adv" and run.weights_file.exists():
+        return load_model(run.weights_file)
+    if checkpoint is None and branch == "adv":
+        notice(f"{path} has not finished: taking its newest checkpoint")
+    return from_checkpoint(run.checkpoint(checkpoint or "last"), branch)
+
+
+def images_of(path: Path, description: Description) -> str:
+    """What names the images that a model at `path` was trained on: a run's own `--data`, or what a file says.
+
+    A file that is given away names the data set alone, not where it lay.
+    """
+    return Run(path).config().data if (path / "config.json").exists() else description.data
+
+
+def from_checkpoint(path: Path, branch: Branch) -> tuple[nn.Module, Description]:
+    """One branch of a training checkpoint as a plain net; the EMA average where the run keeps one."""
+    state = load_checkpoint(path)
+    missing = [name for name in ("description", "batch_norm", "model") if name not in state]
+    if missing:
+        raise UserError(f"{path} is no training checkpoint of this version (it lacks {missing[0]})")
+    description, kind = Description.from_dict(state["description"], str(path)), state["batch_norm"]
+    tensors = _averaged(state, path) if description.averaging == "ema" else state["model"]
+    if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise UserError(f"{path} is no training checkpoint of this version (its model holds more than tensors)")
+    arguments = (description.model, description.num_classes, description.in_channels, kind)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
+    check_tensors(shapes, dtypes, lambda: build_model(*arguments), description.num_classes, path)
+    model = build_model(*arguments)
+    load_state(model, tensors, f"{path} does not hold the weights of the {description.model} that it describes")
+    if branch == "clean" and kind != "split":
+        raise UserError(f"{path}: this model was trained with one set of batch-norms; it has no clean branch")
+    return plain_branch(model, branch), replace(description, branch=branch)
+
+
+def _averaged(state: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The tensors of the average, once it has begun; of the net itself before."""
+    average = state.get("average")
+    if not isinstance(average, dict) or not isinstance(average.get("model"), dict):
+        raise UserError(f"{path} is no training checkpoint of this version (its average does not fit)")
+    return average["model"] if average.get("num_snapshots") else state["model"]

@@ -1,0 +1,207 @@
+"""A run's directory: configuration, metrics, record, checkpoints, deployable weights."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+from fastarat.common.errors import UserError, WorkError
+from fastarat.common.files import append_line, lock, parse_json, read_json, remove_unfinished, require_file, write_text
+from fastarat.config import Config, load_config, to_json
+from fastarat.data.formats.find import place_of
+from fastarat.runs.checkpoint import load_checkpoint, newest_first, numbered, save_checkpoint
+from fastarat.runs.metrics import attested, is_line
+
+# What a run writes, which a new one must not find.
+NAMES = ("config.json", "record.json", "metrics.jsonl", "model.safetensors", "learning_curves.png", "profile")
+# What a snapshot keeps of a checkpoint.
+SNAPSHOT = ("description", "fingerprint", "batch_norm", "step", "epoch", "model", "method", "average")
+MOST_DIGITS = 18
+
+
+class Run:
+    """`runs/NAME/`; its parts have the names of the design's contract."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config_file = path / "config.json"
+        self.metrics_file = path / "metrics.jsonl"
+        self.record_file = path / "record.json"
+        self.checkpoints = path / "checkpoints"
+        self.best_file = self.checkpoints / "best.pt"
+        self.history = self.checkpoints / "history"
+        self.weights_file = path / "model.safetensors"
+        self._lock: IO[str] | None = None
+        self._sessions: list[dict[str, Any]] = []
+
+    def create(self, config: Config, environment: dict[str, Any]) -> None:
+        """Make the directory. Raises `UserError` if a run, or a file it would write, is there, or it cannot be made."""
+        if self.config_file.exists():
+            raise UserError(f"{self.path} holds a run already: give --resume to go on with it, or another --out")
+        try:
+            taken = [name for name in NAMES if os.path.lexists(self.path / name)]
+            taken += [f"checkpoints/{path.name}" for path in self.checkpoints.glob("*")]
+            if taken:
+                raise UserError(f"{self.path} holds {taken[0]}, which this run would write: give another --out")
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise UserError(f"cannot make the run directory {self.path}: {e.strerror}; give another --out") from None
+        self.write_config(config)  # first: a run that is killed here can be resumed
+        self.write_record(environment)
+
+    def lock(self) -> None:
+        """Keep other processes from training in this directory, until this one ends."""
+        try:
+            self._lock = lock(self.path / ".lock")
+        except OSError as e:
+            raise UserError(f"cannot lock {self.path / '.lock'}: {e.strerror}; give a directory to write to") from None
+        if self._lock is None:
+            raise UserError(f"another process is training in {self.path}: wait for it, or end it")
+        # Nobody else trains here now: what a killed process had begun to write is of no use.
+        for folder in (self.path, self.checkpoints, self.history):
+            remove_unfinished(folder)
+
+    def unlock(self) -> None:
+        """Let others train in this directory again."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def write_record(self, environment: dict[str, Any]) -> None:
+        """Write `record.json`; a resumed run keeps what its earlier sessions recorded."""
+        earlier = self._recorded() if self.record_file.exists() else []
+        self._sessions = [*earlier, environment]
+        try:
+            self._write_sessions()
+        except WorkError as e:
+            raise UserError(str(e)) from None
+
+    def _recorded(self) -> list[dict[str, Any]]:
+        fix = "move it away, and --resume writes a new one"
+        try:
+            record = read_json(self.record_file)
+        except UserError as e:
+            raise UserError(f"{e}: {fix}") from None
+        sessions = record.get("sessions") if isinstance(record, dict) else None
+        if not isinstance(sessions, list) or not all(isinstance(session, dict) for session in sessions):
+            raise UserError(f"{self.record_file} is damaged: {fix}")
+        return sessions
+
+    def _write_sessions(self) -> None:
+        write_text(self.record_file, json.dumps({"sessions": self._sessions}, indent=2) + "\n")
+
+    def has_test_images(self) -> bool:
+        """Whether there are test images beside those of the session that runs."""
+        return self._sessions[-1]["data"]["test_images"] > 0
+
+    def record_event(self, text: str) -> None:
+        """Add what happened to the record of the session that runs."""
+        self._sessions[-1].setdefault("events", []).append(text)
+        self._write_sessions()
+
+    def config(self) -> Config:
+        """The configuration. Raises `UserError` if this is no run."""
+        if not self.config_file.exists():
+            raise UserError(f"{self.path} is no run directory: it has no config.json")
+        return load_config(self.config_file)
+
+    def write_config(self, config: Config) -> None:
+        """Write `config.json`: what the run was started, or goes on, with; images by their whole path."""
+        write_text(self.config_file, to_json(settled(config)))
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return bool(newest_first(self.checkpoints))
+
+    def save(self, state: dict[str, Any], keep: int) -> None:
+        """Write a checkpoint, then forget all but the newest `keep`."""
+        save_checkpoint(self.checkpoints / f"step-{state['step']:09d}.pt", state)
+        for old in newest_first(self.checkpoints)[keep:]:
+            old.unlink()
+
+    def forget_from(self, step: int) -> Path | None:
+        """Remove the checkpoints of `step` and later; returns the newest that is left, if any."""
+        for path in newest_first(self.checkpoints):
+            if int(path.stem.removeprefix("step-")) < step:
+                return path
+            path.unlink()
+        return None
+
+    def result(self) -> dict[str, Any] | None:
+        """The evaluation of the deployed weights, with its epoch: the average's, the best (`attested`), or the last."""
+        lines = self.metrics()
+        measured = [{"epoch": line["epoch"], **line["evaluation"]} for line in lines if "evaluation" in line]
+        averages = [{"epoch": line["epoch"], **line["average"]} for line in lines if "average" in line]
+        if self.config().num_validation_images:
+            return max(averages + measured, key=attested, default=None)
+        return next(reversed(averages or measured), None)
+
+    def save_best(self, state: dict[str, Any]) -> None:
+        """Write the best checkpoint."""
+        save_checkpoint(self.best_file, state)
+
+    def save_snapshot(self, state: dict[str, Any]) -> None:
+        """Keep the weights after a finished epoch: of a checkpoint's state, what an analysis needs."""
+        self.history.mkdir(exist_ok=True)
+        snapshot = {name: state[name] for name in SNAPSHOT}
+        save_checkpoint(self.history / f"epoch-{state['epoch'] - 1:06d}.pt", snapshot)
+
+    def snapshots(self) -> dict[int, Path]:
+        """The files of the snapshots by the epoch that each was taken after, in order."""
+        return numbered(self.history, "epoch")
+
+    def forget_snapshots_after(self, epoch: int) -> None:
+        """Remove the snapshots of later epochs: a run that goes on from before them takes them anew."""
+        for later, path in self.snapshots().items():
+            if later > epoch:
+                path.unlink()
+
+    def checkpoint(self, which: str = "last") -> Path:
+        """The file of a checkpoint: `last`, `best`, or a step number."""
+        steps = numbered(self.checkpoints, "step")
+        if which == "best" and self.best_file.exists():
+            return self.best_file
+        if which == "last" and steps:
+            return steps[max(steps)]
+        asked = int(which) if which.isascii() and which.isdecimal() and len(which) <= MOST_DIGITS else None
+        if asked in steps:
+            return steps[asked]
+        there = ", ".join(map(str, reversed(steps)))
+        best = " and best" if self.best_file.exists() else ""
+        raise UserError(f"{self.path} has no checkpoint {which[:40]!r}; it has {there or 'none'}{best}")
+
+    def load_newest(self) -> tuple[dict[str, Any], Path]:
+        """The newest checkpoint, and its file."""
+        path = self.checkpoint("last")
+        return load_checkpoint(path), path
+
+    def log(self, entry: dict[str, Any]) -> None:
+        """Append an epoch's line to `metrics.jsonl`."""
+        append_line(self.metrics_file, entry)
+
+    def restore_metrics(self, metrics: list[dict[str, Any]]) -> None:
+        """Make `metrics.jsonl` hold just these lines: what a resumed run goes on from."""
+        write_text(self.metrics_file, "".join(json.dumps(entry) + "\n" for entry in metrics))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All lines of `metrics.jsonl`. Raises `UserError` for a file that no training has written."""
+        if not self.metrics_file.exists():
+            return []
+        require_file(self.metrics_file)
+        try:
+            text = self.metrics_file.read_text(encoding="utf-8")
+            # A line without its end was cut off by a crash; the checkpoint has it.
+            lines = [parse_json(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        except OSError as e:
+            raise UserError(f"cannot read {self.metrics_file}: {e.strerror}") from None
+        except ValueError as e:
+            raise UserError(f"{self.metrics_file} is damaged ({e}): --resume writes it anew") from None
+        if not all(map(is_line, lines)):
+            raise UserError(f"{self.metrics_file} is damaged: --resume writes it anew")
+        return lines
+
+
+def settled(config: Config) -> Config:
+    """With images that lie at a path named by the whole of it, so that a run finds them from any folder."""
+    extra = config.extra.data and place_of(config.extra.data)
+    return replace(config, data=place_of(config.data), extra=replace(config.extra, data=extra))

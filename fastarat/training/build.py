@@ -1,0 +1,171 @@
+"""A training run at its beginning, built from a configuration."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from fastarat_kernels import philox
+from fastarat_kernels.implementations import PYTORCH, Kernels
+from torch import Tensor, nn
+
+from fastarat.common.distributed import World
+from fastarat.common.errors import UserError
+from fastarat.config import Config
+from fastarat.config.model import FOREIGN
+from fastarat.data.images.dataset import Dataset, ImageSet
+from fastarat.data.images.decoded import decoded_now
+from fastarat.data.images.stored import EncodedSet
+from fastarat.data.loading.build import Destination, build_loader
+from fastarat.data.loading.extra import open_extra
+from fastarat.methods.method import Method
+from fastarat.methods.registry import build_method
+from fastarat.models.batch_norm import BatchNorm1d
+from fastarat.models.foreign import check_image_sizes
+from fastarat.models.registry import build_model
+from fastarat.models.split_batch_norm import forward_context
+from fastarat.training.averaging import Average
+from fastarat.training.state import Training
+from fastarat.training.step.precision import Dtype, Precision
+from fastarat.training.step.train_step import Controls, StepParts
+
+
+def build_training(
+    config: Config, dataset: Dataset, world: World, dtype: Dtype, kernels: Kernels = PYTORCH, loader: str = "resident"
+) -> Training:
+    """A run at step 0, its net initialised from the seed alone. `loader`: resident for decoded images, else one that
+    decodes."""
+    train, held_out = split_training_images(config, dataset)
+    if config.batch > len(train.labels):
+        raise UserError(
+            f"batch {config.batch} is larger than the {len(train.labels)} training images: give a smaller --batch"
+        )
+    extra = open_extra(config.extra, dataset)
+    if extra and loader != "resident":
+        raise UserError(
+            f"extra images are mixed in by the resident loader alone, not by {loader}: give --loader resident"
+        )
+    precision = Precision(dtype, world.device)
+    model, method = _build_net(config, dataset, world, precision, kernels)
+    parameters = [p for p in (*model.parameters(), *method.parameters()) if p.requires_grad]
+
+    def scalar(value: float, **options: Any) -> Tensor:
+        return torch.tensor(value, **{"dtype": precision.parameter_dtype, "device": world.device, **options})
+
+    parts = StepParts(
+        model,
+        method,
+        config.attack,
+        config.optimizer,
+        precision,
+        world,
+        kernels,
+        parameters,
+        [torch.zeros_like(parameter) for parameter in parameters],
+        scalar(0, requires_grad=True),
+        config.seed,
+    )
+    batches = build_loader(
+        loader,
+        train,
+        dataset.max_value,
+        config.augment,
+        config.loading,
+        partial(_size_in, config),
+        config.batch,
+        config.seed,
+        Destination(world.device, precision.parameter_dtype, world.rank, world.size, kernels),
+        extra.decoded_train if extra else None,
+        config.extra.ratio,
+    )
+    _check_snapshots(config, batches.steps_per_epoch)
+    return Training(
+        config,
+        dataset,
+        held_out,
+        batches,
+        parts,
+        Average(config.averaging, model) if config.averaging.kind != "none" else None,
+        Controls(scalar(0, dtype=torch.int64), scalar(0), scalar(config.attack.eps), scalar(config.attack.step)),
+        totals=torch.zeros(len(method.metrics), dtype=torch.float64, device=world.device),
+        first_bad_step=torch.full((), -1, dtype=torch.int64, device=world.device),
+        extra=extra,
+    )
+
+
+def _size_in(config: Config, epoch: int) -> int | None:
+    """Pixels of a side that training images are brought to in `epoch`."""
+    return config.size and config.augment.size_in(epoch, config.epochs, config.size)
+
+
+def _check_snapshots(config: Config, steps_per_epoch: int) -> None:
+    averaging = config.averaging
+    first, last = (averaging.start_epoch - 1) * steps_per_epoch, config.epochs * steps_per_epoch
+    if averaging.kind == "swa" and first // averaging.every_steps == last // averaging.every_steps:
+        raise UserError(
+            f"no snapshot would be averaged: steps {first + 1} to {last} hold no multiple of "
+            f"{averaging.every_steps}; give a smaller --averaging.every-steps"
+        )
+
+
+def _build_net(
+    config: Config, dataset: Dataset, world: World, precision: Precision, kernels: Kernels
+) -> tuple[nn.Module, Method]:
+    height, width, channels = dataset.image_shape
+    torch.manual_seed(config.seed)
+    model = build_model(config.model.name, len(dataset.classes), channels, config.method.batch_norm)
+    _check_sizes(config, dataset, config.model.name, model)
+    method = build_method(config.method, model, (channels, height, width))
+    if teacher := getattr(config.method, "teacher", ""):
+        _check_sizes(config, dataset, teacher, method.get_submodule("teacher"))
+    model.to(world.device, precision.parameter_dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    method.to(world.device, precision.parameter_dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for net in (model, method):  # a teacher is part of the method
+        context = forward_context(net)
+        if context is not None:
+            context.kernels = kernels
+            context.group = world.group if config.sync_bn else None
+    for layer in method.modules():
+        if isinstance(layer, BatchNorm1d) and config.sync_bn:
+            layer.group = world.group
+    return model.train(), method.train()
+
+
+def _check_sizes(config: Config, dataset: Dataset, name: str, net: nn.Module) -> None:
+    """Raise `UserError` if a net that is not our own does not take the images of the first epoch and of the last."""
+    if FOREIGN.fullmatch(name):
+        height, width, channels = dataset.image_shape
+        start = _size_in(config, 1)
+        check_image_sizes(net, name, channels, [(height, width), *([(start, start)] if start else [])])
+
+
+def split_training_images(config: Config, dataset: Dataset) -> tuple[ImageSet | EncodedSet, ImageSet]:
+    """Training images, and those that evaluations during training look at.
+
+    Validation images are split off by the seed, so that the test set never chooses a checkpoint; without
+    them the test set is watched, and the last epoch is the result.
+    """
+    num_images = len(dataset.train.labels)
+    if not config.num_validation_images and not len(dataset.test.labels):
+        raise UserError(f"{dataset.name} has no test images to watch: give --num-validation-images")
+    if not config.num_validation_images and config.num_train_images is None:
+        return dataset.train, dataset.test
+    num_validation = config.num_validation_images
+    num_train = config.num_train_images or num_images - num_validation
+    if num_train + num_validation > num_images or num_train < 1:
+        wanted = "some" if config.num_train_images is None else str(num_train)
+        raise UserError(
+            f"{wanted} training and {num_validation} validation images are more than the {num_images} there are: "
+            "give fewer with --num-train-images or --num-validation-images"
+        )
+    order = philox.permutation(config.seed, 0, num_images).numpy()
+    validation, train = order[:num_validation], order[num_validation : num_validation + num_train]
+    held_out = _as_evaluated(dataset.train.take(validation), config, dataset) if num_validation else dataset.test
+    return dataset.train.take(train), held_out
+
+
+def _as_evaluated(images: ImageSet | EncodedSet, config: Config, dataset: Dataset) -> ImageSet:
+    """Images as evaluations see them: decoded, of one size."""
+    if isinstance(images, ImageSet):
+        return images
+    height, width, _ = dataset.image_shape
+    return decoded_now(images, (width, height), config.augment.central_share, f"{dataset.name}, validation")

@@ -1,0 +1,292 @@
+"""`fastarat train … --profile N`: where the time of a training step goes, and how far each part is from its roof.
+
+N steps are recorded by torch.profiler; each part's time stands beside what it has to move and to compute
+(`fastarat.training.profiling.cost`), and beside what this device can do at best, measured on the spot.
+"""
+
+import gzip
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, record_function
+
+from fastarat.common.console import notice, stderr
+from fastarat.common.distributed import World
+from fastarat.common.errors import UserError
+from fastarat.common.files import write_atomically, write_text
+from fastarat.config import Config
+from fastarat.config.training import AveragingConfig, CompileMode
+from fastarat.data.images.dataset import Dataset, ImageSet
+from fastarat.data.loading.loader import Batch
+from fastarat.training.build import build_training
+from fastarat.training.profiling.cost import Cost, step_cost
+from fastarat.training.profiling.parts import PARTS, Shapes
+from fastarat.training.profiling.picture import profile_picture
+from fastarat.training.profiling.roofs import Roofs, measure_roofs
+from fastarat.training.profiling.trace import GAPS, STEP, Times, activities, times_of
+from fastarat.training.state import Training
+from fastarat.training.step.compiled import Step
+
+_TIMED_STEPS = 2
+"""before the recording, to say what the recording itself costs"""
+_WARM_UP_STEPS = 1 + _TIMED_STEPS
+_MOST_UNKNOWN = 5
+
+
+def first_recorded(training: Training, num_steps: int) -> int:
+    """After how many steps the recording begins: `num_steps` lie in one epoch, and those timed before in the same.
+
+    Raises `UserError` if the training has not so many steps left.
+    """
+    per_epoch = training.loader.steps_per_epoch
+    begins = range(training.step + _WARM_UP_STEPS, training.config.epochs * per_epoch)[: 2 * per_epoch]
+    # Not an epoch's first step among those timed: an evaluation comes before it, and where images grow a compilation.
+    room = {begin: per_epoch - begin % per_epoch for begin in begins if begin % per_epoch > _TIMED_STEPS}
+    fitting = [begin for begin, steps in room.items() if steps >= num_steps]
+    if fitting:
+        return fitting[0]
+    most = max(room.values(), default=0)
+    longer = "give more --epochs" if per_epoch > _WARM_UP_STEPS else "give a smaller --batch"
+    fix = f"give --profile {most} or fewer" if most else longer
+    raise UserError(
+        f"--profile {num_steps}: at most {most} steps can be recorded, in one epoch of {per_epoch} steps and after "
+        f"{_WARM_UP_STEPS} to warm up; {fix}"
+    )
+
+
+class Profiler:
+    """Records steps of a `Training` and writes `profile/` into its run's directory."""
+
+    def __init__(self, training: Training, num_steps: int, folder: Path, mode: CompileMode):
+        self.training, self.num_steps, self.folder, self.mode = training, num_steps, folder, mode
+        self.device = training.parts.world.device
+        self.begin = first_recorded(training, num_steps)
+        self.recorder: torch.profiler.profile | None = None
+        self.started = self.unrecorded_ms = 0.0
+        self.image_size = torch.Size()
+        """height and width of the latest batch: images may grow from epoch to epoch"""
+
+    def marked(self, step: Step) -> Step:
+        """`step`, with a range round each call."""
+
+        def ranged(batch: Batch) -> dict[str, Tensor]:
+            self.image_size = batch.x.shape[2:]
+            with record_function(STEP):
+                return step(batch)
+
+        return ranged
+
+    def after_step(self) -> float:
+        """Begin or end the recording if it is time; returns the seconds that this took."""
+        entered, done = time.monotonic(), self.training.step
+        if done == self.begin - _TIMED_STEPS:
+            self.started = self._now()
+        elif done == self.begin:
+            self.unrecorded_ms = (self._now() - self.started) / _TIMED_STEPS * 1e3
+            self._start()
+        elif done == self.begin + self.num_steps:
+            self._finish()
+        else:
+            return 0.0
+        return time.monotonic() - entered
+
+    def stop(self) -> None:
+        """End a recording that has not come to its end; nothing is written."""
+        if self.recorder is not None:
+            self.recorder.stop()
+            self.recorder = None
+
+    def _now(self) -> float:
+        """The time, when the device has done all that it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def _start(self) -> None:
+        cuda = [ProfilerActivity.CUDA] if self.device.type == "cuda" else []
+        self.recorder = torch.profiler.profile(activities=[ProfilerActivity.CPU, *cuda], record_shapes=True)
+        self.recorder.start()
+        self.started = self._now()
+
+    def _finish(self) -> None:
+        assert self.recorder is not None
+        wall_ms = (self._now() - self.started) * 1e3
+        recorder = self.recorder
+        self.stop()
+        notice(f"recorded {self.num_steps} steps; counting what they cost, and measuring what the device can do")
+        trace = _trace_of(recorder)
+        counted = _countable(self.training, self.image_size)
+        found = activities(json.loads(trace)["traceEvents"], Shapes.of(counted), self.device.type == "cuda")
+        if not found:
+            notice("no profile: torch.profiler saw nothing run on the device (a GPU's counters may be locked)")
+            return
+        # A compiled step moves no more than the fused kernels do, whichever kernels it has.
+        costs = step_cost(counted, fused=self.mode != "eager")
+        precision = self.training.parts.precision
+        roofs = measure_roofs(self.device, precision.autocast_dtype or precision.parameter_dtype)
+        times = times_of(found, wall_ms)
+        profile = {**self._facts(times, wall_ms), **summary(times, wall_ms, self.num_steps, costs, roofs)}
+        self._write(profile, trace)
+
+    def _facts(self, times: Times, wall_ms: float) -> dict[str, Any]:
+        config, cuda, precision = self.training.config, self.device.type == "cuda", self.training.parts.precision
+        return {
+            "recipe": config.recipe,
+            "device": torch.cuda.get_device_name(self.device) if cuda else f"CPU, threads: {torch.get_num_threads()}",
+            "torch": torch.__version__,
+            "dtype": str(precision.autocast_dtype or precision.parameter_dtype).removeprefix("torch."),
+            "kernels": self.training.parts.kernels.name,
+            "compile": self.mode,
+            "batch": config.batch // self.training.parts.world.size,
+            "attack_steps": config.attack.steps,
+            "recorded_steps": self.num_steps,
+            "ms_a_step": wall_ms / self.num_steps,
+            "ms_a_step_unrecorded": self.unrecorded_ms,
+            "launches_a_step": times.activities / self.num_steps,
+        }
+
+    def _write(self, profile: dict[str, Any], trace: bytes) -> None:
+        text = as_text(profile)
+        self.folder.mkdir(exist_ok=True)
+        packed = gzip.compress(trace)
+        write_atomically(self.folder / "trace.json.gz", lambda temporary: _write_bytes(temporary, packed))
+        write_text(self.folder / "profile.json", json.dumps(profile, indent=2) + "\n")
+        write_text(self.folder / "profile.txt", text)
+        profile_picture(self.folder / "profile.png", profile)
+        stderr.print(text.rstrip())
+        notice(f"profile: {self.folder} (open trace.json.gz in https://ui.perfetto.dev or chrome://tracing)")
+
+
+@contextmanager
+def profiling(training: Training, num_steps: int | None, folder: Path, mode: CompileMode) -> Iterator[Profiler | None]:
+    """A profiler where one is asked for, in the first process; a recording under way is ended in any case."""
+    if not num_steps or not training.parts.world.is_main:
+        yield None
+        return
+    profiler = Profiler(training, num_steps, folder, mode)
+    with _kernels_named(profiler.device.type == "cpu" and mode != "eager"):
+        try:
+            yield profiler
+        finally:
+            profiler.stop()
+
+
+@contextmanager
+def _kernels_named(wanted: bool) -> Iterator[None]:
+    """Let compiled kernels of a CPU show up in a recording by their names."""
+    if not wanted:
+        yield
+        return
+    from torch._inductor import config  # seconds to import
+
+    with config.patch({"cpp.enable_kernel_profile": True}):
+        yield
+
+
+def _countable(training: Training, image_size: torch.Size) -> Training:
+    """One process's training where counting needs neither a GPU nor images to decode: with blank ones then."""
+    config, dataset, parts = training.config, training.dataset, training.parts
+    decoded = isinstance(dataset.train, ImageSet)
+    if decoded and parts.world.device.type == "cpu":
+        return training
+    config = replace(config, batch=config.batch // parts.world.size)
+    if not decoded:
+        config, dataset = _blank(config, dataset, image_size)
+    with torch.random.fork_rng():  # new weights are drawn
+        return build_training(config, dataset, World(torch.device("cpu")), parts.precision.dtype, parts.kernels)
+
+
+def _blank(config: Config, dataset: Dataset, image_size: torch.Size) -> tuple[Config, Dataset]:
+    """A batch of blank images of this size as the data set, and what takes them as they are."""
+    pixels = np.zeros((config.batch, *image_size, dataset.image_shape[2]), np.uint8)
+    images = ImageSet(pixels, np.zeros(config.batch, np.int64))
+    padding = config.augment.crop_padding if config.augment.crop == "padded" else 0
+    config = replace(
+        config,
+        size=None,
+        num_train_images=None,
+        num_validation_images=0,
+        augment=replace(config.augment, crop="padded", crop_padding=padding, start_size=None),
+        averaging=AveragingConfig(),
+    )
+    return config, replace(dataset, train=images, test=images)
+
+
+def _trace_of(recorder: torch.profiler.profile) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        recorder.export_chrome_trace(str(path))
+        return path.read_bytes()
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def summary(times: Times, wall_ms: float, num_steps: int, costs: dict[Any, Cost], roofs: Roofs) -> dict[str, Any]:
+    """The table as data, each figure of one step. `roof_share`: the time that the part would take at its own roof,
+    by the slower of bytes and flops, of the time that it took; None where it took none, and for the gaps."""
+
+    def row(part: str) -> dict[str, Any]:
+        milliseconds = times.parts.get(part, 0.0) / num_steps
+        cost = costs.get(part, Cost())
+        least_ms = 1e3 * max(cost.bytes / roofs.bytes_per_s, cost.flops / roofs.flops_per_s)
+        return {
+            "part": part,
+            "ms": milliseconds,
+            "share": milliseconds * num_steps / max(sum(times.parts.values()), 1e-9),
+            "gb": cost.bytes / 1e9,
+            "gflop": cost.flops / 1e9,
+            "roof_share": least_ms / milliseconds if milliseconds and part != GAPS else None,
+        }
+
+    return {
+        "roofs": roofs._asdict(),
+        "parts": [row(part) for part in (*PARTS, GAPS)],
+        "unrecognised_ms": {name: ms / num_steps for name, ms in list(times.unknown.items())[:_MOST_UNKNOWN]},
+    }
+
+
+def as_text(profile: dict[str, Any]) -> str:
+    """The table, with what it was measured on above and what a reader has to know below."""
+    what = "{recipe}, batch {batch}, {attack_steps} attack steps, {dtype}, kernels {kernels}, compile {compile}"
+    speed = "{ms_a_step:.2f} ms a step while recorded ({recorded_steps} steps), {ms_a_step_unrecorded:.2f} ms before"
+    roofs = profile["roofs"]
+    lines = [
+        what.format(**profile),
+        f"{profile['device']}, torch {profile['torch']}: {roofs['flops_per_s'] / 1e12:,.2f} TFLOP/s in a large matrix "
+        f"product, {roofs['bytes_per_s'] / 1e9:,.0f} GB/s in a large copy",
+        speed.format(**profile) + f"; {profile['launches_a_step']:,.0f} launches a step",
+        "",
+        f"{'part':<18} {'ms':>9} {'share':>8} {'GB':>9} {'GFLOP':>10} {'of its roof':>12}",
+    ]
+    for row in profile["parts"]:
+        share = "" if row["roof_share"] is None else f"{100 * row['roof_share']:.1f} %"
+        counts = "" if row["part"] == GAPS else f"{row['gb']:9.3f} {row['gflop']:10,.1f} {share:>12}"
+        lines.append(f"{row['part']:<18} {row['ms']:9.2f} {100 * row['share']:6.1f} % {counts}".rstrip())
+    total = [sum(row[name] for row in profile["parts"]) for name in ("ms", "share", "gb", "gflop")]
+    lines.append(f"{'all':<18} {total[0]:9.2f} {100 * total[1]:6.1f} % {total[2]:9.3f} {total[3]:10,.1f}")
+    return "\n".join([*lines, "", *_remarks(profile)]) + "\n"
+
+
+def _remarks(profile: dict[str, Any]) -> Iterator[str]:
+    if profile["compile"] != "eager":
+        yield "GB: what the step moves at the least, every part fused; a compiled step may move more."
+    fused = [row["part"] for row in profile["parts"] if row["gb"] and not row["ms"]]
+    if fused:
+        yield f"No kernels of their own, the compiler having put them into other parts': {', '.join(fused)}."
+    if any((row["roof_share"] or 0) > 1 for row in profile["parts"]):
+        yield "More than 100 % of a roof: what it moves stayed in a cache, which a large copy does not."
+    if profile["unrecognised_ms"]:
+        yield "Counted as the rest, their names being unknown (ms a step):"
+        for name, milliseconds in profile["unrecognised_ms"].items():
+            yield f"  {milliseconds:8.3f}  {name[:100]}"

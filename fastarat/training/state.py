@@ -1,0 +1,181 @@
+"""A training run in memory: everything a checkpoint holds."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastarat.common.errors import UserError, first_line
+from fastarat.config import Config
+from fastarat.config.attack import AttackConfig
+from fastarat.config.method import ARRESTConfig
+from fastarat.data.images.classes import in_order_of
+from fastarat.data.images.dataset import Dataset, ImageSet, other_images
+from fastarat.data.loading.loader import Batch, Loader
+from fastarat.runs.teacher import load_teacher
+from fastarat.runs.weights import Description
+from fastarat.training.averaging import Average
+from fastarat.training.schedule import learning_rate
+from fastarat.training.step.compiled import Step
+from fastarat.training.step.train_step import Controls, StepParts
+
+
+@dataclass
+class Training:
+    """The state of a run. `step` counts finished steps, `epoch` is the one in progress (from 1)."""
+
+    config: Config
+    dataset: Dataset
+    held_out: ImageSet
+    """what evaluations during training look at: validation images, or the test set"""
+    loader: Loader
+    parts: StepParts
+    average: Average | None
+    controls: Controls
+    totals: Tensor
+    """sums of the method's metrics over the epoch's steps, on the device"""
+    first_bad_step: Tensor
+    """the first step whose loss was not finite; -1 for none"""
+    extra: Dataset | None = None
+    """where the extra training images are from"""
+    step: int = 0
+    epoch: int = 1
+    seconds: float = 0.0
+    best_robust: float = -1.0
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def steps_in_epoch(self) -> int:
+        """How many steps of the current epoch are done."""
+        return self.step - (self.epoch - 1) * self.loader.steps_per_epoch
+
+    @property
+    def evaluation_attack(self) -> AttackConfig:
+        """The attack of evaluations during training: cross-entropy, in the ball of the threat model."""
+        attack, settings = self.config.attack, self.config.evaluation
+        return AttackConfig(
+            norm=attack.norm,
+            eps_255=self.config.eps_255,
+            steps=settings.steps,
+            step_255=settings.step_255,
+            start=settings.start,
+            batch_norm="eval",
+        )
+
+    @property
+    def description(self) -> Description:
+        """What the deployable model is."""
+        dataset, config = self.dataset, self.config
+        height, width, channels = dataset.image_shape
+        return Description(
+            config.model.name,
+            len(dataset.classes),
+            channels,
+            (height, width),
+            dataset.max_value,
+            dataset.classes,
+            dataset.name,
+            config.attack.norm,
+            config.eps_255,
+            config.method.name,
+            config.averaging.kind,
+            epoch=self.epoch - 1,
+            central_share=config.augment.central_share if config.size else None,
+        )
+
+    def learning_rate(self, step: int) -> float:
+        """The rate of step `step`, from 0."""
+        config, steps_per_epoch = self.config, self.loader.steps_per_epoch
+        return learning_rate(config.schedule, config.optimizer.learning_rate, step, steps_per_epoch, config.epochs)
+
+    def begin(self) -> None:
+        """What a new run does before its first step, and one that goes on has behind it: the method's teacher is
+        loaded, where it starts from one. Raises `UserError` if there is none, or it does not fit."""
+        settings = self.config.method
+        if isinstance(settings, ARRESTConfig):
+            teacher = load_teacher(settings.teacher, self.config.recipe, self.description)
+            self.parts.method.begin_training(self.parts.model, teacher)
+
+    def advance(self, step: Step, batch: Batch) -> dict[str, Tensor]:
+        """Train on one batch and count it; returns the step's metrics. The host waits for nothing here."""
+        self.controls.learning_rate.fill_(self.learning_rate(self.step))
+        self.controls.step.fill_(self.step)
+        metrics = step(batch)
+        self._count(metrics)
+        self.step += 1
+        if self.average:
+            self.average.update(self.step, self.epoch)
+        return metrics
+
+    @torch.no_grad()
+    def _count(self, metrics: dict[str, Tensor]) -> None:
+        self.totals.add_(torch.stack([metrics[name] for name in self.parts.method.metrics]))
+        first_bad = (self.first_bad_step < 0) & ~metrics["loss"].isfinite()
+        self.first_bad_step.copy_(torch.where(first_bad, self.controls.step, self.first_bad_step))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on, and what the model in it is."""
+        cuda = torch.cuda.is_available()
+        return {
+            "description": asdict(self.description),
+            "fingerprint": self.dataset.fingerprint,
+            "labels_fingerprint": self.dataset.labels_fingerprint,
+            "extra_fingerprint": self.extra.fingerprint if self.extra else None,
+            "batch_norm": self.config.method.batch_norm,
+            "step": self.step,
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "best_robust": self.best_robust,
+            "metrics": self.metrics,
+            "model": self.parts.model.state_dict(),
+            "method": self.parts.method.state_dict(),
+            "momenta": self.parts.momenta,
+            "precision": self.parts.precision.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "totals": self.totals,
+            "random": {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if cuda else []},
+        }
+
+    def load_state_dict(self, state: dict[str, Any], source: str) -> None:
+        """Go on from `state_dict`'s point; `source` names it in the `UserError` if it is another run's."""
+        parts = self.parts
+        if other_images(self.dataset, state.get("fingerprint"), state.get("labels_fingerprint")):
+            raise UserError(
+                f"{source} was trained on other images than {self.config.data} holds, or on these "
+                "stored in another way: give its own --data"
+            )
+        if state.get("extra_fingerprint") != (self.extra.fingerprint if self.extra else None):
+            found = self.config.extra.data or "none"
+            raise UserError(f"{source} was trained with other extra images than {found}: give its own --extra.data")
+        try:
+            parts.model.load_state_dict(state["model"])
+            parts.method.load_state_dict(state["method"])
+            for mine, saved in zip(parts.momenta, state["momenta"], strict=True):
+                mine.copy_(saved)
+            parts.precision.load_state_dict(state["precision"])
+            if self.average:
+                self.average.load_state_dict(state["average"])
+            self.totals.copy_(state["totals"])
+            for name in ("step", "epoch", "seconds", "best_robust", "metrics"):
+                setattr(self, name, state[name])
+            torch.set_rng_state(state["random"]["cpu"])
+            if torch.cuda.is_available() and len(state["random"]["cuda"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all(state["random"]["cuda"])
+        except (KeyError, RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as e:
+            reason = first_line(e)
+            raise UserError(f"{source} does not fit this configuration: {reason}") from None
+        if not 0 <= self.steps_in_epoch <= self.loader.steps_per_epoch:
+            raise UserError(f"{source} does not fit this configuration: step {self.step} is not in epoch {self.epoch}")
+        if self.epoch > self.config.epochs + 1:
+            raise UserError(f"{source} has {self.epoch - 1} epochs behind it: give --epochs {self.epoch - 1} or more")
+
+
+def in_order_of_state(dataset: Dataset, state: dict[str, Any], source: Path) -> Dataset:
+    """`dataset` with its classes in the order in which the training of a `state`, kept in the file `source`, has them.
+
+    Raises `UserError` where they are others, or the state does not say what it is.
+    """
+    classes = Description.from_dict(state.get("description"), str(source)).classes
+    return in_order_of(dataset, classes, str(source), "give its own --data")

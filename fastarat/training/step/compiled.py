@@ -1,0 +1,211 @@
+"""The training step as a function of a batch: eager, compiled, or compiled and captured in a CUDA graph.
+
+One full graph holds the whole step, every step of the attack unrolled, where that compiles in bearable time;
+else each of its three stages is a full graph, and the attack's, compiled once, runs for every step. A CUDA
+graph captures the whole step either way: one launch from the host. Images of another size have a step of their own,
+made when the first batch of them comes.
+"""
+
+import atexit
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastarat.common.console import notice
+from fastarat.common.errors import UserError, WorkError
+from fastarat.common.processes import is_first
+from fastarat.config.training import CompileMode
+from fastarat.data.loading.loader import Batch
+from fastarat.training.step.train_step import EAGER, Controls, Stages, StepParts, train_step
+
+Step = Callable[[Batch], dict[str, Tensor]]
+
+MOST_UNROLLED = 60
+"""The most convolutions, counted once a forward, of a step that is compiled as one graph: 40 took 54 s from a cold
+cache (one CPU core), 66 took 137 s, more than the 90 s that a start should cost at most."""
+_WARM_UP_STEPS = 3
+
+
+def unrolled_size(parts: StepParts) -> int:
+    """How many convolutions the whole step runs forward; up to `MOST_UNROLLED` it is compiled as one graph."""
+
+    def convolutions(net: nn.Module) -> int:
+        return sum(isinstance(layer, nn.Conv2d) for layer in net.modules())
+
+    return convolutions(parts.model) * (parts.attack.steps + 1) + convolutions(parts.method)
+
+
+def build_step(
+    parts: StepParts, controls: Controls, mode: CompileMode, unroll: bool, backend: str = "inductor"
+) -> Step:
+    """The step in `mode`; nothing is compiled before its first call with images of a size, which raises `WorkError`
+    if that fails.
+
+    `unroll`: one graph for the whole step, or one a stage. `backend`: of torch.compile. Batches may differ in the size
+    of their images only.
+    """
+    if mode == "eager":
+        return lambda batch: train_step(parts, batch, controls)
+    # With autograd traced, attack and training are one graph.
+    torch._dynamo.config.trace_autograd_ops = True
+
+    def full_graph(function: FunctionType) -> Callable:
+        return torch.compile(_with_own_code(function), fullgraph=True, dynamic=False, backend=backend)
+
+    def compiled() -> Step:
+        whole = full_graph(train_step) if unroll else train_step
+        stages = EAGER if unroll else Stages(*map(full_graph, EAGER))
+
+        def step(batch: Batch) -> dict[str, Tensor]:
+            with _compiler_errors():
+                return whole(parts, batch, controls, stages)
+
+        return step
+
+    if mode == "compile":
+        return StepBySize(compiled)
+    pool = torch.cuda.graph_pool_handle()
+    return StepBySize(lambda: CapturedStep(parts, compiled(), pool))
+
+
+def _with_own_code(function: FunctionType) -> FunctionType:
+    """A copy that torch.compile takes for another function: it keeps what it compiled, and counts how often, by the
+    code object, whatever wraps it; and it gives up after eight of them."""
+    code = function.__code__.replace()
+    return FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
+
+
+class StepBySize:
+    """A step of its own for each size of images, made by `build` when the first batch of that size comes."""
+
+    def __init__(self, build: Callable[[], Step]):
+        self.build = build
+        self.steps: dict[torch.Size, Step] = {}
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """Train on a batch."""
+        size = batch.x.shape
+        if size not in self.steps:
+            self.steps[size] = self.build()
+        return self.steps[size](batch)
+
+    def close(self) -> None:
+        """Give up what was captured: NCCL, part of which is in the graphs, does not end before they do."""
+        for step in self.steps.values():
+            if isinstance(step, CapturedStep):
+                step.close()
+        self.steps.clear()
+
+
+class CapturedStep:
+    """A step captured in a CUDA graph at its first call: one launch replays it all.
+
+    The metrics of a call are overwritten by the next one. `pool`: the handle of memory that several captured
+    steps share, of which one runs at a time; None: its own.
+    """
+
+    def __init__(self, parts: StepParts, step: Step, pool: Any = None):
+        self.parts, self.step, self.pool = parts, step, pool
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """Train on a batch; its tensors are copied into the graph's own."""
+        if self.graph is None:
+            self._capture(batch)
+        assert self.graph is not None
+        for own, given in zip(self.batch, batch, strict=True):
+            own.copy_(given)
+        self.graph.replay()
+        return self.metrics
+
+    def close(self) -> None:
+        """Give up the graph."""
+        if self.graph is not None:
+            self.graph.reset()
+        self.graph = None
+
+    def _capture(self, batch: Batch) -> None:
+        self.batch = Batch(*(tensor.clone() for tensor in batch))
+        # What is compiled, tuned or allocated at first use must be so before the capture; then all that
+        # these steps moved is put back.
+        state = state_tensors(self.parts)
+        before = [tensor.clone() for tensor in state]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UP_STEPS):
+                self.step(self.batch)
+        torch.cuda.current_stream().wait_stream(side)
+        with torch.no_grad():
+            for tensor, value in zip(state, before, strict=True):
+                tensor.copy_(value)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # Thread-local: what NCCL's own threads ask of the device does not end the capture.
+            with torch.cuda.graph(graph, self.pool, capture_error_mode="thread_local"):
+                self.metrics = self.step(self.batch)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as e:
+            reason = next(iter(str(e).splitlines()), "")
+            raise WorkError(f"the step could not be captured ({reason}); --compile compile runs it uncaptured") from e
+        self.graph = graph
+
+
+def state_tensors(parts: StepParts) -> list[Tensor]:
+    """Every tensor that a step updates in place."""
+    precision = parts.precision
+    buffers = (*parts.model.buffers(), *parts.method.buffers())
+    return [*parts.parameters, *parts.momenta, *buffers, precision.scale, precision.good_steps]
+
+
+@contextmanager
+def _compiler_errors() -> Iterator[None]:
+    """Say in one line what the compiler could not do."""
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException  # seconds to import
+
+    try:
+        yield
+    except (TorchDynamoException, FailOnRecompileLimitHit) as e:
+        cause = getattr(e, "inner_exception", e)
+        lines = str(cause).splitlines()
+        # A C++ compiler's own report stands further down.
+        reported = next((line.strip() for line in lines if "error: " in line), "")
+        reason = ": ".join(filter(None, [*lines[:1], reported])) or type(cause).__name__
+        raise WorkError(f"the step could not be compiled ({reason}); --compile eager runs it as it is") from e
+
+
+def keep_caches() -> Path:
+    """Let compiled code outlive the process: in $TORCHINDUCTOR_CACHE_DIR, or the user's cache directory.
+
+    Where the user's cache directory cannot be written, code lies in a folder that goes with the process, and that is
+    said. Raises `UserError` if $TORCHINDUCTOR_CACHE_DIR is set and cannot be written.
+    """
+    chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    # With no home at all, ~ stays as it is: a folder of that name is nowhere, and is not made.
+    folder = Path(chosen or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "fastarat-compiled"))
+    try:
+        folder = folder.expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except (OSError, RuntimeError):  # the latter: no home
+        writable = False
+    if not writable and chosen:
+        raise UserError(f"compiled code cannot be kept in {folder}: set TORCHINDUCTOR_CACHE_DIR, or --compile eager")
+    if not writable:
+        if is_first():
+            notice(
+                f"compiled code is not kept for the next run: {folder} cannot be written; set TORCHINDUCTOR_CACHE_DIR"
+            )
+        folder = Path(mkdtemp(prefix="fastarat-compiled-"))  # for this user alone: what lies in it is run
+        atexit.register(rmtree, folder, ignore_errors=True)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    return folder

@@ -1,0 +1,129 @@
+"""One training step: attack, loss, gradients, mean over processes, update. All of it is on this screen.
+
+The step has three stages, each a function of tensors, so that it can be compiled whole or stage by stage
+(`fastarat.training.step.compiled`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from fastarat_kernels.implementations import Kernels
+from torch import Tensor, nn
+
+from fastarat.attacks.pgd import input_gradient, reference_of, start_noise
+from fastarat.common.distributed import World, mean_over_processes
+from fastarat.config.attack import AttackConfig
+from fastarat.config.training import OptimizerConfig
+from fastarat.data.loading.loader import Batch
+from fastarat.methods.method import Method
+from fastarat.models.split_batch_norm import forward
+from fastarat.training.step.precision import Precision
+from fastarat.training.step.sgd import sgd_
+
+
+@dataclass(frozen=True)
+class StepParts:
+    """What a step works with; the tensors in it are updated in place."""
+
+    model: nn.Module
+    method: Method
+    attack: AttackConfig
+    optimizer: OptimizerConfig
+    precision: Precision
+    world: World
+    kernels: Kernels
+    parameters: Sequence[Tensor]
+    momenta: list[Tensor]
+    zero: Tensor
+    """a scalar 0 that requires grad: see `input_gradient`"""
+    seed: int
+
+
+class Controls(NamedTuple):
+    """What changes between steps besides the batch: scalars on the device, so that nothing waits for the host."""
+
+    step: Tensor
+    """int64, from 0"""
+    learning_rate: Tensor
+    eps: Tensor
+    """radius of the attack's ball, in pixel units"""
+    step_size: Tensor
+    """of the attack, in pixel units"""
+
+
+class Fixed(NamedTuple):
+    """What the steps of one attack share."""
+
+    centre: Tensor
+    """of the ball: images [B, C, H, W]"""
+    reference: Tensor | None
+    """what the objective holds constant: see `reference_of`"""
+    weights: dict[str, Tensor]
+    """see `Precision.frozen_weights`"""
+
+
+class Stages(NamedTuple):
+    """The three functions of a step, as they are or compiled."""
+
+    start: Callable[..., tuple[Tensor, Fixed]]
+    ascend: Callable[..., Tensor]
+    descend: Callable[..., dict[str, Tensor]]
+
+
+def start(parts: StepParts, batch: Batch, controls: Controls) -> tuple[Tensor, Fixed]:
+    """The attack's first iterate, and what its steps share."""
+    attack, centre = parts.attack, batch.x
+    first = centre
+    if attack.start == "gaussian":
+        noise = start_noise(attack, centre, parts.seed, controls.step, batch.rows)
+        assert noise is not None
+        first = centre + noise
+    elif attack.start != "none":
+        radius = controls.eps if attack.start_scale == 1 else controls.eps * attack.start_scale
+        first = parts.kernels.start_point(centre, batch.rows, controls.step, radius, parts.seed, attack.norm)
+    if attack.start == "published-code":
+        centre = first
+    weights = parts.precision.frozen_weights(parts.model)
+    with parts.precision.autocast():
+        reference = reference_of(attack, lambda x: forward(parts.model, x, "adv", attack.batch_norm, weights), centre)
+    return first, Fixed(centre, reference, weights)
+
+
+def ascend(parts: StepParts, x_adv: Tensor, y: Tensor, fixed: Fixed, controls: Controls) -> Tensor:
+    """One step of the attack: the next iterate."""
+    attack = parts.attack
+
+    def logits_of(x: Tensor) -> Tensor:
+        return forward(parts.model, x, "adv", attack.batch_norm, fixed.weights)
+
+    with parts.precision.autocast():
+        gradient, _ = input_gradient(attack, logits_of, x_adv, y, fixed.reference, parts.zero)
+    radius = controls.eps if attack.project else torch.full_like(controls.eps, attack.radius)
+    return parts.kernels.pgd_step(x_adv, gradient, fixed.centre, controls.step_size, radius, attack.norm)
+
+
+def descend(parts: StepParts, x: Tensor, x_adv: Tensor, y: Tensor, controls: Controls) -> dict[str, Tensor]:
+    """The loss, its gradients, and the update of all weights; returns the method's metrics."""
+    with parts.precision.autocast():
+        loss, metrics = parts.method.loss(parts.model, x, x_adv, y)
+    gradients = torch.autograd.grad(
+        parts.precision.scaled(loss), parts.parameters, allow_unused=True, materialize_grads=True
+    )
+    gradients = mean_over_processes(list(gradients), parts.world)
+    gradients, keep = parts.precision.unscale(gradients)
+    momentum, weight_decay = parts.optimizer.momentum, parts.optimizer.weight_decay
+    sgd_(parts.parameters, gradients, parts.momenta, controls.learning_rate, momentum, weight_decay, keep)
+    return metrics
+
+
+EAGER = Stages(start, ascend, descend)
+
+
+def train_step(parts: StepParts, batch: Batch, controls: Controls, stages: Stages = EAGER) -> dict[str, Tensor]:
+    """Train on one batch; returns the method's metrics, scalars on the device."""
+    x_adv, fixed = stages.start(parts, batch, controls)
+    for _ in range(parts.attack.steps):
+        x_adv = stages.ascend(parts, x_adv, batch.y, fixed, controls)
+    return stages.descend(parts, fixed.centre, x_adv, batch.y, controls)

@@ -1,0 +1,235 @@
+"""Train by a configuration: what `fastarat train` does, and the same from Python."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastarat_kernels.implementations import PYTORCH, TRITON, Kernels
+from fastarat_kernels.launch import UnsupportedInput, triton_errors
+
+from fastarat.common.choice_log import ChoiceLog
+from fastarat.common.console import notice
+from fastarat.common.distributed import World, barrier, decided, join_world, leave_world
+from fastarat.common.environment import environment
+from fastarat.common.errors import Interrupted, UserError, WorkError, first_line
+from fastarat.common.processes import is_first
+from fastarat.config import Config
+from fastarat.config.training import CompileMode
+from fastarat.data.loading.build import MOST_WORKERS, num_workers
+from fastarat.data.loading.choose import Opened, Wish, open_for_training
+from fastarat.runs.checkpoint import load_checkpoint
+from fastarat.runs.run import Run, settled
+from fastarat.training.build import build_training
+from fastarat.training.choices import choose_compile, choose_device, choose_dtype, choose_kernels
+from fastarat.training.curves import learning_curves
+from fastarat.training.loop import Loop
+from fastarat.training.profiling.profiler import first_recorded, profiling
+from fastarat.training.state import Training, in_order_of_state
+from fastarat.training.step.compiled import MOST_UNROLLED, Step, StepBySize, build_step, keep_caches, unrolled_size
+from fastarat.training.step.precision import Dtype
+
+__all__ = ["Interrupted", "train"]
+
+
+def train(config: Config, out: Path, resume: bool = False, profile: int | None = None) -> Run:
+    """Train to the end and return the run; in several processes if they were started by the launcher.
+
+    `profile`: record so many steps, and write where their time goes to `profile/` in the run (`engine.profile`).
+    Raises `UserError` for what can be known before, `WorkError` for a failure in work, `Interrupted` when a
+    signal stopped it after a checkpoint; in a thread besides the main one signals are the caller's.
+    """
+    config, run = config.checked(), Run(out)
+    record = ChoiceLog(quiet=not is_first())
+    world = join_world(choose_device(config, record))
+    training = None
+    try:
+        dtype, kernels, mode = _chosen_by_one(config, world, record)
+        if mode != "eager":
+            keep_caches()
+        opened = _opened_by_all(config, world)
+        kept = _kept(run, resume, world)
+        dataset = in_order_of_state(opened.dataset, *kept) if kept else opened.dataset
+        training = build_training(config, dataset, world, dtype, kernels, opened.loader)
+        _check_alike(training, world)
+        _record_loader(config, opened, record)
+        for images in (training.dataset, training.extra):
+            if images and images.matched:
+                record.choose(f"classes of {images.name}", "matched", images.matched)
+        step = _build_step(training, mode, record)
+        if profile:
+            first_recorded(training, profile)  # before there is a run
+        facts = _facts(training, record, opened.loader, dtype, mode, kernels.name)
+        _open_run(run, training, resume, kept, record, facts)
+        del kept  # as large as the training itself
+        with profiling(training, profile, run.path / "profile", mode) as profiler:
+            Loop(training, run, profiler.marked(step) if profiler else step, mode != "eager", profiler).fit()
+        if world.is_main:
+            learning_curves(run.path / "learning_curves.png", {config.recipe: run.metrics()}, str(run.path))
+        if isinstance(step, StepBySize):
+            step.close()
+        # Not after a failure: whoever leaves may wait for those who cannot come.
+        leave_world(world)
+    except torch.OutOfMemoryError:
+        smaller = "a smaller --batch, or --evaluation.batch if it was evaluating"
+        raise WorkError(f"out of GPU memory at batch {config.batch}: start anew with {smaller}") from None
+    except UnsupportedInput as e:
+        raise WorkError(f"a kernel refused its input ({e}): --kernels pytorch does without it") from e
+    except triton_errors() as e:
+        reason = first_line(e)
+        raise WorkError(f"a Triton kernel failed ({reason}): --kernels pytorch does without it") from e
+    except RuntimeError as e:
+        if world.group is not None and "onnection" in str(e):
+            raise WorkError("another process has ended: it was killed, or failed for the reason above") from None
+        raise
+    finally:
+        if training:
+            training.loader.close()
+        run.unlock()
+    return run
+
+
+def _chosen_by_one(config: Config, world: World, record: ChoiceLog) -> tuple[Dtype, Kernels, CompileMode]:
+    """The number format, the kernels and the kind of step: the first process's choice, which the others take."""
+
+    def choose() -> tuple[Dtype, str, CompileMode]:
+        device = world.device.type
+        dtype = choose_dtype(config, device, record)
+        kernels = choose_kernels(config, device, dtype, record)
+        return dtype, kernels.name, choose_compile(config, device, record)
+
+    dtype, kernels, mode = decided(choose, world)
+    return dtype, TRITON if kernels == "triton" else PYTORCH, mode
+
+
+def _opened_by_all(config: Config, world: World) -> Opened:
+    """The first process opens the data, then the others with the loader that it took: it may have to decode images that
+    they then find decoded."""
+    wish = Wish(config.data, config.loader, config.size, config.augment, config.loading.corrupt)
+    if config.loading.decode == "gpu" and config.loader == "auto":
+        wish = replace(wish, loader="dali")
+    opened = open_for_training(wish, world.device) if world.is_main else None
+    loader = decided(lambda: opened.loader if opened else wish.loader, world)
+    if opened is None:
+        opened = open_for_training(replace(wish, loader=loader), world.device)
+    if wish.loader != config.loader:
+        opened = replace(opened, why="only DALI decodes on the GPU")
+    return opened
+
+
+def _check_alike(training: Training, world: World) -> None:
+    """Raise `UserError` unless all processes train on the same images: others would take other steps, or more."""
+    dataset, extra, loader = training.dataset, training.extra, training.loader
+    mine = (dataset.fingerprint, extra and extra.fingerprint, loader.num_images, loader.steps_per_epoch)
+    if decided(lambda: mine, world) != mine:
+        raise UserError(
+            f"process {world.rank} finds other images in {dataset.name} than the first one: give all the same data"
+        )
+
+
+def _record_loader(config: Config, opened: Opened, record: ChoiceLog) -> None:
+    if config.loader == "auto":
+        record.choose("loader", opened.loader, opened.why)
+    if opened.loader != "resident" and not config.loading.workers:
+        workers = num_workers(config.loading, config.num_processes)
+        record.choose("loading workers", str(workers), f"cores for each process, at most {MOST_WORKERS}")
+    if opened.num_skipped:
+        record.choose(
+            "images left out", str(opened.num_skipped), "they cannot be decoded, and --loading.corrupt is skip"
+        )
+
+
+def _build_step(training: Training, mode: CompileMode, record: ChoiceLog) -> Step:
+    size = unrolled_size(training.parts)
+    unroll = size <= MOST_UNROLLED
+    if mode != "eager":
+        steps = training.config.attack.steps
+        form = "one graph" if unroll else f"three graphs: start, one attack step that runs {steps} times, update"
+        record.choose("compiled step", form, f"{size} convolutions in one graph; up to {MOST_UNROLLED} compile in time")
+    return build_step(training.parts, training.controls, mode, unroll)
+
+
+def _facts(
+    training: Training, record: ChoiceLog, loader: str, dtype: str, mode: CompileMode, kernels: str
+) -> dict[str, Any]:
+    dataset, extra = training.dataset, training.extra
+    return {
+        **environment(),
+        "choices": record.choices,
+        "dtype": dtype,
+        "compile": mode,
+        "kernels": kernels,
+        "data": {
+            "name": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "test_images": len(dataset.test.labels),
+        },
+        "extra": extra and {"name": extra.name, "fingerprint": extra.fingerprint, "images": len(extra.train.labels)},
+        "loader": {"name": loader, **asdict(training.config.loading)},
+        "last_batch": "dropped if not full",
+    }
+
+
+def _kept(run: Run, resume: bool, world: World) -> tuple[dict[str, Any], Path] | None:
+    """What a run that goes on has kept: its newest checkpoint, which the first process names, and its file."""
+    if not resume:
+        return None
+
+    def newest() -> Path | None:
+        run.lock()
+        return run.checkpoint("last") if run.has_checkpoint() else None
+
+    file = decided(newest, world)
+    return (load_checkpoint(file), file) if file else None
+
+
+def _open_run(
+    run: Run,
+    training: Training,
+    resume: bool,
+    kept: tuple[dict[str, Any], Path] | None,
+    record: ChoiceLog,
+    facts: dict[str, Any],
+) -> None:
+    """Make the run's directory, or take up what it has kept."""
+    world = training.parts.world
+    if not kept:
+        training.begin()
+    if resume:
+        source = "the beginning: it had no checkpoint yet"
+        if kept:
+            state, source = kept
+            training.load_state_dict(state, str(source))
+            _check_unfinished(run, training)
+        if world.is_main:
+            _record_other_processes(run.config(), training.config, record)
+            run.write_record(facts)
+            run.write_config(training.config)
+            run.restore_metrics(training.metrics)
+            run.forget_snapshots_after(training.epoch - 1)
+            notice(f"going on at step {training.step} (epoch {training.epoch}) from {source}")
+    elif world.is_main:
+        run.create(training.config, facts)
+        run.lock()
+    barrier(world)
+
+
+def _record_other_processes(was: Config, now: Config, record: ChoiceLog) -> None:
+    """Say that a run that goes on with another number of processes will not end in the weights it would have had."""
+    before, after = was.num_processes, now.num_processes
+    if before == after:
+        return
+    why = f"{before} so far: sums are taken in another order, "
+    if not now.sync_bn:
+        why += f"a batch-norm sees {now.batch // after} images instead of {now.batch // before}, "
+    record.choose(
+        "processes", str(after), f"{why}so the weights will differ from those of a run that goes on as before"
+    )
+
+
+def _check_unfinished(run: Run, training: Training) -> None:
+    """A finished run would train nothing, and its config.json say what nothing in it was made with."""
+    epochs = training.config.epochs
+    is_finished = training.epoch > epochs and run.weights_file.exists()
+    if is_finished and settled(run.config()) != settled(training.config):
+        raise UserError(f"{run.path} has finished its {epochs} epochs: give more --epochs to go on with other settings")

@@ -1,0 +1,143 @@
+"""What this machine has: versions, GPUs, data, optional packages; each with what it is good for."""
+
+import ctypes
+import importlib.util
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from fastarat.common.environment import environment
+from fastarat.common.errors import UserError
+from fastarat.data.formats.find import KNOWN, names_under_root
+from fastarat.data.images.cache import data_root
+from fastarat.data.images.dataset import ImageSet
+from fastarat.training.choices import compiler
+
+OPTIONAL = {
+    "ffcv": "feeds trainings from a .beton (extra: ffcv)",
+    "dali": "feeds trainings from image folders and shards, decoded on the CPU or a GPU (extra: dali)",
+    "triton": "fused kernels and compiled steps on a GPU",
+    "tensorboard": "TensorBoard events of runs (extra: tensorboard)",
+    "onnx": "export to ONNX (extra: onnx)",
+    "apex": "a row of the kernel benchmark; NVIDIA's own, from its images or source",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row: what, whether it is there, and what that means."""
+
+    subject: str
+    state: Literal["ok", "missing", "broken"]
+    detail: str
+
+
+def findings() -> list[Finding]:
+    """Everything worth knowing before a run."""
+    return [*_software(), _training(), *_gpus(), _compiler(), *map(_optional, OPTIONAL), *_storage()]
+
+
+def _software() -> list[Finding]:
+    facts = environment()
+    return [
+        Finding("fastarat", "ok", f"{facts['fastarat']}, commit {facts['commit'] or 'unknown'}"),
+        Finding("python", "ok", str(facts["python"])),
+        Finding("torch", "ok", f"{facts['torch']}, {facts['threads']} threads"),
+    ]
+
+
+def _training() -> Finding:
+    """One real step of the smallest recipe on random images: does the whole path run?"""
+    from dataclasses import replace
+
+    from fastarat.common.distributed import World
+    from fastarat.config.recipes import DEFAULT, recipe
+    from fastarat.data.images.dataset import Dataset
+    from fastarat.training.build import build_training
+    from fastarat.training.step.train_step import train_step
+
+    rng = np.random.default_rng(0)
+    images = ImageSet(rng.integers(0, 17, (8, 8, 8, 1), dtype=np.uint8), np.arange(8, dtype=np.int64))
+    dataset = Dataset("random", images, images, tuple("01234567"), 16, "")
+    config = replace(recipe(DEFAULT), batch=8)
+    try:
+        training = build_training(config, dataset, World(torch.device("cpu")), "fp32")
+        batch = next(iter(training.loader.batches(1)))
+        metrics = train_step(training.parts, batch, training.controls)
+    except RuntimeError as e:
+        return Finding("training step", "broken", str(e).splitlines()[0])
+    finite = bool(metrics["loss"].isfinite())
+    return Finding("training step", "ok" if finite else "broken", f"{DEFAULT} on the CPU")
+
+
+def _gpus() -> list[Finding]:
+    if not torch.cuda.is_available():
+        build = "a CPU build of torch" if torch.version.cuda is None else "no driver or no device"
+        return [Finding("GPU", "missing", f"{build}: runs go to the CPU")]
+    found = []
+    for i in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(i)
+        memory = properties.total_memory / 2**30
+        bf16 = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no bf16: fp16"
+        found.append(Finding(f"GPU {i}", "ok", f"{properties.name}, {memory:.0f} GiB, {bf16}"))
+    return found
+
+
+def _compiler() -> Finding:
+    """What --compile needs."""
+    device, language, package = ("cuda", "C", "gcc") if torch.cuda.is_available() else ("cpu", "C++", "g++")
+    found = compiler(device)
+    fix = f"compiled steps need it: install {package}"
+    return Finding(f"{language} compiler", "ok" if found else "missing", found or fix)
+
+
+def _optional(name: str) -> Finding:
+    """Whether a package is there: without importing it, which takes seconds for some and changes torch for FFCV."""
+    places = _places("nvidia.dali" if name == "dali" else name)
+    if name == "ffcv" and (problem := _unloadable(places)):
+        return Finding(name, "broken", f"{problem}: install it again, it was compiled for other libraries")
+    return Finding(name, "ok" if places else "missing", OPTIONAL[name])
+
+
+def _places(package: str) -> list[Path]:
+    """The package's folders; none where it is not installed."""
+    try:
+        found = importlib.util.find_spec(package)
+    except ModuleNotFoundError:  # not even the package round it
+        return []
+    return [Path(place) for place in found.submodule_search_locations or []] if found else []
+
+
+def _unloadable(places: list[Path]) -> str:
+    """What the loader of compiled modules says of those in a folder; nothing if all are loaded."""
+    try:
+        for module in (path for place in places for path in place.glob("*.so")):
+            ctypes.CDLL(str(module))
+    except OSError as e:
+        return str(e)
+    return ""
+
+
+def _data() -> Finding:
+    try:
+        root = data_root()
+    except UserError as e:
+        return Finding("data", "missing", str(e))
+    names = [*KNOWN, *names_under_root()] if root.is_dir() else list(KNOWN)
+    there = f"{root} ($FASTARAT_DATA); known: {', '.join(dict.fromkeys(names))}"
+    return Finding("data", "ok" if root.is_dir() else "missing", there)
+
+
+def _storage() -> list[Finding]:
+    place = next(path for path in (Path("runs"), Path()) if path.exists())
+    writable = os.access(place, os.W_OK)
+    free = shutil.disk_usage(place).free / 2**30
+    return [
+        _data(),
+        Finding("runs/", "ok" if writable else "broken", f"{free:.0f} GiB free" if writable else "not writable"),
+    ]

@@ -1,0 +1,182 @@
+"""The house as numbers: `python -m tests.layers`; test_layers.py tests by the same functions what may import what."""
+
+import argparse
+import ast
+import re
+import statistics
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "fastarat"
+ORDER = (
+    *("common", "config", "models", "data", "attacks", "methods", "runs", "evaluation"),
+    *("training", "analysis", "verification", "commands"),
+)
+LOOSE = ("__init__", "__main__", "robustbench")
+"""the faces: what may import every room"""
+LONGEST_FUNCTION, MOST_PARAMETERS = 70, 8
+
+
+def files(*folders: str) -> list[Path]:
+    """Every Python file in these folders of the checkout."""
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def module_of(path: Path) -> str:
+    """Its dotted name; a package's is that of its folder."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[1:] if parts[0] == "kernels" else parts).removesuffix(".__init__")
+
+
+def room_of(module: str) -> str:
+    """The room of fastarat in which a module lies; '' for the faces and for what is not fastarat's."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "fastarat" and len(parts) > 1 and parts[1] in ORDER else ""
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def imported(nodes: list[ast.stmt]) -> Iterator[str]:
+    """Full names of all modules (and of what is taken from them) that the statements import."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the arrow"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imports(path: Path) -> set[str]:
+    """Everything a file imports, wherever in it."""
+    return set(imported(list(ast.walk(tree_of(path)))))  # type: ignore[arg-type]
+
+
+def imports_at_once(path: Path) -> set[str]:
+    """What importing the file imports: the top level, but for `if TYPE_CHECKING`."""
+    statements: list[ast.stmt] = []
+    for node in tree_of(path).body:
+        if isinstance(node, ast.If):
+            guarded = "TYPE_CHECKING" in ast.unparse(node.test)
+            statements += node.orelse if guarded else [*node.body, *node.orelse]
+        elif isinstance(node, ast.Try):
+            statements += [*node.body, *node.orelse, *(line for handler in node.handlers for line in handler.body)]
+        else:
+            statements.append(node)
+    return set(imported(statements))
+
+
+def imported_modules(path: Path, known: set[str]) -> set[str]:
+    """Which of the known modules a file imports: of `from package import module` the module, and not the package."""
+    found = set()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            inside = {f"{node.module}.{alias.name}" for alias in node.names} & known
+            found |= inside if len(inside) == len(node.names) else inside | {node.module or ""}
+    return found & known
+
+
+def within(names: set[str], package: str) -> set[str]:
+    """Those of the names that are the package or lie in it."""
+    return {name for name in names if name == package or name.startswith(f"{package}.")}
+
+
+def against_order(path: Path) -> list[str]:
+    """What a file of fastarat imports from rooms that stand after its own."""
+    room = room_of(module_of(path))
+    if not room:
+        return []
+    later = ORDER[ORDER.index(room) + 1 :]
+    faces = {"fastarat", *(f"fastarat.{face}" for face in LOOSE)}
+    return sorted(name for name in imports(path) if room_of(name) in later or name in faces)
+
+
+def circles() -> list[list[str]]:
+    """Groups of modules each of which imports all others, at once or through one another (Tarjan, 1972)."""
+    paths = {module_of(path): path for path in files("fastarat", "bench", "kernels")}
+    arrows = {name: sorted(imported_modules(path, set(paths)) - {name}) for name, path in paths.items()}
+    index: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(name: str) -> None:
+        index[name] = lowest[name] = len(index)
+        stack.append(name)
+        for other in arrows[name]:
+            if other not in index:
+                visit(other)
+            if other in stack:
+                lowest[name] = min(lowest[name], lowest[other])
+        if lowest[name] == index[name]:
+            group = stack[stack.index(name) :]
+            del stack[stack.index(name) :]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for name in paths:
+        if name not in index:
+            visit(name)
+    return found
+
+
+def functions(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Of every function: its name, its lines, its parameters without self and cls."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            number = len([one for one in every if one.arg not in ("self", "cls")])
+            yield f"{path.relative_to(ROOT)}:{node.name}", (node.end_lineno or 0) - node.lineno + 1, number
+
+
+def numbers() -> dict[str, object]:
+    """The house as numbers."""
+    house = files("fastarat", "bench", "kernels")
+    lines = {path: len(path.read_text().splitlines()) for path in house}
+    rooms = [path for path in house if path.name != "__init__.py" and "recipes" not in path.parts]
+    every = [function for path in house for function in functions(path)]
+    longest, widest = max(every, key=lambda f: f[1]), max(every, key=lambda f: f[2])
+    folders = {path.parent for path in files("fastarat")}
+    return {
+        "files on the top level": len(list(PACKAGE.glob("*.py"))),
+        "rooms": len([path for path in PACKAGE.iterdir() if (path / "__init__.py").exists()]),
+        "folders of fastarat": len(folders),
+        "most files in a folder of fastarat or bench": max(
+            len(list(folder.glob("*.py")))
+            for folder in {path.parent for path in files("fastarat", "bench")}
+            if folder.name != "recipes"
+        ),
+        "imports against the order": sum(len(against_order(path)) for path in files("fastarat")),
+        "circles": len(circles()),
+        "median lines a file": statistics.median(lines[path] for path in rooms),
+        "files under 60 lines": sum(lines[path] < 60 for path in rooms),
+        "files over 250 lines": sum(lines[path] > 250 for path in rooms),
+        "longest function": f"{longest[1]} lines ({longest[0]})",
+        f"functions over {LONGEST_FUNCTION} lines": sum(f[1] > LONGEST_FUNCTION for f in every),
+        "longest signature": f"{widest[2]} ({widest[0]})",
+        f"signatures over {MOST_PARAMETERS}": sum(f[2] > MOST_PARAMETERS for f in every),
+        "lines in all": sum(lines.values()),
+    }
+
+
+def main(args: list[str] | None = None) -> None:
+    """Print the numbers, and every import against the order and circle."""
+    argparse.ArgumentParser("tests.layers", description=__doc__).parse_args(args)
+    for name, number in numbers().items():
+        print(f"{name:45} {number}")
+    for path in files("fastarat"):
+        for name in against_order(path):
+            print(f"{path.relative_to(ROOT)} imports {name}")
+    for group in circles():
+        print("circle:", re.sub(r"\bfastarat\.", "", ", ".join(group)))
+
+
+if __name__ == "__main__":
+    main()
