@@ -67,7 +67,7 @@ def compiled_cost(training: Training) -> Counts:
     batch = next(iter(training.loader.batches(1)))
     parts, controls, x, y = training.parts, training.controls, batch.x, batch.y
     start = _scheduled(EAGER.start, parts, batch, controls)
-    fixed = Fixed(x, None, parts.precision.frozen_weights(parts.model))
+    fixed = Fixed(x, None, parts.precision.constant_weights(parts.model))
     ascend = _scheduled(EAGER.ascend, parts, x, y, fixed, controls)
     descend = _scheduled(EAGER.descend, parts, x, x, y, controls)
     steps = parts.attack.steps

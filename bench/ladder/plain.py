@@ -21,8 +21,8 @@ from fastarat.data.loading.loader import Batch
 from fastarat.models.registry import architecture
 
 Mode = Literal["default", "reduce-overhead", "max-autotune"]
-Noise = Callable[[Batch, AttackConfig, int], Tensor | None]
-"""the start noise of (batch, attack, step)"""
+Start = Callable[[Batch, AttackConfig, int], Tensor]
+"""the attack's first iterate, of (batch, attack, step)"""
 
 
 @dataclass
@@ -91,7 +91,7 @@ class Plain:
     teacher: PlainNet | None
     """LBGAT's"""
     device: torch.device
-    noise: Noise
+    start: Start
     balance: float
     half: torch.dtype | None = None
     """autocast's format; None: float32"""
@@ -140,8 +140,7 @@ class Plain:
         """PGD in Linf on the adversarial branch, as the configuration has it."""
         attack, x, y = self.attacking, batch.x, batch.y
         self.net.train(attack.batch_norm == "train")
-        noise = self.noise(batch, attack, self.steps_done)
-        x_adv = x if noise is None else x + noise
+        x_adv = self.start(batch, attack, self.steps_done)
         self._require_gradients(not self.freeze)
         target = self._prediction(x) if attack.objective == "kl" else None
         for _ in range(attack.steps):
@@ -179,11 +178,11 @@ def _divergence(logits: Tensor, target: Tensor) -> Tensor:
     return F.kl_div(logits.log_softmax(1), target, reduction="sum")
 
 
-def fresh_noise(batch: Batch, attack: AttackConfig, step: int) -> Tensor | None:
-    """The attack's start, by PyTorch's own generator."""
+def fresh_start(batch: Batch, attack: AttackConfig, step: int) -> Tensor:
+    """By PyTorch's own generator."""
     if attack.start == "none":
-        return None
+        return batch.x
     if attack.start == "gaussian":
-        return GAUSSIAN * torch.randn_like(batch.x)
+        return batch.x + GAUSSIAN * torch.randn_like(batch.x)
     radius = attack.start_scale * attack.eps
-    return torch.empty_like(batch.x).uniform_(-radius, radius)
+    return batch.x + torch.empty_like(batch.x).uniform_(-radius, radius)

@@ -9,9 +9,9 @@ import torch
 from fastarat_kernels.implementations import PYTORCH, Kernels
 from torch import Tensor, nn
 
-from bench.ladder.plain import BatchNorms, Mode, Plain, PlainNet, fresh_noise, predictor
+from bench.ladder.plain import BatchNorms, Mode, Plain, PlainNet, fresh_start, predictor
 from bench.ladder.plain_data import Source, resident_batches, worker_batches
-from fastarat.attacks.pgd import start_noise
+from fastarat.attacks import pgd
 from fastarat.common.distributed import World
 from fastarat.config import Config
 from fastarat.config.attack import AttackConfig
@@ -109,7 +109,7 @@ class PlainSubject(Subject):
 
     def batches(self) -> Iterator[Batch]:
         config, dataset, device = self.setting.config, self.setting.dataset, self.setting.device
-        self.plain.noise = fresh_noise
+        self.plain.start = fresh_start
         source = Source(dataset.decoded_train, dataset.max_value, config.augment)
         if self.form.workers:
             self.feed = worker_batches(source, config.batch, device)
@@ -165,9 +165,9 @@ def _plain(setting: Setting, form: PlainForm, start: Training) -> Plain:
         teacher = PlainNet(config.method.teacher, len(setting.dataset.classes), channels, branches)
         teacher.to(setting.device).train()
 
-    def same_noise(batch: Batch, attack: AttackConfig, step: int) -> Tensor | None:
+    def same_start(batch: Batch, attack: AttackConfig, step: int) -> Tensor:
         """fastarat's own, by which both can be compared."""
-        return start_noise(attack, batch.x, config.seed, step, batch.rows)
+        return pgd.start(attack, batch.x, batch.rows, step, seed=config.seed)[0]
 
     return Plain(
         config,
@@ -175,7 +175,7 @@ def _plain(setting: Setting, form: PlainForm, start: Training) -> Plain:
         nn.ModuleList(predictor(width) for width in widths).to(setting.device).train(),
         teacher,
         setting.device,
-        same_noise,
+        same_start,
         BALANCE,
         HALF.get(form.half or ""),
         fused_sgd=form.mode is not None,

@@ -10,12 +10,12 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from fastarat_kernels.pgd_step.ball import ascend, project
+from fastarat_kernels.pgd_step.ball import ascend, project, uniform_noise
 from torch import Tensor
 
 from fastarat.attacks.found import Found, has_direction, is_known, nothing_found, written
 from fastarat.attacks.objectives import objective, widened
-from fastarat.attacks.pgd import Logits, loss_scale, reference_of, start_noise, start_point
+from fastarat.attacks.pgd import Logits, clean_log_probabilities, loss_scale, start
 from fastarat.config.attack import AttackConfig
 from fastarat.models.predictions import are_right, are_undefined, margins
 
@@ -40,20 +40,17 @@ def one_restart(
     """The search from a random point of the ball round `x` [B, C, H, W], a function of (seed, restart, row). The host
     waits for nothing.
     """
-    noise = start_noise(attack, x, seed, restart, rows)
-    # Where the search goes on that has no gradient.
-    uniform = replace(attack, start="uniform")
-    aside = noise if attack.start == "uniform" else start_noise(uniform, x, seed, restart, rows)
-    assert aside is not None
-    centre, x_adv = start_point(x, noise, attack)
+    x_adv, centre = start(attack, x, rows, restart, seed=seed)
     x_adv = project(x_adv, centre, attack.radius, attack.norm)
-    reference = reference_of(attack, logits_of, centre)
+    # Where the search goes on that has no gradient.
+    aside = uniform_noise(x.shape, attack.start_scale * attack.eps, attack.norm, seed, restart, rows).to(x.dtype)
+    constant = clean_log_probabilities(attack, logits_of, centre)
     found, none = nothing_found(x), torch.zeros_like(y, dtype=torch.bool)
     by_margin, undefined = none, none
     for step in range(attack.steps + 1):
         tried, attackable = x_adv, found.attackable
         if step < attack.steps:
-            gradient, logits = careful_gradient(attack, logits_of, x_adv, y, reference, by_margin)
+            gradient, logits = careful_gradient(attack, logits_of, x_adv, y, constant, by_margin)
             leads = has_direction(gradient)
             moved = torch.where(
                 leads.view(-1, 1, 1, 1),
@@ -73,17 +70,17 @@ def one_restart(
 
 
 def careful_gradient(
-    settings: AttackConfig, logits_of: Logits, x_adv: Tensor, y: Tensor, reference: Tensor | None, by_margin: Tensor
+    settings: AttackConfig, logits_of: Logits, x_adv: Tensor, y: Tensor, constant: Tensor | None, by_margin: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradient of the objective at `x_adv` (its shape and dtype), and the logits there (detached).
 
-    The margin is the objective of the images `by_margin` (bool [B]), and where the settings' has no gradient or has
-    lost a part of it.
+    `constant`: see `clean_log_probabilities`. The margin is the objective of the images `by_margin` (bool [B]), and
+    where the settings' has no gradient or has lost a part of it.
     """
     with torch.enable_grad():
         leaf = x_adv.detach().requires_grad_()
         logits = logits_of(leaf)
-        own = _by_logits(settings, logits, y, reference)
+        own = _by_logits(settings, logits, y, constant)
         margin = _by_logits(replace(settings, objective="margin"), logits, y, None)
         there = own.isfinite().all(1) & has_direction(own.to(logits.dtype)) & _is_whole(own)
         of_logits = torch.where((by_margin | ~there)[:, None], margin, own).to(logits.dtype)
@@ -91,10 +88,10 @@ def careful_gradient(
     return gradient, logits.detach()
 
 
-def _by_logits(settings: AttackConfig, logits: Tensor, y: Tensor, reference: Tensor | None) -> Tensor:
+def _by_logits(settings: AttackConfig, logits: Tensor, y: Tensor, constant: Tensor | None) -> Tensor:
     """The gradient of the objective by the logits: [B, K], in float32 or wider."""
     leaf = widened(logits.detach()).requires_grad_()
-    value = objective(settings.objective, leaf, y, reference)
+    value = objective(settings.objective, leaf, y, constant)
     return torch.autograd.grad(value * loss_scale(logits), leaf)[0]
 
 

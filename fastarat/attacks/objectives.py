@@ -1,7 +1,8 @@
 """What attacks raise, for logits [N, K] and labels [N] (int64).
 
 PGD's objectives are summed over the batch, so that an image's gradient does not shrink with its company; their
-`reference` is the clean images' log-probabilities [N, K]. APGD's are losses [N], one a point, since it compares them.
+`clean_log_probabilities` [N, K] are those of the clean images. APGD's are losses [N], one a point, since it compares
+them.
 """
 
 from typing import Literal
@@ -23,9 +24,9 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(logits, y, reduction="sum")
 
 
-def kl(logits: Tensor, reference: Tensor) -> Tensor:
+def kl(logits: Tensor, clean_log_probabilities: Tensor) -> Tensor:
     """sum of KL(p(x) ‖ p(x')), the clean side constant (Zhang et al., 2019)."""
-    return F.kl_div(logits.log_softmax(1), reference, reduction="sum", log_target=True)
+    return F.kl_div(logits.log_softmax(1), clean_log_probabilities, reduction="sum", log_target=True)
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
@@ -35,12 +36,12 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return (best_wrong - logits.masked_fill(~true, 0).sum(1)).sum()
 
 
-def objective(name: Objective, logits: Tensor, y: Tensor, reference: Tensor | None) -> Tensor:
+def objective(name: Objective, logits: Tensor, y: Tensor, clean_log_probabilities: Tensor | None) -> Tensor:
     """The objective called `name`, in float32 or wider."""
     logits = widened(logits)
     if name == "kl":
-        assert reference is not None, "the KL objective needs the clean log-probabilities"
-        return kl(logits, reference)
+        assert clean_log_probabilities is not None, "the KL objective needs the clean log-probabilities"
+        return kl(logits, clean_log_probabilities)
     return cross_entropy(logits, y) if name == "cross-entropy" else margin(logits, y)
 
 

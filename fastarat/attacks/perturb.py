@@ -4,7 +4,7 @@ import torch
 from fastarat_kernels.pgd_step.ball import project
 from torch import Tensor, nn
 
-from fastarat.attacks.pgd import pgd, start_noise, start_point
+from fastarat.attacks.pgd import pgd, start
 from fastarat.common.errors import UserError
 from fastarat.config.attack import AttackConfig
 from fastarat.config.model import Branch
@@ -34,7 +34,7 @@ def perturb(
     # What was made under inference_mode takes part in no gradient.
     x, y = (given.clone() if given.is_inference() else given for given in (x, y))
     rows = torch.arange(len(x), device=x.device)
-    centre, start = start_point(x, start_noise(settings, x, seed, 0, rows), settings)
-    start = project(start, centre, settings.radius, settings.norm)
+    first, centre = start(settings, x, rows, 0, seed=seed)
+    first = project(first, centre, settings.radius, settings.norm)
     with batch_norm_mode(model, settings.batch_norm):
-        return pgd(settings, lambda v: forward(model, v, branch, settings.batch_norm), centre, start, y)
+        return pgd(settings, lambda v: forward(model, v, branch, settings.batch_norm), centre, first, y)

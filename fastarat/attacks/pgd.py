@@ -1,10 +1,14 @@
-"""Projected gradient descent (Madry et al., 2018) on any function from images to logits."""
+"""Projected gradient descent (Madry et al., 2018) on any function from images to logits.
+
+The attack of training, of evaluations and of analyses is this one; they give it their own kernels and sizes.
+"""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from fastarat_kernels import philox
-from fastarat_kernels.pgd_step.ball import ascend, project, uniform_noise
+from fastarat_kernels.implementations import PYTORCH, Kernels
 from torch import Tensor
 
 from fastarat.attacks.objectives import objective
@@ -15,26 +19,58 @@ GAUSSIAN = 0.001
 """Standard deviation of the gaussian start, in pixel units, as TRADES (Zhang et al., 2019) has it."""
 
 
-def start_noise(settings: AttackConfig, x: Tensor, seed: int, step: int | Tensor, rows: Tensor) -> Tensor | None:
-    """The start's shift of `x` [N, C, H, W], a function of (seed, step, row); None for start `none`."""
+class Ball(NamedTuple):
+    """Where iterates may be, and how far a step goes. Sizes are in pixel units: numbers, or scalars on the device."""
+
+    centre: Tensor
+    """images [N, C, H, W]"""
+    eps: float | Tensor
+    """the radius"""
+    step_size: float | Tensor
+
+
+def start(
+    settings: AttackConfig,
+    x: Tensor,
+    rows: Tensor,
+    step: int | Tensor,
+    *,
+    seed: int,
+    eps: float | Tensor | None = None,
+    kernels: Kernels = PYTORCH,
+) -> tuple[Tensor, Tensor]:
+    """The first iterate and the centre of its ball, both like `x` [N, C, H, W]: functions of (seed, step, row).
+
+    `rows`: the images' global numbers, int64 [N]. `eps`: the ball's radius, default the settings'. The iterate is not
+    cut to [0, 1]: every later one is. `published-code` moves the centre too: the published AR-AT code adds the noise to
+    the batch in place, so that its attack reaches 2 eps and its clean branch trains on x + noise.
+    """
     if settings.start == "none":
-        return None
+        return x, x
     if settings.start == "gaussian":
         noise = GAUSSIAN * philox.normal(seed, philox.Stream.ATTACK_START, step, rows, tuple(x.shape[1:]))
+        first = x + noise.to(x.dtype)
     else:
-        noise = uniform_noise(x.shape, settings.start_scale * settings.eps, settings.norm, seed, step, rows)
-    return noise.to(x.dtype)
+        eps = settings.eps if eps is None else eps
+        radius = eps if settings.start_scale == 1 else eps * settings.start_scale
+        first = kernels.start_point(x, rows, step, radius, seed, settings.norm)
+    return first, first if settings.start == "published-code" else x
 
 
-def start_point(x: Tensor, noise: Tensor | None, settings: AttackConfig) -> tuple[Tensor, Tensor]:
-    """The ball's centre and the first iterate, x + noise (not cut to [0, 1]: every later iterate is).
-
-    `published-code` moves the centre too: the published AR-AT code adds the noise to the batch in
-    place, so that its attack reaches 2 eps and its clean branch trains on x + noise.
-    """
-    if noise is None:
-        return x, x
-    return (x + noise if settings.start == "published-code" else x), x + noise
+def ascend(
+    settings: AttackConfig,
+    logits_of: Logits,
+    x_adv: Tensor,
+    y: Tensor,
+    ball: Ball,
+    clean_log_probabilities: Tensor | None = None,
+    *,
+    zero: Tensor | None = None,
+    kernels: Kernels = PYTORCH,
+) -> tuple[Tensor, Tensor]:
+    """One step: the next iterate, and the logits of this one (detached). Arguments as of `input_gradient`."""
+    gradient, logits = input_gradient(settings, logits_of, x_adv, y, clean_log_probabilities, zero)
+    return kernels.pgd_step(x_adv, gradient, ball.centre, ball.step_size, ball.eps, settings.norm), logits
 
 
 def input_gradient(
@@ -42,19 +78,19 @@ def input_gradient(
     logits_of: Logits,
     x_adv: Tensor,
     y: Tensor,
-    reference: Tensor | None,
+    clean_log_probabilities: Tensor | None = None,
     zero: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The gradient of the objective at `x_adv` (its shape and dtype), and the logits there (detached).
 
-    `zero`: a scalar 0 that requires grad. A compiled step passes one in, since a graph can differentiate by
-    what it is given, but not make a leaf of its own.
+    `y`: int64 [N]; `clean_log_probabilities`: see there. `zero`: a scalar 0 that requires grad. A compiled step passes
+    one in, since a graph can differentiate by what it is given, but not make a leaf of its own.
     """
     zero = x_adv.new_zeros((), requires_grad=True) if zero is None else zero
     with torch.enable_grad():
         leaf = x_adv.detach() + zero
         logits = logits_of(leaf)
-        value = objective(settings.objective, logits, y, reference)
+        value = objective(settings.objective, logits, y, clean_log_probabilities)
         # Only the input's gradient is asked for: autograd computes no parameter's.
         (gradient,) = torch.autograd.grad(value * loss_scale(logits), leaf)
     return gradient, logits.detach()
@@ -66,22 +102,8 @@ def loss_scale(logits: Tensor) -> int:
     return 1024 if logits.dtype == torch.float16 else 1
 
 
-def pgd_step(
-    settings: AttackConfig,
-    logits_of: Logits,
-    x_adv: Tensor,
-    centre: Tensor,
-    y: Tensor,
-    reference: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """One step: the next iterate, and the logits of this one (detached)."""
-    gradient, logits = input_gradient(settings, logits_of, x_adv, y, reference)
-    moved = ascend(x_adv, gradient, settings.step, settings.norm)
-    return project(moved, centre, settings.radius, settings.norm), logits
-
-
-def reference_of(settings: AttackConfig, logits_of: Logits, x: Tensor) -> Tensor | None:
-    """The clean log-probabilities [N, K] that the KL objective holds constant; None for the others."""
+def clean_log_probabilities(settings: AttackConfig, logits_of: Logits, x: Tensor) -> Tensor | None:
+    """What the KL objective holds constant: [N, K], float32 or wider, of clean images `x`; None for the others."""
     if settings.objective != "kl":
         return None
     with torch.no_grad():
@@ -94,7 +116,8 @@ def pgd(settings: AttackConfig, logits_of: Logits, centre: Tensor, x_adv: Tensor
 
     Labels `y` are int64 [N]. Returns the last iterate, inside the ball and [0, 1].
     """
-    reference = reference_of(settings, logits_of, centre)
+    ball = Ball(centre, settings.radius, settings.step)
+    constant = clean_log_probabilities(settings, logits_of, centre)
     for _ in range(settings.steps):
-        x_adv, _ = pgd_step(settings, logits_of, x_adv, centre, y, reference)
+        x_adv, _ = ascend(settings, logits_of, x_adv, y, ball, constant)
     return x_adv.detach()

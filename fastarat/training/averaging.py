@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fastarat.attacks.pgd import pgd, start_noise, start_point
+from fastarat.attacks.pgd import pgd, start
 from fastarat.config.attack import AttackConfig
 from fastarat.config.model import Branch
 from fastarat.config.training import AveragingConfig
@@ -99,9 +99,8 @@ def reestimate(
     mixed = any(isinstance(layer, SplitBatchNorm2d) and layer.kind == "mixed" for layer in model.modules())
     for i, batch in enumerate(batches):
         with precision.autocast():
-            noise = start_noise(attack, batch.x, seed, i, batch.rows)
-            centre, start = start_point(batch.x, noise, attack)
-            x_adv = pgd(attack, attacked, centre, start, batch.y)
+            first, centre = start(attack, batch.x, batch.rows, i, seed=seed)
+            x_adv = pgd(attack, attacked, centre, first, batch.y)
             with torch.no_grad():
                 if published:
                     counted(x_adv)

@@ -257,7 +257,7 @@ class Loop:
                 seed=self.config.seed,
                 world=self.world,
                 dtype=precision.parameter_dtype,
-                weights=precision.frozen_weights(model),
+                weights=precision.constant_weights(model),
                 advance=self.display.counter(num_images, "evaluating"),
             )
         return {

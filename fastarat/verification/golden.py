@@ -7,26 +7,29 @@ sides can build the same state.
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastarat_kernels.implementations import PYTORCH
 from torch import Tensor, nn
 
-from fastarat.attacks.pgd import pgd, start_point
+from fastarat.common.distributed import World
 from fastarat.common.errors import UserError
 from fastarat.common.npz import read_npz
 from fastarat.config.attack import AttackConfig
 from fastarat.config.method import ARATConfig
 from fastarat.config.model import FOREIGN
+from fastarat.config.training import OptimizerConfig
+from fastarat.data.loading.loader import Batch
 from fastarat.methods.arat import ARAT
 from fastarat.models.features import feature_widths, tap_layers
 from fastarat.models.published_names import published_model, published_predictors, split_layers
 from fastarat.models.registry import build_model
 from fastarat.models.split_batch_norm import forward, forward_with_features
-from fastarat.training.step.sgd import sgd_
+from fastarat.training.step.precision import Precision
+from fastarat.training.step.train_step import EAGER, Controls, StepParts, train_step
 from fastarat.verification.compare import Row
 
 # How many rows a complete file gives.
@@ -218,13 +221,43 @@ def _attacks(golden: Golden) -> Iterator[Row]:
     )
     for name, settings in variants:
         golden.reset()
-        logits_of = partial(forward, golden.model, branch="adv", statistics=settings.batch_norm)
-        centre, start = start_point(golden.x, golden.noise, settings)
-        x_adv = pgd(settings, logits_of, centre, start, golden.y)
+        x_adv = _attacked(golden, settings)
         after = golden.compare(f"bn_after_pgd10_{name.partition('_')[2]}", golden.state())
         yield _attack(golden, f"pgd10_{name}", x_adv)
         if settings.batch_norm == "train":
             yield after if golden.exact else replace(after, tolerance=LEFT)
+
+
+def step_parts(golden: Golden, settings: AttackConfig, first: Tensor) -> tuple[StepParts, Batch, Controls]:
+    """A training step on the golden batch: its net and method, and an attack that starts from the images `first`."""
+    parameters = golden.parameters()
+    scalar = golden.tensor(np.array(0.0))
+    precision = Precision("fp64" if golden.exact else "fp32", golden.device)
+    kernels = replace(PYTORCH, start_point=lambda *_: first)
+    momenta = [torch.zeros_like(parameter) for parameter in parameters]
+    parts = StepParts(
+        golden.model,
+        golden.method,
+        settings,
+        OptimizerConfig(0.1, 0.9, 5e-4),
+        precision,
+        World(golden.device),
+        kernels,
+        parameters,
+        momenta,
+        scalar.clone().requires_grad_(),
+        seed=0,
+    )
+    controls = Controls(scalar.long(), scalar + 0.1, scalar + settings.eps, scalar + settings.step)
+    return parts, Batch(golden.x, golden.y, torch.arange(len(golden.x), device=golden.device)), controls
+
+
+def _attacked(golden: Golden, settings: AttackConfig) -> Tensor:
+    """The images on which the training step would go on: its attack, from the stored noise."""
+    seen: list[Tensor] = []
+    stages = EAGER._replace(descend=lambda parts, x, x_adv, *_: seen.append(x_adv) or {})
+    train_step(*step_parts(golden, settings, golden.x + golden.noise), stages)
+    return seen[0]
 
 
 def _attack(golden: Golden, quantity: str, x_adv: Tensor) -> Row:
@@ -252,23 +285,24 @@ def _training_step(golden: Golden) -> Iterator[Row]:
     yield golden.compare("feature_adv", {name: z.chunk(2)[1] for name, z in features.items()})
 
     golden.reset()
-    losses, momenta = [], [torch.zeros_like(p) for p in golden.parameters()]
+    terms = golden.method.terms(golden.model, golden.x, x_adv, golden.y).summands
+    golden.reset()
+    before, losses = [parameter.detach().clone() for parameter in golden.parameters()], []
+    # The stored images are where the attack starts, and it takes no step.
+    parts, batch, controls = step_parts(golden, AttackConfig(steps=0), x_adv)
     for step in range(3):
-        terms = golden.method.terms(golden.model, golden.x, x_adv, golden.y).summands
-        total = torch.stack(list(terms.values())).sum()
-        gradients = torch.autograd.grad(total, golden.parameters())
-        losses.append(total.detach())
+        losses.append(train_step(parts, batch, controls)["loss"])
         if step == 0:
-            yield golden.compare("loss", {**terms, "total": total})
-            yield from _gradients(golden, gradients)
-        sgd_(golden.parameters(), list(gradients), momenta, golden.tensor(np.array(0.1)), 0.9, 5e-4)
-        if step == 0:
+            yield golden.compare("loss", {**terms, "total": losses[0]})
+            # After a first step the momenta are the gradients and the weights' decay.
+            decay = parts.optimizer.weight_decay
+            yield from _gradients(golden, [m - decay * p for m, p in zip(parts.momenta, before, strict=True)])
             yield golden.compare("param_head_after_step", golden.state())
             yield golden.compare("buffer_after_step", golden.state())
     yield _single(golden, "loss_trajectory_3_steps", torch.stack(losses))
 
 
-def _gradients(golden: Golden, gradients: tuple[Tensor, ...]) -> Iterator[Row]:
+def _gradients(golden: Golden, gradients: list[Tensor]) -> Iterator[Row]:
     model = [name for name, _ in golden.model.named_parameters()]
     method = [name for name, _ in golden.method.named_parameters()]
     by_model = dict(zip(model, gradients, strict=False))

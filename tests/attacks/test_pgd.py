@@ -10,7 +10,7 @@ from fastarat_kernels.pgd_step.ball import norms
 from torch import nn
 
 from fastarat.attacks.perturb import perturb
-from fastarat.attacks.pgd import start_noise, start_point
+from fastarat.attacks.pgd import start
 from fastarat.common.errors import UserError
 from fastarat.config.attack import AttackConfig
 from fastarat.models.convert import convert_to_split_batch_norm
@@ -107,29 +107,29 @@ def test_the_published_start_moves_the_centre_so_that_shifts_reach_two_eps(small
     settings = AttackConfig(start="published-code", steps=10, batch_norm="eval")
     shift = (perturb(small_net, x, Y, settings) - x).abs().max()
     assert settings.eps < shift <= 2 * settings.eps + 1e-15
-    noise = start_noise(settings, x, 0, 0, torch.arange(8))
-    centre, start = start_point(x, noise, settings)
-    assert torch.equal(centre, x + noise) and torch.equal(start, x + noise)
+    first, centre = start(settings, x, torch.arange(8), 0, seed=0)
+    plain, unmoved = start(AttackConfig(), x, torch.arange(8), 0, seed=0)
+    assert torch.equal(centre, first) and torch.equal(first, plain) and torch.equal(unmoved, x)
 
 
 def test_the_gaussian_start_is_normal_with_the_deviation_of_trades_whatever_the_norm_and_eps():
     x, rows = torch.zeros(50, 3, 20, 20), torch.arange(50)
-    noise = start_noise(AttackConfig(start="gaussian"), x, 1, 2, rows)
+    noise, _ = start(AttackConfig(start="gaussian"), x, rows, 2, seed=1)
     scaled, n = noise.double() / 0.001, noise.numel()
     # Five standard deviations of the mean, of the mean square, and of the share beyond two deviations (4.55 %).
     assert abs(scaled.mean()) < 5 / n**0.5
     assert abs(scaled.square().mean() - 1) < 5 * (2 / n) ** 0.5
     assert abs((scaled.abs() > 2).double().mean() - 0.0455) < 5 * (0.0455 * 0.9545 / n) ** 0.5
     other = AttackConfig(start="gaussian", norm="l2", eps_255=100)
-    assert torch.equal(start_noise(other, x, 1, 2, rows), noise)
-    assert torch.equal(start_noise(AttackConfig(start="gaussian"), x[:7], 1, torch.tensor(2), rows[:7]), noise[:7])
-    assert not (start_noise(AttackConfig(start="gaussian"), x, 1, 3, rows) == noise).any()
+    assert torch.equal(start(other, x, rows, 2, seed=1)[0], noise)
+    assert torch.equal(start(AttackConfig(start="gaussian"), x[:7], rows[:7], torch.tensor(2), seed=1)[0], noise[:7])
+    assert not (start(AttackConfig(start="gaussian"), x, rows, 3, seed=1)[0] == noise).any()
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_the_uniform_start_scales_its_ball(norm):
-    x, rows = images(torch.float32), torch.arange(8)
-    one, two = (start_noise(AttackConfig(norm=norm, start_scale=s), x, 3, 5, rows) for s in (1, 2))
+    x, rows = torch.zeros(8, 1, 6, 6), torch.arange(8)
+    one, two = (start(AttackConfig(norm=norm, start_scale=s), x, rows, 5, seed=3)[0] for s in (1, 2))
     torch.testing.assert_close(two, 2 * one)
 
 
@@ -145,8 +145,7 @@ def test_without_projection_iterates_leave_the_ball_but_not_the_pixel_range(smal
 
 def test_n_fgsm_is_one_step_from_a_start_of_twice_the_ball_cut_to_the_pixel_range_alone(small_net):
     x, settings = images(), AttackConfig(steps=1, step_255=8, start_scale=2, project=False, batch_norm="eval")
-    noise = start_noise(settings, x, 4, 0, torch.arange(8)).double()
-    noisy = (x + noise).clamp(0, 1).requires_grad_()
+    noisy = start(settings, x, torch.arange(8), 0, seed=4)[0].clamp(0, 1).requires_grad_()
     F.cross_entropy(small_net(noisy), Y).backward()
     expected = (noisy.detach() + 8 / 255 * noisy.grad.sign()).clamp(0, 1)
     torch.testing.assert_close(perturb(small_net, x, Y, settings, seed=4), expected, rtol=0, atol=1e-15)
@@ -172,23 +171,22 @@ def test_no_steps_and_no_start_are_no_attack(small_net):
     assert torch.equal(perturb(small_net, x, Y, AttackConfig(steps=0, start="none")), x)
 
 
-@pytest.mark.parametrize("start", ["uniform", "none"])
-def test_the_other_starts_keep_the_centre_on_the_image(start):
-    x, settings = images(), AttackConfig(start=start)
-    noise = start_noise(settings, x, 0, 0, torch.arange(8))
-    centre, first = start_point(x, noise, settings)
+@pytest.mark.parametrize("name", ["uniform", "none"])
+def test_the_other_starts_keep_the_centre_on_the_image(name):
+    x = images()
+    first, centre = start(AttackConfig(start=name), x, torch.arange(8), 0, seed=0)
     assert torch.equal(centre, x)
-    assert torch.equal(first, x) == (start == "none")
+    assert torch.equal(first, x) == (name == "none")
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_a_rows_start_is_the_same_however_the_batch_is_divided(norm):
     x, rows, settings = images(torch.float32), torch.arange(8), AttackConfig(norm=norm)
-    whole = start_noise(settings, x, 3, 5, rows)
-    parts = [start_noise(settings, x[i : i + 3], 3, 5, rows[i : i + 3]) for i in range(0, 8, 3)]
+    whole, _ = start(settings, x, rows, 5, seed=3)
+    parts = [start(settings, x[i : i + 3], rows[i : i + 3], 5, seed=3)[0] for i in range(0, 8, 3)]
     assert torch.equal(torch.cat(parts), whole)
     channels_last = x.to(memory_format=torch.channels_last)
-    assert torch.equal(start_noise(settings, channels_last, 3, 5, rows), whole)
+    assert torch.equal(start(settings, channels_last, rows, 5, seed=3)[0], whole)
 
 
 def test_the_same_seed_gives_the_same_images_and_another_seed_others(small_net):

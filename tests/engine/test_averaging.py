@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastarat.attacks.pgd import pgd, start_noise, start_point
+from fastarat.attacks.pgd import pgd, start
 from fastarat.config.attack import AttackConfig
 from fastarat.config.training import AveragingConfig
 from fastarat.data.loading.loader import Batch
@@ -152,9 +152,8 @@ def test_one_set_of_statistics_sees_the_halves_that_training_feeds_it(small_net,
 
 def perturb_as_batch(net: nn.Module, batch: Batch, settings: AttackConfig, number: int) -> torch.Tensor:
     """The images that re-estimation attacks: its batch `number`, on the net's own batch statistics."""
-    noise = start_noise(settings, batch.x, 3, number, batch.rows)
-    centre, start = start_point(batch.x, noise, settings)
-    return pgd(settings, lambda x: forward(net, x, "adv", "frozen"), centre, start, batch.y)
+    first, centre = start(settings, batch.x, batch.rows, number, seed=3)
+    return pgd(settings, lambda x: forward(net, x, "adv", "frozen"), centre, first, batch.y)
 
 
 def test_each_branch_sees_its_own_images(small_net):
@@ -175,7 +174,7 @@ def test_the_published_code_counts_the_attacks_forwards_and_forgets_the_clean_br
     # A step size of 0 shows what is counted: the noisy start, its cut to [0, 1], and the attacked batch.
     inputs = []
     for i, batch in enumerate(seen):
-        noisy = batch.x + start_noise(attack, batch.x, 5, i, batch.rows)
+        noisy, _ = start(attack, batch.x, batch.rows, i, seed=5)
         inputs += [noisy, noisy.clamp(0, 1), noisy.clamp(0, 1)]
     mean, variance = mean_statistics(net, inputs)
     torch.testing.assert_close(net.bn.running_mean[1], mean, **CLOSE)

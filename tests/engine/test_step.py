@@ -10,7 +10,7 @@ from fastarat_kernels.implementations import PYTORCH, TRITON
 from step_parts import controls_of, parts_of
 from torch import nn
 
-from fastarat.attacks.pgd import pgd, start_noise, start_point
+from fastarat.attacks import pgd
 from fastarat.config.attack import AttackConfig
 from fastarat.config.method import ARATConfig, ATConfig
 from fastarat.data.loading.loader import Batch
@@ -142,8 +142,8 @@ def test_the_step_attacks_as_the_attack_alone_does(small_net, name, kernels):
     for _ in range(attack.steps):
         x_adv = ascend(parts, x_adv, given.y, fixed, controls_of(parts, 4))
     alone = convert_to_split_batch_norm(small_net, "shared")
-    centre, first = start_point(given.x, start_noise(attack, given.x, SEED, 4, given.rows), attack)
-    expected = pgd(attack, lambda v: forward(alone, v, "adv", attack.batch_norm), centre, first, given.y)
+    first, centre = pgd.start(attack, given.x, given.rows, 4, seed=SEED)
+    expected = pgd.pgd(attack, lambda v: forward(alone, v, "adv", attack.batch_norm), centre, first, given.y)
     assert torch.equal(fixed.centre, given.x)
     # The start's radius is a float32 product here, a float64 one there: 1e-8 of a pixel.
     torch.testing.assert_close(x_adv, expected, rtol=0, atol=1e-7)

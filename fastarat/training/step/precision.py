@@ -32,7 +32,7 @@ class Precision:
             return nullcontext()
         return torch.autocast(self.device_type, self.autocast_dtype)
 
-    def frozen_weights(self, model: nn.Module) -> dict[str, Tensor]:
+    def constant_weights(self, model: nn.Module) -> dict[str, Tensor]:
         """The parameters as constants, those of convolutions and linear layers in autocast's format.
 
         For the attack, which differentiates by the images alone: cast once a step, not once a forward.

@@ -12,7 +12,7 @@ import torch
 from fastarat_kernels.implementations import Kernels
 from torch import Tensor, nn
 
-from fastarat.attacks.pgd import input_gradient, reference_of, start_noise
+from fastarat.attacks import pgd
 from fastarat.common.distributed import World, mean_over_processes
 from fastarat.config.attack import AttackConfig
 from fastarat.config.training import OptimizerConfig
@@ -58,10 +58,10 @@ class Fixed(NamedTuple):
 
     centre: Tensor
     """of the ball: images [B, C, H, W]"""
-    reference: Tensor | None
-    """what the objective holds constant: see `reference_of`"""
+    clean_log_probabilities: Tensor | None
+    """what the KL objective holds constant"""
     weights: dict[str, Tensor]
-    """see `Precision.frozen_weights`"""
+    """see `Precision.constant_weights`"""
 
 
 class Stages(NamedTuple):
@@ -74,34 +74,28 @@ class Stages(NamedTuple):
 
 def start(parts: StepParts, batch: Batch, controls: Controls) -> tuple[Tensor, Fixed]:
     """The attack's first iterate, and what its steps share."""
-    attack, centre = parts.attack, batch.x
-    first = centre
-    if attack.start == "gaussian":
-        noise = start_noise(attack, centre, parts.seed, controls.step, batch.rows)
-        assert noise is not None
-        first = centre + noise
-    elif attack.start != "none":
-        radius = controls.eps if attack.start_scale == 1 else controls.eps * attack.start_scale
-        first = parts.kernels.start_point(centre, batch.rows, controls.step, radius, parts.seed, attack.norm)
-    if attack.start == "published-code":
-        centre = first
-    weights = parts.precision.frozen_weights(parts.model)
+    attack, how = parts.attack, {"seed": parts.seed, "eps": controls.eps, "kernels": parts.kernels}
+    first, centre = pgd.start(attack, batch.x, batch.rows, controls.step, **how)
+    weights = parts.precision.constant_weights(parts.model)
     with parts.precision.autocast():
-        reference = reference_of(attack, lambda x: forward(parts.model, x, "adv", attack.batch_norm, weights), centre)
-    return first, Fixed(centre, reference, weights)
+        constant = pgd.clean_log_probabilities(attack, _attacked(parts, weights), centre)
+    return first, Fixed(centre, constant, weights)
 
 
 def ascend(parts: StepParts, x_adv: Tensor, y: Tensor, fixed: Fixed, controls: Controls) -> Tensor:
     """One step of the attack: the next iterate."""
-    attack = parts.attack
-
-    def logits_of(x: Tensor) -> Tensor:
-        return forward(parts.model, x, "adv", attack.batch_norm, fixed.weights)
-
+    attack, logits_of = parts.attack, _attacked(parts, fixed.weights)
+    eps = controls.eps if attack.project else torch.full_like(controls.eps, attack.radius)
+    ball, constant = pgd.Ball(fixed.centre, eps, controls.step_size), fixed.clean_log_probabilities
+    how = {"zero": parts.zero, "kernels": parts.kernels}
     with parts.precision.autocast():
-        gradient, _ = input_gradient(attack, logits_of, x_adv, y, fixed.reference, parts.zero)
-    radius = controls.eps if attack.project else torch.full_like(controls.eps, attack.radius)
-    return parts.kernels.pgd_step(x_adv, gradient, fixed.centre, controls.step_size, radius, attack.norm)
+        x_adv, _ = pgd.ascend(attack, logits_of, x_adv, y, ball, constant, **how)
+    return x_adv
+
+
+def _attacked(parts: StepParts, weights: dict[str, Tensor]) -> pgd.Logits:
+    """Images [B, C, H, W] to logits [B, K], as the attack sees the net."""
+    return lambda x: forward(parts.model, x, "adv", parts.attack.batch_norm, weights)
 
 
 def descend(parts: StepParts, x: Tensor, x_adv: Tensor, y: Tensor, controls: Controls) -> dict[str, Tensor]:
