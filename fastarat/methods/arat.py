@@ -8,14 +8,17 @@ clean branch's accuracy on training images before the epoch.
 """
 
 from collections.abc import Mapping
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastarat.common.errors import UserError
 from fastarat.config.method import ARATConfig, Metric
-from fastarat.methods.method import Method, Terms, widened
+from fastarat.methods.method import ImageShape, Method, Terms, widened
 from fastarat.models.batch_norm import BatchNorm1d
+from fastarat.models.features import feature_widths, tap_layers
 from fastarat.models.split_batch_norm import forward_with_features
 
 
@@ -47,6 +50,15 @@ class ARAT(Method):
         # A module's name may hold no dot, and layers are named with dots: a list beside the names.
         self.predictors = nn.ModuleList(predictor(width) for width in widths.values() if settings.predictor)
         self.register_buffer("clean_accuracy", torch.zeros(()))
+
+    @classmethod
+    def for_net(cls, settings: ARATConfig, model: nn.Module, image_shape: ImageShape) -> Self:
+        """See `Method.for_net`: taps the layers whose features are aligned."""
+        layers: tuple[str, ...] = settings.layers or getattr(model, "aligned_layers", ())
+        if not layers:
+            raise UserError("this net has no aligned layers of its own: name some with --method.layers")
+        tap_layers(model, layers)
+        return cls(settings, feature_widths(model, image_shape, layers))
 
     metrics = (
         "loss",

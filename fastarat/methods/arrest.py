@@ -10,16 +10,19 @@ z_t(x), it is a noisy clean image (noisy replay), on which f finds back to the r
 
 import copy
 import math
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from fastarat_kernels import philox
 from torch import Tensor, nn
 
+from fastarat.common.errors import UserError
 from fastarat.config.method import ARRESTConfig
-from fastarat.methods.method import Method, Terms, widened
+from fastarat.methods.method import ImageShape, Method, Terms, widened
 from fastarat.models.batch_norm import Statistics
 from fastarat.models.convert import convert_to_split_batch_norm
+from fastarat.models.features import tap_layers
 from fastarat.models.split_batch_norm import forward_with_features
 
 
@@ -44,6 +47,15 @@ class ARREST(Method):
         self.layer = layer
         self.teacher = copy.deepcopy(model).requires_grad_(False)
         self.register_buffer("num_steps", torch.zeros((), dtype=torch.int64))
+
+    @classmethod
+    def for_net(cls, settings: ARRESTConfig, model: nn.Module, image_shape: ImageShape) -> Self:
+        """See `Method.for_net`: taps the layer before the last."""
+        layer = settings.layer or getattr(model, "pooled_layer", "")
+        if not layer:
+            raise UserError("this net does not name the layer before its last: name it with --method.layer")
+        tap_layers(model, (layer,))
+        return cls(settings, model, layer)
 
     def begin_training(self, model: nn.Module, teacher: nn.Module) -> None:
         """See `Method.begin_training`: the net and the teacher are that net."""

@@ -6,12 +6,15 @@ t is a teacher for clean images, trained along with f by the same optimiser; the
 its gradient flows into both nets. p is the net's own prediction, which the attack moves by the same KL.
 """
 
+from typing import Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastarat.config.method import LBGATConfig
-from fastarat.methods.method import Method, Terms, accuracy, divergence, widened
+from fastarat.methods.method import ImageShape, Method, Terms, accuracy, divergence, widened
+from fastarat.models.registry import build_model
 from fastarat.models.split_batch_norm import forward
 
 
@@ -33,6 +36,15 @@ class LBGAT(Method):
     def __init__(self, settings: LBGATConfig, teacher: nn.Module):
         super().__init__(settings)
         self.teacher = teacher
+
+    @classmethod
+    def for_net(cls, settings: LBGATConfig, model: nn.Module, image_shape: ImageShape) -> Self:
+        """See `Method.for_net`: builds the teacher, for the net's classes."""
+        like = next(model.parameters())
+        x = torch.zeros(1, *image_shape, dtype=like.dtype, device=like.device)
+        with torch.no_grad():
+            num_classes = forward(model, x).shape[1]
+        return cls(settings, build_model(settings.teacher, num_classes, image_shape[0], settings.batch_norm))
 
     def terms(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Terms:
         """See `Method.terms`."""

@@ -1,7 +1,7 @@
 """What a training method is: a loss of a clean and an adversarial batch, and its own trainable parts."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from fastarat.config.method import MethodSettings
 from fastarat.config.model import Branch
 from fastarat.models.predictions import are_right
+
+ImageShape = tuple[int, int, int]
+"""channels, height, width"""
 
 
 class Terms(NamedTuple):
@@ -48,6 +51,11 @@ class Method(nn.Module, ABC):
     def __init__(self, settings: MethodSettings):
         super().__init__()
         self.settings = settings
+
+    @classmethod
+    def for_net(cls, settings: Any, model: nn.Module, image_shape: ImageShape) -> Self:
+        """The method for `model`. Raises `UserError` if it cannot train it."""
+        return cls(settings)
 
     @abstractmethod
     def terms(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Terms:

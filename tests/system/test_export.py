@@ -16,8 +16,8 @@ from torch import nn
 from fastarat.__main__ import main
 from fastarat.models.convert import plain_branch
 from fastarat.models.registry import build_model
-from fastarat.runs.weights import Description, load_model, save_weights
 from fastarat.runs.deployed import load_deployed
+from fastarat.runs.weights import Description, load_model, save_weights
 
 # Exported and trained nets run the same operations on the same weights; only the memory format (and so the
 # order of sums) may differ: a few float32 roundings of 6e-8 through up to forty layers.
