@@ -13,18 +13,19 @@ from pathlib import Path
 import fastarat_kernels
 import pytest
 import torch
-from optional import say_what_brings_them
 from torch import Tensor, nn
 
 import fastarat
 from fastarat.common.files import write_text
+from tests.helpers.optional import say_what_brings_them
 
 torch.set_num_threads(1)
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton: kernels run in its interpreter
 
-COMPUTING = ("attacks", "engine", "kernels", "models", "verification")
-GOLDEN = Path(__file__).parents[1].parent / "shared" / "golden"
+COMPUTING = ("attacks", "evaluation", "kernels", "models", "training", "verification")
+TESTS = Path(__file__).parent
+GOLDEN = TESTS.parents[1] / "shared" / "golden"
 
 
 @contextmanager
@@ -51,7 +52,7 @@ def pytest_collection() -> Iterator[None]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of what computes much by the same lines, a test's first cell and its last are counted."""
-    computing = [item for item in items if item.path.parent.name in COMPUTING]
+    computing = [item for item in items if item.path.relative_to(TESTS).parts[0] in COMPUTING]
     for _, cells in groupby(computing, lambda item: item.nodeid.partition("[")[0]):
         for item in list(cells)[1:-1]:
             item.add_marker(pytest.mark.no_cover)

@@ -7,7 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from optional import say_what_brings_them, what_brings_them
+
+from tests.helpers.optional import say_what_brings_them, what_brings_them
 
 ROOT = Path(__file__).parents[1]
 LIBRARIES = "libopencv-dev libturbojpeg0-dev pkg-config"

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import setuptools
-from optional import needs_dali, needs_ffcv
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import fastarat
+from tests.helpers.optional import needs_dali, needs_ffcv
 
 ROOT = Path(__file__).parents[1]
 LOCK, DEV, FFCV, DALI = (ROOT / f"requirements/{name}.txt" for name in ("lock", "dev", "ffcv", "dali"))

@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fastarat_kernels.pgd_step.ball import norms
-from host_syncs import HostSync, NoHostSync
 from torch import Tensor, nn
 
 from fastarat.attacks.apgd import apgd, apgd_ce, apgd_t, likeliest_wrong_classes
@@ -15,6 +14,7 @@ from fastarat.attacks.apgd_search import begin, look_back, random_start, window_
 from fastarat.attacks.objectives import targeted_dlr
 from fastarat.common.errors import UserError
 from fastarat.verification.stored_net import load_kit_model
+from tests.helpers.host_syncs import HostSync, NoHostSync
 
 FILE = {"linf": "Linf", "l2": "L2"}
 EPS = {"linf": 0.1, "l2": 0.5}

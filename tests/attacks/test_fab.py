@@ -5,7 +5,6 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from host_syncs import HostSync, NoHostSync
 from torch import Tensor, nn
 
 from fastarat.attacks import projections
@@ -14,6 +13,7 @@ from fastarat.attacks.found import Found
 from fastarat.attacks.projections import lengths
 from fastarat.common.errors import UserError
 from fastarat.verification.stored_net import load_kit_model
+from tests.helpers.host_syncs import HostSync, NoHostSync
 
 NAMES = {"linf": "Linf", "l2": "L2"}
 EPS = {"linf": 0.18, "l2": 0.75}

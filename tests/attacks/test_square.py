@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from fastarat_kernels.pgd_step.ball import norms
-from host_syncs import NoHostSync
 from torch import Tensor, nn
 
 from fastarat.attacks.square import BLOCK, fraction, move_mass, side, square, step_window, template
 from fastarat.common.errors import UserError
 from fastarat.verification.stored_net import load_kit_model
+from tests.helpers.host_syncs import NoHostSync
 
 NORMS = ("linf", "l2")
 DTYPES = (torch.float32, torch.float64)

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from unmeasured import UNMEASURED
+
+from tests.helpers.unmeasured import UNMEASURED
 
 HERE = Path(__file__).parent
 

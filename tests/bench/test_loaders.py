@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from optional import each_loader, needs_dali, needs_ffcv
 
 from bench import tables
 from bench.common.inputs import random_images
@@ -46,6 +45,7 @@ from bench.loaders.stores import Stores, photo_stores, random_photos, small_stor
 from fastarat.data.formats.find import find
 from fastarat.data.loading.decoders.pixels import pixels_of
 from fastarat.data.stored import open_stored
+from tests.helpers.optional import each_loader, needs_dali, needs_ffcv
 
 EVERY = {"benchmark", "dataset", "device", "gpu", "driver", "torch", "triton", "commit", "date", "config", "correct"}
 LOADERS = {"loader", "workers", "stage", "images_per_s", "cpu_s_per_1000", "waiting_share", "size", "stored"}

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_sets import jpeg
+
+from tests.helpers.small_sets import jpeg
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 

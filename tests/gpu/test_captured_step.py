@@ -6,7 +6,6 @@ from itertools import islice
 
 import pytest
 import torch
-from captured import batch, built, losses_and_state, set_controls
 from fastarat_kernels.implementations import PYTORCH, TRITON, Kernels
 
 from fastarat.common.distributed import World
@@ -17,6 +16,7 @@ from fastarat.training.build import build_training
 from fastarat.training.step.compiled import CapturedStep, state_tensors
 from fastarat.training.step.precision import Dtype
 from fastarat.training.step.train_step import train_step
+from tests.helpers.captured import batch, built, losses_and_state, set_controls
 
 pytestmark = [
     pytest.mark.gpu,

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from fastarat_kernels.implementations import PYTORCH, TRITON
-from host_syncs import QuietLoop
 
 from fastarat.config.data import AugmentConfig
 from fastarat.config.recipes import recipe
 from fastarat.config.training import AveragingConfig
 from fastarat.training.step.compiled import CapturedStep
+from tests.helpers.host_syncs import QuietLoop
 
 pytestmark = [
     pytest.mark.gpu,

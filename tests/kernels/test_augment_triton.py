@@ -9,8 +9,9 @@ from fastarat_kernels.augment import triton as kernels
 from fastarat_kernels.augment.gather import gather
 from fastarat_kernels.augment.op import _augment
 from fastarat_kernels.launch import UnsupportedInput, recording
-from poison import poisoned
 from torch import Tensor
+
+from tests.helpers.poison import poisoned
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SETTINGS = [(4, True), (1, False), (0, True), (0, False)]

@@ -10,8 +10,9 @@ from fastarat_kernels.launch import UnsupportedInput, recording
 from fastarat_kernels.pgd_step import ball, twin
 from fastarat_kernels.pgd_step import triton as kernels
 from fastarat_kernels.pgd_step.op import _pgd_step, _start_point
-from poison import poisoned
 from torch import Tensor
+
+from tests.helpers.poison import poisoned
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LAYOUTS = [torch.contiguous_format, torch.channels_last]

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 from fastarat_kernels.philox import Stream, normal, permutation, philox, uniform, words
-from optional import needs_compiler
+
+from tests.helpers.optional import needs_compiler
 
 ONES = 0xFFFFFFFF
 # Random123 1.14, tests/kat_vectors, philox4x32 with 10 rounds: counter, key, answer.

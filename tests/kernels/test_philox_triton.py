@@ -9,8 +9,9 @@ import triton.language as tl
 from fastarat_kernels.philox import Stream, twin
 from fastarat_kernels.philox.triton import cos_of_turns, normal, uniform, words
 from fastarat_kernels.philox.twin import signed
-from poison import poisoned
 from torch import Tensor
+
+from tests.helpers.poison import poisoned
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 RADIUS = tl.constexpr(int(Stream.ATTACK_RADIUS))

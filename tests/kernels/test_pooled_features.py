@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from fastarat_kernels.launch import UnsupportedInput
 from fastarat_kernels.pooled_features import pooled_features, twin
 from fastarat_kernels.pooled_features import triton as kernels
-from poison import poisoned
 from torch import Tensor
+
+from tests.helpers.poison import poisoned
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Ragged channels and positions, one image, one position, more positions than a tile, and [N, C].

@@ -5,7 +5,16 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from by_hand import (
+from fastarat_kernels import philox
+
+from fastarat.common.errors import UserError
+from fastarat.config.method import ARRESTConfig
+from fastarat.methods.arrest import angle
+from fastarat.methods.registry import build_method
+from fastarat.models.convert import convert_to_split_batch_norm
+from fastarat.models.registry import build_model, build_plain_model
+from fastarat.models.split_batch_norm import forward
+from tests.helpers.by_hand import (
     CLOSE,
     Y,
     assert_same_loss,
@@ -17,15 +26,6 @@ from by_hand import (
     probabilities,
     statistics_after,
 )
-from fastarat_kernels import philox
-
-from fastarat.common.errors import UserError
-from fastarat.config.method import ARRESTConfig
-from fastarat.methods.arrest import angle
-from fastarat.methods.registry import build_method
-from fastarat.models.convert import convert_to_split_batch_norm
-from fastarat.models.registry import build_model, build_plain_model
-from fastarat.models.split_batch_norm import forward
 
 
 def arrest(small_net, **settings):

@@ -4,7 +4,14 @@ import copy
 
 import pytest
 import torch
-from by_hand import (
+
+from fastarat.config.method import LBGATConfig
+from fastarat.methods.lbgat import LBGAT
+from fastarat.methods.registry import build_method
+from fastarat.models.convert import convert_to_split_batch_norm
+from fastarat.models.registry import build_model
+from fastarat.models.split_batch_norm import forward, forward_context
+from tests.helpers.by_hand import (
     CLOSE,
     Y,
     assert_same_loss,
@@ -15,13 +22,6 @@ from by_hand import (
     probabilities,
     statistics_after,
 )
-
-from fastarat.config.method import LBGATConfig
-from fastarat.methods.lbgat import LBGAT
-from fastarat.methods.registry import build_method
-from fastarat.models.convert import convert_to_split_batch_norm
-from fastarat.models.registry import build_model
-from fastarat.models.split_batch_norm import forward, forward_context
 
 
 def lbgat(small_net, **settings):

@@ -2,7 +2,10 @@
 
 import pytest
 import torch
-from by_hand import (
+
+from fastarat.config.method import MARTConfig
+from fastarat.methods.mart import wrong_class_penalty
+from tests.helpers.by_hand import (
     Y,
     assert_same_loss,
     assert_statistics,
@@ -12,9 +15,6 @@ from by_hand import (
     probabilities,
     statistics_after,
 )
-
-from fastarat.config.method import MARTConfig
-from fastarat.methods.mart import wrong_class_penalty
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])

@@ -1,7 +1,9 @@
 """Standard training is the cross-entropy on clean images."""
 
 import pytest
-from by_hand import (
+
+from fastarat.config.method import ATConfig, StandardConfig
+from tests.helpers.by_hand import (
     Y,
     assert_same_loss,
     assert_statistics,
@@ -11,8 +13,6 @@ from by_hand import (
     probabilities,
     statistics_after,
 )
-
-from fastarat.config.method import ATConfig, StandardConfig
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])

@@ -1,7 +1,9 @@
 """TRADES's loss against its formula written out in plain torch."""
 
 import pytest
-from by_hand import (
+
+from fastarat.config.method import TRADESConfig
+from tests.helpers.by_hand import (
     Y,
     assert_same_loss,
     assert_statistics,
@@ -11,8 +13,6 @@ from by_hand import (
     probabilities,
     statistics_after,
 )
-
-from fastarat.config.method import TRADESConfig
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])

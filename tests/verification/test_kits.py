@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kit_maker import make_kit
 
 from fastarat.__main__ import main
 from fastarat.attacks.found import nothing_found
@@ -16,6 +15,7 @@ from fastarat.common.errors import UserError
 from fastarat.evaluation.autoattack import driver as engine
 from fastarat.verification.plan import kit_parts, parts_of
 from fastarat.verification.whole_attacks import Stage, images_of, judge
+from tests.helpers.kit_maker import make_kit
 
 CPU = torch.device("cpu")
 QUICK = ("units", "nets", "pgd", "traces")

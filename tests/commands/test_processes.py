@@ -1,0 +1,195 @@
+"""Several processes on one machine: the same training as one, and an orderly end whatever happens."""
+
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import torch
+
+from fastarat.commands.train import run as train
+from fastarat.common.ending import ended
+from fastarat.common.processes import LAUNCHER
+from fastarat.runs.weights import load_model
+from fastarat.training.launch import launch
+from tests.helpers.command_line import (
+    CHECKOUT,
+    TINY,
+    Result,
+    assert_same,
+    finish,
+    metrics,
+    newest,
+    results_of,
+    start,
+    state_of,
+    wait_for,
+)
+from tests.helpers.unmeasured import UNMEASURED
+
+# One step of 64 images an epoch, so that the metrics of every epoch are those of a single step.
+STEPS = (*TINY, "--epochs", "20", "--num-train-images", "64", "--evaluation.every-epochs", "0", "--sync-bn")
+ENDLESS = (*TINY, "--epochs", "5000", "--evaluation.every-epochs", "0", "--procs", "2")
+QUIETENED = ("torch.distributed", "torch.distributed.elastic.agent.server.api")
+
+
+def _losses(run: Path) -> list[float]:
+    return [line["train"]["loss"] for line in metrics(run)]
+
+
+def _children(process: int) -> dict[int, dict[str, str]]:
+    """Processes that `process` started, and the environment of each."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == process:
+                pairs = (entry / "environ").read_text().split("\0")
+                found[int(entry.name)] = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+        except OSError:
+            continue
+    return found
+
+
+def _gone(process: int, timeout: float = 30) -> bool:
+    end = time.monotonic() + timeout
+    while Path(f"/proc/{process}").exists():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_same_twenty_steps_as_one_in_float64(fastarat, tmp_path):
+    assert fastarat("train", *STEPS, "--dtype", "fp64", "--out", "one").code == 0
+    result = finish(start("train", *STEPS, "--dtype", "fp64", "--procs", "2", "--out", "two"))
+    assert result.code == 0, result.err
+    one, two = _losses(tmp_path / "one"), _losses(tmp_path / "two")
+    assert len(two) == 20
+    # Sums over processes are taken in another order: float64 roundings of 1e-16, which twenty steps let
+    # grow; metrics are written with six digits after the point.
+    assert two == pytest.approx(one, rel=1e-6, abs=1e-6)
+    states = [state_of(newest(tmp_path / run)) for run in ("one", "two")]
+    for part in ("model", "method"):
+        for name, tensor in states[0][part].items():
+            assert torch.allclose(tensor, states[1][part][name], rtol=1e-6, atol=1e-9), name
+    models = [load_model(tmp_path / run / "model.safetensors")[0] for run in ("one", "two")]
+    images = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(models[0](images), models[1](images), rtol=1e-5, atol=1e-6)  # float32 forwards
+
+
+@pytest.mark.slow
+def test_several_processes_stop_at_a_signal_and_go_on_to_the_same_bits(tmp_path):
+    # With shared statistics every process holds the same ones, and a checkpoint changes none by averaging them.
+    flags = (*TINY, "--epochs", "20", "--attack.steps", "2", "--procs", "2", "--sync-bn")
+    process = start("train", *flags, "--out", "stopped")
+    wait_for(tmp_path / "stopped/metrics.jsonl", process)
+    process.send_signal(signal.SIGTERM)
+    result = finish(process)
+    assert result.code == 128 + signal.SIGTERM and "Traceback" not in result.err
+    said = [line for line in result.err.splitlines() if line.startswith("stopped at step")]
+    assert len(said) == 1 and "--resume stopped" in said[0]
+    assert "death signal" not in result.err  # the launcher's own report
+    assert finish(start("train", "--resume", "stopped")).code == 0
+    assert finish(start("train", *flags, "--out", "whole")).code == 0
+    assert results_of(tmp_path / "stopped") == results_of(tmp_path / "whole")
+    mine, other = (state_of(newest(tmp_path / run))["model"] for run in ("stopped", "whole"))
+    assert_same(mine, other)
+
+
+@pytest.fixture
+def launching(monkeypatch, capfd) -> Callable[..., tuple[int, str]]:
+    """`launching(work)`: the exit code and the stderr of a command that launches processes from this one."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "kernels")]))
+    for name, value in {**UNMEASURED, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR", LAUNCHER: ""}.items():
+        monkeypatch.setenv(name, value)
+    levels = {logger: logger.level for logger in map(logging.getLogger, QUIETENED)}
+    quit_before = signal.getsignal(signal.SIGQUIT)
+
+    def run(work: Callable[[], int]) -> tuple[int, str]:
+        code = ended("fastarat", work)
+        return code, capfd.readouterr().err
+
+    yield run
+    signal.signal(signal.SIGQUIT, quit_before)
+    for logger, level in levels.items():
+        logger.setLevel(level)
+
+
+def test_when_a_process_is_killed_all_end_and_one_line_says_so(launching, tmp_path):
+    """The other one, whose partner is gone, is the one that prints, and leaves the word to the launcher."""
+    children = {}
+
+    def kill_the_second() -> None:
+        end = time.monotonic() + 120
+        while not (tmp_path / "run/metrics.jsonl").exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        children.update(_children(os.getpid()))
+        for child, environment in children.items():
+            if environment.get("RANK") == "1":
+                os.kill(child, signal.SIGKILL)
+
+    killer = Thread(target=kill_the_second)
+    killer.start()
+    code, said = launching(lambda: train([*ENDLESS, "--out", "run"]))
+    killer.join()
+    assert Result(code, "", said).error.startswith("process 1 was killed (SIGKILL") and code == 1
+    ranks = [child for child, environment in children.items() if "RANK" in environment]
+    assert len(ranks) == 2 and all(_gone(child) for child in ranks)
+
+
+def test_what_is_wrong_is_said_once_by_all_processes_together(launching):
+    """Both find it, in the settings already; the launcher says it."""
+    code, said = launching(lambda: launch(2, ["train", "--epochs", "0", "--out", "run"], port=0))
+    # One that the launcher ends before it could find the same may say that it was interrupted.
+    assert code == 2 and Result(code, "", said).error == "epochs is 0: give 1 or more"
+
+
+def test_a_port_in_use_is_refused_before_anything_starts(fastarat, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = fastarat("train", *TINY, "--procs", "2", "--port", port, "--out", "run")
+    assert result.code == 2 and str(port) in result.error and "--port" in result.error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("flags", [("--gpus", "2"), ("--device", "cuda")])
+def test_without_a_gpu_asking_for_one_says_what_there_is(fastarat, tmp_path, flags):
+    result = fastarat("train", *TINY, *flags, "--out", "run")
+    assert result.code == 2 and "no GPU" in result.error and "--device cpu" in result.error
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_gpus_than_there_are_are_refused_with_their_number(fastarat, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    result = fastarat("train", *TINY, "--gpus", "4", "--out", "run")
+    assert result.code == 2 and "3 GPUs" in result.error and "--gpus 3" in result.error
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_first_step_agrees_in_float32_and_when_the_launcher_is_killed_its_processes_save_and_end(
+    fastarat, tmp_path
+):
+    first = (*STEPS, "--dtype", "fp32")
+    process = start("train", *first, "--epochs", "5000", "--procs", "2", "--out", "run", measured=True)
+    assert fastarat("train", *first, "--epochs", "1", "--out", "one").code == 0
+    wait_for(tmp_path / "run/metrics.jsonl", process)
+    children = _children(process.pid)
+    process.kill()
+    result = finish(process)  # their ends of the pipes, too
+    assert all(_gone(child) for child in children)
+    assert "stopped at step" in result.err and "Traceback" not in result.err
+    assert state_of(newest(tmp_path / "run"))["step"] > 0
+    # One forward through a dozen layers, each with float32 roundings of 6e-8 in another order.
+    assert _losses(tmp_path / "run")[0] == pytest.approx(_losses(tmp_path / "one")[0], rel=1e-5)

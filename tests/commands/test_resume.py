@@ -1,0 +1,169 @@
+"""A run that was stopped goes on as if it had not been; what cannot go on says why."""
+
+import json
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bench.robustness import row as robustness_row
+from bench.robustness.suites import Entry
+from fastarat.__main__ import main
+from fastarat.commands.train import parse_arguments
+from fastarat.common.errors import UserError
+from fastarat.config import to_json
+from fastarat.config.recipes import recipe
+from fastarat.runs.run import Run
+from fastarat.training.train import _check_unfinished
+from tests.helpers.command_line import (
+    ONE_EPOCH,
+    assert_same_run,
+    metrics,
+    newest,
+    results_of,
+    state_of,
+    stop_after,
+)
+
+LONG = (*ONE_EPOCH, "--epochs", "6", "--evaluation.every-epochs", "2", "--device", "cpu")
+LONG += ("--averaging.kind", "ema", "--averaging.start-epoch", "1", "--num-validation-images", "100")
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """A copy of the finished run, to be changed."""
+    return shutil.copytree(trained, tmp_path / "copied")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The long run, which nothing stopped."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert main(["train", *LONG, "--out", str(run)]) == 0
+    return run
+
+
+@pytest.mark.no_cover  # what it runs is counted by others
+@pytest.mark.parametrize(
+    ("number", "step", "how"),
+    [(signal.SIGINT, 5, ("--resume",)), (signal.SIGTERM, 16, ("--resume", "--out"))],
+    ids=["ctrl-c", "sigterm"],
+)
+def test_a_stopped_run_goes_on_to_the_same_bits(fastarat, tmp_path, monkeypatch, whole, number, step, how):
+    with monkeypatch.context() as patch:
+        stop_after(patch, step, number)  # in an epoch of four, and at the end of one
+        result = fastarat("train", *LONG, "--out", "stopped")
+    assert result.code == 128 + number and "Traceback" not in result.err
+    said = [line for line in result.err.splitlines() if line.startswith(f"stopped at step {step} ")]
+    assert len(said) == 1 and "fastarat train --resume stopped" in said[0]
+    assert state_of(newest(tmp_path / "stopped"))["step"] == step
+
+    resumed = fastarat("train", *how, "stopped")
+    assert resumed.code == 0 and "going on at step" in resumed.err
+    assert [line["epoch"] for line in metrics(tmp_path / "stopped")] == list(range(1, 7))
+    assert_same_run(tmp_path / "stopped", whole)
+
+
+def test_resuming_a_finished_run_changes_nothing(fastarat, trained, copied):
+    assert fastarat("train", "--resume", copied).code == 0
+    assert_same_run(trained, copied)
+    assert len(json.loads((copied / "record.json").read_text())["sessions"]) == 2
+
+
+def test_a_finished_run_can_get_more_epochs(fastarat, trained, copied):
+    assert fastarat("train", "--resume", copied, "--epochs", "3").code == 0
+    assert [line["epoch"] for line in metrics(copied)] == [1, 2, 3]
+    assert results_of(copied)[:2] == results_of(trained)
+    # The configuration says what the run is now: to go on with it again, or to repeat it.
+    assert json.loads((copied / "config.json").read_text())["epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (("--batch", "32"), "batch"),
+        (("--seed", "1"), "seed"),
+        (("--attack.steps", "3"), "attack"),
+        (("--method.gamma", "1"), "method"),
+        (("--model.name", "tiny"), "model"),
+        (("--num-train-images", "128"), "num_train_images"),
+    ],
+)
+def test_a_setting_that_makes_it_another_run_is_refused(fastarat, trained, flags, named):
+    before = newest(trained).read_bytes()
+    result = fastarat("train", "--resume", trained, *flags)
+    assert result.code == 2 and f"another {named}" in result.error and "--from" in result.error
+    assert newest(trained).read_bytes() == before
+
+
+def test_resume_without_a_name_takes_the_newest_run_of_the_recipe(fastarat, copied, tmp_path):
+    for name in ("digits-arat-20250101-000000", "digits-arat-20260101-000000", "digits-at-20270101-000000"):
+        shutil.copytree(copied, tmp_path / "runs" / name)
+    result = fastarat("train", "digits-arat", "--resume")
+    assert result.code == 0 and "runs/digits-arat-20260101-000000" in result.err
+
+
+@pytest.mark.parametrize("args", [("--resume",), ("--resume", "nowhere"), ("--resume", "--out", "nowhere")])
+def test_where_there_is_nothing_to_resume_that_is_said(fastarat, tmp_path, args):
+    result = fastarat("train", *args)
+    assert result.code == 2 and result.error.startswith("nothing to resume")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_newest_checkpoint_that_was_cut_off_is_named_and_the_one_before_still_goes_on(fastarat, trained, copied):
+    broken = newest(copied)
+    broken.write_bytes(broken.read_bytes()[:1000])
+    result = fastarat("train", "--resume", copied)
+    assert result.code == 2 and str(broken) in result.error and "truncated" in result.error
+    assert "remove" in result.error or "delete" in result.error
+    broken.unlink()
+    assert fastarat("train", "--resume", copied).code == 0
+    assert_same_run(trained, copied)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_when_it_is_resumed(fastarat, trained, copied):
+    for path in [*(copied / "checkpoints").iterdir(), copied / "metrics.jsonl", copied / "model.safetensors"]:
+        path.unlink()
+    assert fastarat("train", "--resume", copied).code == 0
+    assert_same_run(trained, copied)
+
+
+def test_a_line_of_metrics_that_a_crash_cut_off_is_written_anew(fastarat, trained, copied):
+    with (copied / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "st')
+    assert fastarat("train", "--resume", copied).code == 0
+    assert metrics(copied) == metrics(trained)
+
+
+def test_what_a_killed_process_had_begun_to_write_is_removed_and_nothing_else(fastarat, copied):
+    begun = copied / "checkpoints" / ".step-000000034.pt.fastarat-999999999-0123abcd.tmp"
+    others = [copied / "checkpoints/.notes.tmp", copied / ".draft.19068.tmp", copied / "deep" / begun.name]
+    others[-1].parent.mkdir()
+    for path in (begun, *others):
+        path.write_bytes(b"half")
+    assert fastarat("train", "--resume", copied, "--epochs", "3").code == 0
+    assert not begun.exists() and all(path.read_bytes() == b"half" for path in others)
+
+
+def test_a_run_whose_images_are_named_from_its_folder_goes_on_there(tmp_path, monkeypatch):
+    """As runs of earlier versions name them."""
+    config = replace(recipe("digits-arat"), data="images", extra=replace(recipe("digits-arat").extra, data="more"))
+    for name in ("images", "more", "run"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "run/config.json").write_text(to_json(config))
+    (tmp_path / "run/model.safetensors").touch()
+    monkeypatch.chdir(tmp_path)
+    found = parse_arguments(["--resume", "run"]).config
+    assert found == config
+    training: Any = SimpleNamespace(config=found, epoch=config.epochs + 1)
+    _check_unfinished(Run(Path("run")), training)
+    with pytest.raises(UserError, match="another extra"):
+        parse_arguments(["--resume", "run", "--extra.data", "images"])
+
+    monkeypatch.setattr(robustness_row, "train", lambda *_, resume: (_ for _ in ()).throw(InterruptedError(resume)))
+    with pytest.raises(InterruptedError, match="True"):
+        robustness_row.measure("digits", Entry("at", config, Path("run")), None, None)

@@ -1,0 +1,91 @@
+"""Batches are made ahead in a thread that ends with whoever wanted them."""
+
+import threading
+import time
+from collections.abc import Generator
+
+import pytest
+
+from fastarat.common.errors import WorkError
+from fastarat.data.loading.decoders import prefetch as module
+from fastarat.data.loading.decoders.prefetch import prefetch
+from tests.helpers.small_sets import one_line
+
+
+def threads() -> set[threading.Thread]:
+    """Of this module's: other tests' may be ending meanwhile."""
+    return {thread for thread in threading.enumerate() if thread.name == "fastarat-prefetch"}
+
+
+def test_items_come_in_order_and_the_thread_ends_with_them():
+    before = threads()
+    assert list(prefetch((i for i in range(50)), ahead=3)) == list(range(50))
+    assert threads() == before
+
+
+def test_no_more_is_made_than_is_asked_for_and_a_few_ahead():
+    made = []
+
+    def items() -> Generator[int, None, None]:
+        for i in range(1000):
+            made.append(i)
+            yield i
+
+    ahead = prefetch(items(), ahead=3)
+    assert next(ahead) == 0
+    time.sleep(0.1)
+    assert len(made) <= 6  # one taken, three waiting, one in the thread's hand, one begun
+    ahead.close()
+
+
+def test_stopping_early_ends_the_thread_and_closes_what_it_ran():
+    before, closed = threads(), []
+
+    def items() -> Generator[int, None, None]:
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.append(True)
+
+    ahead = prefetch(items(), ahead=2)
+    next(ahead)
+    assert threads() != before
+    ahead.close()
+    assert threads() == before and closed == [True]
+
+
+def test_an_exception_in_the_thread_is_raised_where_the_item_is_wanted():
+    def items() -> Generator[int, None, None]:
+        yield 1
+        raise WorkError("image 7 cannot be decoded")
+
+    ahead = prefetch(items(), ahead=2)
+    assert next(ahead) == 1
+    with pytest.raises(WorkError, match="image 7"):
+        next(ahead)
+
+
+def test_what_hangs_is_an_error_and_what_is_slow_is_not(monkeypatch):
+    monkeypatch.setattr(module, "_POLL_S", 0.05)
+    release = threading.Event()
+
+    def items() -> Generator[int, None, None]:
+        yield 1
+        release.wait(20)
+        yield 2
+
+    hanging = prefetch(items(), ahead=1, stall_s=0.1)
+    assert next(hanging) == 1
+    with pytest.raises(WorkError) as error:
+        next(hanging)
+    assert "hangs" in one_line(error)
+    release.set()
+
+    counted = iter(range(1000))
+
+    def slow() -> Generator[int, None, None]:
+        time.sleep(0.5)
+        yield 1
+
+    assert list(prefetch(slow(), ahead=1, progress=lambda: next(counted), stall_s=0.1)) == [1]

@@ -1,0 +1,40 @@
+"""What stands round a captured graph (warm-up, restoring, copies, controls), with CUDA's part pretended."""
+
+import pytest
+import torch
+from fastarat_kernels.implementations import PYTORCH, TRITON
+
+from fastarat.common.errors import WorkError
+from fastarat.training.step.compiled import CapturedStep, state_tensors
+from tests.helpers.captured import batch, built, pretended_capture, set_controls, taken
+
+
+@pytest.mark.parametrize(("precision", "kernels"), [("fp32", TRITON), ("bf16", PYTORCH), ("fp16", PYTORCH)])
+def test_a_captured_run_keeps_every_bit_of_the_eager_run(kernels, precision, monkeypatch):
+    eager = taken([8] * 3, *built("eager", kernels, precision))
+    step, parts, controls = built("eager", kernels, precision)
+    captured = CapturedStep(parts, step)
+    losses = []
+    with pretended_capture(monkeypatch, captured):
+        for i in range(3):
+            set_controls(i, parts, controls)
+            losses.append(captured(batch(i, parts, 8))["loss"].clone())
+    assert torch.equal(torch.stack(losses), eager[0])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(state_tensors(parts), eager[1], strict=True))
+
+
+def test_a_capture_that_fails_names_the_way_round_it(monkeypatch):
+    step, parts, _ = built("eager")
+    captured = CapturedStep(parts, step)
+    calls = []
+
+    def fails_when_captured(given):
+        calls.append(given)
+        if len(calls) > 3:
+            raise RuntimeError("operation not permitted when stream is capturing\nand more")
+        return step(given)
+
+    captured.step = fails_when_captured
+    with pretended_capture(monkeypatch, captured), pytest.raises(WorkError, match=r"capturing.*--compile compile") as e:
+        captured(batch(0, parts))
+    assert "\n" not in str(e.value)

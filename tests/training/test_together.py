@@ -1,0 +1,302 @@
+"""Several processes never wait for each other for ever: what they meet over is decided by one of them."""
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from fastarat.__main__ import main
+from fastarat.common.choice_log import ChoiceLog
+from fastarat.common.distributed import World
+from fastarat.common.errors import Interrupted, UserError, WorkError
+from fastarat.common.signals import ENDING
+from fastarat.config import Config
+from fastarat.config.data import LoadingConfig
+from fastarat.config.recipes import recipe
+from fastarat.data.loading.build import num_workers
+from fastarat.data.open import open_dataset
+from fastarat.runs.run import Run
+from fastarat.training import loop as loop_module
+from fastarat.training import reporting as display_module
+from fastarat.training import train as trainer
+from fastarat.training.build import build_training
+from fastarat.training.choices import choose_device
+from fastarat.training.loop import Loop
+from fastarat.training.step.compiled import CapturedStep, StepBySize, build_step
+from fastarat.training.train import train
+from tests.helpers.meetings import Meetings
+
+
+@pytest.fixture
+def meetings(monkeypatch) -> Meetings:
+    return Meetings(monkeypatch)
+
+
+def small(**settings) -> Config:
+    """Two epochs of two steps, each evaluated, on two processes."""
+    config = recipe("digits-at")
+    evaluation = replace(config.evaluation, num_images=4, num_clean_images=4, steps=1, every_epochs=1)
+    attack = replace(config.attack, steps=1)
+    few = {"num_train_images": 128, "epochs": 2, "batch": 64, "procs": 2, "evaluation": evaluation, "attack": attack}
+    return replace(config, **{**few, **settings})
+
+
+def averaged() -> Config:
+    """`small`, with a best checkpoint, snapshots, and an average that is evaluated at the end."""
+    config = small(num_validation_images=50)
+    averaging = replace(config.averaging, kind="swa", start_epoch=1, every_steps=1)
+    return replace(config, averaging=averaging, checkpoint=replace(config.checkpoint, history=1))
+
+
+def set_clocks(monkeypatch, meetings: Meetings, hurried: int) -> None:
+    """Clocks of which one runs away, so that something is always due by it, and the other stands still."""
+    now = [0.0]
+
+    def monotonic() -> float:
+        now[0] += 1e6 * (meetings.rank == hurried)
+        return now[0]
+
+    for module in (loop_module, display_module):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=monotonic))
+
+
+def count_saves(monkeypatch, meetings: Meetings) -> list[int]:
+    """The processes that save a checkpoint, at each time."""
+    saves, save = [], Loop._save
+
+    def counted(loop: Loop, **options) -> None:
+        saves.append(meetings.rank)
+        save(loop, **options)
+
+    monkeypatch.setattr(Loop, "_save", counted)
+    return saves
+
+
+@pytest.mark.parametrize(("hurried", "num_saves"), [(0, 1 + 2 + 2), (1, 1 + 1)], ids=["first", "second"])
+def test_clocks_that_disagree_keep_no_process_waiting_and_the_first_one_s_says_when_to_save(
+    tmp_path, monkeypatch, meetings, hurried, num_saves
+):
+    set_clocks(monkeypatch, meetings, hurried)
+    saves = count_saves(monkeypatch, meetings)
+    for out in ("first", "second"):
+        train(small(), tmp_path / out)
+        meetings.second()
+    meetings.end()
+    # The beginning and the end; in between once an epoch within it and once at its end, if that is due.
+    assert (saves.count(0), saves.count(1)) == (num_saves, num_saves)
+
+
+@pytest.mark.parametrize("better", [0, 1])
+def test_accuracies_that_disagree_keep_no_process_waiting(tmp_path, monkeypatch, meetings, better):
+    """Of validation and of the average: whether it is the best is asked where all of them write the weights."""
+
+    def evaluate(loop: Loop, model: torch.nn.Module) -> dict:
+        robust = 10.0 * loop.training.epoch * (1 if meetings.rank == better else -1)
+        return {"images": "validation", "num_images": 4, "steps": 1, "clean": 50.0, "robust": robust}
+
+    monkeypatch.setattr(Loop, "_evaluate", evaluate)
+    for _ in range(2):
+        train(averaged(), tmp_path / str(meetings.rank))
+        meetings.second()
+    meetings.end()
+
+
+def test_a_run_goes_on_from_the_checkpoint_that_the_first_process_found(tmp_path, monkeypatch, meetings):
+    config, run = small(), tmp_path / "run"
+    train(config, run)
+    meetings.held.clear()
+    found = Run.has_checkpoint
+    monkeypatch.setattr(Run, "has_checkpoint", lambda self: meetings.rank == 0 and found(self))
+    for _ in range(2):
+        train(replace(config, epochs=3), run, resume=True)
+        meetings.second()
+    meetings.end()
+
+
+def test_the_second_process_takes_format_kernels_step_and_loader_from_the_first(tmp_path, monkeypatch, meetings):
+    def only_the_first(choose: Callable) -> Callable:
+        return lambda *args: choose(*args) if meetings.rank == 0 else pytest.fail("the second process chose itself")
+
+    for name in ("choose_dtype", "choose_kernels", "choose_compile"):
+        monkeypatch.setattr(trainer, name, only_the_first(getattr(trainer, name)))
+    wishes, opened = [], trainer.open_for_training
+
+    def wished(wish, device):
+        wishes.append(wish.loader)
+        return opened(wish, device)
+
+    monkeypatch.setattr(trainer, "open_for_training", wished)
+    for out in ("first", "second"):
+        train(small(epochs=1), tmp_path / out)
+        meetings.second()
+    meetings.end()
+    assert wishes == ["auto", "resident"]
+
+
+def test_a_process_that_finds_other_images_says_so_before_it_trains(tmp_path, monkeypatch, meetings):
+    train(small(epochs=1), tmp_path / "first")
+    meetings.second()
+    with pytest.raises(UserError, match="process 1 finds other images in digits than the first one"):
+        train(small(epochs=1, num_train_images=192), tmp_path / "second")
+
+
+def with_another(monkeypatch, *theirs: int) -> World:
+    """The first of two processes; whenever largest numbers are asked for, the other one's are these."""
+
+    def all_reduce(tensor: torch.Tensor, op: object = None, group: object = None) -> None:
+        if tensor.dtype == torch.int64 and len(tensor) == len(theirs):
+            tensor.copy_(torch.maximum(tensor, torch.tensor(theirs)))
+
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    monkeypatch.setattr(dist, "barrier", lambda group: None)
+    group: object = "another"
+    return World(torch.device("cpu"), 0, 2, None, group)  # type: ignore[arg-type]
+
+
+def loop_in(tmp_path, world: World) -> Loop:
+    config = small(epochs=1)
+    training = build_training(config, open_dataset("digits"), World(torch.device("cpu")), "fp32")
+    run = Run(tmp_path / "run")
+    run.create(config, {})
+    loop = Loop(training, run, lambda batch: {}, compiles=False)
+    loop.world = world
+    return loop
+
+
+def test_a_loss_that_another_process_saw_first_counts_from_the_step_it_saw(tmp_path, monkeypatch):
+    loop = loop_in(tmp_path, with_another(monkeypatch, -5))
+    loop.training.first_bad_step.fill_(6)  # ours came from the weights that theirs had ruined
+    loop.training.step = 9
+    for step in (4, 5):
+        (loop.run.checkpoints / f"step-{step:09d}.pt").touch()
+    with pytest.raises(WorkError, match=r"not finite at step 5.*step-000000004"):
+        loop._check_finite()
+    assert [path.name for path in loop.run.checkpoints.glob("step-*.pt")] == ["step-000000004.pt"]
+
+
+def test_a_signal_to_any_process_stops_all_and_gives_its_number(tmp_path, monkeypatch):
+    loop = loop_in(tmp_path, with_another(monkeypatch, signal.SIGTERM, 0, 0))
+    monkeypatch.setattr(Loop, "_save", lambda loop: None)
+    loop.display = SimpleNamespace(due=lambda: False)  # type: ignore[assignment]
+    with pytest.raises(Interrupted, match="stopped at step 0") as stopped:
+        loop._between_steps()
+    assert stopped.value.number == signal.SIGTERM
+
+
+def test_another_number_of_processes_is_said_and_recorded(tmp_path, monkeypatch, capsys):
+    run = train(small(procs=0, epochs=1), tmp_path / "run")
+    Meetings(monkeypatch)
+    capsys.readouterr()
+    train(small(), run.path, resume=True)
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("processes: 2 (1 so far")]
+    assert len(said) == 1 and "a batch-norm sees 32 images instead of 64" in said[0]
+    choices = json.loads(run.record_file.read_text())["sessions"][-1]["choices"]
+    assert {"processes": "2"} in [{choice["what"]: choice["value"]} for choice in choices]
+
+
+def test_a_training_in_another_thread_leaves_signals_to_the_caller(tmp_path):
+    """As in a notebook's server, where Python lets no other thread set handlers."""
+    before = {number: signal.getsignal(number) for number in ENDING}
+    seen: list[object] = []
+
+    def work() -> None:
+        run = train(small(procs=0, epochs=1), tmp_path / "run")
+        seen.extend([run.weights_file.exists(), {number: signal.getsignal(number) for number in ENDING}])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [True, before]
+
+
+def started_by_another(monkeypatch, world: int, here: int) -> None:
+    """As torchrun starts processes, on several machines."""
+    values = {"TORCHELASTIC_RUN_ID": "other", "RANK": "0", "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": here}
+    for name, value in values.items():
+        monkeypatch.setenv(name, str(value))
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (
+            ("--procs", "2", "--out", "run"),
+            "one of 16 processes that a launcher started, and the settings say 2",
+        ),
+        (("--procs", "16"), "each of several processes would name a directory of its own"),
+    ],
+)
+def test_another_launcher_s_processes_are_what_the_settings_say_and_share_a_directory(
+    tmp_path, monkeypatch, capsys, flags, says
+):
+    started_by_another(monkeypatch, world=16, here=8)
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "digits-at", "--batch", "64", *flags]) == 2
+    assert says in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_machine_has_its_own_share_of_the_gpus_and_of_the_workers(monkeypatch):
+    started_by_another(monkeypatch, world=16, here=2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "pretended")
+    assert choose_device(replace(small(), procs=0, gpus=16), ChoiceLog(quiet=True)) == "cuda"
+    assert choose_device(small(), ChoiceLog(quiet=True)) == "cpu"  # whose processes want no GPU
+    with pytest.raises(UserError, match="--gpus 16: this machine has 1 GPU"):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        choose_device(replace(small(), procs=0, gpus=16), ChoiceLog(quiet=True))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8))
+    assert num_workers(LoadingConfig(), 16) == 4
+
+
+class Closed(StepBySize):
+    """A step for each size, which tells when it is closed."""
+
+    order: list[str]
+
+    def close(self) -> None:
+        self.order.append("graphs given up")
+        super().close()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_processes_part_after_their_graphs_and_not_at_all_after_a_failure(tmp_path, monkeypatch, fails):
+    """NCCL waits for the graphs that it is part of, and for the others; whoever has failed has to say so."""
+    order: list[str] = []
+
+    def build(training, mode, record) -> Closed:
+        step = Closed(lambda: build_step(training.parts, training.controls, "eager", unroll=True))
+        step.order = order
+        return step
+
+    def fail(loop: Loop) -> None:
+        raise WorkError("the disk is full")
+
+    monkeypatch.setattr(trainer, "_build_step", build)
+    monkeypatch.setattr(trainer, "leave_world", lambda world: order.append("left"))
+    if fails:
+        monkeypatch.setattr(Loop, "fit", fail)
+    with pytest.raises(WorkError) if fails else nullcontext():
+        train(small(procs=0, epochs=1), tmp_path / "run")
+    assert order == ([] if fails else ["graphs given up", "left"])
+
+
+def test_a_closed_step_has_no_graph():
+    resets: list[str] = []
+    nothing: Any = None
+    captured = CapturedStep(nothing, nothing)
+    captured.graph = SimpleNamespace(reset=lambda: resets.append("reset"))  # type: ignore[assignment]
+    steps = StepBySize(lambda: captured)
+    steps.steps[torch.Size([8])] = captured
+    steps.close()
+    steps.close()
+    assert resets == ["reset"] and captured.graph is None and not steps.steps

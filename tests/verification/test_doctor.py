@@ -1,0 +1,42 @@
+"""`fastarat doctor` tells what is there, what is missing and what cannot be loaded, without importing any of it."""
+
+import importlib.metadata
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastarat.verification import doctor
+from tests.helpers.optional import each_loader, needs_ffcv
+
+
+@pytest.mark.parametrize("name", each_loader("ffcv", "dali"))
+def test_the_loaders_are_found_and_say_what_they_are_for(name):
+    finding = doctor._optional(name)
+    assert (finding.subject, finding.state) == (name, "ok") and "feeds trainings" in finding.detail
+
+
+@pytest.mark.parametrize("name", doctor.OPTIONAL)
+def test_what_is_not_installed_is_missing(name, monkeypatch):
+    # An empty path finds nothing, and nothing is in memory already.
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr(sys, "meta_path", [importlib.machinery.PathFinder])
+    for module in [module for module in sys.modules if module.partition(".")[0] in (name, "nvidia")]:
+        monkeypatch.delitem(sys.modules, module)
+    assert doctor._optional(name) == doctor.Finding(name, "missing", doctor.OPTIONAL[name])
+
+
+def test_an_ffcv_whose_libraries_are_gone_is_broken_with_the_loaders_own_words(tmp_path, monkeypatch):
+    (tmp_path / "_libffcv.so").write_bytes(b"not a library")
+    monkeypatch.setattr(doctor, "_places", lambda package: [tmp_path])
+    finding = doctor._optional("ffcv")
+    assert finding.state == "broken" and str(tmp_path) in finding.detail and "install it again" in finding.detail
+    (tmp_path / "_libffcv.so").unlink()
+    assert doctor._optional("ffcv").state == "ok"
+
+
+@needs_ffcv
+def test_ffcvs_compiled_module_is_where_doctor_looks():
+    names = [Path(file).name for file in importlib.metadata.files("ffcv") or [] if file.suffix == ".so"]
+    (place,) = doctor._places("ffcv")
+    assert names == [path.name for path in place.glob("*.so")] and names
