@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         TRADESConfig,
     )
     from fastarat.config.recipes import recipe
-    from fastarat.data.images.dataset import ImageSet
+    from fastarat.data.images.dataset import Images
     from fastarat.data.open import open_dataset
     from fastarat.evaluation.accuracies import accuracies
     from fastarat.evaluation.evaluate import evaluate
@@ -49,7 +49,7 @@ _HOMES = {
     "AttackConfig": "config.attack",
     "Config": "config",
     "Evaluation": "evaluation.evaluated",
-    "ImageSet": "data.images.dataset",
+    "Images": "data.images.dataset",
     "LBGATConfig": "config.method",
     "MARTConfig": "config.method",
     "SplitBatchNorm2d": "models.split_batch_norm",
@@ -79,7 +79,7 @@ __all__ = [
     "AttackConfig",
     "Config",
     "Evaluation",
-    "ImageSet",
+    "Images",
     "LBGATConfig",
     "MARTConfig",
     "SplitBatchNorm2d",

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastarat.data.images.dataset import Dataset, ImageSet
+from fastarat.data.images.dataset import Dataset, Images
 
 SIZES = {
     "digits": ((8, 8, 1), 10, 16, 1437, 360),
@@ -17,10 +17,10 @@ def random_images(name: str, most: int | None = None) -> Dataset:
     shape, num_classes, max_value, num_train, num_test = SIZES[name]
     rng = np.random.default_rng(0)
 
-    def split(count: int) -> ImageSet:
+    def split(count: int) -> Images:
         count = min(count, most or count)
         pixels = rng.integers(0, max_value + 1, (count, *shape), dtype=np.uint8)
-        return ImageSet(pixels, rng.integers(0, num_classes, count))
+        return Images(pixels, rng.integers(0, num_classes, count))
 
     return Dataset("random", split(num_train), split(num_test), tuple(map(str, range(num_classes))), max_value, "")
 

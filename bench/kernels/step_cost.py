@@ -27,7 +27,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from fastarat.common.console import notice
 from fastarat.common.distributed import World
 from fastarat.config.recipes import recipe
-from fastarat.data.images.dataset import Dataset, ImageSet
+from fastarat.data.images.dataset import Dataset, Images
 from fastarat.data.loading.loader import Batch
 from fastarat.training.build import build_training
 from fastarat.training.profiling.cost import CostCounter
@@ -48,7 +48,7 @@ def built(name: str, batch: int | None = None, steps: int | None = None, kernels
     config = replace(config, batch=batch or config.batch, num_validation_images=0)
     config = replace(config, attack=replace(config.attack, steps=steps or config.attack.steps))
     shape = (config.batch, 32, 32, 3)
-    images = ImageSet(np.zeros(shape, np.uint8), np.arange(config.batch) % 10)
+    images = Images(np.zeros(shape, np.uint8), np.arange(config.batch) % 10)
     dataset = Dataset("random", images, images, tuple("0123456789"), 255, "")
     return build_training(config, dataset, World(torch.device("cpu")), "bf16", kernels)
 

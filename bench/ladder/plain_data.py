@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from fastarat.config.data import AugmentConfig
-from fastarat.data.images.dataset import ImageSet
+from fastarat.data.images.dataset import Images
 from fastarat.data.loading.loader import Batch
 
 NUM_WORKERS = 8
@@ -22,7 +22,7 @@ NUM_WORKERS = 8
 class Source(NamedTuple):
     """Images and how they are augmented."""
 
-    images: ImageSet
+    images: Images
     max_value: int
     augment: AugmentConfig
 

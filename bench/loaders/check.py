@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.loaders.feeds import DecoderFeed, Form, feed_of, ffcv_loader, requests, whole_decoder
 from fastarat.data.formats.find import find
-from fastarat.data.images.stored import EncodedSet
+from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading.crops import central_boxes, whole_boxes
 from fastarat.data.loading.decoders.decoder import Request
 from fastarat.data.loading.decoders.pixels import pixels_of
@@ -70,7 +70,7 @@ def differences(form: Form) -> Differences:
 Part = tuple[Request, Tensor]
 
 
-def _compare(parts: Iterator[Part], reference: EncodedSet) -> tuple[float, float]:
+def _compare(parts: Iterator[Part], reference: StoredImages) -> tuple[float, float]:
     """The largest difference of a pixel, and the mean of the worst batch."""
     found = []
     for request, pixels in parts:
@@ -86,13 +86,13 @@ def _compare(parts: Iterator[Part], reference: EncodedSet) -> tuple[float, float
     return max(most), max(means)
 
 
-def _timed(form: Form, images: EncodedSet) -> Iterator[Part]:
+def _timed(form: Form, images: StoredImages) -> Iterator[Part]:
     """The first batches of those that will be timed."""
     with closing(feed_of(form, images)) as feed:
         yield from _paired(requests(form, images, 1), feed.epoch(1))
 
 
-def _kept(form: Form, images: EncodedSet) -> Iterator[Part]:
+def _kept(form: Form, images: StoredImages) -> Iterator[Part]:
     """The middle of each image, without resizing."""
     side = min(KEPT_SIDE, int(images.sizes.min()))
     asked = [Request(rows, _middle(images.sizes[rows], side), (side, side)) for rows in _in_order(form, images)]
@@ -100,7 +100,7 @@ def _kept(form: Form, images: EncodedSet) -> Iterator[Part]:
         yield from _paired(iter(asked), feed.decoder.decode(asked))
 
 
-def _own(form: Form, images: EncodedSet) -> Iterator[Part]:
+def _own(form: Form, images: StoredImages) -> Iterator[Part]:
     """FFCV's own loader in the stored order, with its fixed crop in place of the random one."""
     from ffcv.fields.rgb_image import CenterCropRGBImageDecoder
     from ffcv.loader import OrderOption
@@ -122,7 +122,7 @@ def _paired(asked: Iterator[Request], batches: Iterator[Tensor]) -> Iterator[Par
         close()
 
 
-def _in_order(form: Form, images: EncodedSet) -> list[np.ndarray]:
+def _in_order(form: Form, images: StoredImages) -> list[np.ndarray]:
     return list(np.split(np.arange(len(images)), range(form.batch, len(images), form.batch)))
 
 

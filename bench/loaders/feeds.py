@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastarat.config.data import AugmentConfig, LoadingConfig
 from fastarat.data.formats.find import find
-from fastarat.data.images.stored import EncodedSet
+from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading.build import build_decoder
 from fastarat.data.loading.crops import random_boxes, whole_boxes
 from fastarat.data.loading.decoders.decoder import Request
@@ -44,7 +44,7 @@ class Form:
     decode: Literal["cpu", "gpu"] = "cpu"
     """DALI: where JPEGs are decoded"""
 
-    def images(self) -> EncodedSet:
+    def images(self) -> StoredImages:
         """The training images, where they lie."""
         return open_stored(find(self.path)).train
 
@@ -61,7 +61,7 @@ class Feed(Protocol):
         ...
 
 
-def feed_of(form: Form, images: EncodedSet) -> Feed:
+def feed_of(form: Form, images: StoredImages) -> Feed:
     """The loader, just started. The first batch may have to wait for much: imports, compilation, processes."""
     if form.loader == "resident":
         return ResidentFeed(form, images)
@@ -71,7 +71,7 @@ def feed_of(form: Form, images: EncodedSet) -> Feed:
 class DecoderFeed:
     """One of fastarat's decoders, asked for what its streaming loader asks for."""
 
-    def __init__(self, form: Form, images: EncodedSet):
+    def __init__(self, form: Form, images: StoredImages):
         self.form, self.images = form, images
         device = torch.device("cuda", 0) if form.decode == "gpu" else torch.device("cpu")
         loading = LoadingConfig(workers=form.workers, decode=form.decode)
@@ -87,7 +87,7 @@ class DecoderFeed:
 class ResidentFeed:
     """Every image in memory, as the resident loader has them: a batch is one gather."""
 
-    def __init__(self, form: Form, images: EncodedSet):
+    def __init__(self, form: Form, images: StoredImages):
         width, height = common_size(images)
         self.form, self.pixels = form, np.empty((len(images), height, width, 3), np.uint8)
         for i in range(len(images)):
@@ -146,14 +146,14 @@ def ffcv_loader(form: Form, num_images: int, order: Any, decoder: Any) -> Any:
     )
 
 
-def requests(form: Form, images: EncodedSet, epoch: int) -> Iterator[Request]:
+def requests(form: Form, images: StoredImages, epoch: int) -> Iterator[Request]:
     """What the streaming loader asks for in an epoch."""
     for index in random_order(len(images), SEED, epoch).split(form.batch):
         rows = index.numpy()
         yield Request(rows, boxes(form, images, rows, epoch), (form.size, form.size))
 
 
-def boxes(form: Form, images: EncodedSet, index: np.ndarray, epoch: int) -> np.ndarray:
+def boxes(form: Form, images: StoredImages, index: np.ndarray, epoch: int) -> np.ndarray:
     """The parts of the images `index` that are shown: int32 [B, 4]."""
     sizes = images.sizes[index]
     if form.crop == "whole":
@@ -161,7 +161,7 @@ def boxes(form: Form, images: EncodedSet, index: np.ndarray, epoch: int) -> np.n
     return random_boxes(sizes, index, AugmentConfig.scale, SEED, epoch)
 
 
-def common_size(images: EncodedSet) -> tuple[int, int]:
+def common_size(images: StoredImages) -> tuple[int, int]:
     """The (width, height) of all images."""
     size = images.common_size()
     assert size is not None, "stores of arrays have one size"

@@ -14,7 +14,7 @@ from fastarat.data.formats import prepared
 from fastarat.data.formats.beton.storage import Storage
 from fastarat.data.formats.beton.write import Contents, build
 from fastarat.data.formats.find import find
-from fastarat.data.images.dataset import Dataset, ImageSet
+from fastarat.data.images.dataset import Dataset, Images
 from fastarat.data.stored import StoredData, open_stored
 
 Container = Literal["arrays", "files", "beton"]
@@ -94,9 +94,9 @@ def _in_order_of_classes(dataset: Dataset) -> Dataset:
     return Dataset(dataset.name, train, test, classes, dataset.max_value, "")
 
 
-def _sorted(images: ImageSet, rows: np.ndarray) -> ImageSet:
+def _sorted(images: Images, rows: np.ndarray) -> Images:
     rows = rows[np.argsort(images.labels[rows], kind="stable")]
-    return ImageSet(images.images[rows], images.labels[rows])
+    return Images(images.images[rows], images.labels[rows])
 
 
 def _write_tar(dataset: Dataset, path: Path) -> None:

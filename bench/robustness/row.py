@@ -18,7 +18,7 @@ from fastarat.common.errors import UserError
 from fastarat.config import Config, load_config
 from fastarat.config.attack import AttackConfig
 from fastarat.data.images.classes import in_order_of
-from fastarat.data.images.dataset import Dataset, ImageSet
+from fastarat.data.images.dataset import Dataset, Images
 from fastarat.data.images.subset import shuffled
 from fastarat.data.open import open_dataset
 from fastarat.evaluation.accuracies import Accuracy, accuracies
@@ -84,7 +84,7 @@ def is_finished(out: Path, config: Config) -> bool:
 
 
 def _pgd20(
-    model: nn.Module, dataset: Dataset, images: ImageSet, description: Description, device: torch.device, name: str
+    model: nn.Module, dataset: Dataset, images: Images, description: Description, device: torch.device, name: str
 ) -> tuple[Accuracy, Accuracy]:
     """On clean images and against PGD-20, in the ball that the model is meant for."""
     eps_255 = description.eps_255
@@ -98,7 +98,7 @@ def _pgd20(
 def _autoattack(
     model: nn.Module,
     dataset: Dataset,
-    images: ImageSet,
+    images: Images,
     description: Description,
     out: Path,
     num_autoattack: int | None,

@@ -16,7 +16,7 @@ from fastarat.data.formats.shard_index import indexed_once
 from fastarat.data.images.cache import data_root
 from fastarat.data.images.dataset import Dataset, from_arrays
 from fastarat.data.images.decoded import decoded_once
-from fastarat.data.images.stored import EncodedSet, fingerprint_of
+from fastarat.data.images.stored import StoredImages, fingerprint_of
 from fastarat.data.images.whole_sets import scan, without
 
 MAX_VALUE = 255
@@ -28,8 +28,8 @@ class StoredData:
     """Both splits of a data set, nothing of it decoded."""
 
     name: str
-    train: EncodedSet
-    test: EncodedSet
+    train: StoredImages
+    test: StoredImages
     classes: tuple[str, ...]
     num_skipped: int = 0
     """images left out because they cannot be decoded"""
@@ -72,7 +72,7 @@ def _beton(source: Source) -> StoredData:
 
 
 def _scanned(
-    source: Source, train: EncodedSet, test: EncodedSet, classes: tuple[str, ...], corrupt: Corrupt
+    source: Source, train: StoredImages, test: StoredImages, classes: tuple[str, ...], corrupt: Corrupt
 ) -> StoredData:
     name = stem(source.path)
     found = [
@@ -126,7 +126,7 @@ def _with_decoded_test(stored: StoredData, shape: tuple[int, int], share: float)
     return Dataset(stored.name, stored.train, test, stored.classes, MAX_VALUE, stored.fingerprint)
 
 
-def common_size(name: str, *parts: EncodedSet) -> tuple[int, int]:
+def common_size(name: str, *parts: StoredImages) -> tuple[int, int]:
     """The (width, height) that all images have. Raises `UserError` where they differ."""
     sizes = {part.common_size() for part in parts if len(part)}
     if len(sizes) != 1 or None in sizes:

@@ -20,7 +20,7 @@ from fastarat.common.distributed import World, sum_over_processes
 from fastarat.common.errors import UserError
 from fastarat.config.attack import AttackConfig
 from fastarat.config.model import Branch
-from fastarat.data.images.dataset import ImageSet
+from fastarat.data.images.dataset import Images
 from fastarat.models.modes import batch_norm_mode
 from fastarat.models.predictions import are_right, are_undefined
 from fastarat.models.split_batch_norm import forward, forward_context
@@ -90,7 +90,7 @@ class DeviceImages:
 @torch.inference_mode(False)
 def accuracies(
     model: nn.Module,
-    images: ImageSet,
+    images: Images,
     max_value: int,
     num_classes: int,
     attack: AttackConfig,
@@ -142,7 +142,7 @@ def _counted(verdict: "Verdict") -> tuple[Tensor, ...]:
     return verdict.right, torch.ones_like(verdict.right), verdict.undefined, verdict.not_attackable
 
 
-def _check(images: ImageSet, attack: AttackConfig, num_attacked: int | None) -> None:
+def _check(images: Images, attack: AttackConfig, num_attacked: int | None) -> None:
     problems = attack.problems() + ([] if len(images.labels) else ["there are no images to evaluate"])
     if num_attacked is not None and num_attacked < 1:
         problems.append(f"num_attacked is {num_attacked}: give 1 or more")
@@ -151,7 +151,7 @@ def _check(images: ImageSet, attack: AttackConfig, num_attacked: int | None) -> 
 
 
 def _share(
-    images: ImageSet, num_attacked: int, max_value: int, dtype: torch.dtype, world: World
+    images: Images, num_attacked: int, max_value: int, dtype: torch.dtype, world: World
 ) -> tuple[DeviceImages, int]:
     """This process's images, of both parts equally many; and how many of them, which come first, are attacked."""
     parts = np.split(np.arange(len(images.labels)), [num_attacked])

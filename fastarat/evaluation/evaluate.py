@@ -13,7 +13,7 @@ from fastarat.attacks.pgd import Logits
 from fastarat.common.console import notice
 from fastarat.common.errors import UserError, WorkError, unknown
 from fastarat.config.attack import Norm
-from fastarat.data.images.dataset import ImageSet
+from fastarat.data.images.dataset import Images
 from fastarat.evaluation.autoattack.checks import NUM_TARGETS, STANDARD, check_attacks, check_images, check_model
 from fastarat.evaluation.autoattack.driver import Engine, autoattack, fast
 from fastarat.evaluation.autoattack.frozen_model import InBf16, frozen
@@ -104,7 +104,7 @@ def attack_names(attack: str) -> tuple[str, ...]:
     return names
 
 
-def as_images(images: ImageSet, max_value: int) -> tuple[Tensor, Tensor]:
+def as_images(images: Images, max_value: int) -> tuple[Tensor, Tensor]:
     """A data set's images and labels as `evaluate` takes them: bytes where the largest pixel is 255, else floats."""
     pixels = torch.tensor(images.images.transpose(0, 3, 1, 2))  # a copy: the set may be a read-only map
     return pixels if max_value == 255 else pixels.float() / max_value, torch.tensor(images.labels, dtype=torch.int64)

@@ -12,9 +12,9 @@ from fastarat.common.distributed import World
 from fastarat.common.errors import UserError
 from fastarat.config import Config
 from fastarat.config.model import FOREIGN
-from fastarat.data.images.dataset import Dataset, ImageSet
+from fastarat.data.images.dataset import Dataset, Images
 from fastarat.data.images.decoded import decoded_now
-from fastarat.data.images.stored import EncodedSet
+from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading.build import Destination, build_loader
 from fastarat.data.loading.extra import open_extra
 from fastarat.methods.method import Method
@@ -138,7 +138,7 @@ def _check_sizes(config: Config, dataset: Dataset, name: str, net: nn.Module) ->
         check_image_sizes(net, name, channels, [(height, width), *([(start, start)] if start else [])])
 
 
-def split_training_images(config: Config, dataset: Dataset) -> tuple[ImageSet | EncodedSet, ImageSet]:
+def split_training_images(config: Config, dataset: Dataset) -> tuple[Images | StoredImages, Images]:
     """Training images, and those that evaluations during training look at.
 
     Validation images are split off by the seed, so that the test set never chooses a checkpoint; without
@@ -163,9 +163,9 @@ def split_training_images(config: Config, dataset: Dataset) -> tuple[ImageSet | 
     return dataset.train.take(train), held_out
 
 
-def _as_evaluated(images: ImageSet | EncodedSet, config: Config, dataset: Dataset) -> ImageSet:
+def _as_evaluated(images: Images | StoredImages, config: Config, dataset: Dataset) -> Images:
     """Images as evaluations see them: decoded, of one size."""
-    if isinstance(images, ImageSet):
+    if isinstance(images, Images):
         return images
     height, width, _ = dataset.image_shape
     return decoded_now(images, (width, height), config.augment.central_share, f"{dataset.name}, validation")

@@ -16,7 +16,7 @@ from torch import nn
 from fastarat.common.distributed import average_in_place, barrier, decided, largest, sum_over_processes
 from fastarat.common.errors import Interrupted, WorkError
 from fastarat.common.signals import answered
-from fastarat.data.images.dataset import ImageSet
+from fastarat.data.images.dataset import Images
 from fastarat.data.images.subset import shuffled
 from fastarat.data.loading.loader import Batch
 from fastarat.evaluation.accuracies import accuracies
@@ -235,7 +235,7 @@ class Loop:
         parts.method.begin_epoch(sum_over_processes(correct, self.world) / wanted)
 
     @cached_property
-    def _watched(self) -> ImageSet:
+    def _watched(self) -> Images:
         """The images that evaluations look at, in an order in which the first so many are attacked."""
         held_out, settings = self.training.held_out, self.config.evaluation
         if settings.num_images >= len(held_out.labels):

@@ -12,7 +12,7 @@ from fastarat.config import Config
 from fastarat.config.attack import AttackConfig
 from fastarat.config.method import ARRESTConfig
 from fastarat.data.images.classes import in_order_of
-from fastarat.data.images.dataset import Dataset, ImageSet, other_images
+from fastarat.data.images.dataset import Dataset, Images, other_images
 from fastarat.data.loading.loader import Batch, Loader
 from fastarat.runs.teacher import load_teacher
 from fastarat.runs.weights import Description
@@ -28,7 +28,7 @@ class Training:
 
     config: Config
     dataset: Dataset
-    held_out: ImageSet
+    held_out: Images
     """what evaluations during training look at: validation images, or the test set"""
     loader: Loader
     parts: StepParts

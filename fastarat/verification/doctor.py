@@ -15,7 +15,7 @@ from fastarat.common.environment import environment
 from fastarat.common.errors import UserError
 from fastarat.data.formats.find import KNOWN, names_under_root
 from fastarat.data.images.cache import data_root
-from fastarat.data.images.dataset import ImageSet
+from fastarat.data.images.dataset import Images
 from fastarat.training.choices import compiler
 
 OPTIONAL = {
@@ -62,7 +62,7 @@ def _training() -> Finding:
     from fastarat.training.step.train_step import train_step
 
     rng = np.random.default_rng(0)
-    images = ImageSet(rng.integers(0, 17, (8, 8, 8, 1), dtype=np.uint8), np.arange(8, dtype=np.int64))
+    images = Images(rng.integers(0, 17, (8, 8, 8, 1), dtype=np.uint8), np.arange(8, dtype=np.int64))
     dataset = Dataset("random", images, images, tuple("01234567"), 16, "")
     config = replace(recipe(DEFAULT), batch=8)
     try:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fastarat.data.formats.prepared import write
-from fastarat.data.images.dataset import ImageSet, from_arrays
+from fastarat.data.images.dataset import Images, from_arrays
 from fastarat.data.open import open_dataset
 from tests.helpers.command_line import TINY, assert_same_run, finish, metrics, newest, start, state_of, wait_for
 
@@ -17,7 +17,7 @@ def extra(tmp_path):
     """Where two sets of digits lie that are no training images: the test images, and the same mirrored."""
     digits = open_dataset("digits")
     for name, images in (("synthetic", digits.test.images), ("mirrored", digits.test.images[:, :, ::-1])):
-        part = ImageSet(np.ascontiguousarray(images), digits.test.labels)
+        part = Images(np.ascontiguousarray(images), digits.test.labels)
         write(from_arrays(name, part, part, digits.classes, 16), tmp_path / name, "test")
     np.savez(tmp_path / "made.npz", images=digits.test.images, labels=digits.test.labels)
     return tmp_path / "synthetic"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastarat.data.images.dataset import Dataset, ImageSet, from_arrays
+from fastarat.data.images.dataset import Dataset, Images, from_arrays
 from fastarat.data.open import open_dataset
 from fastarat.runs.run import Run
 from fastarat.training.loop import Loop
@@ -23,7 +23,7 @@ def copied(trained, tmp_path):
 def reversed_digits() -> Dataset:
     """The digits in another order: equal shapes, other images."""
     digits = open_dataset("digits")
-    train = ImageSet(np.ascontiguousarray(digits.train.images[::-1]), digits.train.labels[::-1].copy())
+    train = Images(np.ascontiguousarray(digits.train.images[::-1]), digits.train.labels[::-1].copy())
     return from_arrays("digits", train, digits.test, digits.classes, digits.max_value)
 
 

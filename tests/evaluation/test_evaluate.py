@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from fastarat.common.distributed import World
 from fastarat.common.errors import UserError
 from fastarat.config.attack import AttackConfig
-from fastarat.data.images.dataset import ImageSet
+from fastarat.data.images.dataset import Images
 from fastarat.evaluation.accuracies import Accuracy, DeviceImages, accuracies, on_clean, under_attack
 from fastarat.models.convert import convert_to_split_batch_norm
 from tests.helpers.host_syncs import HostSync, NoHostSync
@@ -33,7 +33,7 @@ def grey(*values: int) -> np.ndarray:
 
 
 # Distances from 127.5, by value: 100 and 155 are safe from eps 10, 120 and 135 are not; the last two are wrong.
-IMAGES = ImageSet(grey(100, 120, 155, 135, 116, 139, 90, 170), np.array([0, 0, 1, 1, 0, 1, 1, 0]))
+IMAGES = Images(grey(100, 120, 155, 135, 116, 139, 90, 170), np.array([0, 0, 1, 1, 0, 1, 1, 0]))
 
 
 def measured(model: nn.Module, attack: AttackConfig = ATTACK, **options) -> tuple[Accuracy, Accuracy]:
@@ -203,7 +203,7 @@ def test_the_attacked_images_are_attacked_as_if_they_were_alone(small_net):
     attack = AttackConfig(eps_255=40, step_255=0, steps=1)  # the starts decide: they belong to the image
 
     def robust(num: int, **options) -> Accuracy:
-        images = ImageSet(pixels[:num], labels[:num])
+        images = Images(pixels[:num], labels[:num])
         return accuracies(small_net, images, 255, 3, attack, dtype=torch.float64, **options)[1]
 
     assert robust(60, num_attacked=20) == robust(20)
@@ -235,7 +235,7 @@ def test_attacking_no_image_is_refused():
 @pytest.mark.parametrize("label", [0, 1, 2])
 def test_weights_given_stand_in_for_the_models_own(small_net, label):
     model, attack = convert_to_split_batch_norm(small_net), AttackConfig(steps=1)
-    images = ImageSet(grey(10, 100, 200), np.full(3, label))
+    images = Images(grey(10, 100, 200), np.full(3, label))
     own = {name: p.detach() for name, p in model.named_parameters()}
     for chosen, percent in ((label, 100), ((label + 1) % 3, 0)):
         weights = own | {"linear.bias": 1e6 * torch.eye(3, dtype=torch.float64)[chosen]}
@@ -244,7 +244,7 @@ def test_weights_given_stand_in_for_the_models_own(small_net, label):
 
 
 def test_restarts_only_lower_the_accuracy(small_net):
-    images = ImageSet(np.random.default_rng(0).integers(0, 256, (48, 6, 6, 1), dtype=np.uint8), np.zeros(48, np.int64))
+    images = Images(np.random.default_rng(0).integers(0, 256, (48, 6, 6, 1), dtype=np.uint8), np.zeros(48, np.int64))
     with torch.no_grad():
         small_net.linear.bias[0] += 1
     attack = AttackConfig(eps_255=30, step_255=1, steps=1)
@@ -262,7 +262,7 @@ def test_results_do_not_depend_on_the_batch_size(small_net):
         labels = small_net(x).argmax(1).numpy()
     # A step size of 0 leaves the random starts: they must belong to the image, not to its place in a batch.
     attack = AttackConfig(eps_255=80, step_255=0, steps=1)
-    images = ImageSet(pixels, labels)
+    images = Images(pixels, labels)
     results = [accuracies(small_net, images, 255, 3, attack, batch=n, dtype=torch.float64) for n in (7, 20, 60)]
     assert results[0] == results[1] == results[2]
     assert 0 < sum(results[0][1].correct) < 60
@@ -270,7 +270,7 @@ def test_results_do_not_depend_on_the_batch_size(small_net):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_keeps_its_mode_and_statistics(small_net, training):
-    images = ImageSet(grey(10, 200), np.array([0, 1]))
+    images = Images(grey(10, 200), np.array([0, 1]))
     for model in (small_net, convert_to_split_batch_norm(small_net)):
         model.train(training)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -290,7 +290,7 @@ def test_the_branch_asked_for_is_measured(small_net):
         model.bn.bias[0] = 100
         model.linear.weight[0], model.linear.weight[2] = 1, 0
         model.linear.weight[1] = -1
-    images = ImageSet(grey(10, 100, 200), np.array([2, 2, 0]))
+    images = Images(grey(10, 100, 200), np.array([2, 2, 0]))
     for branch, correct in (("adv", 2), ("clean", 1)):
         clean, _ = accuracies(model, images, 255, 3, AttackConfig(steps=1), branch=branch, dtype=torch.float64)
         assert sum(clean.correct) == correct

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import fastarat
 from fastarat import AttackConfig, UserError
 from fastarat.common.errors import WorkError
-from fastarat.data.images.dataset import ImageSet
+from fastarat.data.images.dataset import Images
 from fastarat.evaluation.autoattack import driver
 from fastarat.evaluation.evaluate import attack_names, departures
 from fastarat.models.modes import to_mode
@@ -72,7 +72,7 @@ def test_pgd_is_the_one_by_which_training_is_measured(net, images, attack, objec
         labels = net(pixels.float() / 255).argmax(1)
     eps = EPS if norm == "linf" else 0.2
     settings = AttackConfig(norm=norm, eps_255=255 * eps, step_255=64 * eps, steps=3, objective=objective)
-    stored = ImageSet(pixels.permute(0, 2, 3, 1).contiguous().numpy(), labels.numpy())
+    stored = Images(pixels.permute(0, 2, 3, 1).contiguous().numpy(), labels.numpy())
     _, theirs = fastarat.accuracies(net, stored, 255, 10, settings, restarts=2, seed=5)
     ours = fastarat.evaluate(
         net, pixels, labels, attack, norm=norm, eps=eps, steps=3, step=64 * eps / 255, restarts=2, seed=5
@@ -381,7 +381,7 @@ def test_pixels_that_a_rounding_has_put_outside_are_clipped_and_it_is_said(net, 
 def test_an_attack_and_accuracies_are_the_same_under_inference_mode(net, images, labels):
     settings = AttackConfig(batch_norm="eval", steps=2)
     pixels = (255 * images).byte()
-    as_set = ImageSet(pixels.permute(0, 2, 3, 1).contiguous().numpy(), labels.numpy())
+    as_set = Images(pixels.permute(0, 2, 3, 1).contiguous().numpy(), labels.numpy())
     own = fastarat.perturb(net, images, labels, settings), fastarat.accuracies(net, as_set, 255, 10, settings)
     with torch.inference_mode():
         found = fastarat.perturb(net, images.clone(), labels.clone(), settings)

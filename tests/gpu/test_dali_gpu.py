@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fastarat.data.images.stored import EncodedSet
+from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading.decoders.dali import DALIDecoder
 from fastarat.data.loading.decoders.decoder import Request
 
@@ -35,12 +35,12 @@ def content(seed: int) -> bytes:
 
 
 @pytest.fixture
-def images(tmp_path) -> EncodedSet:
+def images(tmp_path) -> StoredImages:
     pytest.importorskip("nvidia.dali", reason="needs DALI")
     paths = tuple(str(tmp_path / str(i)) for i in range(16))
     for i, path in enumerate(paths):
         Path(path).write_bytes(content(i))
-    return EncodedSet(
+    return StoredImages(
         paths,
         np.arange(16, dtype=np.int32),
         np.zeros(16, np.int64),

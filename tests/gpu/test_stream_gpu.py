@@ -9,8 +9,8 @@ from fastarat_kernels.implementations import PYTORCH, TRITON
 from PIL import Image
 
 from fastarat.config.data import AugmentConfig, LoadingConfig
-from fastarat.data.images.dataset import ImageSet
-from fastarat.data.images.stored import EncodedSet
+from fastarat.data.images.dataset import Images
+from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading.decoders.plain import PlainDecoder
 from fastarat.data.loading.resident import ResidentLoader
 from fastarat.data.loading.streaming import StreamLoader
@@ -23,7 +23,7 @@ COUNT, BATCH = 256, 32
 
 
 @pytest.fixture
-def images(tmp_path) -> tuple[EncodedSet, ImageSet]:
+def images(tmp_path) -> tuple[StoredImages, Images]:
     """PNGs of coloured noise in one file, and their pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (COUNT, 32, 32, 3), dtype=np.uint8)
     contents = []
@@ -34,7 +34,7 @@ def images(tmp_path) -> tuple[EncodedSet, ImageSet]:
     (tmp_path / "images").write_bytes(b"".join(contents))
     lengths = np.array([len(content) for content in contents], np.int64)
     labels = np.arange(COUNT, dtype=np.int64)
-    stored = EncodedSet(
+    stored = StoredImages(
         (str(tmp_path / "images"),),
         np.zeros(COUNT, np.int32),
         np.cumsum(lengths) - lengths,
@@ -44,7 +44,7 @@ def images(tmp_path) -> tuple[EncodedSet, ImageSet]:
         labels,
         tuple(map(str, labels)),
     )
-    return stored, ImageSet(pixels, labels)
+    return stored, Images(pixels, labels)
 
 
 @pytest.mark.parametrize("kernels", [PYTORCH, TRITON], ids=lambda kernels: kernels.name)

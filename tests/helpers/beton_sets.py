@@ -14,21 +14,21 @@ from fastarat.data.formats.beton import seal as beton_seal
 from fastarat.data.formats.beton.format import FIELD, FIELDS, HEADER, struct_of
 from fastarat.data.formats.beton.storage import Storage
 from fastarat.data.formats.beton.write import Contents, build
-from fastarat.data.images.dataset import ImageSet
-from fastarat.data.images.stored import EncodedSet
+from fastarat.data.images.dataset import Images
+from fastarat.data.images.stored import StoredImages
 from tests.helpers.small_sets import one_line
 
 STRUCTS = HEADER.itemsize + FIELD.itemsize * len(FIELDS)
 
 
-def encoded(files: list[Path], labels: list[int]) -> EncodedSet:
+def encoded(files: list[Path], labels: list[int]) -> StoredImages:
     """Image files as one split."""
     lengths = np.array([file.stat().st_size for file in files], np.int64)
     sizes = np.array([_size(file) for file in files], np.int32).reshape(-1, 2)
     n, names = len(files), tuple(file.name for file in files)
     zeros, raw = np.zeros(n, np.int64), np.zeros(n, bool)
     paths = tuple(map(str, files))
-    return EncodedSet(paths, np.arange(n, dtype=np.int32), zeros, lengths, raw, sizes, np.array(labels), names)
+    return StoredImages(paths, np.arange(n, dtype=np.int32), zeros, lengths, raw, sizes, np.array(labels), names)
 
 
 def _size(file: Path) -> tuple[int, int]:
@@ -52,7 +52,7 @@ def pixel_contents(train: int = 6, test: int = 4, side: int = 12) -> Contents:
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (train + test, side, side, 3), dtype=np.uint8)
     labels = np.arange(train + test, dtype=np.int64) % 3
-    parts = ImageSet(images[:train], labels[:train]), ImageSet(images[train:], labels[train:])
+    parts = Images(images[:train], labels[:train]), Images(images[train:], labels[train:])
     return Contents("noise", *parts, ("a", "b", "c"), 255, "noise.npz")
 
 
@@ -74,7 +74,7 @@ def refusal(path: Path) -> str:
     return one_line(error)
 
 
-def pixels(images: EncodedSet, i: int) -> np.ndarray:
+def pixels(images: StoredImages, i: int) -> np.ndarray:
     """A raw image."""
     width, height = images.sizes[i]
     return np.frombuffer(images.read(i), np.uint8).reshape(height, width, 3)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fastarat.data.formats import cifar
-from fastarat.data.images.stored import EncodedSet
+from fastarat.data.images.stored import StoredImages
 
 
 def jpeg(seed: int, width: int = 12, height: int = 12, mode: str = "RGB", kind: str = "JPEG") -> bytes:
@@ -74,13 +74,13 @@ def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
     return text
 
 
-def encoded(folder: Path, images: dict[str, bytes]) -> EncodedSet:
+def encoded(folder: Path, images: dict[str, bytes]) -> StoredImages:
     """Image files written to `folder`; the label of each is its number."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in images.items():
         (folder / name).write_bytes(content)
     count = len(images)
-    return EncodedSet(
+    return StoredImages(
         tuple(str(folder / name) for name in images),
         np.arange(count, dtype=np.int32),
         np.zeros(count, np.int64),

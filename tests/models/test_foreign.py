@@ -21,7 +21,7 @@ from fastarat.common.errors import UserError
 from fastarat.config.method import ARATConfig, ARRESTConfig, ATConfig, TRADESConfig
 from fastarat.config.model import ModelConfig
 from fastarat.config.recipes import recipe
-from fastarat.data.images.dataset import ImageSet, from_arrays
+from fastarat.data.images.dataset import Images, from_arrays
 from fastarat.data.open import open_dataset
 from fastarat.methods.registry import build_method
 from fastarat.models.convert import convert_to_split_batch_norm, plain_branch
@@ -192,7 +192,7 @@ def test_a_net_and_a_teacher_are_asked_for_their_sizes_before_the_training(part,
 
     monkeypatch.setattr(Residual, "forward", forward)
     digits = open_dataset("digits")
-    parts = [ImageSet(np.repeat(s.images, 3, axis=3), s.labels) for s in (digits.decoded_train, digits.test)]
+    parts = [Images(np.repeat(s.images, 3, axis=3), s.labels) for s in (digits.decoded_train, digits.test)]
     config = recipe("digits-lbgat")
     if part == "model":
         config = replace(config, model=ModelConfig(NAMES[0]))

@@ -7,7 +7,7 @@ import numpy as np
 from fastarat.common import console
 from fastarat.common.errors import UserError
 from fastarat.common.npz import read_npz
-from fastarat.data.images.dataset import MOST_CLASSES, Dataset, ImageSet, from_arrays
+from fastarat.data.images.dataset import MOST_CLASSES, Dataset, Images, from_arrays
 
 NAMES = {"images": ("image", "images"), "labels": ("label", "labels")}
 CHANNELS = (1, 3)
@@ -24,8 +24,8 @@ def read(path: Path) -> Dataset:
     images, labels = (_entry(path, arrays, names) for names in NAMES.values())
     images = _channels_last(path, images)
     labels = _numbered(path, labels, len(images))
-    train = ImageSet(np.ascontiguousarray(images), labels)
-    test = ImageSet(images[:0], labels[:0])
+    train = Images(np.ascontiguousarray(images), labels)
+    test = Images(images[:0], labels[:0])
     return from_arrays(path.stem, train, test, tuple(map(str, range(int(labels.max()) + 1))), 255)
 
 

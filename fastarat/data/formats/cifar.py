@@ -7,7 +7,7 @@ import numpy as np
 
 from fastarat.common.errors import UserError
 from fastarat.data.formats.archives import entries
-from fastarat.data.images.dataset import Dataset, ImageSet, from_arrays, label_problem
+from fastarat.data.images.dataset import Dataset, Images, from_arrays, label_problem
 
 PIXELS = 3 * 32 * 32
 
@@ -112,7 +112,7 @@ def read(path: Path, archive: Archive) -> Dataset:
     classes = tuple(name.strip() for name in names if name.strip())
     train = [_records(path, name, files.pop(name), archive, len(classes)) for name in archive.train_files]
     test = _records(path, archive.test_file, files.pop(archive.test_file), archive, len(classes))
-    joined = ImageSet(np.concatenate([part.images for part in train]), np.concatenate([part.labels for part in train]))
+    joined = Images(np.concatenate([part.images for part in train]), np.concatenate([part.labels for part in train]))
     return from_arrays(archive.name, joined, test, classes, max_value=255)
 
 
@@ -131,7 +131,7 @@ def _contents(path: Path, archive: Archive) -> dict[str, bytes]:
     return found
 
 
-def _records(path: Path, name: str, content: bytes, archive: Archive, classes: int) -> ImageSet:
+def _records(path: Path, name: str, content: bytes, archive: Archive, classes: int) -> Images:
     """One file's records: the label bytes, then 1,024 red, 1,024 green and 1,024 blue bytes."""
     length = archive.label_bytes + PIXELS
     if not content or len(content) % length:
@@ -142,4 +142,4 @@ def _records(path: Path, name: str, content: bytes, archive: Archive, classes: i
     if problem:
         raise UserError(f"{path}: {name}: {problem}; fetch it again.")
     planes = records[:, archive.label_bytes :].reshape(-1, 3, 32, 32)
-    return ImageSet(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels)
+    return Images(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels)

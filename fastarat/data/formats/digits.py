@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from fastarat.common.errors import UserError
-from fastarat.data.images.dataset import Dataset, ImageSet, from_arrays
+from fastarat.data.images.dataset import Dataset, Images, from_arrays
 
 TEST_IMAGES = 360
 # Rows of its file, the test images first: its own stratified split with random_state 0.
@@ -23,8 +23,8 @@ def load() -> Dataset:
     images, labels = numbers[:, :-1].reshape(-1, 8, 8, 1), numbers[:, -1].astype(np.int64)
     return from_arrays(
         "digits",
-        ImageSet(images[TEST_IMAGES:].copy(), labels[TEST_IMAGES:]),
-        ImageSet(images[:TEST_IMAGES].copy(), labels[:TEST_IMAGES]),
+        Images(images[TEST_IMAGES:].copy(), labels[TEST_IMAGES:]),
+        Images(images[:TEST_IMAGES].copy(), labels[:TEST_IMAGES]),
         classes=tuple(str(digit) for digit in range(10)),
         max_value=16,
     )

@@ -10,7 +10,7 @@ from fastarat.common.problems import require_none
 from fastarat.data.formats import prepared
 from fastarat.data.formats.archives import entries, stem
 from fastarat.data.formats.class_folders import Layout, survey
-from fastarat.data.images.dataset import ImageSet
+from fastarat.data.images.dataset import Images
 from fastarat.data.images.decoding import Decoded, File, decode_all
 
 CHECK_SIZE = (8, 8)  # a check decodes every image but keeps none
@@ -36,7 +36,7 @@ def prepare(source: Path, out: Path, size: int | None) -> None:
         prepared.seal(folder, stem(source), layout.classes, 255, str(source))
 
 
-def _fill(splits: dict[str, ImageSet], source: Path, layout: Layout, size: tuple[int, int], resize: bool) -> None:
+def _fill(splits: dict[str, Images], source: Path, layout: Layout, size: tuple[int, int], resize: bool) -> None:
     """Decode every image into its row; raises `UserError` if one cannot be, or has another size."""
     problems: list[str] = []
     sizes: set[tuple[int, int]] = set()

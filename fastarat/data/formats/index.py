@@ -11,10 +11,10 @@ from fastarat.common.files import require_file
 from fastarat.common.problems import require_none
 from fastarat.data.formats.archives import Entry, entries, is_compressed
 from fastarat.data.formats.class_folders import Layout, Place, survey
-from fastarat.data.images.stored import EncodedSet
+from fastarat.data.images.stored import StoredImages
 
 
-def index_images(source: Path) -> tuple[EncodedSet, EncodedSet, tuple[str, ...]]:
+def index_images(source: Path) -> tuple[StoredImages, StoredImages, tuple[str, ...]]:
     """Training and test images of `source` in the order of their names, sizes still 0, and the classes.
 
     Raises `UserError` for a compressed archive, and for whatever `layout.survey` finds wrong.
@@ -35,7 +35,7 @@ def index_images(source: Path) -> tuple[EncodedSet, EncodedSet, tuple[str, ...]]
     return train, test, layout.classes
 
 
-def _split(source: Path, layout: Layout, found: list[tuple[Place, Entry]], split: str) -> EncodedSet:
+def _split(source: Path, layout: Layout, found: list[tuple[Place, Entry]], split: str) -> StoredImages:
     rows = sorted((pair for pair in found if pair[0].split == split), key=lambda pair: pair[0].row)
     if source.is_dir():
         paths = tuple(str(entry.path) for _, entry in rows)
@@ -43,7 +43,7 @@ def _split(source: Path, layout: Layout, found: list[tuple[Place, Entry]], split
     else:
         paths, lengths = (str(source),), [entry.length for _, entry in rows]
     count = len(rows)
-    return EncodedSet(
+    return StoredImages(
         paths,
         np.arange(count, dtype=np.int32) if source.is_dir() else np.zeros(count, np.int32),
         np.array([entry.offset for _, entry in rows], np.int64),

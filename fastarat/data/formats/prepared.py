@@ -12,8 +12,8 @@ from fastarat.common import npy, unfinished
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import checksum_of, read_json, synchronise
 from fastarat.data.formats.beton.seal import sha256_of
-from fastarat.data.images.dataset import MOST_CLASSES, Dataset, ImageSet, fingerprint, label_problem
-from fastarat.data.images.stored import EncodedSet
+from fastarat.data.images.dataset import MOST_CLASSES, Dataset, Images, fingerprint, label_problem
+from fastarat.data.images.stored import StoredImages
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
@@ -38,10 +38,10 @@ def create(out: Path) -> Iterator[Path]:
         raise WorkError(f"Cannot write {out}: {error.strerror or error}; nothing was left there.") from error
 
 
-def allocate(folder: Path, split: str, count: int, shape: tuple[int, ...]) -> ImageSet:
+def allocate(folder: Path, split: str, count: int, shape: tuple[int, ...]) -> Images:
     """Writable memory maps for a split's uint8 images [count, *shape] and int64 labels [count]."""
     images = npy.allocate(folder / f"{split}_images.npy", np.uint8, (count, *shape))
-    return ImageSet(images, npy.allocate(folder / f"{split}_labels.npy", np.int64, (count,)))
+    return Images(images, npy.allocate(folder / f"{split}_labels.npy", np.int64, (count,)))
 
 
 def seal(folder: Path, name: str, classes: tuple[str, ...], max_value: int, source: str) -> None:
@@ -135,7 +135,7 @@ def is_rgb(dataset: Dataset) -> bool:
     return dataset.image_shape[2] == 3 and dataset.max_value == 255
 
 
-def stored(folder: Path) -> tuple[EncodedSet, EncodedSet, tuple[str, ...]]:
+def stored(folder: Path) -> tuple[StoredImages, StoredImages, tuple[str, ...]]:
     """The images of both splits where they lie in the files, and the classes. Raises as `read` does, or if grey."""
     dataset = read(folder)
     height, width, _ = dataset.image_shape
@@ -145,16 +145,16 @@ def stored(folder: Path) -> tuple[EncodedSet, EncodedSet, tuple[str, ...]]:
     return train, test, dataset.classes
 
 
-def _parts(dataset: Dataset) -> Iterator[tuple[str, ImageSet]]:
+def _parts(dataset: Dataset) -> Iterator[tuple[str, Images]]:
     yield from zip(SPLITS, (dataset.decoded_train, dataset.test), strict=True)
 
 
-def _stored(folder: Path, split: str, part: ImageSet, size: tuple[int, int]) -> EncodedSet:
+def _stored(folder: Path, split: str, part: Images, size: tuple[int, int]) -> StoredImages:
     images, labels = part.images, part.labels
     path = folder / f"{split}_images.npy"
     first = path.stat().st_size - images.nbytes
     count, length = len(labels), 3 * size[0] * size[1]
-    return EncodedSet(
+    return StoredImages(
         (str(path),),
         np.zeros(count, np.int32),
         first + length * np.arange(count, dtype=np.int64),
@@ -166,10 +166,10 @@ def _stored(folder: Path, split: str, part: ImageSet, size: tuple[int, int]) -> 
     )
 
 
-def _load(folder: Path, split: str) -> ImageSet:
+def _load(folder: Path, split: str) -> Images:
     """Both arrays of a split, as they were just written."""
     images = np.load(folder / f"{split}_images.npy", mmap_mode="r", allow_pickle=False)
-    return ImageSet(images, np.load(folder / f"{split}_labels.npy", allow_pickle=False))
+    return Images(images, np.load(folder / f"{split}_labels.npy", allow_pickle=False))
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -224,7 +224,7 @@ def _require_manifest(manifest: dict[str, Any]) -> None:
         raise ValueError("its parts do not fit together")
 
 
-def _open(folder: Path, split: str, manifest: dict[str, Any]) -> ImageSet:
+def _open(folder: Path, split: str, manifest: dict[str, Any]) -> Images:
     """Both arrays of a split, as the manifest says that they are; images stay on the disk."""
     count, shape = manifest["counts"][split], tuple(manifest["image_shape"])
     paths = [folder / f"{split}_{part}.npy" for part in ("images", "labels")]
@@ -238,7 +238,7 @@ def _open(folder: Path, split: str, manifest: dict[str, Any]) -> ImageSet:
     problem = label_problem(labels, len(manifest["classes"]))
     if problem:
         raise UserError(f"{paths[1]}: {problem}; prepare the data set again.")
-    return ImageSet(images, labels)
+    return Images(images, labels)
 
 
 def _require_size(path: Path, size: int) -> None:

@@ -14,9 +14,9 @@ from fastarat.common.files import as_file_name, parse_json, write_atomically
 from fastarat.common.npz import read_npz
 from fastarat.data.images.damaged import readable
 from fastarat.data.images.decoding import DECODING
-from fastarat.data.images.stored import PER_IMAGE, EncodedSet
+from fastarat.data.images.stored import PER_IMAGE, StoredImages
 
-Index = tuple[EncodedSet, EncodedSet, tuple[str, ...]]
+Index = tuple[StoredImages, StoredImages, tuple[str, ...]]
 """Training and test images, and the classes."""
 SPLITS = ("train", "test")
 INDEXING = 2
@@ -47,7 +47,7 @@ def _read(kept: Path) -> Index | None:
         arrays = read_npz(kept)  # which compares checksums
         texts = parse_json(arrays["texts"].tobytes())
         train, test = (
-            EncodedSet(
+            StoredImages(
                 paths=tuple(texts[f"{split} paths"]),
                 names=tuple(texts[f"{split} names"]),
                 **{name: arrays[f"{split} {name}"] for name in PER_IMAGE},

@@ -25,7 +25,7 @@ from fastarat.data.formats.archives import is_clutter
 from fastarat.data.formats.webdataset import IMAGES, LABEL, Sample, samples
 from fastarat.data.images.damaged import readable
 from fastarat.data.images.pool import in_order
-from fastarat.data.images.stored import EncodedSet
+from fastarat.data.images.stored import StoredImages
 
 SPLITS = {"train": "train", "test": "test", "validation": "test", "val": "test"}
 SPLIT = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?![a-z])")
@@ -71,7 +71,7 @@ def files(folder: Path) -> list[Path]:
     return [*sorted(path for _, path in _shards(folder)), *([names] if names.is_file() else [])]
 
 
-def index(folder: Path) -> tuple[EncodedSet, EncodedSet, tuple[str, ...]]:
+def index(folder: Path) -> tuple[StoredImages, StoredImages, tuple[str, ...]]:
     """Training and test images in the order of the shards, sizes still 0, and the classes.
 
     Classes are the labels of the training images in order. Raises `UserError` for whatever `survey` finds wrong, and
@@ -118,7 +118,7 @@ def _missing(folder: Path, paths: list[Path]) -> Iterator[str]:
             yield f"{name}-{number:05}-of-{count}{end} is missing: copy or download it again"
 
 
-def assemble(folder: Path, found: Survey) -> tuple[EncodedSet, EncodedSet, tuple[str, ...]]:
+def assemble(folder: Path, found: Survey) -> tuple[StoredImages, StoredImages, tuple[str, ...]]:
     """As `index`, of what a survey found, whatever it found wrong."""
     train, test = (_joined(found.paths[split], found.shards[split]) for split in ("train", "test"))
     for split, images in (("train", train), ("test", test)):
@@ -188,9 +188,9 @@ def _tfrecord_samples(path: Path, shard: str, problems: list[str]) -> Iterator[S
             yield Sample(name, record.image.start, record.image.stop - record.image.start, record.label)
 
 
-def _joined(paths: list[Path], shards: list[Shard]) -> EncodedSet:
+def _joined(paths: list[Path], shards: list[Shard]) -> StoredImages:
     samples = [sample for shard in shards for sample in shard.samples]
-    return EncodedSet(
+    return StoredImages(
         tuple(map(str, paths)),
         np.repeat(np.arange(len(paths), dtype=np.int32), [len(shard.samples) for shard in shards]),
         np.array([sample.offset for sample in samples], np.int64),
@@ -202,7 +202,9 @@ def _joined(paths: list[Path], shards: list[Shard]) -> EncodedSet:
     )
 
 
-def _with_classes(folder: Path, train: EncodedSet, test: EncodedSet) -> tuple[EncodedSet, EncodedSet, tuple[str, ...]]:
+def _with_classes(
+    folder: Path, train: StoredImages, test: StoredImages
+) -> tuple[StoredImages, StoredImages, tuple[str, ...]]:
     """Labels become 0 … number of classes − 1: those that training images have, or that `classes.txt` has names for."""
     seen = np.unique(train.labels)
     unseen = np.flatnonzero(~np.isin(test.labels, seen))

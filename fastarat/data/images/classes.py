@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fastarat.common.errors import UserError
-from fastarat.data.images.dataset import Dataset, ImageSet, fingerprint
-from fastarat.data.images.stored import STORED, EncodedSet
+from fastarat.data.images.dataset import Dataset, Images, fingerprint
+from fastarat.data.images.stored import STORED, StoredImages
 
 
 class Match(NamedTuple):
@@ -65,9 +65,9 @@ def are_numbers(names: Sequence[str]) -> bool:
     return tuple(names) == tuple(map(str, range(len(names))))
 
 
-def _fingerprint(dataset: Dataset, train: ImageSet | EncodedSet, test: ImageSet, places: np.ndarray) -> str:
+def _fingerprint(dataset: Dataset, train: Images | StoredImages, test: Images, places: np.ndarray) -> str:
     """Of decoded images the one of a set that lies in this order; of stored ones one of its own."""
-    if isinstance(train, ImageSet):
+    if isinstance(train, Images):
         return fingerprint(train, test)
     return STORED + hashlib.sha256(dataset.fingerprint.encode() + places.tobytes()).hexdigest()
 

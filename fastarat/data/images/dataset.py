@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastarat.data.images.stored import STORED, EncodedSet
+from fastarat.data.images.stored import STORED, StoredImages
 
 MOST_CLASSES = 2**16
 
 
 @dataclass(frozen=True)
-class ImageSet:
+class Images:
     """One split of a data set."""
 
     images: np.ndarray
@@ -19,9 +19,9 @@ class ImageSet:
     labels: np.ndarray
     """int64 [N], each in 0 … number of classes − 1."""
 
-    def take(self, index: np.ndarray) -> "ImageSet":
+    def take(self, index: np.ndarray) -> "Images":
         """The images `index` (int64 [M]), in this order."""
-        return ImageSet(self.images[index], self.labels[index])
+        return Images(self.images[index], self.labels[index])
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Dataset:
     """A training and a test split with the names of their classes."""
 
     name: str
-    train: ImageSet | EncodedSet
+    train: Images | StoredImages
     """Decoded, or as they are stored: to be decoded batch by batch."""
-    test: ImageSet
+    test: Images
     classes: tuple[str, ...]
     max_value: int
     """Pixels are `images / max_value` in [0, 1]: 255, or 16 for the digits."""
@@ -54,18 +54,18 @@ class Dataset:
         ).hexdigest()
 
     @property
-    def decoded_train(self) -> ImageSet:
+    def decoded_train(self) -> Images:
         """The training images where they are decoded."""
-        assert isinstance(self.train, ImageSet)
+        assert isinstance(self.train, Images)
         return self.train
 
 
-def from_arrays(name: str, train: ImageSet, test: ImageSet, classes: tuple[str, ...], max_value: int) -> Dataset:
+def from_arrays(name: str, train: Images, test: Images, classes: tuple[str, ...], max_value: int) -> Dataset:
     """The data set of these splits, with its fingerprint computed."""
     return Dataset(name, train, test, classes, max_value, fingerprint(train, test))
 
 
-def fingerprint(train: ImageSet, test: ImageSet) -> str:
+def fingerprint(train: Images, test: Images) -> str:
     """SHA-256 (64 hex digits) over types, shapes and bytes of pixels and labels."""
     digest = hashlib.sha256()
     for part in (train.images, train.labels, test.images, test.labels):

@@ -10,14 +10,14 @@ from fastarat.common import console, npy, unfinished
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import as_file_name, synchronise
 from fastarat.common.problems import require_none
-from fastarat.data.images.dataset import ImageSet
+from fastarat.data.images.dataset import Images
 from fastarat.data.images.decoding import decode_all
-from fastarat.data.images.stored import EncodedSet, storage_key
+from fastarat.data.images.stored import StoredImages, storage_key
 
 BLOCK = 1 << 24
 
 
-def decoded_once(images: EncodedSet, size: tuple[int, int], share: float, cache: Path, what: str) -> ImageSet:
+def decoded_once(images: StoredImages, size: tuple[int, int], share: float, cache: Path, what: str) -> Images:
     """The middle of each image, `share` of its shorter side, as `size` (width, height): uint8 [N, H, W, 3].
 
     An image that has the size already keeps its pixels. They are decoded into a file in the folder `cache` on first
@@ -39,14 +39,14 @@ def decoded_once(images: EncodedSet, size: tuple[int, int], share: float, cache:
         pixels = _kept(cache, name, shape)
     if pixels is None:
         raise WorkError(f"what was written to {cache} reads otherwise: check the disk")
-    return ImageSet(pixels, images.labels)
+    return Images(pixels, images.labels)
 
 
-def decoded_now(images: EncodedSet, size: tuple[int, int], share: float, what: str) -> ImageSet:
+def decoded_now(images: StoredImages, size: tuple[int, int], share: float, what: str) -> Images:
     """As `decoded_once`, in memory: for a few images."""
     pixels = np.empty((len(images), size[1], size[0], 3), np.uint8)
     _decode_into(pixels, images, size, share, what)
-    return ImageSet(pixels, images.labels)
+    return Images(pixels, images.labels)
 
 
 def _kept(cache: Path, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -69,7 +69,7 @@ def _keep(
     cache: Path,
     name: str,
     shape: tuple[int, ...],
-    images: EncodedSet,
+    images: StoredImages,
     size: tuple[int, int],
     share: float,
     what: str,
@@ -91,7 +91,7 @@ def _checksum(pixels: np.ndarray, doing: str) -> str:
     return f"{crc:08x}"
 
 
-def _decode_into(pixels: np.ndarray, images: EncodedSet, size: tuple[int, int], share: float, what: str) -> None:
+def _decode_into(pixels: np.ndarray, images: StoredImages, size: tuple[int, int], share: float, what: str) -> None:
     files = (images.file(i) for i in range(len(images)))
     with console.progress(f"Decoding {what}", len(images)) as advance:
         for row, image in enumerate(decode_all(files, len(images), size, resize=True, share=share)):

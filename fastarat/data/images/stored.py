@@ -52,7 +52,7 @@ def changed(name: str, path: str) -> WorkError:
 
 
 @dataclass(frozen=True)
-class EncodedSet:
+class StoredImages:
     """One split of images in files: a JPEG or PNG file each, or many in a tar, a TFRecord or a .beton."""
 
     paths: tuple[str, ...]
@@ -91,7 +91,7 @@ class EncodedSet:
         width, height = map(int, self.sizes[i])
         return File(self.names[i], self.read(i), (width, height) if self.raw[i] else None)
 
-    def take(self, index: np.ndarray) -> "EncodedSet":
+    def take(self, index: np.ndarray) -> "StoredImages":
         """The images `index` (int64 [M]), in this order."""
         values: dict[str, Any] = {name: getattr(self, name)[index] for name in PER_IMAGE}
         crc32 = None if self.crc32 is None else self.crc32[index]
@@ -103,10 +103,10 @@ class EncodedSet:
         return (int(first[0]), int(first[1])) if (self.sizes == first).all() else None
 
 
-PER_IMAGE = tuple(field.name for field in fields(EncodedSet) if field.name not in ("paths", "names", "crc32"))
+PER_IMAGE = tuple(field.name for field in fields(StoredImages) if field.name not in ("paths", "names", "crc32"))
 
 
-def fingerprint_of(*parts: EncodedSet) -> str:
+def fingerprint_of(*parts: StoredImages) -> str:
     """`STORED` and the SHA-256 (64 hex digits) over names, sizes, lengths and labels; no image is read for it."""
     digest = hashlib.sha256()
     for part in parts:
@@ -116,7 +116,7 @@ def fingerprint_of(*parts: EncodedSet) -> str:
     return STORED + digest.hexdigest()
 
 
-def storage_key(images: EncodedSet, *settings: object) -> str:
+def storage_key(images: StoredImages, *settings: object) -> str:
     """24 hex digits that change with the files' places, sizes and times, and the images' places in them."""
     digest = hashlib.sha256(repr((DECODING, *settings)).encode())
     for path in map(Path, images.paths):

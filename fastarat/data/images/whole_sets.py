@@ -13,7 +13,7 @@ from fastarat.common.files import parse_json, write_atomically
 from fastarat.common.npz import read_npz
 from fastarat.data.images.decoding import File, open_image, reason_of
 from fastarat.data.images.pool import in_order
-from fastarat.data.images.stored import EncodedSet, Span, storage_key
+from fastarat.data.images.stored import Span, StoredImages, storage_key
 
 
 class Scan(NamedTuple):
@@ -25,7 +25,7 @@ class Scan(NamedTuple):
     """a line for each image that cannot be decoded, by its place; it begins with the image's name"""
 
 
-def scan(images: EncodedSet, cache: Path, what: str) -> Scan:
+def scan(images: StoredImages, cache: Path, what: str) -> Scan:
     """Decode all of `images` on every core, or read from the folder `cache` what the same files told before."""
     kept = cache / f"{storage_key(images)}.npz"
     found = _read(kept, len(images))
@@ -59,7 +59,7 @@ def _save(path: Path, sizes: np.ndarray, problems: np.ndarray) -> None:
         np.savez(file, sizes=sizes, problems=problems)
 
 
-def scan_all(images: EncodedSet, what: str) -> Scan:
+def scan_all(images: StoredImages, what: str) -> Scan:
     sizes, problems = np.zeros((len(images), 2), np.int32), {}
     spans = (images.span(i) for i in range(len(images)))
     with console.progress(f"Checking {what}", len(images)) as advance:
@@ -92,7 +92,7 @@ def examine(span: Span) -> tuple[int, int] | str:
         return f"{span.name} cannot be decoded ({reason_of(content, e)})"
 
 
-def without(images: EncodedSet, found: Scan) -> EncodedSet:
+def without(images: StoredImages, found: Scan) -> StoredImages:
     """The images that can be decoded, with their sizes."""
     good = np.setdiff1d(np.arange(len(images)), np.array(list(found.problems), np.int64))
     return replace(images, sizes=found.sizes).take(good)

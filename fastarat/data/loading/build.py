@@ -9,8 +9,8 @@ from fastarat_kernels.implementations import Kernels
 
 from fastarat.common.processes import num_here
 from fastarat.config.data import AugmentConfig, LoadingConfig
-from fastarat.data.images.dataset import ImageSet
-from fastarat.data.images.stored import EncodedSet
+from fastarat.data.images.dataset import Images
+from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading.decoders.decoder import Decoder
 from fastarat.data.loading.loader import Loader
 from fastarat.data.loading.resident import ResidentLoader
@@ -32,7 +32,7 @@ class Destination(NamedTuple):
 
 def build_loader(
     name: str,
-    images: ImageSet | EncodedSet,
+    images: Images | StoredImages,
     max_value: int,
     augment: AugmentConfig,
     loading: LoadingConfig,
@@ -40,18 +40,18 @@ def build_loader(
     batch: int,
     seed: int,
     destination: Destination,
-    extra: ImageSet | None = None,
+    extra: Images | None = None,
     ratio: float = 0.5,
 ) -> Loader:
     """The loader `name` for these training images: decoded ones stay on the device, others are decoded as needed."""
-    if isinstance(images, ImageSet):
+    if isinstance(images, Images):
         return ResidentLoader(images, max_value, augment, batch, seed, *destination, extra, ratio)
     decoder = build_decoder(name, images, loading, destination.num_processes, destination.device)
     return StreamLoader(images, decoder, augment, loading, size_in, batch, seed, *destination)
 
 
 def build_decoder(
-    name: str, images: EncodedSet, loading: LoadingConfig, num_processes: int, device: torch.device
+    name: str, images: StoredImages, loading: LoadingConfig, num_processes: int, device: torch.device
 ) -> Decoder:
     """The decoder `name`: ffcv, dali or plain. Raises `UserError` if it is not installed."""
     workers, pin = num_workers(loading, num_processes), device.type == "cuda"

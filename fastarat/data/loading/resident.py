@@ -10,7 +10,7 @@ from fastarat_kernels.implementations import PYTORCH, Kernels
 from torch import Tensor
 
 from fastarat.config.data import AugmentConfig
-from fastarat.data.images.dataset import ImageSet
+from fastarat.data.images.dataset import Images
 from fastarat.data.loading.extra import Mixture
 from fastarat.data.loading.loader import Batch, random_sample, share_of
 
@@ -23,7 +23,7 @@ class ResidentLoader:
 
     def __init__(
         self,
-        images: ImageSet,
+        images: Images,
         max_value: int,
         augment: AugmentConfig,
         batch: int,
@@ -33,7 +33,7 @@ class ResidentLoader:
         rank: int = 0,
         num_processes: int = 1,
         kernels: Kernels = PYTORCH,
-        extra: ImageSet | None = None,
+        extra: Images | None = None,
         ratio: float = 0.5,
     ):
         parts = [images] if extra is None else [images, extra]

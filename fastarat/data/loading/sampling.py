@@ -6,7 +6,7 @@ from fastarat_kernels import philox
 from fastarat_kernels.philox import Stream
 from torch import Tensor
 
-from fastarat.data.images.stored import EncodedSet
+from fastarat.data.images.stored import StoredImages
 
 BLOCK_BYTES = 8 * 2**20
 """What is read at a go: a disk's seek costs little against it."""
@@ -19,7 +19,7 @@ def random_order(num_images: int, seed: int, epoch: int) -> Tensor:
     return philox.permutation(seed, epoch, num_images)
 
 
-def quasi_random_order(images: EncodedSet, seed: int, epoch: int) -> Tensor:
+def quasi_random_order(images: StoredImages, seed: int, epoch: int) -> Tensor:
     """All images, int64 [N], near to each other in a batch where they lie near to each other on the disk.
 
     Blocks of neighbouring images come in random order, and the images of every `WINDOW_BLOCKS` blocks are mixed: for

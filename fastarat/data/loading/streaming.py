@@ -9,7 +9,7 @@ from fastarat_kernels.implementations import PYTORCH, Kernels
 from torch import Tensor
 
 from fastarat.config.data import AugmentConfig, LoadingConfig
-from fastarat.data.images.stored import EncodedSet
+from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading.crops import central_boxes, random_boxes, whole_boxes
 from fastarat.data.loading.decoders.decoder import Decoder, Request
 from fastarat.data.loading.loader import Batch, random_sample, share_of
@@ -27,7 +27,7 @@ class StreamLoader:
 
     def __init__(
         self,
-        images: EncodedSet,
+        images: StoredImages,
         decoder: Decoder,
         augment: AugmentConfig,
         loading: LoadingConfig,

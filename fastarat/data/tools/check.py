@@ -10,8 +10,8 @@ from fastarat.data.formats import arrays, cifar, image_folder, prepared, shards
 from fastarat.data.formats.archives import is_compressed
 from fastarat.data.formats.beton import check as beton_check
 from fastarat.data.formats.find import KNOWN, Source, find, names_under_root
-from fastarat.data.images.dataset import Dataset, ImageSet
-from fastarat.data.images.stored import EncodedSet
+from fastarat.data.images.dataset import Dataset, Images
+from fastarat.data.images.stored import StoredImages
 from fastarat.data.images.whole_sets import scan_all
 from fastarat.data.open import open_dataset
 from fastarat.data.stored import StoredData, open_stored
@@ -102,7 +102,7 @@ def _state(name: str) -> str:
     return "in the package" if source.kind == "embedded" else f"{KINDS[source.kind]} {source.path}"
 
 
-def _split_info(split: ImageSet | EncodedSet, classes: int) -> dict[str, int]:
+def _split_info(split: Images | StoredImages, classes: int) -> dict[str, int]:
     counts = np.bincount(split.labels, minlength=classes)
     return {"images": len(split.labels), "class_min": int(counts.min()), "class_max": int(counts.max())}
 

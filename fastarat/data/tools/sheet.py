@@ -7,9 +7,9 @@ import numpy as np
 
 from fastarat.common.errors import WorkError
 from fastarat.common.files import write_atomically
-from fastarat.data.images.dataset import ImageSet
+from fastarat.data.images.dataset import Images
 from fastarat.data.images.decoding import open_image, reason_of
-from fastarat.data.images.stored import EncodedSet
+from fastarat.data.images.stored import StoredImages
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -19,7 +19,7 @@ BACKGROUND, INK = (255, 255, 255), (0, 0, 0)
 
 
 def write(
-    images: ImageSet | EncodedSet,
+    images: Images | StoredImages,
     classes: tuple[str, ...],
     out: Path,
     max_value: int = 255,
@@ -53,10 +53,10 @@ def _evenly(values: np.ndarray, most: int) -> np.ndarray:
     return values[np.linspace(0, len(values) - 1, most).round().astype(int)]
 
 
-def _image(images: ImageSet | EncodedSet, i: int, max_value: int) -> "Image.Image":
+def _image(images: Images | StoredImages, i: int, max_value: int) -> "Image.Image":
     from PIL import Image
 
-    if isinstance(images, EncodedSet):
+    if isinstance(images, StoredImages):
         file = images.file(i)
         try:
             with open_image(file) as image:

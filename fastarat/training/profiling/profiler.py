@@ -25,7 +25,7 @@ from fastarat.common.errors import UserError
 from fastarat.common.files import write_atomically, write_text
 from fastarat.config import Config
 from fastarat.config.training import AveragingConfig, CompileMode
-from fastarat.data.images.dataset import Dataset, ImageSet
+from fastarat.data.images.dataset import Dataset, Images
 from fastarat.data.loading.loader import Batch
 from fastarat.training.build import build_training
 from fastarat.training.profiling.cost import Cost, step_cost
@@ -195,7 +195,7 @@ def _kernels_named(wanted: bool) -> Iterator[None]:
 def _countable(training: Training, image_size: torch.Size) -> Training:
     """One process's training where counting needs neither a GPU nor images to decode: with blank ones then."""
     config, dataset, parts = training.config, training.dataset, training.parts
-    decoded = isinstance(dataset.train, ImageSet)
+    decoded = isinstance(dataset.train, Images)
     if decoded and parts.world.device.type == "cpu":
         return training
     config = replace(config, batch=config.batch // parts.world.size)
@@ -208,7 +208,7 @@ def _countable(training: Training, image_size: torch.Size) -> Training:
 def _blank(config: Config, dataset: Dataset, image_size: torch.Size) -> tuple[Config, Dataset]:
     """A batch of blank images of this size as the data set, and what takes them as they are."""
     pixels = np.zeros((config.batch, *image_size, dataset.image_shape[2]), np.uint8)
-    images = ImageSet(pixels, np.zeros(config.batch, np.int64))
+    images = Images(pixels, np.zeros(config.batch, np.int64))
     padding = config.augment.crop_padding if config.augment.crop == "padded" else 0
     config = replace(
         config,

@@ -21,7 +21,7 @@ from fastarat.data.formats.beton.format import MIN_PAGE
 from fastarat.data.formats.beton.storage import SMART_BYTES, Storage
 from fastarat.data.formats.beton.write import Contents, build
 from fastarat.data.images import pool
-from fastarat.data.images.dataset import ImageSet
+from fastarat.data.images.dataset import Images
 from tests.helpers.beton_sets import built, encoded, folder_contents, pixel_contents, pixels, reopened
 from tests.helpers.small_sets import jpeg, one_line
 from tests.helpers.unmeasured import UNMEASURED
@@ -147,7 +147,7 @@ def test_every_image_that_cannot_be_stored_is_named_and_nothing_is_left(photos, 
 
 
 def test_what_a_beton_cannot_hold_is_refused(out):
-    grey = ImageSet(np.zeros((3, 8, 8, 1), np.uint8), np.zeros(3, np.int64))
+    grey = Images(np.zeros((3, 8, 8, 1), np.uint8), np.zeros(3, np.int64))
     text = refused(Contents("digits", grey, grey, ("a",), 16, "digits"), out)
     assert "digits" in text and "--loader resident" in text
 

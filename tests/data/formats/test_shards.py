@@ -12,7 +12,7 @@ from fastarat.common.errors import UserError
 from fastarat.data.formats import shards, webdataset
 from fastarat.data.formats.find import find
 from fastarat.data.formats.index import index_images
-from fastarat.data.images.stored import PER_IMAGE, EncodedSet
+from fastarat.data.images.stored import PER_IMAGE, StoredImages
 from fastarat.data.images.whole_sets import examine
 from fastarat.data.loading.crops import whole_boxes
 from fastarat.data.loading.decoders.dali import DALIDecoder
@@ -36,7 +36,7 @@ def refusal(folder: Path) -> str:
     return text
 
 
-def pixels(stored: EncodedSet) -> np.ndarray:
+def pixels(stored: StoredImages) -> np.ndarray:
     sizes = np.array([examine(stored.span(i)) for i in range(len(stored))], np.int32)
     request = Request(np.arange(len(stored)), whole_boxes(sizes), (12, 12))
     (batch,) = DALIDecoder(replace(stored, sizes=sizes), 1).decode([request])

@@ -6,7 +6,7 @@ import torch
 
 from fastarat.common.errors import UserError
 from fastarat.config.data import AugmentConfig
-from fastarat.data.images.stored import EncodedSet
+from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading import choose
 from fastarat.data.loading.choose import Opened, Wish, open_for_training
 from fastarat.data.open import prepare
@@ -75,7 +75,7 @@ def test_what_does_not_fit_goes_to_the_loader_made_for_it(forms, no_room):
     for form, loader in wanted.items():
         found = opened(forms[form])
         assert found.loader == loader and "are more than a quarter of memory" in found.why
-        assert isinstance(found.dataset.train, EncodedSet)
+        assert isinstance(found.dataset.train, StoredImages)
         assert found.dataset.test.images.shape[1:] == (12, 12, 3)
 
 

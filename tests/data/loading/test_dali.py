@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from fastarat.common.errors import UserError, WorkError
-from fastarat.data.images.stored import EncodedSet
+from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading.decoders import dali
 from fastarat.data.loading.decoders.dali import DALIDecoder
 from fastarat.data.loading.decoders.decoder import Request
@@ -30,14 +30,14 @@ def pixels(content: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
 
-def encoded(folder: Path, contents: list[bytes], sizes: list[tuple[int, int]] | None = None) -> EncodedSet:
+def encoded(folder: Path, contents: list[bytes], sizes: list[tuple[int, int]] | None = None) -> StoredImages:
     """A set of these files; `sizes` where PIL cannot tell them."""
     folder.mkdir(exist_ok=True)
     paths = tuple(str(folder / f"{i}") for i in range(len(contents)))
     for path, content in zip(paths, contents, strict=True):
         Path(path).write_bytes(content)
     n = len(contents)
-    return EncodedSet(
+    return StoredImages(
         paths,
         np.arange(n, dtype=np.int32),
         np.zeros(n, np.int64),
@@ -49,13 +49,13 @@ def encoded(folder: Path, contents: list[bytes], sizes: list[tuple[int, int]] | 
     )
 
 
-def whole(images: EncodedSet, index: Sequence[int], size: tuple[int, int]) -> Request:
+def whole(images: StoredImages, index: Sequence[int], size: tuple[int, int]) -> Request:
     """All of each image."""
     sizes = images.sizes[np.array(index, np.int64)]
     return Request(np.array(index, np.int64), np.concatenate([np.zeros_like(sizes), sizes], 1), size)
 
 
-def decoded(images: EncodedSet, requests: list[Request], workers: int = 1) -> list[np.ndarray]:
+def decoded(images: StoredImages, requests: list[Request], workers: int = 1) -> list[np.ndarray]:
     return [batch.numpy() for batch in DALIDecoder(images, workers).decode(requests)]
 
 
@@ -64,13 +64,13 @@ def noise(kind: str = "JPEG", mode: str = "RGB", seed: int = 0, size: tuple[int,
 
 
 @pytest.fixture
-def images(tmp_path) -> EncodedSet:
+def images(tmp_path) -> StoredImages:
     """Ten JPEGs of 12x12."""
     return encoded(tmp_path / "images", [jpeg(i) for i in range(10)])
 
 
 @pytest.fixture(scope="module")
-def photographs(tmp_path_factory) -> EncodedSet:
+def photographs(tmp_path_factory) -> StoredImages:
     """Every fourth of the photographs of shared/data; tests of them are skipped where it is absent."""
     archive = Path(__file__).parents[3].parent / "shared" / "data" / "photos-320.tar"
     if not archive.exists():
@@ -86,7 +86,7 @@ def test_photographs_have_the_pixels_of_pil_at_their_own_size(photographs):
         assert np.array_equal(batch[0], pixels(photographs.read(i)))
 
 
-def random_parts(images: EncodedSet) -> np.ndarray:
+def random_parts(images: StoredImages) -> np.ndarray:
     """A part of each image, of at least a third of its sides."""
     random = np.random.default_rng(0)
     extents = random.integers(images.sizes // 3, images.sizes + 1)

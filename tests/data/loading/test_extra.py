@@ -10,7 +10,7 @@ from fastarat.common.errors import UserError
 from fastarat.config import Config
 from fastarat.config.data import AugmentConfig, ExtraConfig
 from fastarat.data.formats.prepared import write
-from fastarat.data.images.dataset import ImageSet, from_arrays
+from fastarat.data.images.dataset import Images, from_arrays
 from fastarat.data.loading.extra import Mixture, open_extra
 from fastarat.data.loading.resident import ResidentLoader
 from fastarat.data.open import open_dataset
@@ -19,10 +19,10 @@ OWN, EXTRA, BATCH = 53, 31, 12
 CPU = torch.device("cpu")
 
 
-def image_set(num: int, first: int) -> ImageSet:
+def image_set(num: int, first: int) -> Images:
     """Images that can be told apart: the label is the image's number."""
     images = np.random.default_rng(first).integers(0, 256, (num, 5, 5, 3), dtype=np.uint8)
-    return ImageSet(images, np.arange(first, first + num, dtype=np.int64))
+    return Images(images, np.arange(first, first + num, dtype=np.int64))
 
 
 def loader(rank: int = 0, num_processes: int = 1, ratio: float = 0.7, extra: int = EXTRA, seed: int = 0):
@@ -126,7 +126,7 @@ def test_an_extra_set_must_have_the_same_classes_and_images(tmp_path):
     assert open_extra(ExtraConfig(), digits) is None
 
     def opened(name: str, images: np.ndarray, classes: tuple[str, ...], max_value: int = 16):
-        part = ImageSet(images, np.zeros(len(images), np.int64))
+        part = Images(images, np.zeros(len(images), np.int64))
         write(from_arrays(name, part, part, classes, max_value), tmp_path / name, "test")
         return open_extra(ExtraConfig(str(tmp_path / name)), digits)
 

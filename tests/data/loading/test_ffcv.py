@@ -17,7 +17,7 @@ from PIL import Image
 
 from fastarat.common.errors import UserError, WorkError
 from fastarat.data.formats.beton.write import Contents
-from fastarat.data.images.stored import EncodedSet
+from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading.crops import central_boxes, random_boxes, whole_boxes
 from fastarat.data.loading.decoders import ffcv, ffcv_native
 from fastarat.data.loading.decoders.decoder import Request
@@ -30,7 +30,7 @@ from tests.helpers.small_sets import one_line
 pytestmark = needs_ffcv
 
 
-def decoded(images: EncodedSet, boxes: np.ndarray, size: tuple[int, int], workers: int = 2) -> np.ndarray:
+def decoded(images: StoredImages, boxes: np.ndarray, size: tuple[int, int], workers: int = 2) -> np.ndarray:
     decoder = FFCVDecoder(images, workers, False)
     (batch,) = decoder.decode([Request(np.arange(len(boxes)), boxes, size)])
     decoder.close()
@@ -38,28 +38,28 @@ def decoded(images: EncodedSet, boxes: np.ndarray, size: tuple[int, int], worker
     return batch.numpy()
 
 
-def difference(images: EncodedSet, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def difference(images: StoredImages, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     reference = [pixels_of(images.file(i), box, size) for i, box in enumerate(boxes)]
     return np.abs(decoded(images, boxes, size).astype(int) - np.stack(reference))
 
 
-def requests(images: EncodedSet, count: int, batch: int = 4) -> list[Request]:
+def requests(images: StoredImages, count: int, batch: int = 4) -> list[Request]:
     index = np.arange(batch)
     return [Request((index + i) % len(images), whole_boxes(images.sizes[:batch]), (12, 12)) for i in range(count)]
 
 
 @pytest.fixture
-def noise(tmp_path) -> EncodedSet:
+def noise(tmp_path) -> StoredImages:
     return reopened(built(pixel_contents(40), tmp_path / "noise.beton", mode="raw")).train
 
 
 @pytest.fixture
-def jpegs(photos, tmp_path) -> EncodedSet:
+def jpegs(photos, tmp_path) -> StoredImages:
     return reopened(built(folder_contents(photos), tmp_path / "jpegs.beton", mode="jpeg")).train
 
 
 @pytest.fixture
-def photographs(shared, tmp_path) -> EncodedSet:
+def photographs(shared, tmp_path) -> StoredImages:
     """40 real photographs of various sizes."""
     path = shared("photos-320.tar")
     with tarfile.open(path) as tar:
@@ -69,7 +69,7 @@ def photographs(shared, tmp_path) -> EncodedSet:
     offsets, lengths = (np.array([getattr(member, name) for member in members]) for name in ("offset_data", "size"))
     labels, names = np.zeros(n, np.int64), tuple(member.name for member in members)
     files, raw = np.zeros(n, np.int32), np.zeros(n, bool)
-    images = EncodedSet((str(path),), files, offsets, lengths, raw, np.array(sizes, np.int32), labels, names)
+    images = StoredImages((str(path),), files, offsets, lengths, raw, np.array(sizes, np.int32), labels, names)
     contents = Contents("photos", images, images.take(np.arange(1)), ("photo",), 255, str(path))
     return reopened(built(contents, tmp_path / "photos.beton", mode="jpeg")).train
 
@@ -173,7 +173,7 @@ def test_a_box_outside_of_its_image_never_reaches_native_code(noise):
             decoded(noise, np.array([box], np.int32), (4, 4))
 
 
-def broken(images: EncodedSet, i: int) -> EncodedSet:
+def broken(images: StoredImages, i: int) -> StoredImages:
     """Image `i` without its middle, after the file was opened."""
     with Path(images.paths[0]).open("r+b") as file:
         file.seek(int(images.offsets[i]) + 300)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fastarat.config.data import AugmentConfig
-from fastarat.data.images.dataset import ImageSet
+from fastarat.data.images.dataset import Images
 from fastarat.data.loading.resident import ResidentLoader
 from fastarat.data.open import open_dataset
 
@@ -13,10 +13,10 @@ NUM_IMAGES, BATCH = 53, 12
 CPU = torch.device("cpu")
 
 
-def image_set() -> ImageSet:
+def image_set() -> Images:
     """Images that can be told apart: the label is the image's number."""
     images = np.random.default_rng(0).integers(0, 256, (NUM_IMAGES, 5, 5, 3), dtype=np.uint8)
-    return ImageSet(images, np.arange(NUM_IMAGES, dtype=np.int64))
+    return Images(images, np.arange(NUM_IMAGES, dtype=np.int64))
 
 
 def loader(rank: int = 0, num_processes: int = 1, seed: int = 0, padding: int = 2) -> ResidentLoader:

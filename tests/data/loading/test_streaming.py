@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastarat.config.data import AugmentConfig, LoadingConfig
-from fastarat.data.images.dataset import ImageSet
+from fastarat.data.images.dataset import Images
 from fastarat.data.loading import sampling as order
 from fastarat.data.loading.crops import random_boxes
 from fastarat.data.loading.decoders.decoder import Request
@@ -43,7 +43,7 @@ def small(tmp_path):
     """PNGs of one size, and their pixels."""
     images = encoded(tmp_path / "small", {f"{i}.png": jpeg(i, 10, 12, kind="PNG") for i in range(NUM_IMAGES)})
     pixels = [np.random.default_rng(i).integers(0, 256, (12, 10, 3), dtype=np.uint8) for i in range(NUM_IMAGES)]
-    return images, ImageSet(np.stack(pixels), np.arange(NUM_IMAGES, dtype=np.int64))
+    return images, Images(np.stack(pixels), np.arange(NUM_IMAGES, dtype=np.int64))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from PIL import Image
 
 from fastarat.common.errors import WorkError
 from fastarat.data.formats import digits
-from fastarat.data.images.dataset import ImageSet
+from fastarat.data.images.dataset import Images
 from fastarat.data.tools.sheet import CAPTION, GAP, TILE, write
 from tests.helpers.beton_sets import built, folder_contents, pixel_contents, reopened
 
@@ -16,10 +16,10 @@ def tile(path, row: int, column: int) -> np.ndarray:
     return np.asarray(Image.open(path))[top : top + TILE, left : left + TILE]
 
 
-def coloured() -> ImageSet:
+def coloured() -> Images:
     """Image i is 10 i everywhere, its class i % 2."""
     images = np.repeat(np.arange(0, 240, 10, dtype=np.uint8), 8 * 8 * 3).reshape(-1, 8, 8, 3)
-    return ImageSet(images, np.arange(24, dtype=np.int64) % 2)
+    return Images(images, np.arange(24, dtype=np.int64) % 2)
 
 
 def test_a_class_is_a_row_of_its_images_chosen_evenly(tmp_path):
@@ -38,7 +38,7 @@ def test_the_class_is_written_over_its_row(tmp_path):
 
 
 def test_many_classes_are_shown_in_part_and_odd_names_do_no_harm(tmp_path):
-    images = ImageSet(np.zeros((30, 4, 4, 3), np.uint8), np.arange(30, dtype=np.int64))
+    images = Images(np.zeros((30, 4, 4, 3), np.uint8), np.arange(30, dtype=np.int64))
     write(images, tuple(f"班{i}\n" for i in range(30)), tmp_path / "sheet.png")
     assert Image.open(tmp_path / "sheet.png").height == GAP + 10 * (TILE + CAPTION + GAP)
 

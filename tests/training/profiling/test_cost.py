@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from fastarat.common.distributed import World
 from fastarat.config.model import ModelConfig
 from fastarat.config.recipes import recipe
-from fastarat.data.images.dataset import Dataset, ImageSet
+from fastarat.data.images.dataset import Dataset, Images
 from fastarat.models.split_batch_norm import forward_context
 from fastarat.training.build import build_training
 from fastarat.training.profiling.cost import Cost, CostCounter, added, step_cost
@@ -31,7 +31,7 @@ def built(
     config = replace(config, model=ModelConfig(model)) if model else config
     attack = replace(config.attack, steps=steps)
     config = replace(config, batch=batch, num_validation_images=0, num_train_images=None, attack=attack)
-    images = ImageSet(np.zeros((3 * batch, 32, 32, 3), np.uint8), np.arange(3 * batch) % 10)
+    images = Images(np.zeros((3 * batch, 32, 32, 3), np.uint8), np.arange(3 * batch) % 10)
     dataset = Dataset("random", images, images, tuple("0123456789"), 255, "")
     with nets_of_one_block():
         return build_training(config, dataset, World(torch.device("cpu")), dtype, kernels)

@@ -13,7 +13,7 @@ from fastarat.data.formats.beton import seal as beton_seal
 from fastarat.data.formats.beton.file import everything, examine, jpeg_problem, opened
 from fastarat.data.formats.beton.seal import REBUILD, Seal
 from fastarat.data.images.pool import in_order
-from fastarat.data.images.stored import EncodedSet
+from fastarat.data.images.stored import StoredImages
 
 
 def problems(path: Path) -> list[str]:
@@ -71,7 +71,7 @@ class _Stored(NamedTuple):
     crc32: int | None
 
 
-def _stored(images: EncodedSet, seal: Seal | None) -> Iterator[_Stored]:
+def _stored(images: StoredImages, seal: Seal | None) -> Iterator[_Stored]:
     checksums = seal.checksums().tolist() if seal else [None] * len(images)
     for i, crc32 in enumerate(checksums):
         size = None if images.raw[i] else (int(images.sizes[i, 0]), int(images.sizes[i, 1]))
@@ -85,7 +85,7 @@ def _problem(image: _Stored) -> str | None:
     return f"{image.name} {problem}" if problem else None
 
 
-def _split_info(split: EncodedSet, classes: int) -> dict[str, int]:
+def _split_info(split: StoredImages, classes: int) -> dict[str, int]:
     counts = np.bincount(split.labels, minlength=classes)
     return {"images": len(split), "class_min": int(counts.min()), "class_max": int(counts.max())}
 

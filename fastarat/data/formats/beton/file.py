@@ -18,7 +18,7 @@ from fastarat.data.formats.beton.structure import Layout
 from fastarat.data.images.cache import once
 from fastarat.data.images.dataset import MOST_CLASSES, label_problem
 from fastarat.data.images.decoding import reason_of, without_warnings
-from fastarat.data.images.stored import EncodedSet, fingerprint_of
+from fastarat.data.images.stored import StoredImages, fingerprint_of
 
 SPLITS = ("train", "test")
 
@@ -28,8 +28,8 @@ class BetonFile:
     """A data set in one .beton."""
 
     name: str
-    train: EncodedSet
-    test: EncodedSet
+    train: StoredImages
+    test: StoredImages
     """may be empty where FFCV wrote the file"""
     classes: tuple[str, ...]
     max_value: int
@@ -98,11 +98,11 @@ def jpeg_problem(content: bytes, size: tuple[int, int], decode: bool) -> str | N
     return None
 
 
-def everything(path: Path, layout: Layout, seal: Seal | None = None) -> EncodedSet:
+def everything(path: Path, layout: Layout, seal: Seal | None = None) -> StoredImages:
     """The images of both splits in the order of the file; with a seal each is compared with it when it is read."""
     files = np.zeros(len(layout.labels), np.int32)
     values = (layout.starts, layout.lengths, layout.raw, layout.sizes, layout.labels, layout.names)
-    return EncodedSet((str(path),), files, *values, crc32=seal.checksums().astype(np.int64) if seal else None)
+    return StoredImages((str(path),), files, *values, crc32=seal.checksums().astype(np.int64) if seal else None)
 
 
 def _require_checksum(path: Path, seal: Seal) -> None:

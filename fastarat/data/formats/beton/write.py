@@ -35,10 +35,10 @@ from fastarat.data.formats.beton.format import (
     struct_of,
 )
 from fastarat.data.formats.beton.storage import Storage, StoredImage, record
-from fastarat.data.images.dataset import ImageSet
+from fastarat.data.images.dataset import Images
 from fastarat.data.images.decoding import File
 from fastarat.data.images.pool import in_order
-from fastarat.data.images.stored import EncodedSet
+from fastarat.data.images.stored import StoredImages
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Contents:
     """A data set to be written."""
 
     name: str
-    train: ImageSet | EncodedSet
-    test: ImageSet | EncodedSet
+    train: Images | StoredImages
+    test: Images | StoredImages
     classes: tuple[str, ...]
     max_value: int
     source: str
@@ -77,7 +77,7 @@ def _require_usable(contents: Contents, out: Path) -> None:
     for path in (out, beton_seal.place_of(out)):
         if path.exists() or path.is_symlink():
             raise UserError(f"{path} exists already: choose another place, or remove it first.")
-    shapes = [part.images.shape for part in (contents.train, contents.test) if isinstance(part, ImageSet)]
+    shapes = [part.images.shape for part in (contents.train, contents.test) if isinstance(part, Images)]
     if contents.max_value != 255 or any(shape[-1] != 3 for shape in shapes):
         raise UserError(
             f"{contents.source} is not of 8-bit RGB images, which a .beton holds: it is small, use --loader resident."
@@ -136,7 +136,7 @@ def _write(contents: Contents, path: Path, storage: Storage, processes: int | No
 
 def _items(contents: Contents) -> Iterator[File]:
     for split, part in zip(SPLITS, (contents.train, contents.test), strict=True):
-        if isinstance(part, ImageSet):
+        if isinstance(part, Images):
             size = (part.images.shape[2], part.images.shape[1])
             for i, pixels in enumerate(part.images):
                 yield File(f"{split} image {i}", pixels.tobytes(), size)

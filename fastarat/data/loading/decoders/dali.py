@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fastarat.common.errors import WorkError
 from fastarat.data.images.decoding import open_image, reason_of
-from fastarat.data.images.stored import EncodedSet
+from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading.decoders import dali_pipeline
 from fastarat.data.loading.decoders.dali_pipeline import BLACK, Inputs, as_ppm, is_left_to_pil
 from fastarat.data.loading.decoders.decoder import Request
@@ -55,7 +55,7 @@ class DALIDecoder:
 
     def __init__(
         self,
-        images: EncodedSet,
+        images: StoredImages,
         workers: int,
         device: Literal["cpu", "gpu"] = "cpu",
         pin: bool = False,

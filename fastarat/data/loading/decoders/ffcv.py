@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fastarat.common.errors import WorkError
 from fastarat.data.images.decoding import reason_of
-from fastarat.data.images.stored import EncodedSet, changed
+from fastarat.data.images.stored import StoredImages, changed
 from fastarat.data.loading.decoders import ffcv_native
 from fastarat.data.loading.decoders.decoder import Request
 from fastarat.data.loading.decoders.pixels import pixels_of
@@ -52,7 +52,7 @@ class FFCVDecoder:
     Raises `UserError` if FFCV is not installed.
     """
 
-    def __init__(self, images: EncodedSet, workers: int, pin: bool):
+    def __init__(self, images: StoredImages, workers: int, pin: bool):
         (path,) = images.paths
         self.images, self.workers, self.pin = images, workers, pin
         unknown = np.full(len(images), ffcv_native.UNKNOWN)

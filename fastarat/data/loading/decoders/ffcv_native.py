@@ -58,7 +58,7 @@ def compile_rows() -> Callable[..., None]:
     (a descriptor), compares it with its CRC-32 (`UNKNOWN`: does not) and writes the part `boxes[i]` of it into `out[i]`
     (uint8 [n, H, W, 3]). `content` and `pixels` are scratch for a stored and for a decoded image, uint8. `status[i]`
     becomes 0, `READ_FAILED`, `DECODE_FAILED` or `CHANGED`;
-    `done[0]` grows by one for each image. The rest is int64, as in `EncodedSet` and `Request`; boxes must lie inside.
+    `done[0]` grows by one for each image. The rest is int64, as in `StoredImages` and `Request`; boxes must lie inside.
     """
     native = load()
     try:

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from fastarat.common.errors import WorkError
 from fastarat.common.signals import ENDING
 from fastarat.data.images.decoding import reason_of
-from fastarat.data.images.stored import EncodedSet
+from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading.decoders.decoder import Request
 from fastarat.data.loading.decoders.pixels import pixels_of
 from fastarat.data.loading.decoders.prefetch import STALL_S
@@ -38,7 +38,7 @@ _TIMED_OUT = "timed out"  # in what PyTorch raises when a batch is not there in 
 class PlainDecoder:
     """See `Decoder`. `workers` processes decode a batch each; they live until `close`. `pin`: into pinned memory."""
 
-    def __init__(self, images: EncodedSet, workers: int, pin: bool = False):
+    def __init__(self, images: StoredImages, workers: int, pin: bool = False):
         self.images, self.workers, self.pin = images, workers, pin
         self.decoding: _Decoding | None = None
         self.loader: DataLoader | None = None
@@ -165,7 +165,7 @@ class _Requests:
 class _Decoding(Dataset):
     """A request to pixels in its slot, in a worker."""
 
-    def __init__(self, images: EncodedSet, workers: int, num_slots: int, most_bytes: int):
+    def __init__(self, images: StoredImages, workers: int, num_slots: int, most_bytes: int):
         self.images = images
         self.slots = torch.empty(num_slots, most_bytes, dtype=torch.uint8).share_memory_()
         # Counted by each worker: whether a slow batch goes on.
