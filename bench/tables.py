@@ -1,7 +1,7 @@
 """Write every table of measured figures from result rows: `python -m bench.tables`; `--check` only compares.
 
-In README.md a table stands between `<!-- table: NAME -->` and `<!-- end -->`; docs/results.md is written whole, with
-the pictures of the ladders beside it. Nobody types numbers there.
+In README.md and under docs/ a table stands between `<!-- table: NAME -->` and `<!-- end -->`; pictures are written to
+docs/images. Nobody types numbers there.
 """
 
 import re
@@ -21,7 +21,8 @@ from bench.robustness import report as robustness_report
 from bench.robustness.suites import SUITES
 
 ROOT = Path(__file__).parents[1]
-README, RESULTS_PAGE, IMAGES = ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "images"
+PAGES = tuple(ROOT / page for page in ("README.md", "docs/results.md", "docs/speed.md"))
+IMAGES = ROOT / "docs" / "images"
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Row = dict[str, Any]
 LEGEND = (
@@ -66,69 +67,73 @@ def autoattack_table() -> str:
 
 
 def loaders_table() -> str:
-    """The newest comparison of the loaders on each kind of images and each kind of machine, as Markdown."""
-    newest: dict[tuple[str, bool], list[Row]] = {}
-    for group in _loader_groups():
-        newest.setdefault((group[0]["crop"], bool(group[0]["gpu"])), group)
-    if not newest:
+    """Every comparison of the loaders, the newest first, as Markdown."""
+    groups = loaders_report.groups(read_rows(RESULTS / "loaders.jsonl"))
+    if not groups:
         return "Not measured yet.\n"
-    tables = [f"{markdown(*loaders_report.table(g))}\n{loaders_report.caption(g)}.\n" for g in newest.values()]
-    return "\n".join([*tables, f"{loaders_report.LEGEND}\n"])
+    parts = []
+    for rows in groups:
+        parts += [f"**{loaders_report.title(rows[0])}**\n", markdown(*loaders_report.table(rows))]
+        parts.append(f"{loaders_report.caption(rows)}.\n")
+    return "\n".join([*parts, f"{loaders_report.LEGEND}\n"])
 
 
-def _loader_groups() -> list[list[Row]]:
-    return loaders_report.groups(read_rows(RESULTS / "loaders.jsonl"))
-
-
-def throughput_table(on_gpu: bool) -> str:
-    """The README's ladder: AR-AT of ResNet-18 by the newest commit, at its smallest batch, as Markdown."""
-    found = [rows for rows in _ladders() if bool(rows[0]["gpu"]) == on_gpu]
-    found = [rows for rows in found if (rows[0]["model"], rows[0]["method"]) == ("resnet18", "arat")]
-    if not found:
-        return "Not measured yet.\n"
-    newest = [rows for rows in found if rows[0]["commit"] == found[0][0]["commit"]]
-    return ladder_table(min(newest, key=lambda rows: rows[0]["batch"]))
+def ladders_table() -> str:
+    """Every ladder with its picture, the newest first, as Markdown."""
+    found = _ladders()
+    parts = [] if any(rows[0]["gpu"] for rows in found) else ["On a GPU: not measured yet.\n"]
+    for rows in found:
+        parts.append(f"**{throughput_report.title(rows[0])}**\n")
+        if any(row["images_per_s"] is not None for row in rows):
+            parts.append(f"![images/s of each variant](images/{picture_name(rows)})\n")
+        parts.append(ladder_table(rows))
+    return "\n".join([*parts, f"{LEGEND}\n"] if found else parts)
 
 
 def ladder_table(rows: list[Row]) -> str:
     """A ladder, with what it was measured on, as Markdown."""
     what = f"{throughput_report.title(rows[0])}; {throughput_report.place(rows[0])}"
-    return f"{markdown(*throughput_report.columns_of(rows))}\n{what}. {LEGEND}\n"
+    return f"{markdown(*throughput_report.columns_of(rows))}\n{what}.\n"
 
 
-TABLES: dict[str, Callable[[], str]] = {
-    "digits": partial(robustness_table, "digits"),
-    "cifar10-tiny": partial(robustness_table, "cifar10-tiny"),
-    "ablation": partial(robustness_table, "ablation"),
-    "autoattack": autoattack_table,
-    "loaders": loaders_table,
-    "throughput-cpu": partial(throughput_table, False),
-    "throughput-gpu": partial(throughput_table, True),
-}
-
-
-def render(text: str) -> str:
-    """The page with every table made anew."""
-    return BLOCK.sub(lambda match: match[1] + TABLES[match[2]]() + match[3], text)
-
-
-def results_page() -> str:
-    """All figures of speed, newest first within each benchmark."""
-    parts = [
-        "# Results",
-        "Written from the rows in `bench/results` by `python -m bench.tables`; do not edit.",
-        "## Throughput",
+def startup_table() -> str:
+    """Seconds to the first step, and what imports cost, as Markdown."""
+    rows = [row for row in read_rows(RESULTS / "startup.jsonl") if row["correct"]]
+    starts = [
+        [
+            row["recipe"],
+            f"{row['compile']}, {row['kernels']}, {row['dtype']}",
+            row["cache"],
+            f"{row['seconds']:.1f}",
+            f"{list(row['parts_s'].values())[-1]:.1f}",
+            throughput_report.place(row),
+        ]
+        for row in rows
+        if row["case"] == "first step"
     ]
-    for rows in _ladders():
-        parts.append(f"### {throughput_report.title(rows[0])}")
-        if any(row["images_per_s"] is not None for row in rows):
-            parts.append(f"![images/s of each variant](images/{picture_name(rows)})")
-        parts.append(ladder_table(rows).rstrip())
-    parts += ["## AutoAttack beside the reference", autoattack_table().rstrip()]
-    parts += ["## Loaders", *(_loaders() or ["Not measured yet."])]
-    parts += ["## Start-up", *(_startup() or ["Not measured yet."])]
-    parts += ["## Kernels", *(_kernels() or ["Not measured yet: it takes a GPU."])]
-    return "\n\n".join(parts) + "\n"
+    imports = [
+        [
+            row["module"],
+            f"{row['s_p50']:.2f} ({row['s_p20']:.2f}-{row['s_p80']:.2f})",
+            f"{row['torch_s']:.2f}",
+            throughput_report.place(row),
+        ]
+        for row in rows
+        if row["case"] == "import"
+    ]
+    columns = ["recipe", "step", "caches", "seconds to the first step", "of it in that step", "machine"]
+    parts = [markdown(columns, starts)] if starts else []
+    columns = ["import", "seconds beyond torch: p50 (p20-p80)", "torch itself", "machine"]
+    return "\n".join([*parts, markdown(columns, imports)] if imports else parts) or "Not measured yet.\n"
+
+
+def kernels_table() -> str:
+    """Every kernel beside eager PyTorch, inductor and apex, as Markdown."""
+    rows = list(read_rows(RESULTS / "kernels.jsonl"))
+    if not rows:
+        return "Not measured yet: it takes a GPU.\n"
+    lines = [*kernel_report.mean_lines(rows), *kernel_report.verdicts(rows)]
+    return "\n".join([markdown(*kernel_report.table(rows)), *(f"- {line}" for line in lines)]) + "\n"
 
 
 def _ladders() -> list[list[Row]]:
@@ -142,66 +147,30 @@ def picture_name(rows: list[Row]) -> str:
     return f"throughput-{first['model']}-{first['method']}-{first['batch']}-{first['attack_steps']}-{where}.png"
 
 
-def _loaders() -> list[str]:
-    groups = _loader_groups()
-    tables = [
-        f"### {loaders_report.title(group[0])}\n\n{markdown(*loaders_report.table(group))}\n"
-        f"{loaders_report.caption(group)}."
-        for group in groups
-    ]
-    return [*tables, loaders_report.LEGEND] if groups else []
+TABLES: dict[str, Callable[[], str]] = {
+    "digits": partial(robustness_table, "digits"),
+    "cifar10-tiny": partial(robustness_table, "cifar10-tiny"),
+    "ablation": partial(robustness_table, "ablation"),
+    "autoattack": autoattack_table,
+    "loaders": loaders_table,
+    "ladders": ladders_table,
+    "startup": startup_table,
+    "kernels": kernels_table,
+}
 
 
-def _startup() -> list[str]:
-    rows = [row for row in read_rows(RESULTS / "startup.jsonl") if row["correct"]]
-    parts = []
-    starts = [row for row in rows if row["case"] == "first step"]
-    if starts:
-        columns = ["recipe", "step", "caches", "seconds to the first step", "of it in that step", "machine"]
-        cells = [
-            [
-                row["recipe"],
-                f"{row['compile']}, {row['kernels']}, {row['dtype']}",
-                row["cache"],
-                f"{row['seconds']:.1f}",
-                f"{list(row['parts_s'].values())[-1]:.1f}",
-                throughput_report.place(row),
-            ]
-            for row in starts
-        ]
-        parts.append(markdown(columns, cells).rstrip())
-    imports = [row for row in rows if row["case"] == "import"]
-    if imports:
-        columns = ["import", "seconds beyond torch: p50 (p20-p80)", "torch itself", "machine"]
-        cells = [
-            [
-                row["module"],
-                f"{row['s_p50']:.2f} ({row['s_p20']:.2f}-{row['s_p80']:.2f})",
-                f"{row['torch_s']:.2f}",
-                throughput_report.place(row),
-            ]
-            for row in imports
-        ]
-        parts.append(markdown(columns, cells).rstrip())
-    return parts
-
-
-def _kernels() -> list[str]:
-    rows = list(read_rows(RESULTS / "kernels.jsonl"))
-    if not rows:
-        return []
-    lines = [*kernel_report.mean_lines(rows), *kernel_report.verdicts(rows)]
-    return [markdown(*kernel_report.table(rows)).rstrip(), "\n".join(f"- {line}" for line in lines)]
+def render(text: str) -> str:
+    """The page with every table made anew."""
+    return BLOCK.sub(lambda match: match[1] + TABLES[match[2]]() + match[3], text)
 
 
 def main() -> int:
     """Rewrite the pages and pictures, or say whether the pages are up to date."""
-    before = README.read_text(), RESULTS_PAGE.read_text() if RESULTS_PAGE.exists() else ""
-    after = render(before[0]), results_page()
+    texts = {page: page.read_text() for page in PAGES}
     if "--check" in sys.argv:
-        return 0 if before == after else 1
-    README.write_text(after[0])
-    RESULTS_PAGE.write_text(after[1])
+        return 0 if all(render(text) == text for text in texts.values()) else 1
+    for page, text in texts.items():
+        page.write_text(render(text))
     for rows in _ladders():
         if any(row["images_per_s"] is not None for row in rows):
             throughput_report.picture(IMAGES / picture_name(rows), rows)

@@ -44,12 +44,17 @@ def documented() -> Iterator[tuple[str, str]]:
     return ((path, command) for command, path in found.items())
 
 
+def pages() -> list[Path]:
+    """Every page for people."""
+    return [path for pattern in PAGES for path in sorted(CHECKOUT.glob(pattern))]
+
+
 def _of_pages() -> Iterator[tuple[Path, list[str]]]:
-    """Every line of a block, and what begins as a command in the text; Python is not for a shell."""
-    for path in (path for pattern in PAGES for path in sorted(CHECKOUT.glob(pattern))):
+    """Every line of a block, and what begins as a command in the text; Python and plain text are not for a shell."""
+    for path in pages():
         # Parts are text, a block's language, its lines, text, …
         parts = re.split(r"^```(\w*)\n(.*?)^```$", path.read_text(), flags=re.MULTILINE | re.DOTALL)
-        blocks = [lines for language, lines in zip(parts[1::3], parts[2::3], strict=True) if language != "python"]
+        blocks = [lines for language, lines in zip(parts[1::3], parts[2::3], strict=True) if language not in ("python", "text")]
         text = "\n".join(parts[::3])
         indented = re.findall(r"^    (\S.*)$", text, re.MULTILINE)
         spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
@@ -77,7 +82,8 @@ FOUND = list(documented())
 
 def test_every_place_has_commands():
     places = {place for place, _ in FOUND}
-    assert {"README.md", "CONTRIBUTING.md", "kernels/README.md", "Dockerfile"} <= places
+    tasks = {f"docs/{name}.md" for name in ("training", "data", "evaluation", "verification", "installation", "speed")}
+    assert {"README.md", "CONTRIBUTING.md", "kernels/README.md", "Dockerfile"} | tasks <= places
     recipes = {f"fastarat/config/recipes/{name.replace('-', '_')}.py" for name in names()}
     # The teacher of two recipes is trained by the command of a third.
     assert recipes <= places
@@ -89,7 +95,7 @@ def test_every_place_has_commands():
         "bench/campaign/__main__.py",
         "bench/kernels/__main__.py",
     } <= places
-    assert sum(place == "README.md" for place, _ in FOUND) >= 40
+    assert sum(place.startswith(("README.md", "docs/")) for place, _ in FOUND) >= 60
     assert "python bench/throughput.py" in {" ".join(command.split()[:2]) for _, command in FOUND}
 
 
@@ -275,9 +281,9 @@ def test_a_command_that_is_none_would_be_seen(only_parse, command):
         check(command)
 
 
-def test_the_python_of_the_readme_uses_what_there_is():
-    (code,) = re.findall(r"^```python\n(.*?)^```$", (CHECKOUT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    tree = ast.parse(code)
+def test_the_python_of_the_pages_uses_what_there_is():
+    blocks = [re.findall(r"^```python\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL) for path in pages()]
+    tree = ast.parse("\n".join(code for found in blocks for code in found))
     used = [
         node.attr
         for node in ast.walk(tree)
