@@ -255,7 +255,7 @@ def augment_cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
 
 def _plain_augment(images: Tensor, index: Tensor, epoch: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
     # The epoch is a tensor: the copy of a Python number to the GPU could not be captured.
-    return {"y": augment_twin.augment(images, index, 255, dtype, 4, True, SEED, epoch)}  # type: ignore[arg-type]
+    return {"y": augment_twin.augment(images, index, epoch, 255, dtype, 4, True, SEED)}  # type: ignore[arg-type]
 
 
 def _fused_augment(images: Tensor, index: Tensor, epoch: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ def pixels(n: int = 12, height: int = 6, width: int = 7, channels: int = 3) -> t
 
 
 def augmented(images, index, max_value, dtype, settings, seed=SEED, epoch=EPOCH) -> torch.Tensor:
-    return augment(images, index, max_value, dtype, settings.crop_padding, settings.flip, seed, epoch)
+    return augment(images, index, epoch, max_value, dtype, settings.crop_padding, settings.flip, seed)
 
 
 def one_by_one(images: np.ndarray, index: list[int], settings: AugmentConfig, max_value: int) -> np.ndarray:

@@ -40,7 +40,7 @@ def both(
     settings = {"crop_padding": crop_padding, "flip": flip, "seed": SEED, "epoch": EPOCH, "num_channels": num_channels}
     with poisoned():
         ours = kernels.augment(images, index, max_value=max_value, dtype=dtype, **settings)
-    return ours, twin.augment(images, index, max_value, dtype, **settings)
+    return ours, twin.augment(images, index, max_value=max_value, dtype=dtype, **settings)
 
 
 # Each with crop and flip, and with one of the other settings in turn.
@@ -124,7 +124,7 @@ def test_the_operator_is_well_formed_and_gives_the_twin(dtype, channels, num_cha
     given = (pixels(channels=channels, device="cpu"), torch.tensor(INDEX))
     torch.library.opcheck(_augment, (*given, 3, 255, dtype, 4, True, -5, num_channels))
     ours = augment(*given, EPOCH, 255, dtype, 4, True, SEED, num_channels)
-    assert torch.equal(ours, twin.augment(*given, 255, dtype, 4, True, SEED, EPOCH, num_channels))
+    assert torch.equal(ours, twin.augment(*given, EPOCH, 255, dtype, 4, True, SEED, num_channels))
 
 
 def test_the_operator_traces_in_one_graph_and_an_epoch_costs_one_trace_more():
@@ -142,7 +142,7 @@ def test_the_operator_traces_in_one_graph_and_an_epoch_costs_one_trace_more():
     traced = torch.compile(batch, fullgraph=True, backend="aot_eager")
     counted = torch.compile(batch, fullgraph=True, backend=count)
     for epoch in (2, 3, 4, 16, 40):
-        expected = twin.augment(images, index, 255, torch.float32, 4, True, SEED, epoch)
+        expected = twin.augment(images, index, epoch, 255, torch.float32, 4, True, SEED)
         assert torch.equal(traced(images, index, epoch), expected)
         assert torch.equal(counted(images, index, epoch), expected)
     assert traces == 2

@@ -86,6 +86,17 @@ def kernels(monkeypatch):
     return pytest.importorskip("fastarat_kernels.dual_batch_norm.triton")
 
 
+@pytest.fixture
+def interpreted(kernels):
+    """On a CPU the ops run the kernels, in the interpreter, and not their twins."""
+    names = [f"batch_norm_{name}" for name in ("partials", "apply", "gradient_partials", "input_gradient")]
+    for module in (kernels, twin):
+        for name in names if DEVICE == "cpu" else ():
+            getattr(op, name).register_kernel("cpu", getattr(module, name))
+        if module is kernels:
+            yield
+
+
 @case
 def test_the_merged_partials_are_mean_and_variance_of_each_half(
     kernels, shape, dtype, groups, num_sets, has_residual, relu
@@ -170,10 +181,8 @@ def test_the_backward_kernels_give_what_the_twins_give(kernels, shape, dtype, gr
 
 @pytest.mark.no_cover  # the kernels' lines are counted above
 @pytest.mark.parametrize("dtype", BOUND, ids=str)
-def test_training_through_the_kernels_gives_the_gradients_of_autograd(kernels, monkeypatch, dtype):
-    if DEVICE == "cpu":  # the interpreter in the place of the twin
-        for name in ("partials", "apply", "gradient_partials", "input_gradient"):
-            monkeypatch.setattr(op.twin, f"batch_norm_{name}", getattr(kernels, f"batch_norm_{name}"))
+@pytest.mark.usefixtures("interpreted")
+def test_training_through_the_kernels_gives_the_gradients_of_autograd(dtype):
     forms = (*product((True, False), (True, False), (False,)), (True, True, True))
     if dtype != torch.float32:  # the formats differ in casts alone
         forms = forms[:1]
@@ -250,8 +259,8 @@ def test_only_needed_gradients_are_computed(monkeypatch):
     inputs = inputs_of((4, 3, 5, 2), torch.float64, 2, 1, "cpu")
     x, given = inputs["x"].requires_grad_(), torch.rand(2, 2, 3, dtype=torch.float64) + 0.5
     called = []
-    reduce = op.twin.batch_norm_gradient_partials
-    monkeypatch.setattr(op.twin, "batch_norm_gradient_partials", lambda *a: called.append(1) or reduce(*a))
+    reduce = op.batch_norm_gradient_partials
+    monkeypatch.setattr(op, "batch_norm_gradient_partials", lambda *a: called.append(1) or reduce(*a))
     y, _ = dual_batch_norm(**inputs, relu=True, groups=2, eps=EPS, given=given)
     y.sum().backward()
     assert x.grad is not None and not called

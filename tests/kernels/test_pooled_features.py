@@ -100,7 +100,7 @@ def test_the_gradient_is_the_slope(shape):
 )
 def test_the_operator_keeps_the_contract_of_pytorch(shape, dtype):
     z = feature_map(shape, dtype, "cpu").requires_grad_()
-    torch.library.opcheck(pooled_features, (z,))
+    torch.library.opcheck(torch.ops.fastarat.pooled_features, (z,))
     torch.library.opcheck(
         torch.ops.fastarat.pooled_features_backward, (torch.randn(shape[:2]), feature_map(shape, dtype, "cpu"))
     )
@@ -139,13 +139,16 @@ def test_the_kernel_refuses_what_it_cannot_read(z, fix):
             call(z)
 
 
-@pytest.mark.parametrize(
-    "gradient",
-    [torch.ones(3, 2), torch.ones(2, 3, dtype=torch.bfloat16), torch.ones(3, 2).t(), torch.ones(1, 1).expand(2, 3)],
-)
+@pytest.mark.parametrize("gradient", [torch.ones(3, 2), torch.ones(2, 3, dtype=torch.bfloat16)])
 def test_the_kernel_refuses_a_gradient_of_another_kind(gradient):
-    with pytest.raises(UnsupportedInput, match=r"contiguous float32 \(2, 3\)"):
+    with pytest.raises(UnsupportedInput, match=r"give float32 \(2, 3\)"):
         kernels.pooled_features_backward(gradient, torch.ones(2, 3))
+
+
+def test_a_gradient_of_any_layout_is_taken():
+    gradient, z = torch.randn(3, 2).t(), feature_map((2, 3))
+    ours = kernels.pooled_features_backward(gradient.to(DEVICE), z)
+    assert torch.equal(ours, twin.pooled_features_backward(gradient.to(DEVICE), z))
 
 
 @pytest.mark.parametrize("z", [torch.ones(2, 3, 4), torch.ones(2, 3, dtype=torch.int64)])

@@ -1,11 +1,14 @@
 """`fastarat::augment`: the PyTorch twin on a CPU, Triton on a GPU. Not differentiable: it starts from bytes."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from fastarat_kernels.augment import twin
 from fastarat_kernels.launch import UnsupportedInput
 from fastarat_kernels.philox.twin import signed
+from fastarat_kernels.torch_op import torch_op
 
 
 def augment(
@@ -30,61 +33,17 @@ def augment(
     Returns [B, num_channels, H, W], channels-last; channels from C on are zero (tensor cores like 4 or 8 better
     than 3), None: C. Raises `UnsupportedInput`.
     """
+    _check(images, index, dtype, crop_padding, num_channels, identity)
     return _augment(images, index, epoch, max_value, dtype, crop_padding, flip, signed(seed), num_channels, identity)
 
 
-@torch.library.custom_op("fastarat::augment", mutates_args=(), device_types="cpu")
-def _augment(
-    images: Tensor,
-    index: Tensor,
-    epoch: int,
-    max_value: int,
-    dtype: torch.dtype,
-    crop_padding: int,
-    flip: bool,
-    seed: int,
-    num_channels: int | None = None,
-    identity: Tensor | None = None,
-) -> Tensor:
-    _check(images, index, dtype, crop_padding, num_channels, identity)
-    return twin.augment(images, index, max_value, dtype, crop_padding, flip, seed, epoch, num_channels, identity)
-
-
-@_augment.register_kernel("cuda")
-def _(
-    images: Tensor,
-    index: Tensor,
-    epoch: int,
-    max_value: int,
-    dtype: torch.dtype,
-    crop_padding: int,
-    flip: bool,
-    seed: int,
-    num_channels: int | None = None,
-    identity: Tensor | None = None,
-) -> Tensor:
-    from fastarat_kernels.augment import triton
-
-    _check(images, index, dtype, crop_padding, num_channels, identity)
-    return triton.augment(images, index, epoch, max_value, dtype, crop_padding, flip, seed, num_channels, identity)
-
-
-@_augment.register_fake
-def _(
-    images: Tensor,
-    index: Tensor,
-    epoch: int,
-    max_value: int,
-    dtype: torch.dtype,
-    crop_padding: int,
-    flip: bool,
-    seed: int,
-    num_channels: int | None = None,
-    identity: Tensor | None = None,
-) -> Tensor:
-    _check(images, index, dtype, crop_padding, num_channels, identity)
+def _empty(images: Tensor, index: Tensor, epoch: int, max_value: int, dtype: torch.dtype, *rest: Any) -> Tensor:
+    num_channels = rest[3] if len(rest) > 3 else None
     shape = (len(index), num_channels or images.shape[3], *images.shape[1:3])
     return torch.empty(shape, dtype=dtype, device=images.device, memory_format=torch.channels_last)
+
+
+_augment = torch_op(twin.augment, _empty)
 
 
 def _check(

@@ -11,12 +11,12 @@ from fastarat_kernels.philox import Stream
 def augment(
     images: Tensor,
     index: Tensor,
+    epoch: int,
     max_value: int,
     dtype: torch.dtype,
     crop_padding: int,
     flip: bool,
     seed: int,
-    epoch: int,
     num_channels: int | None = None,
     identity: Tensor | None = None,
 ) -> Tensor:

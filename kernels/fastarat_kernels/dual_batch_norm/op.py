@@ -12,6 +12,7 @@ from torch import Tensor
 from fastarat_kernels.dual_batch_norm import twin
 from fastarat_kernels.dual_batch_norm.blocks import num_splits
 from fastarat_kernels.launch import UnsupportedInput
+from fastarat_kernels.torch_op import torch_op
 
 
 def dual_batch_norm(
@@ -96,201 +97,39 @@ def _num_splits(x: Tensor, groups: int) -> int:
     return num_splits(int(x.numel()) // int(x.shape[1]) // groups, int(x.shape[1]), groups)
 
 
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
+def _empty_partials(x: Tensor, groups: int) -> Tensor:
+    return x.new_empty(_num_splits(x, groups), groups, 3, x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
 
 
-@torch.library.custom_op("fastarat::batch_norm_partials", mutates_args=(), device_types="cpu")
-def batch_norm_partials(x: Tensor, groups: int) -> Tensor:
-    """Partial statistics [P, groups, 3, C] (count, mean, sum of squares around it) of x; not differentiable."""
-    return twin.batch_norm_partials(x, groups)
-
-
-@batch_norm_partials.register_kernel("cuda")
-def _(x: Tensor, groups: int) -> Tensor:
-    from fastarat_kernels.dual_batch_norm import triton
-
-    return triton.batch_norm_partials(x, groups)
-
-
-@batch_norm_partials.register_fake
-def _(x: Tensor, groups: int) -> Tensor:
-    return x.new_empty(_num_splits(x, groups), groups, 3, x.shape[1], dtype=_wide(x))
-
-
-@torch.library.custom_op("fastarat::batch_norm_apply", mutates_args=(), device_types="cpu")
-def batch_norm_apply(
-    x: Tensor,
-    partials: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    residual: Tensor | None,
-    groups: int,
-    eps: float,
-    relu: bool,
-    batch_statistics: bool,
-    process_group: str,
+def _empty_apply(
+    x: Tensor, partials: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, *settings: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(y, bits, statistics) as `twin.batch_norm_apply`. The gradient of x goes through the statistics too if they
-    are the batch's (`batch_statistics`), which `process_group` shares."""
-    return twin.batch_norm_apply(x, partials, weight, bias, residual, groups, eps, relu)
-
-
-@batch_norm_apply.register_kernel("cuda")
-def _(
-    x: Tensor,
-    partials: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    residual: Tensor | None,
-    groups: int,
-    eps: float,
-    relu: bool,
-    batch_statistics: bool,
-    process_group: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    from fastarat_kernels.dual_batch_norm import triton
-
-    return triton.batch_norm_apply(
-        x, partials.contiguous(), weight.contiguous(), bias.contiguous(), residual, groups, eps, relu
-    )
-
-
-@batch_norm_apply.register_fake
-def _(
-    x: Tensor,
-    partials: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    residual: Tensor | None,
-    groups: int,
-    eps: float,
-    relu: bool,
-    batch_statistics: bool,
-    process_group: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+    groups, _, relu = settings[:3]
     channels = x.shape[1]
     num_bits = (x.numel() // channels, (channels + 7) // 8) if relu and residual is not None else (0,)
-    statistics = x.new_empty(groups, 2, channels, dtype=_wide(x))
-    return torch.empty_like(x), x.new_empty(num_bits, dtype=torch.uint8), statistics
+    return torch.empty_like(x), x.new_empty(num_bits, dtype=torch.uint8), partials.new_empty(groups, 2, channels)
 
 
-@torch.library.custom_op("fastarat::batch_norm_gradient_partials", mutates_args=(), device_types="cpu")
-def batch_norm_gradient_partials(
-    dy: Tensor,
-    x: Tensor,
-    statistics: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    bits: Tensor,
-    groups: int,
-    eps: float,
-    recompute_relu: bool,
+def _empty_gradient_partials(
+    dy: Tensor, x: Tensor, statistics: Tensor, weight: Tensor, bias: Tensor, bits: Tensor, groups: int, *_: Any
 ) -> tuple[Tensor, Tensor]:
-    """(sums [P, 2, groups, C], g) as `twin.batch_norm_gradient_partials`."""
-    return twin.batch_norm_gradient_partials(dy, x, statistics, weight, bias, bits, groups, eps, recompute_relu)
+    return statistics.new_empty(_num_splits(x, groups), 2, groups, x.shape[1]), _empty_g(dy, bits)
 
 
-@batch_norm_gradient_partials.register_kernel("cuda")
-def _(
-    dy: Tensor,
-    x: Tensor,
-    statistics: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    bits: Tensor,
-    groups: int,
-    eps: float,
-    recompute_relu: bool,
-) -> tuple[Tensor, Tensor]:
-    from fastarat_kernels.dual_batch_norm import triton
-
-    return triton.batch_norm_gradient_partials(
-        dy, x, statistics, weight.contiguous(), bias.contiguous(), bits, groups, eps, recompute_relu
-    )
-
-
-@batch_norm_gradient_partials.register_fake
-def _(
-    dy: Tensor,
-    x: Tensor,
-    statistics: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    bits: Tensor,
-    groups: int,
-    eps: float,
-    recompute_relu: bool,
-) -> tuple[Tensor, Tensor]:
-    sums = x.new_empty(_num_splits(x, groups), 2, groups, x.shape[1], dtype=_wide(x))
-    return sums, _fake_g(dy, bits)
-
-
-@torch.library.custom_op("fastarat::batch_norm_input_gradient", mutates_args=(), device_types="cpu")
-def batch_norm_input_gradient(
-    dy: Tensor,
-    x: Tensor,
-    statistics: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    bits: Tensor,
-    sums: Tensor,
-    num_rows: int,
-    groups: int,
-    eps: float,
-    recompute_relu: bool,
-    batch_statistics: bool,
+def _empty_input_gradient(
+    dy: Tensor, x: Tensor, statistics: Tensor, weight: Tensor, bias: Tensor, bits: Tensor, sums: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(dx, g, totals [2, groups, C]) as `twin.batch_norm_input_gradient`."""
-    return twin.batch_norm_input_gradient(
-        dy, x, statistics, weight, bias, bits, sums, num_rows, groups, eps, recompute_relu, batch_statistics
-    )
+    return torch.empty_like(x), _empty_g(dy, bits), sums.new_empty(sums.shape[1:] if len(sums) else (0,))
 
 
-@batch_norm_input_gradient.register_kernel("cuda")
-def _(
-    dy: Tensor,
-    x: Tensor,
-    statistics: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    bits: Tensor,
-    sums: Tensor,
-    num_rows: int,
-    groups: int,
-    eps: float,
-    recompute_relu: bool,
-    batch_statistics: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    from fastarat_kernels.dual_batch_norm import triton
-
-    return triton.batch_norm_input_gradient(
-        dy, x, statistics, weight.contiguous(), bias.contiguous(), bits, sums,
-        num_rows, groups, eps, recompute_relu, batch_statistics,
-    )  # fmt: skip
-
-
-@batch_norm_input_gradient.register_fake
-def _(
-    dy: Tensor,
-    x: Tensor,
-    statistics: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    bits: Tensor,
-    sums: Tensor,
-    num_rows: int,
-    groups: int,
-    eps: float,
-    recompute_relu: bool,
-    batch_statistics: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    totals = sums.new_empty(sums.shape[1:] if len(sums) else (0,))
-    return torch.empty_like(x), _fake_g(dy, bits), totals
-
-
-def _fake_g(dy: Tensor, bits: Tensor) -> Tensor:
+def _empty_g(dy: Tensor, bits: Tensor) -> Tensor:
     return torch.empty_like(dy) if bits.numel() else dy.new_empty(0)
+
+
+batch_norm_partials = torch_op(twin.batch_norm_partials, _empty_partials)
+batch_norm_apply = torch_op(twin.batch_norm_apply, _empty_apply)
+batch_norm_gradient_partials = torch_op(twin.batch_norm_gradient_partials, _empty_gradient_partials)
+batch_norm_input_gradient = torch_op(twin.batch_norm_input_gradient, _empty_input_gradient)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

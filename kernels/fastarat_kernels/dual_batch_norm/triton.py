@@ -297,8 +297,11 @@ def batch_norm_apply(
     groups: int,
     eps: float,
     relu: bool,
+    batch_statistics: bool = True,
+    process_group: str = "",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As the twin's: (y, bits, statistics)."""
+    partials, weight, bias = partials.contiguous(), weight.contiguous(), bias.contiguous()
     grid, blocks, rows, rows_per_split = _division(x, groups)
     channels = x.shape[1]
     if residual is not None:
@@ -327,6 +330,7 @@ def batch_norm_gradient_partials(
     recompute_relu: bool,
 ) -> tuple[Tensor, Tensor]:
     """As the twin's, with P = `num_splits`: (sums, g)."""
+    weight, bias = weight.contiguous(), bias.contiguous()
     grid, blocks, rows, rows_per_split = _division(x, groups)
     _check_like(x, dy, "dy")
     channels = x.shape[1]
@@ -354,6 +358,7 @@ def batch_norm_input_gradient(
     batch_statistics: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As the twin's: (dx, g, totals)."""
+    weight, bias = weight.contiguous(), bias.contiguous()
     grid, blocks, rows, rows_per_split = _division(x, groups)
     _check_like(x, dy, "dy")
     channels = x.shape[1]

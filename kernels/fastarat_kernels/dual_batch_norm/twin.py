@@ -73,9 +73,15 @@ def batch_norm_apply(
     groups: int,
     eps: float,
     relu: bool,
+    batch_statistics: bool = True,
+    process_group: str = "",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(y, bits, statistics): `batch_norm` by the partials' statistics; bits [rows, ceil(C/8)] uint8 say which
-    elements the ReLU let through, if there are both a residual and a ReLU, else they are empty."""
+    elements the ReLU let through, if there are both a residual and a ReLU, else they are empty.
+
+    The last two change nothing here: by them the op's gradient knows that x has its part in the statistics too
+    (`batch_statistics`), and which processes share those.
+    """
     statistics = merge_partials(partials)
     out = _affine(as_rows(x, groups), statistics, weight, bias, eps)
     if residual is not None:

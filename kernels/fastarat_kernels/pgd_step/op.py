@@ -3,15 +3,17 @@
 Neither is differentiable: an attack's iterates are constants to the loss.
 """
 
-from typing import cast
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastarat_kernels.launch import UnsupportedInput
 from fastarat_kernels.pgd_step import twin
-from fastarat_kernels.pgd_step.ball import Norm
 from fastarat_kernels.philox.twin import signed
+from fastarat_kernels.torch_op import torch_op
 
 
 def pgd_step(
@@ -26,7 +28,9 @@ def pgd_step(
     that is 0).
     Returns the iterate in [0, 1], dtype and strides of `x_adv`. Raises `UnsupportedInput`.
     """
-    return _pgd_step(x_adv, gradient, centre, _scalar(step_size, x_adv), _scalar(eps, x_adv), norm)
+    step_size, eps = _scalar(step_size, x_adv), _scalar(eps, x_adv)
+    _check_step(x_adv, gradient, centre, step_size, eps, norm)
+    return _pgd_step(x_adv, gradient, centre, step_size, eps, norm)
 
 
 def start_point(x: Tensor, rows: Tensor, step: Tensor, eps: float | Tensor, seed: int, norm: str) -> Tensor:
@@ -37,7 +41,9 @@ def start_point(x: Tensor, rows: Tensor, step: Tensor, eps: float | Tensor, seed
     uniform and z normal, all by Philox over the NCHW index of a pixel.
     Returns dtype and strides of `x`, not cut to [0, 1]. Raises `UnsupportedInput`.
     """
-    return _start_point(x, rows, step, _scalar(eps, x), signed(seed), norm)
+    eps = _scalar(eps, x)
+    _check_start(x, rows, step, eps, norm)
+    return _start_point(x, rows, step, eps, signed(seed), norm)
 
 
 def _scalar(value: float | Tensor, x: Tensor) -> Tensor:
@@ -46,49 +52,31 @@ def _scalar(value: float | Tensor, x: Tensor) -> Tensor:
     return torch.full((), value, device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
-@torch.library.custom_op("fastarat::pgd_step", mutates_args=(), device_types="cpu")
-def _pgd_step(x_adv: Tensor, gradient: Tensor, centre: Tensor, step_size: Tensor, eps: Tensor, norm: str) -> Tensor:
-    _check_step(x_adv, gradient, centre, step_size, eps, norm)
-    return _strides_of(x_adv, twin.pgd_step(x_adv, gradient, centre, step_size, eps, cast(Norm, norm)))
+def _laid_out(twin_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A twin whose result has the strides of its first argument, as is promised while a graph is traced."""
+
+    @wraps(twin_of)
+    def laid_out(x: Tensor, *rest: Any) -> Tensor:
+        result = twin_of(x, *rest)
+        return result if result.stride() == x.stride() else torch.empty_like(x).copy_(result)
+
+    return laid_out
 
 
-@_pgd_step.register_kernel("cuda")
-def _(x_adv: Tensor, gradient: Tensor, centre: Tensor, step_size: Tensor, eps: Tensor, norm: str) -> Tensor:
-    from fastarat_kernels.pgd_step import triton
-
-    _check_step(x_adv, gradient, centre, step_size, eps, norm)
-    return triton.pgd_step(x_adv, gradient, centre, step_size, eps, norm)
-
-
-@_pgd_step.register_fake
-def _(x_adv: Tensor, gradient: Tensor, centre: Tensor, step_size: Tensor, eps: Tensor, norm: str) -> Tensor:
-    _check_step(x_adv, gradient, centre, step_size, eps, norm)
-    return torch.empty_like(x_adv)
-
-
-@torch.library.custom_op("fastarat::start_point", mutates_args=(), device_types="cpu")
-def _start_point(x: Tensor, rows: Tensor, step: Tensor, eps: Tensor, seed: int, norm: str) -> Tensor:
-    _check_start(x, rows, step, eps, norm)
-    return _strides_of(x, twin.start_point(x, rows, step, eps, seed, cast(Norm, norm)))
-
-
-@_start_point.register_kernel("cuda")
-def _(x: Tensor, rows: Tensor, step: Tensor, eps: Tensor, seed: int, norm: str) -> Tensor:
-    from fastarat_kernels.pgd_step import triton
-
-    _check_start(x, rows, step, eps, norm)
-    return triton.start_point(x, rows, step, eps, seed, norm)
-
-
-@_start_point.register_fake
-def _(x: Tensor, rows: Tensor, step: Tensor, eps: Tensor, seed: int, norm: str) -> Tensor:
-    _check_start(x, rows, step, eps, norm)
+def _empty(x: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(x)
 
 
-def _strides_of(x: Tensor, result: Tensor) -> Tensor:
-    """`result` with the strides that the fake promises: those of `x`."""
-    return result if result.stride() == x.stride() else torch.empty_like(x).copy_(result)
+_pgd_step = torch_op(
+    _laid_out(twin.pgd_step),
+    _empty,
+    schema="(Tensor x_adv, Tensor gradient, Tensor centre, Tensor step_size, Tensor eps, str norm) -> Tensor",
+)
+_start_point = torch_op(
+    _laid_out(twin.start_point),
+    _empty,
+    schema="(Tensor x, Tensor rows, Tensor step, Tensor eps, int seed, str norm) -> Tensor",
+)
 
 
 def _check_step(x_adv: Tensor, gradient: Tensor, centre: Tensor, step_size: Tensor, eps: Tensor, norm: str) -> None:

@@ -67,13 +67,13 @@ def pooled_features(z: Tensor) -> Tensor:
 def pooled_features_backward(gradient: Tensor, z: Tensor) -> Tensor:
     """dz = [z > 0] gradient / (H W), in the dtype and the layout of `z`.
 
-    `gradient`: float32 [N, C] contiguous; `z` as for `pooled_features`. Raises `UnsupportedInput` for others.
+    `gradient`: float32 [N, C]; `z` as for `pooled_features`. Raises `UnsupportedInput` for others.
     """
     check_rows(z, "z")
-    if gradient.dtype != torch.float32 or gradient.shape != z.shape[:2] or not gradient.is_contiguous():
+    gradient = gradient.contiguous()
+    if gradient.dtype != torch.float32 or gradient.shape != z.shape[:2]:
         raise UnsupportedInput(
-            f"gradient is {gradient.dtype} {tuple(gradient.shape)} with strides {gradient.stride()}: "
-            f"give contiguous float32 {tuple(z.shape[:2])}"
+            f"gradient is {gradient.dtype} {tuple(gradient.shape)}: give float32 {tuple(z.shape[:2])}"
         )
     dz = torch.empty_like(z)
     _start(_backward, gradient, z, dz, example=z)

@@ -20,8 +20,3 @@ def move_running_statistics(
     No tensor may stand in `running` twice.
     """
     torch._foreach_lerp_(running, torch._foreach_mul(batch, scales), momenta)
-
-
-@move_running_statistics.register_fake
-def _(running: list[Tensor], batch: list[Tensor], scales: list[float], momenta: list[float]) -> None:
-    return None

@@ -1,11 +1,9 @@
 """`sgd` as a PyTorch operator that changes its buffers in place: the twin on the CPU, Triton on CUDA."""
 
-import torch
 from torch import Tensor
 
 from fastarat_kernels.sgd import twin
-
-_CHANGED = ("parameters", "momenta", "shadow", "average")
+from fastarat_kernels.torch_op import torch_op
 
 
 def sgd(
@@ -40,61 +38,10 @@ def sgd(
     )
 
 
-# Without defaults: torch 2.11 does not find an argument that may change and is left out.
-@torch.library.custom_op("fastarat::sgd", mutates_args=_CHANGED, device_types="cpu")
-def _sgd(
-    parameters: Tensor,
-    gradients: Tensor,
-    momenta: Tensor,
-    learning_rate: Tensor,
-    momentum: float,
-    weight_decay: float,
-    keep: Tensor | None,
-    scale: Tensor | None,
-    shadow: Tensor | None,
-    average: Tensor | None,
-    share: Tensor | None,
-) -> None:
-    twin.sgd(
-        *(parameters, gradients, momenta, learning_rate, momentum, weight_decay),
-        *(keep, scale, shadow, average, share),
-    )
-
-
-@_sgd.register_kernel("cuda")
-def _(
-    parameters: Tensor,
-    gradients: Tensor,
-    momenta: Tensor,
-    learning_rate: Tensor,
-    momentum: float,
-    weight_decay: float,
-    keep: Tensor | None,
-    scale: Tensor | None,
-    shadow: Tensor | None,
-    average: Tensor | None,
-    share: Tensor | None,
-) -> None:
-    from fastarat_kernels.sgd import triton
-
-    triton.sgd(
-        *(parameters, gradients, momenta, learning_rate, momentum, weight_decay),
-        *(keep, scale, shadow, average, share),
-    )
-
-
-@_sgd.register_fake
-def _(
-    parameters: Tensor,
-    gradients: Tensor,
-    momenta: Tensor,
-    learning_rate: Tensor,
-    momentum: float,
-    weight_decay: float,
-    keep: Tensor | None,
-    scale: Tensor | None,
-    shadow: Tensor | None,
-    average: Tensor | None,
-    share: Tensor | None,
-) -> None:
-    twin.check_buffers(parameters, gradients, momenta, shadow, average, share)
+# Without the twin's defaults: torch 2.11 does not find an argument that may change and is left out.
+_sgd = torch_op(
+    twin.sgd,
+    mutates=("parameters", "momenta", "shadow", "average"),
+    schema="(Tensor(a!) parameters, Tensor gradients, Tensor(b!) momenta, Tensor learning_rate, float momentum, "
+    "float weight_decay, Tensor? keep, Tensor? scale, Tensor(c!)? shadow, Tensor(d!)? average, Tensor? share) -> ()",
+)
