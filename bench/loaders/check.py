@@ -12,10 +12,10 @@ from torch import Tensor
 
 from bench.loaders.feeds import DecoderFeed, Form, feed_of, ffcv_loader, requests, whole_decoder
 from fastarat.data.formats.find import find
+from fastarat.data.images.decoding import pixels_of
 from fastarat.data.images.stored import StoredImages
-from fastarat.data.loading.crops import central_boxes, whole_boxes
 from fastarat.data.loading.decoders.decoder import Request
-from fastarat.data.loading.decoders.pixels import pixels_of
+from fastarat.data.loading.sampling import central_boxes, whole_boxes
 from fastarat.data.stored import open_stored
 
 NUM_BATCHES = 2

@@ -16,9 +16,8 @@ from fastarat.config.data import AugmentConfig, LoadingConfig
 from fastarat.data.formats.find import find
 from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading.build import build_decoder
-from fastarat.data.loading.crops import random_boxes, whole_boxes
 from fastarat.data.loading.decoders.decoder import Request
-from fastarat.data.loading.sampling import random_order
+from fastarat.data.loading.sampling import random_boxes, random_order, whole_boxes
 from fastarat.data.stored import open_stored
 
 LOADERS = ("resident", "plain", "ffcv", "dali", "ffcv-own")

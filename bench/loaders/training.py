@@ -14,7 +14,7 @@ from fastarat.common.distributed import join_world
 from fastarat.config import Config
 from fastarat.config.data import LoadingConfig
 from fastarat.config.recipes import recipe
-from fastarat.data.loading.choose import Wish, open_for_training
+from fastarat.data.loading.choose import open_for_training
 from fastarat.data.loading.loader import Batch, Loader
 from fastarat.training.build import build_training
 from fastarat.training.choices import choose_compile, choose_device, choose_dtype, choose_kernels
@@ -101,9 +101,8 @@ def _built(config: Config) -> tuple[Training, Step]:
     kernels, mode = choose_kernels(config, device, dtype, record), choose_compile(config, device, record)
     if mode != "eager":
         keep_caches()
-    wish = Wish(config.data, config.loader, config.size, config.augment, config.loading.corrupt)
     world = join_world(device)
-    opened = open_for_training(wish, world.device)
+    opened = open_for_training(config, world.device)
     state = build_training(config, opened.dataset, world, dtype, kernels, opened.loader)
     state.parts.method.begin_epoch(torch.tensor(0.5))
     return state, build_step(state.parts, state.controls, mode, unrolled_size(state.parts) <= MOST_UNROLLED)

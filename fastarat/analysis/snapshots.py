@@ -12,7 +12,7 @@ from fastarat.common.distributed import World
 from fastarat.common.errors import UserError, first_line
 from fastarat.config import Config
 from fastarat.data.images.dataset import other_images
-from fastarat.data.loading.choose import Wish, open_for_training
+from fastarat.data.loading.choose import open_for_training
 from fastarat.runs.checkpoint import load_checkpoint
 from fastarat.runs.run import Run
 from fastarat.training.build import build_training
@@ -56,9 +56,8 @@ def reconstruct(config: Config, data: str | None, device: torch.device, checkpoi
     """
     config = replace(config, data=data or config.data)
     dtype = "fp64" if config.dtype == "fp64" else "fp32"
-    wish = Wish(config.data, config.loader, config.size, config.augment, config.loading.corrupt)
     try:
-        opened = open_for_training(wish, device)
+        opened = open_for_training(replace(config, loading=replace(config.loading, decode="cpu")), device)
     except UserError as e:
         raise UserError(f"{str(e).rstrip('.')}: name with --data where this run's images lie now") from None
     dataset = opened.dataset

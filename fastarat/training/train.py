@@ -17,7 +17,7 @@ from fastarat.common.processes import is_first
 from fastarat.config import Config
 from fastarat.config.training import CompileMode
 from fastarat.data.loading.build import MOST_WORKERS, num_workers
-from fastarat.data.loading.choose import Opened, Wish, open_for_training
+from fastarat.data.loading.choose import Opened, open_for_training
 from fastarat.runs.checkpoint import load_checkpoint
 from fastarat.runs.run import Run, settled
 from fastarat.training.build import build_training
@@ -105,16 +105,9 @@ def _chosen_by_one(config: Config, world: World, record: ChoiceLog) -> tuple[Dty
 def _opened_by_all(config: Config, world: World) -> Opened:
     """The first process opens the data, then the others with the loader that it took: it may have to decode images that
     they then find decoded."""
-    wish = Wish(config.data, config.loader, config.size, config.augment, config.loading.corrupt)
-    if config.loading.decode == "gpu" and config.loader == "auto":
-        wish = replace(wish, loader="dali")
-    opened = open_for_training(wish, world.device) if world.is_main else None
-    loader = decided(lambda: opened.loader if opened else wish.loader, world)
-    if opened is None:
-        opened = open_for_training(replace(wish, loader=loader), world.device)
-    if wish.loader != config.loader:
-        opened = replace(opened, why="only DALI decodes on the GPU")
-    return opened
+    opened = open_for_training(config, world.device) if world.is_main else None
+    loader = decided(lambda: opened.loader if opened else config.loader, world)
+    return opened or open_for_training(replace(config, loader=loader), world.device)
 
 
 def _check_alike(training: Training, world: World) -> None:

@@ -43,7 +43,7 @@ from bench.loaders.in_a_process import Mark, speed
 from bench.loaders.measure import Effort, Failed, OutOfTime, measure, rows_of
 from bench.loaders.stores import Stores, photo_stores, random_photos, small_stores
 from fastarat.data.formats.find import find
-from fastarat.data.loading.decoders.pixels import pixels_of
+from fastarat.data.images.decoding import pixels_of
 from fastarat.data.stored import open_stored
 from tests.helpers.optional import each_loader, needs_dali, needs_ffcv
 

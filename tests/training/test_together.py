@@ -130,9 +130,9 @@ def test_the_second_process_takes_format_kernels_step_and_loader_from_the_first(
         monkeypatch.setattr(trainer, name, only_the_first(getattr(trainer, name)))
     wishes, opened = [], trainer.open_for_training
 
-    def wished(wish, device):
-        wishes.append(wish.loader)
-        return opened(wish, device)
+    def wished(config, device):
+        wishes.append(config.loader)
+        return opened(config, device)
 
     monkeypatch.setattr(trainer, "open_for_training", wished)
     for out in ("first", "second"):

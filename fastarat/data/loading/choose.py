@@ -9,14 +9,14 @@ import torch
 
 from fastarat.common.advice import command
 from fastarat.common.errors import UserError
-from fastarat.config.data import AugmentConfig
+from fastarat.config import Config
 from fastarat.data.formats import prepared
 from fastarat.data.formats.archives import is_compressed
 from fastarat.data.formats.class_folders import survey
 from fastarat.data.formats.find import Source, find
 from fastarat.data.images.dataset import Dataset
 from fastarat.data.open import open_dataset
-from fastarat.data.stored import Corrupt, StoredData, common_size, decoded, open_stored, streamed
+from fastarat.data.stored import common_size, decoded, open_stored, streamed
 
 Name = Literal["resident", "ffcv", "dali", "plain"]
 RESIDENT_SHARE = 0.25
@@ -37,48 +37,35 @@ class Opened:
     """images left out because they cannot be decoded"""
 
 
-@dataclass(frozen=True)
-class Wish:
-    """What a run says of its data."""
-
-    data: str
-    loader: Literal["auto", "resident", "ffcv", "dali", "plain"]
-    size: int | None
-    augment: AugmentConfig
-    corrupt: Corrupt
-
-
-def open_for_training(wish: Wish, device: torch.device) -> Opened:
+def open_for_training(config: Config, device: torch.device) -> Opened:
     """The data set and its loader: resident if the images fit, else FFCV for a .beton, DALI for image files and
     shards, else plain.
 
     Raises `UserError` if a loader that was asked for cannot read this data.
     """
-    source = find(wish.data)
-    if wish.loader == "resident":
-        return _resident(wish, source, "asked for")
-    if wish.loader != "auto":
-        _require_fit(wish, source)
-        return _streamed(wish, open_stored(source, wish.corrupt), wish.loader, "asked for")
+    source = find(config.data)
+    if config.loader != "auto":
+        return _opened(config, source, config.loader, "asked for")
+    if config.loading.decode == "gpu":
+        return _opened(config, source, "dali", "only DALI decodes on the GPU")
     if not reads_one_by_one(source):
-        return _only_resident(wish, source, device)
+        return _only_resident(config, source, device)
     fits, why = (False, "resized crops need the images as they are stored")
-    if wish.augment.crop == "padded":
-        fits, why = _room(_decoded_bytes(wish, source), device)
-    if fits:
-        return _resident(wish, source, why)
-    return _streamed(wish, open_stored(source, wish.corrupt), *_fastest(source, why))
+    if config.augment.crop == "padded":
+        fits, why = _room(_decoded_bytes(config, source), device)
+    return _opened(config, source, *(("resident", why) if fits else _fastest(source, why)))
 
 
-def _resident(wish: Wish, source: Source, why: str) -> Opened:
-    if wish.corrupt == "fatal" or not reads_one_by_one(source):
-        return Opened(open_dataset(wish.data, wish.size), "resident", why)
-    stored = open_stored(source, wish.corrupt)
-    return Opened(decoded(stored, wish.size), "resident", why, stored.num_skipped)
-
-
-def _streamed(wish: Wish, stored: StoredData, loader: Name, why: str) -> Opened:
-    return Opened(streamed(stored, wish.size, wish.augment.central_share), loader, why, stored.num_skipped)
+def _opened(config: Config, source: Source, loader: Name, why: str) -> Opened:
+    if loader == "resident" and (config.loading.corrupt == "fatal" or not reads_one_by_one(source)):
+        return Opened(open_dataset(config.data, config.size), loader, why)
+    _require_fit(loader, source)
+    stored = open_stored(source, config.loading.corrupt)
+    if loader == "resident":
+        dataset = decoded(stored, config.size)
+    else:
+        dataset = streamed(stored, config.size, config.augment.central_share)
+    return Opened(dataset, loader, why, stored.num_skipped)
 
 
 def reads_one_by_one(source: Source) -> bool:
@@ -89,25 +76,25 @@ def reads_one_by_one(source: Source) -> bool:
     return not decoded and not (source.kind == "images" and is_compressed(source.path))
 
 
-def _only_resident(wish: Wish, source: Source, device: torch.device) -> Opened:
+def _only_resident(config: Config, source: Source, device: torch.device) -> Opened:
     prepare = f"{command('data', 'prepare', source.name, 'OUT')} makes them so"
-    if wish.augment.crop == "resized":
+    if config.augment.crop == "resized":
         raise UserError(f"resized crops need images as they are stored, and {source.name} has none: give a folder")
-    dataset = open_dataset(wish.data, wish.size)
+    dataset = open_dataset(config.data, config.size)
     fits, why = _room(dataset.decoded_train.images.nbytes, device)
     if not fits:
-        raise UserError(f"{wish.data}: {why}; read image by image they would be loaded by --loader plain: {prepare}")
+        raise UserError(f"{config.data}: {why}; read image by image they would be loaded by --loader plain: {prepare}")
     return Opened(dataset, "resident", why)
 
 
-def _decoded_bytes(wish: Wish, source: Source) -> int:
+def _decoded_bytes(config: Config, source: Source) -> int:
     """How much memory all training images take as pixels; of image files as if all had the first one's size."""
     if source.kind == "images":
         layout = survey(source.path)
-        width, height = (wish.size, wish.size) if wish.size else layout.size or (0, 0)
+        width, height = (config.size, config.size) if config.size else layout.size or (0, 0)
         return layout.count("train") * width * height * 3
-    stored = open_stored(source, wish.corrupt)
-    width, height = (wish.size, wish.size) if wish.size else common_size(stored.name, stored.train)
+    stored = open_stored(source, config.loading.corrupt)
+    width, height = (config.size, config.size) if config.size else common_size(stored.name, stored.train)
     return len(stored.train) * width * height * 3
 
 
@@ -139,16 +126,16 @@ def is_installed(loader: str) -> bool:
     return loader != "dali" or find_spec("nvidia.dali") is not None
 
 
-def _require_fit(wish: Wish, source: Source) -> None:
-    if wish.loader == "ffcv" and source.kind != "beton":
+def _require_fit(loader: Name, source: Source) -> None:
+    if loader == "ffcv" and source.kind != "beton":
         raise UserError(
             f"FFCV reads .beton files, and {source.name} is none: "
             f"{command('data', 'build', source.name, 'OUT.beton')} makes one"
         )
-    if wish.loader == "dali" and source.kind not in ("images", "shards"):
+    if loader == "dali" and source.kind not in ("images", "shards"):
         raise UserError(
             f"DALI reads image files and shards, and {source.name} is neither: leave --loader dali and "
             "--loading.decode gpu out"
         )
-    if wish.loader in PACKAGES and not is_installed(wish.loader):
-        raise UserError(f"--loader {wish.loader} is not installed: pip install 'fastarat[{wish.loader}]'")
+    if loader in PACKAGES and not is_installed(loader):
+        raise UserError(f"--loader {loader} is not installed: pip install 'fastarat[{loader}]'")

@@ -1,4 +1,7 @@
-"""The order of an epoch's images, a function of (seed, epoch)."""
+"""How an epoch is sampled: the order of its images and the part of each that is shown, functions of (seed, epoch).
+
+Boxes are int32 [B, 4]: (left, top, width, height) in the stored image's pixels.
+"""
 
 import numpy as np
 import torch
@@ -12,6 +15,8 @@ BLOCK_BYTES = 8 * 2**20
 """What is read at a go: a disk's seek costs little against it."""
 WINDOW_BLOCKS = 64
 """Blocks whose images are mixed: half a GiB, which stays in the page cache meanwhile."""
+TRIES = 10
+ASPECT = (3 / 4, 4 / 3)
 
 
 def random_order(num_images: int, seed: int, epoch: int) -> Tensor:
@@ -33,3 +38,46 @@ def quasi_random_order(images: StoredImages, seed: int, epoch: int) -> Tensor:
     window_of = torch.argsort(order)[torch.from_numpy(block_of)] // WINDOW_BLOCKS
     mixed = philox.permutation(seed, epoch, len(images))
     return mixed[torch.argsort(window_of[mixed], stable=True)]
+
+
+def random_boxes(sizes: np.ndarray, index: np.ndarray, scale: tuple[float, float], seed: int, epoch: int) -> np.ndarray:
+    """A part of each image of random area and shape (Szegedy et al., 2015), a function of (seed, epoch, image).
+
+    `sizes`: int32 [B, 2], (width, height). `index`: int64 [B], the images. The area is uniform in `scale` (shares of
+    the image's), the logarithm of width / height uniform between those of 3/4 and 4/3. The first of ten draws that
+    lies inside the image counts; if none does, the largest part in the middle that has a fitting shape.
+    """
+    draws = philox.uniform(seed, Stream.CROP, epoch, torch.from_numpy(index), (2 * TRIES + 2,)).numpy().astype(float)
+    width, height = (sizes[:, i, None].astype(float) for i in range(2))
+    area = width * height * (scale[0] + (scale[1] - scale[0]) * draws[:, :TRIES])
+    low, high = np.log(ASPECT)
+    aspect = np.exp(low + (high - low) * draws[:, TRIES : 2 * TRIES])
+    widths, heights = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
+    fits = (widths >= 1) & (widths <= width) & (heights >= 1) & (heights <= height)
+    first, rows = fits.argmax(1), np.arange(len(index))
+    box = np.stack([widths[rows, first], heights[rows, first]], 1)
+    places = np.floor(draws[:, 2 * TRIES :] * (sizes - box + 1))
+    found = np.concatenate([places, box], 1)
+    return np.where(fits.any(1)[:, None], found, _largest(sizes)).astype(np.int32)
+
+
+def _largest(sizes: np.ndarray) -> np.ndarray:
+    width, height = sizes[:, 0], sizes[:, 1]
+    box_width = np.maximum(np.minimum(width, np.rint(height * ASPECT[1])), 1)
+    box_height = np.maximum(np.minimum(height, np.rint(width / ASPECT[0])), 1)
+    return _middle(sizes, np.stack([box_width, box_height], 1))
+
+
+def central_boxes(sizes: np.ndarray, share: float) -> np.ndarray:
+    """The square in the middle of each image whose side is `share` of the image's shorter one."""
+    side = np.maximum(np.rint(share * sizes.min(1)), 1)
+    return _middle(sizes, np.stack([side, side], 1)).astype(np.int32)
+
+
+def whole_boxes(sizes: np.ndarray) -> np.ndarray:
+    """All of each image."""
+    return np.concatenate([np.zeros_like(sizes), sizes], 1).astype(np.int32)
+
+
+def _middle(sizes: np.ndarray, box: np.ndarray) -> np.ndarray:
+    return np.concatenate([(sizes - box) // 2, box], 1)

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from fastarat.config.data import AugmentConfig, LoadingConfig
 from fastarat.data.images.stored import StoredImages
-from fastarat.data.loading.crops import central_boxes, random_boxes, whole_boxes
 from fastarat.data.loading.decoders.decoder import Decoder, Request
 from fastarat.data.loading.loader import Batch, random_sample, share_of
-from fastarat.data.loading.sampling import quasi_random_order, random_order
+from fastarat.data.loading.sampling import central_boxes, quasi_random_order, random_boxes, random_order, whole_boxes
 
 MAX_VALUE = 255
 

@@ -14,9 +14,9 @@ from fastarat.data.formats.find import find
 from fastarat.data.formats.index import index_images
 from fastarat.data.images.stored import PER_IMAGE, StoredImages
 from fastarat.data.images.whole_sets import examine
-from fastarat.data.loading.crops import whole_boxes
 from fastarat.data.loading.decoders.dali import DALIDecoder
 from fastarat.data.loading.decoders.decoder import Request
+from fastarat.data.loading.sampling import whole_boxes
 from fastarat.data.open import open_dataset
 from fastarat.data.tools.check import check
 from tests.helpers.mutants import memory_of

@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from fastarat.data.formats.beton.storage import Storage, record
-from fastarat.data.images.decoding import Decoded, File, decode
-from fastarat.data.loading.decoders.pixels import pixels_of
+from fastarat.data.images.decoding import Decoded, File, decode, pixels_of
 from tests.helpers.small_sets import jpeg
 
 

@@ -13,8 +13,8 @@ from fastarat.data.formats import shards
 from fastarat.data.formats.find import find
 from fastarat.data.images import stored as encoded
 from fastarat.data.images import whole_sets as scan_module
-from fastarat.data.loading.crops import whole_boxes
-from fastarat.data.loading.decoders.pixels import pixels_of
+from fastarat.data.images.decoding import pixels_of
+from fastarat.data.loading.sampling import whole_boxes
 from fastarat.data.open import open_dataset, open_for_evaluation, prepare
 from fastarat.data.stored import decoded, open_stored, streamed
 from fastarat.data.tools.build import build

@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from fastarat.common.errors import UserError
-from fastarat.config.data import AugmentConfig
+from fastarat.config import Config
+from fastarat.config.data import AugmentConfig, LoadingConfig
 from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading import choose
-from fastarat.data.loading.choose import Opened, Wish, open_for_training
+from fastarat.data.loading.choose import Opened, open_for_training
 from fastarat.data.open import prepare
 from fastarat.data.tools.build import build
 from tests.helpers.optional import each_loader, needs_dali, needs_ffcv
@@ -20,7 +21,8 @@ RESIZED = AugmentConfig(crop="resized")
 
 
 def opened(data, loader="auto", size=None, augment=None, corrupt="fatal") -> Opened:
-    return open_for_training(Wish(str(data), loader, size, augment or AugmentConfig(), corrupt), CPU)
+    parts = {"augment": augment or AugmentConfig(), "loading": LoadingConfig(corrupt=corrupt)}
+    return open_for_training(Config(data=str(data), loader=loader, size=size, **parts), CPU)
 
 
 def refusal(*args, **settings) -> str:

@@ -17,12 +17,12 @@ from PIL import Image
 
 from fastarat.common.errors import UserError, WorkError
 from fastarat.data.formats.beton.write import Contents
+from fastarat.data.images.decoding import pixels_of
 from fastarat.data.images.stored import StoredImages
-from fastarat.data.loading.crops import central_boxes, random_boxes, whole_boxes
 from fastarat.data.loading.decoders import ffcv, ffcv_native
 from fastarat.data.loading.decoders.decoder import Request
 from fastarat.data.loading.decoders.ffcv import FFCVDecoder
-from fastarat.data.loading.decoders.pixels import pixels_of
+from fastarat.data.loading.sampling import central_boxes, random_boxes, whole_boxes
 from tests.helpers.beton_sets import built, folder_contents, pixel_contents, pixels, reopened
 from tests.helpers.optional import needs_ffcv
 from tests.helpers.small_sets import one_line

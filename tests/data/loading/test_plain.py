@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from fastarat.common.errors import WorkError
-from fastarat.data.loading.crops import central_boxes, whole_boxes
+from fastarat.data.images.decoding import pixels_of
 from fastarat.data.loading.decoders import plain
 from fastarat.data.loading.decoders.decoder import Request
-from fastarat.data.loading.decoders.pixels import pixels_of
 from fastarat.data.loading.decoders.plain import PlainDecoder
+from fastarat.data.loading.sampling import central_boxes, whole_boxes
 from tests.helpers.small_sets import encoded, jpeg, one_line
 
 

@@ -8,12 +8,12 @@ import torch
 
 from fastarat.config.data import AugmentConfig, LoadingConfig
 from fastarat.data.images.dataset import Images
+from fastarat.data.images.decoding import pixels_of
 from fastarat.data.loading import sampling as order
-from fastarat.data.loading.crops import random_boxes
 from fastarat.data.loading.decoders.decoder import Request
-from fastarat.data.loading.decoders.pixels import pixels_of
 from fastarat.data.loading.decoders.plain import PlainDecoder
 from fastarat.data.loading.resident import ResidentLoader
+from fastarat.data.loading.sampling import random_boxes
 from fastarat.data.loading.streaming import StreamLoader
 from tests.helpers.small_sets import encoded, jpeg
 

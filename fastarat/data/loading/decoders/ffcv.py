@@ -19,11 +19,10 @@ import torch
 from torch import Tensor
 
 from fastarat.common.errors import WorkError
-from fastarat.data.images.decoding import reason_of
+from fastarat.data.images.decoding import pixels_of, reason_of
 from fastarat.data.images.stored import StoredImages, changed
 from fastarat.data.loading.decoders import ffcv_native
 from fastarat.data.loading.decoders.decoder import Request
-from fastarat.data.loading.decoders.pixels import pixels_of
 from fastarat.data.loading.decoders.prefetch import STALL_S, prefetch
 
 AHEAD = 3  # batches made before they are asked for

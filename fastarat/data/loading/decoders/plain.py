@@ -20,10 +20,9 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from fastarat.common.errors import WorkError
 from fastarat.common.signals import ENDING
-from fastarat.data.images.decoding import reason_of
+from fastarat.data.images.decoding import pixels_of, reason_of
 from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading.decoders.decoder import Request
-from fastarat.data.loading.decoders.pixels import pixels_of
 from fastarat.data.loading.decoders.prefetch import STALL_S
 
 AHEAD = 2  # batches that a worker has in hand
