@@ -54,7 +54,7 @@ def _of_pages() -> Iterator[tuple[Path, list[str]]]:
     for path in pages():
         # Parts are text, a block's language, its lines, text, …
         parts = re.split(r"^```(\w*)\n(.*?)^```$", path.read_text(), flags=re.MULTILINE | re.DOTALL)
-        blocks = [lines for language, lines in zip(parts[1::3], parts[2::3], strict=True) if language not in ("python", "text")]
+        blocks = [lines for of, lines in zip(parts[1::3], parts[2::3], strict=True) if of not in ("python", "text")]
         text = "\n".join(parts[::3])
         indented = re.findall(r"^    (\S.*)$", text, re.MULTILINE)
         spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
