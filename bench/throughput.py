@@ -24,7 +24,7 @@ import torch
 
 from bench.common import command
 from bench.common.inputs import METHODS, RECIPES, method_of, random_images
-from bench.common.rows import RESULTS, read_rows, write_row
+from bench.common.rows import RESULTS, known_rows, write_row
 from bench.common.timing import copy_bandwidth
 from bench.ladder.gate import LEARNING_RATE
 from bench.ladder.ladder import Effort, run_ladder
@@ -33,7 +33,7 @@ from bench.ladder.subjects import Setting
 from bench.ladder.variants import NAMES, NEEDS_GPU, left_out
 from fastarat.common.console import notice, print_json, progress
 from fastarat.common.environment import commit
-from fastarat.common.errors import UserError, unknown
+from fastarat.common.errors import UserError
 from fastarat.config import Config
 from fastarat.config.recipes import recipe
 from fastarat.data.images.dataset import Dataset
@@ -55,56 +55,34 @@ def _main(args: list[str] | None) -> int:
 
 def _arguments(args: list[str] | None) -> argparse.Namespace:
     """The flags, complete and checked. Raises `UserError`."""
-    parser = command.Parser(
-        prog="bench.throughput", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command.Parser("bench.throughput", __doc__)
     parser.add_argument("--model", nargs="+", metavar="NAME", help=f"some of {', '.join(RECIPES)}; default: resnet18")
     parser.add_argument("--method", nargs="+", choices=METHODS, default=["arat"], help="default: arat")
     parser.add_argument("--batch", nargs="+", type=int, help="clean images a step (128)")
     parser.add_argument("--attack-steps", type=int, help="default: the recipe's")
-    parser.add_argument("--variants", nargs="+", metavar="NAME", help=f"some of {', '.join(NAMES)}; default: all")
-    parser.add_argument("--data", help="a data set's name or path; default: random images of its size")
-    parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU")
-    parser.add_argument("--repeats", type=int, help="turns (7; CPU: 3; smoke: 2)")
-    parser.add_argument("--rows", type=Path, help="where rows go (bench/results/throughput.jsonl; CPU: nowhere)")
-    parser.add_argument("--budget", type=float, metavar="SECONDS", help="end in time, with what was measured till then")
+    names = ", ".join(NAMES)
     parser.add_argument(
-        "--resume", action="store_true", help="skip ladders that have rows of this commit, GPU and data"
+        "--variants", nargs="+", metavar="NAME", default=list(NAMES), help=f"some of {names}; default: all"
     )
-    parser.add_argument("--smoke", action="store_true", help="a tiny net, few images: does everything run?")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON instead of tables")
-    arguments = parser.parse_args(args)
-    arguments.device = command.device_of(arguments.device, "runs small sizes in minutes with --smoke")
-    _set_defaults(arguments)
-    for kind, given, known in (("model", arguments.model, RECIPES), ("variant", arguments.variants, NAMES)):
-        for name in given:
-            if name not in known:
-                raise unknown(kind, name, known)
-    for name in ("attack_steps", "repeats", "budget"):
-        command.check_positive(arguments, name)
+    command.flags(parser, *command.FLAGS, repeats="turns (7; CPU: 3; smoke: 2)")
+    arguments = command.parsed(
+        parser,
+        args,
+        "runs small sizes in minutes with --smoke",
+        model=(["digits"], ["resnet18"], ["resnet18"]),
+        batch=([8], [128], [128]),
+        repeats=(2, 7, 3),
+        attack_steps=(2, None, None),
+        rows=(None, RESULTS / "throughput.jsonl", None),  # tiny sizes say nothing of speed
+    )
+    command.check_known("model", arguments.model, RECIPES)
+    command.check_known("variant", arguments.variants, NAMES)
+    command.check_positive(arguments, "attack_steps", "repeats", "budget")
     if any(batch < 2 for batch in arguments.batch):
         raise UserError(f"--batch is {min(arguments.batch)}: a batch-norm of one image is none, give 2 or more")
-    if arguments.repeats == 1:
-        raise UserError("--repeats is 1: one turn has no spread, give 2 or more")
-    if arguments.rows is not None:
-        command.check_writable(arguments.rows)
+    command.check_spread(arguments.repeats)
+    command.check_writable(arguments.rows)
     return arguments
-
-
-def _set_defaults(arguments: argparse.Namespace) -> None:
-    smoke, on_gpu = arguments.smoke, arguments.device == "cuda"
-    defaults = {
-        "model": ["digits"] if smoke else ["resnet18"],
-        "batch": [8] if smoke else [128],
-        "variants": list(NAMES),
-        "repeats": 2 if smoke else 7 if on_gpu else 3,
-        "attack_steps": 2 if smoke else None,
-        # Tiny sizes say nothing of speed: their rows go only where they are asked to.
-        "rows": RESULTS / "throughput.jsonl" if on_gpu and not smoke else None,
-    }
-    for name, default in defaults.items():
-        if getattr(arguments, name) is None:
-            setattr(arguments, name, default)
 
 
 def _run(arguments: argparse.Namespace, device: torch.device) -> Iterator[dict[str, Any]]:
@@ -130,8 +108,7 @@ def _run(arguments: argparse.Namespace, device: torch.device) -> Iterator[dict[s
         with progress(title, 1) as advance:
             rows = run_ladder(setting, arguments.variants, effort, bandwidth, settings, advance)
         for row in rows:
-            if arguments.rows is not None:
-                write_row(arguments.rows, row)
+            write_row(arguments.rows, row)
             yield row
 
 
@@ -170,7 +147,7 @@ def _done(arguments: argparse.Namespace) -> dict[tuple[Any, ...], set[str]]:
     """The variants of each ladder that have a speed by this commit, or need a GPU that is not there."""
     now, gpu = commit(), torch.cuda.get_device_name() if arguments.device == "cuda" else None
     found: dict[tuple[Any, ...], set[str]] = {}
-    for row in read_rows(*{RESULTS / "throughput.jsonl", *filter(None, [arguments.rows])}):
+    for row in known_rows("throughput", arguments.rows):
         is_timed = row["images_per_s"] is not None or row["error"] == NEEDS_GPU
         if now and is_timed and (row["commit"], row["gpu"]) == (now, gpu):
             of_run = row["config"]["benchmark"]

@@ -70,7 +70,7 @@ def _main(args: list[str] | None) -> int:
     settings = {**given, "model": arguments.model.name if arguments.model else None}
     base = base_row("autoattack", settings, dataset, arguments.device)
     rows = [{**base, "num_images": size, **row} for row in rows_of(turns, case.attacks, arguments.norm)]
-    for row in rows if arguments.rows else ():
+    for row in rows:
         write_row(arguments.rows, row)
     print_json(rows) if arguments.json else print_report(rows)
     return 0 if all(row["correct"] for row in rows) else 1
@@ -78,29 +78,22 @@ def _main(args: list[str] | None) -> int:
 
 def _arguments(args: list[str] | None) -> argparse.Namespace:
     """The flags, complete and checked. Raises `UserError`."""
-    parser = command.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.Parser("bench.autoattack", __doc__)
     parser.add_argument("--model", type=Path, help="an exported model.safetensors, or a run's directory")
-    parser.add_argument("--data", help="a data set with a test split")
     parser.add_argument("--num-images", type=int, default=500, help="of the test split, chosen by seed 0")
     parser.add_argument("--norm", choices=tuple(NORMS), default="linf")
     parser.add_argument("--eps-255", type=float, default=8.0)
     parser.add_argument("--attacks", nargs="+", choices=STANDARD, default=list(STANDARD))
     parser.add_argument("--turns", type=int, default=2)
-    parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU")
-    parser.add_argument("--smoke", action="store_true", help="a net of random weights, few images: does it run?")
-    parser.add_argument("--rows", type=Path, help="where rows go (bench/results/autoattack.jsonl; CPU: nowhere)")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON instead of a table")
-    arguments = parser.parse_args(args)
-    arguments.device = command.device_of(arguments.device, "compares the two there")
+    smoke = "a net of random weights, few images: does it run?"
+    command.flags(parser, "device", "rows", "json", data="a data set with a test split", smoke=smoke)
+    arguments = command.parsed(parser, args, "compares the two there", rows=(None, RESULTS / "autoattack.jsonl", None))
     command.check_positive(arguments, "num_images", "eps_255", "turns")
     if arguments.smoke:
         vars(arguments).update(SMOKE)
     elif arguments.model is None or arguments.data is None:
         raise UserError("--model and --data: give both, or --smoke")
-    if arguments.rows is None and arguments.device == "cuda" and not arguments.smoke:
-        arguments.rows = RESULTS / "autoattack.jsonl"
-    if arguments.rows is not None:
-        command.check_writable(arguments.rows)
+    command.check_writable(arguments.rows)
     package()
     return arguments
 

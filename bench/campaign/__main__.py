@@ -54,16 +54,14 @@ def _main(args: list[str] | None) -> int:
 
 def _arguments(args: list[str] | None) -> argparse.Namespace:
     """The flags, complete and checked; both folders are there. Raises `UserError`."""
-    parser = command.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.Parser("bench.campaign", __doc__)
     parser.add_argument("--budget", type=float, required=True, metavar="SECONDS", help="end within this time")
     parser.add_argument("--out", type=Path, required=True, help="folder for rows, tables and traces: 8 files of 16 MB")
     parser.add_argument("--state", type=Path, help="folder for checkpoints, compile caches and logs (runs/campaign)")
-    parser.add_argument("--data", help="data set; without it nothing is trained, and speeds are those of random images")
     parser.add_argument("--golden", type=Path, metavar="FOLDER", help="golden vectors to verify; default: none")
-    parser.add_argument("--device", choices=("cuda", "cpu"), help="cpu only with --smoke")
-    parser.add_argument("--smoke", action="store_true", help="small sizes everywhere: does everything run?")
-    arguments = parser.parse_args(args)
-    arguments.device = command.device_of(arguments.device, "with --smoke shows that everything runs")
+    data = "data set; without it nothing is trained, and speeds are those of random images"
+    command.flags(parser, "smoke", data=data, device="cpu only with --smoke")
+    arguments = command.parsed(parser, args, "with --smoke shows that everything runs")
     if arguments.device == "cpu" and not arguments.smoke:
         raise UserError("a campaign measures a GPU: give --smoke, which on a CPU shows that everything runs")
     command.check_positive(arguments, "budget")

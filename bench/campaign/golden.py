@@ -3,7 +3,6 @@
 python -m bench.campaign.golden FOLDER --device cuda
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -29,11 +28,11 @@ def vectors(folder: Path) -> list[Path]:
 
 
 def _main(args: list[str] | None) -> int:
-    parser = command.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.Parser("bench.campaign.golden", __doc__)
     parser.add_argument("folder", type=Path, help="golden vectors, .npz")
-    parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU")
-    arguments = parser.parse_args(args)
-    device = torch.device(command.device_of(arguments.device, "verifies there"))
+    command.flags(parser, "device")
+    arguments = command.parsed(parser, args, "verifies there")
+    device = torch.device(arguments.device)
     torch.backends.cudnn.allow_tf32 = False  # TF32 keeps 10 bits of 23: not what float32 promises
     cases = [(file, dtype) for file in vectors(arguments.folder) for dtype in (torch.float64, torch.float32)]
     rows = []

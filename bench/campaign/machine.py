@@ -3,10 +3,8 @@
 python -m bench.campaign.machine --rows environment.jsonl
 """
 
-import argparse
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 from bench.common import command
@@ -27,19 +25,15 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _main(args: list[str] | None) -> int:
-    parser = command.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU")
-    parser.add_argument("--rows", type=Path, help="where the row goes; default: nowhere")
-    arguments = parser.parse_args(args)
-    device = command.device_of(arguments.device, "describes the machine without one")
-    if arguments.rows is not None:
-        command.check_writable(arguments.rows)
+    parser = command.Parser("bench.campaign.machine", __doc__)
+    command.flags(parser, "device", rows="where the row goes; default: nowhere")
+    arguments = command.parsed(parser, args, "describes the machine without one")
+    command.check_writable(arguments.rows)
     found = findings()
-    row = machine_row(device, found)
+    row = machine_row(arguments.device, found)
     for finding in found:
         notice(f"{finding.subject}: {finding.state}, {finding.detail}")
-    if arguments.rows is not None:
-        write_row(arguments.rows, row)
+    write_row(arguments.rows, row)
     notice(headline(row))
     return 0 if row["correct"] else 1
 

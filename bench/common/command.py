@@ -1,23 +1,65 @@
-"""What the benchmarks' command lines share: errors of one line, and flags that several have."""
+"""What the benchmarks' command lines share: flags that several have, their defaults, and errors of one line."""
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
 from fastarat.common.ending import ended
-from fastarat.common.errors import Interrupted, UserError
+from fastarat.common.errors import Interrupted, UserError, unknown
 from fastarat.common.signals import number_of
+
+FLAGS: dict[str, dict[str, Any]] = {
+    "data": {"help": "a data set's name or path; default: random images of its size"},
+    "device": {"choices": ("cuda", "cpu"), "help": "default: cuda where there is a GPU"},
+    "repeats": {"type": int},
+    "rows": {"type": Path, "help": "where rows go (GPU: the benchmark's file in bench/results; CPU, smoke: nowhere)"},
+    "budget": {"type": float, "metavar": "SECONDS", "help": "end in time, with what was measured till then"},
+    "resume": {"action": "store_true", "help": "leave out what has rows of this commit, machine and data"},
+    "smoke": {"action": "store_true", "help": "tiny sizes: does everything run?"},
+    "json": {"action": "store_true", "help": "print the rows as JSON instead of tables"},
+}
+"""what `argparse` is told of the flags that several benchmarks have"""
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """The flags of the command `name`, which says what is wrong in one line. `description`: its module's docstring."""
+
+    def __init__(self, name: str, description: str | None):
+        super().__init__(name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message: str) -> NoReturn:
+        """Raise `UserError`."""
         raise UserError(message)
+
+
+def flags(parser: argparse.ArgumentParser, *names: str, **helps: str) -> None:
+    """Add these of `FLAGS`; those given by keyword have a help of their own."""
+    for name in dict.fromkeys((*names, *helps)):
+        parser.add_argument(f"--{name}", **FLAGS[name] | ({"help": helps[name]} if name in helps else {}))
+
+
+def parsed(
+    parser: argparse.ArgumentParser, args: list[str] | None, without_gpu: str, **defaults: tuple[Any, Any, Any]
+) -> argparse.Namespace:
+    """The flags, with the device; raises `UserError` for what is wrong with them, or if cuda is asked for in vain.
+
+    `without_gpu`: what `--device cpu` does instead. `defaults`: what a flag that is not given is in a smoke run, on a
+    GPU and on a CPU.
+    """
+    arguments = parser.parse_args(args)
+    has_gpu = torch.cuda.is_available()
+    if arguments.device == "cuda" and not has_gpu:
+        raise UserError(f"this machine has no GPU: give --device cpu, which {without_gpu}")
+    arguments.device = arguments.device or ("cuda" if has_gpu else "cpu")
+    case = 0 if getattr(arguments, "smoke", False) else 1 if arguments.device == "cuda" else 2
+    for name, default in defaults.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, default[case])
+    return arguments
 
 
 def run(name: str, main: Callable[[list[str] | None], int], args: list[str] | None) -> int:
@@ -26,21 +68,18 @@ def run(name: str, main: Callable[[list[str] | None], int], args: list[str] | No
     def work() -> int:
         try:
             return main(args)
-        except KeyboardInterrupt as e:
-            raise Interrupted(f"{name}: interrupted; the rows that are finished are written", number_of(e)) from None
+        except KeyboardInterrupt as error:
+            stopped = f"{name}: interrupted; the rows that are finished are written"
+            raise Interrupted(stopped, number_of(error)) from None
 
     return ended(name, work)
 
 
-def device_of(asked: str | None, without_gpu: str) -> str:
-    """The device: what is asked for, else cuda where there is a GPU. Raises `UserError` if cuda is asked for in vain.
-
-    `without_gpu`: what `--device cpu` does instead.
-    """
-    has_gpu = torch.cuda.is_available()
-    if asked == "cuda" and not has_gpu:
-        raise UserError(f"this machine has no GPU: give --device cpu, which {without_gpu}")
-    return asked or ("cuda" if has_gpu else "cpu")
+def check_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raise `UserError` for a name that is not `known`."""
+    for name in names:
+        if name not in known:
+            raise unknown(kind, name, known)
 
 
 def check_positive(arguments: argparse.Namespace, *names: str) -> None:
@@ -56,10 +95,18 @@ def check_positive(arguments: argparse.Namespace, *names: str) -> None:
             raise UserError(f"{flag} is {value}: give a number above 0")
 
 
-def check_writable(path: Path) -> None:
-    """Raise `UserError` if rows cannot be written to this file."""
+def check_spread(repeats: int) -> None:
+    """Raise `UserError` for a single turn."""
+    if repeats == 1:
+        raise UserError("--repeats is 1: one turn has no spread, give 2 or more")
+
+
+def check_writable(path: Path | None) -> None:
+    """Raise `UserError` if rows are to go to this file and cannot be written to it."""
+    if path is None:
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("a").close()
-    except OSError as e:
-        raise UserError(f"cannot write --rows {path}: {e.strerror}: give another file") from None
+    except OSError as error:
+        raise UserError(f"cannot write --rows {path}: {error.strerror}: give another file") from None

@@ -27,8 +27,13 @@ def base_row(benchmark: str, config: Config | dict[str, Any], dataset: str | Non
     }
 
 
-def write_row(path: Path, row: dict[str, Any]) -> None:
-    """Append a row, on disk when this returns; it is a line of its own also after one that a kill cut off."""
+def write_row(path: Path | None, row: dict[str, Any]) -> None:
+    """Append a row, on disk when this returns; it is a line of its own also after one that a kill cut off.
+
+    Without a `path` rows go nowhere.
+    """
+    if path is None:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     _end_last_line(path)
     append_line(path, row)
@@ -48,6 +53,11 @@ def read_rows(*paths: Path) -> Iterator[dict[str, Any]]:
                 yield row
             if (row := _row(rest)) is not None:
                 yield row
+
+
+def known_rows(benchmark: str, path: Path | None) -> Iterator[dict[str, Any]]:
+    """A benchmark's committed rows, and those in `path`. Raises `UserError` as `read_rows` does."""
+    return read_rows(*dict.fromkeys(filter(None, (RESULTS / f"{benchmark}.jsonl", path))))
 
 
 def _bytes(path: Path) -> bytes:

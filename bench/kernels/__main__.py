@@ -25,7 +25,6 @@ from bench.kernels.registry import DTYPES, KERNELS
 from bench.kernels.report import print_report
 from bench.kernels.sgd import apex_sgd
 from fastarat.common.console import notice, print_json, progress
-from fastarat.common.errors import unknown
 
 
 def main(args: list[str] | None = None) -> int:
@@ -49,34 +48,26 @@ def _main(args: list[str] | None) -> int:
 
 def _arguments(args: list[str] | None) -> argparse.Namespace:
     """The flags, complete and checked. Raises `UserError`."""
-    parser = command.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU")
-    parser.add_argument("--kernels", nargs="+", metavar="NAME", help=f"some of {', '.join(KERNELS)}; default: all")
+    parser = command.Parser("bench.kernels", __doc__)
+    names = ", ".join(KERNELS)
+    parser.add_argument("--kernels", nargs="+", metavar="NAME", default=list(KERNELS), help=f"of {names}; default: all")
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, help="default: bf16 fp16, on a CPU fp32")
     parser.add_argument("--batch", type=int, help="clean images a step (128; smoke: 4)")
-    parser.add_argument("--repeats", type=int, help="timings of each variant (50; CPU: 5; smoke: 1)")
-    parser.add_argument("--rows", type=Path, help="where rows go (bench/results/kernels.jsonl; CPU: nowhere)")
-    parser.add_argument("--budget", type=float, metavar="SECONDS", help="end in time, with what was measured till then")
-    parser.add_argument("--smoke", action="store_true", help="tiny shapes, on a CPU no inductor: does everything run?")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON instead of tables")
-    arguments = parser.parse_args(args)
-    arguments.device = command.device_of(arguments.device, "runs the kernels' PyTorch twins")
-    on_gpu = arguments.device == "cuda"
-    arguments.kernels = arguments.kernels or list(KERNELS)
-    for name in arguments.kernels:
-        if name not in KERNELS:
-            raise unknown("kernel", name, KERNELS)
-    arguments.dtype = arguments.dtype or (["bf16", "fp16"] if on_gpu else ["fp32"])
-    defaults = {"batch": 4 if arguments.smoke else 128, "repeats": 1 if arguments.smoke else 50 if on_gpu else 5}
-    for name, default in defaults.items():
-        if getattr(arguments, name) is None:
-            setattr(arguments, name, default)
+    smoke = "tiny shapes, on a CPU no inductor: does everything run?"
+    repeats = "timings of each variant (50; CPU: 5; smoke: 1)"
+    command.flags(parser, "device", "rows", "budget", "json", repeats=repeats, smoke=smoke)
+    arguments = command.parsed(
+        parser,
+        args,
+        "runs the kernels' PyTorch twins",
+        batch=(4, 128, 128),
+        repeats=(1, 50, 5),
+        rows=(None, RESULTS / "kernels.jsonl", None),  # tiny shapes say nothing of speed
+    )
+    arguments.dtype = arguments.dtype or (["bf16", "fp16"] if arguments.device == "cuda" else ["fp32"])
+    command.check_known("kernel", arguments.kernels, KERNELS)
     command.check_positive(arguments, "batch", "repeats", "budget")
-    # Tiny shapes say nothing of speed: their rows go only where they are asked to.
-    if arguments.rows is None and on_gpu and not arguments.smoke:
-        arguments.rows = RESULTS / "kernels.jsonl"
-    if arguments.rows is not None:
-        command.check_writable(arguments.rows)
+    command.check_writable(arguments.rows)
     return arguments
 
 
@@ -106,8 +97,7 @@ def run(cases: list[Case], bench: Bench, path: Path | None, budget: float | None
             except Exception as e:
                 found = failed_case(case, bench, e)
             for row in found:
-                if path is not None:
-                    write_row(path, row)
+                write_row(path, row)
             rows += found
             # The first case also pays for starting the compiler.
             seconds = time.monotonic() - begun

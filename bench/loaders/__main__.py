@@ -19,14 +19,14 @@ from typing import Any, get_args
 
 from bench.common import command
 from bench.common.inputs import random_images
-from bench.common.rows import RESULTS, base_row, read_rows, write_row
+from bench.common.rows import RESULTS, base_row, known_rows, write_row
 from bench.loaders.cases import PHOTOS, SMALL, Case, photo_cases, photo_plan, shapes, small_cases, small_plan
 from bench.loaders.feeds import LOADERS
 from bench.loaders.measure import Effort, measure, rows_of
 from bench.loaders.report import print_report
 from bench.loaders.stores import Stored, Stores, photo_stores, random_photos, small_stores
 from fastarat.common.console import notice, print_json, progress
-from fastarat.common.errors import UserError, unknown
+from fastarat.common.errors import UserError
 from fastarat.data.formats.find import find
 from fastarat.data.images.dataset import Dataset
 from fastarat.data.open import open_dataset
@@ -51,54 +51,33 @@ def _main(args: list[str] | None) -> int:
 
 def _arguments(args: list[str] | None) -> argparse.Namespace:
     """The flags, complete and checked. Raises `UserError`."""
-    parser = command.Parser(
-        prog="bench.loaders", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", help="images of one small size: a name or path; default: random ones, CIFAR's size")
+    parser = command.Parser("bench.loaders", __doc__)
     parser.add_argument("--photos", type=Path, help="JPEGs: an image folder or a tar; default: none (smoke: random)")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="default: both")
     parser.add_argument("--loaders", nargs="+", metavar="NAME", default=list(LOADERS), help=", ".join(LOADERS))
     parser.add_argument("--stored", nargs="+", choices=STORED, default=list(STORED), help="default: all")
     parser.add_argument("--workers", nargs="+", type=int, help="threads or processes that decode (1 2; smoke: 1)")
-    parser.add_argument("--device", choices=("cuda", "cpu"), help="of the training; default: cuda where there is a GPU")
-    parser.add_argument("--repeats", type=int, help="turns (5; CPU: 3; smoke: 2)")
     parser.add_argument("--seconds", type=float, help="of steady epochs and of training in a turn (5; smoke: 0.1)")
-    parser.add_argument("--rows", type=Path, help="where rows go (bench/results/loaders.jsonl; CPU: nowhere)")
-    parser.add_argument("--budget", type=float, metavar="SECONDS", help="end in time, with what was measured till then")
-    parser.add_argument("--resume", action="store_true", help="skip kinds that have rows of this commit, GPU and data")
-    parser.add_argument("--smoke", action="store_true", help="a few tiny images: does everything run?")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON instead of tables")
-    arguments = parser.parse_args(args)
-    arguments.device = command.device_of(arguments.device, "measures the loaders beside a training on the CPU")
-    _set_defaults(arguments)
-    for name in ("repeats", "seconds", "budget"):
-        command.check_positive(arguments, name)
+    data = "images of one small size: a name or path; default: random ones, CIFAR's size"
+    command.flags(parser, *command.FLAGS, data=data, repeats="turns (5; CPU: 3; smoke: 2)")
+    arguments = command.parsed(
+        parser,
+        args,
+        "measures the loaders beside a training on the CPU",
+        workers=([1], [1, 2], [1, 2]),
+        repeats=(2, 5, 3),
+        seconds=(0.1, 5.0, 5.0),
+        rows=(None, RESULTS / "loaders.jsonl", None),  # tiny sizes say nothing of speed
+    )
+    command.check_positive(arguments, "repeats", "seconds", "budget")
     if min(arguments.workers) < 1:
         raise UserError(f"--workers is {min(arguments.workers)}: give a number above 0")
-    if arguments.repeats == 1:
-        raise UserError("--repeats is 1: one turn has no spread, give 2 or more")
-    for name in arguments.loaders:
-        if name not in LOADERS:
-            raise unknown("loader", name, LOADERS)
+    command.check_spread(arguments.repeats)
+    command.check_known("loader", arguments.loaders, LOADERS)
     for data in filter(None, (arguments.data, arguments.photos)):
         find(str(data))
-    if arguments.rows is not None:
-        command.check_writable(arguments.rows)
+    command.check_writable(arguments.rows)
     return arguments
-
-
-def _set_defaults(arguments: argparse.Namespace) -> None:
-    smoke, on_gpu = arguments.smoke, arguments.device == "cuda"
-    defaults = {
-        "workers": [1] if smoke else [1, 2],
-        "repeats": 2 if smoke else 5 if on_gpu else 3,
-        "seconds": 0.1 if smoke else 5.0,
-        # Tiny sizes say nothing of speed: their rows go only where they are asked to.
-        "rows": RESULTS / "loaders.jsonl" if on_gpu and not smoke else None,
-    }
-    for name, default in defaults.items():
-        if getattr(arguments, name) is None:
-            setattr(arguments, name, default)
 
 
 def _run(arguments: argparse.Namespace) -> Iterator[Row]:
@@ -117,8 +96,7 @@ def _run(arguments: argparse.Namespace) -> Iterator[Row]:
             with progress(f"loaders on {stores.name}", 1) as advance:
                 entries = measure(cases, Path(folder) / "cache", effort, advance)
         for row in rows_of(entries, _base(stores, arguments)):
-            if arguments.rows is not None:
-                write_row(arguments.rows, row)
+            write_row(arguments.rows, row)
             yield row
 
 
@@ -161,7 +139,7 @@ def _is_done(stores: Stores, cases: list[Case], arguments: argparse.Namespace) -
     told = {name: now[name] for name in ("dataset", "commit", "gpu", "device")}
     found = [
         row
-        for row in read_rows(*{RESULTS / "loaders.jsonl", *filter(None, [arguments.rows])})
+        for row in known_rows("loaders", arguments.rows)
         if row["correct"] and told.items() <= row.items() and row["config"]["smoke"] == arguments.smoke
     ]
     wanted = [{**case.key, "stage": stage} for case in cases for stage in case.stages]

@@ -22,7 +22,7 @@ from bench.robustness import report as robustness_report
 from bench.robustness.row import is_finished, measure
 from bench.robustness.suites import SUITES, Entry, Suite, entries
 from fastarat.common.console import notice, print_table
-from fastarat.common.errors import Interrupted, UserError, unknown
+from fastarat.common.errors import Interrupted, UserError
 from fastarat.common.signals import number_of
 from fastarat.config import from_dict
 from fastarat.config.method import ARRESTConfig
@@ -62,23 +62,22 @@ def _main(args: list[str] | None) -> int:
 
 def _arguments(args: list[str] | None) -> argparse.Namespace:
     """The flags, complete and checked. Raises `UserError`."""
-    parser = command.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.Parser("bench.robustness", __doc__)
     parser.add_argument("--suite", choices=SUITES, default="digits")
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help="those of the suite's; default all")
     parser.add_argument("--seeds", type=int, help="trainings per method; default the suite's")
-    parser.add_argument("--data", help="data set instead of the suite's own")
     parser.add_argument("--fidelity", choices=("paper", "published-code"), default="paper", help="of AT and AR-AT")
     parser.add_argument("--num-images", type=int, help="test images for clean accuracy and PGD-20; default the suite's")
     parser.add_argument("--num-autoattack", type=int, help="of them for AutoAttack, 0 for none; default the suite's")
-    parser.add_argument("--budget", type=float, metavar="SECONDS", help="stop in time; the next call goes on")
     parser.add_argument("--runs", type=Path, default=Path("runs/robustness"), help="where trainings go")
-    parser.add_argument("--rows", type=Path, default=RESULTS / "robustness.jsonl", help="where rows go")
+    budget = "stop in time; the next call goes on"
+    rows = "where rows go (bench/results/robustness.jsonl)"
+    command.flags(parser, data="data set instead of the suite's own", budget=budget, rows=rows)
     arguments = parser.parse_args(args)
     suite = SUITES[arguments.suite]
+    arguments.rows = arguments.rows or RESULTS / "robustness.jsonl"
     arguments.methods = tuple(arguments.methods or suite.methods)
-    for method in arguments.methods:
-        if method not in suite.methods:
-            raise unknown(f"method of suite {arguments.suite}", method, suite.methods)
+    command.check_known(f"method of suite {arguments.suite}", arguments.methods, suite.methods)
     if "arrest" in arguments.methods and "standard" not in arguments.methods:
         raise UserError("ARREST starts from the net of 'standard': name that among --methods too")
     command.check_positive(arguments, "seeds", "num_images", "budget")

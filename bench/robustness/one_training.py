@@ -17,7 +17,7 @@ from typing import Any
 
 from bench.common import command
 from bench.common.inputs import method_of, random_images
-from bench.common.rows import RESULTS, read_rows, write_row
+from bench.common.rows import RESULTS, known_rows, write_row
 from bench.robustness.row import measure
 from bench.robustness.suites import Entry
 from fastarat.common.console import stdout
@@ -57,18 +57,15 @@ def _main(args: list[str] | None) -> int:
 
 def _arguments(args: list[str] | None) -> argparse.Namespace:
     """The flags, complete and checked. Raises `UserError`."""
-    parser = command.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.Parser("bench.robustness.one_training", __doc__)
     parser.add_argument("recipe", help="as 'fastarat recipes' lists them")
     parser.add_argument("--out", type=Path, required=True, help="the run's directory, or that of profiles")
-    parser.add_argument("--data", help="data set instead of the recipe's own")
-    parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU")
     parser.add_argument("--suite", help="of the row")
     parser.add_argument("--num-autoattack", type=int, default=0, help="test images for AutoAttack; default none")
-    parser.add_argument("--rows", type=Path, default=RESULTS / "robustness.jsonl", help="where the row goes")
     parser.add_argument("--profile", type=int, metavar="STEPS", help="profile so many steps instead")
-    parser.add_argument("--smoke", action="store_true", help="one epoch of few images: does everything run?")
-    arguments = parser.parse_args(args)
-    arguments.device = command.device_of(arguments.device, "trains there")
+    rows, smoke = "where the row goes (bench/results/robustness.jsonl)", "one epoch of few images: does everything run?"
+    command.flags(parser, "device", data="data set instead of the recipe's own", rows=rows, smoke=smoke)
+    arguments = command.parsed(parser, args, "trains there", rows=(RESULTS / "robustness.jsonl",) * 3)
     command.check_positive(arguments, "profile")
     if not arguments.profile:
         if arguments.suite is None:
@@ -106,9 +103,8 @@ def _profile(arguments: argparse.Namespace) -> None:
 
 def _measure(arguments: argparse.Namespace) -> None:
     config = arguments.config
-    known = {RESULTS / "robustness.jsonl", arguments.rows}
-    now = commit()
-    row = next((row for row in read_rows(*known) if _is_row_of(row, arguments, now)), None)
+    now, known = commit(), known_rows("robustness", arguments.rows)
+    row = next((row for row in known if _is_row_of(row, arguments, now)), None)
     if row is None:
         entry = Entry(method_of(config.recipe), config, arguments.out)
         row = measure(arguments.suite, entry, 60 if arguments.smoke else None, arguments.num_autoattack)

@@ -20,7 +20,7 @@ from typing import Any
 
 from bench.common import command
 from bench.common.processes import environment, last_line
-from bench.common.rows import RESULTS, read_rows, write_row
+from bench.common.rows import RESULTS, known_rows, write_row
 from bench.startup.in_a_process import training_config
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.console import notice, print_json, print_table, progress, stdout
@@ -67,18 +67,12 @@ def _main(args: list[str] | None) -> int:
 
 def _arguments(args: list[str] | None) -> argparse.Namespace:
     """The flags, complete and checked. Raises `UserError`."""
-    parser = command.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.Parser("bench.startup", __doc__)
     parser.add_argument("--recipe", help="default: cifar10-resnet18-arat on a GPU, digits-arat on a CPU")
-    parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU")
     parser.add_argument("--compile", choices=("auto", "eager", "compile", "graph"), default="auto")
     parser.add_argument("--kernels", choices=("auto", "pytorch", "triton"), default="auto")
-    parser.add_argument("--smoke", action="store_true", help="tiny steps, few processes: does everything run?")
-    parser.add_argument("--rows", type=Path, help="where rows go (bench/results/startup.jsonl; CPU: nowhere)")
-    parser.add_argument("--resume", action="store_true", help="leave out what has a row of this commit and machine")
-    parser.add_argument("--budget", type=float, metavar="SECONDS", help="end in time, with what was measured till then")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON instead of tables")
-    arguments = parser.parse_args(args)
-    arguments.device = command.device_of(arguments.device, "starts a training there")
+    command.flags(parser, "device", "rows", "budget", "resume", "smoke", "json")
+    arguments = command.parsed(parser, args, "starts a training there", rows=(None, RESULTS / "startup.jsonl", None))
     on_gpu = arguments.device == "cuda"
     arguments.recipe = arguments.recipe or ("cifar10-resnet18-arat" if on_gpu else "digits-arat")
     config = training_config(vars(arguments)).checked()
@@ -86,10 +80,7 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
         choose_compile(config, "cpu", ChoiceLog(quiet=True))
         choose_kernels(config, "cpu", "fp32", ChoiceLog(quiet=True))
     command.check_positive(arguments, "budget")
-    if arguments.rows is None and on_gpu and not arguments.smoke:
-        arguments.rows = RESULTS / "startup.jsonl"
-    if arguments.rows is not None:
-        command.check_writable(arguments.rows)
+    command.check_writable(arguments.rows)
     return arguments
 
 
@@ -107,7 +98,7 @@ class Starts:
         base = self._base()
         # Without a commit nobody knows what earlier rows were made with.
         resumes = self.arguments.resume and base["commit"] is not None
-        done = list(read_rows(RESULTS / "startup.jsonl", *self._written())) if resumes else []
+        done = list(known_rows("startup", self.arguments.rows)) if resumes else []
         imports = [{**base, "case": "import", "module": module} for module in MODULES]
         starts = [{**base, "case": "first step", "cache": cache} for cache in ("cold", "warm")]
         left_imports, left_starts = ([row for row in rows if not _is_among(row, done)] for rows in (imports, starts))
@@ -118,13 +109,8 @@ class Starts:
             yield from (self._write(self._start(row)) for row in starts)
         yield from map(self._write, self._imports(left_imports))
 
-    def _written(self) -> list[Path]:
-        rows = self.arguments.rows
-        return [] if rows is None or rows == RESULTS / "startup.jsonl" else [rows]
-
     def _write(self, row: Row) -> Row:
-        if self.arguments.rows is not None:
-            write_row(self.arguments.rows, row)
+        write_row(self.arguments.rows, row)
         return row
 
     def _base(self) -> Row:
