@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from bench.autoattack.rows import ENGINES, Turn, print_report, rows_of
 from bench.common import command
 from bench.common.rows import RESULTS, base_row, write_row
+from bench.common.turns import in_turn
 from fastarat.attacks.projections import lengths
 from fastarat.common.console import print_json, progress
 from fastarat.common.errors import UserError
@@ -130,7 +131,7 @@ def turn(case: Case, seed: int, advance: Callable[[float], None]) -> Turn:
     for name in case.attacks:
         left = (done.robust["fastarat"][-1] | done.robust["reference"][-1]).nonzero().flatten()
         done.attacked.append(len(left))
-        for engine in sorted(ENGINES, reverse=seed % 2 == 1):
+        for engine in in_turn(ENGINES, seed):
             begun, cpu_begun = time.perf_counter(), time.process_time()
             x_adv = RUNS[engine](case, name, left, seed) if len(left) else case.images[left]
             if x_adv.is_cuda:

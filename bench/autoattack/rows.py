@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from bench.common.turns import ratio_of
 from fastarat.common.console import notice, print_table
 
 Row = dict[str, Any]
@@ -54,17 +55,11 @@ def rows_of(turns: list[Turn], attacks: tuple[str, ...], norm: str) -> Iterator[
             "unconfirmed": unconfirmed,
             "seconds": seconds["fastarat"],
             "reference_seconds": seconds["reference"],
-            "ratio": _ratio(seconds),
+            "ratio": ratio_of(seconds["fastarat"], seconds["reference"]),
             "cpu_seconds": cpu_seconds["fastarat"],
             "reference_cpu_seconds": cpu_seconds["reference"],
-            "cpu_ratio": _ratio(cpu_seconds),
+            "cpu_ratio": ratio_of(cpu_seconds["fastarat"], cpu_seconds["reference"]),
         }
-
-
-def _ratio(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """fastarat's time over the reference's, turn by turn: the least, the median and the most."""
-    found = sorted(ours / its for ours, its in zip(seconds["fastarat"], seconds["reference"], strict=True))
-    return {"low": found[0], "median": median(found), "high": found[-1]}
 
 
 def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:

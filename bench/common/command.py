@@ -39,7 +39,8 @@ class Parser(argparse.ArgumentParser):
 def flags(parser: argparse.ArgumentParser, *names: str, **helps: str) -> None:
     """Add these of `FLAGS`; those given by keyword have a help of their own."""
     for name in dict.fromkeys((*names, *helps)):
-        parser.add_argument(f"--{name}", **FLAGS[name] | ({"help": helps[name]} if name in helps else {}))
+        settings = FLAGS[name] if name not in helps else {**FLAGS[name], "help": helps[name]}
+        parser.add_argument(f"--{name}", **settings)
 
 
 def parsed(

@@ -1,7 +1,8 @@
-"""Random images of a known data set's size: what a benchmark of speed needs, with nothing to download."""
+"""What benchmarks train and on what: recipes by net and method, random images of a known data set's size."""
 
 import numpy as np
 
+from fastarat.config import recipes
 from fastarat.data.images.dataset import Dataset, Images
 
 SIZES = {
@@ -25,15 +26,19 @@ def random_images(name: str, most: int | None = None) -> Dataset:
     return Dataset("random", split(num_train), split(num_test), tuple(map(str, range(num_classes))), max_value, "")
 
 
-RECIPES = {
-    "resnet18": "cifar10-resnet18",
-    "wrn-34-10": "cifar10-wrn-34-10",
-    "tiny": "cifar10-tiny",
-    "digits": "digits",
-}
-METHODS = ("arat", "at", "trades", "mart", "lbgat", "arrest", "fgsm-rs", "n-fgsm", "standard")
+RECIPES = {"resnet18": "cifar10-resnet18", "wrn-34-10": "cifar10-wrn-34-10", "tiny": "cifar10-tiny", "digits": "digits"}
+"""the recipes' names up to the method, by net"""
 
-PAPER = ("at", "arat", "arat-swa", "trades", "mart", "lbgat", "standard", "arrest", "fgsm-rs", "n-fgsm")
+
+def methods_of(family: str) -> tuple[str, ...]:
+    """The methods that a family has recipes of: the most wanted first, and `standard` before ARREST, which needs it."""
+    found = [name.removeprefix(f"{family}-") for name in recipes.names() if name.startswith(f"{family}-")]
+    return tuple(sorted(found, key=lambda method: (method != "at", method != "arat", method != "standard", method)))
+
+
+METHODS = methods_of("digits")
+PAPER = methods_of("cifar10-resnet18")
+"""with weight averaging, too"""
 
 
 def method_of(recipe_name: str) -> str:

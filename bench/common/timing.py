@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from bench.common.turns import take_turns
+
 Key = TypeVar("Key", bound=Hashable)
 Call = Callable[[], object]
 
@@ -62,13 +64,11 @@ def prepare(build: Callable[[], Sequence[Call]], device: torch.device) -> Timed:
 
 
 def measure(runs: Mapping[Key, Timed], repeats: int, device: torch.device) -> dict[Key, Quantiles]:
-    """Time each run `repeats` times, in turns, so that a change of clocks or a neighbour's load meets all alike."""
+    """Time each run `repeats` times, in turns."""
     start_once = _on_gpu(device) if device.type == "cuda" else _on_cpu
     times: dict[Key, list[Callable[[], float]]] = {key: [] for key in runs}
-    for repeat in range(repeats):
-        keys = list(runs)
-        for key in keys if repeat % 2 == 0 else reversed(keys):
-            times[key].append(start_once(runs[key]))
+    for key in take_turns(list(runs), repeats):
+        times[key].append(start_once(runs[key]))
     return {key: _quantiles([time() for time in times[key]], runs[key].num_calls) for key in runs}
 
 
@@ -141,4 +141,4 @@ def milliseconds(first: Any, last: Any) -> float:
 def one_line(error: Exception) -> str:
     """What a row says of an error."""
     text = next(filter(None, map(str.strip, str(error).splitlines())), "")
-    return text if text.startswith("WRONG") else f"{type(error).__name__}: {text}"[:300]
+    return text if text.startswith("WRONG") else ": ".join(filter(None, (type(error).__name__, text)))[:300]

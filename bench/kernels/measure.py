@@ -9,7 +9,7 @@ import torch
 import torch._functorch.config
 from torch import Tensor
 
-from bench.common.timing import Timed, measure, prepare
+from bench.common.timing import Timed, measure, one_line, prepare
 from bench.kernels.cases import Case, Direction, Draw, Function, Inputs, name_of
 from fastarat.common.console import notice
 
@@ -51,7 +51,7 @@ def measure_case(case: Case, bench: Bench) -> list[dict[str, Any]]:
             problem, error = _compare(case, _results(case, function, _copy(case, inputs), dy), truth)
             prepared = {} if problem else _prepared(case, function, inputs, dy, bench.device)
         except Exception as e:
-            problem, error, prepared = _one_line(e), None, {}
+            problem, error, prepared = one_line(e), None, {}
         if problem:
             notice(f"WRONG: {case.kernel} {case.label} {name_of(case.dtype)}, {name}: {problem}")
         rows += [_row(case, bench, name, direction, problem, error) for direction in case.num_bytes]
@@ -68,7 +68,7 @@ def measure_case(case: Case, bench: Bench) -> list[dict[str, Any]]:
 
 def failed_case(case: Case, bench: Bench, error: Exception) -> list[dict[str, Any]]:
     """The rows of a case that could not be measured at all, as when memory does not suffice for its definition."""
-    problem = _one_line(error)
+    problem = one_line(error)
     notice(f"WRONG: {case.kernel} {case.label} {name_of(case.dtype)}: {problem}")
     return _with_choice(
         [
@@ -199,8 +199,3 @@ def _backward(function: Function, inputs: Inputs, dy: Tensor) -> Callable[[], ob
     y = function(**inputs)["y"]
     leaves, own_dy = list(_leaves(inputs).values()), torch.empty_like(y).copy_(dy)
     return lambda: torch.autograd.grad(y, leaves, own_dy, retain_graph=True)
-
-
-def _one_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return ": ".join([type(error).__name__, *lines[:1]])[:300]

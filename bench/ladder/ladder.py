@@ -3,10 +3,8 @@
 import gc
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from types import FrameType
 from typing import Any
 
 import torch
@@ -15,9 +13,10 @@ from bench.common.timing import WARM_UP, one_line
 from bench.ladder.gate import Snapshot, batches_of, compare, definition
 from bench.ladder.rows import cost_of, row_of
 from bench.ladder.subjects import Setting, Subject
-from bench.ladder.turns import TURN_SECONDS, Effort, Entry, chunk, steps_for, take_turns
+from bench.ladder.turns import TURN_SECONDS, Effort, Entry, chunk, steps_for, time_in_turns
 from bench.ladder.variants import NEEDS_GPU, fresh_compiler, ladder_of
 from fastarat.common.console import notice
+from fastarat.common.signals import Stopped, answered, stop
 from fastarat.config import Config
 from fastarat.data.loading.loader import Batch
 
@@ -41,34 +40,20 @@ def run_ladder(
     fresh_compiler()
     cost = cost_of(setting)
     entries = {name: Entry(name, variant) for name, variant in ladder_of(setting).items() if name in names}
-    with _stopped_by_sigterm():
-        try:
+    try:
+        with answered(stop):
             _check_all(entries, effort, lambda share: advance(0.5 * share))
-        except Stopped:
-            notice("budget: stopped; what is ready is timed")
-            effort = replace(effort, repeats=2)
-    take_turns(list(entries.values()), effort, lambda share: advance(0.5 * share))
+    except Stopped as stopped:
+        if stopped.number != signal.SIGTERM:
+            raise
+        notice("budget: stopped; what is ready is timed")
+        effort = replace(effort, repeats=2)
+    time_in_turns(list(entries.values()), effort, lambda share: advance(0.5 * share))
     found = [entry for entry in entries.values() if entry.problem or entry.rates]
     rows = [row_of(entry, found, cost, bandwidth, settings) for entry in found]
     for entry in entries.values():
         entry.close()
     return rows
-
-
-class Stopped(BaseException):
-    """SIGTERM came: no error of what was at work."""
-
-
-@contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped
-
-    earlier = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, earlier)
 
 
 def _check_all(entries: dict[str, Entry], effort: Effort, advance: Callable[[float], None]) -> None:

@@ -10,6 +10,7 @@ from fastarat_kernels.implementations import PYTORCH
 
 from bench.common.inputs import method_of
 from bench.common.rows import base_row
+from bench.common.turns import ratio_of
 from bench.ladder.subjects import Setting
 from bench.ladder.turns import Entry
 from bench.ladder.variants import choices_of
@@ -75,11 +76,7 @@ def _speeds(entry: Entry, entries: Sequence[Entry], cost: Cost, bandwidth: float
         # The definition's work, however a variant does it; x-variants do less, and their share would say nothing.
         "mfu": cost.flops * steps_per_s / PEAK_FLOPS if on_gpu and not entry.name.startswith("x-") else None,
         "bandwidth_share": None if entry.name.startswith("x-") else cost.bytes * steps_per_s / bandwidth,
-        "ratios": {base.name: _ratio(entry, base) for base in entries if base.name in BASES and base.rates},
+        "ratios": {
+            base.name: ratio_of(entry.rates, base.rates) for base in entries if base.name in BASES and base.rates
+        },
     }
-
-
-def _ratio(entry: Entry, base: Entry) -> dict[str, float]:
-    """How many times the base's images/s, turn by turn: the least, the median and the most."""
-    found = sorted(mine / its for mine, its in zip(entry.rates, base.rates, strict=False))
-    return {"low": found[0], "median": median(found), "high": found[-1]}

@@ -11,6 +11,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from bench.common.timing import WARM_UP, mark, milliseconds, one_line
+from bench.common.turns import take_turns
 from bench.ladder.gate import Verdict
 from bench.ladder.subjects import Setting, Subject
 from bench.ladder.variants import Variant
@@ -71,27 +72,20 @@ class Entry:
         self.close()
 
 
-def take_turns(entries: Sequence[Entry], effort: Effort, advance: Callable[[float], None]) -> None:
-    """Time all entries in turns, so that a change of clocks or a neighbour's load meets all alike.
-
-    One that fails on the way, or whose weights are not finite in the end, is out.
-    """
+def time_in_turns(entries: Sequence[Entry], effort: Effort, advance: Callable[[float], None]) -> None:
+    """Time all entries in turns. One that fails on the way, or whose weights are not finite in the end, is out."""
     steps = {}
     for entry in _running(entries):
         with _out_if_it_fails(entry):
             steps[entry.name] = _steps_of(entry, effort)
-    for turn in range(effort.repeats):
-        # Two turns at least: one has no spread.
-        if turn >= 2 and time.monotonic() > effort.deadline:
-            notice(f"budget: {turn} of {effort.repeats} turns")
-            break
-        running = _running(entries)
-        for entry in running if turn % 2 == 0 else running[::-1]:
-            with _out_if_it_fails(entry):
+    running = _running(entries)
+    for entry in take_turns(running, effort.repeats, effort.deadline):
+        with _out_if_it_fails(entry):
+            if entry.subject is not None:
                 milliseconds, rate = _timed(entry, steps[entry.name])
                 entry.step_ms += milliseconds
                 entry.rates.append(rate)
-        advance(1 / effort.repeats)
+        advance(1 / effort.repeats / len(running))
     for entry in _running(entries):
         with _out_if_it_fails(entry):
             _check_finite(entry)

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from bench.common.processes import environment, last_line
+from bench.common.turns import ratio_of, take_turns
 from bench.loaders.cases import BASE, Case
 from fastarat.common.console import notice
 
@@ -66,11 +67,10 @@ def measure(cases: Sequence[Case], cache: Path, effort: Effort, advance: Callabl
     entries = [Entry(case) for case in cases]
     try:
         _check(entries, processes)
-        for turn in range(effort.repeats):
-            for entry in entries if turn % 2 == 0 else entries[::-1]:
-                if entry.problem is None:
-                    _measure(entry, processes)
-                advance(1 / effort.repeats / len(entries))
+        for entry in take_turns(entries, effort.repeats):
+            if entry.problem is None:
+                _measure(entry, processes)
+            advance(1 / effort.repeats / len(entries))
     except OutOfTime:
         notice("budget: not all turns were taken")
     return entries
@@ -176,14 +176,15 @@ def _base_of(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
 
 def _ratios(turns: list[Result], base: list[Result]) -> Row:
     """Turn by turn: images/s, and images per second of CPU time, over the base's."""
-    pairs = list(zip(turns, base, strict=False))
-    if not pairs:
+    if not base:
         return {}
-    found = {"images_per_s": [mine["images_per_s"] / its["images_per_s"] for mine, its in pairs]}
+    found = {"images_per_s": ratio_of(_each(turns, "images_per_s"), _each(base, "images_per_s"))}
+    used = _each(turns, "cpu_s_per_1000"), _each(base, "cpu_s_per_1000")
     # A process that ends is counted from then on in ticks, rounded down: a very short turn may have nothing left.
-    if all(turn["cpu_s_per_1000"] > 0 for pair in pairs for turn in pair):
-        found["images_per_cpu_s"] = [its["cpu_s_per_1000"] / mine["cpu_s_per_1000"] for mine, its in pairs]
-    return {
-        name: {"low": round(min(r), 4), "median": round(median(r), 4), "high": round(max(r), 4)}
-        for name, r in found.items()
-    }
+    if all(seconds > 0 for pair in zip(*used, strict=False) for seconds in pair):
+        found["images_per_cpu_s"] = ratio_of(*reversed(used))
+    return {name: {which: round(value, 4) for which, value in ratio.items()} for name, ratio in found.items()}
+
+
+def _each(turns: list[Result], name: str) -> list[float]:
+    return [turn[name] for turn in turns]

@@ -65,7 +65,8 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--profile", type=int, metavar="STEPS", help="profile so many steps instead")
     rows, smoke = "where the row goes (bench/results/robustness.jsonl)", "one epoch of few images: does everything run?"
     command.flags(parser, "device", data="data set instead of the recipe's own", rows=rows, smoke=smoke)
-    arguments = command.parsed(parser, args, "trains there", rows=(RESULTS / "robustness.jsonl",) * 3)
+    arguments = command.parsed(parser, args, "trains there")
+    arguments.rows = arguments.rows or RESULTS / "robustness.jsonl"
     command.check_positive(arguments, "profile")
     if not arguments.profile:
         if arguments.suite is None:

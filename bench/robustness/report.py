@@ -57,18 +57,24 @@ MEASURES = {
 """of an analysis, see `fastarat.analysis`"""
 
 
+def title_of(method: str) -> str:
+    """What tables and pictures call a method."""
+    return TITLES.get(method, method)
+
+
 def rows_of(suite: str, rows: Iterable[Row]) -> list[Row]:
     """The suite's rows: of each training the last one, methods in the order of `TITLES`."""
     newest = {(row["method"], row["fidelity"], row["seed"]): row for row in rows if row.get("suite") == suite}
-    order = list(TITLES)
-    return sorted(newest.values(), key=lambda row: (order.index(row["method"]), row["fidelity"], row["seed"]))
+    order = {method: number for number, method in enumerate(TITLES)}
+    last = len(order)
+    return sorted(newest.values(), key=lambda row: (order.get(row["method"], last), row["fidelity"], row["seed"]))
 
 
 def by_method(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """The rows of each method, by its title."""
     found: dict[str, list[Row]] = {}
     for row in rows:
-        title = TITLES[row["method"]]
+        title = title_of(row["method"])
         if row["fidelity"] != "paper":
             title += PUBLISHED
         found.setdefault(title, []).append(row)
@@ -138,7 +144,8 @@ def _panel(axes: Any, points: dict[str, tuple[tuple[float, float], tuple[float, 
     # A method has one mark in all pictures.
     markers, known = "osD^vP*X<>hpd8", list(TITLES.values())
     for name, ((clean, clean_spread), (robust, robust_spread)) in points.items():
-        at = known.index(name.removesuffix(PUBLISHED))
+        title = name.removesuffix(PUBLISHED)
+        at = known.index(title) if title in known else len(known)
         axes.errorbar(
             clean,
             robust,

@@ -9,13 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.common.inputs import PAPER
+from bench.common.inputs import METHODS, PAPER
 from fastarat.config import Config, Fidelity
 from fastarat.config.method import ARATConfig, ARRESTConfig
 from fastarat.config.recipes import recipe
-
-ALL = ("at", "arat", "trades", "mart", "lbgat", "standard", "arrest", "fgsm-rs", "n-fgsm")
-"""`standard`, which is not robust, is the net that ARREST starts from"""
 
 # The AR-AT paper's path from plain invariance to AR-AT: each of these has one of the switches more than the one before.
 SWITCHED_OFF = {"stop_gradient": "none", "predictor": False, "batch_norm": "shared", "auto_balance": False}
@@ -47,7 +44,7 @@ class Suite:
 
 DISTILLED = ("at", "trades", "lbgat", "standard", "arrest")
 SUITES = {
-    "digits": Suite("digits", ALL, "digits", 3, None, 200),
+    "digits": Suite("digits", METHODS, "digits", 3, None, 200),
     "cifar10-tiny": Suite("cifar10-tiny", ("at", "trades", "arat"), "cifar10-jpeg", 1, 2000, 500, snapshots=0),
     "ablation": Suite("digits", (*ABLATIONS, "arat", *DISTILLED), "digits", 1, None, 200, analysed=True),
     "paper-resnet18": Suite("cifar10-resnet18", PAPER, "cifar10-jpeg", 1, None, None),
