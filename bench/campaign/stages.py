@@ -21,7 +21,7 @@ from bench.campaign.headlines import (
     training_headline,
 )
 from bench.common.inputs import METHODS
-from bench.kernels.registry import KERNELS
+from bench.kernels.registry import measured
 from bench.ladder.variants import NAMES
 
 BUDGET = "{budget}"
@@ -86,7 +86,7 @@ def stages(setting: Setting) -> list[Stage]:
         _throughput(setting, "resnet18", (128,), ("published", "strong", "default")),
         _throughput(setting, "resnet18", (256, 512, 1024), ("default", "strong")),
         _throughput(setting, "wrn-34-10", (128,), ("published", "strong", "default")),
-        *(_kernels(setting, name) for name in KERNELS),
+        *(_kernels(setting, name) for name in measured()),
         _profile(setting),
         _startup(setting),
         _loaders(setting),

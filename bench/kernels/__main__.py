@@ -18,10 +18,10 @@ import torch
 from bench.common import command
 from bench.common.rows import RESULTS, base_row, write_row
 from bench.common.timing import copy_bandwidth
-from bench.kernels.batch_norm import apex_batch_norm
-from bench.kernels.cases import Case, Scale
+from bench.kernels.cases import DTYPES, Case, Scale
+from bench.kernels.dual_batch_norm import apex_batch_norm
 from bench.kernels.measure import Bench, failed_case, measure_case
-from bench.kernels.registry import DTYPES, KERNELS
+from bench.kernels.registry import cases_of, measured
 from bench.kernels.report import print_report
 from bench.kernels.sgd import apex_sgd
 from fastarat.common.console import notice, print_json, progress
@@ -40,7 +40,7 @@ def _main(args: list[str] | None) -> int:
         notice("inductor: left out by --smoke on a CPU, where its C++ compilation takes long")
     scale = Scale(arguments.batch, arguments.smoke)
     # The first dtype in full comes first, should the budget end.
-    cases = [case for d in arguments.dtype for name in arguments.kernels for case in KERNELS[name](scale, DTYPES[d])]
+    cases = [case for d in arguments.dtype for name in arguments.kernels for case in cases_of(name)(scale, DTYPES[d])]
     rows = run(cases, _bench(arguments), arguments.rows, arguments.budget)
     print_json(rows) if arguments.json else print_report(rows)
     return 0 if all(row["correct"] for row in rows) else 1
@@ -49,8 +49,9 @@ def _main(args: list[str] | None) -> int:
 def _arguments(args: list[str] | None) -> argparse.Namespace:
     """The flags, complete and checked. Raises `UserError`."""
     parser = command.Parser("bench.kernels", __doc__)
-    names = ", ".join(KERNELS)
-    parser.add_argument("--kernels", nargs="+", metavar="NAME", default=list(KERNELS), help=f"of {names}; default: all")
+    names = measured()
+    help = f"of {', '.join(names)}; default: all"
+    parser.add_argument("--kernels", nargs="+", metavar="NAME", default=names, help=help)
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, help="default: bf16 fp16, on a CPU fp32")
     parser.add_argument("--batch", type=int, help="clean images a step (128; smoke: 4)")
     smoke = "tiny shapes, on a CPU no inductor: does everything run?"
@@ -65,7 +66,7 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
         rows=(None, RESULTS / "kernels.jsonl", None),  # tiny shapes say nothing of speed
     )
     arguments.dtype = arguments.dtype or (["bf16", "fp16"] if arguments.device == "cuda" else ["fp32"])
-    command.check_known("kernel", arguments.kernels, KERNELS)
+    command.check_known("kernel", arguments.kernels, names)
     command.check_positive(arguments, "batch", "repeats", "budget")
     command.check_writable(arguments.rows)
     return arguments

@@ -1,18 +1,23 @@
-"""The kernels that are measured: a line each, from its name to its cases."""
+"""The kernels that are measured: those of which a file here, by the kernel's name, has the `cases`."""
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-import torch
+from fastarat_kernels.registry import KERNELS
 
-from bench.kernels.batch_norm import batch_norm_cases
-from bench.kernels.cases import Case, Scale, augment_cases, pgd_cases, pooled_cases
-from bench.kernels.sgd import sgd_cases
+if TYPE_CHECKING:
+    import torch
 
-KERNELS: dict[str, Callable[[Scale, torch.dtype], Iterator[Case]]] = {
-    "dual_batch_norm": batch_norm_cases,
-    "pgd_step": pgd_cases,
-    "augment": augment_cases,
-    "pooled_features": pooled_cases,
-    "sgd": sgd_cases,
-}
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    from bench.kernels.cases import Case, Scale
+
+
+def measured() -> list[str]:
+    """Their names, the most important first."""
+    return [name for name in KERNELS if find_spec(f"bench.kernels.{name}")]
+
+
+def cases_of(name: str) -> "Callable[[Scale, torch.dtype], Iterator[Case]]":
+    """What makes the cases of a kernel, for sizes and a dtype."""
+    return import_module(f"bench.kernels.{name}").cases

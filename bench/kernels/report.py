@@ -5,7 +5,7 @@ from math import exp, log, prod
 from statistics import mean
 from typing import Any
 
-from bench.kernels.batch_norm import LARGE_BYTES
+from bench.kernels.dual_batch_norm import LARGE_BYTES
 from fastarat.common.console import print_table, stdout
 
 Row = dict[str, Any]

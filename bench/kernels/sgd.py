@@ -8,8 +8,7 @@ import torch
 from fastarat_kernels.sgd import sgd, twin
 from torch import Tensor, nn
 
-from bench.kernels import cases
-from bench.kernels.cases import NETS, Case, Draw, Function, Inputs, Scale, installed, nets
+from bench.kernels.cases import NETS, Case, Draw, Function, Inputs, Scale, installed, nets, variants_of
 
 MOMENTUM, WEIGHT_DECAY, LEARNING_RATE = 0.9, 5e-4, 0.1
 
@@ -20,7 +19,7 @@ def apex_sgd() -> Any:
     return installed("apex.optimizers", "FusedSGD")
 
 
-def sgd_cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
+def cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
     """The parameters of both nets, without and with what else one pass can do: shadow weights and an average."""
     of_nets = [[parameter.numel() for parameter in net.parameters()] for net in nets()]
     sizes = {"smoke": [64, 48, 16]} if scale.smoke else dict(zip(NETS, of_nets, strict=True))
@@ -49,7 +48,7 @@ def _sgd(
         "eager": lambda: partial(_sgd_by_tensors, sizes, _foreach_sgd),
         "torch-fused": lambda: partial(_sgd_by_tensors, sizes, _torch_fused_sgd),
         # On flat buffers: inductor's best case, one kernel for all tensors.
-        "inductor": partial(cases.compiled, flat),
+        "inductor": variants_of(flat, ours)["inductor"],
         "triton": lambda: ours,
     }
     if apex_sgd():

@@ -23,11 +23,11 @@ from multiprocessing import get_context
 from typing import TYPE_CHECKING, NoReturn
 
 from fastarat_kernels.launch import Launch, recording
+from fastarat_kernels.registry import KERNELS
 
 if TYPE_CHECKING:  # Importing compilation imports Triton, which `main` first looks for.
     from fastarat_kernels.compilation import Compilation, Usage
 
-KERNELS = ("augment", "dual_batch_norm", "pgd_step", "pooled_features", "sgd")
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 
 Configurations = Iterable[tuple[str, Callable[[], object]]]
@@ -48,9 +48,9 @@ class Row:
 
 
 def configurations(name: str) -> Configurations:
-    """What the kernel module `name` runs with, or one configuration that raises what kept it from saying."""
+    """What the kernel `name` runs with, or one configuration that raises what kept it from saying."""
     try:
-        return list(importlib.import_module(f"fastarat_kernels.{name}.triton").configurations())
+        return list(importlib.import_module(f"{KERNELS[name]}.triton").configurations())
     except Exception as error:
         return [("configurations", partial(_raise, error))]
 
@@ -177,7 +177,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=["80", "90", "100"],
         metavar="SM",
     )
-    parser.add_argument("--kernels", nargs="+", type=_choice("kernel", KERNELS), default=KERNELS, metavar="NAME")
+    parser.add_argument(
+        "--kernels", nargs="+", type=_choice("kernel", tuple(KERNELS)), default=tuple(KERNELS), metavar="NAME"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object: rows, failed, seconds")
     chosen = parser.parse_args(arguments)
     if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):

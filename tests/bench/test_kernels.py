@@ -9,19 +9,12 @@ import torch
 from rich.console import Console
 
 from bench.common.rows import read_rows
-from bench.kernels import (
-    __main__ as kernels,
-)
-from bench.kernels import (
-    batch_norm as kernel_batch_norm,
-)
-from bench.kernels import (
-    cases as kernel_cases,
-)
-from bench.kernels import (
-    report as kernel_report,
-)
+from bench.kernels import __main__ as kernels
+from bench.kernels import augment, dual_batch_norm, pooled_features
+from bench.kernels import cases as kernel_cases
+from bench.kernels import report as kernel_report
 from bench.kernels.cases import Case, Layer, Scale
+from bench.kernels.registry import cases_of
 from fastarat.common import console
 
 # design: every row has these, and rows of this benchmark the second line's too.
@@ -41,7 +34,7 @@ def captured_console(monkeypatch):
 
 
 def cases(kernel: str, dtype: torch.dtype = torch.bfloat16, smoke: bool = False) -> list[Case]:
-    return list(kernels.KERNELS[kernel](Scale(4 if smoke else 128, smoke), dtype))
+    return list(cases_of(kernel)(Scale(4 if smoke else 128, smoke), dtype))
 
 
 def row(kernel: str = "dual_batch_norm", case: str = "a", variant: str = "triton", **others) -> dict:
@@ -86,13 +79,13 @@ def test_plain_code_is_compared_in_one_graph_and_backward_passes_repeat(monkeypa
 
 
 def test_a_wrong_kernel_gets_no_speed_and_the_exit_code_says_so(tmp_path, monkeypatch, capsys):
-    right = kernel_batch_norm.dual_batch_norm
+    right = dual_batch_norm.dual_batch_norm
 
     def wrong(x, *args, **settings):
         y, statistics = right(x, *args, **settings)
         return y * 1.02, statistics
 
-    monkeypatch.setattr(kernel_batch_norm, "dual_batch_norm", wrong)
+    monkeypatch.setattr(dual_batch_norm, "dual_batch_norm", wrong)
     path = tmp_path / "rows.jsonl"
     assert kernels.main([*SMOKE, "--kernels", "dual_batch_norm", "--dtype", "bf16", "--rows", str(path)]) == 1
     for found in read_rows(path):
@@ -111,7 +104,7 @@ def test_a_wrong_kernel_gets_no_speed_and_the_exit_code_says_so(tmp_path, monkey
 
 @pytest.mark.parametrize("term", ["weight", "bias", "residual"])
 def test_a_gradient_that_is_missing_is_found_though_the_output_is_right(term, tmp_path, monkeypatch):
-    right = kernel_batch_norm.dual_batch_norm
+    right = dual_batch_norm.dual_batch_norm
 
     def wrong(x, weight, bias, residual=None, relu=False, **settings):
         inputs = {"weight": weight, "bias": bias, "residual": residual}
@@ -119,7 +112,7 @@ def test_a_gradient_that_is_missing_is_found_though_the_output_is_right(term, tm
         inputs[term] = inputs[term] if inputs[term] is None else inputs[term] / 2 + inputs[term].detach() / 2
         return right(x, relu=relu, **inputs, **settings)
 
-    monkeypatch.setattr(kernel_batch_norm, "dual_batch_norm", wrong)
+    monkeypatch.setattr(dual_batch_norm, "dual_batch_norm", wrong)
     path = tmp_path / "rows.jsonl"
     assert kernels.main([*SMOKE, "--kernels", "dual_batch_norm", "--rows", str(path)]) == 1
     errors = [found["error"] for found in read_rows(path) if found["error"]]
@@ -127,8 +120,8 @@ def test_a_gradient_that_is_missing_is_found_though_the_output_is_right(term, tm
 
 
 def test_nan_is_wrong(monkeypatch, capsys):
-    right = kernel_cases.pooled_features
-    monkeypatch.setattr(kernel_cases, "_named", lambda function, **inputs: {"y": right(**inputs) * float("nan")})
+    right = pooled_features.pooled_features
+    monkeypatch.setattr(pooled_features, "named", lambda function, **inputs: {"y": right(**inputs) * float("nan")})
     assert kernels.main([*SMOKE, "--kernels", "pooled_features"]) == 1
     assert "off by nan" in capsys.readouterr().err
 
@@ -137,7 +130,7 @@ def test_a_variant_that_raises_leaves_a_row_with_the_reason_and_the_others_are_m
     def refuse(*_, **__):
         raise RuntimeError("no kernel image is available\nand much more")
 
-    monkeypatch.setattr(kernel_cases, "augment", refuse)
+    monkeypatch.setattr(augment, "augment", refuse)
     path = tmp_path / "rows.jsonl"
     assert kernels.main([*SMOKE, "--kernels", "augment", "--rows", str(path)]) == 1
     eager, ours = read_rows(path)

@@ -125,7 +125,7 @@ def test_a_program_may_read_the_rows(reports):
     [
         (["--arch", "75"], "unknown architecture '75'; available: 80, 86, 89, 90, 100, 120"),
         (["--arch"], "expected at least one argument"),
-        (["--kernels", "sdg"], "unknown kernel 'sdg'; available: augment, dual_batch_norm, pgd_step"),
+        (["--kernels", "sdg"], "unknown kernel 'sdg'; available: dual_batch_norm, pgd_step, augment"),
         ([], "TRITON_INTERPRET is set, which hides the compiler: unset it"),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 import torch
 from fastarat_kernels import aot
 from fastarat_kernels.launch import recording
+from fastarat_kernels.registry import KERNELS
 
 from fastarat.common.errors import UserError
 from fastarat.training.profiling.cost import Cost
@@ -109,7 +110,7 @@ OURS = {
 }
 
 
-@pytest.mark.parametrize("module", aot.KERNELS)
+@pytest.mark.parametrize("module", KERNELS)
 def test_every_triton_kernel_that_is_launched_is_known(module):
     names = set()
     for _, call in aot.configurations(module):

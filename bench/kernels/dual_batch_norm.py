@@ -22,7 +22,7 @@ def apex_batch_norm() -> Any:
     return installed("apex.contrib.groupbn.batch_norm", "BatchNorm2d_NHWC")
 
 
-def batch_norm_cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
+def cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
     """Two maps of 256 MB and more, then each layer in training (both halves) and in the attack (one, frozen net)."""
     images = 8 if scale.smoke else 2048 // dtype.itemsize
     channels, side = (16, 4) if scale.smoke else (160, 32)
