@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from fastarat_kernels import philox
 from torch import Tensor
 
 from fastarat.config.data import AugmentConfig, LoadingConfig
@@ -17,7 +18,7 @@ from fastarat.data.formats.find import find
 from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading.build import build_decoder
 from fastarat.data.loading.decoders.decoder import Request
-from fastarat.data.loading.sampling import random_boxes, random_order, whole_boxes
+from fastarat.data.loading.sampling import random_boxes, whole_boxes
 from fastarat.data.stored import open_stored
 
 LOADERS = ("resident", "plain", "ffcv", "dali", "ffcv-own")
@@ -74,7 +75,7 @@ class DecoderFeed:
         self.form, self.images = form, images
         device = torch.device("cuda", 0) if form.decode == "gpu" else torch.device("cpu")
         loading = LoadingConfig(workers=form.workers, decode=form.decode)
-        self.decoder = build_decoder(form.loader, images, loading, 1, device)
+        self.decoder = build_decoder(form.loader, images, loading, num_processes=1, device=device)
 
     def epoch(self, number: int) -> Iterator[Tensor]:
         return self.decoder.decode(requests(self.form, self.images, number))
@@ -94,7 +95,7 @@ class ResidentFeed:
 
     def epoch(self, number: int) -> Iterator[Tensor]:
         pixels = torch.from_numpy(self.pixels)
-        for index in random_order(len(pixels), SEED, number).split(self.form.batch):
+        for index in philox.permutation(SEED, number, len(pixels)).split(self.form.batch):
             yield pixels[index]
 
     def close(self) -> None:
@@ -147,7 +148,7 @@ def ffcv_loader(form: Form, num_images: int, order: Any, decoder: Any) -> Any:
 
 def requests(form: Form, images: StoredImages, epoch: int) -> Iterator[Request]:
     """What the streaming loader asks for in an epoch."""
-    for index in random_order(len(images), SEED, epoch).split(form.batch):
+    for index in philox.permutation(SEED, epoch, len(images)).split(form.batch):
         rows = index.numpy()
         yield Request(rows, boxes(form, images, rows, epoch), (form.size, form.size))
 
@@ -157,7 +158,7 @@ def boxes(form: Form, images: StoredImages, index: np.ndarray, epoch: int) -> np
     sizes = images.sizes[index]
     if form.crop == "whole":
         return whole_boxes(sizes)
-    return random_boxes(sizes, index, AugmentConfig.scale, SEED, epoch)
+    return random_boxes(sizes, index, AugmentConfig.scale, seed=SEED, epoch=epoch)
 
 
 def common_size(images: StoredImages) -> tuple[int, int]:

@@ -90,6 +90,10 @@ class Config:
         """Radius of the threat model that evaluations and the deployed model name, in 1/255 of the pixel range."""
         return self.attack.eps_255 if self.evaluation.eps_255 is None else self.evaluation.eps_255
 
+    def size_in(self, epoch: int) -> int | None:
+        """Pixels of a side that training images are brought to in `epoch` (from 1); None: they stay as they are."""
+        return self.size and self.augment.size_in(epoch, self.epochs, self.size)
+
     def problems(self) -> list[str]:
         """Everything wrong with the settings, each a sentence that names the fix."""
         found = []

@@ -1,6 +1,5 @@
 """A training run at its beginning, built from a configuration."""
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from fastarat.config.model import FOREIGN
 from fastarat.data.images.dataset import Dataset, Images
 from fastarat.data.images.decoded import decoded_now
 from fastarat.data.images.stored import StoredImages
-from fastarat.data.loading.build import Destination, build_loader
+from fastarat.data.loading.build import build_loader
 from fastarat.data.loading.extra import open_extra
 from fastarat.methods.method import Method
 from fastarat.methods.registry import build_method
@@ -65,17 +64,14 @@ def build_training(
         config.seed,
     )
     batches = build_loader(
+        config,
         loader,
         train,
-        dataset.max_value,
-        config.augment,
-        config.loading,
-        partial(_size_in, config),
-        config.batch,
-        config.seed,
-        Destination(world.device, precision.parameter_dtype, world.rank, world.size, kernels),
-        extra.decoded_train if extra else None,
-        config.extra.ratio,
+        max_value=dataset.max_value,
+        world=world,
+        dtype=precision.parameter_dtype,
+        kernels=kernels,
+        extra=extra.decoded_train if extra else None,
     )
     _check_snapshots(config, batches.steps_per_epoch)
     return Training(
@@ -90,11 +86,6 @@ def build_training(
         first_bad_step=torch.full((), -1, dtype=torch.int64, device=world.device),
         extra=extra,
     )
-
-
-def _size_in(config: Config, epoch: int) -> int | None:
-    """Pixels of a side that training images are brought to in `epoch`."""
-    return config.size and config.augment.size_in(epoch, config.epochs, config.size)
 
 
 def _check_snapshots(config: Config, steps_per_epoch: int) -> None:
@@ -134,7 +125,7 @@ def _check_sizes(config: Config, dataset: Dataset, name: str, net: nn.Module) ->
     """Raise `UserError` if a net that is not our own does not take the images of the first epoch and of the last."""
     if FOREIGN.fullmatch(name):
         height, width, channels = dataset.image_shape
-        start = _size_in(config, 1)
+        start = config.size_in(1)
         check_image_sizes(net, name, channels, [(height, width), *([(start, start)] if start else [])])
 
 

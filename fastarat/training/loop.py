@@ -228,7 +228,9 @@ class Loop:
         correct = torch.zeros((), dtype=torch.int64, device=self.world.device)
         parts.model.eval()
         with torch.no_grad(), parts.precision.autocast():
-            for batch in training.loader.sample(training.epoch, wanted, augment, self.config.evaluation.batch):
+            for batch in training.loader.sample(
+                training.epoch, wanted, augment=augment, batch=self.config.evaluation.batch
+            ):
                 logits = forward(parts.model, batch.x, "clean", "eval")
                 correct += are_right(logits, batch.y).sum()
         parts.model.train()

@@ -159,7 +159,7 @@ SPOILS = {
 
 def spoiled(monkeypatch, spoil):
     build = loaders_feeds.build_decoder
-    monkeypatch.setattr(loaders_feeds, "build_decoder", lambda *given: Wrong(build(*given), spoil))
+    monkeypatch.setattr(loaders_feeds, "build_decoder", lambda *given, **where: Wrong(build(*given, **where), spoil))
 
 
 @pytest.mark.parametrize("name", SPOILS)

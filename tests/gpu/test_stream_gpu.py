@@ -8,11 +8,11 @@ import torch
 from fastarat_kernels.implementations import PYTORCH, TRITON
 from PIL import Image
 
-from fastarat.config.data import AugmentConfig, LoadingConfig
 from fastarat.data.images.dataset import Images
 from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading.decoders.plain import PlainDecoder
 from fastarat.data.loading.resident import ResidentLoader
+from fastarat.data.loading.sampling import Sampling
 from fastarat.data.loading.streaming import StreamLoader
 
 pytestmark = [
@@ -52,10 +52,9 @@ def images(tmp_path) -> tuple[StoredImages, Images]:
 def test_streamed_batches_are_the_resident_ones_and_nobody_waits_for_the_device(images, kernels, dtype):
     stored, decoded = images
     device = torch.device("cuda", 0)
-    augment, place = AugmentConfig(), (device, dtype, 0, 1, kernels)
-    resident = ResidentLoader(decoded, 255, augment, BATCH, 0, *place)
-    decoder = PlainDecoder(stored, 2, pin=True)
-    streamed = StreamLoader(stored, decoder, augment, LoadingConfig(), lambda epoch: None, BATCH, 0, *place)
+    sampling, place = Sampling(BATCH, seed=0), {"device": device, "dtype": dtype, "kernels": kernels}
+    resident = ResidentLoader(decoded, 255, sampling, **place)
+    streamed = StreamLoader(stored, PlainDecoder(stored, 2, pin=True), sampling, **place)
     busy = torch.randn(4096, 4096, device=device)
     batches = streamed.batches(1)
     kept = [next(batches)]

@@ -1,57 +1,57 @@
 """Loaders by name: one line each."""
 
 import os
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from fastarat_kernels.implementations import Kernels
 
+from fastarat.common.distributed import World
 from fastarat.common.processes import num_here
-from fastarat.config.data import AugmentConfig, LoadingConfig
+from fastarat.config import Config
+from fastarat.config.data import LoadingConfig
 from fastarat.data.images.dataset import Images
 from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading.decoders.decoder import Decoder
 from fastarat.data.loading.loader import Loader
 from fastarat.data.loading.resident import ResidentLoader
+from fastarat.data.loading.sampling import Sampling
 from fastarat.data.loading.streaming import StreamLoader
 
 MOST_WORKERS = 16
 """What a machine with many cores starts for each process, unless it is told otherwise."""
 
 
-class Destination(NamedTuple):
-    """Where batches go: one of the processes that train together, its device and its number format."""
-
-    device: torch.device
-    dtype: torch.dtype
-    rank: int
-    num_processes: int
-    kernels: Kernels
-
-
 def build_loader(
-    name: str,
+    config: Config,
+    loader: str,
     images: Images | StoredImages,
+    *,
     max_value: int,
-    augment: AugmentConfig,
-    loading: LoadingConfig,
-    size_in: Callable[[int], int | None],
-    batch: int,
-    seed: int,
-    destination: Destination,
+    world: World,
+    dtype: torch.dtype,
+    kernels: Kernels,
     extra: Images | None = None,
-    ratio: float = 0.5,
 ) -> Loader:
-    """The loader `name` for these training images: decoded ones stay on the device, others are decoded as needed."""
+    """The loader of these training images: decoded ones stay on the device, others `loader` decodes as needed."""
+    sampling = Sampling(
+        config.batch,
+        config.seed,
+        config.augment,
+        order=config.loading.order,
+        size_in=config.size_in,
+        rank=world.rank,
+        num_processes=world.size,
+    )
+    place: dict[str, Any] = {"device": world.device, "dtype": dtype, "kernels": kernels}
     if isinstance(images, Images):
-        return ResidentLoader(images, max_value, augment, batch, seed, *destination, extra, ratio)
-    decoder = build_decoder(name, images, loading, destination.num_processes, destination.device)
-    return StreamLoader(images, decoder, augment, loading, size_in, batch, seed, *destination)
+        return ResidentLoader(images, max_value, sampling, **place, extra=extra, ratio=config.extra.ratio)
+    decoder = build_decoder(loader, images, config.loading, num_processes=world.size, device=world.device)
+    return StreamLoader(images, decoder, sampling, **place)
 
 
 def build_decoder(
-    name: str, images: StoredImages, loading: LoadingConfig, num_processes: int, device: torch.device
+    name: str, images: StoredImages, loading: LoadingConfig, *, num_processes: int, device: torch.device
 ) -> Decoder:
     """The decoder `name`: ffcv, dali or plain. Raises `UserError` if it is not installed."""
     workers, pin = num_workers(loading, num_processes), device.type == "cuda"

@@ -15,15 +15,19 @@ from fastarat.common.errors import UserError
 from fastarat.config.data import ExtraConfig
 from fastarat.data.images.classes import are_numbers, in_order_of
 from fastarat.data.images.dataset import Dataset
+from fastarat.data.loading.sampling import Sampling
 from fastarat.data.open import open_dataset
 
 
 class Mixture:
-    """Batches of `batch` images, `num_extra` of them extra, from `num_own` training and `num_images` extra images."""
+    """Batches from `num_own` training and `num_images` extra images, of which each batch has a share of `ratio`.
 
-    def __init__(self, num_own: int, num_images: int, batch: int, ratio: float, seed: int):
-        self.num_own, self.num_images, self.batch, self.seed = num_own, num_images, batch, seed
-        self.num_extra = round(ratio * batch)
+    Raises `UserError` for a share that no batch can have.
+    """
+
+    def __init__(self, num_own: int, num_images: int, sampling: Sampling, ratio: float):
+        self.num_own, self.num_images, self.batch, self.seed = num_own, num_images, sampling.batch, sampling.seed
+        self.num_extra, batch = round(ratio * sampling.batch), sampling.batch
         if not 0 < self.num_extra < batch:
             raise UserError(
                 f"extra ratio {ratio} makes {self.num_extra} of a batch of {batch} images extra: "

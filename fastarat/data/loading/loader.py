@@ -1,12 +1,15 @@
-"""What every loader gives the loop: the n-th batch of an epoch, whoever asks and whenever."""
+"""What every loader gives the loop: the n-th batch of an epoch, the same for every process and after every resume."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from fastarat_kernels import philox
 from fastarat_kernels.philox import Stream
 from torch import Tensor
+
+from fastarat.data.loading.sampling import Sampling
 
 
 class Batch(NamedTuple):
@@ -17,40 +20,45 @@ class Batch(NamedTuple):
     y: Tensor
     """labels, int64 [B]"""
     rows: Tensor
-    """the images' places in the global batch, int64 [B]: random numbers hang on them"""
+    """the images' places in the global batch, int64 [B]: random numbers depend on them"""
 
 
-class Loader(Protocol):
-    """Order and augmentation are functions of (seed, epoch, index): the same for any number of
-    processes and after any resume. A last batch that is not full is dropped."""
+class Loader(ABC):
+    """Batches of `num_images` images; their order is computed on `order_device`.
 
-    num_images: int
-    steps_per_epoch: int
+    Order and augmentation are functions of (seed, epoch, index): the same for any number of processes and after any
+    resume. A last batch that is not full is dropped.
+    """
+
+    def __init__(self, num_images: int, sampling: Sampling, order_device: torch.device):
+        self.num_images, self.sampling, self.order_device = num_images, sampling, order_device
+        self.steps_per_epoch = num_images // sampling.batch
 
     def batches(self, epoch: int, first_step: int = 0) -> Generator[Batch, None, None]:
         """The epoch's batches (epochs count from 1), from its `first_step` (from 0) on.
 
         At most one of the iterators of a loader is alive; closing one early leaves nothing behind.
         """
-        ...
+        batch = self.sampling.batch
+        order = self._order(epoch)[first_step * batch : self.steps_per_epoch * batch]
+        if len(order):
+            yield from self._batches(order, batch, epoch, augment=True)
 
-    def sample(self, epoch: int, num_images: int, augment: bool, batch: int) -> Generator[Batch, None, None]:
-        """This process's share of `num_images` random images of the set, by `batch` images of all processes."""
-        ...
+    def sample(self, epoch: int, num_images: int, *, augment: bool, batch: int) -> Generator[Batch, None, None]:
+        """This process's share of `num_images` random images of the set, chosen by (seed, epoch), by `batch` images of
+        all processes."""
+        rows = torch.arange(self.num_images, device=self.order_device)
+        keys = philox.words(self.sampling.seed, Stream.SUBSET, epoch, rows, 1)[:, 0]
+        yield from self._batches(torch.argsort(keys, stable=True)[:num_images], batch, epoch, augment=augment)
 
+    @abstractmethod
+    def _order(self, epoch: int) -> Tensor:
+        """All images in the epoch's order: int64, at least `steps_per_epoch` batches of them."""
+
+    @abstractmethod
+    def _batches(self, order: Tensor, batch: int, epoch: int, *, augment: bool) -> Generator[Batch, None, None]:
+        """This process's shares of the images `order`, int64 [N], N > 0, taken by `batch`."""
+
+    @abstractmethod
     def close(self) -> None:
         """End what the loader keeps running. It is not used again."""
-        ...
-
-
-def random_sample(num_images: int, count: int, seed: int, epoch: int, device: torch.device | str = "cpu") -> Tensor:
-    """`count` of `num_images` images, chosen by (seed, epoch): int64 [count]."""
-    rows = torch.arange(num_images, device=device)
-    keys = philox.words(seed, Stream.SUBSET, epoch, rows, 1)[:, 0]
-    return torch.argsort(keys, stable=True)[:count]
-
-
-def share_of(index: Tensor, rank: int, num_processes: int) -> tuple[Tensor, Tensor]:
-    """A process's part of a global batch `index` (int64 [B]), and the places of that part in it."""
-    rows = torch.arange(len(index), device=index.device).tensor_split(num_processes)[rank]
-    return index[rows], rows

@@ -9,14 +9,14 @@ from fastarat_kernels.augment.gather import gather
 from fastarat_kernels.implementations import PYTORCH, Kernels
 from torch import Tensor
 
-from fastarat.config.data import AugmentConfig
 from fastarat.data.images.dataset import Images
 from fastarat.data.loading.extra import Mixture
-from fastarat.data.loading.loader import Batch, random_sample, share_of
+from fastarat.data.loading.loader import Batch, Loader
+from fastarat.data.loading.sampling import Sampling
 
 
-class ResidentLoader:
-    """See `Loader`. `batch` is the global batch, divided evenly among `num_processes`.
+class ResidentLoader(Loader):
+    """See `Loader`. Pixels are `images / max_value`.
 
     Of `extra` images, if given, every batch has a share of `ratio`; samples are of `images` alone.
     """
@@ -25,67 +25,46 @@ class ResidentLoader:
         self,
         images: Images,
         max_value: int,
-        augment: AugmentConfig,
-        batch: int,
-        seed: int,
+        sampling: Sampling,
+        *,
         device: torch.device,
         dtype: torch.dtype,
-        rank: int = 0,
-        num_processes: int = 1,
         kernels: Kernels = PYTORCH,
         extra: Images | None = None,
         ratio: float = 0.5,
     ):
+        super().__init__(len(images.labels), sampling, device)
         parts = [images] if extra is None else [images, extra]
         self.images = _joined([part.images for part in parts], device)
         self.labels = _joined([part.labels for part in parts], device)
-        self.max_value, self.augment, self.batch, self.seed, self.dtype = (
-            max_value,
-            augment,
-            batch,
-            seed,
-            dtype,
-        )
-        self.rank, self.num_processes, self.kernels = rank, num_processes, kernels
-        self.num_images = len(images.labels)
-        self.mixture = Mixture(self.num_images, len(extra.labels), batch, ratio, seed) if extra else None
-        self.steps_per_epoch = self.num_images // batch
-
-    def batches(self, epoch: int, first_step: int = 0) -> Generator[Batch, None, None]:
-        """See `Loader.batches`."""
-        device = self.images.device
-        if self.mixture:
-            order = self.mixture.order(epoch, device)
-        else:
-            order = philox.permutation(self.seed, epoch, self.num_images, device)
-        for step in range(first_step, self.steps_per_epoch):
-            yield self._batch(order[step * self.batch : (step + 1) * self.batch], epoch, True)
-
-    def sample(self, epoch: int, num_images: int, augment: bool, batch: int) -> Generator[Batch, None, None]:
-        """See `Loader.sample`; the choice of images depends on (seed, epoch)."""
-        chosen = random_sample(self.num_images, num_images, self.seed, epoch, self.images.device)
-        for index in chosen.split(batch):
-            yield self._batch(index, epoch, augment)
+        self.max_value, self.dtype, self.kernels = max_value, dtype, kernels
+        self.mixture = Mixture(self.num_images, len(extra.labels), sampling, ratio) if extra else None
 
     def close(self) -> None:
         """See `Loader.close`: nothing runs."""
 
-    def _batch(self, index: Tensor, epoch: int, augment: bool) -> Batch:
-        index, rows = share_of(index, self.rank, self.num_processes)
-        if augment:
-            x = self.kernels.augment(
-                self.images,
-                index,
-                epoch=epoch,
-                max_value=self.max_value,
-                dtype=self.dtype,
-                crop_padding=self.augment.crop_padding,
-                flip=self.augment.flip,
-                seed=self.seed,
-            )
-        else:
-            x = gather(self.images, index, self.max_value, self.dtype)
-        return Batch(x, self.labels[index], rows)
+    def _order(self, epoch: int) -> Tensor:
+        if self.mixture:
+            return self.mixture.order(epoch, self.images.device)
+        return philox.permutation(self.sampling.seed, epoch, self.num_images, self.images.device)
+
+    def _batches(self, order: Tensor, batch: int, epoch: int, *, augment: bool) -> Generator[Batch, None, None]:
+        for whole in order.split(batch):
+            index, rows = self.sampling.share(whole)
+            if augment:
+                x = self.kernels.augment(
+                    self.images,
+                    index,
+                    epoch=epoch,
+                    max_value=self.max_value,
+                    dtype=self.dtype,
+                    crop_padding=self.sampling.augment.crop_padding,
+                    flip=self.sampling.augment.flip,
+                    seed=self.sampling.seed,
+                )
+            else:
+                x = gather(self.images, index, self.max_value, self.dtype)
+            yield Batch(x, self.labels[index], rows)
 
 
 def _joined(parts: list[np.ndarray], device: torch.device) -> Tensor:

@@ -3,12 +3,17 @@
 Boxes are int32 [B, 4]: (left, top, width, height) in the stored image's pixels.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
 import numpy as np
 import torch
 from fastarat_kernels import philox
 from fastarat_kernels.philox import Stream
 from torch import Tensor
 
+from fastarat.config.data import AugmentConfig
 from fastarat.data.images.stored import StoredImages
 
 BLOCK_BYTES = 8 * 2**20
@@ -19,9 +24,24 @@ TRIES = 10
 ASPECT = (3 / 4, 4 / 3)
 
 
-def random_order(num_images: int, seed: int, epoch: int) -> Tensor:
-    """All images in random order: int64 [N]."""
-    return philox.permutation(seed, epoch, num_images)
+@dataclass(frozen=True)
+class Sampling:
+    """How batches are drawn, the same in all processes, and which of them this one is."""
+
+    batch: int
+    """images of a step, of all processes"""
+    seed: int
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    order: Literal["random", "quasi-random"] = "random"
+    size_in: Callable[[int], int | None] = lambda epoch: None
+    """pixels of a side that images are brought to in an epoch; None: as they are stored"""
+    rank: int = 0
+    num_processes: int = 1
+
+    def share(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """This process's part of a global batch `index` (int64 [B]), and the places of that part in it."""
+        rows = torch.arange(len(index), device=index.device).tensor_split(self.num_processes)[self.rank]
+        return index[rows], rows
 
 
 def quasi_random_order(images: StoredImages, seed: int, epoch: int) -> Tensor:
@@ -40,7 +60,9 @@ def quasi_random_order(images: StoredImages, seed: int, epoch: int) -> Tensor:
     return mixed[torch.argsort(window_of[mixed], stable=True)]
 
 
-def random_boxes(sizes: np.ndarray, index: np.ndarray, scale: tuple[float, float], seed: int, epoch: int) -> np.ndarray:
+def random_boxes(
+    sizes: np.ndarray, index: np.ndarray, scale: tuple[float, float], *, seed: int, epoch: int
+) -> np.ndarray:
     """A part of each image of random area and shape (Szegedy et al., 2015), a function of (seed, epoch, image).
 
     `sizes`: int32 [B, 2], (width, height). `index`: int64 [B], the images. The area is uniform in `scale` (shares of

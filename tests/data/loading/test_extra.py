@@ -13,6 +13,7 @@ from fastarat.data.formats.prepared import write
 from fastarat.data.images.dataset import Images, from_arrays
 from fastarat.data.loading.extra import Mixture, open_extra
 from fastarat.data.loading.resident import ResidentLoader
+from fastarat.data.loading.sampling import Sampling
 from fastarat.data.open import open_dataset
 
 OWN, EXTRA, BATCH = 53, 31, 12
@@ -26,8 +27,12 @@ def image_set(num: int, first: int) -> Images:
 
 
 def loader(rank: int = 0, num_processes: int = 1, ratio: float = 0.7, extra: int = EXTRA, seed: int = 0):
-    shared = (255, AugmentConfig(1, True), BATCH, seed, CPU, torch.float32, rank, num_processes)
-    return ResidentLoader(image_set(OWN, 0), *shared, extra=image_set(extra, OWN), ratio=ratio)
+    sampling = Sampling(BATCH, seed, AugmentConfig(1, True), rank=rank, num_processes=num_processes)
+    return resident(sampling, extra=image_set(extra, OWN), ratio=ratio)
+
+
+def resident(sampling: Sampling, **extra) -> ResidentLoader:
+    return ResidentLoader(image_set(OWN, 0), 255, sampling, device=CPU, dtype=torch.float32, **extra)
 
 
 def labels(loader: ResidentLoader, epoch: int, first_step: int = 0) -> list[list[int]]:
@@ -79,21 +84,19 @@ def test_order_changes_with_epoch_and_seed():
 
 
 def test_images_keep_their_labels_and_get_the_same_augmentation():
-    plain = ResidentLoader(image_set(OWN, 0), 255, AugmentConfig(1, True), BATCH, 0, CPU, torch.float32)
+    plain = resident(Sampling(BATCH, 0, AugmentConfig(1, True)))
     alone = {int(y): x for batch in plain.batches(2) for x, y in zip(batch.x, batch.y, strict=True)}
     found = {int(y): x for batch in loader().batches(2) for x, y in zip(batch.x, batch.y, strict=True)}
     both = set(alone) & set(found)
     assert len(both) > 8 and all(torch.equal(alone[y], found[y]) for y in both)
-    plainly = ResidentLoader(
-        image_set(OWN, 0), 255, AugmentConfig(0, False), BATCH, 0, CPU, torch.float32, extra=image_set(EXTRA, OWN)
-    )
+    plainly = resident(Sampling(BATCH, 0, AugmentConfig(0, False)), extra=image_set(EXTRA, OWN))
     images = np.concatenate([image_set(OWN, 0).images, image_set(EXTRA, OWN).images])
     for batch in plainly.batches(1):
         assert torch.equal(batch.x, torch.from_numpy(images[batch.y.numpy()]).permute(0, 3, 1, 2) / 255)
 
 
 def test_samples_are_of_the_training_images_alone():
-    seen = torch.cat([batch.y for batch in loader().sample(1, OWN, True, 10)])
+    seen = torch.cat([batch.y for batch in loader().sample(1, OWN, augment=True, batch=10)])
     assert sorted(seen.tolist()) == list(range(OWN))
 
 
@@ -107,7 +110,7 @@ def test_samples_are_of_the_training_images_alone():
 )
 def test_a_share_that_cannot_be_is_refused(ratio, num_images, says):
     with pytest.raises(UserError, match=says):
-        Mixture(OWN, num_images, BATCH, ratio, 0)
+        Mixture(OWN, num_images, Sampling(BATCH, 0), ratio)
 
 
 @pytest.mark.parametrize("ratio", [0, 1, -0.5, 1.5, float("nan")])

@@ -122,7 +122,7 @@ def test_a_resized_photograph_is_pils(photographs, size, most):
 def test_a_random_part_of_a_photograph_is_pils(photographs):
     n = len(photographs)
     for seed in range(3):
-        boxes = random_boxes(photographs.sizes, np.arange(n), (0.25, 1.0), seed, epoch=1)
+        boxes = random_boxes(photographs.sizes, np.arange(n), (0.25, 1.0), seed=seed, epoch=1)
         assert difference(photographs, boxes, (96, 96)).mean() < 4.5
 
 

@@ -7,6 +7,7 @@ import torch
 from fastarat.config.data import AugmentConfig
 from fastarat.data.images.dataset import Images
 from fastarat.data.loading.resident import ResidentLoader
+from fastarat.data.loading.sampling import Sampling
 from fastarat.data.open import open_dataset
 
 NUM_IMAGES, BATCH = 53, 12
@@ -21,7 +22,8 @@ def image_set() -> Images:
 
 def loader(rank: int = 0, num_processes: int = 1, seed: int = 0, padding: int = 2) -> ResidentLoader:
     augment = AugmentConfig(padding, padding > 0)
-    return ResidentLoader(image_set(), 255, augment, BATCH, seed, CPU, torch.float32, rank, num_processes)
+    sampling = Sampling(BATCH, seed, augment, rank=rank, num_processes=num_processes)
+    return ResidentLoader(image_set(), 255, sampling, device=CPU, dtype=torch.float32)
 
 
 def same(ours, theirs) -> bool:
@@ -68,16 +70,19 @@ def test_order_and_augmentation_change_with_epoch_and_seed():
 @pytest.mark.parametrize("num_processes", [1, 2, 5])
 @pytest.mark.parametrize("num_images", [1, 12, 30, NUM_IMAGES])
 def test_a_sample_holds_so_many_different_images_over_all_processes(num_images, num_processes):
-    shares = [list(loader(rank, num_processes).sample(1, num_images, False, BATCH)) for rank in range(num_processes)]
+    shares = [
+        list(loader(rank, num_processes).sample(1, num_images, augment=False, batch=BATCH))
+        for rank in range(num_processes)
+    ]
     seen = [int(y) for share in shares for batch in share for y in batch.y]
     assert len(seen) == len(set(seen)) == num_images
-    whole = [int(y) for batch in loader().sample(1, num_images, False, BATCH) for y in batch.y]
+    whole = [int(y) for batch in loader().sample(1, num_images, augment=False, batch=BATCH) for y in batch.y]
     assert sorted(seen) == sorted(whole)
 
 
 def test_a_sample_is_the_same_by_batches_of_any_size():
-    whole = next(loader().sample(1, 30, True, 30))
-    parts = list(loader().sample(1, 30, True, 8))
+    whole = next(loader().sample(1, 30, augment=True, batch=30))
+    parts = list(loader().sample(1, 30, augment=True, batch=8))
     assert [len(part.y) for part in parts] == [8, 8, 8, 6]
     assert torch.equal(torch.cat([part.x for part in parts]), whole.x)
     assert torch.equal(torch.cat([part.y for part in parts]), whole.y)
@@ -87,7 +92,7 @@ def test_a_sample_changes_with_the_epoch_and_is_augmented_only_when_asked():
     images = image_set().images
 
     def sampled(epoch, augment):
-        return next(loader().sample(epoch, BATCH, augment, BATCH))
+        return next(loader().sample(epoch, BATCH, augment=augment, batch=BATCH))
 
     plain, moved = sampled(1, False), sampled(1, True)
     assert torch.equal(plain.x, torch.from_numpy(images[plain.y.numpy()]).permute(0, 3, 1, 2) / 255)
@@ -97,8 +102,8 @@ def test_a_sample_changes_with_the_epoch_and_is_augmented_only_when_asked():
 
 def test_digits_are_scaled_by_their_largest_value_16():
     digits = open_dataset("digits")
-    augment = AugmentConfig(0, False)
-    small = ResidentLoader(digits.train, digits.max_value, augment, 64, 0, CPU, torch.float64)
+    sampling = Sampling(64, 0, AugmentConfig(0, False))
+    small = ResidentLoader(digits.train, digits.max_value, sampling, device=CPU, dtype=torch.float64)
     batch = next(small.batches(1))
     assert batch.x.shape == (64, 1, 8, 8)
     assert batch.x.min() == 0 and batch.x.max() == 1

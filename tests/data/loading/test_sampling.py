@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from fastarat_kernels import philox
 
 from fastarat.data.loading import sampling as order
 from fastarat.data.loading.sampling import (
     central_boxes,
     quasi_random_order,
     random_boxes,
-    random_order,
     whole_boxes,
 )
 from tests.helpers.small_sets import encoded, jpeg
@@ -40,7 +40,7 @@ def test_a_window_of_images_is_read_from_few_blocks_which_are_far_apart(tmp_path
     assert all(max(window) - min(window) > 8 for window in windows.tolist())
     # Within a window the blocks are mixed: no image follows its neighbour more often than by chance (1 in 8).
     assert (windows[:, 1:] == windows[:, :-1]).mean() < 0.2
-    everywhere = images.offsets[random_order(4000, 0, 1).numpy()] // 10_000
+    everywhere = images.offsets[philox.permutation(0, 1, 4000).numpy()] // 10_000
     assert len(set(everywhere[:80].tolist())) > 60
 
 
@@ -57,7 +57,7 @@ def sizes_of(count: int, *size: int) -> np.ndarray:
 
 
 def boxes(sizes: np.ndarray, seed: int = 0, epoch: int = 1, scale=SCALE) -> np.ndarray:
-    return random_boxes(sizes, np.arange(len(sizes)), scale, seed, epoch)
+    return random_boxes(sizes, np.arange(len(sizes)), scale, seed=seed, epoch=epoch)
 
 
 def test_every_box_lies_in_its_image_however_odd_that_is():
@@ -94,7 +94,7 @@ def test_equal_seeds_give_equal_boxes_and_another_seed_epoch_or_image_others():
     assert not np.array_equal(first, boxes(sizes, seed=1)) and not np.array_equal(first, boxes(sizes, epoch=2))
     assert len(np.unique(first, axis=0)) > 60
     some = np.array([40, 3])
-    assert np.array_equal(random_boxes(sizes[some], some, SCALE, 0, 1), first[some])
+    assert np.array_equal(random_boxes(sizes[some], some, SCALE, seed=0, epoch=1), first[some])
 
 
 def test_an_image_that_no_draw_fits_shows_its_largest_part_of_a_fitting_shape():

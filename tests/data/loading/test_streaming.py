@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from fastarat.config.data import AugmentConfig, LoadingConfig
+from fastarat.config.data import AugmentConfig
 from fastarat.data.images.dataset import Images
 from fastarat.data.images.decoding import pixels_of
-from fastarat.data.loading import sampling as order
+from fastarat.data.loading import sampling
 from fastarat.data.loading.decoders.decoder import Request
 from fastarat.data.loading.decoders.plain import PlainDecoder
 from fastarat.data.loading.resident import ResidentLoader
-from fastarat.data.loading.sampling import random_boxes
+from fastarat.data.loading.sampling import Sampling, random_boxes
 from fastarat.data.loading.streaming import StreamLoader
 from tests.helpers.small_sets import encoded, jpeg
 
@@ -53,20 +53,13 @@ def large(tmp_path):
     return encoded(tmp_path / "large", {f"{i}.jpg": jpeg(i, *shapes[i % 2]) for i in range(NUM_IMAGES)})
 
 
-def loader(images, decoder=None, augment=PADDED, size=None, seed=0, rank=0, num_processes=1, loading=None):
-    return StreamLoader(
-        images,
-        decoder or InProcess(images),
-        augment,
-        loading or LoadingConfig(),
-        size if callable(size) else lambda epoch: size,
-        BATCH,
-        seed,
-        CPU,
-        torch.float32,
-        rank,
-        num_processes,
-    )
+def loader(images, decoder=None, augment=PADDED, size=None, seed=0, **settings):
+    sampling = Sampling(BATCH, seed, augment, size_in=size if callable(size) else lambda epoch: size, **settings)
+    return StreamLoader(images, decoder or InProcess(images), sampling, device=CPU, dtype=torch.float32)
+
+
+def of_pixels(images: Images) -> ResidentLoader:
+    return ResidentLoader(images, 255, Sampling(BATCH, 3, PADDED), device=CPU, dtype=torch.float32)
 
 
 def same(ours, theirs) -> bool:
@@ -75,18 +68,20 @@ def same(ours, theirs) -> bool:
 
 def test_its_batches_are_the_resident_loader_s_bit_by_bit(small):
     images, pixels = small
-    resident = ResidentLoader(pixels, 255, AugmentConfig(2), BATCH, 3, CPU, torch.float32)
+    resident = of_pixels(pixels)
     for epoch in (1, 2):
         ours = list(loader(images, seed=3).batches(epoch))
         assert len(ours) == resident.steps_per_epoch == 3
         assert all(same(mine, their) for mine, their in zip(ours, resident.batches(epoch), strict=True))
-    sampled = loader(images, seed=3).sample(1, 11, False, 4)
-    assert all(same(mine, their) for mine, their in zip(sampled, resident.sample(1, 11, False, 4), strict=True))
+    sampled = loader(images, seed=3).sample(1, 11, augment=False, batch=4)
+    assert all(
+        same(mine, their) for mine, their in zip(sampled, resident.sample(1, 11, augment=False, batch=4), strict=True)
+    )
 
 
 def test_so_they_are_with_the_plain_decoder_s_processes(small):
     images, pixels = small
-    resident = ResidentLoader(pixels, 255, AugmentConfig(2), BATCH, 3, CPU, torch.float32)
+    resident = of_pixels(pixels)
     with closing(loader(images, PlainDecoder(images, 2), seed=3)) as ours:
         assert all(same(mine, their) for mine, their in zip(ours.batches(1), resident.batches(1), strict=True))
 
@@ -120,7 +115,7 @@ def test_the_shares_of_several_processes_make_the_batch_of_one(large, num_proces
 def test_a_process_may_have_no_image_of_a_small_batch(small, rank):
     images, _ = small
     with closing(loader(images, PlainDecoder(images, 1), rank=rank, num_processes=2)) as ours:
-        shares = [batch.x.shape for batch in ours.sample(1, 5, False, 4)]
+        shares = [batch.x.shape for batch in ours.sample(1, 5, augment=False, batch=4)]
     assert shares == [(2, 3, 12, 10), (1 - rank, 3, 12, 10)]
 
 
@@ -138,7 +133,7 @@ def test_resized_crops_are_the_boxes_of_seed_epoch_and_image_flipped_half_the_ti
     batches = list(loader(large, decoder, RESIZED, 32).batches(2))
     flipped = []
     for request, batch in zip(decoder.asked, batches, strict=True):
-        wanted = random_boxes(large.sizes[request.index], request.index, (0.08, 1.0), 0, 2)
+        wanted = random_boxes(large.sizes[request.index], request.index, (0.08, 1.0), seed=0, epoch=2)
         assert np.array_equal(request.boxes, wanted)
         for i, box, x in zip(request.index, request.boxes, batch.x, strict=True):
             shown = torch.from_numpy(pixels_of(large.file(i), box, (32, 32)) / np.float32(255)).permute(2, 0, 1)
@@ -149,7 +144,7 @@ def test_resized_crops_are_the_boxes_of_seed_epoch_and_image_flipped_half_the_ti
 
 def test_without_augmentation_a_sample_shows_the_middle(large):
     decoder = InProcess(large)
-    list(loader(large, decoder, RESIZED, 32).sample(1, 3, False, 3))
+    list(loader(large, decoder, RESIZED, 32).sample(1, 3, augment=False, batch=3))
     (request,) = decoder.asked
     side = np.rint(0.875 * large.sizes[request.index].min(1)).astype(int)
     assert np.array_equal(request.boxes[:, 2:], np.stack([side, side], 1))
@@ -165,10 +160,10 @@ def test_images_grow_over_the_epochs_where_that_is_asked_for(large):
 
 
 def test_quasi_random_order_is_taken_where_it_is_asked_for(small, monkeypatch):
-    monkeypatch.setattr(order, "BLOCK_BYTES", 1000)
-    monkeypatch.setattr(order, "WINDOW_BLOCKS", 2)
+    monkeypatch.setattr(sampling, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(sampling, "WINDOW_BLOCKS", 2)
     images, _ = small
-    quasi = list(loader(images, loading=LoadingConfig(order="quasi-random")).batches(1))
+    quasi = list(loader(images, order="quasi-random").batches(1))
     assert not torch.equal(quasi[0].y, next(iter(loader(images).batches(1))).y)
     assert len(set(torch.cat([batch.y for batch in quasi]).tolist())) == 24
 
