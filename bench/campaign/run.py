@@ -114,7 +114,7 @@ class Campaign:
         line, rows = ending.last_line, self._covered(stage, self._rows())
         has_all = _has_all(stage, rows)
         if stage.grace and has_all and (ending.was_stopped or not ending.code):
-            return Result(stage.name, "done", seconds, stage.headline(rows, ending.output))
+            return Result(stage.name, "done", seconds, _headline(stage, rows, line))
         if ending.was_stopped:
             if limit_s < stage.seconds or stage.goes_on:
                 return Result(stage.name, "ended in time", seconds, line, is_open=True)
@@ -122,7 +122,7 @@ class Campaign:
         if ending.code:
             how = f"signal {-ending.code}" if ending.code < 0 else f"code {ending.code}"
             return Result(stage.name, "failed", seconds, f"{how}: {line}")
-        headline = stage.headline(rows, ending.output)
+        headline = _headline(stage, rows, line)
         if any(text.startswith(LEFT_OUT) for text in ending.output.splitlines()):
             return Result(stage.name, "ended in time", seconds, headline, is_open=True)
         if not has_all:
@@ -202,13 +202,18 @@ class Campaign:
             return Result(stage.name, "done", done[-1]["seconds"], done[-1]["headline"])
         committed = self._covered(stage, rows_in(RESULTS))
         if stage.covers and _has_all(stage, committed):
-            return Result(stage.name, "done", 0, stage.headline(committed, "committed before"))
+            return Result(stage.name, "done", 0, _headline(stage, committed, "committed before"))
         return None
 
     def _covered(self, stage: Stage, rows: Iterable[Row]) -> list[Row]:
         """Those of the rows that the stage was to make, and that are right."""
         mine = [row for row in rows if _is_right(row) and self._is_mine(row)]
         return [row for row in mine if any(_has(row, fields) for fields in stage.covers)]
+
+
+def _headline(stage: Stage, rows: Sequence[Row], printed: str) -> str:
+    """What the stage's rows say; where they say nothing, what it printed last."""
+    return (stage.headline(rows) if stage.headline and rows else "") or printed
 
 
 def _is_right(row: Row) -> bool:

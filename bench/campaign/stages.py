@@ -1,28 +1,24 @@
 """The stages of a campaign, in their order: each a command with its share of the time."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from bench.campaign.checks import TESTS, gpu_tests, kernel_tests
-from bench.campaign.headlines import (
-    Headline,
-    Row,
-    kernels_headline,
-    ladder_headline,
-    loaders_headline,
-    printed,
-    profile_headline,
-    startup_headline,
-    throughput_headline,
-    training_headline,
-)
 from bench.common.inputs import METHODS
+from bench.kernels import report as kernels
 from bench.kernels.registry import measured
+from bench.ladder import report as ladder
 from bench.ladder.variants import NAMES
+from bench.loaders import report as loaders
+from bench.robustness import one_training
+from bench.startup import report as startup
+
+Row = dict[str, Any]
 
 BUDGET = "{budget}"
 """in a command: the seconds that the benchmark may measure"""
@@ -64,7 +60,8 @@ class Stage:
     """with less time left it is not begun"""
     covers: tuple[Row, ...] = ()
     """fields of the rows that it makes: where there is such a row for each, and it is right, it is done"""
-    headline: Headline = printed
+    headline: Callable[[Sequence[Row]], str] | None = None
+    """what those rows say in a line; None: the last line of its output"""
     lacks: str = ""
     """why it cannot run here"""
     brings: tuple[str, ...] = ()
@@ -145,7 +142,7 @@ def _throughput(setting: Setting, model: str, batches: Sequence[int], variants: 
         300,
         2 * LADDER_GRACE_S,
         _ladder_rows(setting, (model,), ("arat",), batches, variants),
-        throughput_headline,
+        ladder.headline,
         grace=LADDER_GRACE_S,
     )
 
@@ -158,7 +155,7 @@ def _other_methods(setting: Setting) -> Stage:
     command = _python("bench.throughput", *_measuring(setting, "throughput"), *flags, *_data(setting))
     covers = _ladder_rows(setting, (model,), methods, (batch,), ("default",))
     options = {"goes_on": True, "grace": LADDER_GRACE_S}
-    return Stage("other methods", command, 600, 2 * LADDER_GRACE_S, covers, ladder_headline, **options)
+    return Stage("other methods", command, 600, 2 * LADDER_GRACE_S, covers, ladder.headline, **options)
 
 
 def _measuring(setting: Setting, benchmark: str) -> list[str]:
@@ -180,7 +177,7 @@ def _kernels(setting: Setting, name: str) -> Stage:
         150,
         30,
         ({"benchmark": "kernels", "kernel": name, "dtype": dtype},),
-        kernels_headline,
+        kernels.headline,
     )
 
 
@@ -192,7 +189,6 @@ def _profile(setting: Setting) -> Stage:
         _python("bench.robustness.one_training", recipe, "--out", str(setting.runs / "profile"), *flags),
         180,
         40,
-        headline=profile_headline,
         # What profile.txt says stands in profile.json: --out takes few files.
         brings=tuple(f"profile/*/profile/{name}" for name in ("trace.json.gz", "profile.json")),
     )
@@ -209,7 +205,7 @@ def _startup(setting: Setting) -> Stage:
         300,
         60,
         tuple({"benchmark": "startup", **cover} for cover in covers),
-        startup_headline,
+        startup.headline,
     )
 
 
@@ -224,7 +220,7 @@ def _loaders(setting: Setting) -> Stage:
         400,
         60,
         tuple({**every, "loader": name} for name in names),
-        loaders_headline,
+        loaders.headline,
     )
 
 
@@ -253,7 +249,7 @@ def _training(setting: Setting, method: str) -> Stage:
         1800,
         60,
         ({"benchmark": "robustness", "suite": suite, "method": method},),
-        training_headline,
+        one_training.headline,
         lacks="" if setting.data or setting.smoke else "no --data",
         goes_on=True,
     )
@@ -274,7 +270,7 @@ def _ladder(setting: Setting) -> Stage:
     command = _python("bench.throughput", *_measuring(setting, "throughput"), *flags, *_data(setting))
     covers = _ladder_rows(setting, models, methods, batches, NAMES)
     options = {"goes_on": True, "grace": LADDER_GRACE_S}
-    return Stage("rest of the ladder", command, 1800, 2 * LADDER_GRACE_S, covers, ladder_headline, **options)
+    return Stage("rest of the ladder", command, 1800, 2 * LADDER_GRACE_S, covers, ladder.headline, **options)
 
 
 def _ladder_rows(

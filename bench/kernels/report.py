@@ -1,6 +1,6 @@
 """What the kernel benchmark prints, from its rows: a table, geometric means, and the batch-norm's verdict."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import exp, log, prod
 from statistics import mean
 from typing import Any
@@ -24,6 +24,16 @@ def print_report(rows: list[Row]) -> None:
     print_table("kernels: milliseconds of one call (median)", *table(rows))
     for line in [*mean_lines(rows), *verdicts(rows)]:
         stdout.print(line, markup=False)
+    if line := headline(rows):
+        stdout.print(line, markup=False)
+
+
+def headline(rows: Sequence[Row]) -> str:
+    """In a line: the share of a copy's bandwidth that our own variants reach."""
+    own = [row["bandwidth_share"] for row in rows if row["variant"] in OURS and row["bandwidth_share"]]
+    if not own:
+        return ""
+    return f"{100 * min(own):.0f} to {100 * max(own):.0f} % of a copy's bandwidth in {len(own)} cases"
 
 
 def table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:

@@ -1,6 +1,6 @@
 """What the throughput benchmark shows of its rows: a table a ladder, on the terminal, as Markdown and as a picture."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def _cells(row: Row) -> dict[str, str]:
 
 
 def print_report(rows: list[Row]) -> None:
-    """A table for each ladder, and what is wrong under it."""
+    """A table for each ladder with what is wrong under it, and the headline."""
     if not rows:
         stdout.print("Nothing was measured: give a longer --budget, or no --resume.")
     for found in ladders(rows).values():
@@ -70,6 +70,27 @@ def print_report(rows: list[Row]) -> None:
         for row in found:
             if row["error"] and row["error"] != NEEDS_GPU:
                 stdout.print(f"{row['variant']}: {row['error']}", markup=False)
+    if line := headline(rows):
+        stdout.print(line, markup=False)
+
+
+def headline(rows: Sequence[Row]) -> str:
+    """In a line: the fastest default of one net and method, and how many times as fast as plain PyTorch it is.
+
+    Of several: how many variants have a speed.
+    """
+    timed = [row for row in rows if row["images_per_s"] is not None]
+    if len({(row["model"], row["method"]) for row in rows}) > 1:
+        return f"{len(timed)} of {len(rows)} variants have a speed"
+    best = max((row for row in timed if row["variant"] == "default"), key=lambda row: row["images_per_s"], default=None)
+    if best is None:
+        return ""
+    texts = [f"default {best['images_per_s']:,.0f} images/s at batch {best['batch']}"]
+    for base in BASES:
+        if found := best["ratios"].get(base):
+            is_resolved = not found["low"] <= 1 <= found["high"]
+            texts.append(f"{found['median']:.2f}x {base}" if is_resolved else f"not resolved from {base}")
+    return ", ".join(texts)
 
 
 def picture(path: Path, rows: list[Row]) -> None:

@@ -1,6 +1,6 @@
 """What the loader benchmark shows of its rows: a table a kind of images, on the terminal and as Markdown."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bench.common.format import place, ratio
@@ -108,3 +108,12 @@ def print_report(rows: list[Row]) -> None:
         print_table(caption(group), *table(group))
         for problem in dict.fromkeys(f"{row['loader']}: {row['error']}" for row in group if row["error"]):
             stdout.print(problem, markup=False)
+    if line := headline(rows):
+        stdout.print(line, markup=False)
+
+
+def headline(rows: Sequence[Row]) -> str:
+    """In a line: the share of a training step that each loader lets it wait."""
+    shares = {row["loader"]: row["waiting_share"] for row in rows if row["stage"] == "training" and row["correct"]}
+    parts = [f"{name} {100 * share:.1f} %" for name, share in shares.items()]
+    return f"waiting for data: {', '.join(parts)}" if parts else ""

@@ -9,7 +9,9 @@ needs no data: its images are random then.
 """
 
 import argparse
+import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -99,7 +101,10 @@ def _profile(arguments: argparse.Namespace) -> None:
             prepared.write(random_images(config.data, few), images, "random")
         config = replace(config, data=str(images))
     # A run is profiled once: each has a directory of its own.
-    train(config, arguments.out / f"{datetime.now():%Y%m%d-%H%M%S}", profile=arguments.profile)
+    out = arguments.out / f"{datetime.now():%Y%m%d-%H%M%S}"
+    train(config, out, profile=arguments.profile)
+    profile = json.loads((out / "profile" / "profile.json").read_text())
+    stdout.print("{recipe}: {ms_a_step_unrecorded:.2f} ms a step, {launches_a_step:,.0f} launches".format(**profile))
 
 
 def _measure(arguments: argparse.Namespace) -> None:
@@ -112,7 +117,7 @@ def _measure(arguments: argparse.Namespace) -> None:
         # Where the data lay on this machine is of no use elsewhere.
         row["config"]["data"] = row["dataset"]
         write_row(arguments.rows, row)
-    stdout.print(headline(row))
+    stdout.print(headline([row]))
 
 
 def _is_row_of(row: dict[str, Any], arguments: argparse.Namespace, now: str | None) -> bool:
@@ -125,8 +130,9 @@ def _is_row_of(row: dict[str, Any], arguments: argparse.Namespace, now: str | No
     return now is not None and mine == its and attacked
 
 
-def headline(row: dict[str, Any]) -> str:
-    """A robustness row in a line."""
+def headline(rows: Sequence[dict[str, Any]]) -> str:
+    """In a line: the accuracies of the newest row."""
+    row = rows[-1]
     accuracies = f"clean {row['clean']:.1f} %, PGD-20 {row['pgd20']:.1f} % of {row['num_images']:,} images"
     if row["autoattack"] is not None:
         accuracies += f", AutoAttack {row['autoattack']:.1f} % of {row['num_autoattack']:,}"

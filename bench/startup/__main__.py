@@ -22,8 +22,9 @@ from bench.common import command
 from bench.common.processes import environment, last_line
 from bench.common.rows import RESULTS, known_rows, write_row
 from bench.startup.in_a_process import training_config
+from bench.startup.report import print_report
 from fastarat.common.choice_log import ChoiceLog
-from fastarat.common.console import notice, print_json, print_table, progress, stdout
+from fastarat.common.console import notice, print_json, progress
 from fastarat.common.errors import UserError, WorkError
 from fastarat.training.choices import choose_compile, choose_kernels
 
@@ -178,28 +179,6 @@ def _quantiles(values: tuple[float, ...]) -> tuple[float, float, float]:
     """The 20th, 50th and 80th percentile."""
     fifths = quantiles(values, n=10, method="inclusive")
     return round(fifths[1], 4), round(fifths[4], 4), round(fifths[7], 4)
-
-
-def print_report(rows: list[Row]) -> None:
-    """Both tables, to stdout."""
-    imports = [row for row in rows if row["case"] == "import"]
-    starts = [row for row in rows if row["case"] == "first step" and row["correct"]]
-    if imports:
-        cells = [[r["module"], *(f"{r[key]:.3f}" for key in ("s_p20", "s_p50", "s_p80", "torch_s"))] for r in imports]
-        print_table("importing, seconds beyond torch", ["module", "p20", "p50", "p80", "torch itself"], cells)
-    for row in imports:
-        if row["s_p50"] > row["promised_s"]:
-            stdout.print(f"{row['module']} adds more than the {row['promised_s']} s that are promised", markup=False)
-    if starts:
-        parts = list(starts[0]["parts_s"])
-        cells = [
-            [r["cache"], *(f"{value:.2f}" for value in (*r["parts_s"].values(), r["seconds"], r["second_step_s"]))]
-            for r in starts
-        ]
-        first = starts[0]
-        title = f"{first['recipe']} ({first['compile']}, {first['kernels']}, {first['dtype']}), seconds"
-        columns = ["caches", *(part.replace("_", " ") for part in parts), "to the first step", "second step"]
-        print_table(title, columns, cells)
 
 
 if __name__ == "__main__":

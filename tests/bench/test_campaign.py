@@ -14,7 +14,6 @@ import torch
 
 from bench.campaign import __main__ as campaign
 from bench.campaign import run as campaign_run
-from bench.campaign import stages as campaign_stages
 from bench.campaign.checks import KERNEL_TESTS, gpu_tests, kernel_tests
 from bench.campaign.files import MOST_BYTES, rows_in
 from bench.campaign.stages import BUDGET, Setting, Stage, stages
@@ -181,14 +180,12 @@ def test_what_failed_before_and_gets_no_time_is_still_a_failure(call):
 
 def test_rows_committed_for_this_commit_count_as_done(call, tmp_path):
     covers = ({"benchmark": "speed", "variant": "default"}, {"benchmark": "speed", "variant": "published"})
-    made = stage(
-        "speed", "print('measured')", covers=covers, headline=lambda rows, output: f"{len(rows)} rows, {output}"
-    )
+    made = stage("speed", "print('measured')", covers=covers, headline=lambda rows: f"{len(rows)} rows")
     row = base_row("speed", {}, None, "cpu")
     (tmp_path / "results").mkdir()
     for variant, state, headline in (
         ("default", "failed", "not all of its rows are there and right: measured"),
-        ("published", "done", "2 rows, committed before"),
+        ("published", "done", "2 rows"),
     ):
         write_row(tmp_path / "results" / "speed.jsonl", {**row, "correct": True, "variant": variant})
         _, results, _ = call(made, out=f"{variant}-out", state=f"{variant}-state")
@@ -422,33 +419,6 @@ def test_each_kernel_has_tests_in_the_selection_that_correctness_begins_with(req
         path = Path(test.partition("::")[0])
         cases = pytest.Module.from_parent(request.session, path=path).collect()
         assert [case.nodeid for case in cases].count(str(Path(test).relative_to(ROOT))) == 1
-
-
-def test_a_throughput_stage_is_told_by_its_fastest_default():
-    def row(variant, batch, speed, ratios):
-        return {"variant": variant, "batch": batch, "images_per_s": speed, "ratios": ratios}
-
-    published = {"low": 6.7, "median": 6.894, "high": 7.0}
-    strong = {"low": 0.9, "median": 1.05, "high": 1.2}
-    rows = [row("published", 128, 1900.0, {}), row("strong", 128, 14000.0, {}), row("default", 256, 9.0, {})]
-    rows += [row("default", 512, None, {}), row("default", 128, 13100.0, {"published": published, "strong": strong})]
-    text = "default 13,100 images/s at batch 128, 6.89x published, not resolved from strong"
-    assert campaign_stages.throughput_headline(rows, "") == text
-    assert campaign_stages.throughput_headline(rows[:2], "WRONG: default\n") == "WRONG: default"
-
-
-def test_the_loaders_stage_is_told_by_the_shares_of_the_step_that_wait():
-    def row(loader, share, stage="training", correct=True):
-        return {"loader": loader, "stage": stage, "waiting_share": share, "correct": correct}
-
-    rows = [
-        row("plain", None, "steady"),
-        row("resident", 0.0034),
-        row("plain", 0.276),
-        row("ffcv", None, correct=False),
-    ]
-    assert campaign_stages.loaders_headline(rows, "") == "waiting for data: resident 0.3 %, plain 27.6 %"
-    assert campaign_stages.loaders_headline([], "bench.loaders: error: no\n") == "bench.loaders: error: no"
 
 
 def test_a_copy_without_history_is_told_its_commit(monkeypatch, tmp_path):

@@ -1,5 +1,6 @@
 """The small programs that a campaign runs: what the machine is, golden vectors, a training without the command line."""
 
+import json
 import signal
 
 import pytest
@@ -84,17 +85,25 @@ def test_a_training_that_is_stopped_says_how_to_go_on(tmp_path, monkeypatch, cap
     assert "stopped at step 7 (epoch 1); the same command goes on from there" in capsys.readouterr().err
 
 
-def test_a_profile_without_data_is_of_random_images(tmp_path, monkeypatch):
+def test_a_profile_without_data_is_of_random_images(tmp_path, monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr(training, "train", lambda config, out, profile: seen.append((config, out, profile)))
-    for _ in range(2):
-        flags = ["--device", "cpu", "--profile", "5", "--out", str(tmp_path / "profile")]
+
+    def train(config, out, profile):
+        seen.append((config, out, profile))
+        (out / "profile").mkdir(parents=True)
+        found = {"recipe": config.recipe, "ms_a_step_unrecorded": 12.345, "launches_a_step": 6789.0}
+        (out / "profile" / "profile.json").write_text(json.dumps(found))
+
+    monkeypatch.setattr(training, "train", train)
+    for number in range(2):
+        flags = ["--device", "cpu", "--profile", "5", "--out", str(tmp_path / str(number))]
         assert training.main(["cifar10-resnet18-arat", *flags]) == 0
+    assert "cifar10-resnet18-arat: 12.35 ms a step, 6,789 launches" in capsys.readouterr().out
     config, out, steps = seen[-1]
     images = open_dataset(config.data)
     assert images.name == "random" and images.train.images.shape == (20 * 128, 32, 32, 3)
     assert config.num_train_images == 20 * 128 and config.epochs == 1 and steps == 5
-    assert out.parent == tmp_path / "profile"
+    assert out.parent == tmp_path / "1"
 
 
 @pytest.mark.parametrize(

@@ -503,6 +503,13 @@ def test_a_line_of_the_table_is_a_loader_with_all_its_stages():
     assert "resnet18, batch 16, 3 attack steps, 9.5 to 9.5 images/s" in loaders_report.caption(rows)
 
 
+def test_the_headline_tells_the_shares_of_the_step_that_wait():
+    rows = [shown("plain", "steady"), shown("resident", "training", waiting_share=0.0034)]
+    rows += [shown("plain", "training", waiting_share=0.276), shown("ffcv", "training", correct=False)]
+    assert loaders_report.headline(rows) == "waiting for data: resident 0.3 %, plain 27.6 %"
+    assert loaders_report.headline(rows[:1]) == ""
+
+
 def test_the_newest_rows_count_and_a_group_is_of_one_commit_and_machine():
     old, new = shown("ffcv", "steady", "1"), shown("ffcv", "steady", "2", images_per_s=5.0)
     other = shown("ffcv", "steady", "3", commit="d")
