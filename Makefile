@@ -7,7 +7,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # `make check` runs its parts in the order written, cheapest first
-.PHONY: help venv train test lint types layers check aot slow gpu clean
+.PHONY: help venv train test lint types layers check aot docs slow gpu clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
@@ -23,6 +23,10 @@ venv: .venv/.run  ## make .venv with everything a run needs
 
 .venv/.dev: .venv/.run requirements/dev.txt
 	$(BIN)/python -m pip install --quiet -r requirements/dev.txt
+	@touch $@
+
+.venv/.docs: .venv/.dev requirements/docs.txt
+	$(BIN)/python -m pip install --quiet -r requirements/docs.txt
 	@touch $@
 
 # The script writes this stamp itself, once FFCV and DALI are both there: until then every call tries again.
@@ -52,6 +56,9 @@ aot: .venv/.run  ## compile every Triton kernel for sm_80, sm_90 and sm_100 (no 
 	PYTHONPATH=kernels TRITON_CACHE_DIR=$(or $(TRITON_CACHE_DIR),$(CURDIR)/.venv/triton) \
 		$(BIN)/python -m fastarat_kernels.aot --arch 80 90 100
 
+docs: .venv/.docs  ## make a site of README, docs/ and their like, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 slow: .venv/.loaders  ## run the tests that take longer than a check should
 	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
@@ -59,5 +66,5 @@ gpu: .venv/.loaders  ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
 clean:  ## remove what this file made; runs/ and data/ stay
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .coverage .coverage.*
+	rm -rf .venv build dist site *.egg-info .pytest_cache .ruff_cache .coverage .coverage.*
 	find bench fastarat kernels tests -name __pycache__ -type d -prune -exec rm -rf {} +

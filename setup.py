@@ -23,6 +23,7 @@ EXTRAS = {
     "tensorboard": ["tensorboard>=2.20"],
     "reference": ["pyautoattack>=0.2"],
     "onnx": ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.5"],
+    "docs": ["mkdocs-material>=9.6"],
 }
 EXTRAS["dev"] = [
     *EXTRAS["onnx"],
@@ -36,11 +37,17 @@ EXTRAS["dev"] = [
     "ruff>=0.14",
 ]
 
+
+def description() -> str:
+    """The README; its links to files of the repository would lead nowhere from an index, so their text alone stays."""
+    return re.sub(r"\[([^][]+)\]\((?!\w+:)[^)]+\)", r"\1", (ROOT / "README.md").read_text(encoding="utf-8"))
+
+
 setup(
     name="fastarat",
     version=version(),
     description="Adversarial training of image classifiers as fast as the GPU allows",
-    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description=description(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],

@@ -15,7 +15,7 @@ import fastarat
 from tests.helpers.optional import needs_dali, needs_ffcv
 
 ROOT = Path(__file__).parents[1]
-LOCK, DEV, FFCV, DALI = (ROOT / f"requirements/{name}.txt" for name in ("lock", "dev", "ffcv", "dali"))
+LOCK, DEV, FFCV, DALI, DOCS = (ROOT / f"requirements/{name}.txt" for name in ("lock", "dev", "ffcv", "dali", "docs"))
 FOR_A_GPU = {"nvidia-libnvcomp-cu13"}
 """what only decoders on a GPU load"""
 
@@ -48,7 +48,7 @@ def unmet(wanted: list[str], locked: dict[str, str]) -> list[str]:
     return [str(wish) for wish, version in found if version is None or not wish.specifier.contains(version)]
 
 
-@pytest.mark.parametrize("path", [LOCK, DEV, FFCV, DALI], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [LOCK, DEV, FFCV, DALI, DOCS], ids=lambda path: path.name)
 def test_every_line_of_a_lock_is_exact_and_names_no_index(path):
     pins = requirements(path)
     assert [str(pin) for pin in pins if not re.fullmatch(r"==[\w.]+", str(pin.specifier))] == []
@@ -70,6 +70,14 @@ def test_all_development_tools_are_locked_on_top_of_a_run(metadata):
     assert "-r lock.txt" in DEV.read_text().splitlines()
     assert not versions(LOCK).keys() & versions(DEV).keys(), "pinned in both files"
     assert unmet(metadata["extras_require"]["dev"], versions(LOCK, DEV)) == []
+
+
+def test_what_the_site_needs_is_locked_on_top_of_the_checks(metadata):
+    assert "-r dev.txt" in DOCS.read_text().splitlines()
+    assert not versions(LOCK, DEV).keys() & versions(DOCS).keys(), "pinned in both files"
+    assert unmet(metadata["extras_require"]["docs"], versions(LOCK, DEV, DOCS)) == []
+    loaders, site = versions(FFCV, DALI), versions(DOCS)
+    assert all(loaders[name] == site[name] for name in loaders.keys() & site.keys())
 
 
 @pytest.mark.parametrize(("extra", "path"), [("ffcv", FFCV), ("dali", DALI)])
@@ -115,9 +123,15 @@ def test_no_loader_brings_a_torch_of_its_own():
 
 
 def test_optional_parts_are_extras_and_never_required(metadata):
-    assert metadata["extras_require"].keys() == {"ffcv", "dali", "tensorboard", "onnx", "reference", "dev"}
+    assert metadata["extras_require"].keys() == {"ffcv", "dali", "tensorboard", "onnx", "reference", "docs", "dev"}
     required = {canonicalize_name(Requirement(line).name) for line in metadata["install_requires"]}
     assert not required & {"ffcv", "nvidia-dali-cuda130", "apex", "tensorboard", "onnx", "torchvision", "pyautoattack"}
+
+
+def test_what_an_index_shows_of_the_readme_links_to_no_file(metadata):
+    text = metadata["long_description"]
+    assert metadata["long_description_content_type"] == "text/markdown" and "| AR-AT |" in text
+    assert set(re.findall(r"\]\(([^)]*)", text)) == {"https://arxiv.org/abs/2402.14648"}
 
 
 def test_every_module_lies_in_a_package_that_is_installed(metadata):
