@@ -50,7 +50,7 @@ def built(name: str, batch: int | None = None, steps: int | None = None, kernels
     shape = (config.batch, 32, 32, 3)
     images = Images(np.zeros(shape, np.uint8), np.arange(config.batch) % 10)
     dataset = Dataset("random", images, images, tuple("0123456789"), 255, "")
-    return build_training(config, dataset, World(torch.device("cpu")), "bf16", kernels)
+    return build_training(config, dataset, World(torch.device("cpu")), dtype="bf16", kernels=kernels)
 
 
 def eager_cost(training: Training) -> Counts:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from fastarat_kernels.implementations import PYTORCH
 from torch import Tensor
 
 from bench.ladder.subjects import FastaratSubject, Setting, State, Subject
 from fastarat.data.loading.loader import Batch
 from fastarat.models.split_batch_norm import BRANCHES
+from fastarat.training.choices import Choices
 from fastarat.training.step.precision import Dtype
 
 LEARNING_RATE = 1e-4
@@ -79,7 +79,7 @@ class Verdict:
 
 def batches_of(setting: Setting) -> list[Batch]:
     """The batches of the comparison: the first ones of fastarat's own loader, in float32."""
-    loader = FastaratSubject(setting, "fp32", PYTORCH, "eager").batches()
+    loader = FastaratSubject(setting, Choices(setting.device.type)).batches()
     return [next(loader) for _ in SCALES]
 
 
@@ -90,7 +90,7 @@ def definition(setting: Setting, batches: Sequence[Batch]) -> list[Snapshot]:
     """
     dtype: Dtype = "fp64" if setting.device.type == "cpu" else "fp32"
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        subject = FastaratSubject(setting, dtype, PYTORCH, "eager")
+        subject = FastaratSubject(setting, Choices(setting.device.type, dtype))
         return list(_snapshots(subject, batches))
 
 

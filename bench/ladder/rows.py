@@ -6,16 +6,16 @@ from statistics import median
 from typing import Any
 
 import torch
-from fastarat_kernels.implementations import PYTORCH
 
 from bench.common.inputs import method_of
 from bench.common.rows import base_row
 from bench.common.turns import ratio_of
 from bench.ladder.subjects import Setting
 from bench.ladder.turns import Entry
-from bench.ladder.variants import choices_of
+from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.distributed import World
 from fastarat.training.build import build_training
+from fastarat.training.choices import choose_dtype
 from fastarat.training.profiling.cost import Cost, added, step_cost
 
 PEAK_FLOPS = 790e12
@@ -27,8 +27,8 @@ BASES = ("published", "strong")
 def cost_of(setting: Setting) -> Cost:
     """FLOP of a step by the definition, and the bytes that it moves at least, in the format that fastarat chooses."""
     # Counted on a CPU, wherever it runs: that needs no memory of the GPU.
-    dtype, world = choices_of(setting).dtype, World(torch.device("cpu"))
-    training = build_training(setting.config, setting.dataset, world, dtype, PYTORCH)
+    dtype = choose_dtype(setting.config, setting.device.type, ChoiceLog(quiet=True))
+    training = build_training(setting.config, setting.dataset, World(torch.device("cpu")), dtype=dtype)
     return added(*step_cost(training, fused=True).values())
 
 

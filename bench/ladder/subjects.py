@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import torch
-from fastarat_kernels.implementations import PYTORCH, Kernels
+from fastarat_kernels.implementations import PYTORCH
 from torch import Tensor, nn
 
 from bench.ladder.plain import BatchNorms, Mode, Plain, PlainNet, fresh_start, predictor
@@ -16,13 +16,13 @@ from fastarat.common.distributed import World
 from fastarat.config import Config
 from fastarat.config.attack import AttackConfig
 from fastarat.config.method import LBGATConfig
-from fastarat.config.training import CompileMode
 from fastarat.data.images.dataset import Dataset
+from fastarat.data.loading.choose import Opened
 from fastarat.data.loading.loader import Batch
 from fastarat.models.split_batch_norm import BRANCHES, SplitBatchNorm2d, forward, forward_context
-from fastarat.training.build import build_training
+from fastarat.training.build import build_training, start_training
+from fastarat.training.choices import Choices
 from fastarat.training.state import Training
-from fastarat.training.step.compiled import MOST_UNROLLED, build_step, unrolled_size
 from fastarat.training.step.precision import Dtype
 
 BALANCE = 0.6
@@ -91,7 +91,7 @@ class PlainSubject(Subject):
 
     def __init__(self, setting: Setting, form: PlainForm):
         self.setting, self.form = setting, form
-        start = build_training(setting.config, setting.dataset, World(setting.device), "fp32")
+        start = build_training(setting.config, setting.dataset, World(setting.device))
         self.layout = torch.channels_last if form.channels_last else torch.contiguous_format
         if setting.config.attack.batch_norm == "eval":
             _warm_statistics(start)
@@ -195,14 +195,12 @@ def _plain_name(name: str) -> str:
 class FastaratSubject(Subject):
     """fastarat's own training."""
 
-    def __init__(self, setting: Setting, dtype: Dtype, kernels: Kernels, mode: CompileMode):
-        self.training = build_training(setting.config, setting.dataset, World(setting.device), dtype, kernels)
-        parts = self.training.parts
-        unroll = unrolled_size(parts) <= MOST_UNROLLED
-        parts.method.begin_epoch(torch.tensor(BALANCE))
+    def __init__(self, setting: Setting, choices: Choices):
+        opened = Opened(setting.dataset, "resident", "the fastest")
+        self.training, self.run = start_training(setting.config, opened, choices, World(setting.device))
+        self.training.parts.method.begin_epoch(torch.tensor(BALANCE))
         if setting.config.attack.batch_norm == "eval":
             _warm_statistics(self.training)
-        self.run = build_step(parts, self.training.controls, mode, unroll)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         dtype = self.training.parts.precision.parameter_dtype

@@ -5,15 +5,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from fastarat_kernels.implementations import PYTORCH, TRITON, Kernels
 
 from bench.ladder.plain import Mode
 from bench.ladder.plain_losses import LOSSES
 from bench.ladder.subjects import FastaratSubject, PlainForm, PlainSubject, Setting, Subject
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.config import Config
-from fastarat.config.training import CompileMode
-from fastarat.training.choices import choose_compile, choose_dtype, choose_kernels
+from fastarat.training.choices import Choices, choose
 from fastarat.training.step.precision import Dtype
 
 NEEDS_GPU = "needs a GPU"
@@ -21,15 +19,6 @@ PLAIN = ("published", "resident", "channels-last", "bf16", "strong")
 NAMES = (*PLAIN, "merged", "fused", "captured", "default", "x-frozen-bn", "x-fewer-steps")
 """in the ladder's order"""
 MODES: tuple[Mode, ...] = ("default", "reduce-overhead", "max-autotune")
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What `fastarat train` chooses on this machine."""
-
-    dtype: Dtype
-    kernels: Kernels
-    mode: CompileMode
 
 
 @dataclass(frozen=True)
@@ -50,16 +39,9 @@ class Variant:
         return "tf32" if self.dtype == "fp32" and on_gpu else self.dtype
 
 
-def choices_of(setting: Setting) -> Choices:
-    """As `fastarat train` chooses, by its own functions."""
-    config, device, record = setting.config, setting.device.type, ChoiceLog(quiet=True)
-    dtype = choose_dtype(config, device, record)
-    return Choices(dtype, choose_kernels(config, device, dtype, record), choose_compile(config, device, record))
-
-
 def ladder_of(setting: Setting) -> dict[str, Variant]:
     """All variants by name, slowest first."""
-    chosen = choices_of(setting)
+    chosen = choose(setting.config, ChoiceLog(quiet=True), setting.device.type)
     # From `strong` on everything runs in the format that fastarat chooses, which is bf16 on a GPU.
     dtype = chosen.dtype
     half = None if dtype == "fp32" else dtype
@@ -68,10 +50,9 @@ def ladder_of(setting: Setting) -> dict[str, Variant]:
     def plain(adds: str, form: PlainForm) -> Variant:
         return Variant(adds, {"": partial(PlainSubject, form=form)}, form.half or "fp32", setting)
 
-    def own(adds: str, kernels: Kernels, mode: CompileMode, of: Setting = setting) -> Variant:
-        build = partial(FastaratSubject, dtype=dtype, kernels=kernels, mode=mode)
-        needs_gpu = kernels.name == "triton" or mode == "graph"
-        return Variant(adds, {"": build}, dtype, of, needs_gpu)
+    def own(adds: str, choices: Choices, of: Setting = setting) -> Variant:
+        needs_gpu = choices.kernels == "triton" or choices.compile == "graph"
+        return Variant(adds, {"": partial(FastaratSubject, choices=choices)}, dtype, of, needs_gpu)
 
     strong = {mode: partial(PlainSubject, form=PlainForm(half=half, mode=mode)) for mode in modes}
     every = {
@@ -80,12 +61,14 @@ def ladder_of(setting: Setting) -> dict[str, Variant]:
         "channels-last": plain("+ channels-last, cuDNN times its algorithms", PlainForm()),
         "bf16": plain("+ bf16", PlainForm(half="bf16")),
         "strong": Variant("+ torch.compile of the net, fused SGD", strong, dtype, setting),
-        "merged": own("+ one pass for both halves, compiled step", PYTORCH, "compile"),
-        "fused": own("+ fused kernels", TRITON, "compile"),
-        "captured": own("+ CUDA graph", TRITON, "graph"),
-        "default": own("what fastarat train chooses here", chosen.kernels, chosen.mode),
-        "x-frozen-bn": own("attack by running statistics", chosen.kernels, chosen.mode, frozen(setting)),
-        "x-fewer-steps": own("half the attack's steps", chosen.kernels, chosen.mode, halved(setting)),
+        "merged": own(
+            "+ one pass for both halves, compiled step", replace(chosen, kernels="pytorch", compile="compile")
+        ),
+        "fused": own("+ fused kernels", replace(chosen, kernels="triton", compile="compile")),
+        "captured": own("+ CUDA graph", replace(chosen, kernels="triton", compile="graph")),
+        "default": own("what fastarat train chooses here", chosen),
+        "x-frozen-bn": own("attack by running statistics", chosen, frozen(setting)),
+        "x-fewer-steps": own("half the attack's steps", chosen, halved(setting)),
     }
     return {name: variant for name, variant in every.items() if name not in left_out(setting.config)}
 

@@ -16,10 +16,10 @@ from fastarat.config.data import LoadingConfig
 from fastarat.config.recipes import recipe
 from fastarat.data.loading.choose import open_for_training
 from fastarat.data.loading.loader import Batch, Loader
-from fastarat.training.build import build_training
-from fastarat.training.choices import choose_compile, choose_device, choose_dtype, choose_kernels
+from fastarat.training.build import start_training
+from fastarat.training.choices import choose
 from fastarat.training.state import Training
-from fastarat.training.step.compiled import MOST_UNROLLED, Step, build_step, keep_caches, unrolled_size
+from fastarat.training.step.compiled import Step
 
 LEAST_STEPS = 4
 
@@ -95,17 +95,11 @@ def training(fed: Fed, seconds: float) -> dict[str, Any]:
 
 def _built(config: Config) -> tuple[Training, Step]:
     """A training and its step, as `fastarat train` builds them."""
-    record = ChoiceLog(quiet=True)
-    device = choose_device(config, record)
-    dtype = choose_dtype(config, device, record)
-    kernels, mode = choose_kernels(config, device, dtype, record), choose_compile(config, device, record)
-    if mode != "eager":
-        keep_caches()
-    world = join_world(device)
-    opened = open_for_training(config, world.device)
-    state = build_training(config, opened.dataset, world, dtype, kernels, opened.loader)
+    choices = choose(config, ChoiceLog(quiet=True))
+    world = join_world(choices.device)
+    state, step = start_training(config, open_for_training(config, world.device), choices, world)
     state.parts.method.begin_epoch(torch.tensor(0.5))
-    return state, build_step(state.parts, state.controls, mode, unrolled_size(state.parts) <= MOST_UNROLLED)
+    return state, step
 
 
 def _endless(loader: Loader) -> Generator[Batch, None, None]:

@@ -47,7 +47,7 @@ def main(started: float, settings: dict[str, Any]) -> dict[str, Any]:
     config = training_config(settings)
     dataset = random_images(config.data, 4 * config.batch if settings["smoke"] else None)
     ended("data")
-    step, training, chosen = _set_up(config, dataset)
+    training, step, chosen = _set_up(config, dataset)
     ended("net")
     batches = training.loader.batches(1)
     for part in ("first_step", "second_step"):
@@ -62,20 +62,14 @@ def _set_up(config: "Config", dataset: Any) -> tuple[Any, Any, dict[str, str]]:
     """A training and its step, built as `fastarat train` builds them."""
     from fastarat.common.choice_log import ChoiceLog
     from fastarat.common.distributed import join_world
-    from fastarat.training.build import build_training
-    from fastarat.training.choices import choose_compile, choose_device, choose_dtype, choose_kernels
-    from fastarat.training.step.compiled import MOST_UNROLLED, build_step, keep_caches, unrolled_size
+    from fastarat.data.loading.choose import Opened
+    from fastarat.training.build import start_training
+    from fastarat.training.choices import choose
 
-    record = ChoiceLog(quiet=True)
-    device = choose_device(config, record)
-    dtype = choose_dtype(config, device, record)
-    kernels = choose_kernels(config, device, dtype, record)
-    mode = choose_compile(config, device, record)
-    if mode != "eager":
-        keep_caches()
-    training = build_training(config, dataset, join_world(device), dtype, kernels)
-    step = build_step(training.parts, training.controls, mode, unrolled_size(training.parts) <= MOST_UNROLLED)
-    return step, training, {"dtype": dtype, "compile": mode, "kernels": kernels.name}
+    chosen = choose(config, ChoiceLog(quiet=True))
+    opened = Opened(dataset, "resident", "the fastest")
+    training, step = start_training(config, opened, chosen, join_world(chosen.device))
+    return training, step, {"dtype": chosen.dtype, "compile": chosen.compile, "kernels": chosen.kernels}
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def reconstruct(config: Config, data: str | None, device: torch.device, checkpoi
     dataset = opened.dataset
     if checkpoint is not None:
         dataset = in_order_of_state(dataset, load_checkpoint(checkpoint), checkpoint)
-    return build_training(config, dataset, World(device), dtype, loader=opened.loader)
+    return build_training(config, dataset, World(device), dtype=dtype, loader=opened.loader)
 
 
 def load(training: Training, kept: Kept) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from fastarat_kernels import philox
-from fastarat_kernels.implementations import PYTORCH, Kernels
+from fastarat_kernels.implementations import PYTORCH, TRITON, Kernels
 from torch import Tensor, nn
 
 from fastarat.common.distributed import World
@@ -15,6 +15,7 @@ from fastarat.data.images.dataset import Dataset, Images
 from fastarat.data.images.decoded import decoded_now
 from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading.build import build_loader
+from fastarat.data.loading.choose import Opened
 from fastarat.data.loading.extra import open_extra
 from fastarat.methods.method import Method
 from fastarat.methods.registry import build_method
@@ -23,13 +24,37 @@ from fastarat.models.foreign import check_image_sizes
 from fastarat.models.registry import build_model
 from fastarat.models.split_batch_norm import forward_context
 from fastarat.training.averaging import Average
+from fastarat.training.choices import Choices
 from fastarat.training.state import Training
+from fastarat.training.step.compiled import MOST_UNROLLED, Step, build_step, keep_caches, unrolled_size
 from fastarat.training.step.precision import Dtype, Precision
 from fastarat.training.step.train_step import Controls, StepParts
 
+KERNELS = {"pytorch": PYTORCH, "triton": TRITON}
+
+
+def start_training(config: Config, opened: Opened, choices: Choices, world: World) -> tuple[Training, Step]:
+    """A run at step 0 and the step that trains it, computing with `choices`. Nothing is compiled before its first call.
+
+    Raises `UserError` for settings that do not fit the images, or a folder of $TORCHINDUCTOR_CACHE_DIR that cannot be
+    written.
+    """
+    if choices.compile != "eager":
+        keep_caches()
+    kernels = KERNELS[choices.kernels]
+    training = build_training(config, opened.dataset, world, dtype=choices.dtype, kernels=kernels, loader=opened.loader)
+    unroll = unrolled_size(training.parts) <= MOST_UNROLLED
+    return training, build_step(training.parts, training.controls, choices.compile, unroll=unroll)
+
 
 def build_training(
-    config: Config, dataset: Dataset, world: World, dtype: Dtype, kernels: Kernels = PYTORCH, loader: str = "resident"
+    config: Config,
+    dataset: Dataset,
+    world: World,
+    *,
+    dtype: Dtype = "fp32",
+    kernels: Kernels = PYTORCH,
+    loader: str = "resident",
 ) -> Training:
     """A run at step 0, its net initialised from the seed alone. `loader`: resident for decoded images, else one that
     decodes."""

@@ -3,9 +3,10 @@
 import importlib.util
 import os
 import shutil
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from fastarat_kernels.implementations import PYTORCH, TRITON, Kernels
 
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.errors import UserError
@@ -15,7 +16,29 @@ from fastarat.config.training import CompileMode
 from fastarat.training.step.precision import Dtype
 
 
-def choose_device(config: Config, record: ChoiceLog) -> str:
+@dataclass(frozen=True)
+class Choices:
+    """What a run computes with; as it stands the plain way, which works everywhere."""
+
+    device: str = "cpu"
+    """cpu or cuda"""
+    dtype: Dtype = "fp32"
+    kernels: Literal["pytorch", "triton"] = "pytorch"
+    compile: CompileMode = "eager"
+
+
+def choose(config: Config, log: ChoiceLog, device: str | None = None) -> Choices:
+    """What this configuration computes with on this machine; `log` takes the reason of each automatic choice.
+
+    `device`: where it is chosen already. Raises `UserError` where the configuration asks for what is not there.
+    """
+    device = device or choose_device(config, log)
+    dtype = choose_dtype(config, device, log)
+    kernels = choose_kernels(config, device, dtype, log)
+    return Choices(device, dtype, kernels, choose_compile(config, device, log))
+
+
+def choose_device(config: Config, log: ChoiceLog) -> str:
     """`cpu` or `cuda`. Raises `UserError` where more is asked for than there is."""
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if num_here(config.gpus) > num_gpus:
@@ -27,25 +50,25 @@ def choose_device(config: Config, record: ChoiceLog) -> str:
     if config.device != "auto":
         return config.device
     if num_gpus:
-        return record.choose("device", "cuda", torch.cuda.get_device_name())
-    return record.choose("device", "cpu", "torch sees no GPU")
+        return log.choose("device", "cuda", torch.cuda.get_device_name())
+    return log.choose("device", "cpu", "torch sees no GPU")
 
 
-def choose_dtype(config: Config, device: str, record: ChoiceLog) -> Dtype:
+def choose_dtype(config: Config, device: str, log: ChoiceLog) -> Dtype:
     """The number format; `auto` is bf16 on a GPU that has it, else fp16 there, and fp32 on a CPU."""
     if config.dtype != "auto":
         return config.dtype
     if device == "cpu":
-        record.choose("dtype", "fp32", "the CPU's fastest exact format")
+        log.choose("dtype", "fp32", "the CPU's fastest exact format")
         return "fp32"
     if torch.cuda.is_bf16_supported(including_emulation=False):
-        record.choose("dtype", "bf16", "the GPU has it")
+        log.choose("dtype", "bf16", "the GPU has it")
         return "bf16"
-    record.choose("dtype", "fp16", "the GPU has no bf16")
+    log.choose("dtype", "fp16", "the GPU has no bf16")
     return "fp16"
 
 
-def choose_compile(config: Config, device: str, record: ChoiceLog) -> CompileMode:
+def choose_compile(config: Config, device: str, log: ChoiceLog) -> CompileMode:
     """How the step runs; `auto` is graph on a GPU, and eager on a CPU."""
     if config.compile == "graph" and device == "cpu":
         raise UserError("--compile graph captures a CUDA graph, and this run is on the CPU: give compile or eager")
@@ -55,9 +78,9 @@ def choose_compile(config: Config, device: str, record: ChoiceLog) -> CompileMod
     if config.compile != "auto":
         return config.compile
     if device == "cpu" or missing:
-        record.choose("compile", "eager", missing or "on a CPU compiling takes longer than a short run gains")
+        log.choose("compile", "eager", missing or "on a CPU compiling takes longer than a short run gains")
         return "eager"
-    record.choose("compile", "graph", "one launch a step")
+    log.choose("compile", "graph", "one launch a step")
     return "graph"
 
 
@@ -84,16 +107,18 @@ def _why_no_code(device: str) -> str:
     return ""
 
 
-def choose_kernels(config: Config, device: str, dtype: Dtype, record: ChoiceLog) -> Kernels:
+def choose_kernels(config: Config, device: str, dtype: Dtype, log: ChoiceLog) -> Literal["pytorch", "triton"]:
     """The kernels; `auto` is triton wherever its kernels run."""
     missing = _why_no_triton(device, dtype)
     if config.kernels == "triton" and missing:
         raise UserError(f"--kernels triton: {missing}. Give --kernels pytorch, or auto.")
-    if config.kernels == "auto":
-        name = "pytorch" if missing else "triton"
-        record.choose("kernels", name, missing or "fused batch-norm, attack update, augmentation and pooling")
-        return PYTORCH if missing else TRITON
-    return TRITON if config.kernels == "triton" else PYTORCH
+    if config.kernels != "auto":
+        return config.kernels
+    if missing:
+        log.choose("kernels", "pytorch", missing)
+        return "pytorch"
+    log.choose("kernels", "triton", "fused batch-norm, attack update, augmentation and pooling")
+    return "triton"
 
 
 def _why_no_triton(device: str, dtype: Dtype) -> str:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fastarat_kernels.implementations import PYTORCH, TRITON, Kernels
 from fastarat_kernels.launch import UnsupportedInput, triton_errors
 
 from fastarat.common.choice_log import ChoiceLog
@@ -15,19 +14,17 @@ from fastarat.common.environment import environment
 from fastarat.common.errors import Interrupted, UserError, WorkError, first_line
 from fastarat.common.processes import is_first
 from fastarat.config import Config
-from fastarat.config.training import CompileMode
 from fastarat.data.loading.build import MOST_WORKERS, num_workers
 from fastarat.data.loading.choose import Opened, open_for_training
 from fastarat.runs.checkpoint import load_checkpoint
 from fastarat.runs.run import Run, settled
-from fastarat.training.build import build_training
-from fastarat.training.choices import choose_compile, choose_device, choose_dtype, choose_kernels
+from fastarat.training.build import start_training
+from fastarat.training.choices import Choices, choose, choose_device
 from fastarat.training.curves import learning_curves
 from fastarat.training.loop import Loop
 from fastarat.training.profiling.profiler import first_recorded, profiling
 from fastarat.training.state import Training, in_order_of_state
-from fastarat.training.step.compiled import MOST_UNROLLED, Step, StepBySize, build_step, keep_caches, unrolled_size
-from fastarat.training.step.precision import Dtype
+from fastarat.training.step.compiled import MOST_UNROLLED, StepBySize, unrolled_size
 
 __all__ = ["Interrupted", "train"]
 
@@ -40,30 +37,26 @@ def train(config: Config, out: Path, resume: bool = False, profile: int | None =
     signal stopped it after a checkpoint; in a thread besides the main one signals are the caller's.
     """
     config, run = config.checked(), Run(out)
-    record = ChoiceLog(quiet=not is_first())
-    world = join_world(choose_device(config, record))
+    log = ChoiceLog(quiet=not is_first())
+    device = choose_device(config, log)
+    world = join_world(device)
     training = None
     try:
-        dtype, kernels, mode = _chosen_by_one(config, world, record)
-        if mode != "eager":
-            keep_caches()
+        choices = decided(lambda: choose(config, log, device), world)
         opened = _opened_by_all(config, world)
         kept = _kept(run, resume, world)
-        dataset = in_order_of_state(opened.dataset, *kept) if kept else opened.dataset
-        training = build_training(config, dataset, world, dtype, kernels, opened.loader)
+        if kept:
+            opened = replace(opened, dataset=in_order_of_state(opened.dataset, *kept))
+        training, step = start_training(config, opened, choices, world)
         _check_alike(training, world)
-        _record_loader(config, opened, record)
-        for images in (training.dataset, training.extra):
-            if images and images.matched:
-                record.choose(f"classes of {images.name}", "matched", images.matched)
-        step = _build_step(training, mode, record)
+        _log_the_rest(training, opened, choices, log)
         if profile:
             first_recorded(training, profile)  # before there is a run
-        facts = _facts(training, record, opened.loader, dtype, mode, kernels.name)
-        _open_run(run, training, resume, kept, record, facts)
+        _open_run(run, training, resume, kept, log, _facts(training, opened, choices, log))
         del kept  # as large as the training itself
-        with profiling(training, profile, run.path / "profile", mode) as profiler:
-            Loop(training, run, profiler.marked(step) if profiler else step, mode != "eager", profiler).fit()
+        with profiling(training, profile, run.path / "profile", choices.compile) as profiler:
+            marked = profiler.marked(step) if profiler else step
+            Loop(training, run, marked, choices.compile != "eager", profiler).fit()
         if world.is_main:
             learning_curves(run.path / "learning_curves.png", {config.recipe: run.metrics()}, str(run.path))
         if isinstance(step, StepBySize):
@@ -89,19 +82,6 @@ def train(config: Config, out: Path, resume: bool = False, profile: int | None =
     return run
 
 
-def _chosen_by_one(config: Config, world: World, record: ChoiceLog) -> tuple[Dtype, Kernels, CompileMode]:
-    """The number format, the kernels and the kind of step: the first process's choice, which the others take."""
-
-    def choose() -> tuple[Dtype, str, CompileMode]:
-        device = world.device.type
-        dtype = choose_dtype(config, device, record)
-        kernels = choose_kernels(config, device, dtype, record)
-        return dtype, kernels.name, choose_compile(config, device, record)
-
-    dtype, kernels, mode = decided(choose, world)
-    return dtype, TRITON if kernels == "triton" else PYTORCH, mode
-
-
 def _opened_by_all(config: Config, world: World) -> Opened:
     """The first process opens the data, then the others with the loader that it took: it may have to decode images that
     they then find decoded."""
@@ -120,45 +100,41 @@ def _check_alike(training: Training, world: World) -> None:
         )
 
 
-def _record_loader(config: Config, opened: Opened, record: ChoiceLog) -> None:
+def _log_the_rest(training: Training, opened: Opened, choices: Choices, log: ChoiceLog) -> None:
+    """The choices that the data and the net made."""
+    config = training.config
     if config.loader == "auto":
-        record.choose("loader", opened.loader, opened.why)
+        log.choose("loader", opened.loader, opened.why)
     if opened.loader != "resident" and not config.loading.workers:
         workers = num_workers(config.loading, config.num_processes)
-        record.choose("loading workers", str(workers), f"cores for each process, at most {MOST_WORKERS}")
+        log.choose("loading workers", str(workers), f"cores for each process, at most {MOST_WORKERS}")
     if opened.num_skipped:
-        record.choose(
-            "images left out", str(opened.num_skipped), "they cannot be decoded, and --loading.corrupt is skip"
-        )
+        log.choose("images left out", str(opened.num_skipped), "they cannot be decoded, and --loading.corrupt is skip")
+    for images in (training.dataset, training.extra):
+        if images and images.matched:
+            log.choose(f"classes of {images.name}", "matched", images.matched)
+    if choices.compile != "eager":
+        size, steps = unrolled_size(training.parts), config.attack.steps
+        three = f"three graphs: start, one attack step that runs {steps} times, update"
+        form = "one graph" if size <= MOST_UNROLLED else three
+        log.choose("compiled step", form, f"{size} convolutions in one graph; up to {MOST_UNROLLED} compile in time")
 
 
-def _build_step(training: Training, mode: CompileMode, record: ChoiceLog) -> Step:
-    size = unrolled_size(training.parts)
-    unroll = size <= MOST_UNROLLED
-    if mode != "eager":
-        steps = training.config.attack.steps
-        form = "one graph" if unroll else f"three graphs: start, one attack step that runs {steps} times, update"
-        record.choose("compiled step", form, f"{size} convolutions in one graph; up to {MOST_UNROLLED} compile in time")
-    return build_step(training.parts, training.controls, mode, unroll)
-
-
-def _facts(
-    training: Training, record: ChoiceLog, loader: str, dtype: str, mode: CompileMode, kernels: str
-) -> dict[str, Any]:
+def _facts(training: Training, opened: Opened, choices: Choices, log: ChoiceLog) -> dict[str, Any]:
     dataset, extra = training.dataset, training.extra
     return {
         **environment(),
-        "choices": record.choices,
-        "dtype": dtype,
-        "compile": mode,
-        "kernels": kernels,
+        "choices": log.choices,
+        "dtype": choices.dtype,
+        "compile": choices.compile,
+        "kernels": choices.kernels,
         "data": {
             "name": dataset.name,
             "fingerprint": dataset.fingerprint,
             "test_images": len(dataset.test.labels),
         },
         "extra": extra and {"name": extra.name, "fingerprint": extra.fingerprint, "images": len(extra.train.labels)},
-        "loader": {"name": loader, **asdict(training.config.loading)},
+        "loader": {"name": opened.loader, **asdict(training.config.loading)},
         "last_batch": "dropped if not full",
     }
 
@@ -181,7 +157,7 @@ def _open_run(
     training: Training,
     resume: bool,
     kept: tuple[dict[str, Any], Path] | None,
-    record: ChoiceLog,
+    log: ChoiceLog,
     facts: dict[str, Any],
 ) -> None:
     """Make the run's directory, or take up what it has kept."""
@@ -195,7 +171,7 @@ def _open_run(
             training.load_state_dict(state, str(source))
             _check_unfinished(run, training)
         if world.is_main:
-            _record_other_processes(run.config(), training.config, record)
+            _record_other_processes(run.config(), training.config, log)
             run.write_record(facts)
             run.write_config(training.config)
             run.restore_metrics(training.metrics)
@@ -207,7 +183,7 @@ def _open_run(
     barrier(world)
 
 
-def _record_other_processes(was: Config, now: Config, record: ChoiceLog) -> None:
+def _record_other_processes(was: Config, now: Config, log: ChoiceLog) -> None:
     """Say that a run that goes on with another number of processes will not end in the weights it would have had."""
     before, after = was.num_processes, now.num_processes
     if before == after:
@@ -215,9 +191,7 @@ def _record_other_processes(was: Config, now: Config, record: ChoiceLog) -> None
     why = f"{before} so far: sums are taken in another order, "
     if not now.sync_bn:
         why += f"a batch-norm sees {now.batch // after} images instead of {now.batch // before}, "
-    record.choose(
-        "processes", str(after), f"{why}so the weights will differ from those of a run that goes on as before"
-    )
+    log.choose("processes", str(after), f"{why}so the weights will differ from those of a run that goes on as before")
 
 
 def _check_unfinished(run: Run, training: Training) -> None:

@@ -55,20 +55,22 @@ def _training() -> Finding:
     """One real step of the smallest recipe on random images: does the whole path run?"""
     from dataclasses import replace
 
+    from fastarat.common.choice_log import ChoiceLog
     from fastarat.common.distributed import World
     from fastarat.config.recipes import DEFAULT, recipe
     from fastarat.data.images.dataset import Dataset
-    from fastarat.training.build import build_training
-    from fastarat.training.step.train_step import train_step
+    from fastarat.data.loading.choose import Opened
+    from fastarat.training.build import start_training
+    from fastarat.training.choices import choose
 
     rng = np.random.default_rng(0)
     images = Images(rng.integers(0, 17, (8, 8, 8, 1), dtype=np.uint8), np.arange(8, dtype=np.int64))
     dataset = Dataset("random", images, images, tuple("01234567"), 16, "")
-    config = replace(recipe(DEFAULT), batch=8)
+    config = replace(recipe(DEFAULT), batch=8, device="cpu")
     try:
-        training = build_training(config, dataset, World(torch.device("cpu")), "fp32")
-        batch = next(iter(training.loader.batches(1)))
-        metrics = train_step(training.parts, batch, training.controls)
+        choices, opened = choose(config, ChoiceLog(quiet=True)), Opened(dataset, "resident", "the only one")
+        training, step = start_training(config, opened, choices, World(torch.device("cpu")))
+        metrics = training.advance(step, next(iter(training.loader.batches(1))))
     except RuntimeError as e:
         return Finding("training step", "broken", str(e).splitlines()[0])
     finite = bool(metrics["loss"].isfinite())

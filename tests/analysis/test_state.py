@@ -29,7 +29,7 @@ def training_of(name: str, **settings) -> Training:
     config = recipe(name)
     config = replace(config, num_train_images=64, batch=16, **settings)
     config = replace(config, attack=replace(config.attack, steps=min(config.attack.steps, 1)))
-    return build_training(config, DIGITS, World(torch.device("cpu")), "fp64")
+    return build_training(config, DIGITS, World(torch.device("cpu")), dtype="fp64")
 
 
 @pytest.mark.parametrize("method", ["at", "arat", "trades", "mart", "lbgat", "arrest", "fgsm-rs", "n-fgsm", "standard"])

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from fastarat_kernels.implementations import PYTORCH
 
 from bench import tables, throughput
 from bench.common.inputs import METHODS, random_images
@@ -24,6 +23,7 @@ from bench.ladder.turns import Effort
 from bench.ladder.variants import NAMES, PLAIN, frozen, halved, ladder_of, with_attack
 from fastarat.common import console
 from fastarat.config.recipes import recipe
+from fastarat.training.choices import Choices
 
 CPU = torch.device("cpu")
 EVERY = {"benchmark", "dataset", "device", "gpu", "driver", "torch", "triton", "commit", "date", "config", "correct"}
@@ -75,7 +75,7 @@ def right():
 
 
 def own(setting: Setting, dtype="fp32") -> FastaratSubject:
-    return FastaratSubject(setting, dtype, PYTORCH, "eager")
+    return FastaratSubject(setting, Choices(dtype=dtype))
 
 
 def with_method(setting: Setting, **changes) -> Setting:

@@ -87,7 +87,7 @@ def few_steps(name: str, dtype: Dtype, kernels: Kernels, captured: bool, device:
     config = recipe(f"digits-{name}")
     attack = replace(config.attack, steps=min(config.attack.steps, 2))
     config = replace(config, batch=32, attack=attack, optimizer=OptimizerConfig(weight_decay=0))
-    training = build_training(config, open_dataset("digits"), World(device), dtype, kernels)
+    training = build_training(config, open_dataset("digits"), World(device), dtype=dtype, kernels=kernels)
     parts, controls = training.parts, training.controls
     step = partial(train_step, parts, controls=controls)
     step = CapturedStep(parts, step) if captured else step

@@ -31,7 +31,7 @@ def built(
     method = build_method(ARATConfig(gamma=1.0), net, (3, 16, 16)).to(device, dtype).train()
     parts = parts_of(net, method, ATTACK, precision, device=device, kernels=kernels)
     controls = controls_of(parts)
-    return build_step(parts, controls, mode, unroll, **options), parts, controls
+    return build_step(parts, controls, mode, unroll=unroll, **options), parts, controls
 
 
 def batch(i: int, parts: StepParts, size: int = 16) -> Batch:

@@ -92,7 +92,9 @@ class QuietLoop(Loop):
         device: str = "cpu",
         kernels: Kernels = PYTORCH,
     ):
-        training = build_training(config, open_dataset(config.data), World(torch.device(device)), dtype, kernels)
+        training = build_training(
+            config, open_dataset(config.data), World(torch.device(device)), dtype=dtype, kernels=kernels
+        )
         step = build_step(training.parts, training.controls, mode, unroll=True)
         super().__init__(training, Run(Path("nowhere")), step, compiles=False)
         nothing = lambda amount: None  # noqa: E731

@@ -199,7 +199,7 @@ def test_a_net_and_a_teacher_are_asked_for_their_sizes_before_the_training(part,
     else:
         config = replace(config, method=replace(config.method, teacher=NAMES[0]))
     with pytest.raises(UserError, match=f"{NAMES[0]} takes no images of 8x8"):
-        build_training(config, from_arrays("colours", *parts, digits.classes, 16), World(torch.device("cpu")), "fp32")
+        build_training(config, from_arrays("colours", *parts, digits.classes, 16), World(torch.device("cpu")))
 
 
 def test_timm_takes_any_number_of_channels_and_torchvision_three():

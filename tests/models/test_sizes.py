@@ -35,7 +35,7 @@ def small(mode, unroll=True, **options):
         net = build_model("digits", 10, batch_norm="shared").to(memory_format=torch.channels_last).train()
     parts = parts_of(net, build_method(ATConfig(), net, (3, 16, 16)), replace(ATTACK, steps=1), "fp32")
     controls = controls_of(parts)
-    return build_step(parts, controls, mode, unroll, **options), parts, controls
+    return build_step(parts, controls, mode, unroll=unroll, **options), parts, controls
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_arrest_goes_on_without_the_teachers_file_once_it_has_begun(standard, tm
 
 def test_arrest_starts_from_the_teacher_which_it_keeps(standard, tmp_path):
     config = steps(short("digits-arrest", method=ARRESTConfig(teacher=str(standard.weights_file))))
-    training = build_training(config, open_dataset("digits"), World(torch.device("cpu")), "fp32")
+    training = build_training(config, open_dataset("digits"), World(torch.device("cpu")))
     training.begin()
     net, method = training.parts.model, training.parts.method
     trained = load_checkpoint(standard.checkpoint())["model"]
@@ -93,7 +93,7 @@ def test_lbgats_teacher_is_trained_along_and_a_resumed_run_ends_as_one_that_was_
 
 def test_a_teacher_computes_as_the_net_does():
     config = short("digits-lbgat")
-    training = build_training(config, open_dataset("digits"), World(torch.device("cpu")), "bf16", TRITON)
+    training = build_training(config, open_dataset("digits"), World(torch.device("cpu")), dtype="bf16", kernels=TRITON)
     net, teacher = training.parts.model, training.parts.method.teacher
     assert forward_context(teacher).kernels is forward_context(net).kernels is TRITON
     layouts = {p.is_contiguous(memory_format=torch.channels_last) for p in teacher.parameters() if p.dim() == 4}

@@ -32,7 +32,7 @@ from tests.helpers.host_syncs import QuietLoop
 @pytest.mark.parametrize("stopped", [True, False])
 def test_a_compile_that_ctrl_c_ends_is_a_stop_and_not_a_failure(tmp_path, stopped):
     config = replace(recipe("digits-arat"), num_train_images=128)
-    training = build_training(config, open_dataset("digits"), World(torch.device("cpu")), "fp32")
+    training = build_training(config, open_dataset("digits"), World(torch.device("cpu")))
     run = Run(tmp_path / "run")
     run.create(config, {})
 
@@ -66,7 +66,7 @@ def test_one_of_several_processes_is_not_ended_by_a_signal_before_it_has_said_wh
 
 def test_an_epochs_seconds_hold_all_but_what_was_compiled_and_its_speed_leaves_that_out(tmp_path, monkeypatch):
     config = replace(recipe("digits-arat"), num_train_images=128, epochs=1, batch=32)
-    training = build_training(config, open_dataset("digits"), World(torch.device("cpu")), "fp32")
+    training = build_training(config, open_dataset("digits"), World(torch.device("cpu")))
     run, now = Run(tmp_path / "run"), [0.0]
     run.create(config, {})
 

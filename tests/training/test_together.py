@@ -28,10 +28,10 @@ from fastarat.runs.run import Run
 from fastarat.training import loop as loop_module
 from fastarat.training import reporting as display_module
 from fastarat.training import train as trainer
-from fastarat.training.build import build_training
+from fastarat.training.build import build_training, start_training
 from fastarat.training.choices import choose_device
 from fastarat.training.loop import Loop
-from fastarat.training.step.compiled import CapturedStep, StepBySize, build_step
+from fastarat.training.step.compiled import CapturedStep, StepBySize
 from fastarat.training.train import train
 from tests.helpers.meetings import Meetings
 
@@ -126,8 +126,7 @@ def test_the_second_process_takes_format_kernels_step_and_loader_from_the_first(
     def only_the_first(choose: Callable) -> Callable:
         return lambda *args: choose(*args) if meetings.rank == 0 else pytest.fail("the second process chose itself")
 
-    for name in ("choose_dtype", "choose_kernels", "choose_compile"):
-        monkeypatch.setattr(trainer, name, only_the_first(getattr(trainer, name)))
+    monkeypatch.setattr(trainer, "choose", only_the_first(trainer.choose))
     wishes, opened = [], trainer.open_for_training
 
     def wished(config, device):
@@ -164,7 +163,7 @@ def with_another(monkeypatch, *theirs: int) -> World:
 
 def loop_in(tmp_path, world: World) -> Loop:
     config = small(epochs=1)
-    training = build_training(config, open_dataset("digits"), World(torch.device("cpu")), "fp32")
+    training = build_training(config, open_dataset("digits"), World(torch.device("cpu")))
     run = Run(tmp_path / "run")
     run.create(config, {})
     loop = Loop(training, run, lambda batch: {}, compiles=False)
@@ -273,15 +272,16 @@ def test_processes_part_after_their_graphs_and_not_at_all_after_a_failure(tmp_pa
     """NCCL waits for the graphs that it is part of, and for the others; whoever has failed has to say so."""
     order: list[str] = []
 
-    def build(training, mode, record) -> Closed:
-        step = Closed(lambda: build_step(training.parts, training.controls, "eager", unroll=True))
+    def start(*args):
+        training, eager = start_training(*args)
+        step = Closed(lambda: eager)
         step.order = order
-        return step
+        return training, step
 
     def fail(loop: Loop) -> None:
         raise WorkError("the disk is full")
 
-    monkeypatch.setattr(trainer, "_build_step", build)
+    monkeypatch.setattr(trainer, "start_training", start)
     monkeypatch.setattr(trainer, "leave_world", lambda world: order.append("left"))
     if fails:
         monkeypatch.setattr(Loop, "fit", fail)

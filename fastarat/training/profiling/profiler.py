@@ -202,7 +202,8 @@ def _countable(training: Training, image_size: torch.Size) -> Training:
     if not decoded:
         config, dataset = _blank(config, dataset, image_size)
     with torch.random.fork_rng():  # new weights are drawn
-        return build_training(config, dataset, World(torch.device("cpu")), parts.precision.dtype, parts.kernels)
+        world = World(torch.device("cpu"))
+        return build_training(config, dataset, world, dtype=parts.precision.dtype, kernels=parts.kernels)
 
 
 def _blank(config: Config, dataset: Dataset, image_size: torch.Size) -> tuple[Config, Dataset]:

@@ -44,7 +44,7 @@ def unrolled_size(parts: StepParts) -> int:
 
 
 def build_step(
-    parts: StepParts, controls: Controls, mode: CompileMode, unroll: bool, backend: str = "inductor"
+    parts: StepParts, controls: Controls, mode: CompileMode, *, unroll: bool, backend: str = "inductor"
 ) -> Step:
     """The step in `mode`; nothing is compiled before its first call with images of a size, which raises `WorkError`
     if that fails.

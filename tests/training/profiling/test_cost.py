@@ -34,7 +34,7 @@ def built(
     images = Images(np.zeros((3 * batch, 32, 32, 3), np.uint8), np.arange(3 * batch) % 10)
     dataset = Dataset("random", images, images, tuple("0123456789"), 255, "")
     with nets_of_one_block():
-        return build_training(config, dataset, World(torch.device("cpu")), dtype, kernels)
+        return build_training(config, dataset, World(torch.device("cpu")), dtype=dtype, kernels=kernels)
 
 
 # Marked no_cover: hundreds of operations are dispatched in Python; the parts in every form count the lines.

@@ -193,7 +193,7 @@ def test_twenty_steps_on_the_digits_keep_every_bit(name):
     config = recipe(name)
     losses = {}
     for mode in ("eager", "compile"):
-        training = build_training(config, open_dataset("digits"), World(torch.device("cpu")), "fp32")
+        training = build_training(config, open_dataset("digits"), World(torch.device("cpu")))
         step = build_step(training.parts, training.controls, mode, unroll=True, backend="aot_eager")
         training.controls.learning_rate.fill_(0.05)
         losses[mode] = []
