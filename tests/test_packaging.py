@@ -134,6 +134,11 @@ def test_what_an_index_shows_of_the_readme_links_to_no_file(metadata):
     assert set(re.findall(r"\]\(([^)]*)", text)) == {"https://arxiv.org/abs/2402.14648"}
 
 
+def test_the_page_of_the_installation_has_every_extra(metadata):
+    page = (ROOT / "docs/installation.md").read_text()
+    assert sorted(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == sorted(metadata["extras_require"])
+
+
 def test_every_module_lies_in_a_package_that_is_installed(metadata):
     for root, name in ((ROOT, "fastarat"), (ROOT / "kernels", "fastarat_kernels")):
         folders = {path.parent.relative_to(root) for path in (root / name).rglob("*.py")}
