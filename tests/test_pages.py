@@ -34,6 +34,12 @@ def test_links_of_a_page_lead_somewhere(page):
     assert list(broken(page, page.read_text())) == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_lists_begin_after_an_empty_line(page):
+    """Else the site takes them for text."""
+    assert re.findall(r"^(?!- |  ).+\n- ", page.read_text(), re.MULTILINE) == []
+
+
 def test_a_link_that_leads_nowhere_is_seen():
     text = "[a](README.md) [b](docs/nowhere.md) [c](README.md#limits) [d](README.md#nothing) ![e](https://example.org)"
     assert list(broken(ROOT / "CHANGELOG.md", text)) == ["docs/nowhere.md", "README.md#nothing"]
