@@ -13,7 +13,6 @@ from fastarat.analysis.conflict import DEFINITIONS as CONFLICTS
 from fastarat.analysis.features import measure_features
 from fastarat.analysis.layers import Values, mean_over, mean_over_batches, mean_over_shared, observe
 from fastarat.analysis.perturbations import STEPS, attack_images, pgd_20
-from fastarat.analysis.snapshots import evaluated_net
 from fastarat.common.errors import UserError
 from fastarat.config.attack import AttackConfig
 from fastarat.data.images.subset import subset
@@ -70,7 +69,7 @@ class View:
 
         `advance` is told of `work` done.
         """
-        model = evaluated_net(self.training)
+        model = self.training.deployed
         values: dict[str, Values | None] = self.on_training_batches(advance)
         batch = self.training.config.evaluation.batch
         attacked = attack_images(

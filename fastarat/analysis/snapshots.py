@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from fastarat.common.advice import command
 from fastarat.common.distributed import World
@@ -80,11 +79,3 @@ def load(training: Training, kept: Kept) -> None:
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as e:
         reason = first_line(e)
         raise UserError(f"{kept.path} does not fit the run's config.json: {reason}") from None
-
-
-def evaluated_net(training: Training) -> nn.Module:
-    """The net that evaluations during training look at: the EMA average if there is one, else the net itself."""
-    average = training.average
-    if average and average.settings.kind == "ema" and average.num_snapshots:
-        return average.model
-    return training.parts.model

@@ -1,12 +1,14 @@
 """A training run in memory: everything a checkpoint holds."""
 
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from fastarat.common.distributed import average_in_place, largest, sum_over_processes
 from fastarat.common.errors import UserError, first_line
 from fastarat.config import Config
 from fastarat.config.attack import AttackConfig
@@ -14,12 +16,16 @@ from fastarat.config.method import ARRESTConfig
 from fastarat.data.images.classes import in_order_of
 from fastarat.data.images.dataset import Dataset, Images, other_images
 from fastarat.data.loading.loader import Batch, Loader
+from fastarat.models.split_batch_norm import statistics_of
 from fastarat.runs.teacher import load_teacher
 from fastarat.runs.weights import Description
 from fastarat.training.averaging import Average
 from fastarat.training.schedule import learning_rate
 from fastarat.training.step.compiled import Step
 from fastarat.training.step.train_step import Controls, StepParts
+
+_NEVER = sys.maxsize
+"""a step that does not come"""
 
 
 @dataclass
@@ -89,6 +95,40 @@ class Training:
         """The rate of step `step`, from 0."""
         config, steps_per_epoch = self.config, self.loader.steps_per_epoch
         return learning_rate(config.schedule, config.optimizer.learning_rate, step, steps_per_epoch, config.epochs)
+
+    @property
+    def deployed(self) -> nn.Module:
+        """The net that is evaluated and deployed: the EMA average if there is one, else the net itself."""
+        average = self.average
+        if average and average.settings.kind == "ema" and average.num_snapshots:
+            return average.model
+        return self.parts.model
+
+    def share_statistics(self) -> None:
+        """Make the running statistics of all processes their mean: before they are used, and saved by one."""
+        for model in (self.parts.model, self.average and self.average.model):
+            if model:
+                average_in_place(statistics_of(model), self.parts.world)
+
+    def means(self) -> dict[str, float]:
+        """The epoch's metrics so far, averaged over steps and processes."""
+        world, metrics = self.parts.world, self.parts.method.metrics
+        sums = sum_over_processes(self.totals.clone(), world) / (max(self.steps_in_epoch, 1) * world.size)
+        return dict(zip(metrics, (round(value, 6) for value in sums.tolist()), strict=True))
+
+    @torch.no_grad()
+    def first_not_finite(self) -> int | None:
+        """The first step of any process whose loss was not finite, or now, where the weights are not; None: all are.
+
+        Waits for the device.
+        """
+        step = int(self.first_bad_step)
+        if step < 0:
+            tensors = (*self.parts.parameters, *statistics_of(self.parts.model))
+            are_finite = torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
+            step = _NEVER if are_finite else self.step
+        step = -largest((-step,), self.parts.world)[0]
+        return None if step == _NEVER else step
 
     def begin(self) -> None:
         """What a new run does before its first step, and one that goes on has behind it: the method's teacher is

@@ -98,7 +98,8 @@ class QuietLoop(Loop):
         step = build_step(training.parts, training.controls, mode, unroll=True)
         super().__init__(training, Run(Path("nowhere")), step, compiles=False)
         nothing = lambda amount: None  # noqa: E731
-        self.display = SimpleNamespace(due=lambda: False, counter=lambda total, text: nothing)  # type: ignore[assignment]
+        quiet = SimpleNamespace(due=lambda: False, counter=lambda total, text: nothing)
+        self.display = self.evaluations.display = quiet  # type: ignore[assignment]
         self.last_save = float("inf")
 
     def _end_epoch(self) -> None:

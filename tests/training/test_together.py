@@ -30,6 +30,7 @@ from fastarat.training import reporting as display_module
 from fastarat.training import train as trainer
 from fastarat.training.build import build_training, start_training
 from fastarat.training.choices import choose_device
+from fastarat.training.evaluations import Evaluations
 from fastarat.training.loop import Loop
 from fastarat.training.step.compiled import CapturedStep, StepBySize
 from fastarat.training.train import train
@@ -99,11 +100,11 @@ def test_clocks_that_disagree_keep_no_process_waiting_and_the_first_one_s_says_w
 def test_accuracies_that_disagree_keep_no_process_waiting(tmp_path, monkeypatch, meetings, better):
     """Of validation and of the average: whether it is the best is asked where all of them write the weights."""
 
-    def evaluate(loop: Loop, model: torch.nn.Module) -> dict:
-        robust = 10.0 * loop.training.epoch * (1 if meetings.rank == better else -1)
+    def evaluate(evaluations: Evaluations, model: torch.nn.Module) -> dict:
+        robust = 10.0 * evaluations.training.epoch * (1 if meetings.rank == better else -1)
         return {"images": "validation", "num_images": 4, "steps": 1, "clean": 50.0, "robust": robust}
 
-    monkeypatch.setattr(Loop, "_evaluate", evaluate)
+    monkeypatch.setattr(Evaluations, "evaluate", evaluate)
     for _ in range(2):
         train(averaged(), tmp_path / str(meetings.rank))
         meetings.second()
@@ -163,12 +164,10 @@ def with_another(monkeypatch, *theirs: int) -> World:
 
 def loop_in(tmp_path, world: World) -> Loop:
     config = small(epochs=1)
-    training = build_training(config, open_dataset("digits"), World(torch.device("cpu")))
+    training = build_training(config, open_dataset("digits"), world)
     run = Run(tmp_path / "run")
     run.create(config, {})
-    loop = Loop(training, run, lambda batch: {}, compiles=False)
-    loop.world = world
-    return loop
+    return Loop(training, run, lambda batch: {}, compiles=False)
 
 
 def test_a_loss_that_another_process_saw_first_counts_from_the_step_it_saw(tmp_path, monkeypatch):
