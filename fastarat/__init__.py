@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from fastarat.common.version import __version__
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from fastarat.attacks.perturb import perturb
     from fastarat.common.errors import UserError, WorkError
     from fastarat.config import Config
@@ -31,8 +33,7 @@ if TYPE_CHECKING:
     from fastarat.data.images.dataset import Images
     from fastarat.data.open import open_dataset
     from fastarat.evaluation.accuracies import accuracies
-    from fastarat.evaluation.evaluate import evaluate
-    from fastarat.evaluation.evaluated import Evaluation
+    from fastarat.evaluation.result import Evaluation
     from fastarat.methods.registry import build_method
     from fastarat.models.convert import convert_to_split_batch_norm, plain_branch
     from fastarat.models.registry import build_model
@@ -48,7 +49,7 @@ _HOMES = {
     "ATConfig": "config.method",
     "AttackConfig": "config.attack",
     "Config": "config",
-    "Evaluation": "evaluation.evaluated",
+    "Evaluation": "evaluation.result",
     "Images": "data.images.dataset",
     "LBGATConfig": "config.method",
     "MARTConfig": "config.method",
@@ -61,7 +62,6 @@ _HOMES = {
     "build_method": "methods.registry",
     "build_model": "models.registry",
     "convert_to_split_batch_norm": "models.convert",
-    "evaluate": "evaluation.evaluate",
     "export": "runs.export",
     "forward": "models.split_batch_norm",
     "load_model": "runs.checkpoint",
@@ -102,6 +102,42 @@ __all__ = [
     "recipe",
     "train",
 ]
+
+
+def evaluate(
+    model: "nn.Module",
+    images: "Tensor",
+    labels: "Tensor",
+    attack: str = "autoattack",
+    *,
+    num_images: int | None = None,
+    **options: Any,
+) -> "Evaluation":
+    """Attack any model, in eval mode, from images in [0, 1] to logits: `images` [N, C, H, W], floats in [0, 1] or
+    bytes, of which the first `num_images` (None: all) count; `labels`: int64 [N].
+
+    `attack` is `autoattack` (apgd-ce, apgd-t, fab-t and square), one of these, `pgd` (of `steps` steps of `step`, eps
+    / 4 by default, from each of `restarts` starts; an image is broken by any iterate), `cw` (the same on the margin),
+    `none`, or several, separated by commas. `options` are the other `EvaluationSettings`, by their names: `norm`,
+    `eps`, `seed`, `batch`, `targets`, `steps`, `restarts`, `step`, `dtype`, `engine`; and what the evaluation of these
+    settings takes: `device`, `state`, `budget`, `advance`.
+
+    Raises `UserError` for bad settings, images, labels or models, `WorkError` where the GPU's memory is too small, or
+    the model fails on a batch.
+    """
+    from dataclasses import fields
+
+    from fastarat.common.errors import UserError
+    from fastarat.config.evaluation import EvaluationSettings
+    from fastarat.evaluation.evaluate import checked, evaluate
+
+    if num_images is not None:
+        if num_images < 1:
+            raise UserError(f"num_images is {num_images}: give 1 or more")
+        images, labels = (given[:num_images] for given in checked(images, labels))
+    own = {field.name for field in fields(EvaluationSettings)} & options.keys()
+    settings = EvaluationSettings(attack, **{name: options.pop(name) for name in own})
+    return evaluate(model, images, labels, settings, **options)
 
 
 def __getattr__(name: str) -> Any:

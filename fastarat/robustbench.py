@@ -21,12 +21,12 @@ from fastarat.common.console import notice, progress
 from fastarat.common.errors import UserError
 from fastarat.common.files import as_file_name, write_text
 from fastarat.config.attack import Norm
+from fastarat.config.evaluation import NUM_TARGETS, STANDARD, EvaluationSettings
 from fastarat.data.open import open_dataset
-from fastarat.evaluation.autoattack.checks import NUM_TARGETS, STANDARD
 from fastarat.evaluation.autoattack.state import as_numbers
 from fastarat.evaluation.autoattack.warnings import with_further_start
 from fastarat.evaluation.evaluate import as_images, evaluate
-from fastarat.evaluation.evaluated import Evaluation
+from fastarat.evaluation.result import Evaluation
 
 NORMS: dict[str, Norm] = {"Linf": "linf", "L2": "l2"}
 VERSIONS = {"standard": STANDARD, "custom": ()}
@@ -129,25 +129,25 @@ class AutoAttack:
 
     def clean_accuracy(self, x_orig: Tensor, y_orig: Tensor, bs: int = 250) -> float:
         """The share of the images that are classified correctly as they are, 0 to 1."""
-        return evaluate(self.model, x_orig, y_orig, "none", batch=bs, device=self._device(x_orig)).clean / 100
+        settings = EvaluationSettings("none", batch=bs)
+        return evaluate(self.model, x_orig, y_orig, settings, device=self._device(x_orig)).clean / 100
 
     def _evaluated(
         self, attacks: Sequence[str], x: Tensor, y: Tensor, bs: int, state_path: Path | str | None
     ) -> Evaluation:
-        names, targets = self._names(attacks), self._targets()
-        settings = {"norm": NORMS[self.norm], "eps": self.epsilon, "batch": bs, "targets": targets}
-        settings["device"] = self._device(x)
+        names, device = self._names(attacks), self._device(x)
+        threat = {"norm": NORMS[self.norm], "eps": self.epsilon}
+        settings = EvaluationSettings(",".join(names), seed=self.seed, batch=bs, targets=self._targets(), **threat)
         with progress("AutoAttack", len(x)) as advance:
-            found = evaluate(
-                self.model, x, y, ",".join(names), seed=self.seed, state=state_path, advance=advance, **settings
-            )
+            found = evaluate(self.model, x, y, settings, device=device, state=state_path, advance=advance)
         for start in range(1, self.apgd.n_restarts if "apgd-ce" in names else 1):
             left = list(found.flags.values())[-1].nonzero().flatten()
             if not len(left):
                 break
             own = None if state_path is None else Path(state_path) / f"start-{start + 1}"
             rows = left.to(x.device)
-            more = evaluate(self.model, x[rows], y[rows], "apgd-ce", seed=self.seed + start, state=own, **settings)
+            again = replace(settings, attack="apgd-ce", seed=self.seed + start)
+            more = evaluate(self.model, x[rows], y[rows], again, device=device, state=own)
             found = _together(found, more, left)
         return found
 
@@ -297,8 +297,6 @@ def _together(found: Evaluation, more: Evaluation, rows: Tensor) -> Evaluation:
     return replace(
         found,
         flags=flags,
-        not_attackable={**found.not_attackable, name: both.not_attackable},
-        undefined={**found.undefined, name: both.undefined},
         rows=places,
         x_adv=torch.cat([found.x_adv, more.x_adv])[order],
         seconds={**found.seconds, name: found.seconds[name] + more.seconds[name]},

@@ -9,19 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from fastarat import UserError, evaluate
-from fastarat.evaluation.autoattack import driver
-from fastarat.evaluation.evaluated import Evaluation
+from fastarat.evaluation.result import Evaluation
 from fastarat.robustbench import AutoAttack, benchmark
+from tests.helpers.attacks import shorten
 
 
 @pytest.fixture
 def net(monkeypatch) -> nn.Module:
     """Of 10 classes for the digits; the attacks are cut down."""
-    cut = {"apgd_ce": {"steps": 5}, "apgd_t": {"steps": 2}, "fab_t": {"steps": 2}, "square": {"queries": 20}}
-    for name, settings in cut.items():
-        attack = getattr(driver, name)
-        short = lambda *args, attack=attack, settings=settings, **given: attack(*args, **(given | settings))  # noqa: E731
-        monkeypatch.setattr(driver, name, short)
+    few = {"steps": 2}
+    shorten(monkeypatch, {"apgd-ce": {"steps": 5}, "apgd-t": few, "fab-t": few, "square": {"queries": 20}})
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
 
 

@@ -26,13 +26,15 @@ from bench.common.turns import in_turn
 from fastarat.attacks.projections import lengths
 from fastarat.common.console import print_json, progress
 from fastarat.common.errors import UserError
+from fastarat.config.evaluation import STANDARD, EvaluationSettings
 from fastarat.data.images.classes import in_order_of
 from fastarat.data.images.subset import subset
 from fastarat.data.open import open_dataset
-from fastarat.evaluation.autoattack.checks import STANDARD, TOLERANCE, check_model
+from fastarat.evaluation.autoattack.checks import check_model
 from fastarat.evaluation.autoattack.driver import autoattack
-from fastarat.evaluation.autoattack.frozen_model import frozen
+from fastarat.evaluation.autoattack.prepared_model import prepared
 from fastarat.evaluation.autoattack.pyautoattack import NORMS, package
+from fastarat.evaluation.autoattack.state import TOLERANCE
 from fastarat.models.predictions import are_right
 from fastarat.runs.deployed import load_deployed
 
@@ -150,8 +152,9 @@ def turn(case: Case, seed: int, advance: Callable[[float], None]) -> Turn:
 
 def _ours(case: Case, name: str, rows: Tensor, seed: int) -> Tensor:
     x, y = case.images[rows], case.labels[rows]
-    with frozen(case.model, x) as logits_of:
-        result = autoattack(logits_of, x, y, norm=case.norm, eps=case.eps, seed=seed, batch=BATCH, attacks=(name,))
+    settings = EvaluationSettings(name, norm=case.norm, eps=case.eps, seed=seed, batch=BATCH)
+    with prepared(case.model, x) as logits_of:
+        result = autoattack(logits_of, x, y, settings)
     return x.index_copy(0, result.rows.to(x.device), result.x_adv.to(x.device))
 
 

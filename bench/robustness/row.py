@@ -17,6 +17,7 @@ from fastarat.common.distributed import World
 from fastarat.common.errors import UserError
 from fastarat.config import Config, load_config
 from fastarat.config.attack import AttackConfig
+from fastarat.config.evaluation import EvaluationSettings
 from fastarat.data.images.classes import in_order_of
 from fastarat.data.images.dataset import Dataset, Images
 from fastarat.data.images.subset import shuffled
@@ -108,17 +109,11 @@ def _autoattack(
     num_images = min(num_autoattack if num_autoattack is not None else len(images.labels), len(images.labels))
     if not num_images:
         return {"autoattack": None}
+    x, y = as_images(images, dataset.max_value)
+    settings = EvaluationSettings(norm=description.norm, eps=description.eps_255 / 255)
+    state = out / f"autoattack-{num_images}"
     with progress(f"AutoAttack on {name}", num_images) as advance:
-        result = evaluate(
-            model,
-            *as_images(images, dataset.max_value),
-            "autoattack",
-            num_images=num_images,
-            norm=description.norm,
-            eps=description.eps_255 / 255,
-            state=out / f"autoattack-{num_images}",
-            advance=advance,
-        )
+        result = evaluate(model, x[:num_images], y[:num_images], settings, state=state, advance=advance)
     return {
         "autoattack": round(result.robust, 3),
         "num_autoattack": num_images,

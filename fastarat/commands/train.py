@@ -156,27 +156,9 @@ def _fidelity(args: list[str]) -> Fidelity:
     return "published-code" if _value(args, "--fidelity") == "published-code" else "paper"
 
 
-# What may differ when a run goes on: where and how long it runs, what is kept of it, and what a loss that
-# is not finite asks for.
-FREE_ON_RESUME = {
-    "device",
-    "gpus",
-    "procs",
-    "epochs",
-    "checkpoint",
-    "evaluation",
-    "optimizer",
-    "dtype",
-    "loader",
-    "data",
-    "compile",
-    "kernels",
-}
-
-
 def _resumed(arguments: TrainArguments) -> TrainArguments:
     assert arguments.out is not None
-    from fastarat.runs.run import settled
+    from fastarat.runs.run import FREE_ON_RESUME, settled
 
     was, now = settled(load_config(arguments.out / "config.json")), settled(arguments.config)
     changed = [f.name for f in fields(Config) if getattr(was, f.name) != getattr(now, f.name)]

@@ -25,6 +25,8 @@ from fastarat.models.modes import batch_norm_mode
 from fastarat.models.predictions import are_right, are_undefined
 from fastarat.models.split_batch_norm import forward, forward_context
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -115,7 +117,7 @@ def accuracies(
     """
     _check(images, attack, num_attacked)
     attack = replace(attack, batch_norm="eval")
-    world = world or World(_device_of(model))
+    world = world or World(device_of(model))
     num_attacked = len(images.labels) if num_attacked is None else min(num_attacked, len(images.labels))
     share, num_first = _share(images, num_attacked, max_value, dtype or _dtype_of(model), world)
     told_clean, told_restart = _progress(advance, len(images.labels), num_attacked, attack, restarts, world)
@@ -182,9 +184,10 @@ def _progress(
     return lambda amount: advance(unit * amount), lambda amount: advance(unit * restart * amount)
 
 
-def _device_of(model: nn.Module) -> torch.device:
+def device_of(model: nn.Module, otherwise: torch.device = CPU) -> torch.device:
+    """Where the model's tensors are; `otherwise` where it has none."""
     found = next(chain(model.parameters(), model.buffers()), None)
-    return torch.device("cpu") if found is None else found.device
+    return otherwise if found is None else found.device
 
 
 def _dtype_of(model: nn.Module) -> torch.dtype:

@@ -1,87 +1,160 @@
-"""What an AutoAttack evaluation ends in."""
+"""What an evaluation of a model's robustness ends in."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastarat.config.attack import Norm
+from fastarat.evaluation.accuracies import Accuracy
 from fastarat.evaluation.autoattack.state import BatchOutcome, Task, nothing
 from fastarat.evaluation.autoattack.warnings import Traces, afterthoughts, traces
 from fastarat.models.predictions import are_undefined
 
 
 @dataclass(frozen=True)
-class AutoAttackResult:
-    """What is left of N images. On the CPU; rows are places among all images."""
+class Evaluation:
+    """What is left of N images. All tensors are on the CPU; percentages are of all N images."""
 
-    robust_after: dict[str, Tensor]
-    """bool [N] after `clean` and after each attack"""
-    broken_by: Tensor
-    """int64 [N]: -1 misclassified as it is, 0 robust, k by the k-th attack"""
+    attack: str
+    norm: Norm
+    eps: float
+    """radius in units where pixels are in [0, 1]"""
+    num_classes: int
+    labels: Tensor
+    """int64 [N]"""
+    flags: dict[str, Tensor]
+    """which images are right: bool [N], after `clean` and after each attack"""
     rows: Tensor
-    """of the images that an attack broke, rising: int64 [M]"""
+    """places of the images that an attack broke, rising: int64 [M]"""
     x_adv: Tensor
     """their adversarial images [M, C, H, W]"""
-    unconfirmed: dict[str, tuple[int, ...]]
-    """rows of what each attack found and the check refused; they count as robust to it"""
-    undefined: dict[str, tuple[int, ...]]
-    """rows that count as misclassified since their logits predict nothing, as NaN: after `clean` and each attack"""
-    not_attackable: dict[str, tuple[int, ...]]
-    """rows of which each attack had no direction to follow at any point; they count as robust to it"""
+    undefined_clean: Tensor
+    """places of the images that count as misclassified as they are since their logits predict nothing: int64"""
     traces: dict[str, Traces]
-    """of each attack that has begun"""
+    """of each attack that has begun, what it gives reason to warn of"""
     seconds: dict[str, float]
     """of each attack, over all sessions"""
     asked: tuple[str, ...]
     """all attacks, those too that have not begun"""
     model_warnings: tuple[str, ...]
-    """what the model gave reason to say before the attacks"""
-    stopped: str = ""
-    """where the budget ended it, so that `robust_after` says too much; empty if it is complete"""
+    """what the model gave reason to say before the attacks, a sentence each"""
+    stopped: str
+    """where the budget ended it, so that robust accuracy may be lower; empty if it is complete"""
+    options: tuple[str, ...] = ()
+    """where it departs from the standard's setting, a phrase each"""
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Why the numbers may say too much; they are as they would be without."""
-        return (*self.model_warnings, *afterthoughts(self.asked, self.robust_after, self.traces))
+        """Why the numbers may say too much, a sentence each; they are as they would be without."""
+        return (*self.model_warnings, *afterthoughts(self.asked, self.flags, self.traces))
+
+    @property
+    def complete(self) -> bool:
+        """Whether every attack has seen every image that it had to."""
+        return not self.stopped
+
+    @property
+    def num_images(self) -> int:
+        """N."""
+        return len(self.labels)
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many images are robust after `clean` and after each attack."""
-        return {name: int(flags.sum()) for name, flags in self.robust_after.items()}
+        """How many images are right after `clean` and after each attack."""
+        return {name: int(flags.sum()) for name, flags in self.flags.items()}
 
     @property
-    def percent(self) -> float:
-        """Robust accuracy over all images, 0 to 100."""
-        return 100 * list(self.counts.values())[-1] / len(self.broken_by)
+    def after(self) -> dict[str, float]:
+        """Robust accuracy in percent after each attack."""
+        return {name: 100 * count / self.num_images for name, count in self.counts.items() if name != "clean"}
+
+    @property
+    def clean(self) -> float:
+        """Accuracy on the images as they are, in percent."""
+        return 100 * self.counts["clean"] / self.num_images
+
+    @property
+    def robust(self) -> float:
+        """Robust accuracy after all attacks, in percent."""
+        return 100 * list(self.counts.values())[-1] / self.num_images
+
+    @property
+    def not_attackable(self) -> dict[str, Tensor]:
+        """Places of the images of which each attack had no gradient free of NaN to follow at any point; they count as
+        robust to it, without evidence: int64."""
+        return {name: own.not_attackable for name, own in self.traces.items()}
+
+    @property
+    def unconfirmed(self) -> dict[str, Tensor]:
+        """Places of what each attack found and the check refused; they count as robust to it: int64."""
+        return {name: own.unconfirmed for name, own in self.traces.items()}
+
+    @property
+    def undefined(self) -> dict[str, Tensor]:
+        """Places of the images that count as misclassified since their logits are NaN, or infinite for several classes,
+        as they are (`clean`) and under each attack: int64."""
+        return {"clean": self.undefined_clean, **{name: own.undefined for name, own in self.traces.items()}}
+
+    @property
+    def num_not_attackable(self) -> int:
+        """How many of the images that are robust in the end no attack could search."""
+        by_none = list(self.flags.values())[-1].clone()
+        for rows in self.not_attackable.values():
+            by_none &= torch.zeros_like(by_none).index_fill(0, rows, True)
+        return int(by_none.sum()) if self.traces else 0
+
+    def accuracy(self, stage: str) -> Accuracy:
+        """Class by class after `clean` or an attack, with the interval."""
+        of = (self.labels[self.flags[stage]], self.labels)
+        right, total = (tuple(labels.bincount(minlength=self.num_classes).tolist()) for labels in of)
+        return Accuracy(right, total)
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the tensors, for `json.dumps`."""
+        low, high = self.accuracy(list(self.flags)[-1]).interval
+        return {
+            "attack": self.attack,
+            "norm": self.norm,
+            "eps": self.eps,
+            "num_images": self.num_images,
+            "clean": self.clean,
+            "robust": self.robust,
+            "interval_95": [low, high],
+            "after": self.after,
+            "counts": self.counts,
+            "not_attackable": {name: len(rows) for name, rows in self.not_attackable.items()},
+            "undefined_logits": {name: len(rows) for name, rows in self.undefined.items()},
+            "seconds": self.seconds,
+            "warnings": list(self.warnings),
+            "options": list(self.options),
+            "complete": self.complete,
+            "stopped": self.stopped,
+        }
 
 
 def result_of(
-    task: Task, robust: list[Tensor], records: list[list[BatchOutcome]], warnings: list[str], stopped: str
-) -> AutoAttackResult:
-    """The result of an evaluation; `robust` and `records` are those of the attacks that have begun."""
-    of = dict(zip(task.attacks, records, strict=False))  # those that have begun
-    left = {name: traces(own) for name, own in of.items()}
-    broken_by = torch.where(robust[0], 0, -1)
-    for number, own in enumerate(records, 1):
-        broken_by[torch.cat([record.broken for record in own])] = number
-    flat = [nothing(task), *(record for own in records for record in own)]
-    rows, order = torch.cat([record.broken for record in flat]).sort()
-
-    def rows_of(field: str) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(getattr(own, field).tolist()) for name, own in left.items()}
-
-    undefined_clean = tuple(are_undefined(task.clean_logits).nonzero().flatten().tolist())
-    return AutoAttackResult(
-        robust_after=dict(zip(("clean", *of), robust, strict=True)),
-        broken_by=broken_by,
+    task: Task, robust: list[Tensor], outcomes: list[list[BatchOutcome]], warnings: list[str], stopped: str
+) -> Evaluation:
+    """The result of an evaluation; `robust` (bool [N] each) begins with the clean images', `outcomes` are those of the
+    attacks that have begun."""
+    settings, begun = task.settings, dict(zip(task.settings.names, outcomes, strict=False))
+    every = [nothing(task), *(outcome for own in outcomes for outcome in own)]
+    rows, order = torch.cat([outcome.broken for outcome in every]).sort()
+    return Evaluation(
+        attack=settings.attack,
+        norm=settings.norm,
+        eps=settings.eps,
+        num_classes=task.clean_logits.shape[1],
+        labels=task.labels.cpu(),
+        flags=dict(zip(("clean", *begun), robust, strict=True)),
         rows=rows,
-        x_adv=torch.cat([record.x_adv for record in flat])[order],
-        unconfirmed=rows_of("unconfirmed"),
-        undefined={"clean": undefined_clean, **rows_of("undefined")},
-        not_attackable=rows_of("not_attackable"),
-        traces=left,
-        seconds={name: sum(float(record.seconds) for record in own) for name, own in of.items()},
-        asked=task.attacks,
+        x_adv=torch.cat([outcome.x_adv for outcome in every])[order],
+        undefined_clean=are_undefined(task.clean_logits).nonzero().flatten().cpu(),
+        traces={name: traces(own) for name, own in begun.items()},
+        seconds={name: sum(float(outcome.seconds) for outcome in own) for name, own in begun.items()},
+        asked=settings.names,
         model_warnings=tuple(warnings),
         stopped=stopped,
     )

@@ -17,6 +17,12 @@ from fastarat.runs.metrics import attested, is_line
 NAMES = ("config.json", "record.json", "metrics.jsonl", "model.safetensors", "learning_curves.png", "profile")
 # What a snapshot keeps of a checkpoint.
 SNAPSHOT = ("description", "fingerprint", "batch_norm", "step", "epoch", "model", "method", "average")
+# What may differ when a run goes on: where and how long it runs, what is kept of it, and what a loss that is not finite
+# asks for.
+FREE_ON_RESUME = (
+    *("device", "gpus", "procs", "epochs", "checkpoint", "evaluation"),
+    *("optimizer", "dtype", "loader", "data", "compile", "kernels"),
+)
 MOST_DIGITS = 18
 
 

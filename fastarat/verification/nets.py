@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fastarat.attacks.pgd import pgd
 from fastarat.attacks.projections import lengths
 from fastarat.config.attack import AttackConfig, Norm, Objective
-from fastarat.evaluation.autoattack.checks import TOLERANCE
+from fastarat.evaluation.autoattack.state import TOLERANCE
 from fastarat.models.predictions import are_right
 from fastarat.verification.compare import Count, Row
 from fastarat.verification.kit import Kit, Result

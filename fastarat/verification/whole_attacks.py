@@ -13,10 +13,10 @@ import torch
 
 from fastarat.attacks.objectives import margin
 from fastarat.common.errors import UserError, unknown
-from fastarat.evaluation.autoattack.checks import NUM_TARGETS, STANDARD
+from fastarat.config.evaluation import NUM_TARGETS, STANDARD, EvaluationSettings
 from fastarat.evaluation.autoattack.driver import autoattack
 from fastarat.evaluation.autoattack.progress import PASSES
-from fastarat.evaluation.result import AutoAttackResult
+from fastarat.evaluation.result import Evaluation
 from fastarat.verification.compare import Count, Row
 from fastarat.verification.kit import Kit, Result
 from fastarat.verification.nets import image_rows
@@ -81,12 +81,14 @@ class Runs:
         """How many images run `number` leaves; 0 is the first."""
         return (self._run(self.seed + number, lambda amount: None) if number else self.first).counts
 
-    def _run(self, seed: int, advance: Callable[[float], None]) -> AutoAttackResult:
+    def _run(self, seed: int, advance: Callable[[float], None]) -> Evaluation:
         kit, norm, eps = self.kit, self.result.norm, self.kit.eps(self.result)
-        net, attacks = kit.net(self.result.net), self.attacks
+        net = kit.net(self.result.net)
         # With fewer than ten classes there are fewer wrong ones to go for.
-        settings = {"batch": BATCH, "targets": min(NUM_TARGETS, net(kit.x[:1]).shape[1] - 1), "advance": advance}
-        return autoattack(net, kit.x, kit.y, norm=norm, eps=eps, seed=seed, attacks=attacks, **settings)
+        targets = min(NUM_TARGETS, net(kit.x[:1]).shape[1] - 1)
+        sizes = {"eps": eps, "batch": BATCH, "targets": targets}
+        settings = EvaluationSettings(",".join(self.attacks), norm=norm, seed=seed, **sizes)
+        return autoattack(net, kit.x, kit.y, settings, advance=advance)
 
 
 def _sequential(kit: Kit, result: Result, advance: Callable[[float], None]) -> Iterator[Row | Count]:
@@ -137,7 +139,7 @@ def _individual(kit: Kit, result: Result, advance: Callable[[float], None]) -> I
         stage = Stage(name, _robust(result, f"robust_to_{name}", n), images_of(ALONE[name], n))
         runs = Runs(kit, result, (name,), advance)
         yield from judge([stage], result.label, runs.counts)
-        worst &= runs.first.robust_after[name]
+        worst &= runs.first.flags[name]
     if "robust_worst_case" in result.stored:
         expected = _robust(result, "robust_worst_case", n)
         yield Count(f"{result.label}: robust to all", int(worst.sum()), expected, images_of(WORST_CASE, n))

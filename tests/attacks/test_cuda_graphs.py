@@ -15,7 +15,7 @@ from fastarat.attacks.cuda_graphs import Captured, Counted, Graphs, _Graph, dire
 from fastarat.attacks.fab import fab_t
 from fastarat.attacks.square import square
 from fastarat.evaluation.autoattack import driver as module
-from fastarat.evaluation.autoattack.driver import autoattack
+from tests.helpers.attacks import autoattacked, broken_by
 from tests.helpers.spoiled import Spoiled, nan
 
 CPU = torch.device("cpu")
@@ -228,10 +228,10 @@ def test_only_a_gpu_captures_and_never_a_randomised_model():
 def test_a_captured_autoattack_ends_in_the_same_flags_and_tells_of_all_images(net, images, pretended, monkeypatch):
     settings = {"norm": "linf", "eps": EPS["linf"], "attacks": ("apgd-ce",), "batch": 8}
     y, told = net(images).argmax(1), []
-    direct = autoattack(net, images, y, **settings)
+    direct = autoattacked(net, images, y, **settings)
     assert not pretended
     monkeypatch.setattr(module, "graphs_on", lambda device, batch, random: Graphs(batch))
-    captured = autoattack(net, images, y, advance=told.append, **settings)
-    assert len(pretended) <= 8 and torch.equal(captured.broken_by, direct.broken_by)
+    captured = autoattacked(net, images, y, advance=told.append, **settings)
+    assert len(pretended) <= 8 and torch.equal(broken_by(captured), broken_by(direct))
     torch.testing.assert_close(captured.x_adv, direct.x_adv, rtol=0, atol=1e-9)
     assert sum(told) == pytest.approx(20) and min(told) >= 0 and len(told) > 100

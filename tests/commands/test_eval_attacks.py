@@ -19,8 +19,8 @@ from fastarat import __main__ as command_line
 from fastarat.commands.evaluate.arguments import EvalArguments
 from fastarat.commands.evaluate.report import save
 from fastarat.commands.evaluate.work import Work
-from fastarat.evaluation.autoattack import driver
 from fastarat.evaluation.autoattack.state import State
+from tests.helpers.attacks import shorten
 from tests.helpers.command_line import finish, start
 
 FEW = ("--num-images", "30", "--eps-255", "20", "--batch", "10")
@@ -74,11 +74,8 @@ def loud():
 @pytest.fixture
 def short(monkeypatch):
     """The standard's attacks, cut down to a fraction of their work."""
-    cut = {"apgd_ce": {"steps": 3}, "apgd_t": {"steps": 2}, "fab_t": {"steps": 2}, "square": {"queries": 30}}
-    for name, settings in cut.items():
-        attack = getattr(driver, name)
-        wrapped = lambda *args, attack=attack, settings=settings, **given: attack(*args, **(given | settings))  # noqa: E731
-        monkeypatch.setattr(driver, name, wrapped)
+    few = {"steps": 2}
+    shorten(monkeypatch, {"apgd-ce": {"steps": 3}, "apgd-t": few, "fab-t": few, "square": {"queries": 30}})
 
 
 @pytest.fixture
@@ -115,11 +112,11 @@ def test_what_is_not_attackable_is_counted_in_the_table_in_json_and_in_a_warning
     )
 
 
-def test_the_references_own_attacks_run_on_the_same_images(fastarat, trained):
+def test_pyautoattacks_own_attacks_run_on_the_same_images(fastarat, trained):
     pytest.importorskip("pyautoattack")
     few = ("--num-images", "20", "--eps-255", "20", "--attack", "apgd-ce", "--json")
-    theirs, ours = (fastarat("eval", trained, *few, "--engine", engine).json for engine in ("reference", "fast"))
-    assert theirs["options"] == ["attacks of pyautoattack"] and theirs["attack"]["engine"] == "reference"
+    theirs, ours = (fastarat("eval", trained, *few, "--engine", engine).json for engine in ("pyautoattack", "fast"))
+    assert theirs["options"] == ["attacks of pyautoattack"] and theirs["attack"]["engine"] == "pyautoattack"
     assert theirs["clean"] == ours["clean"] and abs(theirs["counts"]["apgd-ce"] - ours["counts"]["apgd-ce"]) <= 2
 
 
@@ -245,7 +242,7 @@ def test_where_nothing_can_be_kept_beside_the_model_it_says_so_and_goes_on(fasta
         (("nets_to_eval:net", "--data", "digits", "--budget", "0"), ("--budget 0",)),
         (("nets_to_eval:net", "--data", "digits", "--save", "x.txt"), (".npz",)),
         (("nets_to_eval:net", "--data", "digits", "--state", "nets_to_eval.py"), ("cannot use the directory",)),
-        (("nets_to_eval:net", "--data", "digits", "--engine", "reference"), ("has no pgd",)),
+        (("nets_to_eval:net", "--data", "digits", "--engine", "pyautoattack"), ("has no pgd",)),
         (("nets_to_eval:constant", "--data", "digits"), ("has no gradient by its images", "square")),
         (("nets_to_eval:flat", "--data", "digits"), ("ValueError: expected 4D input",)),
     ],

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from fastarat.attacks.found import Found
 from fastarat.common.errors import UserError
 from fastarat.common.tensors import write_tensors
-from fastarat.evaluation.autoattack import driver as module
-from fastarat.evaluation.autoattack.checks import STANDARD, check_model
-from fastarat.evaluation.autoattack.driver import AutoAttackResult, autoattack
+from fastarat.config.evaluation import STANDARD
+from fastarat.evaluation.autoattack.checks import check_model
+from fastarat.evaluation.result import Evaluation
 from fastarat.verification.stored_net import load_kit_model
+from tests.helpers.attacks import attack_of, autoattacked, broken_by, replace_attack
 from tests.helpers.mutants import FEW, MANY, outcomes
 
 EPS = {"linf": 0.02, "l2": 0.08}
@@ -29,29 +30,29 @@ NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
 NUM = 40
 BATCH = 5
 
-Run = Callable[..., AutoAttackResult]
+Run = Callable[..., Evaluation]
 
 
 @pytest.fixture
 def calls(monkeypatch) -> list[tuple[str, Tensor, Tensor | None]]:
     """The attacks cut down to a fraction of their work; the list fills with what each was called with."""
     short = {
-        "apgd_ce": {"steps": 1},
-        "apgd_t": {"steps": 1, "num_targets": 2},
-        "fab_t": {"steps": 6, "num_targets": 4},
+        "apgd-ce": {"steps": 1},
+        "apgd-t": {"steps": 1, "num_targets": 2},
+        "fab-t": {"steps": 6, "num_targets": 4},
         "square": {"queries": 100},
     }
     seen: list[tuple[str, Tensor, Tensor | None]] = []
 
     def noted(name: str, attack: Callable) -> Callable:
         def run(logits_of, x, y, *rows, **settings):
-            seen.append((name.replace("_", "-"), x, rows[0] if rows else None))
+            seen.append((name, x, rows[0] if rows else None))
             return attack(logits_of, x, y, *rows, **(settings | short[name]))
 
         return run
 
     for name in short:
-        monkeypatch.setattr(module, name, noted(name, getattr(module, name)))
+        replace_attack(monkeypatch, name, noted(name, attack_of(name)))
     return seen
 
 
@@ -99,9 +100,9 @@ def run(net, given, calls) -> Run:
     """AutoAttack on the net with its images, cut down; settings and the model may be others."""
     images, labels = given
 
-    def attack(model=net, norm="linf", images=images, labels=labels, **settings) -> AutoAttackResult:
+    def attack(model=net, norm="linf", images=images, labels=labels, **settings) -> Evaluation:
         given = {"eps": EPS.get(norm, 0.1), "batch": BATCH, "seed": 3, **settings}
-        return autoattack(model, images, labels, norm=norm, **given)
+        return autoattacked(model, images, labels, norm=norm, **given)
 
     return attack
 
@@ -111,7 +112,7 @@ class Whole(NamedTuple):
 
     images: Tensor
     labels: Tensor
-    result: AutoAttackResult
+    result: Evaluation
     calls: list[tuple[str, Tensor, Tensor | None]]
 
 
@@ -134,12 +135,13 @@ def whole(given, run, calls) -> Callable[[str], Whole]:
     return of
 
 
-def assert_same(ours: AutoAttackResult, theirs: AutoAttackResult) -> None:
+def assert_same(ours: Evaluation, theirs: Evaluation) -> None:
     """Bit for bit, but for the seconds."""
-    assert torch.equal(ours.broken_by, theirs.broken_by) and torch.equal(ours.rows, theirs.rows)
+    assert torch.equal(broken_by(ours), broken_by(theirs)) and torch.equal(ours.rows, theirs.rows)
     assert torch.equal(ours.x_adv, theirs.x_adv)
-    assert all(torch.equal(flags, theirs.robust_after[name]) for name, flags in ours.robust_after.items())
-    assert ours.unconfirmed == theirs.unconfirmed and ours.warnings == theirs.warnings
+    assert all(torch.equal(flags, theirs.flags[name]) for name, flags in ours.flags.items())
+    assert ours.warnings == theirs.warnings and ours.unconfirmed.keys() == theirs.unconfirmed.keys()
+    assert all(torch.equal(rows, theirs.unconfirmed[name]) for name, rows in ours.unconfirmed.items())
 
 
 # --- order and counting
@@ -148,14 +150,14 @@ def assert_same(ours: AutoAttackResult, theirs: AutoAttackResult) -> None:
 @NORMS
 def test_every_attack_breaks_some_so_that_the_tests_here_say_something(whole, norm):
     result = whole(norm).result
-    assert all((result.broken_by == by).any() for by in range(-1, 5)), result.counts
+    assert all((broken_by(result) == by).any() for by in range(-1, 5)), result.counts
     assert result.counts["fab-t"] > 2 * BATCH
 
 
 @NORMS
 def test_each_attack_sees_what_is_left_in_order_in_full_batches_from_the_clean_image(whole, norm):
     images, _, result, calls = whole(norm)
-    before = list(result.robust_after.values())
+    before = list(result.flags.values())
     for at, name in enumerate(STANDARD):
         batches = [(x, rows) for of, x, rows in calls if of == name]
         left = before[at].nonzero().flatten()
@@ -174,21 +176,21 @@ def test_flags_and_images_are_those_of_the_attacks_one_after_the_other(net, whol
     by[robust] = 0
     for number, name in enumerate(STANDARD, 1):
         for rows in robust.nonzero().flatten().split(BATCH):
-            attack, seeded = getattr(module, name.replace("-", "_")), name != "fab-t"
+            attack, seeded = attack_of(name), name != "fab-t"
             own = ((rows,), {"seed": 3}) if seeded else ((), {})
             x_adv, broken, _ = attack(net, x[rows], y[rows], *own[0], **own[1], **common)
             robust[rows[broken]], by[rows[broken]] = False, number
             chosen = torch.isin(result.rows, rows[broken])
             assert torch.equal(result.x_adv[chosen], x_adv[broken])
-        assert torch.equal(result.robust_after[name], robust)
-    assert torch.equal(result.broken_by, by) and torch.equal(result.rows, (by > 0).nonzero().flatten())
+        assert torch.equal(result.flags[name], robust)
+    assert torch.equal(broken_by(result), by) and torch.equal(result.rows, (by > 0).nonzero().flatten())
 
 
 def test_counts_and_percent_are_of_all_images(whole):
     result = whole("linf").result
     assert list(result.counts) == ["clean", *STANDARD] and result.counts["clean"] == NUM - 3
-    assert result.counts["square"] == int((result.broken_by == 0).sum())
-    assert result.percent == 100 * result.counts["square"] / NUM
+    assert result.counts["square"] == int((broken_by(result) == 0).sum())
+    assert result.robust == 100 * result.counts["square"] / NUM
     assert all(result.seconds[name] > 0 for name in STANDARD)
 
 
@@ -216,15 +218,13 @@ def test_float64_images_stay_float64(net, run):
 
 def test_batches_of_another_size_give_the_same_flags(net, run):
     images, labels = images_and_labels(net)
-    few, many = (
-        run(net.double(), images=images.double() / 255, labels=labels, batch=size).broken_by for size in (4, 100)
-    )
-    assert torch.equal(few, many)
+    few, many = (run(net.double(), images=images.double() / 255, labels=labels, batch=size) for size in (4, 100))
+    assert torch.equal(broken_by(few), broken_by(many))
 
 
 def test_attacks_run_alone_or_in_another_order(run):
     result = run(attacks=("square", "apgd-ce"))
-    assert list(result.counts) == ["clean", "square", "apgd-ce"] and set(result.broken_by.tolist()) <= {-1, 0, 1, 2}
+    assert list(result.counts) == ["clean", "square", "apgd-ce"] and set(broken_by(result).tolist()) <= {-1, 0, 1, 2}
     assert not any("Square" in warning for warning in result.warnings), "there is nothing it could be better than"
 
 
@@ -239,7 +239,7 @@ def test_nothing_is_left_to_attack(net, run, calls):
     images, labels = images_and_labels(net)
     told: list[float] = []
     result = run(images=images[:3], labels=labels[:3], advance=told.append)
-    assert not calls and result.percent == 0 and (result.broken_by == -1).all() and result.x_adv.shape == (0, 1, 6, 6)
+    assert not calls and result.robust == 0 and (broken_by(result) == -1).all() and result.x_adv.shape == (0, 1, 6, 6)
     assert sum(told) == 3
 
 
@@ -264,7 +264,7 @@ def claims_all(shift: float) -> Callable:
     ],
 )
 def test_what_is_not_confirmed_counts_as_robust_and_is_reported(monkeypatch, name, norm, model, value, shift):
-    monkeypatch.setattr(module, name.replace("-", "_"), claims_all(shift))
+    replace_attack(monkeypatch, name, claims_all(shift))
     images, labels = torch.full((4, 1, 6, 6), value), torch.zeros(4, dtype=torch.int64)
 
     def logits_of(x: Tensor) -> Tensor:
@@ -272,25 +272,25 @@ def test_what_is_not_confirmed_counts_as_robust_and_is_reported(monkeypatch, nam
         return torch.where(right[:, None], torch.eye(10)[0], torch.eye(10)[1])
 
     settings = {"norm": norm, "eps": 0.1, "attacks": (name,), "batch": 3}
-    result = autoattack(logits_of, images, labels, **settings)
-    assert result.percent == 100 and len(result.rows) == 0
-    assert result.unconfirmed == {name: (0, 1, 2, 3)}
+    result = autoattacked(logits_of, images, labels, **settings)
+    assert result.robust == 100 and len(result.rows) == 0
+    assert {of: rows.tolist() for of, rows in result.unconfirmed.items()} == {name: [0, 1, 2, 3]}
     assert any("4 images" in warning and name in warning for warning in result.warnings)
 
 
 @pytest.mark.parametrize(("eps", "confirmed"), [(0.1 - 0.9e-6, True), (0.1 - 1.2e-6, False)])
 def test_the_check_allows_roundings_and_no_more(monkeypatch, eps, confirmed):
-    monkeypatch.setattr(module, "square", claims_all(0.1))
+    replace_attack(monkeypatch, "square", claims_all(0.1))
     images, labels = torch.zeros(2, 1, 6, 6), torch.zeros(2, dtype=torch.int64)
     logits_of = lambda x: torch.eye(10)[(x.amax((1, 2, 3)) > 0).long()]  # noqa: E731
-    result = autoattack(logits_of, images, labels, norm="linf", eps=eps, attacks=("square",))
-    assert (result.percent == 0) == confirmed and (len(result.rows) == 2) == confirmed
+    result = autoattacked(logits_of, images, labels, norm="linf", eps=eps, attacks=("square",))
+    assert (result.robust == 0) == confirmed and (len(result.rows) == 2) == confirmed
 
 
 # --- warnings
 
 
-def warned(result: AutoAttackResult, *words: str) -> bool:
+def warned(result: Evaluation, *words: str) -> bool:
     """Whether there is just one warning for each of these words, all plain sentences."""
     found = [[warning for warning in result.warnings if word in warning] for word in words]
     assert all("\n" not in warning and warning.endswith(".") for warning in result.warnings)
@@ -316,10 +316,10 @@ def test_an_input_rounded_to_16_levels_is_answered_with_gradients_of_zero_and_sq
 @pytest.mark.parametrize("num", [2, 3])
 def test_square_is_warned_of_above_a_fifth_of_a_point(run, monkeypatch, num):
     images, labels = torch.zeros(1000, 1, 6, 6), torch.zeros(1000, dtype=torch.int64)
-    changes = {"apgd_ce": 100, "square": 100 + num}  # so many images, the first ones
+    changes = {"apgd-ce": 100, "square": 100 + num}  # so many images, the first ones
     for name, count in changes.items():
-        monkeypatch.setattr(
-            module,
+        replace_attack(
+            monkeypatch,
             name,
             lambda _, x, y, rows, count=count, **settings: Found(
                 x + 0.01 * (rows < count).view(-1, 1, 1, 1), rows < count, y >= 0
@@ -410,7 +410,7 @@ def test_bad_input_is_refused_in_one_line_before_anything_is_attacked(run, calls
 def test_three_classes_are_enough_for_what_has_no_targets(run):
     model = lambda x: x.flatten(1)[:, :3]  # noqa: E731
     result = run(model, labels=torch.zeros(NUM).long(), attacks=("apgd-ce", "square"))
-    assert result.percent < 100
+    assert result.robust < 100
 
 
 def test_a_model_is_checked_before_it_is_attacked(net):
@@ -476,7 +476,7 @@ def test_interrupted_in_every_attack_it_goes_on_and_ends_in_the_same_bits(whole,
 
 
 def test_warnings_and_what_was_not_confirmed_survive_an_interruption(net, run, calls, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "apgd_ce", claims_all(0.5))
+    replace_attack(monkeypatch, "apgd-ce", claims_all(0.5))
     rounded = lambda x: net((x * 16).round() / 16)  # noqa: E731
     whole = run(rounded)
     calls.clear()
@@ -522,7 +522,7 @@ def test_a_resumed_run_takes_its_targets_from_the_first_sessions_logits(net, run
 
     seen: list[Tensor] = []
     interrupted(run, calls, "apgd-ce", tmp_path)
-    monkeypatch.setattr(module, "fab_t", attack)
+    replace_attack(monkeypatch, "fab-t", attack)
     run(lambda x: net(x) * (1 + 1e-4), state=tmp_path)
     assert seen and torch.isin(torch.cat(seen), load_file(tmp_path / "clean.safetensors")["logits"]).all()
 
@@ -613,7 +613,7 @@ def test_clean_logits_that_cannot_be_are_refused(run, calls, tmp_path, kept):
 def test_a_damaged_state_is_refused_or_gives_the_same_result(run, tmp_path, name, count):
     def kept() -> tuple:
         result = run(state=tmp_path, attacks=("apgd-ce",))
-        return result.broken_by.tolist(), result.x_adv.tolist()
+        return broken_by(result).tolist(), result.x_adv.tolist()
 
     kept()
     file = tmp_path / name
@@ -625,14 +625,16 @@ import sys
 from pathlib import Path
 import torch
 from torch import nn
+from fastarat.config.evaluation import EvaluationSettings
 from fastarat.evaluation.autoattack.driver import autoattack
 torch.set_num_threads(1)
 torch.manual_seed(0)
 net = nn.Sequential(nn.Flatten(), nn.Linear(36, 48), nn.ReLU(), nn.Linear(48, 10)).eval().requires_grad_(False)
 x = torch.rand(40, 1, 6, 6)
 state = Path(sys.argv[2]) if len(sys.argv) > 2 else None
-result = autoattack(net, x, net(x).argmax(1), norm="linf", eps=0.02, batch=10, state=state)
-torch.save((result.broken_by, result.x_adv, result.robust_after), sys.argv[1])
+settings = EvaluationSettings(norm="linf", eps=0.02, batch=10)
+result = autoattack(net, x, net(x).argmax(1), settings, state=state)
+torch.save((result.rows, result.x_adv, result.flags), sys.argv[1])
 """
 
 
@@ -667,7 +669,7 @@ def kit(golden) -> Path:
     return golden / "autoattack"
 
 
-def on_the_kit(kit: Path, name: str, norm: str, **settings) -> tuple[list[int], list[int], AutoAttackResult]:
+def on_the_kit(kit: Path, name: str, norm: str, **settings) -> tuple[list[int], list[int], Evaluation]:
     """Robust counts of ours and of the standard's seed 0, after clean and each attack; and our result."""
     file = f"aa_{name}_{'Linf' if norm == 'linf' else 'L2'}_sequential_seed0.npz"
     with np.load(kit / "data.npz") as data, np.load(kit / file) as flags:
@@ -676,7 +678,7 @@ def on_the_kit(kit: Path, name: str, norm: str, **settings) -> tuple[list[int], 
             int(flags[f"robust_after_{stage}"].sum()) for stage in ("clean", "apgd_ce", "apgd_t", "fab_t", "square")
         ]
     net = load_kit_model(kit, name).requires_grad_(False)
-    result = autoattack(net, x, y, norm=norm, eps=0.18 if norm == "linf" else 0.75, **settings)
+    result = autoattacked(net, x, y, norm=norm, eps=0.18 if norm == "linf" else 0.75, **settings)
     return list(result.counts.values()), theirs, result
 
 

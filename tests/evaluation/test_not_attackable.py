@@ -2,20 +2,17 @@
 
 import json
 from copy import deepcopy
-from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import fastarat
-from fastarat.attacks.apgd import apgd_ce, apgd_t
 from fastarat.attacks.every_iterate import careful_gradient, one_restart
-from fastarat.attacks.fab import fab_t
 from fastarat.attacks.pgd import input_gradient
-from fastarat.attacks.square import square
 from fastarat.config.attack import AttackConfig
 from fastarat.evaluation.autoattack import driver
+from tests.helpers.attacks import shorten
 from tests.helpers.spoiled import NanAbove, Spoiled, in_part, infinite, largest_of_rest, nan, zero
 
 GRADIENTS = ("pgd", "cw", "apgd-ce", "apgd-t", "fab-t")
@@ -69,9 +66,8 @@ class Times(nn.Module):
 @pytest.fixture(autouse=True)
 def short(monkeypatch) -> None:
     """The standard's attacks cut down to a fraction of their work."""
-    for attack, work in ((apgd_ce, {"steps": 25}), (apgd_t, {"steps": 25}), (fab_t, {"steps": 12})):
-        monkeypatch.setattr(driver, attack.__name__, partial(attack, **work))
-    monkeypatch.setattr(driver, "square", partial(square, queries=200))
+    of_apgd = {"steps": 25}
+    shorten(monkeypatch, {"apgd-ce": of_apgd, "apgd-t": of_apgd, "fab-t": {"steps": 12}, "square": {"queries": 200}})
 
 
 def attacked(model: nn.Module, x: Tensor, attack: str, norm: str, part=1.0, **settings) -> fastarat.Evaluation:

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 import fastarat
 from fastarat import AttackConfig, UserError
 from fastarat.common.errors import WorkError
+from fastarat.config.evaluation import EvaluationSettings
 from fastarat.data.images.dataset import Images
-from fastarat.evaluation.autoattack import driver
-from fastarat.evaluation.evaluate import attack_names, departures
+from fastarat.evaluation.evaluate import departures
 from fastarat.models.modes import to_mode
+from tests.helpers.attacks import attack_of, autoattacked, broken_by, replace_attack, shorten
 
 EPS = 0.03
 
@@ -21,13 +22,9 @@ EPS = 0.03
 @pytest.fixture(autouse=True)
 def short_attacks(monkeypatch):
     """The standard's attacks, cut down to a fraction of their work."""
-    cut = {"apgd_ce": {"steps": 5}, "apgd_t": {"steps": 2}, "fab_t": {"steps": 2}, "square": {"queries": 30}}
-
-    def shortened(attack, settings):
-        return lambda *args, **given: attack(*args, **(given | settings))
-
-    for name, settings in cut.items():
-        monkeypatch.setattr(driver, name, shortened(getattr(driver, name), settings))
+    shorten(
+        monkeypatch, {"apgd-ce": {"steps": 5}, "apgd-t": {"steps": 2}, "fab-t": {"steps": 2}, "square": {"queries": 30}}
+    )
 
 
 @pytest.fixture
@@ -56,7 +53,7 @@ ATTACKS = pytest.mark.parametrize("attack", ["pgd", "cw", "apgd-ce", "apgd-t", "
 def test_every_attack_is_counted_by_images_that_are_wrong_inside_the_ball(net, images, labels, attack):
     result = fastarat.evaluate(net, images, labels, attack, eps=EPS, batch=8)
     assert result.clean == 95 and result.complete and result.options == () and result.num_images == 20
-    assert list(result.flags) == ["clean", *attack_names(attack)]
+    assert list(result.flags) == ["clean", *EvaluationSettings(attack).names]
     assert result.robust == 5 * int(list(result.flags.values())[-1].sum()) == list(result.after.values())[-1] < 95
     with torch.no_grad():
         assert (net(result.x_adv).argmax(1) != labels[result.rows]).all()
@@ -92,9 +89,9 @@ def test_bf16_finds_are_confirmed_in_float32_and_what_is_not_is_searched_again(n
 def test_a_search_in_another_precision_that_finds_nothing_true_is_made_up_for(net, images, labels):
     lying = lambda x: -net(x)  # noqa: E731 - wrong everywhere, so that whatever it finds is refused
     settings = {"norm": "linf", "eps": EPS, "attacks": ("pgd",)}
-    apart = driver.autoattack(net, images, labels, searching=lying, **settings)
-    plain = driver.autoattack(net, images, labels, **settings)
-    assert torch.equal(apart.broken_by, plain.broken_by) and not apart.unconfirmed["pgd"] and len(apart.rows)
+    apart = autoattacked(net, images, labels, searching=lying, **settings)
+    plain = autoattacked(net, images, labels, **settings)
+    assert torch.equal(broken_by(apart), broken_by(plain)) and len(apart.unconfirmed["pgd"]) == 0 < len(apart.rows)
 
 
 def test_the_model_is_left_as_it_was(net, images, labels):
@@ -181,9 +178,9 @@ def test_two_evaluations_do_not_share_a_state(net, images, labels, tmp_path):
 def test_departures_from_the_standard_are_named(net, images, labels, monkeypatch):
     result = fastarat.evaluate(net, images, labels, "apgd-t,fab-t", eps=EPS, targets=3)
     assert result.options == ("3 targets instead of 9",)
-    assert departures(["pgd"], 3, "fp32", "fast", torch.device("cpu")) == ()
+    assert departures(EvaluationSettings("pgd", targets=3), torch.device("cpu")) == ()
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    on_gpu = departures(["apgd-ce"], 9, "fp32", "fast", torch.device("cuda"))
+    on_gpu = departures(EvaluationSettings("apgd-ce"), torch.device("cuda"))
     assert on_gpu == ("TF32 convolutions, as PyTorch's default",)
 
 
@@ -192,17 +189,17 @@ def test_tf32_is_named_where_a_program_asked_for_it_by_the_newer_names():
     before = convolutions.fp32_precision, products.fp32_precision
     convolutions.fp32_precision, products.fp32_precision = "ieee", "tf32"
     try:
-        assert departures(["apgd-ce"], 9, "fp32", "fast", torch.device("cuda")) == ("TF32 matrix products",)
+        assert departures(EvaluationSettings("apgd-ce"), torch.device("cuda")) == ("TF32 matrix products",)
     finally:
         convolutions.fp32_precision, products.fp32_precision = before
 
 
 def test_fewer_targets_reach_the_attacks(net, images, labels, monkeypatch):
     seen = []
-    for name in ("apgd_t", "fab_t"):
-        attack = getattr(driver, name)
+    for name in ("apgd-t", "fab-t"):
+        attack = attack_of(name)
         noted = lambda *args, attack=attack, **given: seen.append(given["num_targets"]) or attack(*args, **given)  # noqa: E731
-        monkeypatch.setattr(driver, name, noted)
+        replace_attack(monkeypatch, name, noted)
     five = nn.Sequential(net, nn.Linear(10, 5)).eval()
     with torch.no_grad():
         y = five(images).argmax(1)
@@ -264,8 +261,8 @@ def test_a_model_that_masks_its_gradient_is_warned_of(net, images, labels, mask,
         ({"model": lambda x: x}, "the model is a function: give a torch.nn.Module"),
         ({"dtype": "fp16"}, "Unknown dtype 'fp16'"),
         ({"engine": "slow"}, "Unknown engine 'slow'"),
-        ({"engine": "reference", "attack": "pgd"}, "the reference engine has no pgd"),
-        ({"engine": "reference", "targets": 3, "attack": "fab-t"}, "the standard's 9 targets"),
+        ({"engine": "pyautoattack", "attack": "pgd"}, "pyautoattack has no pgd"),
+        ({"engine": "pyautoattack", "targets": 3, "attack": "fab-t"}, "the standard's 9 targets"),
     ],
     ids=lambda value: "" if isinstance(value, dict) else value,
 )

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fastarat.evaluation.autoattack.driver import STANDARD, autoattack
+from fastarat.config.evaluation import STANDARD
 from fastarat.verification.stored_net import load_kit_model
+from tests.helpers.attacks import autoattacked, broken_by
 
 N, CLASSES = 24, 10
 EPS = {("smooth", "Linf"): 0.02, ("smooth", "L2"): 0.1, ("rounded", "Linf"): 0.07}
@@ -160,13 +161,13 @@ def arrays(found: dict) -> dict[str, np.ndarray]:
 def aa_files(folder: Path, name: str, norm: str, x: Tensor, y: Tensor) -> dict[str, dict[str, np.ndarray]]:
     model = load_kit_model(folder, name).requires_grad_(False)
     settings = {"norm": norm.lower(), "eps": EPS[name, norm], "seed": 11}
-    whole = autoattack(model, x, y, **settings)
+    whole = autoattacked(model, x, y, **settings)
     x_adv = x.index_copy(0, whole.rows, whole.x_adv)
-    flags = {f"robust_after_{stage.replace('-', '_')}": robust for stage, robust in whole.robust_after.items()}
-    found = {"sequential_seed0": arrays({**flags, "broken_by": whole.broken_by.to(torch.int8), "x_adv": x_adv})}
+    flags = {f"robust_after_{stage.replace('-', '_')}": robust for stage, robust in whole.flags.items()}
+    found = {"sequential_seed0": arrays({**flags, "broken_by": broken_by(whole).to(torch.int8), "x_adv": x_adv})}
     if (name, norm) == ("smooth", "Linf"):
-        alone = {"clean": whole.robust_after["clean"]}
-        alone |= {of: autoattack(model, x, y, attacks=(of,), **settings).robust_after[of] for of in STANDARD}
+        alone = {"clean": whole.flags["clean"]}
+        alone |= {of: autoattacked(model, x, y, attacks=(of,), **settings).flags[of] for of in STANDARD}
         worst = torch.stack(list(alone.values())).all(0)
         flags = {f"robust_to_{of.replace('-', '_')}": robust for of, robust in alone.items()}
         found["individual_seed0"] = arrays({**flags, "robust_worst_case": worst})

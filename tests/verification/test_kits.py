@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,28 +11,22 @@ import torch
 from fastarat.__main__ import main
 from fastarat.attacks.found import nothing_found
 from fastarat.common.errors import UserError
-from fastarat.evaluation.autoattack import driver as engine
 from fastarat.verification.plan import kit_parts, parts_of
 from fastarat.verification.whole_attacks import Stage, images_of, judge
+from tests.helpers.attacks import shorten
 from tests.helpers.kit_maker import make_kit
 
 CPU = torch.device("cpu")
 QUICK = ("units", "nets", "pgd", "traces")
 ALL = (*QUICK, "attacks")
-SHORT = {"apgd_ce": {"steps": 5}, "apgd_t": {"steps": 3}, "fab_t": {"steps": 4}, "square": {"queries": 200}}
-
-
-def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The attacks cut down to a fraction of their work."""
-    for name, less in SHORT.items():
-        monkeypatch.setattr(engine, name, partial(getattr(engine, name), **less))
+SHORT = {"apgd-ce": {"steps": 5}, "apgd-t": {"steps": 3}, "fab-t": {"steps": 4}, "square": {"queries": 200}}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     """A kit of the test's own; not to be changed."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        shorten(monkeypatch)
+        shorten(monkeypatch, SHORT)
         return make_kit(tmp_path_factory.mktemp("made"))
 
 
@@ -89,7 +82,7 @@ def times(factor: float):
 
 
 def test_a_kit_with_batch_norm_and_one_that_only_square_breaks_hold_whole(made, monkeypatch):
-    shorten(monkeypatch)
+    shorten(monkeypatch, SHORT)
     found, told = [], []
     parts = kit_parts(made, CPU, ALL)
     for part in parts:
@@ -193,7 +186,7 @@ def test_a_run_on_the_edge_is_judged_by_the_mean_of_three_seeds():
 
 
 def test_a_stored_count_that_is_not_ours_fails(own, monkeypatch):
-    shorten(monkeypatch)
+    shorten(monkeypatch, SHORT)
     for file in own.glob("*_smooth_*"):
         file.unlink()
     name = "aa_rounded_Linf_sequential_seed0.npz"
@@ -203,12 +196,12 @@ def test_a_stored_count_that_is_not_ours_fails(own, monkeypatch):
 
 WRONG = {
     "square": (
-        "fastarat.evaluation.autoattack.driver.square",
+        "fastarat.evaluation.autoattack.engine.square",
         lambda f, x, *_, **more: nothing_found(x),
         "aa_rounded_Linf_seq*",
     ),
     "fab-t": (
-        "fastarat.evaluation.autoattack.driver.fab_t",
+        "fastarat.evaluation.autoattack.engine.fab_t",
         lambda f, x, *_, **more: nothing_found(x),
         "aa_smooth_Linf_ind*",
     ),
@@ -219,7 +212,7 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_an_engine_that_is_wrong_fails(own, monkeypatch, name):
-    shorten(monkeypatch)
+    shorten(monkeypatch, SHORT)
     where, wrong, kept = WRONG[name]
     monkeypatch.setattr(where, wrong)
     for file in set(own.glob("*_*_*.npz")) - set(own.glob(kept)):

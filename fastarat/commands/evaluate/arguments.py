@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 import tyro
 
 from fastarat.common.errors import UserError
+from fastarat.config.attack import Norm
+from fastarat.config.evaluation import NUM_TARGETS, EngineName, EvaluationDtype
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class EvalArguments:
     """data set; default the one it was trained on"""
     num_images: int | None = None
     """test images, chosen by the seed; default all"""
-    norm: Literal["linf", "l2"] | None = None
+    norm: Norm | None = None
     """threat model; default the one of the training, else linf"""
     eps_255: float | None = None
     """radius of the ball, in 1/255 of the pixel range; default the one of the training, else 8"""
@@ -39,12 +41,12 @@ class EvalArguments:
     """random starts of pgd and cw"""
     objective: Literal["cross-entropy", "margin"] = "cross-entropy"
     """what pgd raises; margin is the attack cw"""
-    targets: int = 9
+    targets: int = NUM_TARGETS
     """wrong classes that apgd-t and fab-t go for; fewer than 9 is named in the result"""
-    dtype: Literal["fp32", "bf16"] = "fp32"
+    dtype: EvaluationDtype = "fp32"
     """bf16: attacks search in it, and what they find counts if fp32 confirms it; named in the result"""
-    engine: Literal["fast", "reference"] = "fast"
-    """reference: the attacks of the package pyautoattack, to compare"""
+    engine: EngineName = "fast"
+    """pyautoattack: the attacks of this package, to compare"""
     checkpoint: str | None = None
     """of a run: last, best, or a step's number, instead of the deployed weights"""
     branch: Literal["adv", "clean"] = "adv"

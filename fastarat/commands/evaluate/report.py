@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fastarat.commands.evaluate.work import Work
-    from fastarat.evaluation.evaluated import Evaluation
+    from fastarat.evaluation.result import Evaluation
 
 
 def report(work: "Work", evaluation: "Evaluation") -> None:
@@ -37,9 +37,9 @@ def as_json(work: "Work", evaluation: "Evaluation") -> dict[str, Any]:
         "num_images": evaluation.num_images,
         "clean": _summary(evaluation, "clean", classes),
     }
-    if not work.names:
+    if not work.settings.names:
         result["warnings"] = list(evaluation.warnings)
-    if work.names:
+    else:
         result["robust"] = _summary(evaluation, stages[-1], classes)
         result["attack"] = _attack(work)
         result["counts"] = evaluation.counts
@@ -78,15 +78,15 @@ def save(path: "Path", work: "Work", evaluation: "Evaluation") -> None:
 
 
 def _attack(work: "Work") -> dict[str, Any]:
-    a = work.arguments
-    name = f"{work.names[0]}-{a.steps}" if work.names in (("pgd",), ("cw",)) else work.attack
-    attack: dict[str, Any] = {"name": name, "attacks": list(work.names), "norm": work.norm, "eps_255": work.eps_255}
-    if {"pgd", "cw"} & set(work.names):
+    a, names = work.arguments, work.settings.names
+    name = f"{names[0]}-{a.steps}" if names in (("pgd",), ("cw",)) else work.settings.attack
+    attack: dict[str, Any] = {"name": name, "attacks": list(names), "norm": work.settings.norm, "eps_255": work.eps_255}
+    if {"pgd", "cw"} & set(names):
         step_255 = work.eps_255 / 4 if a.step_255 is None else a.step_255
-        objective = "margin" if work.names == ("cw",) else a.objective
+        objective = "margin" if names == ("cw",) else a.objective
         attack |= {"steps": a.steps, "step_255": step_255, "restarts": a.restarts, "objective": objective}
         attack["counted"] = "every iterate of every restart"
-    if {"apgd-t", "fab-t"} & set(work.names):
+    if {"apgd-t", "fab-t"} & set(names):
         attack["targets"] = a.targets
     return {**attack, "dtype": a.dtype, "engine": a.engine, "batch": a.batch}
 

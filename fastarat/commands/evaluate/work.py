@@ -4,13 +4,14 @@ import hashlib
 import json
 import shutil
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastarat.common.console import notice, progress
 from fastarat.common.errors import Interrupted, UserError, WorkError
 from fastarat.common.signals import number_of
+from fastarat.config.evaluation import EvaluationSettings
 
 if TYPE_CHECKING:
     import torch
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
 
     from fastarat.commands.evaluate.arguments import EvalArguments
     from fastarat.data.images.dataset import Dataset
-    from fastarat.evaluation.evaluated import Evaluation
+    from fastarat.evaluation.result import Evaluation
     from fastarat.runs.weights import Description
 
 EPS_255 = 8.0  # of CIFAR-10's usual ball, where a model does not say
+SAME = ("seed", "batch", "targets", "steps", "restarts", "dtype", "engine")
+"""the flags that are settings of the same name"""
 
 
 class Work:
@@ -31,18 +34,19 @@ class Work:
         from fastarat.data.images.classes import are_numbers, in_order_of
         from fastarat.data.images.subset import subset
         from fastarat.data.open import open_dataset, open_for_evaluation
-        from fastarat.evaluation.autoattack.checks import check_model
-        from fastarat.evaluation.evaluate import as_images, attack_names
+        from fastarat.evaluation.autoattack.checks import check_attacks, check_model
+        from fastarat.evaluation.evaluate import as_images
         from fastarat.models.modes import to_mode
         from fastarat.runs.deployed import images_of
 
         self.arguments = arguments
-        self.attack = _attack(arguments)
-        self.names = attack_names(self.attack)
+        asked = _asked(arguments)
+        check_attacks(asked.names)
         self.device = _device(arguments.device)
         model, description = _model(arguments)
         self.model = to_mode(model.to(self.device), training=False)
-        self.norm, self.eps_255 = _threat(arguments, description)
+        norm, self.eps_255 = _threat(arguments, description)
+        self.settings = replace(asked, norm=norm, eps=self.eps_255 / 255)
         if arguments.data is None and description is None:
             raise UserError(f"--data: {arguments.model} does not say which images it is for; name a data set")
         if description is None:
@@ -62,8 +66,7 @@ class Work:
             raise UserError(f"{self.data.name} has no test images: give --data a set of the same classes that has some")
         chosen = subset(self.data.test, arguments.num_images, arguments.seed)
         self.images, self.labels = as_images(chosen, self.data.max_value)
-        check_model(self.model, self.images[:2].to(self.device), len(self.data.classes), self.names)
-        self.settings = self._settings()
+        check_model(self.model, self.images[:2].to(self.device), len(self.data.classes), self.settings.names)
         self.state = self._state()
 
     def evaluate(self) -> "Evaluation":
@@ -79,11 +82,11 @@ class Work:
                     self.model,
                     self.images,
                     self.labels,
+                    self.settings,
                     device=self.device,
                     state=self.state,
                     budget=self.arguments.budget,
                     advance=advance,
-                    **self.settings,
                 )
         except KeyboardInterrupt as e:
             raise Interrupted(f"interrupted; {self._goes_on()}", number_of(e)) from None
@@ -95,11 +98,11 @@ class Work:
         import torch
 
         from fastarat.evaluation.autoattack.driver import confirmed
-        from fastarat.evaluation.autoattack.frozen_model import frozen
+        from fastarat.evaluation.autoattack.prepared_model import prepared
         from fastarat.evaluation.autoattack.state import as_numbers
 
         found = [torch.ones(0, dtype=torch.bool)]
-        with frozen(self.model, as_numbers(self.images[:2]).to(self.device)) as logits_of:
+        with prepared(self.model, as_numbers(self.images[:2]).to(self.device)) as logits_of:
             for part in torch.arange(len(evaluation.rows)).split(self.arguments.batch):
                 rows = evaluation.rows[part]
                 x, x_adv = as_numbers(self.images[rows]), evaluation.x_adv[part]
@@ -127,15 +130,9 @@ class Work:
             return "nothing is kept of it: give --state DIR"
         return f"what is done is kept in {self.state}, and the same command goes on from there"
 
-    def _settings(self) -> dict[str, Any]:
-        a = self.arguments
-        step = None if a.step_255 is None else a.step_255 / 255
-        same = {name: getattr(a, name) for name in ("seed", "batch", "targets", "steps", "restarts", "dtype", "engine")}
-        return {"attack": self.attack, "norm": self.norm, "eps": self.eps_255 / 255, "step": step, **same}
-
     def _state(self) -> Path | None:
-        """The directory asked for; else one beside the model, named by all that the result hangs on."""
-        if self.arguments.state is not None or not self.names:
+        """The directory asked for; else one beside the model, named by all that the result depends on."""
+        if self.arguments.state is not None or not self.settings.names:
             return self.arguments.state
         import torch
 
@@ -144,13 +141,13 @@ class Work:
         path = Path(self.arguments.model)
         # The weights say which model of a file or run it is, but not what a function of one's own does with them.
         name = "" if path.exists() else self.arguments.model
-        settings = json.dumps({"format": FORMAT, **self.settings}, sort_keys=True)
+        settings = json.dumps({"format": FORMAT, **asdict(self.settings)}, sort_keys=True)
         parts = [name, settings, self.data.fingerprint, str(len(self.labels))]
         digest = hashlib.sha256("\n".join(parts).encode())
         for name, tensor in self.model.state_dict().items():
             digest.update(name.encode() + tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         beside = path if path.is_dir() else path.parent if path.is_file() else Path()
-        state = beside / "evaluations" / f"{'-'.join(self.names[:1])}-{self.norm}-{digest.hexdigest()[:12]}"
+        state = beside / "evaluations" / f"{self.settings.names[0]}-{self.settings.norm}-{digest.hexdigest()[:12]}"
         try:
             state.mkdir(parents=True, exist_ok=True)
         except OSError as e:
@@ -159,11 +156,14 @@ class Work:
         return state
 
 
-def _attack(arguments: "EvalArguments") -> str:
-    """`--attack`, with cw as the name of pgd on the margin."""
-    if arguments.objective == "cross-entropy":
-        return arguments.attack
-    return ",".join("cw" if name == "pgd" else name for name in arguments.attack.split(","))
+def _asked(arguments: "EvalArguments") -> EvaluationSettings:
+    """The settings but for the threat model, with cw as the name of pgd on the margin."""
+    same = {name: getattr(arguments, name) for name in SAME}
+    step = None if arguments.step_255 is None else arguments.step_255 / 255
+    names = arguments.attack.split(",")
+    if arguments.objective == "margin":
+        names = ["cw" if name == "pgd" else name for name in names]
+    return EvaluationSettings(",".join(names), step=step, **same)
 
 
 def _model(arguments: "EvalArguments") -> "tuple[nn.Module, Description | None]":

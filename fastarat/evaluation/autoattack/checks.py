@@ -1,6 +1,5 @@
 """What can be known before AutoAttack's attacks: whether model, images and settings are what it needs."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,13 +8,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastarat.common.errors import UserError, unknown
-from fastarat.evaluation.autoattack.frozen_model import one_line
-from fastarat.evaluation.autoattack.state import TOLERANCE, Task, as_numbers
+from fastarat.config.evaluation import STANDARD, EvaluationSettings
+from fastarat.evaluation.autoattack.prepared_model import one_line
+from fastarat.evaluation.autoattack.state import Task, as_numbers
 from fastarat.models.modes import switchable
 
-STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 ATTACKS = (*STANDARD, "pgd", "cw")
-NUM_TARGETS = 9
 DLR_LEAST_CLASSES = 4
 SQUARE_L2_LEAST_SIDE = 5
 # How far logits of an image may lie apart, of their length, when another image of its batch changes.
@@ -125,30 +123,33 @@ def _check_gradient(logits: Tensor, x: Tensor) -> None:
     raise UserError(f"the model has no gradient by its images ({reason}): give it one, or square, which needs none")
 
 
-def check_settings(task: Task) -> None:
-    """Raise `UserError` for settings, images or labels that cannot be evaluated."""
-    if task.norm not in TOLERANCE:
-        raise unknown("norm", task.norm, TOLERANCE)
-    if not (math.isfinite(task.eps) and task.eps > 0):
-        raise UserError(f"eps is {task.eps}: give a number above 0, in units where pixels are in [0, 1]")
-    if task.norm == "linf" and task.eps > 1:
-        raise UserError(f"eps is {task.eps}: give it in units where pixels are in [0, 1], as 8/255 = 0.0314")
-    for name in ("batch", "targets", "steps", "restarts"):
-        if getattr(task, name) < 1:
-            raise UserError(f"{name} is {getattr(task, name)}: give 1 or more")
-    if task.step is not None and not (math.isfinite(task.step) and task.step >= 0):
-        raise UserError(f"step is {task.step}: give a finite number of 0 or more")
-    check_attacks(task.attacks)
-    check_images(task.images)
-    labels = task.labels
-    if labels.shape != task.images.shape[:1] or labels.is_floating_point():
+def check_settings(settings: EvaluationSettings) -> None:
+    """Raise `UserError` for settings that cannot be evaluated."""
+    if problems := settings.problems():
+        raise UserError("; ".join(problems))
+    check_attacks(settings.names)
+
+
+def check_labels(images: Tensor, labels: Tensor) -> None:
+    """Raise `UserError` unless these are images that can be evaluated, and a number for each."""
+    check_images(images)
+    if labels.shape != images.shape[:1] or labels.is_floating_point():
         raise UserError(f"labels are {labels.dtype} {list(labels.shape)}: give a class number for each image")
-    if "square" in task.attacks and task.norm == "l2" and min(task.images.shape[2:]) < SQUARE_L2_LEAST_SIDE:
+
+
+def check_task(task: Task) -> None:
+    """Raise `UserError` for settings, images or labels that cannot be evaluated."""
+    check_settings(task.settings)
+    check_labels(task.images, task.labels)
+    square_in_l2 = "square" in task.settings.names and task.settings.norm == "l2"
+    if square_in_l2 and min(task.images.shape[2:]) < SQUARE_L2_LEAST_SIDE:
         raise UserError("Square in L2 needs images of 5 x 5 pixels or more: leave it out of the attacks")
 
 
 def check_attacks(names: Sequence[str]) -> None:
     """Raise `UserError` for a name that is no attack's, or that comes twice."""
+    if tuple(names) == ("",):
+        raise UserError("no attack is named: give autoattack, pgd or others, or none for clean accuracy alone")
     for name in names:
         if name not in ATTACKS:
             raise unknown("attack", name, ("autoattack", *ATTACKS))
@@ -164,8 +165,9 @@ def check_logits(logits: Tensor, size: int, task: Task) -> None:
         raise UserError(f"the model returns {shape} for {size} images, not logits [{size}, classes]")
     num_classes = logits.shape[1]
     for name, least in (("apgd-t", DLR_LEAST_CLASSES), ("fab-t", 2)):
-        if name in task.attacks and num_classes < max(task.targets + 1, least):
-            raise UserError(_too_few_classes(name, task.targets, num_classes, least))
+        targets = task.settings.targets
+        if name in task.settings.names and num_classes < max(targets + 1, least):
+            raise UserError(_too_few_classes(name, targets, num_classes, least))
     if num_classes < 2:
         raise UserError("the model has one class: there is nothing that an attack could change")
     wrong = ((task.labels < 0) | (task.labels >= num_classes)).nonzero().flatten().tolist()

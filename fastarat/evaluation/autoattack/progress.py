@@ -3,55 +3,57 @@
 from collections.abc import Callable
 from time import perf_counter
 
+from torch import Tensor
+
 from fastarat.attacks.cuda_graphs import Counted
 from fastarat.attacks.pgd import Logits
-from fastarat.evaluation.autoattack.checks import NUM_TARGETS
-from fastarat.evaluation.autoattack.state import Task
+from fastarat.config.evaluation import NUM_TARGETS, EvaluationSettings
 
-# Of an image that survives: passes through the model, a backward counted as a forward, and forwards.
+# Passes of an image that survives through the model, a backward counted as a forward; and the forwards among them.
 PASSES = {"apgd-ce": 204, "apgd-t": 1829, "fab-t": 2729, "square": 5004}
 FORWARDS = {"apgd-ce": 101, "apgd-t": 909, "fab-t": 1800, "square": 5001}
 
 
-def passes(task: Task, name: str) -> float:
-    """Of one image through an attack that does not break it."""
+def passes(settings: EvaluationSettings, name: str) -> float:
+    """The passes through the model, forward and backward, of an image that survives the attack `name`."""
     if name in ("pgd", "cw"):
-        return task.restarts * (2 * task.steps + 1)
-    return PASSES[name] * _part(task, name)
+        return settings.restarts * (2 * settings.steps + 1)
+    return PASSES[name] * _part(settings, name)
 
 
-def forwards(task: Task, name: str) -> float:
-    """Of them, those that are no backward."""
+def forwards(settings: EvaluationSettings, name: str) -> float:
+    """The forward passes among them."""
     if name in ("pgd", "cw"):
-        return task.restarts * (task.steps + 1)
-    return FORWARDS[name] * _part(task, name)
+        return settings.restarts * (settings.steps + 1)
+    return FORWARDS[name] * _part(settings, name)
 
 
-def _part(task: Task, name: str) -> float:
-    return task.targets / NUM_TARGETS if name in ("apgd-t", "fab-t") else 1
+def _part(settings: EvaluationSettings, name: str) -> float:
+    return settings.targets / NUM_TARGETS if name in ("apgd-t", "fab-t") else 1
 
 
 class Progress:
     """Tells `advance` of work as a number of images: one that breaks is done at once, others by passes."""
 
-    def __init__(self, advance: Callable[[float], None], task: Task, num_left: int):
-        self.advance, self.told, self.task = advance, 0.0, task
-        self.unit = sum(passes(task, name) for name in task.attacks)
-        self.tell(len(task.labels) - (num_left if task.attacks else 0))
+    def __init__(self, advance: Callable[[float], None], settings: EvaluationSettings, robust: Tensor):
+        """`robust`: which of all images the attacks will see, bool [N]."""
+        self.advance, self.told, self.settings = advance, 0.0, settings
+        self.unit = sum(passes(settings, name) for name in settings.names)
+        self.tell(len(robust) - (int(robust.sum()) if settings.names else 0))
 
     def tell(self, amount: float) -> None:
-        """So much more is done."""
+        """Say that work worth `amount` images more is done."""
         self.told += amount
         self.advance(amount)
 
     def share(self, *names: str) -> float:
-        """What part of an image's work these attacks are."""
-        return sum(passes(self.task, name) for name in names) / self.unit
+        """The part of an image's work that these attacks are."""
+        return sum(passes(self.settings, name) for name in names) / self.unit
 
     def counted(self, logits_of: Logits, name: str, size: int) -> tuple[Logits, Callable[[int, float], None]]:
         """`logits_of` that tells of its passes in one batch of `size`; and what settles the batch's account,
         given how many broke and what part of their work was still to come when it began."""
-        share, begun, all_forwards = self.share(name), self.told, forwards(self.task, name)
+        share, begun, all_forwards = self.share(name), self.told, forwards(self.settings, name)
 
         def tell(num_images: int) -> None:
             self.tell(max(min(share * num_images / all_forwards, begun + share * size - self.told), 0))
@@ -63,7 +65,7 @@ class Progress:
 
 
 class Budget:
-    """So many seconds (None: no end), from now on."""
+    """A time limit in seconds that starts now; None: unlimited."""
 
     def __init__(self, seconds: float | None):
         self.seconds, self.begun, self.per_pass = seconds, perf_counter(), 0.0

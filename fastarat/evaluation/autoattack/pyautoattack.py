@@ -6,7 +6,6 @@ left out, and with it the check that takes the interpreter's tracer from debugge
 """
 
 import logging
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -18,30 +17,27 @@ from fastarat.attacks.found import Found, has_direction
 from fastarat.attacks.objectives import margin
 from fastarat.attacks.pgd import Logits
 from fastarat.common.errors import UserError
-from fastarat.evaluation.autoattack.checks import NUM_TARGETS, STANDARD
-from fastarat.evaluation.autoattack.driver import Engine
+from fastarat.config.evaluation import NUM_TARGETS, STANDARD, EvaluationSettings
 from fastarat.evaluation.autoattack.state import Task
 
 NORMS = {"linf": "Linf", "l2": "L2"}
 
 
-def reference_engine(names: Sequence[str], targets: int = NUM_TARGETS) -> Engine:
-    """The engine. Raises `UserError` if the package is not there, or has no such attacks."""
-    foreign = [name for name in names if name not in STANDARD]
+def check_engine(settings: EvaluationSettings) -> None:
+    """Raise `UserError` if the package is not there, or has no such attacks."""
+    foreign = [name for name in settings.names if name not in STANDARD]
     if foreign:
-        raise UserError(f"the reference engine has no {foreign[0]}: it runs {', '.join(STANDARD)}")
-    if targets != NUM_TARGETS:
-        raise UserError(f"the reference engine takes the standard's {NUM_TARGETS} targets, not {targets}")
+        raise UserError(f"pyautoattack has no {foreign[0]}: it runs {', '.join(STANDARD)}")
+    if settings.targets != NUM_TARGETS:
+        raise UserError(f"pyautoattack takes the standard's {NUM_TARGETS} targets, not {settings.targets}")
     package()
-    return reference
 
 
-def reference(logits_of: Logits, name: str, task: Task, x: Tensor, y: Tensor, rows: Tensor) -> tuple[Found, Tensor]:
+def pyautoattack(logits_of: Logits, name: str, task: Task, x: Tensor, y: Tensor, rows: Tensor) -> tuple[Found, Tensor]:
     """An `Engine`: what it found is what is misclassified. The package tells of nothing else; so whether there was a
     direction to follow is asked at each image and at a random point round it."""
-    attacks = package()(
-        logits_of, norm=NORMS[task.norm], eps=task.eps, seed=task.seed, version="standard", device=x.device
-    )
+    norm, eps, seed = task.settings.norm, task.settings.eps, task.settings.seed
+    attacks = package()(logits_of, norm=NORMS[norm], eps=eps, seed=seed, version="standard", device=x.device)
     own = {"apgd-ce": attacks.apgd, "apgd-t": attacks.apgd_targeted, "fab-t": attacks.fab, "square": attacks.square}
     attack = own[name]
     if name == "apgd-ce":
@@ -54,7 +50,7 @@ def reference(logits_of: Logits, name: str, task: Task, x: Tensor, y: Tensor, ro
     x_adv = x_adv.detach()
     attackable = torch.ones_like(y, dtype=torch.bool)
     if name != "square":
-        attackable = _leads(logits_of, x, y) | _leads(logits_of, random_start(x, rows, task.norm, task.eps, 0, 0), y)
+        attackable = _leads(logits_of, x, y) | _leads(logits_of, random_start(x, rows, norm, eps, 0, 0), y)
     return Found(x_adv, torch.zeros_like(y, dtype=torch.bool), attackable), none
 
 

@@ -1,6 +1,7 @@
 """What one AutoAttack evaluation is, what each batch gave, and how both are kept so that it can go on."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from fastarat.common.errors import UserError
 from fastarat.common.files import TEMPORARY, lock, read_json, remove_unfinished, write_text
 from fastarat.common.tensors import checksum, read_tensors, write_tensors
 from fastarat.config.attack import Norm
+from fastarat.config.evaluation import EvaluationSettings
 
 # A resumed run's clean logits may differ by what another algorithm for a convolution, or TF32, rounds otherwise.
 SAME_MODEL = 1e-2
@@ -50,19 +52,14 @@ class Task(NamedTuple):
     """What is evaluated, and how."""
 
     images: Tensor
+    """[N, C, H, W], bytes or numbers in [0, 1]"""
     labels: Tensor
-    norm: Norm
-    eps: float
-    seed: int
-    batch: int
-    attacks: tuple[str, ...]
-    targets: int = 9
-    steps: int = 20
-    restarts: int = 1
-    step: float | None = None
-    engine: str = "fast"
+    """int64 [N]"""
+    settings: EvaluationSettings
     searched_apart: bool = False
+    """whether the attacks look at the model in another precision"""
     clean_logits: Tensor = torch.empty(0)
+    """[N, K]"""
     graphs: Graphs | None = None
     """with which the attacks run captured"""
 
@@ -79,7 +76,7 @@ def as_numbers(x: Tensor) -> Tensor:
 
 
 def nothing(task: Task) -> BatchOutcome:
-    """The record of no batch."""
+    """The outcome of no batch."""
     none = torch.zeros(0, dtype=torch.int64)
     pixels, seconds = task.pixels(slice(0)).cpu(), torch.tensor(0.0).double()
     return BatchOutcome(none, none, pixels, none, none, none, none.new_zeros(2), seconds)
@@ -149,7 +146,7 @@ class State:
             raise UserError(f"{self.folder} belongs to another model: delete it, or give another directory")
         return logits
 
-    def record(self, file: str, rows: Tensor) -> BatchOutcome | None:
+    def outcome(self, file: str, rows: Tensor) -> BatchOutcome | None:
         """What is saved of the batch `rows`, if it is. Raises `UserError` for what no attack on it can have given."""
         kept = self._load(file)
         if kept is None:
@@ -178,24 +175,24 @@ class State:
         )
 
 
-def is_possible(record: BatchOutcome, rows: Tensor, task: Task) -> bool:
+def is_possible(outcome: BatchOutcome, rows: Tensor, task: Task) -> bool:
     """Whether an attack of `task` on the batch `rows` can have given this: types, places and adversarial images."""
     blank = nothing(task)
-    for found, like in zip(record, blank, strict=True):
+    for found, like in zip(outcome, blank, strict=True):
         if found.dtype != like.dtype or found.ndim != like.ndim or found.shape[1:] != like.shape[1:]:
             return False
-    if not torch.equal(record.rows, rows) or record.zero_gradients.shape != blank.zero_gradients.shape:
+    if not torch.equal(outcome.rows, rows) or outcome.zero_gradients.shape != blank.zero_gradients.shape:
         return False
-    broken, others = record.broken, (record.unconfirmed, record.not_attackable)
-    if not all(torch.isin(of, rows).all() and (of.diff() > 0).all() for of in (broken, record.undefined, *others)):
+    broken, others = outcome.broken, (outcome.unconfirmed, outcome.not_attackable)
+    if not all(torch.isin(of, rows).all() and (of.diff() > 0).all() for of in (broken, outcome.undefined, *others)):
         return False
-    if any(torch.isin(of, broken).any() for of in others) or not torch.isin(record.undefined, broken).all():
+    if any(torch.isin(of, broken).any() for of in others) or not torch.isin(outcome.undefined, broken).all():
         return False
-    (zero, searches), seconds = record.zero_gradients.tolist(), float(record.seconds)
-    if not 0 <= zero <= searches or not 0 <= seconds < float("inf") or len(record.x_adv) != len(record.broken):
+    (zero, searches), seconds = outcome.zero_gradients.tolist(), float(outcome.seconds)
+    if not 0 <= zero <= searches or not 0 <= seconds < float("inf") or len(outcome.x_adv) != len(outcome.broken):
         return False
-    x = task.pixels(record.broken.to(task.images.device)).cpu()
-    return bool(are_inside(x, record.x_adv, task.norm, task.eps).all())
+    x = task.pixels(outcome.broken.to(task.images.device)).cpu()
+    return bool(are_inside(x, outcome.x_adv, task.settings.norm, task.settings.eps).all())
 
 
 def are_inside(x: Tensor, x_adv: Tensor, norm: Norm, eps: float) -> Tensor:
@@ -217,7 +214,8 @@ def _described(description: Path) -> dict[str, object]:
 
 def fingerprint(task: Task) -> dict[str, object]:
     """What an evaluation is, but for its model."""
-    settings = {name: value for name, value in task._asdict().items() if not isinstance(value, Tensor | Graphs | None)}
-    settings |= {"attacks": list(task.attacks), "step": task.step}
+    settings = asdict(task.settings)
+    del settings["attack"], settings["dtype"]  # told by the next two, as the format has it
+    settings |= {"attacks": list(task.settings.names), "searched_apart": task.searched_apart}
     tensors = {name: checksum({name: getattr(task, name).cpu().contiguous()}, {}) for name in ("images", "labels")}
     return {"format": FORMAT, **settings, **tensors}

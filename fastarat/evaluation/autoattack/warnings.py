@@ -36,13 +36,13 @@ class Traces(NamedTuple):
     """searches of an APGD that began with a gradient of zero, and all its searches: int64 [2]"""
 
 
-def traces(records: Sequence[BatchOutcome]) -> Traces:
-    """Of an attack, from what it did on one batch or more."""
+def traces(outcomes: Sequence[BatchOutcome]) -> Traces:
+    """The traces of an attack from what it did on one batch or more."""
     places = ("not_attackable", "undefined", "unconfirmed")
     return Traces(
-        num_images=sum(len(record.rows) for record in records),
-        zero_gradients=torch.stack([record.zero_gradients for record in records]).sum(0),
-        **{name: torch.cat([getattr(record, name) for record in records]) for name in places},
+        num_images=sum(len(outcome.rows) for outcome in outcomes),
+        zero_gradients=torch.stack([outcome.zero_gradients for outcome in outcomes]).sum(0),
+        **{name: torch.cat([getattr(outcome, name) for outcome in outcomes]) for name in places},
     )
 
 
@@ -62,8 +62,9 @@ def with_further_start(first: Traces, more: Traces, rows: Tensor, broken: Tensor
 @torch.no_grad()
 def randomness(logits_of: Logits, task: Task, clean_logits: Tensor) -> str:
     """How the model differs from itself in five passes over the first batch, the one that was made included; or ''."""
-    x, y = task.pixels(slice(task.batch)), task.labels[: task.batch]
-    passes = torch.stack([clean_logits[: task.batch], *(logits_of(x) for _ in range(4))])
+    first = slice(task.settings.batch)
+    x, y = task.pixels(first), task.labels[first]
+    passes = torch.stack([clean_logits[first], *(logits_of(x) for _ in range(4))])
     passes, right = passes.nan_to_num(0, 0, 0), [int(are_right(logits, y).sum()) for logits in passes]
     units = passes / (passes.norm(dim=2, keepdim=True) + 1e-10)
     apart = max(float((a - b).norm(dim=1).max()) for a in units for b in units)
@@ -78,7 +79,7 @@ def randomness(logits_of: Logits, task: Task, clean_logits: Tensor) -> str:
 
 def probabilities(task: Task, clean_logits: Tensor) -> str:
     """A warning if the first batch's logits look like probabilities; or ''."""
-    first = clean_logits[: task.batch]
+    first = clean_logits[: task.settings.batch]
     sums_to_1 = (first.sum(1) - 1).abs().max() < 1e-5
     if not (first.max() < 1 + 1e-5 and first.min() > -1e-5 and sums_to_1):
         return ""

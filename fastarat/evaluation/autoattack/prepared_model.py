@@ -1,4 +1,4 @@
-"""A module as the attacks want it: frozen, in the layout that its convolutions like, and left as it was."""
+"""A module as the attacks want it: weights constant, in the layout that its convolutions like, and left as it was."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from fastarat.models.convert import copied
 
 
 @contextmanager
-def frozen(model: nn.Module, x: Tensor) -> Iterator[Logits]:
+def prepared(model: nn.Module, x: Tensor) -> Iterator[Logits]:
     """`model`, in eval mode, as a function from images like `x` [B, C, H, W] to logits, while no parameter wants a
     gradient and, where the model allows it, all is channels-last. Afterwards both are as before.
 

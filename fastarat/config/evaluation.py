@@ -1,0 +1,70 @@
+"""What an evaluation of robustness is: which attacks, how strong, and how they are computed."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from fastarat.common.errors import unknown
+from fastarat.config.attack import Norm
+
+EvaluationDtype = Literal["fp32", "bf16"]
+EngineName = Literal["fast", "pyautoattack"]
+
+STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
+"""the attacks of AutoAttack"""
+NUM_TARGETS = 9
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """All that the result depends on, but for the model, its images and the device."""
+
+    attack: str = "autoattack"
+    """autoattack, an attack's name, several, separated by commas, or none: clean accuracy alone"""
+    norm: Norm = "linf"
+    """threat model"""
+    eps: float = 8 / 255
+    """radius of the ball in pixel units, where pixels are in [0, 1]"""
+    seed: int = 0
+    """of the attacks' random numbers"""
+    batch: int = 250
+    """images at a time"""
+    targets: int = NUM_TARGETS
+    """wrong classes that apgd-t and fab-t go for"""
+    steps: int = 20
+    """gradient steps of pgd and cw"""
+    restarts: int = 1
+    """random starts of pgd and cw"""
+    step: float | None = None
+    """step size of pgd and cw in pixel units; None: eps / 4"""
+    dtype: EvaluationDtype = "fp32"
+    """bf16: the attacks see the model in bfloat16 (autocast), and what float32 confirms counts"""
+    engine: EngineName = "fast"
+    """pyautoattack: the attacks of this package, to compare"""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The attacks one by one, in the order in which they run."""
+        if self.attack == "none":
+            return ()
+        parts = self.attack.split(",")
+        return tuple(name for part in parts for name in (STANDARD if part == "autoattack" else (part,)))
+
+    def problems(self) -> list[str]:
+        """Everything wrong with the numbers and choices, each a sentence that names the fix."""
+        choices = (("norm", get_args(Norm)), ("dtype", get_args(EvaluationDtype)), ("engine", get_args(EngineName)))
+        found = [
+            str(unknown(name, getattr(self, name), known))
+            for name, known in choices
+            if getattr(self, name) not in known
+        ]
+        if not (math.isfinite(self.eps) and self.eps > 0):
+            found.append(f"eps is {self.eps}: give a number above 0, in units where pixels are in [0, 1]")
+        if self.norm == "linf" and self.eps > 1:
+            found.append(f"eps is {self.eps}: give it in units where pixels are in [0, 1], as 8/255 = 0.0314")
+        for name in ("batch", "targets", "steps", "restarts"):
+            if getattr(self, name) < 1:
+                found.append(f"{name} is {getattr(self, name)}: give 1 or more")
+        if self.step is not None and not (math.isfinite(self.step) and self.step >= 0):
+            found.append(f"step is {self.step}: give a finite number of 0 or more")
+        return found
