@@ -67,7 +67,7 @@ def parts(index: range, box: tuple[int, int, int, int], size: tuple[int, int]) -
 @pytest.mark.parametrize("size", [(100, 80), (48, 48)])
 def test_the_gpu_decodes_what_pil_decodes_but_for_rounding(images, size):
     box = (7, 9, 100, 80)
-    (batch,) = DALIDecoder(images, 2, "gpu").decode([request(range(16), box, size)])
+    (batch,) = DALIDecoder(images, 2, gpu=torch.device("cuda")).decode([request(range(16), box, size)])
     assert batch.is_cuda and batch.dtype == torch.uint8 and batch.shape == (16, size[1], size[0], 3)
     differences = np.abs(batch.cpu().numpy().astype(int) - parts(range(16), box, size))
     # Two decoders may round each coefficient's share and each colour's conversion differently: a level or two, and
@@ -78,7 +78,7 @@ def test_the_gpu_decodes_what_pil_decodes_but_for_rounding(images, size):
 
 
 def test_batches_are_not_overwritten_while_the_device_is_busy(images):
-    decoder = DALIDecoder(images, 2, "gpu")
+    decoder = DALIDecoder(images, 2, gpu=torch.device("cuda"))
     requests = (request(range(i % 9, i % 9 + 8), (0, 0, *SIZE), SIZE) for i in range(60))
     busy = torch.randn(2048, 2048, device="cuda")
     sums = []
@@ -99,7 +99,7 @@ def tasks() -> int:
 
 
 def test_stopping_early_leaves_no_thread(images):
-    decoder = DALIDecoder(images, 2, "gpu")
+    decoder = DALIDecoder(images, 2, gpu=torch.device("cuda"))
     next(batches := decoder.decode(requests_at(i % 9) for i in range(100)))
     batches.close()  # the first pipeline also starts threads of CUDA, which stay
     before = tasks()

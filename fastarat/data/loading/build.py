@@ -62,7 +62,7 @@ def build_decoder(
     if name == "dali":
         from fastarat.data.loading.decoders.dali import DALIDecoder
 
-        return DALIDecoder(images, workers, loading.decode, pin, device.index)
+        return DALIDecoder(images, workers, pin, gpu=device if loading.decode == "gpu" else None)
     from fastarat.data.loading.decoders.plain import PlainDecoder
 
     return PlainDecoder(images, workers, pin)

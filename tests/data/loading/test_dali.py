@@ -306,7 +306,7 @@ def test_a_file_that_only_dali_refuses_is_named_too(images, monkeypatch):
 def test_a_disk_that_hangs_is_an_error_within_seconds(images, monkeypatch):
     Path(images.paths[6]).unlink()
     os.mkfifo(images.paths[6])  # opening it waits for a writer that never comes
-    monkeypatch.setattr(dali, "prefetch", lambda items, ahead, progress: prefetch(items, ahead, progress, stall_s=0.5))
+    monkeypatch.setattr(dali, "prefetch", lambda *args, **options: prefetch(*args, **options, stall_s=0.5))
     start = time.monotonic()
     with pytest.raises(WorkError, match="no image was decoded"):
         decoded(images, [whole(images, [6], (12, 12))])
@@ -324,5 +324,5 @@ def test_a_missing_dali_says_how_to_get_it(images, monkeypatch):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_decoding_on_a_gpu_needs_one(images):
     with pytest.raises(UserError) as error:
-        DALIDecoder(images, 1, "gpu")
+        DALIDecoder(images, 1, gpu=torch.device("cuda"))
     assert "--loading.decode gpu needs a CUDA device" in one_line(error)

@@ -217,11 +217,11 @@ def test_native_checksums_are_zlibs(tmp_path, length):
     for crc32, wanted in ((zlib.crc32(content), 0), (zlib.crc32(content) ^ 1, ffcv_native.CHANGED)):
         status = np.zeros(1, np.int64)
         # One pixel of an image of one pixel, with more behind it: only the checksum sees all.
-        where = (ones * 0, ones * length, ones * crc32, ones > 0, np.ones((1, 2), np.int64), np.array([[0, 0, 1, 1]]))
+        stored = ffcv_native.Stored(ones * 0, ones * length, ones * crc32, ones > 0, np.ones((1, 2), np.int64))
+        box, out = np.array([[0, 0, 1, 1]]), np.zeros((1, 1, 1, 3), np.uint8)
         scratch = np.empty(max(length, 3), np.uint8)
         with (tmp_path / "file").open("rb") as file:
-            out = np.zeros((1, 1, 1, 3), np.uint8)
-            ffcv_native.compile_rows()(file.fileno(), *where, out, scratch, scratch, status, ones * 0)
+            ffcv_native.compile_rows()(file.fileno(), stored, box, out, (scratch, scratch), status, ones * 0)
         assert status[0] == wanted
 
 

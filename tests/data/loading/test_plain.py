@@ -12,7 +12,7 @@ import torch
 
 from fastarat.common.errors import WorkError
 from fastarat.data.images.decoding import pixels_of
-from fastarat.data.loading.decoders import plain
+from fastarat.data.loading.decoders import plain, prefetch
 from fastarat.data.loading.decoders.decoder import Request
 from fastarat.data.loading.decoders.plain import PlainDecoder
 from fastarat.data.loading.sampling import central_boxes, whole_boxes
@@ -115,7 +115,7 @@ def test_a_worker_that_hangs_is_one_line_and_a_slow_one_is_waited_for(images, mo
     monkeypatch.setattr(plain, "STALL_S", 2.0)
     patient = PlainDecoder(images, 1)
     # By this clock an image takes 1.5 of the 2 seconds, and the batch of four 6, on any machine.
-    monkeypatch.setattr(plain, "time", SimpleNamespace(monotonic=lambda: 1.5 * patient.decoding.num_decoded()))
+    monkeypatch.setattr(prefetch, "time", SimpleNamespace(monotonic=lambda: 1.5 * patient.decoding.num_decoded()))
     (batch,) = patient.decode(iter(requests(images)[:1]))
     assert batch.shape[0] == 4
     patient.close()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from threading import Thread
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from fastarat.data.images.decoding import open_image, reason_of
 from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading.decoders import dali_pipeline
 from fastarat.data.loading.decoders.dali_pipeline import BLACK, Inputs, as_ppm, is_left_to_pil
-from fastarat.data.loading.decoders.decoder import Request
+from fastarat.data.loading.decoders.decoder import Request, changed_since_checked
 from fastarat.data.loading.decoders.prefetch import prefetch
 
 AHEAD = 2
@@ -49,29 +49,22 @@ class _Chunk:
 class DALIDecoder:
     """See `Decoder`. `workers` native threads decode; they live while something is decoded.
 
-    With `device` "gpu" JPEGs are decoded on the GPU `device_id`, and batches are tensors there, complete when they are
-    given. Raises `UserError` if DALI is not installed, or cannot decode on a GPU.
+    With a `gpu` JPEGs are decoded there (on the current one, if it has no number), and batches are tensors there,
+    complete when they are given. Raises `UserError` if DALI is not installed, or cannot decode on a GPU.
     """
 
-    def __init__(
-        self,
-        images: StoredImages,
-        workers: int,
-        device: Literal["cpu", "gpu"] = "cpu",
-        pin: bool = False,
-        device_id: int | None = None,
-    ):
-        dali_pipeline.require(device)
-        self.images, self.workers, self.pin = images, workers, pin and device == "cpu"
+    def __init__(self, images: StoredImages, workers: int, pin: bool = False, *, gpu: torch.device | None = None):
+        dali_pipeline.require("cpu" if gpu is None else "gpu")
+        self.images, self.workers, self.pin = images, workers, pin and gpu is None
         self.num_done = 0  # images read, images decoded, pipelines built: it grows while nothing hangs
         self.gpu = self.stream = None
-        if device == "gpu":
-            self.gpu = torch.cuda.current_device() if device_id is None else device_id
+        if gpu is not None:
+            self.gpu = torch.cuda.current_device() if gpu.index is None else gpu.index
             self.stream = torch.cuda.Stream(self.gpu)
 
     def decode(self, requests: Iterable[Request]) -> Generator[Tensor, None, None]:
         """See `Decoder.decode`."""
-        batches = prefetch(self._batches(requests), AHEAD, lambda: self.num_done)
+        batches = prefetch(self._batches(requests), AHEAD, progress=lambda: self.num_done)
         with closing(batches):  # type: ignore[type-var]
             for batch in batches:
                 if batch.is_cuda:  # its memory is another stream's, which must not have it back too soon
@@ -83,7 +76,7 @@ class DALIDecoder:
 
     def _batches(self, requests: Iterable[Request]) -> Generator[Tensor, None, None]:
         batch = torch.empty(0)
-        chunks = prefetch(self._read(requests), AHEAD, lambda: self.num_done)
+        chunks = prefetch(self._read(requests), AHEAD, progress=lambda: self.num_done)
         with closing(chunks):  # type: ignore[type-var]
             for chunk, pixels in self._decoded(chunks):
                 if chunk.first == 0:
@@ -134,8 +127,8 @@ class DALIDecoder:
         try:
             with open_image(file) as image:
                 return as_ppm(image.size, image.convert("RGB").tobytes())
-        except Exception as e:  # Pillow raises almost any type for a damaged file
-            raise _cannot(file.name, reason_of(file.content, e)) from None
+        except Exception as error:  # Pillow raises almost any type for a damaged file
+            raise changed_since_checked(file.name, reason_of(file.content, error)) from error
 
     def _decoded(self, chunks: Iterator[_Chunk]) -> Generator[tuple[_Chunk, Tensor], None, None]:
         """The pixels of each chunk, uint8 [n, H, W, 3], valid until the next is asked for."""
@@ -145,7 +138,8 @@ class DALIDecoder:
             in_work.append(next(chunks))
             return in_work[-1].inputs if len(in_work[-1].index) else BLACK
 
-        pipeline, error = dali_pipeline.build(source, SHARE * self.workers, self.workers, self.gpu, depth=2), ""
+        most, error = SHARE * self.workers, ""
+        pipeline = dali_pipeline.build(source, most, workers=self.workers, gpu=self.gpu, depth=2)
         self.num_done += 1  # so that what follows has its own time
         try:
             while True:
@@ -166,7 +160,7 @@ class DALIDecoder:
         for chunk in chunks:
             for i in chunk.index:
                 if problem := self._problem(int(i)):
-                    return _cannot(self.images.names[i], problem)
+                    return changed_since_checked(self.images.names[i], problem)
         for chunk in chunks:
             for row, i in enumerate(chunk.index):
                 if not self._is_decoded(tuple(values[row : row + 1] for values in chunk.inputs)):
@@ -183,19 +177,15 @@ class DALIDecoder:
             with open_image(file) as image:
                 image.load()
                 return None if image.size == expected else f"{image.size} pixels, not {expected}"
-        except Exception as e:
-            return reason_of(file.content, e)
+        except Exception as error:
+            return reason_of(file.content, error)
 
     def _is_decoded(self, inputs: Any) -> bool:
         try:
-            dali_pipeline.build(lambda: inputs, 1, 1, self.gpu, depth=1).run()
+            dali_pipeline.build(lambda: inputs, 1, workers=1, gpu=self.gpu, depth=1).run()
             return True
         except Exception:
             return False
-
-
-def _cannot(name: str, reason: str) -> WorkError:
-    return WorkError(f"image {name} cannot be decoded ({reason}): has it changed since it was checked?")
 
 
 def _in_threads(work: Callable[[int], bytes], index: np.ndarray) -> list[bytes]:
@@ -206,8 +196,8 @@ def _in_threads(work: Callable[[int], bytes], index: np.ndarray) -> list[bytes]:
         try:
             for row in range(first, len(index), READERS):
                 results[row] = work(int(index[row]))
-        except Exception as e:
-            errors.append(e)
+        except Exception as error:
+            errors.append(error)
 
     threads = [Thread(target=some, args=(first,), daemon=True) for first in range(min(READERS, len(index)))]
     for thread in threads:

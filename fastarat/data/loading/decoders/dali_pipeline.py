@@ -33,14 +33,14 @@ def require(device: Literal["cpu", "gpu"]) -> None:
     """Raise `UserError` if DALI is not installed, or JPEGs cannot be decoded on a GPU here."""
     try:
         import nvidia.dali  # noqa: F401
-    except ImportError:
-        raise UserError("DALI is not installed: pip install 'fastarat[dali]'") from None
+    except ImportError as error:
+        raise UserError("DALI is not installed: pip install 'fastarat[dali]'") from error
     _choose_codecs(device)
     if device == "gpu":
         _require_gpu()
 
 
-def build(source: Callable[[], Inputs], most: int, workers: int, gpu: int | None, depth: int) -> Any:
+def build(source: Callable[[], Inputs], most: int, *, workers: int, gpu: int | None, depth: int) -> Any:
     """A `nvidia.dali.Pipeline` of `workers` threads that cuts and resizes up to `most` images at a time, uint8 [H, W,
     3] each, `depth` times of which are in work at once; it decodes on the CPU, or on the GPU of the number `gpu`.
 
@@ -104,9 +104,10 @@ def _require_gpu() -> None:
         raise UserError("--loading.decode gpu needs a CUDA device: leave it out to decode on the CPU")
     try:
         none = np.zeros((0, 2))
-        build(lambda: ([], none, none, none), 1, 1, torch.cuda.current_device(), depth=1)
-    except Exception as e:
-        raise UserError(f"DALI cannot decode on this GPU ({' '.join(str(e).split())}): decode on the CPU") from None
+        build(lambda: ([], none, none, none), 1, workers=1, gpu=torch.cuda.current_device(), depth=1)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"DALI cannot decode on this GPU ({reason}): decode on the CPU") from error
     # Without nvJPEG it would decode on the CPU and say so nowhere.
     loaded = Path("/proc/self/maps").read_text()
     if "libnvjpeg_ext" in loaded and "libnvjpeg.so" not in loaded:

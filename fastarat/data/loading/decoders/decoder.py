@@ -7,6 +7,8 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
+from fastarat.common.errors import WorkError
+
 
 @dataclass(frozen=True)
 class Request:
@@ -35,3 +37,8 @@ class Decoder(Protocol):
     def close(self) -> None:
         """End every thread and process."""
         ...
+
+
+def changed_since_checked(name: str, reason: str) -> WorkError:
+    """The error for an image that could be decoded when the data was opened, and cannot now."""
+    return WorkError(f"image {name} cannot be decoded ({reason}): has it changed since it was checked?")

@@ -1,6 +1,6 @@
 """The FFCV loader's decoder: a .beton's images by FFCV's native functions, in threads of fastarat's own.
 
-FFCV's `Loader` is not used: an exception in its thread leaves its consumer waiting for good, a batch is overwritten by
+FFCV's `Loader` is not used: an exception in its thread leaves its consumer waiting forever, a batch is overwritten by
 a later one, stopping early leaves the thread behind, and equal seeds do not give equal batches. Its functions decode
 well; they are called here without Python's lock, on bytes read from the file (a memory map would end the process with
 SIGBUS where the file has become shorter).
@@ -23,6 +23,7 @@ from fastarat.data.images.decoding import pixels_of, reason_of
 from fastarat.data.images.stored import StoredImages, changed
 from fastarat.data.loading.decoders import ffcv_native
 from fastarat.data.loading.decoders.decoder import Request
+from fastarat.data.loading.decoders.ffcv_native import Stored
 from fastarat.data.loading.decoders.prefetch import STALL_S, prefetch
 
 AHEAD = 3  # batches made before they are asked for
@@ -51,7 +52,7 @@ class FFCVDecoder:
     Raises `UserError` if FFCV is not installed.
     """
 
-    def __init__(self, images: StoredImages, workers: int, pin: bool):
+    def __init__(self, images: StoredImages, workers: int, pin: bool = False):
         (path,) = images.paths
         self.images, self.workers, self.pin = images, workers, pin
         unknown = np.full(len(images), ffcv_native.UNKNOWN)
@@ -64,7 +65,7 @@ class FFCVDecoder:
 
     def decode(self, requests: Iterable[Request]) -> Generator[Tensor, None, None]:
         """See `Decoder.decode`."""
-        return prefetch(self._batches(requests), AHEAD, lambda: int(self.done.sum()), STALL_S)
+        return prefetch(self._batches(requests), AHEAD, progress=lambda: int(self.done.sum()), stall_s=STALL_S)
 
     def close(self) -> None:
         """See `Decoder.close`: threads end with the iterator, here the file is closed."""
@@ -72,7 +73,7 @@ class FFCVDecoder:
 
     def _batches(self, requests: Iterable[Request]) -> Generator[Tensor, None, None]:
         tasks: SimpleQueue[_Part | None] = SimpleQueue()
-        threads = [Thread(target=self._work, args=(k, *self._scratch(), tasks)) for k in range(self.workers)]
+        threads = [Thread(target=self._work, args=(k, self._scratch(), tasks)) for k in range(self.workers)]
         for thread in threads:
             thread.daemon = True  # one that hangs must not keep the process
             thread.start()
@@ -104,16 +105,16 @@ class FFCVDecoder:
             tasks.put(part)
         return batch, parts
 
-    def _work(self, k: int, content: np.ndarray, pixels: np.ndarray, tasks: "SimpleQueue[_Part | None]") -> None:
+    def _work(self, k: int, scratch: tuple[np.ndarray, np.ndarray], tasks: "SimpleQueue[_Part | None]") -> None:
         """Thread `k`: parts of batches, until there are no more."""
         images = self.images
         while (part := tasks.get()) is not None:
             try:
                 at = part.index
                 sizes, boxes = (np.ascontiguousarray(values, np.int64) for values in (images.sizes[at], part.boxes))
-                where = (images.offsets[at], images.lengths[at], self.crc32[at], images.raw[at], sizes, boxes)
+                stored = Stored(images.offsets[at], images.lengths[at], self.crc32[at], images.raw[at], sizes)
                 status = np.zeros(len(at), np.int64)
-                self.rows(self.file.fileno(), *where, part.out, content, pixels, status, self.done[k])
+                self.rows(self.file.fileno(), stored, boxes, part.out, scratch, status, self.done[k])
                 part.status.set_result(status)
             except BaseException as error:
                 part.status.set_exception(error)
@@ -139,9 +140,9 @@ class FFCVDecoder:
             )
         try:
             part.out[row] = pixels_of(file, part.boxes[row], (part.out.shape[2], part.out.shape[1]))
-        except Exception as e:  # Pillow raises almost any type for a damaged file
-            reason = reason_of(file.content, e)
-            raise WorkError(f"{name} cannot be decoded ({reason}): build {path} again") from None
+        except Exception as error:  # Pillow raises almost any type for a damaged file
+            reason = reason_of(file.content, error)
+            raise WorkError(f"{name} cannot be decoded ({reason}): build {path} again") from error
 
     def _require_inside(self, request: Request) -> None:
         """OpenCV ends the process for a box that is not inside its image."""

@@ -6,7 +6,7 @@ from ctypes import c_bool, c_int, c_int64, c_uint32, c_uint64, c_void_p
 from functools import cache
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,15 +26,15 @@ def load() -> dict[str, Any]:
     """
     spec = util.find_spec("ffcv")
     if spec is None or spec.origin is None:
-        raise UserError("--loader ffcv needs FFCV: pip install 'fastarat[ffcv]'.")
+        raise UserError("--loader ffcv needs FFCV: pip install 'fastarat[ffcv]'")
     version = metadata.version("ffcv")
     if not version.startswith(VERSION):
-        raise UserError(f"--loader ffcv needs FFCV {VERSION}x, and {version} is here: pip install 'fastarat[ffcv]'.")
+        raise UserError(f"--loader ffcv needs FFCV {VERSION}x, and {version} is here: pip install 'fastarat[ffcv]'")
     try:
         (path,) = Path(spec.origin).parent.glob("_libffcv*.so")
         library, c_library = ctypes.CDLL(str(path)), ctypes.CDLL(None)
     except (OSError, ValueError) as error:
-        raise UserError(f"FFCV's library cannot be loaded ({error}): install FFCV again.") from error
+        raise UserError(f"FFCV's library cannot be loaded ({error}): install FFCV again") from error
     counts = [c_uint32] * 2
     jpeg = [c_void_p, c_uint64, *counts, c_void_p, *counts, *counts, *counts, c_bool, c_bool]
     return {
@@ -50,31 +50,71 @@ def _declared(function: Any, arguments: list[Any], result: Any) -> Any:
     return function
 
 
+class Stored(NamedTuple):
+    """Where n images lie, as in `StoredImages`."""
+
+    starts: np.ndarray
+    """int64 [n]"""
+    lengths: np.ndarray
+    """int64 [n]"""
+    crc32: np.ndarray
+    """int64 [n]; `UNKNOWN` is not compared"""
+    raw: np.ndarray
+    """bool [n]"""
+    sizes: np.ndarray
+    """int64 [n, 2]"""
+
+
 @cache
 def compile_rows() -> Callable[..., None]:
     """The function `rows`, compiled (about a second, once a process).
 
-    `rows(file, starts, lengths, crc32, raw, sizes, boxes, out, content, pixels, status, done)`: reads image i of `file`
-    (a descriptor), compares it with its CRC-32 (`UNKNOWN`: does not) and writes the part `boxes[i]` of it into `out[i]`
-    (uint8 [n, H, W, 3]). `content` and `pixels` are scratch for a stored and for a decoded image, uint8. `status[i]`
-    becomes 0, `READ_FAILED`, `DECODE_FAILED` or `CHANGED`;
-    `done[0]` grows by one for each image. The rest is int64, as in `StoredImages` and `Request`; boxes must lie inside.
+    `rows(file, stored, boxes, out, scratch, status, done)` reads the images `stored` in `file` (a descriptor), compares
+    each with its CRC-32, and writes the part `boxes[i]` of it into `out[i]` (uint8 [n, H, W, 3]). `scratch`: uint8, room
+    for a stored and for a decoded image. `status[i]` becomes 0, `READ_FAILED`, `DECODE_FAILED` or `CHANGED`, and
+    `done[0]` grows by one for each image. Boxes (int64, as in `Request`) must lie inside. Raises as `load` does.
     """
     native = load()
     try:
         from numba import njit
     except ImportError as error:  # numba refuses a numpy that is newer than itself
         raise UserError(
-            f"FFCV needs numba, which cannot be imported ({error}): pip install 'fastarat[ffcv]'."
+            f"FFCV needs numba, which cannot be imported ({error}): pip install 'fastarat[ffcv]'"
         ) from error
-    pread, imdecode, resize, memcpy = (native[name] for name in ("pread", "imdecode", "resize", "memcpy"))
+    pread, crc32_of = native["pread"], _compiled_crc32(njit)
+    fit, decode_jpeg = _compiled_decoding(njit, native)
 
+    @njit(nogil=True)
+    def rows(file, stored, boxes, out, scratch, status, done):
+        content, pixels = scratch
+        for i in range(len(boxes)):
+            length = stored.lengths[i]
+            width, height = stored.sizes[i]
+            left, top, box_width, box_height = boxes[i]
+            if pread(file, content.ctypes.data, length, stored.starts[i]) != length:
+                status[i] = READ_FAILED
+            elif stored.crc32[i] != UNKNOWN and crc32_of(content, length) != stored.crc32[i]:
+                status[i] = CHANGED
+            elif stored.raw[i]:
+                fit(content, width, height, left, top, left + box_width, top + box_height, out[i])
+            else:
+                status[i] = decode_jpeg(content, length, width, height, boxes[i], out[i], pixels)
+            done[0] += 1
+
+    number, numbers, content = np.zeros(0, np.int64), np.zeros((0, 4), np.int64), np.zeros(0, np.uint8)
+    none = Stored(number, number, number, np.zeros(0, bool), numbers[:, :2].copy())
+    rows(0, none, numbers, np.zeros((0, 1, 1, 3), np.uint8), (content, content), number, number)
+    return rows
+
+
+def _compiled_crc32(njit: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of (content uint8 [n], length) as zlib's, eight bytes at a time (Kounavis and Berry, 2005,
+    "slicing-by-8")."""
     t0, t1, t2, t3, t4, t5, t6, t7 = _crc32_tables()
     eight, sixteen, twenty_four, low_byte = np.uint32(8), np.uint32(16), np.uint32(24), np.uint32(0xFF)
 
     @njit(nogil=True)
     def crc32_of(content, length):
-        """As zlib's, eight bytes at a time (Kounavis and Berry, 2005, "slicing-by-8")."""
         crc, whole = np.uint32(0xFFFFFFFF), length // 8
         words = content[: 8 * whole].view(np.uint32)
         for i in range(whole):
@@ -84,6 +124,13 @@ def compile_rows() -> Callable[..., None]:
         for i in range(8 * whole, length):
             crc = t0[(crc ^ content[i]) & low_byte] ^ crc >> eight
         return crc ^ np.uint32(0xFFFFFFFF)
+
+    return crc32_of
+
+
+def _compiled_decoding(njit: Callable[..., Any], native: dict[str, Any]) -> tuple[Callable[..., Any], ...]:
+    """The functions that bring a part of pixels, or of a JPEG, into its place in the batch."""
+    imdecode, resize, memcpy = native["imdecode"], native["resize"], native["memcpy"]
 
     @njit(nogil=True)
     def reduction(width, height, out_width, out_height):
@@ -122,25 +169,7 @@ def compile_rows() -> Callable[..., None]:
         fit(pixels, width, height, left, top, right, bottom, out)
         return 0
 
-    @njit(nogil=True)
-    def rows(file, starts, lengths, crc32, raw, sizes, boxes, out, content, pixels, status, done):
-        for i in range(len(starts)):
-            width, height = sizes[i]
-            left, top, box_width, box_height = boxes[i]
-            if pread(file, content.ctypes.data, lengths[i], starts[i]) != lengths[i]:
-                status[i] = READ_FAILED
-            elif crc32[i] != UNKNOWN and crc32_of(content, lengths[i]) != crc32[i]:
-                status[i] = CHANGED
-            elif raw[i]:
-                fit(content, width, height, left, top, left + box_width, top + box_height, out[i])
-            else:
-                status[i] = decode_jpeg(content, lengths[i], width, height, boxes[i], out[i], pixels)
-            done[0] += 1
-
-    number, numbers, content = np.zeros(0, np.int64), np.zeros((0, 4), np.int64), np.zeros(0, np.uint8)
-    images, raw = np.zeros((0, 1, 1, 3), np.uint8), np.zeros(0, bool)
-    rows(0, number, number, number, raw, numbers[:, :2].copy(), numbers, images, content, content, number, number)
-    return rows
+    return fit, decode_jpeg
 
 
 def _crc32_tables() -> list[np.ndarray]:

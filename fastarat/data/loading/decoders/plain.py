@@ -1,13 +1,12 @@
 """The plain decoder: PIL in PyTorch's worker processes, as most training code has it. Needs nothing but PyTorch.
 
 Pixels come back through memory that all share from the start, and messages are a few bytes: PyTorch's own way, a new
-piece of shared memory for each batch, waits for good for a worker that hangs while it hands one over.
+piece of shared memory for each batch, waits forever for a worker that hangs while it hands one over.
 """
 
 import math
 import multiprocessing
 import signal
-import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain, cycle
@@ -22,8 +21,8 @@ from fastarat.common.errors import WorkError
 from fastarat.common.signals import ENDING
 from fastarat.data.images.decoding import pixels_of, reason_of
 from fastarat.data.images.stored import StoredImages
-from fastarat.data.loading.decoders.decoder import Request
-from fastarat.data.loading.decoders.prefetch import STALL_S
+from fastarat.data.loading.decoders.decoder import Request, changed_since_checked
+from fastarat.data.loading.decoders.prefetch import STALL_S, Watch
 
 AHEAD = 2  # batches that a worker has in hand
 LOST_WORKER = (
@@ -71,13 +70,13 @@ class PlainDecoder:
         try:
             with _signals_left_alone():
                 return iter(loader), decoding
-        except BaseException as e:
+        except BaseException as error:
             if getattr(loader, "_iterator", None) is None:  # PyTorch has forgotten those it had started
                 _end(set(multiprocessing.active_children()) - others)
-            if not isinstance(e, RuntimeError):
+            if not isinstance(error, RuntimeError):
                 raise
-            if _TIMED_OUT not in str(e):
-                raise WorkError(LOST_WORKER) from None
+            if _TIMED_OUT not in str(error):
+                raise WorkError(LOST_WORKER) from error
             self._kill()
             self.close()
             return self._begun(most_bytes)
@@ -98,11 +97,11 @@ class PlainDecoder:
             num_slots = self.workers * AHEAD + 1
             try:
                 self.decoding = _Decoding(self.images, self.workers, num_slots, most_bytes)
-            except RuntimeError:
+            except RuntimeError as error:
                 raise WorkError(
                     f"no room in /dev/shm for {num_slots} batches of {most_bytes / 2**20:,.0f} MiB: give it more "
                     "(docker run --shm-size), or take fewer --loading.workers"
-                ) from None
+                ) from error
             self.requests.slots = cycle(range(len(self.decoding.slots)))
             self.loader = DataLoader(
                 self.decoding,
@@ -119,22 +118,18 @@ class PlainDecoder:
         return self.decoding, self.loader
 
     def _next(self, messages: "Iterator[_Message]", decoding: "_Decoding") -> "_Message | None":
-        last, since = decoding.num_decoded(), time.monotonic()
+        watch = Watch(decoding.num_decoded, STALL_S)
         while True:
             try:
                 return next(messages, None)
-            except RuntimeError as e:
-                if _TIMED_OUT not in str(e):
-                    raise WorkError(LOST_WORKER) from None
-                now = decoding.num_decoded()
-                if now != last:
-                    last, since = now, time.monotonic()
-                elif time.monotonic() - since > STALL_S:
-                    self._kill()
-                    raise WorkError(
-                        f"no image was decoded for {STALL_S:.0f} s: the disk or a worker process hangs; --resume goes "
-                        "on from the newest checkpoint"
-                    ) from None
+            except RuntimeError as error:
+                if _TIMED_OUT not in str(error):
+                    raise WorkError(LOST_WORKER) from error
+            try:
+                watch.check()
+            except WorkError:
+                self._kill()
+                raise
 
     def _kill(self) -> None:
         _end(getattr(getattr(self.loader, "_iterator", None), "_workers", ()))
@@ -157,8 +152,8 @@ class _Requests:
         try:
             for request in self.source:
                 yield [(request, next(self.slots))]
-        except Exception as e:
-            self.error = e
+        except Exception as error:
+            self.error = error
 
 
 class _Decoding(Dataset):
@@ -184,11 +179,10 @@ class _Decoding(Dataset):
         for row, (i, box) in enumerate(zip(request.index, request.boxes, strict=True)):
             try:
                 pixels[row] = pixels_of(self.images.file(i), box, request.size, self.images.sizes[i])
-            except WorkError as e:
-                return str(e), slot, shape
-            except Exception as e:  # Pillow raises almost any type for a damaged file
-                why = reason_of(b"-", e)
-                return f"image {self.images.names[i]} cannot be decoded ({why}): has it changed?", slot, shape
+            except WorkError as error:
+                return str(error), slot, shape
+            except Exception as error:  # Pillow raises almost any type for a damaged file
+                return str(changed_since_checked(self.images.names[i], reason_of(b"-", error))), slot, shape
             self.decoded[info.id] += 1
         return "", slot, shape
 

@@ -11,10 +11,29 @@ from typing import Generic, TypeVar
 from fastarat.common.errors import WorkError
 
 STALL_S = 8.0
-"""Seconds without any progress after which whatever makes the batches is taken for dead."""
+"""Seconds without any progress after which whatever makes the batches is considered hung."""
 _POLL_S = 0.2
 
 T = TypeVar("T")
+
+
+class Watch:
+    """Whether decoding goes on while someone waits for it; `progress()` counts what has been done."""
+
+    def __init__(self, progress: Callable[[], int], stall_s: float):
+        self.progress, self.stall_s = progress, stall_s
+        self.last, self.since = progress(), time.monotonic()
+
+    def check(self) -> None:
+        """Raise `WorkError` if nothing has been done for `stall_s` seconds."""
+        now = self.progress()
+        if now != self.last:
+            self.last, self.since = now, time.monotonic()
+        elif time.monotonic() - self.since > self.stall_s:
+            raise WorkError(
+                f"no image was decoded for {self.stall_s:.0f} s: the disk or a decoder hangs; --resume goes on from "
+                "the newest checkpoint"
+            )
 
 
 @dataclass(frozen=True)
@@ -41,8 +60,8 @@ class _Ahead(Thread, Generic[T]):
                     if not self._put(item):
                         return
             self._put(_End())
-        except BaseException as e:
-            self._put(_End(e))
+        except BaseException as error:
+            self._put(_End(error))
 
     def _put(self, item: T | _End) -> bool:
         while not self.unwanted.is_set():
@@ -55,7 +74,7 @@ class _Ahead(Thread, Generic[T]):
 
 
 def prefetch(
-    items: Generator[T, None, None], ahead: int, progress: Callable[[], int] | None = None, stall_s: float = STALL_S
+    items: Generator[T, None, None], ahead: int, *, progress: Callable[[], int] | None = None, stall_s: float = STALL_S
 ) -> Generator[T, None, None]:
     """The items of a generator, made up to `ahead` of them before they are asked for.
 
@@ -68,7 +87,7 @@ def prefetch(
     try:
         while True:
             try:
-                item = _next(thread, progress or (lambda: thread.num_made), stall_s)
+                item = _next(thread, Watch(progress or (lambda: thread.num_made), stall_s))
             except WorkError:
                 hangs = True
                 raise
@@ -83,17 +102,9 @@ def prefetch(
             thread.join(stall_s)
 
 
-def _next(thread: _Ahead[T], progress: Callable[[], int], stall_s: float) -> T | _End:
-    last, since = progress(), time.monotonic()
+def _next(thread: _Ahead[T], watch: Watch) -> T | _End:
     while True:
         try:
             return thread.ready.get(timeout=_POLL_S)
         except Empty:
-            now = progress()
-            if now != last:
-                last, since = now, time.monotonic()
-            elif time.monotonic() - since > stall_s:
-                raise WorkError(
-                    f"no image was decoded for {stall_s:.0f} s: the disk or a decoder hangs; --resume goes on from the "
-                    "newest checkpoint"
-                ) from None
+            watch.check()
