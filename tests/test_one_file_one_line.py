@@ -7,6 +7,17 @@ from textwrap import dedent
 import pytest
 import torch
 
+from fastarat.__main__ import main
+from fastarat.config import load_config
+from fastarat.config.model import MODELS
+from fastarat.runs.weights import load_model
+from tests.helpers.command_line import metrics
+
+TWO_STEPS = (
+    *("--epochs", "1", "--num-train-images", "32", "--batch", "16", "--attack.steps", "1"),
+    *("--evaluation.num-images", "16", "--evaluation.steps", "1"),
+)
+
 TOY_KERNEL = {
     "toy_kernels/double/__init__.py": """
         import torch
@@ -65,6 +76,48 @@ TOY_KERNEL = {
     """,
 }
 
+TOY_METHOD = """
+    from dataclasses import dataclass
+    from typing import Literal
+
+    from fastarat.config.method import MethodSettings
+    from fastarat.methods.method import Method, Terms, widened
+    from fastarat.models.split_batch_norm import forward
+
+
+    @dataclass(frozen=True)
+    class HingeConfig(MethodSettings):
+        name: Literal["hinge"] = "hinge"
+        margin: float = 1.0
+
+        def problems(self):
+            return super().problems() + self._not_negative("margin")
+
+
+    class Hinge(Method):
+        metrics = ("loss", "adversarial_accuracy")
+
+        def terms(self, model, x, x_adv, y):
+            logits = widened(forward(model, x_adv, "adv", "train"))
+            excess = logits - logits.gather(1, y[:, None]) + self.settings.margin
+            return Terms({"hinge": excess.clamp(min=0).mean()}, {}, None, logits, {})
+"""
+TOY_MODEL = """
+    from torch import Tensor, nn
+
+
+    class Mill(nn.Module):
+        def __init__(self, norm, num_classes: int, in_channels: int, width: int):
+            super().__init__()
+            self.conv = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+            self.bn = norm(width)
+            self.linear = nn.Linear(width, num_classes)
+            self.aligned_layers = (self.pooled_layer,) = ("bn",)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(self.bn(self.conv(x), relu=True).mean((2, 3)))
+"""
+
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
@@ -110,3 +163,49 @@ def test_a_toy_kernel_is_compiled_ahead_and_measured_by_its_name(write, monkeypa
     double = import_module("toy_kernels.double.triton").double
     x = torch.randn(1000, device="cuda" if torch.cuda.is_available() else "cpu")
     assert torch.equal(double(x), 2 * x)
+
+
+def test_a_toy_method_is_trained_by_a_recipe_that_names_it_and_goes_on(write, monkeypatch, capsys):
+    from fastarat.config import recipes
+    from fastarat.methods.registry import METHODS
+
+    recipe = """
+        from dataclasses import replace
+
+        from fastarat.config.recipes.digits_at import RECIPE as AT
+        from toy_method import HingeConfig
+
+        RECIPE = replace(AT, recipe="digits-hinge", method=HingeConfig())
+    """
+    folder = write({"toy_method.py": TOY_METHOD, "recipes/digits_hinge.py": recipe})
+    toy = import_module("toy_method")
+    monkeypatch.setitem(METHODS, toy.HingeConfig, toy.Hinge)
+    monkeypatch.setattr(recipes, "__path__", [*recipes.__path__, str(folder / "recipes")])
+
+    run = folder / "run"
+    assert main(["train", "digits-hinge", "--out", str(run), *TWO_STEPS, "--method.margin", "2"]) == 0
+    assert main(["train", "--resume", str(run), "--epochs", "2", "--method.margin", "2"]) == 0
+    lines = metrics(run)
+    assert [line["step"] for line in lines] == [2, 4] and all(line["train"]["loss"] > 0 for line in lines)
+    config = load_config(run / "config.json")
+    assert config.method == toy.HingeConfig(margin=2) and load_model(run / "model.safetensors")[1].method == "hinge"
+    capsys.readouterr()
+    assert main(["train", "digits-hinge", "--method.margin", "-1"]) == 2
+    assert "method margin is -1.0: give a finite number of 0 or more" in capsys.readouterr().err
+
+
+def test_a_toy_model_is_trained_measured_and_exported_by_its_name(write, monkeypatch, capsys):
+    folder = write({"toy_model.py": TOY_MODEL})
+    monkeypatch.setitem(MODELS, "mill", ("toy_model:Mill", {"width": 8}))
+
+    run = folder / "run"
+    assert main(["train", "digits-arat", "--out", str(run), *TWO_STEPS, "--model.name", "mill"]) == 0
+    assert main(["eval", str(run), "--attack", "pgd", "--num-images", "8", "--json"]) == 0
+    assert 0 <= json.loads(capsys.readouterr().out)["clean"]["percent"] <= 100
+    assert main(["export", str(run), "--out", str(folder / "exported")]) == 0
+    namespace = {"__name__": "model", "__file__": str(folder / "exported/model.py")}
+    exec((folder / "exported/model.py").read_text(), namespace)
+    x = torch.rand(2, 1, 8, 8)
+    assert torch.equal(namespace["load"]()(x), load_model(run / "model.safetensors")[0](x))
+    assert main(["train", "digits-arat", "--model.name", "mlil"]) == 2
+    assert "Did you mean 'mill'?" in capsys.readouterr().err

@@ -20,7 +20,9 @@ def build(cls: Any, values: dict[str, Any], source: str, prefix: str = "") -> An
         raise UserError(f"{source} has the unknown setting {prefix}{wrong[0]}: written by another version of fastarat?")
     built = {}
     for name, value in values.items():
-        hint = _member(hints[name], value, f"{source}: {prefix}{name}") if _is_choice(hints[name]) else hints[name]
+        hint = hints[name]
+        if members := _members(hint):
+            hint = _member(members, value, f"{source}: {prefix}{name}")
         if is_dataclass(hint) and isinstance(value, dict):
             built[name] = build(hint, value, source, f"{prefix}{name}.")
         elif fits(value, hint):
@@ -33,13 +35,13 @@ def build(cls: Any, values: dict[str, Any], source: str, prefix: str = "") -> An
         raise UserError(f"{source} is not complete: {str(e).partition(' ')[2]}") from None
 
 
-def _is_choice(hint: Any) -> bool:
-    """Whether a field holds one of several dataclasses, told apart by their `name`."""
-    return get_origin(hint) in (Union, UnionType) and all(is_dataclass(member) for member in get_args(hint))
+def _members(hint: Any) -> dict[str, type]:
+    """By their `name` the dataclasses of which a field holds one: those that inherit from its type."""
+    kinds: list[Any] = type.__subclasses__(hint) if isinstance(hint, type) and is_dataclass(hint) else []
+    return {kind.name: kind for kind in kinds}
 
 
-def _member(hint: Any, value: Any, where: str) -> type:
-    members = {member.name: member for member in get_args(hint)}
+def _member(members: dict[str, type], value: Any, where: str) -> type:
     if not isinstance(value, dict):
         raise UserError(f"{where} is {reprlib.repr(value)}, which does not fit")
     name = value.get("name")

@@ -12,10 +12,16 @@ Metric = Literal["cosine", "mse", "kl"]
 
 @dataclass(frozen=True)
 class MethodSettings:
-    """What all methods have."""
+    """What all methods have; one of them is told from the others by its `name`."""
 
     label_smoothing: float = field(default=0.0, kw_only=True)
     """share of each label that is spread evenly over all classes, in the loss's cross-entropies (not the attack's)"""
+    name: str = ""
+
+    @property
+    def batch_norm(self) -> BatchNormKind:
+        """One set of affine parameters and running statistics; each half of a batch is normalised by its own."""
+        return "shared"
 
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix."""
@@ -33,31 +39,21 @@ class MethodSettings:
 
 
 @dataclass(frozen=True)
-class OneSet(MethodSettings):
-    """Methods whose net has one set of batch-norms."""
-
-    @property
-    def batch_norm(self) -> BatchNormKind:
-        """One set of affine parameters and running statistics; each half of a batch is normalised by its own."""
-        return "shared"
-
-
-@dataclass(frozen=True)
-class StandardConfig(OneSet):
+class StandardConfig(MethodSettings):
     """Standard training: cross-entropy on clean images."""
 
     name: Literal["standard"] = "standard"
 
 
 @dataclass(frozen=True)
-class ATConfig(OneSet):
+class ATConfig(MethodSettings):
     """AT (Madry et al., 2018): cross-entropy on adversarial images."""
 
     name: Literal["at"] = "at"
 
 
 @dataclass(frozen=True)
-class TRADESConfig(OneSet):
+class TRADESConfig(MethodSettings):
     """TRADES (Zhang et al., 2019): cross-entropy on clean images, and KL from clean to adversarial ones."""
 
     name: Literal["trades"] = "trades"
@@ -70,7 +66,7 @@ class TRADESConfig(OneSet):
 
 
 @dataclass(frozen=True)
-class MARTConfig(OneSet):
+class MARTConfig(MethodSettings):
     """MART (Wang et al., 2020): boosted cross-entropy, and KL weighted by how wrong the clean prediction is."""
 
     name: Literal["mart"] = "mart"
@@ -83,7 +79,7 @@ class MARTConfig(OneSet):
 
 
 @dataclass(frozen=True)
-class LBGATConfig(OneSet):
+class LBGATConfig(MethodSettings):
     """LBGAT (Cui et al., 2021): adversarial logits follow those of a teacher that learns clean images alongside."""
 
     name: Literal["lbgat"] = "lbgat"
@@ -99,7 +95,7 @@ class LBGATConfig(OneSet):
 
 
 @dataclass(frozen=True)
-class ARRESTConfig(OneSet):
+class ARRESTConfig(MethodSettings):
     """ARREST (Suzuki et al., 2023), unofficial: no code was released, and these numbers are not the paper's."""
 
     name: Literal["arrest"] = "arrest"
@@ -138,7 +134,7 @@ class ARATConfig(MethodSettings):
     """which side of the invariance loss is held constant"""
     predictor: bool = True
     """a small net maps the features of the side that moves"""
-    batch_norm: BatchNormKind = "split"
+    batch_norm: BatchNormKind = "split"  # type: ignore[override]
     """each half its own affine parameters and statistics; own statistics only; both halves mixed"""
     auto_balance: bool = True
     """weigh the two classification losses by the clean branch's training accuracy"""
@@ -159,6 +155,3 @@ class ARATConfig(MethodSettings):
         if self.balance_images < 1:
             found.append(f"method balance_images is {self.balance_images}: give 1 or more")
         return found
-
-
-MethodConfig = ATConfig | ARATConfig | TRADESConfig | MARTConfig | LBGATConfig | ARRESTConfig | StandardConfig

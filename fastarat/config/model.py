@@ -3,15 +3,24 @@
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal
+from typing import Any, Literal
 
 BatchNormKind = Literal["split", "shared", "mixed"]
 Branch = Literal["clean", "adv"]
 
-NAMES = ("digits", "tiny", "resnet18", "resnet18-imagenet", "resnet50", "wrn-34-10")
 WIDE_RESNET = re.compile(r"wrn-(\d+)-(\d+)")
 FOREIGN = re.compile(r"(torchvision|timm)/([\w.-]+)")
 """another package's net, which is looked up once torch is there"""
+
+_RESNET, _FOUR_STAGES = "fastarat.models.resnet:ResNet", {"widths": (64, 128, 256, 512), "strides": (1, 2, 2, 2)}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "digits": (_RESNET, {"widths": (32, 64), "strides": (1, 2), "num_blocks": (1, 1)}),
+    "tiny": (_RESNET, {"widths": (16, 32, 64), "strides": (2, 2, 2), "num_blocks": (1, 1, 1)}),
+    "resnet18": (_RESNET, {**_FOUR_STAGES, "num_blocks": (2, 2, 2, 2)}),
+    "resnet18-imagenet": (_RESNET, {**_FOUR_STAGES, "num_blocks": (2, 2, 2, 2), "large_images": True}),
+    "resnet50": (_RESNET, {**_FOUR_STAGES, "num_blocks": (3, 4, 6, 3), "bottleneck": True, "large_images": True}),
+}
+"""nets by name, a line each: MODULE:CLASS, imported once it is built, and arguments besides classes and channels"""
 
 
 @dataclass(frozen=True)
@@ -33,9 +42,9 @@ class ModelConfig:
                 if fits
                 else [f"{self.name}: the depth must be 6n + 4 (10, 16, 22, 28, 34), at most 1000, the width 1 to 100"]
             )
-        if self.name in NAMES or FOREIGN.fullmatch(self.name):
+        if self.name in MODELS or FOREIGN.fullmatch(self.name):
             return []
-        near = get_close_matches(self.name, NAMES, n=2, cutoff=0.5)
+        near = get_close_matches(self.name, [*MODELS, "wrn-34-10"], n=2, cutoff=0.5)
         hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-        available = f"{', '.join(NAMES)}, wrn-DEPTH-WIDTH, torchvision/NAME, timm/NAME"
+        available = f"{', '.join(MODELS)}, wrn-DEPTH-WIDTH, torchvision/NAME, timm/NAME"
         return [f"Unknown model {self.name!r}. Available: {available}.{hint}"]

@@ -6,7 +6,7 @@ from typing import Literal
 from fastarat.common.errors import UserError
 from fastarat.config.attack import AttackConfig
 from fastarat.config.data import AugmentConfig, ExtraConfig, LoadingConfig
-from fastarat.config.method import ARATConfig, MethodConfig
+from fastarat.config.method import ARATConfig, MethodSettings
 from fastarat.config.model import ModelConfig
 from fastarat.config.training import (
     AveragingConfig,
@@ -70,7 +70,7 @@ class Config:
     """training images split off to choose the best checkpoint; 0: the last epoch is the result"""
     model: ModelConfig = field(default_factory=ModelConfig)
     attack: AttackConfig = field(default_factory=AttackConfig)
-    method: MethodConfig = field(default_factory=ARATConfig)
+    method: MethodSettings = field(default_factory=ARATConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loading: LoadingConfig = field(default_factory=LoadingConfig)
     extra: ExtraConfig = field(default_factory=ExtraConfig)

@@ -8,7 +8,7 @@ from fastarat.config.method import (
     ATConfig,
     LBGATConfig,
     MARTConfig,
-    MethodConfig,
+    MethodSettings,
     StandardConfig,
     TRADESConfig,
 )
@@ -22,7 +22,7 @@ from fastarat.methods.standard import Standard
 from fastarat.methods.trades import TRADES
 from fastarat.models.split_batch_norm import forward_context
 
-METHODS: dict[type[MethodConfig], type[Method]] = {
+METHODS: dict[type[MethodSettings], type[Method]] = {
     ARATConfig: ARAT,
     ATConfig: AT,
     TRADESConfig: TRADES,
@@ -33,7 +33,7 @@ METHODS: dict[type[MethodConfig], type[Method]] = {
 }
 
 
-def build_method(settings: MethodConfig, model: nn.Module, image_shape: ImageShape) -> Method:
+def build_method(settings: MethodSettings, model: nn.Module, image_shape: ImageShape) -> Method:
     """The method for a net that takes images [C, H, W], which learns here what the method asks of its forwards.
 
     Raises `UserError` for a net that the method cannot train.

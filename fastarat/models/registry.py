@@ -1,25 +1,16 @@
-"""Nets by name: one line each."""
+"""Nets by name, of the table in `config/model.py`."""
 
+from importlib import import_module
 from typing import Any
 
 from torch import nn
 
 from fastarat.common.errors import UserError
-from fastarat.config.model import FOREIGN, WIDE_RESNET, BatchNormKind, ModelConfig
+from fastarat.config.model import FOREIGN, MODELS, WIDE_RESNET, BatchNormKind, ModelConfig
 from fastarat.models.convert import convert_to_split_batch_norm
 from fastarat.models.foreign import build_foreign
-from fastarat.models.resnet import ResNet
 from fastarat.models.split_batch_norm import PlainBatchNorm2d, SplitBatchNorm2d, connect, forward_context
 from fastarat.models.wide_resnet import WideResNet
-
-_RESNET = {"widths": (64, 128, 256, 512), "strides": (1, 2, 2, 2)}
-RESNETS = {
-    "digits": {"widths": (32, 64), "strides": (1, 2), "num_blocks": (1, 1)},
-    "tiny": {"widths": (16, 32, 64), "strides": (2, 2, 2), "num_blocks": (1, 1, 1)},
-    "resnet18": {**_RESNET, "num_blocks": (2, 2, 2, 2)},
-    "resnet18-imagenet": {**_RESNET, "num_blocks": (2, 2, 2, 2), "large_images": True},
-    "resnet50": {**_RESNET, "num_blocks": (3, 4, 6, 3), "bottleneck": True, "large_images": True},
-}
 
 
 def architecture(name: str, num_classes: int, in_channels: int) -> tuple[type[nn.Module], dict[str, Any]]:
@@ -34,7 +25,9 @@ def architecture(name: str, num_classes: int, in_channels: int) -> tuple[type[nn
     if match:
         depth, width = map(int, match.groups())
         return WideResNet, {**ends, "depth": depth, "width": width}
-    return ResNet, {**ends, **RESNETS[name]}
+    place, arguments = MODELS[name]
+    module, _, cls = place.partition(":")
+    return getattr(import_module(module), cls), {**ends, **arguments}
 
 
 def build_model(name: str, num_classes: int, in_channels: int = 3, batch_norm: BatchNormKind = "split") -> nn.Module:

@@ -6,6 +6,7 @@ import inspect
 import logging
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,17 +20,12 @@ from torch import nn
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import write_atomically, write_text
 from fastarat.config.model import FOREIGN
-from fastarat.models import resnet, wide_resnet
 from fastarat.models.foreign import foreign_net
 from fastarat.models.registry import architecture
 from fastarat.models.split_batch_norm import PlainBatchNorm2d
 from fastarat.runs.weights import Description, save_weights
 
 MARKUP = re.compile(r"[\\`*_{}\[\]#|~!()$:@]|(?<=www)\.")
-PARTS = {
-    resnet.ResNet: (resnet.conv3x3, resnet.BasicBlock, resnet.Bottleneck, resnet.ResNet),
-    wide_resnet.WideResNet: (wide_resnet.WideBlock, wide_resnet.WideStage, wide_resnet.WideResNet),
-}
 
 MODEL_PY = '''"""A robust image classifier. Needs {packages}: `model = load("model.safetensors")`.
 
@@ -161,9 +157,16 @@ def _own_classes(description: Description) -> dict[str, Any]:
         "packages": "torch only",
         "imports": "import torch\nfrom torch import Tensor, nn",
         "arguments": arguments,
-        "parts": "".join(f"{inspect.getsource(part)}\n\n" for part in (PlainBatchNorm2d, *PARTS[cls])),
+        "parts": "".join(f"{inspect.getsource(part)}\n\n" for part in (PlainBatchNorm2d, *_defined_beside(cls))),
         "call": f"{cls.__name__}(norm=PlainBatchNorm2d, **ARGUMENTS)",
     }
+
+
+def _defined_beside(cls: type) -> Iterator[Any]:
+    """The classes and functions of the file that defines `cls`, in its order."""
+    for value in vars(sys.modules[cls.__module__]).values():
+        if (inspect.isclass(value) or inspect.isfunction(value)) and value.__module__ == cls.__module__:
+            yield value
 
 
 def _call_of_package(description: Description) -> dict[str, Any]:

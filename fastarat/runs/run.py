@@ -10,6 +10,7 @@ from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import append_line, lock, parse_json, read_json, remove_unfinished, require_file, write_text
 from fastarat.config import Config, load_config, to_json
 from fastarat.data.formats.find import place_of
+from fastarat.methods import registry  # noqa: F401 (a method's settings are known by name once its file is imported)
 from fastarat.runs.checkpoint import load_checkpoint, newest_first, numbered, save_checkpoint
 from fastarat.runs.metrics import attested, is_line
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastarat.config.method import MethodConfig
+from fastarat.config.method import MethodSettings
 from fastarat.methods.method import Method
 from fastarat.methods.registry import build_method
 from fastarat.models.convert import convert_to_split_batch_norm
@@ -20,7 +20,7 @@ def images() -> tuple[Tensor, Tensor]:
     return x, (x + 0.3 * torch.rand_like(x)).clamp(0, 1)
 
 
-def net_and_method(settings: MethodConfig, small_net: nn.Module) -> tuple[nn.Module, Method]:
+def net_and_method(settings: MethodSettings, small_net: nn.Module) -> tuple[nn.Module, Method]:
     """The net with the method's batch-norms, and the method, both in float64."""
     net = convert_to_split_batch_norm(small_net, settings.batch_norm)
     return net, build_method(settings, net, (1, 5, 5)).double()

@@ -10,9 +10,9 @@ from torch import nn
 
 from fastarat.common.distributed import World
 from fastarat.config.attack import AttackConfig
+from fastarat.config.model import MODELS
 from fastarat.config.training import OptimizerConfig
 from fastarat.methods.method import Method
-from fastarat.models.registry import RESNETS
 from fastarat.models.split_batch_norm import forward_context
 from fastarat.training.step.precision import Dtype, Precision
 from fastarat.training.step.train_step import Controls, StepParts
@@ -26,8 +26,8 @@ def nets_of_one_block() -> Iterator[None]:
 
     It has all that a step meets: batch-norms with and without a residual, aligned layers, pooling and the last layer.
     """
-    one_block = {"widths": (16,), "strides": (1,), "num_blocks": (1,)}
-    with patch.dict(RESNETS, digits=one_block, tiny=one_block):
+    one_block = ("fastarat.models.resnet:ResNet", {"widths": (16,), "strides": (1,), "num_blocks": (1,)})
+    with patch.dict(MODELS, digits=one_block, tiny=one_block):
         yield
 
 

@@ -8,9 +8,10 @@ import torch
 from fastarat_kernels.implementations import PYTORCH, TRITON
 from torch import nn
 
+from fastarat.config.model import MODELS
 from fastarat.models.convert import convert_to_split_batch_norm
 from fastarat.models.features import tap_layers
-from fastarat.models.registry import RESNETS, build_model
+from fastarat.models.registry import build_model
 from fastarat.models.split_batch_norm import forward, forward_context, forward_with_features
 
 # float64: some hundred operations between images and logits.
@@ -47,7 +48,7 @@ def test_every_pass_gives_the_same(model, kind, branch, statistics):
 @pytest.mark.parametrize("model", ["resnet18-imagenet", "resnet50"])
 def test_nets_for_large_images_give_the_same(model):
     # One block of each width, and one after another of the last.
-    with patch.dict(RESNETS[model], num_blocks=(1, 1, 1, 2), widths=(8, 16, 24, 32)):
+    with patch.dict(MODELS[model][1], num_blocks=(1, 1, 1, 2), widths=(8, 16, 24, 32)):
         assert_the_same(model, "split", "both", "eval")
 
 

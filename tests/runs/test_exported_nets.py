@@ -7,14 +7,15 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from fastarat.models.registry import RESNETS, build_plain_model
+from fastarat.config.model import MODELS
+from fastarat.models.registry import build_plain_model
 from fastarat.runs.export import export, model_py, write_onnx
 from fastarat.runs.weights import Description
 
 CHANNELS = {"digits": 1}
 
 
-@pytest.mark.parametrize("name", [*RESNETS, "wrn-10-1"])
+@pytest.mark.parametrize("name", [*MODELS, "wrn-10-1"])
 def test_an_exported_net_is_the_net(name, tmp_path):
     channels = CHANNELS.get(name, 3)
     description = Description(name, 5, channels, (32, 32), 255, tuple("abcde"), "five", "linf", 4, "arat")
@@ -38,7 +39,7 @@ def test_a_net_for_large_images_becomes_onnx(tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     description = Description("resnet18-imagenet", 5, 3, (64, 64), 255, tuple("abcde"), "five", "linf", 4, "arat")
     # Its kinds of layers, of which one block has all.
-    with patch.dict(RESNETS["resnet18-imagenet"], widths=(8,), strides=(2,), num_blocks=(1,)):
+    with patch.dict(MODELS["resnet18-imagenet"][1], widths=(8,), strides=(2,), num_blocks=(1,)):
         model = build_plain_model("resnet18-imagenet", 5)
     write_onnx(tmp_path / "model.onnx", model, description)
     session = runtime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
