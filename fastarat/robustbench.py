@@ -251,7 +251,7 @@ def benchmark(
         raise UserError(f"data_dir {data_dir}: give the path of the data set as dataset, or set FASTARAT_DATA")
     if x_test is None or y_test is None:
         opened = open_dataset(str(dataset))
-        x_test, y_test = as_images(opened.test, opened.max_value)
+        x_test, y_test = as_images(opened.decoded_test, opened.max_value)
     module = as_module(model)
     module = module if device is None else module.to(device)
     attack = AutoAttack(module, norm=threat_model, eps=eps, device=device, log_path=log_path)

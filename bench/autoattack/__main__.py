@@ -28,7 +28,7 @@ from fastarat.common.console import print_json, progress
 from fastarat.common.errors import UserError
 from fastarat.config.evaluation import STANDARD, EvaluationSettings
 from fastarat.data.images.classes import in_order_of
-from fastarat.data.images.subset import subset
+from fastarat.data.images.dataset import subset
 from fastarat.data.open import open_dataset
 from fastarat.evaluation.autoattack.checks import check_model
 from fastarat.evaluation.autoattack.driver import autoattack
@@ -112,7 +112,7 @@ def _case(arguments: argparse.Namespace) -> tuple[Case, str]:
         model, description = load_deployed(arguments.model)
         fix = "give the --data it was trained on, or call them the same"
         data = in_order_of(open_dataset(arguments.data), description.classes, arguments.model, fix)
-        chosen, dataset = subset(data.test, arguments.num_images, 0), data.name
+        chosen, dataset = subset(data.decoded_test, arguments.num_images, 0), data.name
         num_classes = description.num_classes
         images = torch.from_numpy(chosen.images).permute(0, 3, 1, 2).contiguous().float() / data.max_value
         labels = torch.from_numpy(chosen.labels).long()

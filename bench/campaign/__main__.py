@@ -25,9 +25,9 @@ from fastarat.common.console import notice, print_table
 from fastarat.common.environment import commit
 from fastarat.common.errors import UserError
 from fastarat.common.files import expanded
-from fastarat.data.formats import prepared
+from fastarat.data.formats import cifar, prepared
 from fastarat.data.formats.archives import stem
-from fastarat.data.formats.find import find
+from fastarat.data.formats.find import FORMATS, find
 from fastarat.training.reporting import duration
 
 
@@ -111,10 +111,11 @@ def dataset_name(data: str | None) -> str:
     """What a row calls the data set: known without opening it, which may mean decoding it."""
     if data is None:
         return "random"
-    source = find(data)
-    if source.kind == "prepared":
-        return prepared.read(source.path).name
-    return source.archive.name if source.archive else stem(Path(data))
+    found = find(data)
+    if found.format is FORMATS["prepared"]:
+        return prepared.read(found.path).name
+    archive = cifar.recognise(found.path) if found.format is FORMATS["cifar"] else None
+    return archive.name if archive else stem(Path(data))
 
 
 def _print(results: list[Result], seconds: float, arguments: Any) -> None:

@@ -16,7 +16,6 @@ from fastarat.data.images.decoding import pixels_of
 from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading.decoders.decoder import Request
 from fastarat.data.loading.sampling import central_boxes, whole_boxes
-from fastarat.data.stored import open_stored
 
 NUM_BATCHES = 2
 KEPT_SIDE = 128
@@ -53,7 +52,7 @@ class Differences:
 
 def differences(form: Form) -> Differences:
     """Of the first batches. Raises `ValueError` if labels or sizes are not the reference's."""
-    images, reference = form.images(), open_stored(find(form.reference)).train
+    images, reference = form.images(), find(form.reference).open_stored().stored_splits["train"]
     for name in ("labels", "sizes"):
         if not np.array_equal(getattr(images, name), getattr(reference, name)):
             raise ValueError(f"WRONG: {name} are not those of the files, in their order")

@@ -19,7 +19,6 @@ from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading.build import build_decoder
 from fastarat.data.loading.decoders.decoder import Request
 from fastarat.data.loading.sampling import random_boxes, whole_boxes
-from fastarat.data.stored import open_stored
 
 LOADERS = ("resident", "plain", "ffcv", "dali", "ffcv-own")
 """ffcv-own: FFCV's own loader, crops and random numbers, for comparison with what fastarat takes of it"""
@@ -46,7 +45,7 @@ class Form:
 
     def images(self) -> StoredImages:
         """The training images, where they lie."""
-        return open_stored(find(self.path)).train
+        return find(self.path).open_stored().stored_splits["train"]
 
 
 class Feed(Protocol):

@@ -12,10 +12,9 @@ from PIL import Image
 from fastarat.common.console import progress
 from fastarat.data.formats import prepared
 from fastarat.data.formats.beton.storage import Storage
-from fastarat.data.formats.beton.write import Contents, build
+from fastarat.data.formats.beton.write import build
 from fastarat.data.formats.find import find
 from fastarat.data.images.dataset import Dataset, Images
-from fastarat.data.stored import StoredData, open_stored
 
 Container = Literal["arrays", "files", "beton"]
 Stored = Literal["raw", "png", "jpeg"]
@@ -49,7 +48,7 @@ def small_stores(dataset: Dataset, shapes: set[Shape], folder: Path) -> Stores:
         _write_tar(dataset, folder / "png.tar")
     if ("beton", "raw") in shapes:
         paths["beton", "raw"] = folder / "raw.beton"
-        _build(open_stored(find(str(folder / "arrays"))), folder / "raw.beton")
+        _build(find(str(folder / "arrays")).open_stored(), folder / "raw.beton")
     return Stores(dataset.name, folder / "arrays", paths)
 
 
@@ -58,7 +57,7 @@ def photo_stores(source: Path, shapes: set[Shape], folder: Path) -> Stores:
 
     Raises `UserError` for what cannot be read.
     """
-    stored = open_stored(find(str(source)))
+    stored = find(str(source)).open_stored()
     paths: dict[Shape, Path] = {("files", "jpeg"): source}
     if ("beton", "jpeg") in shapes:
         paths["beton", "jpeg"] = folder / "jpeg.beton"
@@ -78,14 +77,14 @@ def random_photos(path: Path, num_images: int) -> None:
                 _add(tar, f"{split}/{'ab'[i % 2]}/{i:04}.jpg", image, "JPEG", quality=90)
 
 
-def _build(stored: StoredData, path: Path) -> None:
+def _build(stored: Dataset, path: Path) -> None:
     """Pixels stay pixels, and a JPEG's bytes stay as they are."""
-    contents = Contents(stored.name, stored.train, stored.test, stored.classes, 255, stored.name)
-    build(contents, path, Storage("raw" if stored.train.raw.all() else "jpeg"))
+    mode = "raw" if stored.stored_splits["train"].raw.all() else "jpeg"
+    build(stored, path, Storage(mode), source=stored.name)
 
 
 def _in_order_of_classes(dataset: Dataset) -> Dataset:
-    train, test = dataset.decoded_train, dataset.test
+    train, test = dataset.decoded_train, dataset.decoded_test
     # The names sort as their labels do.
     classes = tuple(f"{label:03}" for label in range(len(dataset.classes)))
     first = np.concatenate([np.flatnonzero(test.labels == label)[:1] for label in range(len(classes))])
@@ -100,7 +99,7 @@ def _sorted(images: Images, rows: np.ndarray) -> Images:
 
 
 def _write_tar(dataset: Dataset, path: Path) -> None:
-    parts = (("train", dataset.decoded_train), ("test", dataset.test))
+    parts = (("train", dataset.decoded_train), ("test", dataset.decoded_test))
     count = sum(len(part.labels) for _, part in parts)
     with progress("PNG files", count) as advance, tarfile.open(path, "w") as tar:
         for split, part in parts:

@@ -19,8 +19,7 @@ from fastarat.config import Config, load_config
 from fastarat.config.attack import AttackConfig
 from fastarat.config.evaluation import EvaluationSettings
 from fastarat.data.images.classes import in_order_of
-from fastarat.data.images.dataset import Dataset, Images
-from fastarat.data.images.subset import shuffled
+from fastarat.data.images.dataset import Dataset, Images, shuffled
 from fastarat.data.open import open_dataset
 from fastarat.evaluation.accuracies import Accuracy, accuracies
 from fastarat.evaluation.evaluate import as_images, evaluate
@@ -49,7 +48,7 @@ def measure(
     model, description = load_model(run.weights_file)
     model.to(device)
     dataset = in_order_of(open_dataset(config.data), description.classes, str(out), "train it anew")
-    images = shuffled(dataset.test, len(dataset.test.labels) if num_images is None else num_images, seed=0)
+    images = shuffled(dataset.decoded_test, len(dataset.test.labels) if num_images is None else num_images, seed=0)
     started = time.monotonic()
     clean, robust = _pgd20(model, dataset, images, description, device, entry.name)
     seconds = time.monotonic() - started

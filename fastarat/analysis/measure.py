@@ -15,7 +15,7 @@ from fastarat.analysis.layers import Values, mean_over, mean_over_batches, mean_
 from fastarat.analysis.perturbations import STEPS, attack_images, pgd_20
 from fastarat.common.errors import UserError
 from fastarat.config.attack import AttackConfig
-from fastarat.data.images.subset import subset
+from fastarat.data.images.dataset import subset
 from fastarat.data.loading.loader import Batch
 from fastarat.training.state import Training
 
@@ -50,7 +50,7 @@ class View:
         layers = observe(model, aligned)
         if average:
             observe(average.model, aligned)
-        images, device = subset(training.dataset.test, num_images, seed), training.parts.world.device
+        images, device = subset(training.dataset.decoded_test, num_images, seed), training.parts.world.device
         x = torch.tensor(images.images, device=device).permute(0, 3, 1, 2) / training.dataset.max_value
         y = torch.tensor(images.labels, device=device)
         attack = pgd_20(config.attack.norm, training.evaluation_attack.eps_255)

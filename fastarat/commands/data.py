@@ -11,6 +11,7 @@ from fastarat.commands.parsing import parse
 from fastarat.common import console
 from fastarat.common.errors import unknown
 from fastarat.data.images.cache import data_root
+from fastarat.data.images.dataset import described
 from fastarat.data.open import prepare
 from fastarat.data.tools import check
 from fastarat.data.tools.fetch import fetch
@@ -155,7 +156,7 @@ def _fetch(arguments: FetchArguments) -> int:
 
 def _prepare(arguments: PrepareArguments) -> int:
     dataset = prepare(arguments.src, arguments.out, arguments.size)
-    return _show(check.describe(dataset), arguments.json)
+    return _show(described(dataset), arguments.json)
 
 
 def _build(arguments: BuildArguments) -> int:

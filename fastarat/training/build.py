@@ -12,8 +12,8 @@ from fastarat.common.errors import UserError
 from fastarat.config import Config
 from fastarat.config.model import FOREIGN
 from fastarat.data.images.dataset import Dataset, Images
-from fastarat.data.images.decoded import decoded_now
 from fastarat.data.images.stored import StoredImages
+from fastarat.data.images.whole_sets import Form, decoded_now
 from fastarat.data.loading.build import build_loader
 from fastarat.data.loading.choose import Opened
 from fastarat.data.loading.extra import open_extra
@@ -164,7 +164,7 @@ def split_training_images(config: Config, dataset: Dataset) -> tuple[Images | St
     if not config.num_validation_images and not len(dataset.test.labels):
         raise UserError(f"{dataset.name} has no test images to watch: give --num-validation-images")
     if not config.num_validation_images and config.num_train_images is None:
-        return dataset.train, dataset.test
+        return dataset.train, dataset.decoded_test
     num_validation = config.num_validation_images
     num_train = config.num_train_images or num_images - num_validation
     if num_train + num_validation > num_images or num_train < 1:
@@ -175,8 +175,9 @@ def split_training_images(config: Config, dataset: Dataset) -> tuple[Images | St
         )
     order = philox.permutation(config.seed, 0, num_images).numpy()
     validation, train = order[:num_validation], order[num_validation : num_validation + num_train]
-    held_out = _as_evaluated(dataset.train.take(validation), config, dataset) if num_validation else dataset.test
-    return dataset.train.take(train), held_out
+    if not num_validation:
+        return dataset.train.take(train), dataset.decoded_test
+    return dataset.train.take(train), _as_evaluated(dataset.train.take(validation), config, dataset)
 
 
 def _as_evaluated(images: Images | StoredImages, config: Config, dataset: Dataset) -> Images:
@@ -184,4 +185,4 @@ def _as_evaluated(images: Images | StoredImages, config: Config, dataset: Datase
     if isinstance(images, Images):
         return images
     height, width, _ = dataset.image_shape
-    return decoded_now(images, (width, height), config.augment.central_share, f"{dataset.name}, validation")
+    return decoded_now(images, Form((width, height), config.augment.central_share), f"{dataset.name}, validation")

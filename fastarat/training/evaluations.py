@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from fastarat.common.distributed import average_in_place, barrier, decided, sum_over_processes
-from fastarat.data.images.dataset import Images
-from fastarat.data.images.subset import shuffled
+from fastarat.data.images.dataset import Images, shuffled
 from fastarat.evaluation.accuracies import accuracies
 from fastarat.models.convert import plain_branch
 from fastarat.models.predictions import are_right

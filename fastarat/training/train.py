@@ -108,8 +108,8 @@ def _log_the_rest(training: Training, opened: Opened, choices: Choices, log: Cho
     if opened.loader != "resident" and not config.loading.workers:
         workers = num_workers(config.loading, config.num_processes)
         log.choose("loading workers", str(workers), f"cores for each process, at most {MOST_WORKERS}")
-    if opened.num_skipped:
-        log.choose("images left out", str(opened.num_skipped), "they cannot be decoded, and --loading.corrupt is skip")
+    if skipped := opened.dataset.num_skipped:
+        log.choose("images left out", str(skipped), "they cannot be decoded, and --loading.corrupt is skip")
     for images in (training.dataset, training.extra):
         if images and images.matched:
             log.choose(f"classes of {images.name}", "matched", images.matched)

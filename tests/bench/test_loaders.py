@@ -44,7 +44,6 @@ from bench.loaders.measure import Effort, Failed, OutOfTime, measure, rows_of
 from bench.loaders.stores import Stores, photo_stores, random_photos, small_stores
 from fastarat.data.formats.find import find
 from fastarat.data.images.decoding import pixels_of
-from fastarat.data.stored import open_stored
 from tests.helpers.optional import each_loader, needs_dali, needs_ffcv
 
 EVERY = {"benchmark", "dataset", "device", "gpu", "driver", "torch", "triton", "commit", "date", "config", "correct"}
@@ -91,9 +90,9 @@ def of_photos(photos) -> list[Case]:
 
 def test_every_form_holds_the_same_images_in_the_same_order(small, photos):
     for stores, count in ((small, 3), (photos, 2)):
-        sets = {shape: open_stored(find(str(path))).train for shape, path in stores.paths.items()}
+        sets = {shape: find(str(path)).open_stored().train for shape, path in stores.paths.items()}
         assert len(sets) == count
-        reference = open_stored(find(str(stores.reference))).train
+        reference = find(str(stores.reference)).open_stored().train
         for shape, images in sets.items():
             np.testing.assert_array_equal(images.labels, reference.labels)
             for i in range(len(images)):
@@ -101,12 +100,12 @@ def test_every_form_holds_the_same_images_in_the_same_order(small, photos):
                 box = np.array([0, 0, *size])
                 right = pixels_of(reference.file(i), box, size)
                 np.testing.assert_array_equal(pixels_of(images.file(i), box, size), right, err_msg=str(shape))
-    jpegs = [open_stored(find(str(path))).train for path in photos.paths.values()]
+    jpegs = [find(str(path)).open_stored().train for path in photos.paths.values()]
     assert all(jpegs[0].read(i) == jpegs[1].read(i) for i in range(len(jpegs[0]))), "a JPEG was encoded anew"
 
 
 def test_random_pixels_keep_their_labels(small):
-    dataset, images = random_images("cifar10", 40).decoded_train, open_stored(find(str(small.reference))).train
+    dataset, images = random_images("cifar10", 40).decoded_train, find(str(small.reference)).open_stored().train
     label_of = {pixels.tobytes(): label for pixels, label in zip(dataset.images, dataset.labels, strict=True)}
     assert [label_of[images.read(i)] for i in range(40)] == list(images.labels)
 

@@ -10,7 +10,7 @@ import torch
 
 from fastarat.analysis.snapshots import reconstruct
 from fastarat.data.formats.prepared import write
-from fastarat.data.images.dataset import Dataset, Images, from_arrays
+from fastarat.data.images.dataset import Dataset, Images, from_splits
 from fastarat.data.open import open_dataset
 from fastarat.runs.run import Run
 from fastarat.runs.weights import load_model
@@ -25,7 +25,7 @@ def renumbered(digits: Dataset, names: tuple[str, ...]) -> Dataset:
     """The digits, whose classes have these names, in this order."""
     places = np.array([names.index(name) for name in NAMES]) if set(names) == set(NAMES) else np.arange(10)
     parts = (Images(part.images, places[part.labels]) for part in (digits.decoded_train, digits.test))
-    return from_arrays("digits", *parts, names, 16)
+    return from_splits("digits", *parts, names, 16)
 
 
 def recorded(run: Path, what: str) -> str:

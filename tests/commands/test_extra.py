@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fastarat.data.formats.prepared import write
-from fastarat.data.images.dataset import Images, from_arrays
+from fastarat.data.images.dataset import Images, from_splits
 from fastarat.data.open import open_dataset
 from tests.helpers.command_line import TINY, assert_same_run, finish, metrics, newest, start, state_of, wait_for
 
@@ -18,7 +18,7 @@ def extra(tmp_path):
     digits = open_dataset("digits")
     for name, images in (("synthetic", digits.test.images), ("mirrored", digits.test.images[:, :, ::-1])):
         part = Images(np.ascontiguousarray(images), digits.test.labels)
-        write(from_arrays(name, part, part, digits.classes, 16), tmp_path / name, "test")
+        write(from_splits(name, part, part, digits.classes, 16), tmp_path / name, "test")
     np.savez(tmp_path / "made.npz", images=digits.test.images, labels=digits.test.labels)
     return tmp_path / "synthetic"
 

@@ -13,7 +13,7 @@ from fastarat.commands.analyze import FILES, _make
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import write_text
 from fastarat.data.formats.prepared import write
-from fastarat.data.images.dataset import from_arrays
+from fastarat.data.images.dataset import from_splits
 from fastarat.data.open import open_dataset
 from fastarat.models.published_names import published_model, split_layers
 from fastarat.models.registry import build_model
@@ -133,7 +133,7 @@ def secret(fastarat) -> Path:
     digits = open_dataset("digits")
     Path("secret-project").mkdir()
     write(
-        from_arrays("pets", digits.decoded_train, digits.test, digits.classes, 16), Path("secret-project/pets"), "test"
+        from_splits("pets", digits.decoded_train, digits.test, digits.classes, 16), Path("secret-project/pets"), "test"
     )
     images = ("--data", "secret-project/pets", "--loader", "resident")
     assert fastarat("train", "digits-at", *ONE_EPOCH, *images, "--out", "my run").code == 0

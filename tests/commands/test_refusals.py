@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastarat.data.images.dataset import Dataset, Images, from_arrays
+from fastarat.data.images.dataset import Dataset, Images, from_splits
 from fastarat.data.open import open_dataset
 from fastarat.runs.run import Run
 from fastarat.training.loop import Loop
@@ -24,11 +24,12 @@ def reversed_digits() -> Dataset:
     """The digits in another order: equal shapes, other images."""
     digits = open_dataset("digits")
     train = Images(np.ascontiguousarray(digits.train.images[::-1]), digits.train.labels[::-1].copy())
-    return from_arrays("digits", train, digits.test, digits.classes, digits.max_value)
+    return from_splits("digits", train, digits.test, digits.classes, digits.max_value)
 
 
 def test_a_run_does_not_go_on_with_other_images(fastarat, copied, tmp_path, monkeypatch):
-    monkeypatch.setattr("fastarat.data.loading.choose.open_dataset", lambda data, size: reversed_digits())
+    other = reversed_digits()
+    monkeypatch.setattr("fastarat.data.formats.find.Found.open", lambda found, size: other)
     result = fastarat("train", "--resume", copied, "--epochs", "3")
     assert result.code == 2 and "other images" in result.error and "--data" in result.error
 

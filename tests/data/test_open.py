@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from fastarat.common.errors import UserError
-from fastarat.data import open as sources
 from fastarat.data.formats import image_folder
-from fastarat.data.open import data_root, open_dataset, prepare
+from fastarat.data.images.cache import data_root
+from fastarat.data.open import open_dataset, prepare
 from fastarat.verification import doctor
 from tests.helpers.small_sets import one_line, pack
 
@@ -72,7 +72,7 @@ def test_two_processes_may_decode_the_same_folder_at_once(photos, monkeypatch):
         alone(source, out, size)
         alone(source, out, size)
 
-    monkeypatch.setattr(sources.image_folder, "prepare", overtaken)
+    monkeypatch.setattr(image_folder, "prepare", overtaken)
     assert len(open_dataset(str(photos)).train.labels) == 6
 
 

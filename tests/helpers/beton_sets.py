@@ -13,8 +13,8 @@ from fastarat.data.formats.beton import file as beton
 from fastarat.data.formats.beton import seal as beton_seal
 from fastarat.data.formats.beton.format import FIELD, FIELDS, HEADER, struct_of
 from fastarat.data.formats.beton.storage import Storage
-from fastarat.data.formats.beton.write import Contents, build
-from fastarat.data.images.dataset import Images
+from fastarat.data.formats.beton.write import build
+from fastarat.data.images.dataset import Dataset, Images, from_splits
 from fastarat.data.images.stored import StoredImages
 from tests.helpers.small_sets import one_line
 
@@ -38,33 +38,33 @@ def _size(file: Path) -> tuple[int, int]:
         return (1, 1)
 
 
-def folder_contents(folder: Path) -> Contents:
+def folder_contents(folder: Path) -> Dataset:
     """An image folder with the classes cat and dog."""
     parts = {}
     for split in ("train", "test"):
         files = sorted((folder / split).glob("*/*"))
         parts[split] = encoded(files, [int(file.parent.name == "dog") for file in files])
-    return Contents("photos", parts["train"], parts["test"], ("cat", "dog"), 255, str(folder))
+    return from_splits("photos", parts["train"], parts["test"], ("cat", "dog"))
 
 
-def pixel_contents(train: int = 6, test: int = 4, side: int = 12) -> Contents:
+def pixel_contents(train: int = 6, test: int = 4, side: int = 12) -> Dataset:
     """Noise."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (train + test, side, side, 3), dtype=np.uint8)
     labels = np.arange(train + test, dtype=np.int64) % 3
     parts = Images(images[:train], labels[:train]), Images(images[train:], labels[train:])
-    return Contents("noise", *parts, ("a", "b", "c"), 255, "noise.npz")
+    return from_splits("noise", *parts, ("a", "b", "c"))
 
 
-def built(contents: Contents, out: Path, **storage) -> Path:
-    """The .beton of `contents`."""
-    build(contents, out, Storage(**storage))
+def built(dataset: Dataset, out: Path, source: str = "source", **storage) -> Path:
+    """The .beton of `dataset`."""
+    build(dataset, out, Storage(**storage), source=source)
     return out
 
 
-def reopened(path: Path) -> beton.BetonFile:
+def reopened(path: Path) -> Dataset:
     """The file, opened as a user would."""
-    return beton.read(path, path.parent / "checked")
+    return beton.read(path)
 
 
 def refusal(path: Path) -> str:

@@ -21,7 +21,7 @@ from fastarat.common.errors import UserError
 from fastarat.config.method import ARATConfig, ARRESTConfig, ATConfig, TRADESConfig
 from fastarat.config.model import ModelConfig
 from fastarat.config.recipes import recipe
-from fastarat.data.images.dataset import Images, from_arrays
+from fastarat.data.images.dataset import Images, from_splits
 from fastarat.data.open import open_dataset
 from fastarat.methods.registry import build_method
 from fastarat.models.convert import convert_to_split_batch_norm, plain_branch
@@ -199,7 +199,7 @@ def test_a_net_and_a_teacher_are_asked_for_their_sizes_before_the_training(part,
     else:
         config = replace(config, method=replace(config.method, teacher=NAMES[0]))
     with pytest.raises(UserError, match=f"{NAMES[0]} takes no images of 8x8"):
-        build_training(config, from_arrays("colours", *parts, digits.classes, 16), World(torch.device("cpu")))
+        build_training(config, from_splits("colours", *parts, digits.classes, 16), World(torch.device("cpu")))
 
 
 def test_timm_takes_any_number_of_channels_and_torchvision_three():

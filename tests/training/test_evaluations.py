@@ -8,7 +8,7 @@ import torch
 
 from fastarat.common.distributed import World
 from fastarat.config.recipes import recipe
-from fastarat.data.images.subset import shuffled, subset
+from fastarat.data.images.dataset import shuffled, subset
 from fastarat.data.open import open_dataset
 from fastarat.evaluation.accuracies import Accuracy
 from fastarat.training import evaluations as evaluations_module

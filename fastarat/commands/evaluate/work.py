@@ -32,7 +32,7 @@ class Work:
 
     def __init__(self, arguments: "EvalArguments"):
         from fastarat.data.images.classes import are_numbers, in_order_of
-        from fastarat.data.images.subset import subset
+        from fastarat.data.images.dataset import subset
         from fastarat.data.open import open_dataset, open_for_evaluation
         from fastarat.evaluation.autoattack.checks import check_attacks, check_model
         from fastarat.evaluation.evaluate import as_images
@@ -64,7 +64,7 @@ class Work:
             notice(f"classes of {self.data.name}: {self.data.matched}")
         if not len(self.data.test.labels):
             raise UserError(f"{self.data.name} has no test images: give --data a set of the same classes that has some")
-        chosen = subset(self.data.test, arguments.num_images, arguments.seed)
+        chosen = subset(self.data.decoded_test, arguments.num_images, arguments.seed)
         self.images, self.labels = as_images(chosen, self.data.max_value)
         check_model(self.model, self.images[:2].to(self.device), len(self.data.classes), self.settings.names)
         self.state = self._state()

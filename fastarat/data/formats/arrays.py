@@ -7,10 +7,16 @@ import numpy as np
 from fastarat.common import console
 from fastarat.common.errors import UserError
 from fastarat.common.npz import read_npz
-from fastarat.data.images.dataset import MOST_CLASSES, Dataset, Images, from_arrays
+from fastarat.data.images.dataset import MAX_VALUE, MOST_CLASSES, Dataset, Images, from_splits
 
 NAMES = {"images": ("image", "images"), "labels": ("label", "labels")}
 CHANNELS = (1, 3)
+SUFFIX = ".npz"
+
+
+def tells(path: Path) -> bool:
+    """Whether it is a file of this name."""
+    return path.suffix == SUFFIX and not path.is_dir()
 
 
 def read(path: Path) -> Dataset:
@@ -26,7 +32,7 @@ def read(path: Path) -> Dataset:
     labels = _numbered(path, labels, len(images))
     train = Images(np.ascontiguousarray(images), labels)
     test = Images(images[:0], labels[:0])
-    return from_arrays(path.stem, train, test, tuple(map(str, range(int(labels.max()) + 1))), 255)
+    return from_splits(path.stem, train, test, tuple(map(str, range(int(labels.max()) + 1))), MAX_VALUE)
 
 
 def _channels_last(path: Path, images: np.ndarray) -> np.ndarray:

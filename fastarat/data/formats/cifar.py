@@ -1,13 +1,15 @@
 """CIFAR-10 and CIFAR-100 from their binary archives, read straight from the tar; never a pickle."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fastarat.common.errors import UserError
-from fastarat.data.formats.archives import entries
-from fastarat.data.images.dataset import Dataset, Images, from_arrays, label_problem
+from fastarat.common.files import require_file
+from fastarat.data.formats.archives import entries, is_archive
+from fastarat.data.images.dataset import Dataset, Images, from_splits, label_problem
 
 PIXELS = 3 * 32 * 32
 
@@ -105,15 +107,55 @@ def _is_for_python(path: Path, archive: Archive) -> str:
     )
 
 
-def read(path: Path, archive: Archive) -> Dataset:
+def tells(path: Path) -> bool:
+    """Whether it is a tar file of CIFAR's. Raises as `recognise` does."""
+    return is_archive(path) and not path.is_dir() and recognise(path) is not None
+
+
+def problems(path: Path) -> list[str]:
+    """Everything wrong with the archive at `path`, a line each: another checksum, and what cannot be read."""
+    found = []
+    for examine in (lambda: require_checksum(path, _archive(path)), lambda: read(path)):
+        try:
+            examine()
+        except UserError as error:
+            found.append(str(error))
+    return found
+
+
+def require_checksum(path: Path, archive: Archive, fix: str = "") -> None:
+    """Raise `UserError` unless `path` is the published archive. `fix`: what to do then, other than to fetch it."""
+    again = f"fastarat data fetch {archive.name}"
+    require_file(path)
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    if found != archive.md5:
+        raise UserError(
+            f"{path} is not the published {archive.filename} (MD5 {found}, expected {archive.md5}): "
+            f"{fix or f'remove it and run {again!r} again'}."
+        )
+
+
+def _archive(path: Path) -> Archive:
+    archive = recognise(path)
+    if archive is None:
+        raise UserError(f"{path} is no CIFAR archive")
+    return archive
+
+
+def read(path: Path) -> Dataset:
     """Images uint8 [N, 32, 32, 3]. Raises `UserError` naming the file in the archive that is wrong."""
+    archive = _archive(path)
     files = _contents(path, archive)
     names = files[archive.classes_file].decode("utf-8", "replace").split("\n")
     classes = tuple(name.strip() for name in names if name.strip())
     train = [_records(path, name, files.pop(name), archive, len(classes)) for name in archive.train_files]
     test = _records(path, archive.test_file, files.pop(archive.test_file), archive, len(classes))
     joined = Images(np.concatenate([part.images for part in train]), np.concatenate([part.labels for part in train]))
-    return from_arrays(archive.name, joined, test, classes, max_value=255)
+    return from_splits(archive.name, joined, test, classes)
 
 
 def _contents(path: Path, archive: Archive) -> dict[str, bytes]:

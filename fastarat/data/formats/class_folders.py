@@ -12,7 +12,7 @@ from fastarat.data.formats.archives import LARGEST, Entry, entries
 from fastarat.data.images.decoding import without_warnings
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-SPLITS = {"train": "train", "test": "test", "val": "test"}
+SPLIT_OF = {"train": "train", "test": "test", "val": "test"}
 EXPECTED = "train/<class>/*.jpg|jpeg|png and test/<class>/… (or val/)"
 
 
@@ -114,7 +114,7 @@ def _size(entry: Entry) -> tuple[int, int] | None:
 def _top_folder(names: Iterable[str]) -> str:
     """The one folder, such as 'photos-320/', that holds all else; '' where there is none."""
     tops = {name.split("/")[0] for name in names}
-    return f"{tops.pop()}/" if len(tops) == 1 and not tops & SPLITS.keys() else ""
+    return f"{tops.pop()}/" if len(tops) == 1 and not tops & SPLIT_OF.keys() else ""
 
 
 def _sort_out(
@@ -126,7 +126,7 @@ def _sort_out(
     problems: list[str] = []
     for name, kind in found:
         parts = name.removeprefix(top).split("/")
-        inside = parts[0] in SPLITS and ".." not in parts
+        inside = parts[0] in SPLIT_OF and ".." not in parts
         if kind == "folder" and (name + "/" == top or (inside and len(parts) <= 2)):
             folders |= {(parts[0], parts[1])} if len(parts) == 2 else set()
         elif name in images:
@@ -166,7 +166,7 @@ def _places(images: dict[str, tuple[str, str]], classes: tuple[str, ...]) -> dic
     places = {}
     for name in sorted(images):
         folder, class_name = images[name]
-        split = SPLITS[folder]
+        split = SPLIT_OF[folder]
         places[name] = Place(split, rows[split], labels[class_name])
         rows[split] += 1
     return places

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from fastarat.common.errors import UserError
-from fastarat.data.images.dataset import Dataset, Images, from_arrays
+from fastarat.data.images.dataset import Dataset, Images, from_splits
 
 TEST_IMAGES = 360
 # Rows of its file, the test images first: its own stratified split with random_state 0.
@@ -21,7 +21,7 @@ def load() -> Dataset:
     rows = np.load(ROWS, allow_pickle=False)
     numbers = np.loadtxt(_file(), delimiter=",", dtype=np.uint8)[rows]  # 64 pixels and the label
     images, labels = numbers[:, :-1].reshape(-1, 8, 8, 1), numbers[:, -1].astype(np.int64)
-    return from_arrays(
+    return from_splits(
         "digits",
         Images(images[TEST_IMAGES:].copy(), labels[TEST_IMAGES:]),
         Images(images[:TEST_IMAGES].copy(), labels[:TEST_IMAGES]),

@@ -1,67 +1,174 @@
-"""What `--data NAME|PATH` means: where a data set lies, and how it is stored."""
+"""What `--data NAME|PATH` means: where a data set lies, and in which of the formats; a row of `FORMATS` for each."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from fastarat.common.advice import command
 from fastarat.common.errors import UserError, unknown
 from fastarat.common.files import expanded
-from fastarat.data.formats import cifar, prepared, shards
-from fastarat.data.formats.archives import ARCHIVE_SUFFIXES, is_archive, is_clutter, stem
+from fastarat.data.formats import arrays, cifar, digits, image_folder, prepared, shard_index, shards
+from fastarat.data.formats.archives import ARCHIVE_SUFFIXES, is_clutter
+from fastarat.data.formats.beton import check as beton_check
+from fastarat.data.formats.beton import file as beton
 from fastarat.data.images.cache import CACHES, data_root
 from fastarat.data.images.damaged import readable
+from fastarat.data.images.dataset import Dataset
+from fastarat.data.images.whole_sets import Corrupt, decoded, of_readable_images
 
 KNOWN = ("digits", *cifar.ARCHIVES)
-ARRAYS_SUFFIX = ".npz"
-BETON_SUFFIX = ".beton"
-FILE_SUFFIXES = (ARRAYS_SUFFIX, BETON_SUFFIX)
 
 
 @dataclass(frozen=True)
-class Source:
-    """A data set that was found, and how it is stored."""
+class Format:
+    """A way to store a data set: how it is told and read, `read` as a whole, `stored` image by image, or either."""
 
-    kind: Literal["embedded", "cifar", "prepared", "images", "arrays", "beton", "shards"]
+    label: str
+    """what a listing calls it, before its path"""
+    tells: Callable[[Path], bool]
+    """whether what lies there, which exists, is of this format; the first format to say so has it"""
+    suffixes: tuple[str, ...] = ()
+    """of files in this format, which a name need not have"""
+    read: Callable[[Path], Dataset] | None = None
+    """the data set with all of its images decoded"""
+    stored: Callable[[Path], Dataset] | None = None
+    """the data set with its images where they lie; where their sizes are 0, each is decoded once before it is used"""
+    one_by_one: Callable[[Path], bool] = lambda path: True
+    """whether `stored` can be had of this one"""
+    decode: "Decoding | None" = None
+    """for images that are decoded as a whole sooner than one by one"""
+    problems: Callable[[Path], list[str]] | None = None
+    """everything wrong with it, a line each; None: what `read` raises is all there is to find"""
+    info: Callable[[Path], dict[str, Any]] | None = None
+    """what it holds, for a table or JSON; None: as `described`"""
+    fastest: Literal["ffcv", "dali"] | None = None
+    """the loader made for such images as they are stored; None: plain is"""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How all images of a format are decoded into a prepared set."""
+
+    prepare: Callable[[Path, Path, int | None], None]
+    """decode what lies at the first path into a new prepared set at the second, at this size"""
+    once: Callable[[Path, int | None], Dataset]
+    """the same, kept for the next time"""
+    is_done: Callable[[Path], bool]
+    """whether it has been, at the images' own size, or must be for any image to be read"""
+    outline: Callable[[Path], tuple[int, tuple[int, int]]]
+    """the number of training images, and (width, height) of the first image"""
+
+
+FORMATS: dict[str, Format] = {
+    "digits": Format("in the package", lambda path: False, read=lambda path: digits.load(), problems=lambda path: []),
+    "prepared": Format(
+        "prepared set",
+        prepared.is_prepared,
+        read=prepared.read,
+        stored=prepared.stored,
+        one_by_one=prepared.reads_one_by_one,
+        problems=prepared.problems,
+    ),
+    "shards": Format(
+        "shards in",
+        shards.is_shards,
+        stored=shard_index.indexed_once,
+        problems=shards.problems,
+        fastest="dali",
+    ),
+    "cifar": Format("archive", cifar.tells, ARCHIVE_SUFFIXES, read=cifar.read, problems=cifar.problems),
+    "images": Format(
+        "images in",
+        image_folder.tells,
+        ARCHIVE_SUFFIXES,
+        stored=image_folder.stored,
+        one_by_one=image_folder.reads_one_by_one,
+        decode=Decoding(image_folder.prepare, image_folder.decoded_once, image_folder.is_decoded, image_folder.outline),
+        problems=image_folder.problems,
+        fastest="dali",
+    ),
+    "arrays": Format("arrays in", arrays.tells, (arrays.SUFFIX,), read=arrays.read),
+    "beton": Format(
+        "FFCV file",
+        beton.tells,
+        (beton.SUFFIX,),
+        stored=beton.read,
+        problems=beton_check.problems,
+        info=beton_check.info,
+        fastest="ffcv",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A data set that was found, and its format; it opens itself."""
+
+    format: Format
     path: Path
-    """Where it lies; meaningless for 'embedded'."""
-    archive: cifar.Archive | None = None
-    """Which CIFAR archive it is, for 'cifar'."""
+    """where it lies; meaningless for the digits"""
+    name: str
+    """what a command would call it"""
 
     @property
-    def name(self) -> str:
-        """What a command would call it."""
-        return "digits" if self.kind == "embedded" else str(self.path)
+    def is_one_by_one(self) -> bool:
+        """Whether an image can be had without the others."""
+        return self.format.stored is not None and self.format.one_by_one(self.path)
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether opening it with its images decoded decodes nothing anew, or is the only way to open it."""
+        decode = self.format.decode
+        return decode.is_done(self.path) if decode else self.format.read is not None
+
+    def open(self, size: int | None = None) -> Dataset:
+        """The data set with all of its images decoded; `size`, of images in files alone, resizes and crops them.
+
+        Images in files are decoded on first use and kept under `data_root()`. Raises `UserError` for what cannot be
+        used, `WorkError` where nothing can be written.
+        """
+        if self.format.decode:
+            return self.format.decode.once(self.path, size)
+        if self.format.read is None:
+            return decoded(self.open_stored(), size)
+        dataset = self.format.read(self.path)
+        height, width = dataset.image_shape[:2]
+        if size is not None and (height, width) != (size, size):
+            raise UserError(
+                f"{self.name} has images of {width}x{height}: only stored images can be resized (--size {size})"
+            )
+        return dataset
+
+    def open_stored(self, corrupt: Corrupt = "fatal") -> Dataset:
+        """The data set with nothing decoded, of images each of which can be.
+
+        One that cannot be is an error that names it, or (`corrupt` skip) is named and left out. Raises `UserError` for
+        what cannot be read image by image, too.
+        """
+        if self.format.stored is None:
+            raise UserError(
+                f"the images of this data set are not in files of their own: make them so, "
+                f"{command('data', 'prepare', self.name, 'OUT')}, or use the resident loader"
+            )
+        dataset = self.format.stored(self.path)
+        are_sizes_known = bool(dataset.stored_splits["train"].sizes.all())
+        return dataset if are_sizes_known else of_readable_images(dataset, self.path, corrupt)
 
 
-def find(data: str) -> Source:
+def find(data: str) -> Found:
     """Where `data` lies and how it is stored. Raises `UserError` with the way to get what is missing."""
     if data == "digits":
-        return Source("embedded", Path())
+        return Found(FORMATS["digits"], Path(), data)
     path = expanded(data)
     with readable(path):
         is_there = path.exists()
     if data in cifar.ARCHIVES or not is_there:
         path = _under_root(data)
-    if path.is_dir():
-        return Source(_kind_of_folder(path), path)
-    if path.suffix == ARRAYS_SUFFIX:
-        return Source("arrays", path)
-    if path.suffix == BETON_SUFFIX:
-        return Source("beton", path)
-    if not is_archive(path):
-        expected = ", ".join((*ARCHIVE_SUFFIXES, ARRAYS_SUFFIX, BETON_SUFFIX))
-        raise UserError(f"{path} is not a data set: expected a folder or {expected}.")
-    archive = cifar.recognise(path)
-    return Source("cifar" if archive else "images", path, archive)
-
-
-def _kind_of_folder(path: Path) -> Literal["prepared", "shards", "images"]:
-    if prepared.is_prepared(path):
-        return "prepared"
-    if shards.is_shards(path):
-        return "shards"
-    cifar.require_other_folder(path)
-    return "images"
+    found = next((row for row in FORMATS.values() if row.tells(path)), None)
+    if found is None:
+        raise UserError(f"{path} is not a data set: expected a folder or {', '.join(_suffixes())}")
+    return Found(found, path, str(path))
 
 
 def place_of(data: str) -> str:
@@ -71,32 +178,38 @@ def place_of(data: str) -> str:
 
 
 def names_under_root() -> list[str]:
-    """The names that `find` accepts because something lies under `data_root()`, besides the known ones."""
+    """The names that `find` accepts because something lies under `data_root()`, in addition to the known ones."""
     root = data_root()
     if not root.is_dir():
         return []
     with readable(root):
         found = [path for path in root.iterdir() if not path.name.startswith(".") and path.name not in CACHES]
-        found = [path for path in found if not is_clutter(path.name)]
     published = {archive.filename for archive in cifar.ARCHIVES.values()}
-    data_files = [path for path in found if is_archive(path) or path.suffix in FILE_SUFFIXES]
-    kept = [path for path in found if path.is_dir() or (path in data_files and path.name not in published)]
-    names = {stem(path).removesuffix(ARRAYS_SUFFIX).removesuffix(BETON_SUFFIX) for path in kept}
+    names = set()
+    for path in found:
+        suffix = next((suffix for suffix in _suffixes() if path.name.endswith(suffix)), "")
+        if not is_clutter(path.name) and (path.is_dir() or (suffix and path.name not in published)):
+            names.add(path.name.removesuffix(suffix))
     return sorted(names - set(KNOWN))
+
+
+def _suffixes() -> list[str]:
+    """Those of all formats, each once."""
+    return list(dict.fromkeys(suffix for row in FORMATS.values() for suffix in row.suffixes))
 
 
 def _under_root(name: str) -> Path:
     root = data_root()
     archive = cifar.ARCHIVES.get(name)
     filenames = [archive.filename] if archive else []
-    filenames += [name, *(name + suffix for suffix in (*ARCHIVE_SUFFIXES, *FILE_SUFFIXES))]
+    filenames += [name, *(name + suffix for suffix in _suffixes())]
     for filename in filenames:
         if (root / filename).exists() and filename not in ("", ".", "..", *CACHES):
             return root / filename
     if archive:
-        raise UserError(f"{name} is not under {root} yet: run 'fastarat data fetch {name}'.")
-    if "/" in name or Path(name).suffix in (*FILE_SUFFIXES, *ARCHIVE_SUFFIXES, ".gz", ".xz", ".bz2"):
-        hint = " Of shards, give the folder that they are in." if set("{*?[") & set(name) else ""
-        raise UserError(f"There is no file or folder {name}.{hint}")
+        raise UserError(f"{name} is not under {root} yet: run 'fastarat data fetch {name}'")
+    if "/" in name or Path(name).suffix in (*_suffixes(), ".gz", ".xz", ".bz2"):
+        hint = "; of shards, give the folder that they are in" if set("{*?[") & set(name) else ""
+        raise UserError(f"there is no file or folder {name}{hint}")
     error = unknown("data set", name, [*KNOWN, *names_under_root()])
     raise UserError(f"{error} Names are looked up under {root} (FASTARAT_DATA); a path may be given instead.")

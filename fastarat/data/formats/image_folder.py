@@ -1,19 +1,46 @@
-"""An image folder, or a tar of one, decoded once into the prepared form."""
+"""An image folder, or a tar of one: where each image lies, and all of them decoded once into the prepared form."""
 
+import os
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from fastarat.common import console
 from fastarat.common.advice import command
-from fastarat.common.errors import UserError
+from fastarat.common.errors import UserError, WorkError
+from fastarat.common.files import as_file_name, require_file
 from fastarat.common.problems import require_none
-from fastarat.data.formats import prepared
-from fastarat.data.formats.archives import entries, stem
-from fastarat.data.formats.class_folders import Layout, survey
-from fastarat.data.images.dataset import Images
+from fastarat.data.formats import cifar, prepared
+from fastarat.data.formats.archives import Entry, entries, is_archive, is_compressed, stem
+from fastarat.data.formats.class_folders import Layout, Place, survey
+from fastarat.data.images.cache import data_root, key_of
+from fastarat.data.images.dataset import SPLITS, Dataset, Images, from_splits
 from fastarat.data.images.decoding import Decoded, File, decode_all
+from fastarat.data.images.stored import StoredImages
 
 CHECK_SIZE = (8, 8)  # a check decodes every image but keeps none
+
+
+def tells(path: Path) -> bool:
+    """Whether it may be an image folder or a tar of one. Raises `UserError` for an unpacked CIFAR archive."""
+    if path.is_dir():
+        cifar.require_other_folder(path)
+        return True
+    return is_archive(path)
+
+
+def reads_one_by_one(source: Path) -> bool:
+    """Whether an image can be read without those in front of it."""
+    return not is_compressed(source)
+
+
+def outline(source: Path) -> tuple[int, tuple[int, int]]:
+    """The number of training images, and the first image's (width, height)."""
+    layout = survey(source)
+    return layout.count("train"), layout.size or (0, 0)
 
 
 def prepare(source: Path, out: Path, size: int | None) -> None:
@@ -28,10 +55,7 @@ def prepare(source: Path, out: Path, size: int | None) -> None:
     require_none(source, layout.problems)
     width, height = (size, size) if size else layout.size or CHECK_SIZE
     with prepared.create(out) as folder:
-        splits = {
-            split: prepared.allocate(folder, split, layout.count(split), (height, width, 3))
-            for split in prepared.SPLITS
-        }
+        splits = {split: prepared.allocate(folder, split, layout.count(split), (height, width, 3)) for split in SPLITS}
         _fill(splits, source, layout, (width, height), resize=size is not None)
         prepared.seal(folder, stem(source), layout.classes, 255, str(source))
 
@@ -86,3 +110,94 @@ def _files(source: Path, layout: Layout) -> Iterator[File]:
         if names := layout.names(entry):
             content = entry.read()
             yield from (File(name, content) for name in names)
+
+
+def stored(source: Path) -> Dataset:
+    """Where the images of `source` lie, in the order of their names, sizes still 0.
+
+    Raises `UserError` for a compressed archive, and for whatever `survey` finds wrong.
+    """
+    if is_compressed(source):
+        raise UserError(
+            f"{source} is compressed, so that its images can only be read in order: unpack it, or make a prepared set "
+            f"({command('data', 'prepare', source, 'OUT')})"
+        )
+    layout = survey(source)
+    require_none(source, layout.problems)
+    found = [
+        (layout.places[name], replace(entry, name=name)) for entry in entries(source) for name in layout.names(entry)
+    ]
+    if len(found) != len(layout.places):
+        raise UserError(f"{source} has changed while it was read: begin again")
+    train, test = (_split(source, layout, found, split) for split in SPLITS)
+    return from_splits(stem(source), train, test, layout.classes)
+
+
+def _split(source: Path, layout: Layout, found: list[tuple[Place, Entry]], split: str) -> StoredImages:
+    rows = sorted((pair for pair in found if pair[0].split == split), key=lambda pair: pair[0].row)
+    if source.is_dir():
+        paths = tuple(str(entry.path) for _, entry in rows)
+        lengths = [_size(entry.path) for _, entry in rows]
+    else:
+        paths, lengths = (str(source),), [entry.length for _, entry in rows]
+    count = len(rows)
+    return StoredImages(
+        paths,
+        np.arange(count, dtype=np.int32) if source.is_dir() else np.zeros(count, np.int32),
+        np.array([entry.offset for _, entry in rows], np.int64),
+        np.array(lengths, np.int64),
+        np.zeros(count, bool),
+        np.zeros((count, 2), np.int32),
+        np.array([place.label for place, _ in rows], np.int64),
+        tuple(entry.name for _, entry in rows),
+    )
+
+
+def _size(path: Path) -> int:
+    try:
+        size = path.stat().st_size
+    except OSError as e:
+        raise UserError(f"Cannot read {path}: {e.strerror}; restore it, or remove it.") from None
+    require_file(path)
+    return size
+
+
+def is_decoded(source: Path) -> bool:
+    """Whether its images are decoded already, as they are, or can only be decoded as a whole."""
+    return is_compressed(source) or prepared.is_prepared(_kept(source, None))
+
+
+def decoded_once(source: Path, size: int | None) -> Dataset:
+    """What `prepare` makes of `source`, kept under `data_root()`. Raises as `prepare` does."""
+    place = _kept(source, size)
+    dataset = _whole(place)
+    if dataset is None:
+        try:
+            prepare(source, place, size)
+        except (UserError, WorkError) as error:
+            # Another process, started at the same time, may have been first.
+            if not prepared.is_prepared(place):
+                if isinstance(error, WorkError):
+                    raise WorkError(f"{error}; FASTARAT_DATA may name another folder") from None
+                raise
+        console.notice(f"decoded {source} into {place}; later runs start from there")
+    return dataset or prepared.read(place)
+
+
+def _whole(place: Path) -> Dataset | None:
+    """What is kept there, compared with its checksums each time; what is damaged goes."""
+    if not os.path.lexists(place):
+        return None
+    try:
+        return prepared.read_whole(place)
+    except UserError as error:
+        console.notice(f"{error}; its images are decoded again")
+        shutil.rmtree(place, ignore_errors=True)
+        return None
+
+
+def _kept(source: Path, size: int | None) -> Path:
+    """Where the decoded images of this folder or archive are kept."""
+    files = [entry.path for entry in entries(source) if entry.kind == "file"] if source.is_dir() else [source]
+    key = key_of(files, str(source.resolve()), size)
+    return data_root() / "prepared" / f"{as_file_name(stem(source))}-{key}"

@@ -12,12 +12,21 @@ from fastarat.common import npy, unfinished
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import checksum_of, read_json, synchronise
 from fastarat.data.formats.beton.seal import sha256_of
-from fastarat.data.images.dataset import MOST_CLASSES, Dataset, Images, fingerprint, label_problem
+from fastarat.data.images.dataset import (
+    MAX_VALUE,
+    MOST_CLASSES,
+    SPLITS,
+    Dataset,
+    Images,
+    class_counts,
+    fingerprint,
+    from_splits,
+    label_problem,
+)
 from fastarat.data.images.stored import StoredImages
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
-SPLITS = ("train", "test")
 FILES = tuple(f"{split}_{part}.npy" for split in SPLITS for part in ("images", "labels"))
 
 
@@ -47,19 +56,17 @@ def allocate(folder: Path, split: str, count: int, shape: tuple[int, ...]) -> Im
 def seal(folder: Path, name: str, classes: tuple[str, ...], max_value: int, source: str) -> None:
     """Bring the arrays in `folder` to the disk and write the manifest, last, that makes them a data set."""
     train, test = (_load(folder, split) for split in SPLITS)
+    dataset = from_splits(name, train, test, classes, max_value)
     manifest = {
         "version": FORMAT_VERSION,
         "name": name,
         "classes": list(classes),
         "max_value": max_value,
         "image_shape": list(train.images.shape[1:]),
-        "counts": {"train": len(train.labels), "test": len(test.labels)},
-        "class_counts": {
-            split: np.bincount(part.labels, minlength=len(classes)).tolist()
-            for split, part in zip(SPLITS, (train, test), strict=True)
-        },
+        "counts": {split: len(part) for split, part in dataset.splits.items()},
+        "class_counts": class_counts(dataset),
         "files": {file: _describe(folder / file) for file in FILES},
-        "fingerprint": fingerprint(train, test),
+        "fingerprint": dataset.fingerprint,
         "source": source,
     }
     manifest["checksum"] = checksum_of(manifest)
@@ -116,7 +123,7 @@ def problems(folder: Path) -> list[str]:
     except UserError as error:
         return [str(error)]
     found = _changed(folder)
-    if not found and fingerprint(dataset.decoded_train, dataset.test) != dataset.fingerprint:
+    if not found and fingerprint(dataset.train, dataset.test) != dataset.fingerprint:
         found.append(f"{folder / MANIFEST}: the fingerprint is not that of the images and labels")
     return found
 
@@ -130,23 +137,27 @@ def _changed(folder: Path) -> list[str]:
     ]
 
 
-def is_rgb(dataset: Dataset) -> bool:
+def reads_one_by_one(folder: Path) -> bool:
     """Whether these are 8-bit RGB images, which loaders can read one by one."""
-    return dataset.image_shape[2] == 3 and dataset.max_value == 255
+    return _is_rgb(read(folder))
 
 
-def stored(folder: Path) -> tuple[StoredImages, StoredImages, tuple[str, ...]]:
-    """The images of both splits where they lie in the files, and the classes. Raises as `read` does, or if grey."""
+def stored(folder: Path) -> Dataset:
+    """The images where they lie in the files. Raises as `read` does, or if they are grey."""
     dataset = read(folder)
     height, width, _ = dataset.image_shape
-    if not is_rgb(dataset):
+    if not _is_rgb(dataset):
         raise UserError(f"{folder} has no 8-bit RGB images: use the resident loader")
     train, test = (_stored(folder, split, part, (width, height)) for split, part in _parts(dataset))
-    return train, test, dataset.classes
+    return from_splits(folder.name, train, test, dataset.classes)
+
+
+def _is_rgb(dataset: Dataset) -> bool:
+    return dataset.image_shape[2] == 3 and dataset.max_value == MAX_VALUE
 
 
 def _parts(dataset: Dataset) -> Iterator[tuple[str, Images]]:
-    yield from zip(SPLITS, (dataset.decoded_train, dataset.test), strict=True)
+    yield from zip(SPLITS, (dataset.decoded_train, dataset.decoded_test), strict=True)
 
 
 def _stored(folder: Path, split: str, part: Images, size: tuple[int, int]) -> StoredImages:

@@ -20,15 +20,17 @@ from fastarat.common import console
 from fastarat.common.errors import UserError
 from fastarat.common.files import require_file
 from fastarat.common.problems import require_none
-from fastarat.data.formats import tfrecord
-from fastarat.data.formats.archives import is_clutter
+from fastarat.data.formats import class_folders, tfrecord
+from fastarat.data.formats.archives import is_clutter, stem
 from fastarat.data.formats.webdataset import IMAGES, LABEL, Sample, samples
 from fastarat.data.images.damaged import readable
+from fastarat.data.images.dataset import SPLITS, Dataset, from_splits
 from fastarat.data.images.pool import in_order
 from fastarat.data.images.stored import StoredImages
+from fastarat.data.images.whole_sets import scan_all
 
-SPLITS = {"train": "train", "test": "test", "validation": "test", "val": "test"}
-SPLIT = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?![a-z])")
+SPLIT_OF = {**class_folders.SPLIT_OF, "validation": "test"}
+SPLIT = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_OF)})(?![a-z])")
 IS_TAR = re.compile(r"\.tar$")
 IS_TFRECORD = re.compile(r"\.tfrecords?$|-\d{5}-of-\d{5}$")
 OF_SEVERAL = re.compile(r"(.*)-(\d{5})-of-(\d{5})(.*)")
@@ -61,8 +63,8 @@ class Survey(NamedTuple):
 
 
 def is_shards(folder: Path) -> bool:
-    """Whether `folder` holds shards; only names are looked at."""
-    return next(_shards(folder), None) is not None
+    """Whether `folder` is one, and holds shards; only names are looked at."""
+    return folder.is_dir() and next(_shards(folder), None) is not None
 
 
 def files(folder: Path) -> list[Path]:
@@ -71,8 +73,8 @@ def files(folder: Path) -> list[Path]:
     return [*sorted(path for _, path in _shards(folder)), *([names] if names.is_file() else [])]
 
 
-def index(folder: Path) -> tuple[StoredImages, StoredImages, tuple[str, ...]]:
-    """Training and test images in the order of the shards, sizes still 0, and the classes.
+def index(folder: Path) -> Dataset:
+    """The images in the order of the shards, sizes still 0.
 
     Classes are the labels of the training images in order. Raises `UserError` for whatever `survey` finds wrong, and
     for labels that do not fit together.
@@ -118,23 +120,36 @@ def _missing(folder: Path, paths: list[Path]) -> Iterator[str]:
             yield f"{name}-{number:05}-of-{count}{end} is missing: copy or download it again"
 
 
-def assemble(folder: Path, found: Survey) -> tuple[StoredImages, StoredImages, tuple[str, ...]]:
+def assemble(folder: Path, found: Survey) -> Dataset:
     """As `index`, of what a survey found, whatever it found wrong."""
-    train, test = (_joined(found.paths[split], found.shards[split]) for split in ("train", "test"))
-    for split, images in (("train", train), ("test", test)):
+    train, test = (_joined(found.paths[split], found.shards[split]) for split in SPLITS)
+    for split, images in zip(SPLITS, (train, test), strict=True):
         if not len(images):
             raise UserError(f"{folder}: the {split} shards hold no images ({', '.join(IMAGES)} with a .{LABEL} each)")
     return _with_classes(folder, train, test)
 
 
+def problems(folder: Path) -> list[str]:
+    """Everything wrong with the shards, a line each; every image is decoded."""
+    found: list[str] = []
+    try:
+        surveyed = survey(folder)
+        found += surveyed.problems
+        for images in assemble(folder, surveyed).stored_splits.values():
+            found += scan_all(images, folder.name).problems.values()
+    except UserError as error:  # beyond which nothing can be told
+        found.append(str(error))
+    return found
+
+
 def _shards(folder: Path) -> Iterator[tuple[str, Path]]:
     """Split and path of each shard, in no order: those in folders of the splits, or if there are none, in this one."""
     items = _items(folder)
-    parts = [item for item in items if item.name in SPLITS and item.is_dir()]
+    parts = [item for item in items if item.name in SPLIT_OF and item.is_dir()]
     for part in parts:
-        yield from ((SPLITS[part.name], Path(item.path)) for item in _items(Path(part.path)) if _is_shard(item))
+        yield from ((SPLIT_OF[part.name], Path(item.path)) for item in _items(Path(part.path)) if _is_shard(item))
     for item in items:
-        splits = {SPLITS[word] for word in SPLIT.findall(item.name)}
+        splits = {SPLIT_OF[word] for word in SPLIT.findall(item.name)}
         if len(splits) == 1 and not parts and _is_shard(item):
             yield splits.pop(), Path(item.path)
 
@@ -202,9 +217,7 @@ def _joined(paths: list[Path], shards: list[Shard]) -> StoredImages:
     )
 
 
-def _with_classes(
-    folder: Path, train: StoredImages, test: StoredImages
-) -> tuple[StoredImages, StoredImages, tuple[str, ...]]:
+def _with_classes(folder: Path, train: StoredImages, test: StoredImages) -> Dataset:
     """Labels become 0 … number of classes − 1: those that training images have, or that `classes.txt` has names for."""
     seen = np.unique(train.labels)
     unseen = np.flatnonzero(~np.isin(test.labels, seen))
@@ -216,7 +229,7 @@ def _with_classes(
     if (values != np.arange(len(values))).any():
         console.notice(f"{folder}: classes {values[0]} … {values[-1]} are called 0 … {len(values) - 1} here, in order.")
     train, test = (replace(images, labels=np.searchsorted(values, images.labels)) for images in (train, test))
-    return train, test, names or tuple(map(str, values))
+    return from_splits(stem(folder), train, test, names or tuple(map(str, values)))
 
 
 def _class_names(file: Path) -> tuple[str, ...]:

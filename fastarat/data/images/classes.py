@@ -9,7 +9,7 @@ import numpy as np
 
 from fastarat.common.errors import UserError
 from fastarat.data.images.dataset import Dataset, Images, fingerprint
-from fastarat.data.images.stored import STORED, StoredImages
+from fastarat.data.images.stored import STORED
 
 
 class Match(NamedTuple):
@@ -55,21 +55,17 @@ def in_order_of(dataset: Dataset, wanted: Sequence[str], of: str, fix: str) -> D
     dataset = replace(dataset, classes=names, matched=how)
     if (places == np.arange(len(places))).all():
         return dataset
-    train = replace(dataset.train, labels=places[dataset.train.labels])
-    test = replace(dataset.test, labels=places[dataset.test.labels])
-    return replace(dataset, train=train, test=test, fingerprint=_fingerprint(dataset, train, test, places))
+    train, test = (replace(split, labels=places[split.labels]) for split in dataset.splits.values())
+    if isinstance(train, Images):  # as a set that lies in this order has it; of stored images one of its own
+        of_both = fingerprint(train, test)
+    else:
+        of_both = STORED + hashlib.sha256(dataset.fingerprint.encode() + places.tobytes()).hexdigest()
+    return replace(dataset, train=train, test=test, fingerprint=of_both)
 
 
 def are_numbers(names: Sequence[str]) -> bool:
     """Whether classes are only numbered from 0, as those of an .npz file, or of shards without a `classes.txt`."""
     return tuple(names) == tuple(map(str, range(len(names))))
-
-
-def _fingerprint(dataset: Dataset, train: Images | StoredImages, test: Images, places: np.ndarray) -> str:
-    """Of decoded images the one of a set that lies in this order; of stored ones one of its own."""
-    if isinstance(train, Images):
-        return fingerprint(train, test)
-    return STORED + hashlib.sha256(dataset.fingerprint.encode() + places.tobytes()).hexdigest()
 
 
 def _difference(names: tuple[str, ...], wanted: tuple[str, ...], whose: str, of: str) -> str:

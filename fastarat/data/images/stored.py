@@ -1,6 +1,5 @@
 """Images as they are stored, each read only when it is needed: what does not fit into memory decoded."""
 
-import hashlib
 import os
 import zlib
 from dataclasses import dataclass, fields, replace
@@ -10,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastarat.common.errors import WorkError
-from fastarat.data.images.decoding import DECODING, File
+from fastarat.data.images.cache import key_of
+from fastarat.data.images.decoding import File
 
 STORED = "stored-"
 """What the fingerprint of images that are not decoded begins with."""
@@ -106,22 +106,6 @@ class StoredImages:
 PER_IMAGE = tuple(field.name for field in fields(StoredImages) if field.name not in ("paths", "names", "crc32"))
 
 
-def fingerprint_of(*parts: StoredImages) -> str:
-    """`STORED` and the SHA-256 (64 hex digits) over names, sizes, lengths and labels; no image is read for it."""
-    digest = hashlib.sha256()
-    for part in parts:
-        for values in (part.labels, part.sizes, part.lengths):
-            digest.update(f"{values.dtype} {values.shape}".encode() + np.ascontiguousarray(values).data)
-        digest.update(os.fsencode("\n".join(part.names)))
-    return STORED + digest.hexdigest()
-
-
 def storage_key(images: StoredImages, *settings: object) -> str:
-    """24 hex digits that change with the files' places, sizes and times, and the images' places in them."""
-    digest = hashlib.sha256(repr((DECODING, *settings)).encode())
-    for path in map(Path, images.paths):
-        status = path.stat()
-        digest.update(os.fsencode(f"{path.absolute()} {status.st_size} {status.st_mtime_ns}\n"))
-    for values in (images.files, images.offsets, images.lengths):
-        digest.update(np.ascontiguousarray(values).data)
-    return digest.hexdigest()[:24]
+    """The `key_of` these images where they lie: their files, and their places in them."""
+    return key_of(map(Path, images.paths), *settings, arrays=(images.files, images.offsets, images.lengths))

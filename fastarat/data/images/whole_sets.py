@@ -1,19 +1,25 @@
-"""Every stored image decoded once before training: its size, and what is wrong with it. Kept for the next run."""
+"""Every stored image decoded once and what came of it kept: its size, what is wrong with it, or its pixels."""
 
-import json
-from dataclasses import replace
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from fastarat.common import console
+from fastarat.common import console, npy, unfinished
 from fastarat.common.errors import UserError, WorkError
-from fastarat.common.files import parse_json, write_atomically
-from fastarat.common.npz import read_npz
-from fastarat.data.images.decoding import File, open_image, reason_of
+from fastarat.common.files import as_file_name, synchronise
+from fastarat.common.problems import require_none
+from fastarat.data.images.cache import as_array, data_root, from_array, kept
+from fastarat.data.images.dataset import Dataset, Images, fingerprint, from_splits
+from fastarat.data.images.decoding import File, decode_all, open_image, reason_of
 from fastarat.data.images.pool import in_order
 from fastarat.data.images.stored import Span, StoredImages, storage_key
+
+Corrupt = Literal["fatal", "skip"]
+BLOCK = 1 << 24
 
 
 class Scan(NamedTuple):
@@ -25,41 +31,45 @@ class Scan(NamedTuple):
     """a line for each image that cannot be decoded, by its place; it begins with the image's name"""
 
 
-def scan(images: StoredImages, cache: Path, what: str) -> Scan:
-    """Decode all of `images` on every core, or read from the folder `cache` what the same files told before."""
-    kept = cache / f"{storage_key(images)}.npz"
-    found = _read(kept, len(images))
-    if found is None:
+def of_readable_images(dataset: Dataset, source: Path, corrupt: Corrupt) -> Dataset:
+    """A data set with the sizes of its images, every one of which was decoded once; which is remembered.
+
+    One that cannot be is an error that names it, or (`corrupt` skip) is named and left out. Raises `UserError`.
+    """
+    splits = dataset.stored_splits
+    found = {split: scan(part, f"{dataset.name}, {split}") for split, part in splits.items()}
+    problems = [line for part in found.values() for line in part.problems.values()]
+    if problems and corrupt == "fatal":
+        problems[-1] += "; 'fastarat train --loading.corrupt skip' leaves such images out"
+        require_none(source, problems)
+    for line in problems:
+        console.notice(f"left out: {line}")
+    train, test = (_without(part, found[split]) for split, part in splits.items())
+    if not len(train):
+        raise UserError(f"{source}: no training image can be decoded; 'fastarat data check' says why of each")
+    counted = replace(dataset, num_skipped=len(problems), fingerprint=fingerprint(train, test))
+    return replace(counted, train=train, test=test)
+
+
+def _without(images: StoredImages, found: Scan) -> StoredImages:
+    """The images that can be decoded, with their sizes."""
+    good = np.setdiff1d(np.arange(len(images)), np.array(list(found.problems), np.int64))
+    return replace(images, sizes=found.sizes).take(good)
+
+
+def scan(images: StoredImages, what: str) -> Scan:
+    """Decode all of `images` on every core, or take what the same files told before."""
+
+    def make() -> dict[str, np.ndarray]:
         found = scan_all(images, what)
-        _keep(found, kept)
-    return found
+        return {"sizes": found.sizes, "problems": as_array(found.problems)}
 
-
-def _read(kept: Path, count: int) -> Scan | None:
-    try:
-        arrays = read_npz(kept)  # which compares checksums
-        problems = {int(i): str(line) for i, line in parse_json(arrays["problems"].tobytes()).items()}
-        sizes = arrays["sizes"]
-        return Scan(sizes, problems) if sizes.shape == (count, 2) and sizes.dtype == np.int32 else None
-    except (UserError, KeyError, ValueError, AttributeError):
-        return None  # not there, or damaged
-
-
-def _keep(found: Scan, kept: Path) -> None:
-    problems = np.frombuffer(json.dumps(found.problems).encode(), np.uint8)
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(kept, lambda path: _save(path, found.sizes, problems))
-    except (OSError, WorkError) as e:
-        console.notice(f"what was found in the images is not kept ({e}): the next run looks again")
-
-
-def _save(path: Path, sizes: np.ndarray, problems: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.savez(file, sizes=sizes, problems=problems)
+    arrays = kept("scanned", what, storage_key(images, "sizes"), make)
+    return Scan(arrays["sizes"], {int(i): line for i, line in from_array(arrays["problems"]).items()})
 
 
 def scan_all(images: StoredImages, what: str) -> Scan:
+    """Decode all of `images` on every core."""
     sizes, problems = np.zeros((len(images), 2), np.int32), {}
     spans = (images.span(i) for i in range(len(images)))
     with console.progress(f"Checking {what}", len(images)) as advance:
@@ -92,7 +102,119 @@ def examine(span: Span) -> tuple[int, int] | str:
         return f"{span.name} cannot be decoded ({reason_of(content, e)})"
 
 
-def without(images: StoredImages, found: Scan) -> StoredImages:
-    """The images that can be decoded, with their sizes."""
-    good = np.setdiff1d(np.arange(len(images)), np.array(list(found.problems), np.int64))
-    return replace(images, sizes=found.sizes).take(good)
+def decoded(stored: Dataset, size: int | None) -> Dataset:
+    """All of it decoded, at `size` x `size` pixels or as it is stored. Raises `UserError` if sizes differ."""
+    parts = stored.stored_splits
+    form = Form((size, size) if size else common_size(stored.name, *parts.values()))
+    train, test = (decoded_once(part, form, f"{stored.name}-{split}") for split, part in parts.items())
+    return replace(from_splits(stored.name, train, test, stored.classes), num_skipped=stored.num_skipped)
+
+
+def with_decoded_test(stored: Dataset, size: tuple[int, int] | None, share: float) -> Dataset:
+    """Training images as they are stored, and test images decoded, all of one size: of each image the middle, `share`
+    of its shorter side, as `size` (width, height); or as they are stored."""
+    parts = stored.stored_splits
+    form = Form(size or common_size(stored.name, *parts.values()), share)
+    return replace(stored, test=decoded_once(parts["test"], form, f"{stored.name}-test"))
+
+
+def common_size(name: str, *parts: StoredImages) -> tuple[int, int]:
+    """The (width, height) that all images have. Raises `UserError` where they differ."""
+    size = one_size_of(*parts)
+    if size is None:
+        raise UserError(f"{name}: images differ in size: choose one, such as --size 128")
+    return size
+
+
+def one_size_of(*parts: StoredImages) -> tuple[int, int] | None:
+    """The (width, height) that all images have; None where they differ."""
+    sizes = {part.common_size() for part in parts if len(part)}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+@dataclass(frozen=True)
+class Form:
+    """How images of any size are brought to one: the middle of each, `share` of its shorter side, as `size`.
+
+    An image that has the size already keeps its pixels.
+    """
+
+    size: tuple[int, int]
+    """(width, height)"""
+    share: float = 1.0
+
+
+def decoded_once(images: StoredImages, form: Form, what: str) -> Images:
+    """The images in one form: uint8 [N, H, W, 3].
+
+    They are decoded into a file on first use, and from then on are a read-only memory map of it. Its name holds its
+    checksum, with which it is compared each time, all of it: that takes a small part of what an evaluation does with
+    every image. One that has changed is decoded again. Raises `WorkError` if that cannot be written.
+    """
+    if not len(images):
+        return decoded_now(images, form, what)
+    place = data_root() / "decoded" / f"{as_file_name(what)}-{storage_key(images, form.size, form.share)}"
+    shape = (len(images), form.size[1], form.size[0], 3)
+    pixels = _mapped(place, shape)
+    if pixels is None:
+        try:
+            _write(place, shape, images, form, what)
+        except OSError as e:
+            raise WorkError(
+                f"cannot write {place.parent}: {e.strerror or e}; let FASTARAT_DATA name a folder with room for it"
+            ) from None
+        pixels = _mapped(place, shape)
+    if pixels is None:
+        raise WorkError(f"what was written to {place.parent} reads otherwise: check the disk")
+    return Images(pixels, images.labels)
+
+
+def decoded_now(images: StoredImages, form: Form, what: str) -> Images:
+    """As `decoded_once`, in memory: for a few images."""
+    pixels = np.empty((len(images), form.size[1], form.size[0], 3), np.uint8)
+    _decode_into(pixels, images, form, what)
+    return Images(pixels, images.labels)
+
+
+def _mapped(place: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The pixels at `place` if they are there as they were written; what is not goes."""
+    for path in place.parent.glob(f"{place.name}-????????.npy"):
+        try:
+            pixels = npy.open_mapped(path, np.uint8, shape)
+            if _checksum(pixels, f"Checking {path.name}") == path.stem[-8:]:
+                return pixels
+            problem = f"{path} has changed since it was written"
+        except UserError as e:
+            problem = str(e)
+        console.notice(f"{problem}: its images are decoded again")
+        with suppress(OSError):  # if it cannot be replaced either, writing says so
+            path.unlink()
+    return None
+
+
+def _write(place: Path, shape: tuple[int, ...], images: StoredImages, form: Form, what: str) -> None:
+    with unfinished.beside(place) as folder:
+        pixels = npy.allocate(folder / "pixels.npy", np.uint8, shape)
+        _decode_into(pixels, images, form, what)
+        synchronise(folder / "pixels.npy")
+        checksum = _checksum(pixels, f"Keeping {what}")
+        (folder / "pixels.npy").rename(place.with_name(f"{place.name}-{checksum}.npy"))
+
+
+def _checksum(pixels: np.ndarray, doing: str) -> str:
+    """CRC-32, 8 hex digits."""
+    content, crc = pixels.reshape(-1), 0
+    with console.progress(doing, len(content)) as advance:
+        for begin in range(0, len(content), BLOCK):
+            crc = zlib.crc32(content[begin : begin + BLOCK].data, crc)
+            advance(BLOCK)
+    return f"{crc:08x}"
+
+
+def _decode_into(pixels: np.ndarray, images: StoredImages, form: Form, what: str) -> None:
+    files = (images.file(i) for i in range(len(images)))
+    with console.progress(f"Decoding {what}", len(images)) as advance:
+        for row, image in enumerate(decode_all(files, len(images), form.size, resize=True, share=form.share)):
+            require_none(what, [image.problem] if image.problem else [])
+            pixels[row] = image.pixels
+            advance(1)

@@ -10,19 +10,13 @@ import torch
 from fastarat.common.advice import command
 from fastarat.common.errors import UserError
 from fastarat.config import Config
-from fastarat.data.formats import prepared
-from fastarat.data.formats.archives import is_compressed
-from fastarat.data.formats.class_folders import survey
-from fastarat.data.formats.find import Source, find
+from fastarat.data.formats.find import Found, find
 from fastarat.data.images.dataset import Dataset
-from fastarat.data.open import open_dataset
-from fastarat.data.stored import common_size, decoded, open_stored, streamed
+from fastarat.data.images.whole_sets import common_size, decoded, with_decoded_test
 
 Name = Literal["resident", "ffcv", "dali", "plain"]
 RESIDENT_SHARE = 0.25
 """Of the device's memory; the step needs the most."""
-FASTEST = {"beton": "ffcv", "images": "dali", "shards": "dali"}
-"""The loader for each kind of stored images where it is installed."""
 PACKAGES = {"ffcv": "ffcv", "dali": "nvidia"}
 
 
@@ -33,8 +27,6 @@ class Opened:
     dataset: Dataset
     loader: Name
     why: str
-    num_skipped: int = 0
-    """images left out because they cannot be decoded"""
 
 
 def open_for_training(config: Config, device: torch.device) -> Opened:
@@ -43,59 +35,51 @@ def open_for_training(config: Config, device: torch.device) -> Opened:
 
     Raises `UserError` if a loader that was asked for cannot read this data.
     """
-    source = find(config.data)
+    found = find(config.data)
     if config.loader != "auto":
-        return _opened(config, source, config.loader, "asked for")
+        return _opened(config, found, config.loader, "asked for")
     if config.loading.decode == "gpu":
-        return _opened(config, source, "dali", "only DALI decodes on the GPU")
-    if not reads_one_by_one(source):
-        return _only_resident(config, source, device)
+        return _opened(config, found, "dali", "only DALI decodes on the GPU")
+    if not found.is_one_by_one:
+        return _only_resident(config, found, device)
     fits, why = (False, "resized crops need the images as they are stored")
     if config.augment.crop == "padded":
-        fits, why = _room(_decoded_bytes(config, source), device)
-    return _opened(config, source, *(("resident", why) if fits else _fastest(source, why)))
+        fits, why = _room(_decoded_bytes(config, found), device)
+    return _opened(config, found, *(("resident", why) if fits else _fastest(found, why)))
 
 
-def _opened(config: Config, source: Source, loader: Name, why: str) -> Opened:
-    if loader == "resident" and (config.loading.corrupt == "fatal" or not reads_one_by_one(source)):
-        return Opened(open_dataset(config.data, config.size), loader, why)
-    _require_fit(loader, source)
-    stored = open_stored(source, config.loading.corrupt)
+def _opened(config: Config, found: Found, loader: Name, why: str) -> Opened:
+    if loader == "resident" and (config.loading.corrupt == "fatal" or not found.is_one_by_one):
+        return Opened(found.open(config.size), loader, why)
+    _require_fit(loader, found)
+    stored = found.open_stored(config.loading.corrupt)
     if loader == "resident":
-        dataset = decoded(stored, config.size)
-    else:
-        dataset = streamed(stored, config.size, config.augment.central_share)
-    return Opened(dataset, loader, why, stored.num_skipped)
+        return Opened(decoded(stored, config.size), loader, why)
+    size = (config.size, config.size) if config.size else None
+    return Opened(with_decoded_test(stored, size, config.augment.central_share), loader, why)
 
 
-def reads_one_by_one(source: Source) -> bool:
-    """Whether an image can be had without the others."""
-    if source.kind == "prepared":
-        return prepared.is_rgb(prepared.read(source.path))
-    decoded = source.kind in ("embedded", "cifar", "arrays")
-    return not decoded and not (source.kind == "images" and is_compressed(source.path))
-
-
-def _only_resident(config: Config, source: Source, device: torch.device) -> Opened:
-    prepare = f"{command('data', 'prepare', source.name, 'OUT')} makes them so"
+def _only_resident(config: Config, found: Found, device: torch.device) -> Opened:
+    prepare = f"{command('data', 'prepare', found.name, 'OUT')} makes them so"
     if config.augment.crop == "resized":
-        raise UserError(f"resized crops need images as they are stored, and {source.name} has none: give a folder")
-    dataset = open_dataset(config.data, config.size)
+        raise UserError(f"resized crops need images as they are stored, and {found.name} has none: give a folder")
+    dataset = found.open(config.size)
     fits, why = _room(dataset.decoded_train.images.nbytes, device)
     if not fits:
         raise UserError(f"{config.data}: {why}; read image by image they would be loaded by --loader plain: {prepare}")
     return Opened(dataset, "resident", why)
 
 
-def _decoded_bytes(config: Config, source: Source) -> int:
+def _decoded_bytes(config: Config, found: Found) -> int:
     """How much memory all training images take as pixels; of image files as if all had the first one's size."""
-    if source.kind == "images":
-        layout = survey(source.path)
-        width, height = (config.size, config.size) if config.size else layout.size or (0, 0)
-        return layout.count("train") * width * height * 3
-    stored = open_stored(source, config.loading.corrupt)
-    width, height = (config.size, config.size) if config.size else common_size(stored.name, stored.train)
-    return len(stored.train) * width * height * 3
+    if found.format.decode:
+        count, size = found.format.decode.outline(found.path)
+        width, height = (config.size, config.size) if config.size else size
+        return count * width * height * 3
+    stored = found.open_stored(config.loading.corrupt)
+    train = stored.stored_splits["train"]
+    width, height = (config.size, config.size) if config.size else common_size(stored.name, train)
+    return len(train) * width * height * 3
 
 
 def _room(num_bytes: int, device: torch.device) -> tuple[bool, str]:
@@ -109,13 +93,13 @@ def _room(num_bytes: int, device: torch.device) -> tuple[bool, str]:
     return False, f"{size} are more than a quarter of {where} ({memory / 2**30:,.0f} GiB)"
 
 
-def _fastest(source: Source, why: str) -> tuple[Name, str]:
+def _fastest(found: Found, why: str) -> tuple[Name, str]:
     """The loader for images that do not stay on the device, and why."""
-    wanted = FASTEST.get(source.kind)
+    wanted = found.format.fastest
     if wanted is None:
-        return "plain", f"{why}, and a prepared set is read from the disk"
+        return "plain", f"{why}, and a {found.format.label} is read from the disk"
     if is_installed(wanted):
-        return wanted, f"{why}, and {wanted} reads this kind of data"  # type: ignore[return-value]
+        return wanted, f"{why}, and {wanted} reads this kind of data"
     return "plain", f"{why}, and {wanted} is not installed (pip install 'fastarat[{wanted}]' for speed)"
 
 
@@ -126,15 +110,15 @@ def is_installed(loader: str) -> bool:
     return loader != "dali" or find_spec("nvidia.dali") is not None
 
 
-def _require_fit(loader: Name, source: Source) -> None:
-    if loader == "ffcv" and source.kind != "beton":
+def _require_fit(loader: Name, found: Found) -> None:
+    if loader == "ffcv" and found.format.fastest != "ffcv":
         raise UserError(
-            f"FFCV reads .beton files, and {source.name} is none: "
-            f"{command('data', 'build', source.name, 'OUT.beton')} makes one"
+            f"FFCV reads .beton files, and {found.name} is none: "
+            f"{command('data', 'build', found.name, 'OUT.beton')} makes one"
         )
-    if loader == "dali" and source.kind not in ("images", "shards"):
+    if loader == "dali" and found.format.fastest != "dali":
         raise UserError(
-            f"DALI reads image files and shards, and {source.name} is neither: leave --loader dali and "
+            f"DALI reads image files and shards, and {found.name} is neither: leave --loader dali and "
             "--loading.decode gpu out"
         )
     if loader in PACKAGES and not is_installed(loader):

@@ -5,11 +5,7 @@ from pathlib import Path
 from fastarat.common.errors import UserError
 from fastarat.data.formats.beton import write as beton_write
 from fastarat.data.formats.beton.storage import Mode, Storage
-from fastarat.data.formats.beton.write import Contents
-from fastarat.data.formats.find import Source, find
-from fastarat.data.loading.choose import reads_one_by_one
-from fastarat.data.open import open_dataset
-from fastarat.data.stored import open_stored
+from fastarat.data.formats.find import FORMATS, find
 
 
 def build(data: str, out: Path, mode: Mode, longest_side: int | None, quality: int) -> None:
@@ -20,15 +16,8 @@ def build(data: str, out: Path, mode: Mode, longest_side: int | None, quality: i
     """
     storage = Storage(mode, longest_side, quality)
     storage.require()  # before hours of decoding
-    source = find(data)
-    if source.kind == "beton":
-        raise UserError(f"{source.path} is a .beton already: build from what it was made of")
-    beton_write.build(_contents(data, source), out, storage)
-
-
-def _contents(data: str, source: Source) -> Contents:
-    if reads_one_by_one(source):
-        stored = open_stored(source)
-        return Contents(stored.name, stored.train, stored.test, stored.classes, 255, data)
-    dataset = open_dataset(data)
-    return Contents(dataset.name, dataset.train, dataset.test, dataset.classes, dataset.max_value, data)
+    found = find(data)
+    if found.format is FORMATS["beton"]:
+        raise UserError(f"{found.path} is a .beton already: build from what it was made of")
+    dataset = found.open_stored() if found.is_one_by_one else found.open()
+    beton_write.build(dataset, out, storage, source=data)

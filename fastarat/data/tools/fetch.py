@@ -1,6 +1,5 @@
 """Downloads of the published CIFAR archives: resumed where they stopped, checked before they are used."""
 
-import hashlib
 import http.client
 import shutil
 import urllib.error
@@ -33,7 +32,7 @@ def fetch(name: str, source: Path | None, root: Path, url: str | None = None) ->
     archive = cifar.ARCHIVES[name]
     target = root / archive.filename
     if target.exists():
-        require_checksum(target, archive)
+        cifar.require_checksum(target, archive)
         return target
     with _writing(target):
         root.mkdir(parents=True, exist_ok=True)
@@ -48,27 +47,11 @@ def fetch(name: str, source: Path | None, root: Path, url: str | None = None) ->
     return target
 
 
-def require_checksum(path: Path, archive: cifar.Archive, fix: str = "") -> None:
-    """Raise `UserError` unless `path` is the published archive. `fix`: what to do then, other than to fetch it."""
-    again = f"fastarat data fetch {archive.name}"
-    require_file(path)
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
-    if found != archive.md5:
-        raise UserError(
-            f"{path} is not the published {archive.filename} (MD5 {found}, expected {archive.md5}): "
-            f"{fix or f'remove it and run {again!r} again'}."
-        )
-
-
 def _require_published(source: Path, archive: cifar.Archive) -> None:
     """As `require_checksum`, for a file of the caller's, which stays where it is."""
     top = ""
     try:
-        require_checksum(source, archive, f"give --source a copy of {archive.url}, or leave it out")
+        cifar.require_checksum(source, archive, f"give --source a copy of {archive.url}, or leave it out")
     except UserError:
         with suppress(UserError):
             top = cifar.top_folder(source)
@@ -82,7 +65,7 @@ def _copy(source: Path, target: Path) -> None:
 
 def _check_download(part: Path, archive: cifar.Archive) -> None:
     try:
-        require_checksum(part, archive)
+        cifar.require_checksum(part, archive)
     except UserError:
         part.unlink()  # complete but wrong: continuing it could never make it right
         raise

@@ -14,10 +14,8 @@ import pytest
 
 from fastarat.common.errors import UserError
 from fastarat.data.formats import archives as entries
-from fastarat.data.formats import cifar, compression, image_folder, index, shards, webdataset
-from fastarat.data.formats.index import index_images
+from fastarat.data.formats import cifar, compression, image_folder, shards, webdataset
 from fastarat.data.formats.shard_index import indexed_once
-from fastarat.data.images.stored import fingerprint_of
 from fastarat.data.images.whole_sets import scan
 from fastarat.data.open import open_dataset
 from fastarat.data.tools.check import check
@@ -238,7 +236,8 @@ def test_a_hard_link_in_an_archive_is_the_image_that_it_stands_for(photos, tmp_p
     archive = pack(photos, tmp_path / f"linked{suffix}", "w:gz" if suffix == ".tar.gz" else "w", "top/")
     assert open_dataset(str(archive)).fingerprint == open_dataset(str(photos)).fingerprint
     if suffix == ".tar":
-        for mine, theirs in zip(index_images(archive)[:2], index_images(photos)[:2], strict=True):
+        parts = (image_folder.stored(source).splits.values() for source in (archive, photos))
+        for mine, theirs in zip(*parts, strict=True):
             assert [mine.read(i) for i in range(len(mine))] == [theirs.read(i) for i in range(len(theirs))]
 
 
@@ -289,8 +288,7 @@ def test_a_mutant_of_a_cifar_archive_is_the_same_or_refused(tmp_path, name, coun
     path = cifar_archive(tmp_path / "c.tar.gz", name, cifar_files(name, 2))
 
     def opened():
-        archive = cifar.recognise(path)
-        return archive and cifar.read(path, archive).fingerprint
+        return cifar.recognise(path) and cifar.read(path).fingerprint
 
     found = outcomes(path, path.read_bytes(), count, opened)
     assert found["refused"] > count / 2
@@ -310,8 +308,8 @@ def test_a_mutant_of_a_shard_has_all_samples_or_is_refused(tmp_path, kind, count
         content = path.read_bytes()
 
     def opened():
-        train, _, classes = shards.index(tmp_path / "w")
-        return train.names, train.labels.tolist(), train.offsets.tolist(), classes
+        data = shards.index(tmp_path / "w")
+        return data.train.names, data.train.labels.tolist(), data.train.offsets.tolist(), data.classes
 
     # A class is a file's content, of which a tar has no checksum.
     found = outcomes(path, content, count, opened, may_differ=kind == "tar")
@@ -322,18 +320,17 @@ def test_a_mutant_of_a_shard_has_all_samples_or_is_refused(tmp_path, kind, count
 def test_a_mutant_of_what_is_kept_of_shards_is_never_believed(tmp_path, root, count):
     tar_shard(tmp_path / "w/train.tar", samples([(jpeg(i), i % 2) for i in range(6)]))
     tar_shard(tmp_path / "w/val.tar", samples([(jpeg(i), i % 2) for i in range(3)]))
-    train, _, _ = shards.index(tmp_path / "w")
-    files = shards.files(tmp_path / "w")
+    train = shards.index(tmp_path / "w").train
 
     def fingerprint():
-        return fingerprint_of(*indexed_once(tmp_path / "w", files, root, shards.index)[:2])
+        return indexed_once(tmp_path / "w").fingerprint
 
     def sizes():
-        return scan(train, root, "w").sizes.tolist()
+        return scan(train, "w").sizes.tolist()
 
     for opened in (fingerprint, sizes):
         opened()
-        (kept,) = root.iterdir()
+        (kept,) = (root / "scanned").iterdir()
         assert outcomes(kept, kept.read_bytes(), count // 3, opened)["equal"] == count // 3
         kept.unlink()
 
@@ -378,9 +375,8 @@ def test_forged_headers_with_right_checksums_end_in_one_line(tmp_path, count):
 def test_an_archive_that_changes_between_its_two_readings_is_named(photos, tmp_path, monkeypatch):
     archive = pack(photos, tmp_path / "packed.tar", "w")
     count = len(names(archive))
-    for module in (image_folder, index):
-        monkeypatch.setattr(module, "entries", lambda path: islice(entries.entries(path), count - 1))
-    for use in (index_images, lambda path: open_dataset(str(path))):
+    monkeypatch.setattr(image_folder, "entries", lambda path: islice(entries.entries(path), count - 1))
+    for use in (image_folder.stored, lambda path: open_dataset(str(path))):
         with pytest.raises(UserError, match="has changed while it was read"):
             use(archive)
 
@@ -393,7 +389,7 @@ def test_an_index_is_made_again_if_a_shard_changes_in_a_folder_that_is_a_link(tm
         (tmp_path / "w" / split).symlink_to(tmp_path / "elsewhere" / split)
 
     def count():
-        return len(indexed_once(tmp_path / "w", shards.files(tmp_path / "w"), root, shards.index)[0])
+        return len(indexed_once(tmp_path / "w").train)
 
     assert count() == 4
     tar_shard(tmp_path / "elsewhere/train/0.tar", samples([(jpeg(i), i % 2) for i in range(6)]))

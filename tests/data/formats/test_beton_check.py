@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fastarat.data.formats.beton.check import info, problems
+from fastarat.data.formats.beton.seal import sha256_of
 from tests.helpers.beton_sets import built, folder_contents, patch, patch_struct, pixel_contents, reopened, unsealed
 from tests.helpers.small_sets import jpeg
 
@@ -51,14 +52,14 @@ def test_a_damaged_structure_is_the_one_problem(photographs):
 
 def test_info_says_what_is_in_the_file(photos, tmp_path):
     (photos / "train/dog/9.jpg").write_bytes(jpeg(9, 100, 90))
-    path = built(folder_contents(photos), tmp_path / "photos.beton", mode="smart")
+    path = built(folder_contents(photos), tmp_path / "photos.beton", str(photos), mode="smart")
     facts = info(path)
     assert facts["name"] == "photos" and facts["classes"] == ["cat", "dog"] and facts["max_value"] == 255
     assert facts["train"] == {"images": 7, "class_min": 3, "class_max": 4}
     assert facts["test"] == {"images": 4, "class_min": 2, "class_max": 2}
     assert facts["stored"] == {"raw": 10, "jpeg": 1} and facts["bytes"] == path.stat().st_size
     assert facts["sizes"] == {"min": [12, 12], "median": [12, 12], "max": [100, 90]}
-    assert facts["fingerprint"] == reopened(path).fingerprint and facts["source"] == str(photos)
+    assert facts["fingerprint"] == sha256_of(path) and facts["source"] == str(photos)
     assert info(unsealed(path))["classes"] == ["0", "1"]
 
 

@@ -19,9 +19,9 @@ from fastarat.common.errors import UserError, WorkError
 from fastarat.data.formats.beton import write as beton_write
 from fastarat.data.formats.beton.format import MIN_PAGE
 from fastarat.data.formats.beton.storage import SMART_BYTES, Storage
-from fastarat.data.formats.beton.write import Contents, build
+from fastarat.data.formats.beton.write import build
 from fastarat.data.images import pool
-from fastarat.data.images.dataset import Images
+from fastarat.data.images.dataset import Images, from_splits
 from tests.helpers.beton_sets import built, encoded, folder_contents, pixel_contents, pixels, reopened
 from tests.helpers.small_sets import jpeg, one_line
 from tests.helpers.unmeasured import UNMEASURED
@@ -101,7 +101,7 @@ def test_images_larger_than_a_page_make_the_pages_larger(tmp_path, out):
     for i, side in enumerate((300, 1200, 30, 700, 900)):
         files.append(tmp_path / f"{i}.png")
         Image.fromarray(np.full((side, side, 3), 10 * i, np.uint8)).save(files[-1])
-    contents = Contents("large", encoded(files, [0] * 5), encoded(files[:1], [0]), ("one",), 255, "large")
+    contents = from_splits("large", encoded(files, [0] * 5), encoded(files[:1], [0]), ("one",))
     data = reopened(built(contents, out, mode="raw"))
     assert out.stat().st_size > 4 * MIN_PAGE and data.train.sizes[1].tolist() == [1200, 1200]
     assert all((pixels(data.train, i) == 10 * i).all() for i in range(5))
@@ -111,7 +111,7 @@ def test_the_file_is_the_same_for_any_number_of_processes(tmp_path, monkeypatch)
     monkeypatch.setattr(pool, "BATCH", 3)
     files = []
     for processes in (1, 2):
-        build(pixel_contents(), tmp_path / f"{processes}.beton", Storage("jpeg"), processes)
+        build(pixel_contents(), tmp_path / f"{processes}.beton", Storage("jpeg"), source="noise", processes=processes)
         files += [(tmp_path / f"{processes}.beton{suffix}").read_bytes() for suffix in ("", ".json")]
     assert files[0] == files[2] and files[1] == files[3]
 
@@ -124,7 +124,7 @@ def test_a_process_that_dies_is_one_line_and_leaves_nothing(out, monkeypatch):
 
 
 def test_the_seal_says_what_was_built(out):
-    built(pixel_contents(), out, mode="raw", quality=80)
+    built(pixel_contents(), out, "noise.npz", mode="raw", quality=80)
     seal = json.loads(Path(f"{out}.json").read_text())
     assert seal["version"] == 2 and seal["source"] == "noise.npz" and seal["mode"] == "raw" and seal["quality"] == 80
     assert seal["counts"] == {"train": 6, "test": 4} and seal["class_counts"]["train"] == [2, 2, 2]
@@ -148,8 +148,8 @@ def test_every_image_that_cannot_be_stored_is_named_and_nothing_is_left(photos, 
 
 def test_what_a_beton_cannot_hold_is_refused(out):
     grey = Images(np.zeros((3, 8, 8, 1), np.uint8), np.zeros(3, np.int64))
-    text = refused(Contents("digits", grey, grey, ("a",), 16, "digits"), out)
-    assert "digits" in text and "--loader resident" in text
+    text = refused(from_splits("digits", grey, grey, ("a",), 16), out)
+    assert "source is not of 8-bit RGB images" in text and "--loader resident" in text
 
 
 @pytest.mark.parametrize("storage", [{"mode": "webp"}, {"longest_side": 0}, {"quality": 101}])
@@ -192,7 +192,7 @@ from fastarat.__main__ import main
 import fastarat.commands.recipes as command
 
 def run(args):
-    beton_write.build(pixel_contents(60, 20, 160), Path(sys.argv[1]), Storage("raw"), 2)
+    beton_write.build(pixel_contents(60, 20, 160), Path(sys.argv[1]), Storage("raw"), source="noise", processes=2)
     return 0
 
 if os.environ.get("HELD"):

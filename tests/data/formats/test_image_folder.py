@@ -50,7 +50,7 @@ def test_a_tar_may_hold_one_top_folder_and_call_its_test_split_val(photos, tmp_p
 
 def test_images_are_decoded_once_and_again_only_when_they_change(photos, root, capsys):
     open_dataset(str(photos))
-    assert "Decoded" in capsys.readouterr().err
+    assert "decoded" in capsys.readouterr().err
     open_dataset(str(photos))
     assert capsys.readouterr().err == ""
     (photos / "train/cat/9.png").write_bytes(jpeg(9, kind="PNG"))

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from fastarat.common.errors import UserError
-from fastarat.data.formats import shards, webdataset
-from fastarat.data.formats.find import find
-from fastarat.data.formats.index import index_images
+from fastarat.data.formats import image_folder, shards, webdataset
+from fastarat.data.formats.find import FORMATS, find
 from fastarat.data.images.stored import PER_IMAGE, StoredImages
 from fastarat.data.images.whole_sets import examine
 from fastarat.data.loading.decoders.dali import DALIDecoder
@@ -68,11 +67,10 @@ def stored_in(photos: Path, split: str) -> list[tuple[bytes, int]]:
 def test_shards_decode_to_the_pixels_and_labels_of_the_folder_they_were_made_from(photos, tmp_path, write):
     folder = write(tmp_path / "sharded", stored_in(photos, "train"), stored_in(photos, "test"))
     (folder / "classes.txt").write_text("cat\ndog\n")
-    assert find(str(folder)).kind == "shards"
-    *of_shards, classes = shards.index(folder)
-    *of_folder, names = index_images(photos)
-    assert classes == names == ("cat", "dog")
-    for mine, theirs in zip(of_shards, of_folder, strict=True):
+    assert find(str(folder)).format is FORMATS["shards"]
+    of_shards, of_folder = shards.index(folder), image_folder.stored(photos)
+    assert of_shards.classes == of_folder.classes == ("cat", "dog")
+    for mine, theirs in zip(of_shards.splits.values(), of_folder.splits.values(), strict=True):
         assert mine.labels.tolist() == theirs.labels.tolist() and mine.labels.dtype == np.int64
         assert [mine.read(i) for i in range(len(mine))] == [theirs.read(i) for i in range(len(theirs))]
         assert np.array_equal(pixels(mine), pixels(theirs))
@@ -86,9 +84,9 @@ def test_shards_may_lie_in_folders_of_their_splits(tmp_path):
         place.mkdir(parents=True, exist_ok=True)
         file.rename(place / f"shard-{file.name[-7:]}")
     assert shards.is_shards(deep)
-    train, test, classes = shards.index(deep)
-    assert train.names[4:] == ("train/shard-001.tar/00000.jpg", "train/shard-001.tar/00001.jpg")
-    assert len(test) == 4 and classes == ("0", "1")
+    data = shards.index(deep)
+    assert data.train.names[4:] == ("train/shard-001.tar/00000.jpg", "train/shard-001.tar/00001.jpg")
+    assert len(data.test) == 4 and data.classes == ("0", "1")
 
 
 def test_an_image_folder_is_not_taken_for_shards(photos, tmp_path):
@@ -106,19 +104,20 @@ def test_an_image_folder_is_not_taken_for_shards(photos, tmp_path):
 def test_labels_from_1_become_labels_from_0_and_that_is_said(tmp_path, capsys):
     train, test = ([(content, label + 1) for content, label in images(6, first, 3)] for first in (0, 10))
     folder = as_tfrecords(tmp_path / "sharded", train, test)
-    stored, _, classes = shards.index(folder)
-    assert stored.labels.tolist() == [0, 1, 2, 0, 1, 2] and classes == ("1", "2", "3")
+    data = shards.index(folder)
+    assert data.train.labels.tolist() == [0, 1, 2, 0, 1, 2] and data.classes == ("1", "2", "3")
     assert "classes 1 … 3 are called 0 … 2" in capsys.readouterr().err
     (folder / "classes.txt").write_text("tench\ngoldfish\nshark\n")
-    stored, _, classes = shards.index(folder)
-    assert stored.labels.tolist() == [0, 1, 2, 0, 1, 2] and classes == ("tench", "goldfish", "shark")
+    data = shards.index(folder)
+    assert data.train.labels.tolist() == [0, 1, 2, 0, 1, 2] and data.classes == ("tench", "goldfish", "shark")
 
 
 def test_a_class_without_images_keeps_its_number_if_it_has_a_name(tmp_path, capsys):
     folder = as_tars(tmp_path / "sharded", [(jpeg(i), 2 * (i % 2)) for i in range(6)], [(jpeg(9), 2)])
     (folder / "classes.txt").write_text("ant\nbee\ncat\n")
-    train, test, classes = shards.index(folder)
-    assert train.labels.tolist() == [0, 2] * 3 and test.labels.tolist() == [2] and classes == ("ant", "bee", "cat")
+    data = shards.index(folder)
+    assert data.train.labels.tolist() == [0, 2] * 3 and data.test.labels.tolist() == [2]
+    assert data.classes == ("ant", "bee", "cat")
     assert capsys.readouterr().err == ""
     (folder / "classes.txt").write_text("ant\nbee\n")
     assert "classes.txt has 2 names, and labels go from 0 to 2" in refusal(folder)
@@ -197,8 +196,8 @@ def test_shards_are_known_by_the_split_in_their_names_as_data_sets_have_it(tmp_p
             tar_shard(tmp_path / "w" / f"._{name}", [])
         else:
             tfrecord(tmp_path / "w" / name, [example(image=jpeg(i), label=i % 2) for i in range(4)])
-    assert find(str(tmp_path / "w")).kind == "shards"
-    assert [len(part) for part in shards.index(tmp_path / "w")[:2]] == [4, 4]
+    assert find(str(tmp_path / "w")).format is FORMATS["shards"]
+    assert [len(part) for part in shards.index(tmp_path / "w").splits.values()] == [4, 4]
     assert "left out" not in capsys.readouterr().err
 
 
@@ -239,7 +238,7 @@ def test_what_else_a_sample_has_is_left_alone(tmp_path):
     tar_shard(
         folder / "train-001.tar", [*GOOD, ("a.json", b"{}"), ("a.seg.png", b"x"), ("README", b"x"), ("c.txt", b"x")]
     )
-    assert len(shards.index(folder)[0]) == 5
+    assert len(shards.index(folder).train) == 5
 
 
 def test_a_record_without_image_or_class_is_named(tmp_path):
@@ -274,7 +273,7 @@ def test_files_like_shards_that_are_of_no_split_are_told(tmp_path, capsys):
     assert "left out" not in capsys.readouterr().err
     for i in range(5):
         tar_shard(folder / f"training-{i}.tar", samples(images(1)))
-    assert len(shards.index(folder)[0]) == 6
+    assert len(shards.index(folder).train) == 6
     text = capsys.readouterr().err
     assert "training-0.tar, training-1.tar, training-2.tar and 2 more" in " ".join(text.split())
 
@@ -286,7 +285,7 @@ def test_a_shard_beside_the_folders_of_splits_is_told_though_its_name_is_in_them
         for path in folder.glob(f"{split}-*.tar"):
             path.rename(folder / split / path.name)
     tar_shard(folder / "train-000.tar", samples(images(1)))
-    assert len(shards.index(folder)[0]) == 6
+    assert len(shards.index(folder).train) == 6
     assert "left out, being of no split by name and folder: train-000.tar" in " ".join(capsys.readouterr().err.split())
 
 
@@ -314,7 +313,7 @@ def test_processes_index_what_one_does_and_name_what_it_would(tmp_path, monkeypa
     folder = as_tfrecords(tmp_path / "sharded", images(6), images(4, 10))
     expected = shards.index(folder)
     monkeypatch.setattr(shards, "MUCH", 0)
-    for mine, one in zip(shards.index(folder)[:2], expected[:2], strict=True):
+    for mine, one in zip(shards.index(folder).splits.values(), expected.splits.values(), strict=True):
         assert mine.names == one.names and mine.paths == one.paths
         assert all(np.array_equal(getattr(mine, name), getattr(one, name)) for name in PER_IMAGE)
     broken = folder / "train-00001-of-00002"

@@ -7,7 +7,7 @@ import pytest
 
 from fastarat.common.errors import UserError
 from fastarat.data.images.classes import in_order_of, match_classes
-from fastarat.data.images.dataset import Images, from_arrays, other_images
+from fastarat.data.images.dataset import Images, from_splits, other_images
 from fastarat.data.images.stored import STORED
 from tests.helpers.small_sets import encoded, jpeg
 
@@ -60,9 +60,9 @@ def test_two_classes_of_one_name_are_themselves_where_the_order_is_the_same():
 def test_a_set_in_another_order_becomes_the_one_that_was_wanted():
     images = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), dtype=np.uint8)
     labels = np.array([0, 1, 2, 2, 1, 0])
-    own = from_arrays("own", Images(images, labels), Images(images[:3], labels[:3]), ("ant", "bee", "cat"), 255)
+    own = from_splits("own", Images(images, labels), Images(images[:3], labels[:3]), ("ant", "bee", "cat"), 255)
     other = np.array([2, 0, 1])[labels]
-    permuted = from_arrays("p", Images(images, other), Images(images[:3], other[:3]), ("bee", "cat", "ant"), 255)
+    permuted = from_splits("p", Images(images, other), Images(images[:3], other[:3]), ("bee", "cat", "ant"), 255)
     found = in_order_of(permuted, own.classes, "own", "")
     assert found.classes == own.classes and found.matched.startswith("by name")
     assert found.train.labels.tolist() == own.train.labels.tolist()
@@ -74,7 +74,7 @@ def test_a_set_in_another_order_becomes_the_one_that_was_wanted():
 def test_images_as_they_are_stored_are_mapped_too_and_are_no_others_than_those_they_were(tmp_path):
     train = encoded(tmp_path, {f"{i}.jpg": jpeg(i) for i in range(3)})
     test = Images(np.zeros((2, 4, 4, 3), np.uint8), np.array([2, 0]))
-    own = replace(from_arrays("own", test, test, ("ant", "bee", "cat"), 255), train=train, fingerprint=f"{STORED}0")
+    own = replace(from_splits("own", test, test, ("ant", "bee", "cat"), 255), train=train, fingerprint=f"{STORED}0")
     found = in_order_of(own, ("cat", "ant", "bee"), "a run", "")
     assert found.train.labels.tolist() == [1, 2, 0] and found.test.labels.tolist() == [0, 1]
     assert found.fingerprint.startswith(STORED) and found.fingerprint != own.fingerprint

@@ -11,12 +11,13 @@ import pytest
 from fastarat.common.errors import UserError
 from fastarat.data.formats import shards
 from fastarat.data.formats.find import find
+from fastarat.data.images import cache
 from fastarat.data.images import stored as encoded
 from fastarat.data.images import whole_sets as scan_module
 from fastarat.data.images.decoding import pixels_of
+from fastarat.data.images.whole_sets import decoded, with_decoded_test
 from fastarat.data.loading.sampling import whole_boxes
 from fastarat.data.open import open_dataset, open_for_evaluation, prepare
-from fastarat.data.stored import decoded, open_stored, streamed
 from fastarat.data.tools.build import build
 from fastarat.data.tools.check import check
 from tests.helpers.shard_files import samples, tar_shard
@@ -30,7 +31,7 @@ def pixels(images) -> np.ndarray:
 
 
 def stored(path: Path, corrupt="fatal"):
-    return open_stored(find(str(path)), corrupt)
+    return find(str(path)).open_stored(corrupt)
 
 
 def test_a_folder_its_tar_and_its_prepared_form_hold_the_same_images_in_the_same_order(photos, tmp_path):
@@ -53,7 +54,7 @@ def test_a_compressed_archive_is_refused_with_the_way_out(photos, tmp_path):
 
 def test_digits_have_no_files_of_their_own():
     with pytest.raises(UserError) as error:
-        open_stored(find("digits"))
+        find("digits").open_stored()
     assert "not in files of their own" in one_line(error)
 
 
@@ -108,7 +109,7 @@ def test_a_set_of_which_nothing_is_left_is_an_error(photos):
 def test_names_that_are_no_utf8_are_names_too(photos, tmp_path):
     first = min((photos / "train/cat").iterdir())
     first.rename(Path(os.fsdecode(os.fsencode(first.parent) + b"/\xff\xfe" + os.fsencode(first.suffix))))
-    assert len(streamed(stored(photos), None, 1.0).train) == len(open_dataset(str(photos)).train.labels)
+    assert len(with_decoded_test(stored(photos), None, 1.0).train) == len(open_dataset(str(photos)).train.labels)
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
     shutil.copytree(photos, folder)
     build(str(folder), folder.with_suffix(".beton"), "raw", None, 90)
@@ -118,7 +119,7 @@ def test_names_that_are_no_utf8_are_names_too(photos, tmp_path):
 def test_evaluations_of_a_prepared_set_see_what_training_was_watched_on(photos, tmp_path):
     prepare(str(photos), tmp_path / "prepared")
     for size in (6, 8):  # which it has; then its images are as they are
-        watched = streamed(stored(tmp_path / "prepared"), size, 0.875).test.images
+        watched = with_decoded_test(stored(tmp_path / "prepared"), (size, size), 0.875).test.images
         evaluated = open_for_evaluation(str(tmp_path / "prepared"), (size, size), 0.875).test.images
         assert watched.shape[1:] == (size, size, 3) and np.array_equal(watched, evaluated)
 
@@ -150,9 +151,9 @@ def test_a_file_that_cannot_be_read_now_is_no_image_that_is_damaged(photos, root
     with monkeypatch.context() as patched:
         patched.setattr(encoded.os, "open", refuse)
         with pytest.raises(UserError) as error:
-            open_stored(find(str(photos)), "skip")
+            find(str(photos)).open_stored("skip")
     assert "train/cat/1.jpg: Permission denied" in one_line(error)
-    assert open_stored(find(str(photos))).num_skipped == 0
+    assert find(str(photos)).open_stored().num_skipped == 0
 
 
 def test_a_broken_link_is_named(photos):
@@ -166,7 +167,7 @@ def test_a_broken_link_is_named(photos):
 def test_what_other_rules_found_is_found_again(photos, monkeypatch):
     stored(photos)
     looked = []
-    monkeypatch.setattr(encoded, "DECODING", 0)
+    monkeypatch.setattr(cache, "DECODING", 0)
     monkeypatch.setattr(scan_module, "examine", lambda span: looked.append(span.name) or (12, 12))
     stored(photos)
     assert "train/cat/1.jpg" in looked
@@ -196,7 +197,7 @@ def test_the_index_of_shards_is_kept_until_one_changes(tmp_path, monkeypatch):
 
 
 def test_a_streamed_set_shows_evaluations_the_middle_of_its_test_images_and_keeps_them(photos, monkeypatch):
-    found = streamed(stored(photos), 6, 0.5)
+    found = with_decoded_test(stored(photos), (6, 6), 0.5)
     assert found.image_shape == (6, 6, 3)
     difference = found.test.images.astype(int) - pixels(stored(photos).test)[:, 3:9, 3:9]
     assert np.abs(difference).max() <= 1  # the middle, of the wanted size already: resampled to itself
@@ -206,7 +207,7 @@ def test_a_streamed_set_shows_evaluations_the_middle_of_its_test_images_and_keep
 def test_images_of_different_sizes_need_one(photos):
     (photos / "train/cat/1.jpg").write_bytes(jpeg(5, 20, 10))
     with pytest.raises(UserError) as error:
-        streamed(stored(photos), None, 1.0)
+        with_decoded_test(stored(photos), None, 1.0)
     assert "images differ in size: choose one, such as --size 128" in one_line(error)
 
 

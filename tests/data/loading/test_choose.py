@@ -122,13 +122,13 @@ def test_corrupt_images_are_left_out_for_every_loader_that_is_told_so(photos, no
     (photos / "train/cat/1.jpg").write_bytes(b"no image")
     assert "train/cat/1.jpg cannot be decoded" in refusal(photos)
     found = opened(photos, corrupt="skip")
-    assert found.num_skipped == 1 and len(found.dataset.train.labels) == 5
+    assert found.dataset.num_skipped == 1 and len(found.dataset.train.labels) == 5
 
 
 def test_so_they_are_for_the_resident_one(photos):
     (photos / "train/cat/1.jpg").write_bytes(b"no image")
     found = opened(photos, corrupt="skip")
-    assert found.loader == "resident" and found.num_skipped == 1 and len(found.dataset.train.labels) == 5
+    assert found.loader == "resident" and found.dataset.num_skipped == 1 and len(found.dataset.train.labels) == 5
 
 
 @pytest.mark.parametrize("loader", each_loader("auto", "dali", "plain", "resident"))

@@ -10,7 +10,7 @@ from fastarat.common.errors import UserError
 from fastarat.config import Config
 from fastarat.config.data import AugmentConfig, ExtraConfig
 from fastarat.data.formats.prepared import write
-from fastarat.data.images.dataset import Images, from_arrays
+from fastarat.data.images.dataset import Images, from_splits
 from fastarat.data.loading.extra import Mixture, open_extra
 from fastarat.data.loading.resident import ResidentLoader
 from fastarat.data.loading.sampling import Sampling
@@ -130,7 +130,7 @@ def test_an_extra_set_must_have_the_same_classes_and_images(tmp_path):
 
     def opened(name: str, images: np.ndarray, classes: tuple[str, ...], max_value: int = 16):
         part = Images(images, np.zeros(len(images), np.int64))
-        write(from_arrays(name, part, part, classes, max_value), tmp_path / name, "test")
+        write(from_splits(name, part, part, classes, max_value), tmp_path / name, "test")
         return open_extra(ExtraConfig(str(tmp_path / name)), digits)
 
     own = digits.train.images[:20]

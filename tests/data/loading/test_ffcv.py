@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from fastarat.common.errors import UserError, WorkError
-from fastarat.data.formats.beton.write import Contents
+from fastarat.data.images.dataset import from_splits
 from fastarat.data.images.decoding import pixels_of
 from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading.decoders import ffcv, ffcv_native
@@ -70,7 +70,7 @@ def photographs(shared, tmp_path) -> StoredImages:
     labels, names = np.zeros(n, np.int64), tuple(member.name for member in members)
     files, raw = np.zeros(n, np.int32), np.zeros(n, bool)
     images = StoredImages((str(path),), files, offsets, lengths, raw, np.array(sizes, np.int32), labels, names)
-    contents = Contents("photos", images, images.take(np.arange(1)), ("photo",), 255, str(path))
+    contents = from_splits("photos", images, images.take(np.arange(1)), ("photo",))
     return reopened(built(contents, tmp_path / "photos.beton", mode="jpeg")).train
 
 

@@ -5,13 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from fastarat.common import console
 from fastarat.common.errors import UserError
 from fastarat.data.formats.beton import seal as beton_seal
 from fastarat.data.formats.beton.file import everything, examine, jpeg_problem, opened
 from fastarat.data.formats.beton.seal import REBUILD, Seal
+from fastarat.data.images.dataset import described
 from fastarat.data.images.pool import in_order
 from fastarat.data.images.stored import StoredImages
 
@@ -47,17 +46,11 @@ def info(path: Path) -> dict[str, Any]:
     layout, seal = examine(path)
     data = opened(path, layout, seal)
     return {
-        "name": data.name,
-        "classes": list(data.classes),
-        "train": _split_info(data.train, len(data.classes)),
-        "test": _split_info(data.test, len(data.classes)),
-        "sizes": span_of(layout.sizes),
+        **described(data),
         "stored": {"raw": int(layout.raw.sum()), "jpeg": int((~layout.raw).sum())},
-        "dtype": "uint8",
-        "max_value": data.max_value,
         "bytes": path.stat().st_size,
         "source": seal.source if seal else None,
-        "fingerprint": data.fingerprint,
+        "fingerprint": seal.sha256 if seal else data.fingerprint,
     }
 
 
@@ -83,14 +76,3 @@ def _problem(image: _Stored) -> str | None:
         return f"{image.name} has changed since it was written (checksum differs)"
     problem = jpeg_problem(image.content, image.jpeg_size, decode=True) if image.jpeg_size else None
     return f"{image.name} {problem}" if problem else None
-
-
-def _split_info(split: StoredImages, classes: int) -> dict[str, int]:
-    counts = np.bincount(split.labels, minlength=classes)
-    return {"images": len(split), "class_min": int(counts.min()), "class_max": int(counts.max())}
-
-
-def span_of(sizes: np.ndarray) -> dict[str, list[int]]:
-    """Least, median and largest (width, height) of sizes [N, 2]."""
-    found = {"min": sizes.min(0), "median": np.median(sizes, 0).astype(int), "max": sizes.max(0)}
-    return {name: values.tolist() for name, values in found.items()}

@@ -1,7 +1,6 @@
 """A .beton, FFCV's file of images, opened: everything that native code would trust is checked before."""
 
 import io
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,43 +14,39 @@ from fastarat.data.formats.beton import structure
 from fastarat.data.formats.beton.format import JPEG_END, JPEG_START
 from fastarat.data.formats.beton.seal import REBUILD, Seal
 from fastarat.data.formats.beton.structure import Layout
-from fastarat.data.images.cache import once
-from fastarat.data.images.dataset import MOST_CLASSES, label_problem
+from fastarat.data.images.cache import kept, key_of
+from fastarat.data.images.dataset import MOST_CLASSES, SPLITS, Dataset, from_splits, label_problem
 from fastarat.data.images.decoding import reason_of, without_warnings
-from fastarat.data.images.stored import StoredImages, fingerprint_of
+from fastarat.data.images.stored import StoredImages
 
-SPLITS = ("train", "test")
-
-
-@dataclass(frozen=True)
-class BetonFile:
-    """A data set in one .beton."""
-
-    name: str
-    train: StoredImages
-    test: StoredImages
-    """may be empty where FFCV wrote the file"""
-    classes: tuple[str, ...]
-    max_value: int
-    fingerprint: str
-    """64 hex digits: the SHA-256 of the file, or of all but pixels where FFCV wrote it"""
+SUFFIX = ".beton"
 
 
-def read(path: Path, kept: Path) -> BetonFile:
-    """Open the .beton at `path`.
+def tells(path: Path) -> bool:
+    """Whether it is a file of this name."""
+    return path.suffix == SUFFIX and not path.is_dir()
 
-    Its checksum is compared with its seal, once: the folder `kept` remembers which files were checked and have not
-    changed since. A file of FFCV's own has no seal: its structure is checked, and classes are numbered.
-    Raises `UserError` that says what is wrong with the file.
+
+def read(path: Path) -> Dataset:
+    """The images in the .beton at `path`; of a file of FFCV's own the test split may be empty.
+
+    Its checksum is compared with its seal, which is remembered until the file changes. A file of FFCV's own has no
+    seal: its structure is checked, and classes are numbered. Raises `UserError` that says what is wrong with the file.
     """
     layout, seal = examine(path)
-    if seal:
-        once(path, kept, seal.sha256, lambda: _require_checksum(path, seal))
-    else:
-        console.notice(
-            f"{path} has no {beton_seal.place_of(path).name}: its structure is checked, its contents are not."
-        )
-        once(path, kept, "structure", lambda: _require_jpegs(path, layout))
+    if not seal:
+        unsealed = f"{path} has no {beton_seal.place_of(path).name}"
+        console.notice(f"{unsealed}: its structure is checked, its contents are not")
+
+    def check() -> dict[str, np.ndarray]:
+        if seal:
+            _require_checksum(path, seal)
+        else:
+            _require_jpegs(path, layout)
+        return {}
+
+    what = seal.sha256 if seal else "structure"
+    kept("checked", path.name, key_of([path], what, str(path.resolve()), path.stat().st_ino), check)
     return opened(path, layout, seal)
 
 
@@ -70,15 +65,13 @@ def examine(path: Path) -> tuple[Layout, Seal | None]:
     return layout, seal
 
 
-def opened(path: Path, layout: Layout, seal: Seal | None) -> BetonFile:
+def opened(path: Path, layout: Layout, seal: Seal | None) -> Dataset:
     """The data set of a file that was examined."""
     images = everything(path, layout, seal)
     train, test = (images.take(np.flatnonzero(layout.splits == split)) for split in range(2))
     if seal:
-        classes = tuple(map(str, seal.classes))
-        return BetonFile(seal.name, train, test, classes, seal.max_value, seal.sha256)
-    classes = tuple(map(str, range(int(layout.labels.max()) + 1)))
-    return BetonFile(path.stem, train, test, classes, 255, fingerprint_of(train, test))
+        return from_splits(seal.name, train, test, tuple(map(str, seal.classes)))
+    return from_splits(path.stem, train, test, tuple(map(str, range(int(layout.labels.max()) + 1))))
 
 
 def jpeg_problem(content: bytes, size: tuple[int, int], decode: bool) -> str | None:

@@ -21,7 +21,6 @@ from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import synchronise
 from fastarat.common.problems import require_none
 from fastarat.data.formats.beton import seal as beton_seal
-from fastarat.data.formats.beton.file import SPLITS
 from fastarat.data.formats.beton.format import (
     ENTRY,
     FIELD,
@@ -35,52 +34,39 @@ from fastarat.data.formats.beton.format import (
     struct_of,
 )
 from fastarat.data.formats.beton.storage import Storage, StoredImage, record
-from fastarat.data.images.dataset import Images
+from fastarat.data.images.dataset import MAX_VALUE, Dataset, Images, class_counts
 from fastarat.data.images.decoding import File
 from fastarat.data.images.pool import in_order
-from fastarat.data.images.stored import StoredImages
 
 
-@dataclass(frozen=True)
-class Contents:
-    """A data set to be written."""
+def build(dataset: Dataset, out: Path, storage: Storage, *, source: str, processes: int | None = None) -> None:
+    """Write `dataset` as the new file `out` and its seal beside it, both whole or not at all.
 
-    name: str
-    train: Images | StoredImages
-    test: Images | StoredImages
-    classes: tuple[str, ...]
-    max_value: int
-    source: str
-    """where it comes from, for messages and the record"""
-
-
-def build(contents: Contents, out: Path, storage: Storage, processes: int | None = None) -> None:
-    """Write `contents` as the new file `out` and its seal beside it, both whole or not at all.
-
-    Every image is decoded, by so many processes (None: one a core). Raises `UserError` for images that cannot be
+    Every image is decoded, by so many processes (None: one a core). `source`: where it comes from, for messages and the
+    seal. Raises `UserError` for images that cannot be
     stored and for an `out` that exists, `WorkError` if the disk is full or a process dies.
     """
     storage.require()
-    _require_usable(contents, out)
+    _require_usable(dataset, out, source)
     try:
         with unfinished.beside(out) as folder:
-            pages = _write(contents, folder / out.name, storage, processes)
-            _require_usable(contents, out)  # still: that was hours ago
-            _publish(contents, storage, pages, folder / out.name, out)
+            pages = _write(dataset, folder / out.name, storage, source=source, processes=processes)
+            _require_usable(dataset, out, source)  # still: that was hours ago
+            _publish(_seal_of(dataset, folder / out.name, storage, source=source, pages=pages), folder / out.name, out)
     except OSError as error:
         raise WorkError(f"Cannot write {out}: {error.strerror or error}; nothing was left there.") from error
 
 
-def _require_usable(contents: Contents, out: Path) -> None:
+def _require_usable(dataset: Dataset, out: Path, source: str) -> None:
     if out.suffix != ".beton":
         raise UserError(f"{out}: give a name that ends with .beton.")
     for path in (out, beton_seal.place_of(out)):
         if path.exists() or path.is_symlink():
             raise UserError(f"{path} exists already: choose another place, or remove it first.")
-    shapes = [part.images.shape for part in (contents.train, contents.test) if isinstance(part, Images)]
-    if contents.max_value != 255 or any(shape[-1] != 3 for shape in shapes):
+    shapes = [part.images.shape for part in dataset.splits.values() if isinstance(part, Images)]
+    if dataset.max_value != MAX_VALUE or any(shape[-1] != 3 for shape in shapes):
         raise UserError(
-            f"{contents.source} is not of 8-bit RGB images, which a .beton holds: it is small, use --loader resident."
+            f"{source} is not of 8-bit RGB images, which a .beton holds: it is small, use --loader resident."
         )
 
 
@@ -113,29 +99,29 @@ class _Pages:
         self.position += length
 
 
-def _write(contents: Contents, path: Path, storage: Storage, processes: int | None) -> _Pages:
+def _write(dataset: Dataset, path: Path, storage: Storage, *, source: str, processes: int | None) -> _Pages:
     """Write the file at `path`; its header comes last."""
-    count = len(contents.train.labels) + len(contents.test.labels)
+    count = len(dataset.train) + len(dataset.test)
     begin = HEADER.itemsize + len(FIELDS) * FIELD.itemsize
     with path.open("xb") as file:
         pages = _Pages(file, aligned(begin + count * struct_of(FIELDS).itemsize, MIN_PAGE))
         file.seek(pages.position)
         problems: list[str] = []
-        with console.progress(f"Building from {contents.name}", count) as advance:
-            for stored in in_order(partial(record, storage=storage), _items(contents), count, processes):
+        with console.progress(f"Building from {dataset.name}", count) as advance:
+            for stored in in_order(partial(record, storage=storage), _items(dataset), count, processes):
                 if isinstance(stored, str):
                     problems.append(stored)
                 elif not problems:
                     pages.append(stored)
                 advance(1)
-        require_none(contents.source, problems)
-        _finish(pages, contents, count)
+        require_none(source, problems)
+        _finish(pages, dataset, count)
         os.fsync(file.fileno())
     return pages
 
 
-def _items(contents: Contents) -> Iterator[File]:
-    for split, part in zip(SPLITS, (contents.train, contents.test), strict=True):
+def _items(dataset: Dataset) -> Iterator[File]:
+    for split, part in dataset.splits.items():
         if isinstance(part, Images):
             size = (part.images.shape[2], part.images.shape[1])
             for i, pixels in enumerate(part.images):
@@ -144,7 +130,7 @@ def _items(contents: Contents) -> Iterator[File]:
             yield from map(part.file, range(len(part)))
 
 
-def _finish(pages: _Pages, contents: Contents, count: int) -> None:
+def _finish(pages: _Pages, dataset: Dataset, count: int) -> None:
     """Write the table behind the pages, and before them what says where it is."""
     table = aligned(pages.position, pages.page)
     entries = np.zeros(count, ENTRY)
@@ -154,39 +140,40 @@ def _finish(pages: _Pages, contents: Contents, count: int) -> None:
     fields = np.array([(kind, name.encode(), b"") for name, kind in FIELDS.items()], FIELD)
     header = np.array([(VERSION, len(FIELDS), pages.page, count, table)], HEADER)
     pages.file.seek(0)
-    pages.file.write(header.tobytes() + fields.tobytes() + _structs(pages, contents).tobytes())
+    pages.file.write(header.tobytes() + fields.tobytes() + _structs(pages, dataset).tobytes())
     pages.file.flush()
 
 
-def _structs(pages: _Pages, contents: Contents) -> np.ndarray:
+def _structs(pages: _Pages, dataset: Dataset) -> np.ndarray:
     structs = np.zeros(len(pages.images), struct_of(FIELDS))
     mode, width, height = np.array(pages.images).T
     image = structs["image"]
     image["mode"], image["width"], image["height"], image["start"] = mode, width, height, pages.starts
-    structs["label"] = np.concatenate([contents.train.labels, contents.test.labels])
-    structs["split"][len(contents.train.labels) :] = 1
+    structs["label"] = np.concatenate([dataset.train.labels, dataset.test.labels])
+    structs["split"][len(dataset.train) :] = 1
     return structs
 
 
-def _publish(contents: Contents, storage: Storage, pages: _Pages, temporary: Path, out: Path) -> None:
-    """Give file and seal their names. The seal, which alone is no data set, comes first: a file alone is as FFCV's."""
-    parts = dict(zip(SPLITS, (contents.train, contents.test), strict=True))
-    seal = beton_seal.Seal(
-        name=contents.name,
-        classes=list(contents.classes),
-        max_value=contents.max_value,
-        counts={split: len(part.labels) for split, part in parts.items()},
-        class_counts={
-            split: np.bincount(part.labels, minlength=len(contents.classes)).tolist() for split, part in parts.items()
-        },
-        source=contents.source,
+def _seal_of(dataset: Dataset, path: Path, storage: Storage, *, source: str, pages: _Pages) -> beton_seal.Seal:
+    """What is known of the file that was written at `path`."""
+    return beton_seal.Seal(
+        name=dataset.name,
+        classes=list(dataset.classes),
+        max_value=dataset.max_value,
+        counts={split: len(part) for split, part in dataset.splits.items()},
+        class_counts=class_counts(dataset),
+        source=source,
         mode=storage.mode,
         longest_side=storage.longest_side,
         quality=storage.quality,
-        bytes=temporary.stat().st_size,
-        sha256=beton_seal.sha256_of(temporary),
+        bytes=path.stat().st_size,
+        sha256=beton_seal.sha256_of(path),
         crc32=np.array(pages.crc32, ">u4").tobytes().hex(),
     )
+
+
+def _publish(seal: beton_seal.Seal, temporary: Path, out: Path) -> None:
+    """Give file and seal their names. The seal, which alone is no data set, comes first: a file alone is as FFCV's."""
     place = beton_seal.place_of(temporary)
     beton_seal.write(place, seal)
     synchronise(place)
