@@ -64,7 +64,7 @@ _HOMES = {
     "convert_to_split_batch_norm": "models.convert",
     "export": "runs.export",
     "forward": "models.split_batch_norm",
-    "load_model": "runs.checkpoint",
+    "load_model": "runs.weights",
     "open_dataset": "data.open",
     "perturb": "attacks.perturb",
     "plain_branch": "models.convert",

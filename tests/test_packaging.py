@@ -146,6 +146,10 @@ def test_every_module_lies_in_a_package_that_is_installed(metadata):
         assert not missing, "an __init__.py is missing"
 
 
+def test_every_public_name_can_be_imported():
+    assert [name for name in fastarat.__all__ if getattr(fastarat, name, None) is None] == []
+
+
 def test_one_version_everywhere(metadata):
     assert metadata["version"] == fastarat.__version__
     assert f"\nversion: {fastarat.__version__}\n" in (ROOT / "CITATION.cff").read_text()
