@@ -9,9 +9,11 @@ import torch
 
 from fastarat.__main__ import main
 from fastarat.config import load_config
+from fastarat.config.data import DECODERS
 from fastarat.config.model import MODELS
 from fastarat.runs.weights import load_model
 from tests.helpers.command_line import metrics
+from tests.helpers.small_sets import jpeg
 
 TWO_STEPS = (
     *("--epochs", "1", "--num-train-images", "32", "--batch", "16", "--attack.steps", "1"),
@@ -117,6 +119,26 @@ TOY_MODEL = """
         def forward(self, x: Tensor) -> Tensor:
             return self.linear(self.bn(self.conv(x), relu=True).mean((2, 3)))
 """
+TOY_LOADER = """
+    import numpy as np
+    import torch
+    from fastarat.data.images.decoding import pixels_of
+    from fastarat.data.loading.decoders.decoder import Decoder
+
+
+    class InProcess(Decoder):
+        def __init__(self, images, workers, pin=False):
+            self.images = images
+
+        def decode(self, requests):
+            for request in requests:
+                parts = zip(request.index, request.boxes, strict=True)
+                pixels = [pixels_of(self.images.file(i), box, request.size) for i, box in parts]
+                yield torch.from_numpy(np.stack(pixels))
+
+        def close(self):
+            pass
+"""
 
 
 @pytest.fixture
@@ -209,3 +231,22 @@ def test_a_toy_model_is_trained_measured_and_exported_by_its_name(write, monkeyp
     assert torch.equal(namespace["load"]()(x), load_model(run / "model.safetensors")[0](x))
     assert main(["train", "digits-arat", "--model.name", "mlil"]) == 2
     assert "Did you mean 'mill'?" in capsys.readouterr().err
+
+
+def test_a_toy_loader_is_trained_through_by_its_name_as_through_the_resident_one(write, monkeypatch, capsys):
+    folder = write({"toy_loader.py": TOY_LOADER})
+    monkeypatch.setitem(DECODERS, "in-process", "toy_loader:InProcess")
+    for i in range(48):
+        path = folder / "pictures" / ("val" if i % 3 == 0 else "train") / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(i, 8, 8, kind="PNG"))
+
+    data = ("--data", str(folder / "pictures"), "--num-validation-images", "0")
+    for loader in ("in-process", "resident"):
+        arguments = ("--out", str(folder / loader), *TWO_STEPS, *data, "--loader", loader)
+        assert main(["train", "digits-arat", *arguments]) == 0
+    ours, resident = ([line["train"] for line in metrics(folder / loader)] for loader in ("in-process", "resident"))
+    assert ours == resident and '"name": "in-process"' in (folder / "in-process/record.json").read_text()
+    capsys.readouterr()
+    assert main(["train", "digits-arat", *data, "--loader", "in-procces"]) == 2
+    assert "Did you mean 'in-process'?" in capsys.readouterr().err

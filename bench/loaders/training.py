@@ -29,7 +29,7 @@ class Fed:
     """What one process measures: fastarat's step of a recipe, as it is chosen here, and what feeds it."""
 
     recipe: str
-    loader: Literal["resident", "plain", "ffcv", "dali"]
+    loader: str
     path: str
     size: int | None
     """pixels of a side that random resized crops are brought to; None: padded crops of images as they are stored"""

@@ -5,6 +5,13 @@ from typing import Literal
 
 RESIZE_TO_CROP = 0.875
 """What evaluations show of the shorter side where training crops are resized: 224 of 256 pixels (Krizhevsky, 2012)."""
+DECODERS = {
+    "ffcv": "fastarat.data.loading.decoders.ffcv:FFCVDecoder",
+    "dali": "fastarat.data.loading.decoders.dali:DALIDecoder",
+    "plain": "fastarat.data.loading.decoders.plain:PlainDecoder",
+}
+"""What decodes images that do not stay on the device, by the name that `--loader` gives it: a line each. `auto` takes
+the first that is made for the data; nothing is imported before."""
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Literal
 
-from fastarat.common.errors import UserError
+from fastarat.common.errors import UserError, unknown
 from fastarat.config.attack import AttackConfig
-from fastarat.config.data import AugmentConfig, ExtraConfig, LoadingConfig
+from fastarat.config.data import DECODERS, AugmentConfig, ExtraConfig, LoadingConfig
 from fastarat.config.method import ARATConfig, MethodSettings
 from fastarat.config.model import ModelConfig
 from fastarat.config.training import (
@@ -38,8 +38,9 @@ class Config:
     """data set: a name, an image folder, a .tar or .tar.xz of one, a prepared set, a .beton, or a folder of shards"""
     size: int | None = None
     """pixels of a side that images are brought to; default as they are stored, where all have one size"""
-    loader: Literal["auto", "resident", "ffcv", "dali", "plain"] = "auto"
-    """where batches come from: all on the device, FFCV (a .beton), DALI (image files), or PIL; auto chooses"""
+    loader: str = "auto"
+    """where batches come from: resident (all on the device), ffcv (a .beton), dali (image files and shards), plain
+    (PIL); auto chooses"""
     epochs: int = 100
     """passes over the training images"""
     batch: int = 128
@@ -110,6 +111,9 @@ class Config:
         rows = self.batch if self.sync_bn else self.batch // self.num_processes
         if isinstance(self.method, ARATConfig) and rows == 1:
             found.append("a batch-norm of one image is none: give every process 2 or more, or --sync-bn")
+        loaders = ("auto", "resident", *DECODERS)
+        if self.loader not in loaders:
+            found.append(str(unknown("loader", self.loader, loaders)))
         found += self._size_problems()
         if self.gpus and self.device == "cpu":
             found.append("gpus needs --device cuda or auto")
@@ -134,7 +138,8 @@ class Config:
         if resized and self.size is None:
             found.append("resized crops need a size: give --size, such as 224")
         if resized and self.loader == "resident":
-            found.append("the resident loader has no resized crops: leave --loader out, or give ffcv, dali or plain")
+            others = " or ".join(DECODERS)
+            found.append(f"the resident loader has no resized crops: leave --loader out, or give {others}")
         if start is not None and self.size is not None and start > self.size:
             found.append(f"augment start_size {start} is above size {self.size}: give a smaller one")
         if self.loading.decode == "gpu" and self.loader not in ("auto", "dali"):

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fastarat.common.advice import command
 from fastarat.common.errors import UserError, unknown
@@ -42,8 +42,6 @@ class Format:
     """everything wrong with it, a line each; None: what `read` raises is all there is to find"""
     info: Callable[[Path], dict[str, Any]] | None = None
     """what it holds, for a table or JSON; None: as `described`"""
-    fastest: Literal["ffcv", "dali"] | None = None
-    """the loader made for such images as they are stored; None: plain is"""
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,6 @@ FORMATS: dict[str, Format] = {
         shards.is_shards,
         stored=shard_index.indexed_once,
         problems=shards.problems,
-        fastest="dali",
     ),
     "cifar": Format("archive", cifar.tells, ARCHIVE_SUFFIXES, read=cifar.read, problems=cifar.problems),
     "images": Format(
@@ -86,7 +83,6 @@ FORMATS: dict[str, Format] = {
         one_by_one=image_folder.reads_one_by_one,
         decode=Decoding(image_folder.prepare, image_folder.decoded_once, image_folder.is_decoded, image_folder.outline),
         problems=image_folder.problems,
-        fastest="dali",
     ),
     "arrays": Format("arrays in", arrays.tells, (arrays.SUFFIX,), read=arrays.read),
     "beton": Format(
@@ -96,7 +92,6 @@ FORMATS: dict[str, Format] = {
         stored=beton.read,
         problems=beton_check.problems,
         info=beton_check.info,
-        fastest="ffcv",
     ),
 }
 

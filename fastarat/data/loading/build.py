@@ -1,4 +1,4 @@
-"""Loaders by name: one line each."""
+"""A run's loader, built from its configuration."""
 
 import os
 from typing import Any
@@ -12,7 +12,7 @@ from fastarat.config import Config
 from fastarat.config.data import LoadingConfig
 from fastarat.data.images.dataset import Images
 from fastarat.data.images.stored import StoredImages
-from fastarat.data.loading.decoders.decoder import Decoder
+from fastarat.data.loading.decoders.decoder import Decoder, decoder_named
 from fastarat.data.loading.loader import Loader
 from fastarat.data.loading.resident import ResidentLoader
 from fastarat.data.loading.sampling import Sampling
@@ -53,19 +53,9 @@ def build_loader(
 def build_decoder(
     name: str, images: StoredImages, loading: LoadingConfig, *, num_processes: int, device: torch.device
 ) -> Decoder:
-    """The decoder `name`: ffcv, dali or plain. Raises `UserError` if it is not installed."""
-    workers, pin = num_workers(loading, num_processes), device.type == "cuda"
-    if name == "ffcv":
-        from fastarat.data.loading.decoders.ffcv import FFCVDecoder
-
-        return FFCVDecoder(images, workers, pin)
-    if name == "dali":
-        from fastarat.data.loading.decoders.dali import DALIDecoder
-
-        return DALIDecoder(images, workers, pin, gpu=device if loading.decode == "gpu" else None)
-    from fastarat.data.loading.decoders.plain import PlainDecoder
-
-    return PlainDecoder(images, workers, pin)
+    """The decoder `name` of `DECODERS`. Raises `UserError` if its package is not installed."""
+    options = {"gpu": device} if loading.decode == "gpu" else {}
+    return decoder_named(name)(images, num_workers(loading, num_processes), device.type == "cuda", **options)
 
 
 def num_workers(loading: LoadingConfig, num_processes: int) -> int:

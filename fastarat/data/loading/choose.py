@@ -3,21 +3,20 @@
 import os
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal
 
 import torch
 
 from fastarat.common.advice import command
 from fastarat.common.errors import UserError
 from fastarat.config import Config
-from fastarat.data.formats.find import Found, find
+from fastarat.config.data import DECODERS
+from fastarat.data.formats.find import FORMATS, Found, find
 from fastarat.data.images.dataset import Dataset
 from fastarat.data.images.whole_sets import common_size, decoded, with_decoded_test
+from fastarat.data.loading.decoders.decoder import decoder_named
 
-Name = Literal["resident", "ffcv", "dali", "plain"]
 RESIDENT_SHARE = 0.25
 """Of the device's memory; the step needs the most."""
-PACKAGES = {"ffcv": "ffcv", "dali": "nvidia"}
 
 
 @dataclass(frozen=True)
@@ -25,38 +24,44 @@ class Opened:
     """A data set, opened for the loader that a run takes."""
 
     dataset: Dataset
-    loader: Name
+    loader: str
     why: str
 
 
 def open_for_training(config: Config, device: torch.device) -> Opened:
-    """The data set and its loader: resident if the images fit, else FFCV for a .beton, DALI for image files and
-    shards, else plain.
+    """The data set, and its loader by the first of these rules that applies:
 
-    Raises `UserError` if a loader that was asked for cannot read this data.
+    - the one that was asked for;
+    - dali, where JPEGs are to be decoded on the GPU;
+    - resident, where an image cannot be had without the others;
+    - resident, where crops are padded and the pixels take up to a quarter of the device's memory;
+    - the first of `DECODERS` that is made for the format, where it is installed; else plain.
+
+    Raises `UserError` if a loader that was asked for cannot read this data, or none can.
     """
     found = find(config.data)
     if config.loader != "auto":
-        return _opened(config, found, config.loader, "asked for")
+        return _opened(config, found, config.loader, why="asked for")
     if config.loading.decode == "gpu":
-        return _opened(config, found, "dali", "only DALI decodes on the GPU")
+        return _opened(config, found, "dali", why="only DALI decodes on the GPU")
     if not found.is_one_by_one:
         return _only_resident(config, found, device)
-    fits, why = (False, "resized crops need the images as they are stored")
+    fits, why = False, "resized crops need the images as they are stored"
     if config.augment.crop == "padded":
         fits, why = _room(_decoded_bytes(config, found), device)
-    return _opened(config, found, *(("resident", why) if fits else _fastest(found, why)))
+    loader, why = ("resident", why) if fits else _fastest(found, why)
+    return _opened(config, found, loader, why=why)
 
 
-def _opened(config: Config, found: Found, loader: Name, why: str) -> Opened:
-    if loader == "resident" and (config.loading.corrupt == "fatal" or not found.is_one_by_one):
-        return Opened(found.open(config.size), loader, why)
-    _require_fit(loader, found)
-    stored = found.open_stored(config.loading.corrupt)
-    if loader == "resident":
-        return Opened(decoded(stored, config.size), loader, why)
-    size = (config.size, config.size) if config.size else None
-    return Opened(with_decoded_test(stored, size, config.augment.central_share), loader, why)
+def _opened(config: Config, found: Found, loader: str, *, why: str) -> Opened:
+    if loader != "resident":
+        _require_fit(loader, found)
+        size = (config.size, config.size) if config.size else None
+        stored = found.open_stored(config.loading.corrupt)
+        return Opened(with_decoded_test(stored, size, config.augment.central_share), loader, why)
+    if config.loading.corrupt == "skip" and found.is_one_by_one:
+        return Opened(decoded(found.open_stored("skip"), config.size), loader, why)
+    return Opened(found.open(config.size), loader, why)
 
 
 def _only_resident(config: Config, found: Found, device: torch.device) -> Opened:
@@ -93,9 +98,9 @@ def _room(num_bytes: int, device: torch.device) -> tuple[bool, str]:
     return False, f"{size} are more than a quarter of {where} ({memory / 2**30:,.0f} GiB)"
 
 
-def _fastest(found: Found, why: str) -> tuple[Name, str]:
+def _fastest(found: Found, why: str) -> tuple[str, str]:
     """The loader for images that do not stay on the device, and why."""
-    wanted = found.format.fastest
+    wanted = next((name for name in DECODERS if _is_made_for(name, found)), None)
     if wanted is None:
         return "plain", f"{why}, and a {found.format.label} is read from the disk"
     if is_installed(wanted):
@@ -103,23 +108,21 @@ def _fastest(found: Found, why: str) -> tuple[Name, str]:
     return "plain", f"{why}, and {wanted} is not installed (pip install 'fastarat[{wanted}]' for speed)"
 
 
+def _is_made_for(loader: str, found: Found) -> bool:
+    return any(found.format is FORMATS[name] for name in decoder_named(loader).made_for)
+
+
 def is_installed(loader: str) -> bool:
     """Whether the package of this loader can be found; it is not imported, which would take seconds."""
-    if find_spec(PACKAGES[loader]) is None:
+    try:
+        return find_spec(decoder_named(loader).package) is not None
+    except ModuleNotFoundError:  # not even the package round it
         return False
-    return loader != "dali" or find_spec("nvidia.dali") is not None
 
 
-def _require_fit(loader: Name, found: Found) -> None:
-    if loader == "ffcv" and found.format.fastest != "ffcv":
-        raise UserError(
-            f"FFCV reads .beton files, and {found.name} is none: "
-            f"{command('data', 'build', found.name, 'OUT.beton')} makes one"
-        )
-    if loader == "dali" and found.format.fastest != "dali":
-        raise UserError(
-            f"DALI reads image files and shards, and {found.name} is neither: leave --loader dali and "
-            "--loading.decode gpu out"
-        )
-    if loader in PACKAGES and not is_installed(loader):
+def _require_fit(loader: str, found: Found) -> None:
+    decoder = decoder_named(loader)
+    if decoder.made_for and not _is_made_for(loader, found):
+        raise UserError(decoder.refusal(found.name))
+    if decoder.package and not is_installed(loader):
         raise UserError(f"--loader {loader} is not installed: pip install 'fastarat[{loader}]'")

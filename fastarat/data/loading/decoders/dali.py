@@ -21,7 +21,7 @@ from fastarat.data.images.decoding import open_image, reason_of
 from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading.decoders import dali_pipeline
 from fastarat.data.loading.decoders.dali_pipeline import BLACK, Inputs, as_ppm, is_left_to_pil
-from fastarat.data.loading.decoders.decoder import Request, changed_since_checked
+from fastarat.data.loading.decoders.decoder import Decoder, Request, changed_since_checked
 from fastarat.data.loading.decoders.prefetch import prefetch
 
 AHEAD = 2
@@ -46,12 +46,14 @@ class _Chunk:
     inputs: Inputs
 
 
-class DALIDecoder:
+class DALIDecoder(Decoder):
     """See `Decoder`. `workers` native threads decode; they live while something is decoded.
 
     With a `gpu` JPEGs are decoded there (on the current one, if it has no number), and batches are tensors there,
     complete when they are given. Raises `UserError` if DALI is not installed, or cannot decode on a GPU.
     """
+
+    made_for, package = ("images", "shards"), "nvidia.dali"
 
     def __init__(self, images: StoredImages, workers: int, pin: bool = False, *, gpu: torch.device | None = None):
         dali_pipeline.require("cpu" if gpu is None else "gpu")
@@ -61,6 +63,12 @@ class DALIDecoder:
         if gpu is not None:
             self.gpu = torch.cuda.current_device() if gpu.index is None else gpu.index
             self.stream = torch.cuda.Stream(self.gpu)
+
+    @staticmethod
+    def refusal(data: str) -> str:
+        """See `Decoder.refusal`."""
+        fix = "leave --loader dali and --loading.decode gpu out"
+        return f"DALI reads image files and shards, and {data} is neither: {fix}"
 
     def decode(self, requests: Iterable[Request]) -> Generator[Tensor, None, None]:
         """See `Decoder.decode`."""

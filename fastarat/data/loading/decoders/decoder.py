@@ -1,13 +1,17 @@
 """What a streaming loader asks of a decoder: which images, what part of each, and how large."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from importlib import import_module
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from fastarat.common.errors import WorkError
+from fastarat.config.data import DECODERS
+from fastarat.data.images.stored import StoredImages
 
 
 @dataclass(frozen=True)
@@ -22,9 +26,25 @@ class Request:
     """(width, height) that each part is resized to; one that has it already keeps its pixels as they are"""
 
 
-class Decoder(Protocol):
+class Decoder(ABC):
     """Stored images to pixels, in threads or processes of its own, a few batches ahead of whoever asks."""
 
+    made_for: ClassVar[tuple[str, ...]] = ()
+    """the formats, by their names in `FORMATS`, of which it reads no other; none: it reads what can be read image by
+    image"""
+    package: ClassVar[str] = ""
+    """what has to be installed, by the name that Python imports; the extra of fastarat has the decoder's name"""
+
+    @abstractmethod
+    def __init__(self, images: StoredImages, workers: int, pin: bool = False):
+        """`workers`: threads or processes. `pin`: batches lie in pinned memory."""
+
+    @staticmethod
+    def refusal(data: str) -> str:
+        """What to say of `data` that is in another format than those it is made for."""
+        raise NotImplementedError
+
+    @abstractmethod
     def decode(self, requests: Iterable[Request]) -> Generator[Tensor, None, None]:
         """A batch for each request, in order: uint8 [B, H, W, 3] on the host, contiguous, never written to again.
 
@@ -32,11 +52,16 @@ class Decoder(Protocol):
         iterator early leaves no thread or process waiting; at most one iterator is alive. Raises `WorkError`, naming
         the image, if one cannot be decoded, and within seconds if a worker has died or hangs.
         """
-        ...
 
+    @abstractmethod
     def close(self) -> None:
         """End every thread and process."""
-        ...
+
+
+def decoder_named(name: str) -> type[Decoder]:
+    """The decoder that `--loader` calls so."""
+    module, _, cls = DECODERS[name].partition(":")
+    return getattr(import_module(module), cls)
 
 
 def changed_since_checked(name: str, reason: str) -> WorkError:

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastarat.common.advice import command
 from fastarat.common.errors import WorkError
 from fastarat.data.images.decoding import pixels_of, reason_of
 from fastarat.data.images.stored import StoredImages, changed
 from fastarat.data.loading.decoders import ffcv_native
-from fastarat.data.loading.decoders.decoder import Request
+from fastarat.data.loading.decoders.decoder import Decoder, Request
 from fastarat.data.loading.decoders.ffcv_native import Stored
 from fastarat.data.loading.decoders.prefetch import STALL_S, prefetch
 
@@ -43,7 +44,7 @@ class _Part:
     """int64 [n] once they are: 0 where it went well"""
 
 
-class FFCVDecoder:
+class FFCVDecoder(Decoder):
     """See `Decoder`; `images` are of one .beton that `beton.read` has opened, decoded by so many `workers` threads.
 
     `pin`: batches lie in pinned memory. Each image of a file with a seal is compared with its checksum when it is read:
@@ -51,6 +52,8 @@ class FFCVDecoder:
     is a `WorkError`; but one whose checksum holds, which Pillow decoded when it was built, Pillow decodes again.
     Raises `UserError` if FFCV is not installed.
     """
+
+    made_for, package = ("beton",), "ffcv"
 
     def __init__(self, images: StoredImages, workers: int, pin: bool = False):
         (path,) = images.paths
@@ -62,6 +65,11 @@ class FFCVDecoder:
         self.most_bytes = int(images.lengths.max(initial=0))
         self.most_pixels = int(images.sizes.astype(np.int64).prod(1)[~images.raw].max(initial=0))
         self.file = Path(path).open("rb")  # noqa: SIM115 - until `close`
+
+    @staticmethod
+    def refusal(data: str) -> str:
+        """See `Decoder.refusal`."""
+        return f"FFCV reads .beton files, and {data} is none: {command('data', 'build', data, 'OUT.beton')} makes one"
 
     def decode(self, requests: Iterable[Request]) -> Generator[Tensor, None, None]:
         """See `Decoder.decode`."""

@@ -70,9 +70,10 @@ def compile_rows() -> Callable[..., None]:
     """The function `rows`, compiled (about a second, once a process).
 
     `rows(file, stored, boxes, out, scratch, status, done)` reads the images `stored` in `file` (a descriptor), compares
-    each with its CRC-32, and writes the part `boxes[i]` of it into `out[i]` (uint8 [n, H, W, 3]). `scratch`: uint8, room
-    for a stored and for a decoded image. `status[i]` becomes 0, `READ_FAILED`, `DECODE_FAILED` or `CHANGED`, and
-    `done[0]` grows by one for each image. Boxes (int64, as in `Request`) must lie inside. Raises as `load` does.
+    each with its CRC-32, and writes the part `boxes[i]` of it into `out[i]` (uint8 [n, H, W, 3]). `scratch` has room
+    for a stored and for a decoded image, uint8 each. `status[i]` becomes 0, `READ_FAILED`, `DECODE_FAILED` or
+    `CHANGED`, and `done[0]` grows by one for each image. Boxes (int64, as in `Request`) must lie inside. Raises as
+    `load` does.
     """
     native = load()
     try:

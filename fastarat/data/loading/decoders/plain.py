@@ -21,7 +21,7 @@ from fastarat.common.errors import WorkError
 from fastarat.common.signals import ENDING
 from fastarat.data.images.decoding import pixels_of, reason_of
 from fastarat.data.images.stored import StoredImages
-from fastarat.data.loading.decoders.decoder import Request, changed_since_checked
+from fastarat.data.loading.decoders.decoder import Decoder, Request, changed_since_checked
 from fastarat.data.loading.decoders.prefetch import STALL_S, Watch
 
 AHEAD = 2  # batches that a worker has in hand
@@ -33,7 +33,7 @@ _POLL_S = 1.0
 _TIMED_OUT = "timed out"  # in what PyTorch raises when a batch is not there in that time
 
 
-class PlainDecoder:
+class PlainDecoder(Decoder):
     """See `Decoder`. `workers` processes decode a batch each; they live until `close`. `pin`: into pinned memory."""
 
     def __init__(self, images: StoredImages, workers: int, pin: bool = False):
