@@ -20,6 +20,7 @@ Result = dict[str, Any]
 
 MEASURED = ("images_per_s", "cpu_s_per_1000", "first_batch_s", "waiting_share", "ms_a_step")
 FACTS = ("model", "batch", "attack_steps")
+PROGRAM = "bench.loaders.in_a_process"
 _LIMIT_S = 900
 """of one process: nothing that works takes as long"""
 
@@ -77,7 +78,7 @@ def measure(cases: Sequence[Case], cache: Path, effort: Effort, advance: Callabl
 
 
 class Processes:
-    """Starts `bench.loaders.in_a_process`."""
+    """Starts `PROGRAM`."""
 
     def __init__(self, cache: Path, effort: Effort):
         # What is decoded or checked on the way is of no use later.
@@ -88,7 +89,7 @@ class Processes:
         """The result of a task. Raises `Failed`, and `OutOfTime`."""
         left = self.effort.deadline - time.monotonic()
         arguments = [task, json.dumps(asdict(form)), repr(self.effort.seconds)]
-        command = [sys.executable, "-m", "bench.loaders.in_a_process", *arguments]
+        command = [sys.executable, "-m", PROGRAM, *arguments]
         options = {"capture_output": True, "text": True, "env": self.variables}
         try:
             done = subprocess.run(command, **options, timeout=max(min(left, _LIMIT_S), 0))

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import tarfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,16 +13,12 @@ import torch
 
 from bench.campaign import __main__ as campaign
 from bench.campaign import run as campaign_run
-from bench.campaign.checks import KERNEL_TESTS, gpu_tests, kernel_tests
 from bench.campaign.files import MOST_BYTES, rows_in
-from bench.campaign.stages import BUDGET, Setting, Stage, stages
-from bench.common.inputs import random_images
+from bench.campaign.stages import BUDGET, Stage
 from bench.common.processes import run_in_time
 from bench.common.rows import base_row, write_row
-from fastarat.common import environment as record
-from fastarat.data.formats import prepared
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 EVERY = {"benchmark", "dataset", "device", "gpu", "driver", "torch", "triton", "commit", "date", "config", "correct"}
 
 
@@ -82,7 +77,7 @@ def test_a_stage_that_fails_or_crashes_is_a_row_that_says_why_and_the_rest_runs(
 def test_a_stage_that_hangs_is_ended_with_all_that_it_started(call, tmp_path):
     spawns = "trap '' TERM; sleep 60 & echo $!; wait"
     # The campaign's own grace is a twelfth of its budget.
-    code, results, _ = call(shell("hangs", spawns, seconds=1), stage("last", "print('here')"), budget=12)
+    code, results, _ = call(shell("hangs", spawns, seconds=0.7), stage("last", "print('here')"), budget=6)
     assert code == 1
     assert results["hangs"].state == "failed" and "did not end within 1 s" in results["hangs"].headline
     assert results["last"].state == "done"
@@ -120,11 +115,11 @@ def test_the_campaign_ends_in_time_and_says_what_is_open(call, tmp_path):
     code, results, said = call(
         shell("long", "echo 'epoch 3'; exec sleep 60", seconds=900),
         stage("later", "print('never')", seconds=900, least=30),
-        budget=2,
+        budget=1.2,
     )
     assert code == 0
     (row,) = rows_in(tmp_path / "out")
-    assert row["limit_s"] < 2
+    assert row["limit_s"] < 1.2
     assert (results["long"].state, results["long"].headline) == ("ended in time", "epoch 3")
     assert (results["later"].state, results["later"].is_open) == ("left out", True)
     assert "left · long: at most" in said
@@ -139,7 +134,7 @@ def test_the_next_call_goes_on_where_this_one_ended(call, tmp_path):
         f"[ -e '{there}' ] && echo 'clean 84.0 %' && exit\n"
         "echo training; sleep 60 & wait"
     )
-    training = shell("training", saves, seconds=1, goes_on=True)
+    training = shell("training", saves, seconds=0.5, goes_on=True)
     code, results, _ = call(runs[0], training)
     assert code == 0 and results["training"].state == "ended in time"
     assert results["training"].headline == "stopped at step 5"
@@ -307,14 +302,14 @@ def test_a_ladder_that_is_told_to_end_finishes_what_is_ready_within_its_time(cal
     full = {**base_row("throughput", {}, None, "cpu"), "error": None, "correct": True, **SPEED, "images_per_s": speed}
     (tmp_path / "row").write_text(json.dumps(full) + "\n")
     writes_row = f"cat '{tmp_path}/row' >> '{tmp_path}/out/throughput.jsonl'; echo wrote; exit"
-    finishes = f"trap \"echo 'budget: told to end'; sleep 0.8; {writes_row}\" TERM; echo compiling; sleep 60 & wait"
-    # The campaign's own grace would be 0.4 s. Told to end after 1.4 s, the ladder has 3 s.
-    exit_code, results, _ = call(shell("ladder", finishes, seconds=900, covers=(SPEED,), grace=3), budget=5)
+    finishes = f"trap \"echo 'budget: told to end'; sleep 0.4; {writes_row}\" TERM; echo compiling; sleep 60 & wait"
+    # The campaign's own grace would be 0.25 s. Told to end after 0.7 s, the ladder has 2 s.
+    exit_code, results, _ = call(shell("ladder", finishes, seconds=900, covers=(SPEED,), grace=2), budget=3)
     assert exit_code == 0 and (results["ladder"].state, results["ladder"].is_open) == (state, is_open)
     lines = (tmp_path / "state" / "logs" / "ladder.log").read_text().splitlines()
     assert lines == ["compiling", "budget: told to end", "wrote"]
     (note,) = (row for row in rows_in(tmp_path / "out") if row["benchmark"] == "campaign")
-    assert note["seconds"] < note["limit_s"] < 5
+    assert note["seconds"] < note["limit_s"] < 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -356,7 +351,7 @@ def test_a_call_without_a_gpu_or_with_a_wrong_flag_is_one_line_and_exit_code_2(t
         ({"--out": "/proc/out"}, "cannot write to --out /proc/out"),
         ({"--state": str(file)}, f"cannot write to --state {file}"),
         ({"--state": str(tmp_path / "out" / "state")}, "lies in --out, which is for results alone: give another"),
-        ({"--data": str(tmp_path / "none.tar")}, "There is no file or folder"),
+        ({"--data": str(tmp_path / "none.tar")}, "there is no file or folder"),
         ({"--data": "cifar11"}, "Unknown data set 'cifar11'"),
         ({"--golden": str(tmp_path)}, "holds no golden vectors: give a folder of .npz files"),
         ({"--device": "cuda"}, "this machine has no GPU: give --device cpu, which with --smoke"),
@@ -367,100 +362,6 @@ def test_a_call_without_a_gpu_or_with_a_wrong_flag_is_one_line_and_exit_code_2(t
         assert words in err and err.count("\n") == 1 and not out, (wrong, err)
     assert campaign.main([part for pair in good.items() for part in pair]) == 2
     assert "a campaign measures a GPU: give --smoke" in capsys.readouterr().err
-
-
-def test_the_stages_come_in_the_order_of_what_is_wanted_most(tmp_path):
-    found = stages(Setting(tmp_path, tmp_path, "images.tar", "images", None, "cuda", smoke=False))
-    assert [stage.name for stage in found] == [
-        *("environment", "correctness", "golden vectors"),
-        *("resnet18, batch 128", "resnet18, batch 256, 512, 1024", "wrn-34-10, batch 128"),
-        *(f"kernel {name}" for name in ("dual_batch_norm", "pgd_step", "augment", "pooled_features", "sgd")),
-        *("profile", "startup", "loaders"),
-        *("training arat", "autoattack arat", "training at", "autoattack at"),
-        *("other methods", "kernel tests", "rest of the ladder"),
-    ]
-    ladder, batches = found[3], found[4]
-    assert {row["variant"] for row in ladder.covers} == {"published", "strong", "default"}
-    assert ladder.command[ladder.command.index("--batch") + 1] == "128" and BUDGET in ladder.command
-    assert {row["batch"] for row in batches.covers} == {256, 512, 1024}
-    assert [stage.name for stage in found if stage.lacks] == ["golden vectors"]
-    ladders = [stage for stage in found if "bench.throughput" in stage.command]
-    assert len(ladders) == 5 and all(stage.grace == 30 < stage.least for stage in ladders)
-    commands = {stage.name: stage.command for stage in found}
-    assert set(commands["correctness"]) >= {str(ROOT / "tests" / "gpu"), *kernel_tests()}
-    assert str(ROOT / "tests" / "kernels") in commands["kernel tests"]
-
-
-def test_data_has_the_name_that_its_rows_have(tmp_path):
-    dataset = random_images("digits", 20)
-    prepared.write(dataset, tmp_path / "prepared", "random")
-    with tarfile.open(tmp_path / "photos.tar", "w"):
-        pass
-    names = {None: "random", "digits": "digits", "prepared": "random", "photos.tar": "photos"}
-    for data, name in names.items():
-        given = data if data in (None, "digits") else str(tmp_path / data)
-        assert campaign.dataset_name(given) == name
-
-
-def test_the_gpu_tests_are_found_by_their_marker():
-    names = {Path(path).relative_to(ROOT).as_posix() for path in gpu_tests()}
-    assert {"tests/kernels", "tests/gpu/test_captured_step.py"} <= names
-    assert "tests/test_cli.py" not in names
-
-
-def test_each_kernel_has_tests_in_the_selection_that_correctness_begins_with(request):
-    kernels = ROOT / "kernels" / "fastarat_kernels"
-    assert KERNEL_TESTS.keys() == {path.parent.name for path in kernels.glob("*/__init__.py")}
-    for kernel, tests in KERNEL_TESTS.items():
-        texts = [(ROOT / "tests" / "kernels" / test.partition("::")[0]).read_text() for test in tests]
-        imports = (f"from fastarat_kernels.{kernel}", f"from fastarat_kernels import {kernel}")
-        assert texts and all(any(line in text for line in imports) for text in texts), kernel
-    for test in kernel_tests():
-        path = Path(test.partition("::")[0])
-        cases = pytest.Module.from_parent(request.session, path=path).collect()
-        assert [case.nodeid for case in cases].count(str(Path(test).relative_to(ROOT))) == 1
-
-
-def test_a_copy_without_history_is_told_its_commit(monkeypatch, tmp_path):
-    monkeypatch.setattr(record, "__file__", str(tmp_path / "fastarat" / "record.py"))
-    monkeypatch.delenv("FASTARAT_COMMIT", raising=False)
-    assert record.commit() is None
-    twelve = "0123456789ab"
-    for told in (twelve, f"{twelve}+", f"{twelve}cdef0123456789abcdef01234567", f"{twelve}cdef+"):
-        monkeypatch.setenv("FASTARAT_COMMIT", told)
-        assert record.commit() == (f"{twelve}+" if told.endswith("+") else twelve)
-    monkeypatch.setenv("FASTARAT_COMMIT", "")
-    assert record.commit() is None
-
-
-def test_the_driver_is_asked_for_once(monkeypatch):
-    asked = []
-    monkeypatch.setattr(record, "_output", lambda command: asked.append(command) or "580.1\n580.1")
-    record._driver.cache_clear()
-    assert [record._driver(), record._driver()] == ["580.1", "580.1"] and len(asked) == 1
-    record._driver.cache_clear()
-
-
-def test_a_checkout_with_history_knows_better(monkeypatch):
-    if not (ROOT / ".git").exists():
-        pytest.skip("this copy has no history")
-    monkeypatch.setenv("FASTARAT_COMMIT", "0123456789ab")
-    assert record.commit() != "0123456789ab"
-
-
-ABSENT = ("tyro", "pooch", "apex", "torchvision", "tensorboard", "onnx", "sklearn")
-
-
-def test_the_stages_import_nothing_that_a_borrowed_machine_lacks():
-    """Nor does the benchmark of the kernels when it runs, whose stages are most of a campaign's."""
-    parts = ("campaign", "kernels", "loaders", "startup")
-    modules = [f"bench.{part}.__main__" for part in parts]
-    modules += ["bench.campaign.machine", "bench.campaign.golden", "bench.robustness.one_training"]
-    modules += [f"bench.loaders.{name}" for name in ("in_a_process", "training", "check")]
-    code = f"import sys; sys.modules.update(dict.fromkeys({ABSENT})); import {', '.join(modules)}; "
-    code += "sys.exit(bench.kernels.__main__.main(['--device', 'cpu', '--smoke', '--kernels', 'augment']))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

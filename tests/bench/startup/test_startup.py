@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,26 +11,6 @@ from bench.startup import __main__ as startup
 
 EVERY = {"benchmark", "dataset", "device", "gpu", "driver", "torch", "triton", "commit", "date", "config", "correct"}
 SMOKE = ("--device", "cpu", "--smoke")
-# Each takes a second or more to import, and only some commands need it.
-HEAVY = ("sklearn", "matplotlib", "tyro", "pooch", "scipy", "pandas", "torchvision", "torch._dynamo", "torch._inductor")
-
-
-def test_importing_all_that_training_needs_brings_nothing_heavy_that_torch_did_not_nor_does_looking_for_loaders():
-    code = (
-        "import sys, torch; before = set(sys.modules)\n"
-        "import fastarat.training.train\n"
-        f"print([name for name in {HEAVY} if name in set(sys.modules) - before], end=' ')\n"
-        "print('fastarat.training.step.train_step' in sys.modules)\n"
-        "from fastarat.verification import doctor; assert list(map(doctor._optional, doctor.OPTIONAL))\n"
-        "print([name for name in ('ffcv', 'nvidia.dali', 'numba', 'cv2') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == "[] True\n[]\n", done.stdout + done.stderr
-
-
-def test_importing_fastarat_by_itself_imports_no_torch():
-    code = "import sys, fastarat; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 @pytest.mark.slow

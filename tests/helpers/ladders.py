@@ -1,0 +1,47 @@
+"""Settings of small ladders, and what makes a training wrong."""
+
+from dataclasses import replace
+
+import torch
+
+from bench.common.inputs import random_images
+from bench.ladder.gate import LEARNING_RATE
+from bench.ladder.subjects import FastaratSubject, Setting
+from bench.ladder.variants import with_attack
+from fastarat.config.recipes import recipe
+from fastarat.training.choices import Choices
+
+CPU = torch.device("cpu")
+
+
+def setting_of(method: str = "arat", batch: int = 16, steps: int = 3) -> Setting:
+    config = recipe(f"digits-{method}")
+    optimizer = replace(config.optimizer, learning_rate=LEARNING_RATE)
+    attack = replace(config.attack, steps=min(steps, config.attack.steps))
+    config = replace(config, batch=batch, attack=attack, optimizer=optimizer)
+    return Setting(config, random_images("digits", 8 * batch), CPU)
+
+
+def own(setting: Setting, dtype="fp32") -> FastaratSubject:
+    return FastaratSubject(setting, Choices(dtype=dtype))
+
+
+def with_method(setting: Setting, **changes) -> Setting:
+    method = replace(setting.config.method, **changes)
+    return replace(setting, config=replace(setting.config, method=method))
+
+
+def with_rate(setting: Setting, rate: float) -> Setting:
+    optimizer = replace(setting.config.optimizer, learning_rate=rate)
+    return replace(setting, config=replace(setting.config, optimizer=optimizer))
+
+
+WRONG = {
+    "one attack step fewer": lambda s: with_attack(s, steps=2),
+    "no update of the adversarial statistics": lambda s: with_attack(s, batch_norm="frozen"),
+    "the attack by running statistics": lambda s: with_attack(s, batch_norm="eval"),
+    "a lost stop-gradient": lambda s: with_method(s, stop_gradient="none"),
+    "a halved learning rate": lambda s: with_rate(s, LEARNING_RATE / 2),
+    "a quarter of the radius": lambda s: with_attack(s, eps_255=s.config.attack.eps_255 / 4),
+    "no momentum": lambda s: replace(s, config=replace(s.config, optimizer=replace(s.config.optimizer, momentum=0.0))),
+}
