@@ -139,6 +139,29 @@ TOY_LOADER = """
         def close(self):
             pass
 """
+TOY_FORMAT = """
+    import numpy as np
+
+    from fastarat.common.errors import UserError
+    from fastarat.data.images.dataset import Images, from_splits
+
+
+    def tells(path):
+        return path.suffix == ".dots"
+
+
+    def read(path):
+        # A line is a split, a class and 64 pixels from 0 to 9.
+        lines = [line.split() for line in path.read_text().splitlines()]
+        splits = []
+        for wanted in ("train", "test"):
+            rows = [(int(label), [*map(int, dots)]) for split, label, dots in lines if split == wanted]
+            if not rows:
+                raise UserError(f"{path} has no {wanted} images")
+            pixels = np.array([dots for _, dots in rows], np.uint8).reshape(-1, 8, 8, 1)
+            splits.append(Images(pixels, np.array([label for label, _ in rows])))
+        return from_splits(path.stem, *splits, ("dark", "light"), 9)
+"""
 
 
 @pytest.fixture
@@ -250,3 +273,24 @@ def test_a_toy_loader_is_trained_through_by_its_name_as_through_the_resident_one
     capsys.readouterr()
     assert main(["train", "digits-arat", *data, "--loader", "in-procces"]) == 2
     assert "Did you mean 'in-process'?" in capsys.readouterr().err
+
+
+def test_a_toy_data_format_is_listed_checked_trained_on_and_evaluated_by_its_name(write, monkeypatch, capsys):
+    from fastarat.data.formats.find import FORMATS, Format
+
+    folder = write({"toy_format.py": TOY_FORMAT})
+    toy = import_module("toy_format")
+    monkeypatch.setitem(FORMATS, "dots", Format("dots in", toy.tells, (".dots",), read=toy.read))
+    monkeypatch.setenv("FASTARAT_DATA", str(folder / "data"))
+    lines = [f"{split} {i % 2} {str(i % 2 * 5 + i % 4) * 64}" for split in ("train", "test") for i in range(32)]
+    write({"data/grey.dots": "\n".join(lines), "data/half.dots": lines[0]})
+
+    run = folder / "run"
+    assert main(["train", "digits-arat", "--data", "grey", "--out", str(run), *TWO_STEPS]) == 0
+    assert main(["eval", str(run), "--attack", "pgd", "--num-images", "8"]) == 0
+    capsys.readouterr()
+    assert main(["data", "info", str(folder / "data/grey.dots"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["train"] == {"images": 32, "class_min": 16, "class_max": 16} and facts["max_value"] == 9
+    assert main(["data", "list"]) == 0 and f"dots in {folder / 'data/grey.dots'}" in capsys.readouterr().out
+    assert main(["data", "check", "half"]) == 1 and "half.dots has no test images" in capsys.readouterr().out
