@@ -9,6 +9,7 @@ import numpy as np
 from fastarat.common.errors import UserError
 from fastarat.common.files import require_file
 from fastarat.data.formats.archives import entries, is_archive
+from fastarat.data.images.damaged import readable
 from fastarat.data.images.dataset import Dataset, Images, from_splits, label_problem
 
 PIXELS = 3 * 32 * 32
@@ -127,15 +128,12 @@ def require_checksum(path: Path, archive: Archive, fix: str = "") -> None:
     """Raise `UserError` unless `path` is the published archive. `fix`: what to do then, other than to fetch it."""
     again = f"fastarat data fetch {archive.name}"
     require_file(path)
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    with readable(path), path.open("rb") as file:
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if found != archive.md5:
         raise UserError(
             f"{path} is not the published {archive.filename} (MD5 {found}, expected {archive.md5}): "
-            f"{fix or f'remove it and run {again!r} again'}."
+            f"{fix or f'remove it and run {again!r} again'}"
         )
 
 
@@ -165,11 +163,11 @@ def _contents(path: Path, archive: Archive) -> dict[str, bytes]:
         name = entry.name.removeprefix(archive.folder + "/")
         if name in wanted and entry.kind == "file":
             if name in found:
-                raise UserError(f"{path} has {name} twice: fetch the published archive again.")
+                raise UserError(f"{path} has {name} twice: fetch the published archive again")
             found[name] = entry.read()
     missing = sorted(wanted - found.keys())
     if missing:
-        raise UserError(f"{path} has no {', '.join(missing)}: fetch the published archive again.")
+        raise UserError(f"{path} has no {', '.join(missing)}: fetch the published archive again")
     return found
 
 
@@ -177,11 +175,11 @@ def _records(path: Path, name: str, content: bytes, archive: Archive, classes: i
     """One file's records: the label bytes, then 1,024 red, 1,024 green and 1,024 blue bytes."""
     length = archive.label_bytes + PIXELS
     if not content or len(content) % length:
-        raise UserError(f"{path}: {name} has {len(content)} bytes, not a multiple of {length}; fetch it again.")
+        raise UserError(f"{path}: {name} has {len(content)} bytes, not a multiple of {length}; fetch it again")
     records = np.frombuffer(content, np.uint8).reshape(-1, length)
     labels = records[:, archive.label_bytes - 1].astype(np.int64)
     problem = label_problem(labels, classes)
     if problem:
-        raise UserError(f"{path}: {name}: {problem}; fetch it again.")
+        raise UserError(f"{path}: {name}: {problem}; fetch it again")
     planes = records[:, archive.label_bytes :].reshape(-1, 3, 32, 32)
     return Images(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels)

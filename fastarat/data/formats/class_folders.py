@@ -98,7 +98,7 @@ class _Links:
 def _tell_clutter(source: Path, count: int) -> None:
     if count:
         files = "1 file" if count == 1 else f"{count:,} files"
-        console.notice(f"{source}: passed over {files} of macOS, Windows or tools (such as .DS_Store, ._*, Thumbs.db).")
+        console.notice(f"{source}: passed over {files} of macOS, Windows or tools (such as .DS_Store, ._*, Thumbs.db)")
 
 
 def _size(entry: Entry) -> tuple[int, int] | None:

@@ -64,5 +64,5 @@ def unpacked(file: IO[bytes]) -> Iterator[bytes]:
 def _decoded(decoder: Any, data: bytes) -> bytes:
     try:
         return decoder.decompress(data, PIECE)
-    except (zlib.error, lzma.LZMAError, OSError, ValueError) as e:  # the last two are bz2's
-        raise Damaged(str(e).rpartition(": ")[2]) from None
+    except (zlib.error, lzma.LZMAError, OSError, ValueError) as error:  # the last two are bz2's
+        raise Damaged(str(error).rpartition(": ")[2]) from error

@@ -50,7 +50,7 @@ def prepare(source: Path, out: Path, size: int | None) -> None:
     Raises `UserError` for anything wrong in `source`, `WorkError` if `out` cannot be written.
     """
     if size is not None and size < 1:
-        raise UserError(f"--size {size}: give the number of pixels, such as 128.")
+        raise UserError(f"--size {size}: give the number of pixels, such as 128")
     layout = survey(source)
     require_none(source, layout.problems)
     width, height = (size, size) if size else layout.size or CHECK_SIZE
@@ -94,7 +94,7 @@ def _require_one_size(source: Path, sizes: set[tuple[int, int]]) -> None:
         smallest, *_, largest = sorted(sizes, key=lambda size: size[0] * size[1])
         span = f"from {smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]}"
         prepare = command("data", "prepare", source, "OUT", "--size", 128)
-        raise UserError(f"{source}: images differ in size ({span}): choose one, {prepare}.")
+        raise UserError(f"{source}: images differ in size ({span}): choose one, {prepare}")
 
 
 def _decoded(source: Path, layout: Layout, size: tuple[int, int], resize: bool) -> Iterator[Decoded]:
@@ -156,8 +156,8 @@ def _split(source: Path, layout: Layout, found: list[tuple[Place, Entry]], split
 def _size(path: Path) -> int:
     try:
         size = path.stat().st_size
-    except OSError as e:
-        raise UserError(f"Cannot read {path}: {e.strerror}; restore it, or remove it.") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; restore it, or remove it") from error
     require_file(path)
     return size
 
@@ -178,7 +178,7 @@ def decoded_once(source: Path, size: int | None) -> Dataset:
             # Another process, started at the same time, may have been first.
             if not prepared.is_prepared(place):
                 if isinstance(error, WorkError):
-                    raise WorkError(f"{error}; FASTARAT_DATA may name another folder") from None
+                    raise WorkError(f"{error}; FASTARAT_DATA may name another folder") from error
                 raise
         console.notice(f"decoded {source} into {place}; later runs start from there")
     return dataset or prepared.read(place)

@@ -37,14 +37,14 @@ def create(out: Path) -> Iterator[Path]:
     Raises `UserError` if `out` exists, `WorkError` if the disk is full or cannot be written.
     """
     if out.exists() or out.is_symlink():
-        raise UserError(f"{out} exists already: choose another place, or remove it first.")
+        raise UserError(f"{out} exists already: choose another place, or remove it first")
     try:
         with unfinished.beside(out) as temporary:
             yield temporary
             temporary.rename(out)
             synchronise(out.parent)
     except OSError as error:
-        raise WorkError(f"Cannot write {out}: {error.strerror or error}; nothing was left there.") from error
+        raise WorkError(f"cannot write {out}: {error.strerror or error}; nothing was left there") from error
 
 
 def allocate(folder: Path, split: str, count: int, shape: tuple[int, ...]) -> Images:
@@ -188,18 +188,18 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = read_json(path)
     except UserError as error:
-        raise UserError(f"{error}: prepare the data set again.") from None
+        raise UserError(f"{error}: prepare the data set again") from error
     try:
         version = _version(manifest)
         if version == FORMAT_VERSION:
             _require_manifest(manifest)
     except ValueError as error:
-        raise UserError(f"{path} is not a readable manifest ({error}): prepare the data set again.") from None
+        raise UserError(f"{path} is not a readable manifest ({error}): prepare the data set again") from error
     if version != FORMAT_VERSION:
         age, fix = ("a newer", "upgrade fastarat, or ") if version > FORMAT_VERSION else ("an older", "")
         raise UserError(
             f"{folder} was made by {age} fastarat (format {version}; this one reads {FORMAT_VERSION}): "
-            f"{fix}prepare the set again."
+            f"{fix}prepare the set again"
         )
     return manifest
 
@@ -245,19 +245,19 @@ def _open(folder: Path, split: str, manifest: dict[str, Any]) -> Images:
         images = npy.open_mapped(paths[0], np.uint8, (count, *shape))
         labels = np.array(npy.open_mapped(paths[1], np.int64, (count,)))
     except UserError as error:
-        raise UserError(f"{error}: prepare the data set again.") from None
+        raise UserError(f"{error}: prepare the data set again") from error
     problem = label_problem(labels, len(manifest["classes"]))
     if problem:
-        raise UserError(f"{paths[1]}: {problem}; prepare the data set again.")
+        raise UserError(f"{paths[1]}: {problem}; prepare the data set again")
     return Images(images, labels)
 
 
 def _require_size(path: Path, size: int) -> None:
     if not path.is_file():
-        raise UserError(f"{path} is missing: prepare the data set again.")
+        raise UserError(f"{path} is missing: prepare the data set again")
     found = path.stat().st_size
     if found != size:
-        raise UserError(f"{path} has {found} bytes instead of {size}: copy it or prepare the data set again.")
+        raise UserError(f"{path} has {found} bytes instead of {size}: copy it or prepare the data set again")
 
 
 def _describe(path: Path) -> dict[str, Any]:

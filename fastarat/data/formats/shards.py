@@ -105,7 +105,7 @@ def _tell_others(folder: Path, used: set[Path]) -> None:
     others = sorted(item.name for item in _items(folder) if _is_shard(item) and Path(item.path) not in used)
     if others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        console.notice(f"{folder}: left out, being of no split by name and folder: {', '.join(others[:3])}{more}.")
+        console.notice(f"{folder}: left out, being of no split by name and folder: {', '.join(others[:3])}{more}")
 
 
 def _missing(folder: Path, paths: list[Path]) -> Iterator[str]:
@@ -155,11 +155,8 @@ def _shards(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _items(folder: Path) -> "list[os.DirEntry[str]]":
-    try:
-        with os.scandir(folder) as found:
-            return list(found)
-    except OSError as e:
-        raise UserError(f"Cannot read {folder}: {e.strerror}.") from e
+    with readable(folder), os.scandir(folder) as found:
+        return list(found)
 
 
 def _is_shard(item: "os.DirEntry[str]") -> bool:
@@ -171,7 +168,7 @@ def _indexed(folder: Path, paths: list[Path]) -> list[Shard]:
     """What is in each shard, by a process a core if there is much to read."""
     for path in paths:
         if not path.is_file():
-            raise UserError(f"Cannot read {path}: it is no file, or a link to none; restore it, or remove it.")
+            raise UserError(f"cannot read {path}: it is no file, or a link to none; restore it, or remove it")
     processes = None if sum(path.stat().st_size for path in paths) > MUCH else 1
     shards = []
     with console.progress(f"Indexing {folder.name}", len(paths)) as advance:
@@ -187,8 +184,8 @@ def _index_one(folder: Path, path: Path) -> Shard:
     read = samples if IS_TAR.search(path.name) else _tfrecord_samples
     try:
         found.extend(read(path, path.relative_to(folder).as_posix(), problems))
-    except UserError as e:
-        problems.append(str(e).rstrip("."))
+    except UserError as error:
+        problems.append(str(error))
     return Shard(found, problems)
 
 
@@ -227,7 +224,7 @@ def _with_classes(folder: Path, train: StoredImages, test: StoredImages) -> Data
     names = _class_names(folder / CLASSES_FILE)
     values = _named(folder, seen, len(names)) if names else seen
     if (values != np.arange(len(values))).any():
-        console.notice(f"{folder}: classes {values[0]} … {values[-1]} are called 0 … {len(values) - 1} here, in order.")
+        console.notice(f"{folder}: classes {values[0]} … {values[-1]} are called 0 … {len(values) - 1} here, in order")
     train, test = (replace(images, labels=np.searchsorted(values, images.labels)) for images in (train, test))
     return from_splits(stem(folder), train, test, names or tuple(map(str, values)))
 

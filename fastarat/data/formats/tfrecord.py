@@ -57,7 +57,7 @@ def records(path: Path) -> Iterator[Example]:
     with readable(path), path.open("rb") as file:
         size = path.stat().st_size
         if not size:
-            raise UserError(f"{path} is empty: copy or download it again.")
+            raise UserError(f"{path} is empty: copy or download it again")
         if file.read(2) == b"\x1f\x8b":
             raise UserError(f"{path} is compressed, so that images in it cannot be reached: unpack it with gzip")
         content = Plain(file)

@@ -29,8 +29,8 @@ def data_root() -> Path:
         return expanded(chosen)
     try:
         return Path.home() / ".cache" / "fastarat"
-    except RuntimeError:  # a container's user, without a name and without $HOME
-        raise UserError("this user has no home to look for data in: set FASTARAT_DATA to a folder") from None
+    except RuntimeError as error:  # a container's user, without a name and without $HOME
+        raise UserError("this user has no home to look for data in: set FASTARAT_DATA to a folder") from error
 
 
 def key_of(paths: Iterable[Path], *settings: object, arrays: Iterable[np.ndarray] = ()) -> str:

@@ -20,9 +20,9 @@ def readable(path: Path) -> Iterator[None]:
     """Turn `Damaged`, `Unread` and `OSError` into a `UserError` that names `path`."""
     try:
         yield
-    except Damaged as e:
-        raise UserError(f"{path} is damaged or cut short ({e}): copy or download it again.") from None
-    except Unread as e:
-        raise UserError(f"{path}: {e}.") from None
-    except OSError as e:
-        raise UserError(f"Cannot read {path}: {e.strerror or e}.") from e
+    except Damaged as error:
+        raise UserError(f"{path} is damaged or cut short ({error}): copy or download it again") from error
+    except Unread as error:
+        raise UserError(f"{path}: {error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error

@@ -40,8 +40,8 @@ def in_order(
         yield from _results(pool, work, iter(items), batch, ahead=3 * processes)
     except BrokenProcessPool as error:
         raise WorkError(
-            "A process that works on images died: out of memory, or a script without "
-            "'if __name__ == \"__main__\":' around its work."
+            "a process that works on images died: out of memory, or a script without "
+            "'if __name__ == \"__main__\":' around its work"
         ) from error
     except BaseException:  # Ctrl-C among them, or a caller that wants no more: nobody waits for what is in work
         for process in set(multiprocessing.active_children()).difference(others):

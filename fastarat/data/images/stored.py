@@ -34,8 +34,8 @@ class Span(NamedTuple):
                 content = os.pread(descriptor, self.length, self.offset)
             finally:
                 os.close(descriptor)
-        except OSError as e:
-            raise WorkError(f"cannot read image {self.name}: {e.strerror}; is the data still there?") from None
+        except OSError as error:
+            raise WorkError(f"cannot read image {self.name}: {error.strerror}; is the data still there?") from error
         if len(content) < self.length:
             raise WorkError(f"image {self.name} ends early: the data has changed since it was checked")
         if self.crc32 is not None and zlib.crc32(content) != self.crc32:

@@ -90,16 +90,16 @@ def examine(span: Span) -> tuple[int, int] | str:
     """
     try:
         content = span.read()
-    except WorkError as e:
-        raise UserError(str(e)) from None
+    except WorkError as error:
+        raise UserError(str(error)) from error
     try:
         with open_image(File(span.name, content)) as image:
             width, height = image.size
             image.draft("RGB", (max(width // 8, 1), max(height // 8, 1)))
             image.load()
         return width, height
-    except Exception as e:  # Pillow raises almost any type for a damaged file
-        return f"{span.name} cannot be decoded ({reason_of(content, e)})"
+    except Exception as error:  # Pillow raises almost any type for a damaged file
+        return f"{span.name} cannot be decoded ({reason_of(content, error)})"
 
 
 def decoded(stored: Dataset, size: int | None) -> Dataset:
@@ -159,10 +159,11 @@ def decoded_once(images: StoredImages, form: Form, what: str) -> Images:
     if pixels is None:
         try:
             _write(place, shape, images, form, what)
-        except OSError as e:
+        except OSError as error:
+            reason = error.strerror or error
             raise WorkError(
-                f"cannot write {place.parent}: {e.strerror or e}; let FASTARAT_DATA name a folder with room for it"
-            ) from None
+                f"cannot write {place.parent}: {reason}; let FASTARAT_DATA name a folder with room for it"
+            ) from error
         pixels = _mapped(place, shape)
     if pixels is None:
         raise WorkError(f"what was written to {place.parent} reads otherwise: check the disk")
@@ -184,8 +185,8 @@ def _mapped(place: Path, shape: tuple[int, ...]) -> np.ndarray | None:
             if _checksum(pixels, f"Checking {path.name}") == path.stem[-8:]:
                 return pixels
             problem = f"{path} has changed since it was written"
-        except UserError as e:
-            problem = str(e)
+        except UserError as error:
+            problem = str(error)
         console.notice(f"{problem}: its images are decoded again")
         with suppress(OSError):  # if it cannot be replaced either, writing says so
             path.unlink()

@@ -74,7 +74,7 @@ def _check_download(part: Path, archive: cifar.Archive) -> None:
 def _download(url: str, part: Path, target: Path, name: str) -> None:
     """Append to `part` what is missing of `url`."""
     if not url.startswith(("http://", "https://")):
-        raise UserError(f"{url!r} is not an http(s) address; for a file on this machine use --source FILE.")
+        raise UserError(f"{url!r} is not an http(s) address; for a file on this machine use --source FILE")
     have = _size(part)
     with _reaching(url, target, name):
         request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
@@ -92,7 +92,7 @@ def _download(url: str, part: Path, target: Path, name: str) -> None:
 def _size(part: Path) -> int:
     """The bytes that are there already. Raises `UserError` for what this program cannot have left."""
     if part.is_symlink():
-        raise UserError(f"{part} is a symbolic link, which is not followed: remove it.")
+        raise UserError(f"{part} is a symbolic link, which is not followed: remove it")
     if not part.exists():
         return 0
     require_file(part)
@@ -112,7 +112,7 @@ def _receive(response: http.client.HTTPResponse, part: Path, start: int, name: s
             file.write(block)
             received += len(block)
             if received > MOST_BYTES:
-                raise WorkError(f"{response.url} sends more than {MOST_BYTES:,} bytes, which is no CIFAR: try again.")
+                raise WorkError(f"{response.url} sends more than {MOST_BYTES:,} bytes, which is no CIFAR: try again")
             advance(len(block))
     if total is not None and received < total:
         raise http.client.IncompleteRead(b"", total - received)
@@ -124,14 +124,14 @@ def _reaching(url: str, target: Path, name: str) -> Iterator[None]:
         yield
     except http.client.IncompleteRead as error:
         raise WorkError(
-            f"The download of {url} stopped with {error.expected} bytes missing: "
-            f"run 'fastarat data fetch {name}' again to continue it."
+            f"the download of {url} stopped with {error.expected} bytes missing: "
+            f"run 'fastarat data fetch {name}' again to continue it"
         ) from error
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise WorkError(
-            f"Cannot download {url} ({reason}): run it again, or get the file elsewhere and put it at "
-            f"{target} ('fastarat data fetch {name} --source FILE' does that and checks it)."
+            f"cannot download {url} ({reason}): run it again, or get the file elsewhere and put it at "
+            f"{target} ('fastarat data fetch {name} --source FILE' does that and checks it)"
         ) from error
 
 
@@ -140,4 +140,4 @@ def _writing(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise WorkError(f"Cannot write {target}: {error.strerror or error}.") from error
+        raise WorkError(f"cannot write {target}: {error.strerror or error}") from error

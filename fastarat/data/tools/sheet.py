@@ -62,7 +62,7 @@ def _image(images: Images | StoredImages, i: int, max_value: int) -> "Image.Imag
             with open_image(file) as image:
                 return image.convert("RGB")
         except Exception as error:  # Pillow raises almost any type for a damaged file
-            raise WorkError(f"image {file.name} cannot be decoded ({reason_of(file.content, error)})") from None
+            raise WorkError(f"image {file.name} cannot be decoded ({reason_of(file.content, error)})") from error
     pixels = (images.images[i].astype(np.float32) * (255 / max_value)).round().astype(np.uint8)
     return Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0]).convert("RGB")
 

@@ -177,7 +177,7 @@ def test_a_place_inside_a_file_is_told_by_the_name_that_was_given(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(WorkError) as error:
         built(pixel_contents(), tmp_path / "file" / "set.beton")
-    assert "Cannot write" in one_line(error) and "partial" not in str(error.value)
+    assert "cannot write" in one_line(error) and "partial" not in str(error.value)
 
 
 SCRIPT = """
@@ -223,7 +223,7 @@ def test_a_disk_that_fills_is_one_line_and_leaves_nothing(tmp_path):
     process = start(tmp_path / "set.beton", preexec_fn=limit)
     _, text = process.communicate(timeout=60)
     assert process.returncode == 1 and "Traceback" not in text
-    assert f"Cannot write {tmp_path / 'set.beton'}" in text and "nothing was left there" in text
+    assert f"cannot write {tmp_path / 'set.beton'}" in text and "nothing was left there" in text
     assert left(tmp_path) == []
 
 

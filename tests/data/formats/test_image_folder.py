@@ -175,7 +175,7 @@ def test_a_folder_that_cannot_be_read_is_named(photos, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(entries.os, "scandir", refuse)
-    assert refusal(photos) == f"Cannot read {photos}: Permission denied."
+    assert refusal(photos) == f"cannot read {photos}: Permission denied"
 
 
 def test_a_broken_link_is_named(photos):

@@ -264,7 +264,7 @@ def test_a_shard_that_is_a_broken_link_is_named(tmp_path, name):
     folder = (as_tars if name.endswith("tar") else as_tfrecords)(tmp_path / "sharded", images(6), images(4, 10))
     (folder / name).unlink(missing_ok=True)
     (folder / name).symlink_to("nowhere")
-    assert f"Cannot read {folder / name}" in refusal(folder)
+    assert f"cannot read {folder / name}" in refusal(folder)
 
 
 def test_files_like_shards_that_are_of_no_split_are_told(tmp_path, capsys):

@@ -146,7 +146,7 @@ def test_a_root_that_cannot_be_written_is_named(published, root, tmp_path):
     root.write_text("a file, not a folder")
     with pytest.raises(WorkError) as error:
         fetch("cifar10", tmp_path / "made.tar.gz", root)
-    assert "Cannot write" in one_line(error)
+    assert "cannot write" in one_line(error)
 
 
 def test_only_the_cifar_sets_are_fetched_and_only_over_http(root):
@@ -191,4 +191,4 @@ def test_an_unfinished_download_that_is_no_file_is_left_alone(mirror, root, tmp_
 def test_an_address_that_is_none_is_one_line(root):
     with pytest.raises(WorkError) as error:
         fetch("cifar10", None, root, "http://[")
-    assert "Cannot download http://[" in one_line(error)
+    assert "cannot download http://[" in one_line(error)

@@ -56,12 +56,12 @@ def examine(path: Path) -> tuple[Layout, Seal | None]:
     seal = beton_seal.read(path)
     layout = structure.read(path)
     if seal and seal.counts != {split: int((layout.splits == i).sum()) for i, split in enumerate(SPLITS)}:
-        raise UserError(f"{path} has other images than {beton_seal.place_of(path).name} says: {REBUILD}.")
+        raise UserError(f"{path} has other images than {beton_seal.place_of(path).name} says: {REBUILD}")
     if not (layout.splits == 0).any():
-        raise UserError(f"{path} has no training images: {REBUILD}.")
+        raise UserError(f"{path} has no training images: {REBUILD}")
     problem = label_problem(layout.labels, len(seal.classes) if seal else MOST_CLASSES)
     if problem:
-        raise UserError(f"{path}: {problem}; {REBUILD}.")
+        raise UserError(f"{path}: {problem}; {REBUILD}")
     return layout, seal
 
 
@@ -102,7 +102,7 @@ def _require_checksum(path: Path, seal: Seal) -> None:
     if beton_seal.sha256_of(path) != seal.sha256:
         raise UserError(
             f"{path} has changed since it was written (SHA-256 differs): {command('data', 'check', path)} names the "
-            f"bad images; copy it again, or {REBUILD}."
+            f"bad images; copy it again, or {REBUILD}"
         )
 
 
@@ -113,5 +113,5 @@ def _require_jpegs(path: Path, layout: Layout) -> None:
             size = (int(images.sizes[i, 0]), int(images.sizes[i, 1]))
             problem = None if images.raw[i] else jpeg_problem(images.read(i), size, decode=False)
             if problem:
-                raise UserError(f"{path} is damaged ({images.names[i]} {problem}): {REBUILD}.")
+                raise UserError(f"{path} is damaged ({images.names[i]} {problem}): {REBUILD}")
             advance(1)

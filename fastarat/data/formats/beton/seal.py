@@ -68,15 +68,15 @@ def read(path: Path) -> Seal | None:
     try:
         values = read_json(place, max(size, MOST_JSON_BYTES))  # images are larger than their checksums
     except UserError as error:
-        raise UserError(f"{error}: copy it again, or {REBUILD}.") from None
+        raise UserError(f"{error}: copy it again, or {REBUILD}") from error
     try:
         seal = _parsed(place, values)
     except (ValueError, TypeError) as error:
         if isinstance(error, _OtherVersion):
-            raise UserError(str(error)) from None
-        raise UserError(f"{place} cannot be read ({error}): copy it again, or {REBUILD}.") from None
+            raise UserError(str(error)) from error
+        raise UserError(f"{place} cannot be read ({error}): copy it again, or {REBUILD}") from error
     if size != seal.bytes:
-        raise UserError(f"{path} has {size} bytes instead of {seal.bytes}: copy it again, or {REBUILD}.")
+        raise UserError(f"{path} has {size} bytes instead of {seal.bytes}: copy it again, or {REBUILD}")
     return seal
 
 

@@ -30,11 +30,11 @@ class Storage:
     def require(self) -> None:
         """Raise `UserError` for settings that mean nothing."""
         if self.mode not in get_args(Mode):
-            raise UserError(f"--mode {self.mode}: give {', '.join(get_args(Mode))}.")
+            raise UserError(f"--mode {self.mode}: give {', '.join(get_args(Mode))}")
         if self.longest_side is not None and self.longest_side < 1:
-            raise UserError(f"--longest-side {self.longest_side}: give the number of pixels, such as 400.")
+            raise UserError(f"--longest-side {self.longest_side}: give the number of pixels, such as 400")
         if not 1 <= self.quality <= 100:
-            raise UserError(f"--quality {self.quality}: give 1 to 100; 90 is hard to tell from the original.")
+            raise UserError(f"--quality {self.quality}: give 1 to 100; 90 is hard to tell from the original")
 
 
 class StoredImage(NamedTuple):

@@ -55,9 +55,9 @@ def read(path: Path) -> Layout:
     try:
         return _read(path)
     except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror or error}.") from error
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except _Damaged as error:
-        raise UserError(f"{path} {error}: copy it again, or {REBUILD}.") from None
+        raise UserError(f"{path} {error}: copy it again, or {REBUILD}") from error
 
 
 def _read(path: Path) -> Layout:

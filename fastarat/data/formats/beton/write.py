@@ -54,19 +54,19 @@ def build(dataset: Dataset, out: Path, storage: Storage, *, source: str, process
             _require_usable(dataset, out, source)  # still: that was hours ago
             _publish(_seal_of(dataset, folder / out.name, storage, source=source, pages=pages), folder / out.name, out)
     except OSError as error:
-        raise WorkError(f"Cannot write {out}: {error.strerror or error}; nothing was left there.") from error
+        raise WorkError(f"cannot write {out}: {error.strerror or error}; nothing was left there") from error
 
 
 def _require_usable(dataset: Dataset, out: Path, source: str) -> None:
     if out.suffix != ".beton":
-        raise UserError(f"{out}: give a name that ends with .beton.")
+        raise UserError(f"{out}: give a name that ends with .beton")
     for path in (out, beton_seal.place_of(out)):
         if path.exists() or path.is_symlink():
-            raise UserError(f"{path} exists already: choose another place, or remove it first.")
+            raise UserError(f"{path} exists already: choose another place, or remove it first")
     shapes = [part.images.shape for part in dataset.splits.values() if isinstance(part, Images)]
     if dataset.max_value != MAX_VALUE or any(shape[-1] != 3 for shape in shapes):
         raise UserError(
-            f"{source} is not of 8-bit RGB images, which a .beton holds: it is small, use --loader resident."
+            f"{source} is not of 8-bit RGB images, which a .beton holds: it is small, use --loader resident"
         )
 
 
