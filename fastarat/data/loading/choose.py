@@ -88,6 +88,7 @@ def _decoded_bytes(config: Config, found: Found) -> int:
 
 
 def _room(num_bytes: int, device: torch.device) -> tuple[bool, str]:
+    """Whether so many bytes of pixels may stay on the device, and why."""
     if device.type == "cuda":
         memory, where = torch.cuda.get_device_properties(device).total_memory, "the GPU"
     else:
@@ -113,9 +114,10 @@ def _is_made_for(loader: str, found: Found) -> bool:
 
 
 def is_installed(loader: str) -> bool:
-    """Whether the package of this loader can be found; it is not imported, which would take seconds."""
+    """Whether the package of this loader, if it needs one, can be found; importing it would take seconds."""
+    package = decoder_named(loader).package
     try:
-        return find_spec(decoder_named(loader).package) is not None
+        return not package or find_spec(package) is not None
     except ModuleNotFoundError:  # not even the package round it
         return False
 
@@ -124,5 +126,5 @@ def _require_fit(loader: str, found: Found) -> None:
     decoder = decoder_named(loader)
     if decoder.made_for and not _is_made_for(loader, found):
         raise UserError(decoder.refusal(found.name))
-    if decoder.package and not is_installed(loader):
+    if not is_installed(loader):
         raise UserError(f"--loader {loader} is not installed: pip install 'fastarat[{loader}]'")

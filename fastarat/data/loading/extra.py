@@ -1,9 +1,9 @@
-"""Extra images beside the training set's own: which of them, and where in a batch.
+"""Extra images beside the training set's own: which of them a batch has, and where in it.
 
 A share of every batch is extra (Rebuffi et al., 2021, "Fixing data augmentation to improve adversarial robustness";
-Wang et al., 2023, "Better diffusion models further improve adversarial training"), the rest is of the epoch's order of
-the training images. The extra images go by in passes of their own, over epochs: each is used once before any is used
-again. All of it is a function of (seed, epoch, step).
+Wang et al., 2023, "Better diffusion models further improve adversarial training"); the rest follows the epoch's order
+of the training images. The extra images have passes of their own, which go on over epochs: each image is used once
+before any is used again. All of it is a function of (seed, epoch, step).
 """
 
 import torch
@@ -20,12 +20,12 @@ from fastarat.data.open import open_dataset
 
 
 class Mixture:
-    """Batches from `num_own` training and `num_images` extra images, of which each batch has a share of `ratio`.
+    """Batches of `num_own` training and `num_images` extra images; `ratio` is the extra ones' share of each batch.
 
     Raises `UserError` for a share that no batch can have.
     """
 
-    def __init__(self, num_own: int, num_images: int, sampling: Sampling, ratio: float):
+    def __init__(self, num_own: int, num_images: int, sampling: Sampling, *, ratio: float):
         self.num_own, self.num_images, self.batch, self.seed = num_own, num_images, sampling.batch, sampling.seed
         self.num_extra, batch = round(ratio * sampling.batch), sampling.batch
         if not 0 < self.num_extra < batch:
@@ -54,7 +54,7 @@ class Mixture:
         return order.flatten()
 
     def _extra(self, epoch: int, count: int, device: torch.device) -> Tensor:
-        """The extra images of an epoch that takes `count`: a part of the passes that follow each other."""
+        """The extra images of an epoch that takes `count` of them: a part of passes that follow each other."""
         first = (epoch - 1) * count
         passes = range(first // self.num_images, (first + count - 1) // self.num_images + 1)
         orders = [philox.permutation(self.seed, n, self.num_images, device, Stream.EXTRA_ORDER) for n in passes]

@@ -16,9 +16,10 @@ from fastarat.data.loading.sampling import Sampling
 
 
 class ResidentLoader(Loader):
-    """See `Loader`. Pixels are `images / max_value`.
+    """See `Loader`. Pixels are `images / max_value`; batches are made by `kernels`, in `dtype`.
 
-    Of `extra` images, if given, every batch has a share of `ratio`; samples are of `images` alone.
+    If there are `extra` images, a share `ratio` of every batch is of them; samples are of `images` alone. Raises
+    `UserError` if a batch cannot have that share.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class ResidentLoader(Loader):
         self.images = _joined([part.images for part in parts], device)
         self.labels = _joined([part.labels for part in parts], device)
         self.max_value, self.dtype, self.kernels = max_value, dtype, kernels
-        self.mixture = Mixture(self.num_images, len(extra.labels), sampling, ratio) if extra else None
+        self.mixture = Mixture(self.num_images, len(extra.labels), sampling, ratio=ratio) if extra else None
 
     def close(self) -> None:
         """See `Loader.close`: nothing runs."""

@@ -17,9 +17,9 @@ from fastarat.config.data import AugmentConfig
 from fastarat.data.images.stored import StoredImages
 
 BLOCK_BYTES = 8 * 2**20
-"""What is read at a go: a disk's seek costs little against it."""
+"""How much is read at once: a disk's seek costs little beside it."""
 WINDOW_BLOCKS = 64
-"""Blocks whose images are mixed: half a GiB, which stays in the page cache meanwhile."""
+"""The number of blocks whose images are mixed: half a GiB, which stays in the page cache meanwhile."""
 TRIES = 10
 ASPECT = (3 / 4, 4 / 3)
 
@@ -45,7 +45,7 @@ class Sampling:
 
 
 def quasi_random_order(images: StoredImages, seed: int, epoch: int) -> Tensor:
-    """All images, int64 [N], near to each other in a batch where they lie near to each other on the disk.
+    """All images, int64 [N]; a batch has images that lie near to each other on the disk.
 
     Blocks of neighbouring images come in random order, and the images of every `WINDOW_BLOCKS` blocks are mixed: for
     sets larger than the memory, on disks that are slow to seek.

@@ -1,4 +1,4 @@
-"""The streaming loader: images that are decoded as they are needed, ahead of the step and in the same order as ever."""
+"""The streaming loader: images are decoded ahead of the step that needs them, in the resident loader's order."""
 
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -26,8 +26,8 @@ MAX_VALUE = 255
 class StreamLoader(Loader):
     """See `Loader`. What is random is decided here; `decoder` turns requests for pixels into pixels.
 
-    Order, padded crops and flips are those of the resident loader: where pixels are stored exactly, its batches are
-    equal bit by bit.
+    Order, padded crops and flips are those of the resident loader: where pixels are stored exactly, both give the same
+    batches, bit by bit.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class StreamLoader(Loader):
         with closing(self.decoder.decode(requests)) as decoded:
             for index, pixels in zip(there.split(batch), self._on_device(decoded), strict=True):
                 index, rows = share(index)
-                yield Batch(self._augmented(pixels, index, epoch, augment), self.labels[index], rows)
+                yield Batch(self._augmented(pixels, index, epoch, augment=augment), self.labels[index], rows)
 
     def _request(self, index: np.ndarray, epoch: int, augment: bool) -> Request:
         sampling, sizes = self.sampling, self.images.sizes[index]
@@ -88,8 +88,8 @@ class StreamLoader(Loader):
             copied.record_stream(now)
             yield copied
 
-    def _augmented(self, pixels: Tensor, index: Tensor, epoch: int, augment: bool) -> Tensor:
-        """Images [B, C, H, W] of pixels, uint8 [B, H, W, 3]: cropped if their crops are padded, and flipped."""
+    def _augmented(self, pixels: Tensor, index: Tensor, epoch: int, *, augment: bool) -> Tensor:
+        """Pixels, uint8 [B, H, W, 3], as images [B, C, H, W] in [0, 1]: flipped, and cropped where crops are padded."""
         settings = self.sampling.augment
         return self.kernels.augment(
             pixels,

@@ -1,4 +1,4 @@
-"""Extra images have their share of every batch; each comes once before any comes again, whoever asks and when."""
+"""Extra images have their share of every batch; each comes once before any comes again, also after a resume."""
 
 from dataclasses import replace
 
@@ -110,7 +110,7 @@ def test_samples_are_of_the_training_images_alone():
 )
 def test_a_share_that_cannot_be_is_refused(ratio, num_images, says):
     with pytest.raises(UserError, match=says):
-        Mixture(OWN, num_images, Sampling(BATCH, 0), ratio)
+        Mixture(OWN, num_images, Sampling(BATCH, 0), ratio=ratio)
 
 
 @pytest.mark.parametrize("ratio", [0, 1, -0.5, 1.5, float("nan")])

@@ -1,4 +1,4 @@
-"""Batches are made ahead in a thread that ends with whoever wanted them."""
+"""Batches are made ahead in a thread that ends with its consumer."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""The resident loader: the n-th batch of an epoch is the same whoever asks and whenever."""
+"""The resident loader: the n-th batch of an epoch is the same for every process and after every resume."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The streaming loader: the resident loader's batches where pixels are exact, and the n-th batch whoever asks."""
+"""The streaming loader: the resident loader's batches where pixels are exact, and the n-th batch after every resume."""
 
 from contextlib import closing
 

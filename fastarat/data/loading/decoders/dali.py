@@ -31,7 +31,7 @@ SHARE = 32
 PIXELS = 8 * 2**20
 """Pixels that each thread gets at a time at most, or one image: bounds the memory for large photographs."""
 READERS = 8
-"""Files read at once: costs nothing where they are in memory, and saves much where they are far away."""
+"""Files read at once: this costs nothing where they are in memory, and saves much where they are far away."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class _Chunk:
 
 
 class DALIDecoder(Decoder):
-    """See `Decoder`. `workers` native threads decode; they live while something is decoded.
+    """See `Decoder`. `workers` are native threads, which live while something is decoded.
 
-    With a `gpu` JPEGs are decoded there (on the current one, if it has no number), and batches are tensors there,
+    With a `gpu`, JPEGs are decoded there (on the current one, if it has no number); batches are tensors there, and
     complete when they are given. Raises `UserError` if DALI is not installed, or cannot decode on a GPU.
     """
 
@@ -64,8 +64,8 @@ class DALIDecoder(Decoder):
             self.gpu = torch.cuda.current_device() if gpu.index is None else gpu.index
             self.stream = torch.cuda.Stream(self.gpu)
 
-    @staticmethod
-    def refusal(data: str) -> str:
+    @classmethod
+    def refusal(cls, data: str) -> str:
         """See `Decoder.refusal`."""
         fix = "leave --loader dali and --loading.decode gpu out"
         return f"DALI reads image files and shards, and {data} is neither: {fix}"
@@ -155,10 +155,10 @@ class DALIDecoder(Decoder):
                 yield in_work.popleft(), torch.from_dlpack(pixels.as_tensor())
         except StopIteration:
             return
-        except WorkError as e:  # of reading; its frames would keep the pipeline, and so its threads
-            error = e.with_traceback(None)
-        except Exception as e:
-            error = " ".join(str(e).split())
+        except WorkError as problem:  # raised in reading; its frames would keep the pipeline, and so its threads
+            error = problem.with_traceback(None)
+        except Exception as problem:
+            error = " ".join(str(problem).split())
         finally:
             del pipeline
         raise error if isinstance(error, WorkError) else self._culprit(list(in_work), error)
@@ -197,7 +197,7 @@ class DALIDecoder(Decoder):
 
 
 def _in_threads(work: Callable[[int], bytes], index: np.ndarray) -> list[bytes]:
-    """`work` of each, in threads that do not keep the process if a disk hangs."""
+    """What `work` gives for each, by threads that do not keep the process alive if a disk hangs."""
     results, errors = [b""] * len(index), []
 
     def some(first: int) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 from fastarat.common.errors import UserError
 
 Inputs = tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray]
-"""Of n images: files, uint8 [length] each; int32 [n, 2]: (left, top); int32 [n, 2]: (width, height); float32 [n, 2]:
-(height, width) wanted."""
+"""n images: their files, uint8 [length] each; int32 [n, 2]: (left, top); int32 [n, 2]: (width, height); float32 [n, 2]:
+the (height, width) wanted."""
 
 BLACK: Inputs = (
     [np.frombuffer(b"P6\n1 1\n255\n\0\0\0", np.uint8)],
@@ -42,7 +42,7 @@ def require(device: Literal["cpu", "gpu"]) -> None:
 
 def build(source: Callable[[], Inputs], most: int, *, workers: int, gpu: int | None, depth: int) -> Any:
     """A `nvidia.dali.Pipeline` of `workers` threads that cuts and resizes up to `most` images at a time, uint8 [H, W,
-    3] each, `depth` times of which are in work at once; it decodes on the CPU, or on the GPU of the number `gpu`.
+    3] each, and works on `depth` such lots at once; it decodes on the CPU, or on the GPU of the number `gpu`.
 
     It ends when `source` raises `StopIteration`. Its threads end when it is deleted.
     """
@@ -73,8 +73,8 @@ def build(source: Callable[[], Inputs], most: int, *, workers: int, gpu: int | N
 def is_left_to_pil(content: bytes) -> bool:
     """Whether DALI has other pixels for a file than PIL, or none, or pixels for what is refused.
 
-    JPEGs of four colours (CMYK, of which there are two kinds that only their programs tell apart), PNGs with something
-    missing or added at their end, and PNGs of 16 bits.
+    These are JPEGs of four colours (CMYK, in one of two kinds that only the programs that wrote them tell apart), PNGs
+    with something missing or added at their end, and PNGs of 16 bits.
     """
     if content[:4] == b"\x89PNG":
         return content[24:25] == b"\x10" or content[-8:-4] != b"IEND"
@@ -82,7 +82,7 @@ def is_left_to_pil(content: bytes) -> bool:
 
 
 def _num_colours(content: bytes) -> int:
-    """Of a JPEG, from its frame header (ITU T.81, B.2.2); 0 if there is none."""
+    """The number of a JPEG's colours, from its frame header (ITU T.81, B.2.2); 0 if it has none."""
     at = 2
     while at + 10 <= len(content) and content[at] == 0xFF:
         marker = content[at + 1]

@@ -27,22 +27,24 @@ class Request:
 
 
 class Decoder(ABC):
-    """Stored images to pixels, in threads or processes of its own, a few batches ahead of whoever asks."""
+    """Turns stored images into pixels, in threads or processes of its own, a few batches before they are asked for.
+
+    Raises `UserError`, when it is made, if it cannot work here.
+    """
 
     made_for: ClassVar[tuple[str, ...]] = ()
-    """the formats, by their names in `FORMATS`, of which it reads no other; none: it reads what can be read image by
-    image"""
+    """the only formats that it reads, by their names in `FORMATS`; empty: all whose images can be read one by one"""
     package: ClassVar[str] = ""
-    """what has to be installed, by the name that Python imports; the extra of fastarat has the decoder's name"""
+    """what has to be installed, by the name that Python imports; fastarat's extra of the decoder's name brings it"""
 
     @abstractmethod
     def __init__(self, images: StoredImages, workers: int, pin: bool = False):
         """`workers`: threads or processes. `pin`: batches lie in pinned memory."""
 
-    @staticmethod
-    def refusal(data: str) -> str:
-        """What to say of `data` that is in another format than those it is made for."""
-        raise NotImplementedError
+    @classmethod
+    def refusal(cls, data: str) -> str:
+        """The error's text for `data` in a format that it does not read."""
+        return f"{cls.__name__} does not read {data}: leave --loader out"
 
     @abstractmethod
     def decode(self, requests: Iterable[Request]) -> Generator[Tensor, None, None]:

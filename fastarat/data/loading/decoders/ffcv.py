@@ -27,9 +27,12 @@ from fastarat.data.loading.decoders.decoder import Decoder, Request
 from fastarat.data.loading.decoders.ffcv_native import Stored
 from fastarat.data.loading.decoders.prefetch import STALL_S, prefetch
 
-AHEAD = 3  # batches made before they are asked for
-IN_WORK = 2  # batches that threads work on at a time, so that none waits for the last image of one
-PARTS = 2  # tasks that a batch gives each thread
+AHEAD = 3
+"""Batches made before they are asked for."""
+IN_WORK = 2
+"""Batches that threads work on at a time, so that no thread waits for the last image of one."""
+PARTS = 2
+"""Tasks that a batch gives each thread."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,11 @@ class _Part:
 
 
 class FFCVDecoder(Decoder):
-    """See `Decoder`; `images` are of one .beton that `beton.read` has opened, decoded by so many `workers` threads.
+    """See `Decoder`. `images` are those of one .beton, as `beton.read` opens it; `workers` are threads.
 
-    `pin`: batches lie in pinned memory. Each image of a file with a seal is compared with its checksum when it is read:
-    a wrong bit in a JPEG mostly gives no warning, only other pixels. A JPEG that FFCV cannot decode without a warning
-    is a `WorkError`; but one whose checksum holds, which Pillow decoded when it was built, Pillow decodes again.
+    Each image of a file with a seal is compared with its checksum when it is read: a wrong bit in a JPEG mostly gives
+    no warning, only other pixels. A JPEG that FFCV cannot decode without a warning is a `WorkError`, unless its
+    checksum holds: then Pillow, which decoded it when the file was built, decodes it again.
     Raises `UserError` if FFCV is not installed.
     """
 
@@ -66,8 +69,8 @@ class FFCVDecoder(Decoder):
         self.most_pixels = int(images.sizes.astype(np.int64).prod(1)[~images.raw].max(initial=0))
         self.file = Path(path).open("rb")  # noqa: SIM115 - until `close`
 
-    @staticmethod
-    def refusal(data: str) -> str:
+    @classmethod
+    def refusal(cls, data: str) -> str:
         """See `Decoder.refusal`."""
         return f"FFCV reads .beton files, and {data} is none: {command('data', 'build', data, 'OUT.beton')} makes one"
 

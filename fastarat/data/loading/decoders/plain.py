@@ -24,7 +24,8 @@ from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading.decoders.decoder import Decoder, Request, changed_since_checked
 from fastarat.data.loading.decoders.prefetch import STALL_S, Watch
 
-AHEAD = 2  # batches that a worker has in hand
+AHEAD = 2
+"""Batches that a worker has in hand."""
 LOST_WORKER = (
     "a process that decodes images has died: killed, or out of memory; --loading.workers 1 needs the least, --resume "
     "goes on from the newest checkpoint"
@@ -34,7 +35,7 @@ _TIMED_OUT = "timed out"  # in what PyTorch raises when a batch is not there in 
 
 
 class PlainDecoder(Decoder):
-    """See `Decoder`. `workers` processes decode a batch each; they live until `close`. `pin`: into pinned memory."""
+    """See `Decoder`. Each of `workers` processes decodes a batch at a time; they live until `close`."""
 
     def __init__(self, images: StoredImages, workers: int, pin: bool = False):
         self.images, self.workers, self.pin = images, workers, pin
@@ -90,13 +91,13 @@ class PlainDecoder(Decoder):
         self.decoding, self.loader = None, None
 
     def _started(self, most_bytes: int) -> "tuple[_Decoding, DataLoader]":
-        """Workers that share room for batches of so many bytes: those that run, if theirs is large enough."""
+        """Workers that share room for batches of `most_bytes`: those that run, if theirs is large enough."""
         if self.loader is None or self.decoding is None or self.decoding.slots.shape[1] < most_bytes:
             self.close()
             # One more than are on their way: a batch is copied after the next request has been sent.
             num_slots = self.workers * AHEAD + 1
             try:
-                self.decoding = _Decoding(self.images, self.workers, num_slots, most_bytes)
+                self.decoding = _Decoding(self.images, self.workers, num_slots=num_slots, most_bytes=most_bytes)
             except RuntimeError as error:
                 raise WorkError(
                     f"no room in /dev/shm for {num_slots} batches of {most_bytes / 2**20:,.0f} MiB: give it more "
@@ -140,7 +141,7 @@ _Message = tuple[str, int, tuple[int, int, int, int]]
 
 
 class _Requests:
-    """What the loader draws the work of its workers from: the requests of whoever decodes, with a slot for each."""
+    """Where PyTorch's loader takes its workers' work from: the requests of the pass at hand, with a slot for each."""
 
     source: Iterable[Request] = ()
     slots: Iterator[int] = iter(())
@@ -159,7 +160,7 @@ class _Requests:
 class _Decoding(Dataset):
     """A request to pixels in its slot, in a worker."""
 
-    def __init__(self, images: StoredImages, workers: int, num_slots: int, most_bytes: int):
+    def __init__(self, images: StoredImages, workers: int, *, num_slots: int, most_bytes: int):
         self.images = images
         self.slots = torch.empty(num_slots, most_bytes, dtype=torch.uint8).share_memory_()
         # Counted by each worker: whether a slow batch goes on.
@@ -170,7 +171,7 @@ class _Decoding(Dataset):
         return int(self.decoded.sum())
 
     def __getitem__(self, item: tuple[Request, int]) -> _Message:
-        """An exception would come with a traceback, so that what is wrong is told instead."""
+        """The request's slot and shape, or what is wrong: an exception would come with a traceback."""
         request, slot = item
         info = get_worker_info()
         assert info is not None
@@ -205,8 +206,8 @@ def _only(messages: list[_Message]) -> _Message:
 
 @contextmanager
 def _signals_left_alone() -> Iterator[None]:
-    """PyTorch answers a worker's death with an exception wherever the main thread is at that moment; whoever waits for
-    the worker's batch learns of it anyway."""
+    """PyTorch answers a worker's death with an exception wherever the main thread is at that moment; the pass that
+    waits for the worker's batch learns of it anyway."""
     before = signal.getsignal(signal.SIGCHLD)
     try:
         yield
