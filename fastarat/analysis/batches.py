@@ -67,11 +67,9 @@ def attacking(training: Training) -> tuple[StepParts, Controls]:
     parts, controls = training.parts, training.controls
     if parts.attack.steps == 0:
         attack = replace(training.evaluation_attack, batch_norm="frozen")
-        like = controls.eps
         parts = replace(parts, attack=attack)
-        controls = controls._replace(
-            eps=torch.full_like(like, attack.eps), step_size=torch.full_like(like, attack.step)
-        )
+        sizes = Controls.of(parts)
+        controls = controls._replace(eps=sizes.eps, step_size=sizes.step_size)
     return parts, controls
 
 

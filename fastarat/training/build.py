@@ -1,11 +1,9 @@
 """A training run at its beginning, built from a configuration."""
 
-from typing import Any
-
 import torch
 from fastarat_kernels import philox
 from fastarat_kernels.implementations import PYTORCH, TRITON, Kernels
-from torch import Tensor, nn
+from torch import nn
 
 from fastarat.common.distributed import World
 from fastarat.common.errors import UserError
@@ -23,12 +21,11 @@ from fastarat.models.batch_norm import BatchNorm1d
 from fastarat.models.foreign import check_image_sizes
 from fastarat.models.registry import build_model
 from fastarat.models.split_batch_norm import forward_context
-from fastarat.training.averaging import Average
 from fastarat.training.choices import Choices
 from fastarat.training.state import Training
 from fastarat.training.step.compiled import MOST_UNROLLED, Step, build_step, keep_caches, unrolled_size
 from fastarat.training.step.precision import Dtype, Precision
-from fastarat.training.step.train_step import Controls, StepParts
+from fastarat.training.step.train_step import StepParts
 
 KERNELS = {"pytorch": PYTORCH, "triton": TRITON}
 
@@ -70,23 +67,15 @@ def build_training(
         )
     precision = Precision(dtype, world.device)
     model, method = _build_net(config, dataset, world, precision, kernels)
-    parameters = [p for p in (*model.parameters(), *method.parameters()) if p.requires_grad]
-
-    def scalar(value: float, **options: Any) -> Tensor:
-        return torch.tensor(value, **{"dtype": precision.parameter_dtype, "device": world.device, **options})
-
     parts = StepParts(
-        model,
-        method,
-        config.attack,
-        config.optimizer,
-        precision,
-        world,
-        kernels,
-        parameters,
-        [torch.zeros_like(parameter) for parameter in parameters],
-        scalar(0, requires_grad=True),
-        config.seed,
+        model=model,
+        method=method,
+        attack=config.attack,
+        optimizer=config.optimizer,
+        precision=precision,
+        world=world,
+        kernels=kernels,
+        seed=config.seed,
     )
     batches = build_loader(
         config,
@@ -99,18 +88,7 @@ def build_training(
         extra=extra.decoded_train if extra else None,
     )
     _check_snapshots(config, batches.steps_per_epoch)
-    return Training(
-        config,
-        dataset,
-        held_out,
-        batches,
-        parts,
-        Average(config.averaging, model) if config.averaging.kind != "none" else None,
-        Controls(scalar(0, dtype=torch.int64), scalar(0), scalar(config.attack.eps), scalar(config.attack.step)),
-        totals=torch.zeros(len(method.metrics), dtype=torch.float64, device=world.device),
-        first_bad_step=torch.full((), -1, dtype=torch.int64, device=world.device),
-        extra=extra,
-    )
+    return Training(config=config, dataset=dataset, held_out=held_out, extra=extra, loader=batches, parts=parts)
 
 
 def _check_snapshots(config: Config, steps_per_epoch: int) -> None:

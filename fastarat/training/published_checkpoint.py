@@ -5,13 +5,16 @@ depth and width are in the shapes.
 """
 
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from fastarat_kernels.implementations import PYTORCH
 from torch import Tensor, nn
 
+from fastarat.common.distributed import World
 from fastarat.common.environment import environment
 from fastarat.common.errors import UserError
 from fastarat.common.pickled import LEGACY, ZIP, read_pickled
@@ -19,14 +22,18 @@ from fastarat.common.tensors import read_tensors
 from fastarat.config import Config, published_code
 from fastarat.config.method import ARATConfig
 from fastarat.config.model import ModelConfig
+from fastarat.data.images.dataset import Dataset, Images
+from fastarat.data.loading.build import build_loader
 from fastarat.methods.arat import ARAT
 from fastarat.models.convert import plain_branch
 from fastarat.models.features import feature_widths, tap_layers
 from fastarat.models.published_names import published_model, published_predictors, split_layers
 from fastarat.models.registry import build_model
 from fastarat.runs.run import Run
-from fastarat.runs.weights import Description, save_weights
+from fastarat.runs.weights import save_weights
+from fastarat.training.state import Training
 from fastarat.training.step.precision import Precision
+from fastarat.training.step.train_step import StepParts
 
 IMAGE_SHAPE = (3, 32, 32)
 WRAPPED = ("state_dict", "model_state_dict", "model", "net")
@@ -141,42 +148,33 @@ def convert(path: Path, out: Path, data: str | None = None) -> Run:
             method=replace(method.settings, layers=method.layers),
         )
     )
-    channels, height, width = IMAGE_SHAPE
-    description = Description(
-        name,
-        num_classes,
-        channels,
-        (height, width),
-        255,
-        tuple(str(i) for i in range(num_classes)),
-        Path(config.data).name,
-        config.attack.norm,
-        config.attack.eps_255,
-        config.method.name,
-    )
+    training = _without_images(config, num_classes, model, method)
     run = Run(out)
     run.create(config, {**environment(), "converted_from": path.name})
-    run.save(_state(model, method, description), keep=1)
-    save_weights(run.weights_file, plain_branch(model), description)
+    # Whoever goes on training it may have any images.
+    run.save(training.state_dict() | {"fingerprint": None, "labels_fingerprint": None}, keep=1)
+    save_weights(run.weights_file, plain_branch(model), training.description)
     return run
 
 
-def _state(model: nn.Module, method: ARAT, description: Description) -> dict[str, Any]:
-    """A checkpoint at step 0 with these weights: `train --resume` goes on training them."""
-    parameters = [*model.parameters(), *method.parameters()]
-    return {
-        "description": asdict(description),
-        "batch_norm": "split",
-        "step": 0,
-        "epoch": 1,
-        "seconds": 0.0,
-        "best_robust": -1.0,
-        "metrics": [],
-        "model": model.state_dict(),
-        "method": method.state_dict(),
-        "momenta": [torch.zeros_like(parameter) for parameter in parameters],
-        "precision": Precision("fp32", torch.device("cpu")).state_dict(),
-        "average": None,
-        "totals": torch.zeros(len(method.metrics), dtype=torch.float64),
-        "random": {"cpu": torch.get_rng_state(), "cuda": []},
-    }
+def _without_images(config: Config, num_classes: int, model: nn.Module, method: ARAT) -> Training:
+    """A training at step 0 of these weights, which `train --resume` goes on with."""
+    channels, height, width = IMAGE_SHAPE
+    images = Images(np.zeros((0, height, width, channels), np.uint8), np.zeros(0, np.int64))
+    classes = tuple(map(str, range(num_classes)))
+    dataset = Dataset(Path(config.data).name, images, images, classes, max_value=255, fingerprint="")
+    world, precision = World(torch.device("cpu")), Precision("fp32", torch.device("cpu"))
+    parts = StepParts(
+        model=model,
+        method=method,
+        attack=config.attack,
+        optimizer=config.optimizer,
+        precision=precision,
+        world=world,
+        kernels=PYTORCH,
+        seed=config.seed,
+    )
+    loader = build_loader(
+        config, "resident", images, max_value=255, world=world, dtype=precision.parameter_dtype, kernels=PYTORCH
+    )
+    return Training(config=config, dataset=dataset, held_out=images, loader=loader, parts=parts)

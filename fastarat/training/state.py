@@ -28,29 +28,36 @@ _NEVER = sys.maxsize
 """a step that does not come"""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Training:
-    """The state of a run. `step` counts finished steps, `epoch` is the one in progress (from 1)."""
+    """The state of a run, at its beginning. `step` counts finished steps, `epoch` is the one in progress (from 1)."""
 
     config: Config
     dataset: Dataset
     held_out: Images
     """what evaluations during training look at: validation images, or the test set"""
-    loader: Loader
-    parts: StepParts
-    average: Average | None
-    controls: Controls
-    totals: Tensor
-    """sums of the method's metrics over the epoch's steps, on the device"""
-    first_bad_step: Tensor
-    """the first step whose loss was not finite; -1 for none"""
     extra: Dataset | None = None
     """where the extra training images are from"""
-    step: int = 0
-    epoch: int = 1
-    seconds: float = 0.0
-    best_robust: float = -1.0
-    metrics: list[dict[str, Any]] = field(default_factory=list)
+    loader: Loader
+    parts: StepParts
+    average: Average | None = field(init=False)
+    controls: Controls = field(init=False)
+    totals: Tensor = field(init=False)
+    """sums of the method's metrics over the epoch's steps: float64 [number of metrics], on the device"""
+    first_bad_step: Tensor = field(init=False)
+    """the first step whose loss was not finite, an int64 scalar on the device; -1 for none"""
+    step: int = field(default=0, init=False)
+    epoch: int = field(default=1, init=False)
+    seconds: float = field(default=0.0, init=False)
+    best_robust: float = field(default=-1.0, init=False)
+    metrics: list[dict[str, Any]] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        averaging, parts, device = self.config.averaging, self.parts, self.parts.world.device
+        self.average = Average(averaging, parts.model) if averaging.kind != "none" else None
+        self.controls = Controls.of(parts)
+        self.totals = torch.zeros(len(parts.method.metrics), dtype=torch.float64, device=device)
+        self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
 
     @property
     def steps_in_epoch(self) -> int:

@@ -230,25 +230,17 @@ def _attacks(golden: Golden) -> Iterator[Row]:
 
 def step_parts(golden: Golden, settings: AttackConfig, first: Tensor) -> tuple[StepParts, Batch, Controls]:
     """A training step on the golden batch: its net and method, and an attack that starts from the images `first`."""
-    parameters = golden.parameters()
-    scalar = golden.tensor(np.array(0.0))
-    precision = Precision("fp64" if golden.exact else "fp32", golden.device)
-    kernels = replace(PYTORCH, start_point=lambda *_: first)
-    momenta = [torch.zeros_like(parameter) for parameter in parameters]
     parts = StepParts(
-        golden.model,
-        golden.method,
-        settings,
-        OptimizerConfig(0.1, 0.9, 5e-4),
-        precision,
-        World(golden.device),
-        kernels,
-        parameters,
-        momenta,
-        scalar.clone().requires_grad_(),
+        model=golden.model,
+        method=golden.method,
+        attack=settings,
+        optimizer=OptimizerConfig(0.1, 0.9, 5e-4),
+        precision=Precision("fp64" if golden.exact else "fp32", golden.device),
+        world=World(golden.device),
+        kernels=replace(PYTORCH, start_point=lambda *_: first),
         seed=0,
     )
-    controls = Controls(scalar.long(), scalar + 0.1, scalar + settings.eps, scalar + settings.step)
+    controls = Controls.of(parts, learning_rate=0.1)
     return parts, Batch(golden.x, golden.y, torch.arange(len(golden.x), device=golden.device)), controls
 
 

@@ -16,7 +16,7 @@ from fastarat.methods.registry import build_method
 from fastarat.models.registry import build_model
 from fastarat.training.step.compiled import CapturedStep, Step, StepBySize, build_step, state_tensors
 from fastarat.training.step.train_step import Controls, StepParts
-from tests.helpers.step_parts import CPU, controls_of, parts_of
+from tests.helpers.step_parts import CPU, parts_of
 
 ATTACK = AttackConfig(eps_255=20, step_255=8, steps=2)
 
@@ -30,7 +30,7 @@ def built(
     net = build_model("tiny", 10).to(device, dtype, memory_format=torch.channels_last).train()
     method = build_method(ARATConfig(gamma=1.0), net, (3, 16, 16)).to(device, dtype).train()
     parts = parts_of(net, method, ATTACK, precision, device=device, kernels=kernels)
-    controls = controls_of(parts)
+    controls = Controls.of(parts, learning_rate=0.1)
     return build_step(parts, controls, mode, unroll=unroll, **options), parts, controls
 
 

@@ -15,7 +15,7 @@ from fastarat.config.training import OptimizerConfig
 from fastarat.methods.method import Method
 from fastarat.models.split_batch_norm import forward_context
 from fastarat.training.step.precision import Dtype, Precision
-from fastarat.training.step.train_step import Controls, StepParts
+from fastarat.training.step.train_step import StepParts
 
 CPU = torch.device("cpu")
 
@@ -45,21 +45,13 @@ def parts_of(
         context = forward_context(part)
         if context is not None:
             context.kernels = kernels
-    parameters = [p for p in (*net.parameters(), *method.parameters()) if p.requires_grad]
-    momenta = [torch.zeros_like(p) for p in parameters]
-    how = Precision(precision, device)
-    zero = torch.zeros((), dtype=how.parameter_dtype, device=device, requires_grad=True)
     return StepParts(
-        net, method, attack, OptimizerConfig(), how, World(device), kernels, parameters, momenta, zero, seed
-    )
-
-
-def controls_of(parts: StepParts, step: int = 0, learning_rate: float = 0.1) -> Controls:
-    """The controls of step `step`, with the attack's own sizes."""
-    like = parts.zero.detach()
-    return Controls(
-        torch.tensor(step, device=like.device),
-        torch.full_like(like, learning_rate),
-        torch.full_like(like, parts.attack.eps),
-        torch.full_like(like, parts.attack.step),
+        model=net,
+        method=method,
+        attack=attack,
+        optimizer=OptimizerConfig(),
+        precision=Precision(precision, device),
+        world=World(device),
+        kernels=kernels,
+        seed=seed,
     )

@@ -11,8 +11,9 @@ from fastarat.config.method import ATConfig
 from fastarat.methods.registry import build_method
 from fastarat.models.registry import build_model
 from fastarat.training.step.compiled import build_step
+from fastarat.training.step.train_step import Controls
 from tests.helpers.captured import ATTACK, built, pretended_capture, taken
-from tests.helpers.step_parts import controls_of, nets_of_one_block, parts_of
+from tests.helpers.step_parts import nets_of_one_block, parts_of
 
 TURNS = (16, 12, 16, 16, 12)
 pytestmark = pytest.mark.no_cover  # it would take as long again as the tracing
@@ -34,7 +35,7 @@ def small(mode, unroll=True, **options):
     with nets_of_one_block():
         net = build_model("digits", 10, batch_norm="shared").to(memory_format=torch.channels_last).train()
     parts = parts_of(net, build_method(ATConfig(), net, (3, 16, 16)), replace(ATTACK, steps=1), "fp32")
-    controls = controls_of(parts)
+    controls = Controls.of(parts, learning_rate=0.1)
     return build_step(parts, controls, mode, unroll=unroll, **options), parts, controls
 
 

@@ -4,8 +4,8 @@ The step has three stages, each a function of tensors, so that it can be compile
 (`fastarat.training.step.compiled`).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -23,9 +23,9 @@ from fastarat.training.step.precision import Precision
 from fastarat.training.step.sgd import sgd_
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StepParts:
-    """What a step works with; the tensors in it are updated in place."""
+    """What a step works with; the tensors in it are updated in place. A copy by `replace` has momenta of its own, 0."""
 
     model: nn.Module
     method: Method
@@ -34,11 +34,21 @@ class StepParts:
     precision: Precision
     world: World
     kernels: Kernels
-    parameters: Sequence[Tensor]
-    momenta: list[Tensor]
-    zero: Tensor
-    """a scalar 0 that requires grad: see `input_gradient`"""
     seed: int
+    parameters: list[Tensor] = field(init=False)
+    """what is trained, of the net and of the method: float32, float64 for fp64"""
+    momenta: list[Tensor] = field(init=False)
+    """of the optimizer, one for each parameter, in its shape and dtype"""
+    zero: Tensor = field(init=False)
+    """a scalar 0 that requires grad: see `input_gradient`"""
+
+    def __post_init__(self) -> None:
+        parameters = [p for p in (*self.model.parameters(), *self.method.parameters()) if p.requires_grad]
+        dtype, device = self.precision.parameter_dtype, self.world.device
+        # A frozen dataclass is filled this way alone.
+        object.__setattr__(self, "parameters", parameters)
+        object.__setattr__(self, "momenta", [torch.zeros_like(parameter) for parameter in parameters])
+        object.__setattr__(self, "zero", torch.zeros((), dtype=dtype, device=device, requires_grad=True))
 
 
 class Controls(NamedTuple):
@@ -51,6 +61,13 @@ class Controls(NamedTuple):
     """radius of the attack's ball, in pixel units"""
     step_size: Tensor
     """of the attack, in pixel units"""
+
+    @classmethod
+    def of(cls, parts: StepParts, step: int = 0, learning_rate: float = 0.0) -> "Controls":
+        """Those of step `step`, with the sizes of the parts' attack."""
+        zero, attack = parts.zero.detach(), parts.attack
+        new = zero.new_tensor
+        return cls(new(step, dtype=torch.int64), new(learning_rate), new(attack.eps), new(attack.step))
 
 
 class Fixed(NamedTuple):

@@ -29,7 +29,8 @@ from fastarat.methods.registry import build_method
 from fastarat.models.registry import build_model
 from fastarat.training.build import build_training
 from fastarat.training.step.compiled import MOST_UNROLLED, build_step, keep_caches, unrolled_size
-from tests.helpers.step_parts import controls_of, nets_of_one_block, parts_of
+from fastarat.training.step.train_step import Controls
+from tests.helpers.step_parts import nets_of_one_block, parts_of
 
 ATTACK = AttackConfig(eps_255=20, step_255=8, steps=2)
 METHODS = {
@@ -104,7 +105,7 @@ def trained(mode, method=METHODS["arat"], attack=ATTACK, precision="fp32", kerne
         made = build_method(method, net.train(), (3, 8, 8)).to(dtype).train()
     made.begin_epoch(torch.tensor(0.4))
     parts = parts_of(net, made, attack, precision, kernels=kernels)
-    controls = controls_of(parts)
+    controls = Controls.of(parts, learning_rate=0.1)
     step = build_step(parts, controls, mode, **{"unroll": True, **options})
     losses = []
     for i, batch in enumerate(batches(num_steps, dtype)):

@@ -17,8 +17,8 @@ from fastarat.methods.registry import build_method
 from fastarat.models.convert import convert_to_split_batch_norm
 from fastarat.models.registry import build_model
 from fastarat.models.split_batch_norm import forward
-from fastarat.training.step.train_step import ascend, start, train_step
-from tests.helpers.step_parts import controls_of, parts_of
+from fastarat.training.step.train_step import Controls, ascend, start, train_step
+from tests.helpers.step_parts import parts_of
 
 SEED, W, GAMMA, RATE = 3, 0.6, 4.0, 0.05
 ATTACK = AttackConfig(eps_255=20, step_255=8, steps=3)
@@ -68,7 +68,7 @@ def test_arat_steps_are_those_written_with_ordinary_layers_and_torchs_sgd(small_
     optimizer = torch.optim.SGD(twin.parameters(), lr=RATE, momentum=0.9, weight_decay=5e-4)
     for step in (7, 8):
         x, y, rows = batch()
-        metrics = train_step(parts, Batch(x, y, rows), controls_of(parts, step, RATE))
+        metrics = train_step(parts, Batch(x, y, rows), Controls.of(parts, step, RATE))
 
         x_adv = attacked(twin, x, y, rows, step)
         clean, z_clean = twin(x, 0)
@@ -113,7 +113,7 @@ def test_at_steps_are_those_written_with_ordinary_layers(small_net):
     optimizer = torch.optim.SGD(twin.parameters(), lr=RATE, momentum=0.9, weight_decay=5e-4)
     for step in (0, 1):
         x, y, rows = batch()
-        train_step(parts, Batch(x, y, rows), controls_of(parts, step, RATE))
+        train_step(parts, Batch(x, y, rows), Controls.of(parts, step, RATE))
         loss = F.cross_entropy(twin(attacked(twin, x, y, rows, step), 1)[0], y)
         optimizer.zero_grad()
         loss.backward()
@@ -138,9 +138,9 @@ ATTACKS = {
 def test_the_step_attacks_as_the_attack_alone_does(small_net, name, kernels):
     attack, net, given = ATTACKS[name], convert_to_split_batch_norm(small_net, "shared"), batch()
     parts = parts_of(net, build_method(ATConfig(), net, (1, 8, 8)), attack, kernels=kernels)
-    x_adv, fixed = start(parts, given, controls_of(parts, 4))
+    x_adv, fixed = start(parts, given, Controls.of(parts, 4, 0.1))
     for _ in range(attack.steps):
-        x_adv = ascend(parts, x_adv, given.y, fixed, controls_of(parts, 4))
+        x_adv = ascend(parts, x_adv, given.y, fixed, Controls.of(parts, 4, 0.1))
     alone = convert_to_split_batch_norm(small_net, "shared")
     first, centre = pgd.start(attack, given.x, given.rows, 4, seed=SEED)
     expected = pgd.pgd(attack, lambda v: forward(alone, v, "adv", attack.batch_norm), centre, first, given.y)
@@ -153,7 +153,7 @@ def test_a_ball_of_radius_0_trains_both_branches_on_the_same_images(small_net):
     net = convert_to_split_batch_norm(small_net)
     method = build_method(ARATConfig(predictor=False, layers=("bn",)), net, (1, 8, 8)).double()
     parts = parts_of(net, method, AttackConfig(eps_255=0, steps=2))
-    metrics = train_step(parts, batch(), controls_of(parts, 0, 0.1))
+    metrics = train_step(parts, batch(), Controls.of(parts, 0, 0.1))
     torch.testing.assert_close(metrics["adversarial_cross_entropy"], metrics["clean_cross_entropy"], **CLOSE)
     assert abs(float(metrics["invariance"])) < 1e-12
 
@@ -166,7 +166,7 @@ def test_the_published_start_trains_the_clean_branch_on_noisy_images(small_net):
         parts = parts_of(net, method, AttackConfig(eps_255=20, steps=1, start=name))
         torch.manual_seed(1)
         before, x = net.bn.running_mean[0].clone(), batch()
-        train_step(parts, x, controls_of(parts, 0, 0.0))
+        train_step(parts, x, Controls.of(parts, 0, 0.0))
         results.append((net.bn.running_mean[0] - 0.9 * before) * 10 - net.conv(x.x).detach().mean((0, 2, 3)))
     assert results[0].abs().max() < 1e-12 < results[1].abs().max()
 
@@ -179,7 +179,7 @@ def test_every_format_takes_a_step_with_finite_metrics_and_moves_all_parameters(
     parts = parts_of(net, method, AttackConfig(steps=1), precision)
     parts.precision.scale.clamp_(max=2**8)  # fp16 would find a scale without overflow in its first steps
     before = [p.detach().clone() for p in parts.parameters]
-    metrics = train_step(parts, batch(torch.float32, 3), controls_of(parts, 0, 0.1))
+    metrics = train_step(parts, batch(torch.float32, 3), Controls.of(parts, 0, 0.1))
     assert all(value.isfinite() for value in metrics.values())
     assert all(not torch.equal(p, was) for p, was in zip(parts.parameters, before, strict=True))
     assert all(p.grad is None for p in parts.parameters)
