@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fastarat.config.recipes import recipe
     from fastarat.data.images.dataset import Images
     from fastarat.data.open import open_dataset
-    from fastarat.evaluation.accuracies import accuracies
+    from fastarat.evaluation.accuracies import AccuracySettings, accuracies
     from fastarat.evaluation.result import Evaluation
     from fastarat.methods.registry import build_method
     from fastarat.models.convert import convert_to_split_batch_norm, plain_branch
@@ -47,6 +47,7 @@ _HOMES = {
     "ARATConfig": "config.method",
     "ARRESTConfig": "config.method",
     "ATConfig": "config.method",
+    "AccuracySettings": "evaluation.accuracies",
     "AttackConfig": "config.attack",
     "Config": "config",
     "Evaluation": "evaluation.result",
@@ -76,6 +77,7 @@ __all__ = [
     "ARATConfig",
     "ARRESTConfig",
     "ATConfig",
+    "AccuracySettings",
     "AttackConfig",
     "Config",
     "Evaluation",

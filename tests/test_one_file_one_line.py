@@ -294,3 +294,46 @@ def test_a_toy_data_format_is_listed_checked_trained_on_and_evaluated_by_its_nam
     assert facts["train"] == {"images": 32, "class_min": 16, "class_max": 16} and facts["max_value"] == 9
     assert main(["data", "list"]) == 0 and f"dots in {folder / 'data/grey.dots'}" in capsys.readouterr().out
     assert main(["data", "check", "half"]) == 1 and "half.dots has no test images" in capsys.readouterr().out
+
+
+TOY_ATTACK = {
+    "toy_attacks/darken.py": '''
+        from fastarat.attacks.attack import Attack, Cost
+        from fastarat.attacks.found import Found
+
+
+        def darken(logits_of, x, y, rows, conditions):
+            """Every pixel as dark as the ball allows."""
+            x_adv = (x - conditions.settings.eps).clamp(0, 1)
+            return Found(x_adv, logits_of(x_adv).argmax(1) != y, y >= 0)
+
+
+        DARKEN = Attack(darken, lambda settings: Cost(passes=1, forwards=1), follows_gradient=False)
+    ''',
+    "toy_net.py": """
+        import torch
+        from torch import nn
+
+
+        def net():
+            torch.manual_seed(0)
+            return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    """,
+}
+
+
+def test_a_toy_attack_is_one_of_eval_alone_and_before_others(write, monkeypatch, capsys):
+    from fastarat.attacks.registry import ATTACKS
+
+    monkeypatch.chdir(write(TOY_ATTACK))
+    monkeypatch.setitem(ATTACKS, "darken", import_module("toy_attacks.darken").DARKEN)
+    told = ("toy_net:net", "--data", "digits", "--num-images", "200", "--eps-255", "60", "--device", "cpu", "--json")
+
+    assert main(["eval", *told, "--attack", "darken,pgd", "--steps", "2"]) == 0
+    counts = json.loads(capsys.readouterr().out)["counts"]
+    assert list(counts) == ["clean", "darken", "pgd"] and counts["clean"] > counts["darken"] >= counts["pgd"]
+    assert main(["eval", *told, "--attack", "darken"]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert alone["counts"]["darken"] == counts["darken"] and alone["complete"]
+    assert main(["eval", *told, "--attack", "darkn"]) == 2
+    assert "Did you mean 'darken'?" in capsys.readouterr().err

@@ -1,6 +1,6 @@
 """APGD-CE and targeted APGD-DLR of the standard AutoAttack (Croce and Hein, 2020): runs of `apgd_search`."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from fastarat.attacks.apgd_search import MOMENTUM, Search, advance, begin, look_back, random_start, window_lengths
-from fastarat.attacks.cuda_graphs import Mover, directly
+from fastarat.attacks.attack import Attack, Conditions, Cost
 from fastarat.attacks.found import Found, nothing_found, written
 from fastarat.attacks.objectives import PointLoss
 from fastarat.attacks.pgd import Logits
 from fastarat.common.errors import UserError
-from fastarat.config.attack import Norm
+from fastarat.config.evaluation import NUM_TARGETS, EvaluationSettings
 from fastarat.models.predictions import are_right
 
 # Most points that break do so within the first tens of iterations. Dropping them every ten wastes five iterations
@@ -29,54 +29,48 @@ class Outcome(NamedTuple):
     found: Found
 
 
-Observer = Callable[[int, Search], None]
+@dataclass(frozen=True)
+class Ascent:
+    """One run of APGD: what it raises, for how long, and from where."""
+
+    loss: PointLoss
+    run: int = 0
+    """the start is a function of (seed, run, row)"""
+    target: Tensor | None = None
+    """of the loss `targeted-dlr`: int64 [B]"""
+    steps: int = 100
+    start: Tensor | None = None
+    """another start within the ball, like the images"""
+    compact_every: int = COMPACT_EVERY
+    """iterations"""
 
 
-def apgd(
-    logits_of: Logits,
-    x: Tensor,
-    y: Tensor,
-    rows: Tensor,
-    *,
-    norm: Norm,
-    eps: float,
-    loss: PointLoss,
-    seed: int,
-    run: int,
-    target: Tensor | None = None,
-    steps: int = 100,
-    start: Tensor | None = None,
-    compact_every: int = COMPACT_EVERY,
-    show: Observer = lambda iteration, search: None,
-    mover: Mover = directly,
-) -> Found:
+def apgd(logits_of: Logits, x: Tensor, y: Tensor, rows: Tensor, conditions: Conditions, ascent: Ascent) -> Found:
     """One run against images `x` [B, C, H, W] in [0, 1], labels `y` (int64 [B]); both are left as they are.
 
-    `logits_of` maps images to logits [B, K]; of its gradients only the input's is asked for. The start is a function
-    of (seed, run, row), `rows` (int64 [B]) being the images' places in the evaluated set, unless `start` (like `x`,
-    within the ball) is given. The loss `targeted-dlr` needs `target` (int64 [B]). `show` is given each iteration's
-    number and state, from 0 for the start; broken points leave the state now and then. `mover` calls what leads from
-    one iterate to the next.
+    `logits_of` maps images to logits [B, K]; of its gradients only the input's is asked for. `rows` (int64 [B]) are the
+    images' places in the evaluated set. Broken points leave the state that `show` is given now and then.
 
     Returns a misclassified iterate of every broken point; the others stay `x`.
     """
     outcome = Outcome(torch.arange(len(x), device=x.device), nothing_found(x))
     if not len(x):
         return outcome.found
-    first = random_start(x, rows, norm, eps, seed, run) if start is None else start
-    search = begin(logits_of, x, y, y if target is None else target, first, eps, loss)
-    windows = window_lengths(steps)
-    show(0, search)
-    for iteration in range(1, steps + 1):
-        step = partial(advance, logits_of, norm=norm, eps=eps, loss=loss)
+    norm, eps, seed = conditions.settings.norm, conditions.settings.eps, conditions.settings.seed
+    first = random_start(x, rows, norm, eps, seed, ascent.run) if ascent.start is None else ascent.start
+    search = begin(logits_of, x, y, y if ascent.target is None else ascent.target, first, eps, ascent.loss)
+    windows = window_lengths(ascent.steps)
+    conditions.show(0, search)
+    for iteration in range(1, ascent.steps + 1):
+        step = partial(advance, logits_of, norm=norm, eps=eps, loss=ascent.loss)
         if iteration == 1:  # nothing that is called once is worth a capture
             search = step(search, momentum=0)
         else:
-            search = mover(("apgd", norm, eps, loss), partial(step, momentum=MOMENTUM), search)
-        show(iteration, search)
+            search = conditions.mover(("apgd", norm, eps, ascent.loss), partial(step, momentum=MOMENTUM), search)
+        conditions.show(iteration, search)
         if iteration in windows:
             search = look_back(search, windows[iteration])
-        if iteration % compact_every == 0 or iteration == steps:
+        if iteration % ascent.compact_every == 0 or iteration == ascent.steps:
             search, outcome = compact(search, outcome)
             if not len(outcome.places):
                 break
@@ -84,54 +78,29 @@ def apgd(
 
 
 def apgd_ce(
-    logits_of: Logits,
-    x: Tensor,
-    y: Tensor,
-    rows: Tensor,
-    *,
-    norm: Norm,
-    eps: float,
-    seed: int,
-    steps: int = 100,
-    show: Observer = lambda iteration, search: None,
-    mover: Mover = directly,
+    logits_of: Logits, x: Tensor, y: Tensor, rows: Tensor, conditions: Conditions, *, steps: int = 100
 ) -> Found:
     """APGD on the cross-entropy, as in the standard AutoAttack; arguments and results are `apgd`'s."""
-    settings = {"norm": norm, "eps": eps, "seed": seed, "steps": steps, "show": show, "mover": mover}
-    return apgd(logits_of, x, y, rows, loss="cross-entropy", run=0, **settings)
+    return apgd(logits_of, x, y, rows, conditions, Ascent("cross-entropy", steps=steps))
 
 
-def apgd_t(
-    logits_of: Logits,
-    x: Tensor,
-    y: Tensor,
-    rows: Tensor,
-    *,
-    norm: Norm,
-    eps: float,
-    seed: int,
-    num_targets: int = 9,
-    steps: int = 100,
-    clean_logits: Tensor | None = None,
-    show: Observer = lambda iteration, search: None,
-    mover: Mover = directly,
-) -> Found:
+def apgd_t(logits_of: Logits, x: Tensor, y: Tensor, rows: Tensor, conditions: Conditions, *, steps: int = 100) -> Found:
     """APGD on the targeted DLR loss, as in the standard AutoAttack; arguments and results are `apgd`'s.
 
-    One run for each of the `num_targets` wrong classes that the clean image is likeliest taken for, on the points
-    that the runs before left; whatever class it then is taken for breaks a point. An image that is misclassified as it
-    is counts as broken, by itself. `clean_logits` [B, K] saves their computation.
+    One run for each of the `targets` wrong classes that the clean image is likeliest taken for, on the points that the
+    runs before left; whatever class it then is taken for breaks a point. An image that is misclassified as it is counts
+    as broken, by itself. Raises `UserError` if the model has too few classes.
     """
+    clean_logits, num_targets = conditions.clean_logits, conditions.settings.targets
     if clean_logits is None:
         with torch.no_grad():
             clean_logits = logits_of(x)
     targets = likeliest_wrong_classes(clean_logits, num_targets)
     found = nothing_found(x)._replace(broken=~are_right(clean_logits, y))
-    settings = {"norm": norm, "eps": eps, "seed": seed, "steps": steps, "show": show, "mover": mover}
-    attack = partial(apgd, logits_of, loss="targeted-dlr", **settings)
     for run in range(num_targets):
         left = (~found.broken).nonzero().flatten()
-        now = attack(x[left], y[left], rows[left], run=run + 1, target=targets[left, run])
+        ascent = Ascent("targeted-dlr", run=run + 1, target=targets[left, run], steps=steps)
+        now = apgd(logits_of, x[left], y[left], rows[left], conditions, ascent)
         found = written(found, left, now._replace(attackable=now.attackable | found.attackable[left]))
     return found
 
@@ -155,3 +124,12 @@ def compact(search: Search, outcome: Outcome) -> tuple[Search, Outcome]:
     found = written(outcome.found, outcome.places, Found(search.found, search.broken, search.attackable))
     kept = (~search.broken).nonzero().flatten()  # the host waits for the device here, and nowhere else in a run
     return Search(*(tensor[kept] for tensor in search)), Outcome(outcome.places[kept], found)
+
+
+def _cost_of_targets(settings: EvaluationSettings) -> Cost:
+    part = settings.targets / NUM_TARGETS
+    return Cost(passes=1829 * part, forwards=909 * part)
+
+
+APGD_CE = Attack(apgd_ce, lambda settings: Cost(passes=204, forwards=101), uses_mover=True)
+APGD_T = Attack(apgd_t, _cost_of_targets, fewest_classes=4, uses_mover=True)

@@ -7,16 +7,19 @@ another point of the ball.
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from fastarat_kernels.pgd_step.ball import ascend, project, uniform_noise
 from torch import Tensor
 
+from fastarat.attacks.attack import Attack, Conditions, Cost
 from fastarat.attacks.found import Found, has_direction, is_known, nothing_found, written
 from fastarat.attacks.objectives import objective, widened
 from fastarat.attacks.pgd import Logits, clean_log_probabilities, loss_scale, start
-from fastarat.config.attack import AttackConfig
+from fastarat.config.attack import AttackConfig, Objective
+from fastarat.config.evaluation import EvaluationSettings
 from fastarat.models.predictions import are_right, are_undefined, margins
 
 # Of the largest entry of a gradient by logits, in float32 or wider: what its sum may be. Roundings alone come to 1e-6.
@@ -105,18 +108,37 @@ def _is_whole(by_logits: Tensor) -> Tensor:
     return by_logits.sum(1).abs() <= ROUNDED_AWAY * by_logits.abs().amax(1)
 
 
-def pgd_every_iterate(
-    logits_of: Logits, x: Tensor, y: Tensor, rows: Tensor, *, attack: AttackConfig, restarts: int, seed: int
+def pgd(
+    logits_of: Logits,
+    x: Tensor,
+    y: Tensor,
+    rows: Tensor,
+    conditions: Conditions,
+    *,
+    objective: Objective = "cross-entropy",
 ) -> Found:
     """`restarts` random starts for images `x` [B, C, H, W], each on those that are not broken yet; as `one_restart`.
 
     Starts are a function of seed, restart and `rows` (int64 [B]), the images' places in the evaluated set.
     """
-    found = nothing_found(x)
-    for restart in range(restarts):
+    settings, found = conditions.settings, nothing_found(x)
+    eps_255, step_255 = 255 * settings.eps, 255 * (settings.eps / 4 if settings.step is None else settings.step)
+    attack = AttackConfig(
+        norm=settings.norm, eps_255=eps_255, step_255=step_255, steps=settings.steps, objective=objective
+    )
+    for restart in range(settings.restarts):
         left = (~found.broken).nonzero().squeeze(1)
         if not len(left):
             break
-        now = one_restart(logits_of, x[left], y[left], rows[left], attack, seed, restart).found
+        now = one_restart(logits_of, x[left], y[left], rows[left], attack, settings.seed, restart).found
         found = written(found, left, now._replace(attackable=now.attackable | found.attackable[left]))
     return found
+
+
+def _cost(settings: EvaluationSettings) -> Cost:
+    steps, restarts = settings.steps, settings.restarts
+    return Cost(passes=restarts * (2 * steps + 1), forwards=restarts * (steps + 1))
+
+
+PGD = Attack(pgd, _cost)
+CW = Attack(partial(pgd, objective="margin"), _cost)

@@ -25,12 +25,13 @@ from fastarat_kernels.pgd_step.ball import finite_gradient
 from torch import Tensor
 
 from fastarat.attacks.apgd_search import random_shift
-from fastarat.attacks.cuda_graphs import Mover, directly
+from fastarat.attacks.attack import Attack, Conditions, Cost
 from fastarat.attacks.found import Found, has_direction, is_known, is_lost, moved_on, nothing_found, written
 from fastarat.attacks.pgd import Logits
 from fastarat.attacks.projections import lengths, project_onto_plane
 from fastarat.common.errors import UserError
 from fastarat.config.attack import Norm
+from fastarat.config.evaluation import NUM_TARGETS, EvaluationSettings
 from fastarat.models.predictions import are_right
 
 OVERSHOOT = 1.05
@@ -62,28 +63,17 @@ class Search(NamedTuple):
     """from x to where the search goes on if there is none"""
 
 
-def fab_t(
-    logits_of: Logits,
-    x: Tensor,
-    y: Tensor,
-    *,
-    norm: Norm,
-    eps: float,
-    num_targets: int = 9,
-    steps: int = 100,
-    clean_logits: Tensor | None = None,
-    mover: Mover = directly,
-) -> Found:
+def fab_t(logits_of: Logits, x: Tensor, y: Tensor, rows: Tensor, conditions: Conditions, *, steps: int = 100) -> Found:
     """FAB-T against images `x` [B, C, H, W] in [0, 1] with labels `y` (int64 [B]), which are left as they are.
 
-    One search towards each of the `num_targets` wrong classes that the clean image is likeliest taken for, on the
-    points that the searches before left. An image that is misclassified as it is counts as broken, by itself.
-    `logits_of` maps images to logits [B, K]; of its gradients only the input's is asked for. `clean_logits` [B, K]
-    saves their computation. `mover` calls each iteration.
+    One search towards each of the `targets` wrong classes that the clean image is likeliest taken for, on the points
+    that the searches before left. An image that is misclassified as it is counts as broken, by itself. `logits_of` maps
+    images to logits [B, K]; of its gradients only the input's is asked for. `rows` is not looked at: nothing is random.
 
     Returns a misclassified point within `eps` of every broken point; the others stay `x`. Raises `UserError` if the
     model has no more classes than targets.
     """
+    clean_logits, num_targets, eps = conditions.clean_logits, conditions.settings.targets, conditions.settings.eps
     if clean_logits is None:
         with torch.no_grad():
             clean_logits = logits_of(x)
@@ -92,12 +82,12 @@ def fab_t(
             f"FAB with {num_targets} targets needs {num_targets + 1} classes or more, "
             f"and the model has {clean_logits.shape[1]}: take fewer targets"
         )
-    search = partial(fab, logits_of, norm=norm, near_enough=eps, steps=steps, mover=mover)
     ranked = clean_logits.topk(num_targets + 1).indices
     found = nothing_found(x)._replace(broken=~are_right(clean_logits, y))
     for rank in range(1, num_targets + 1):
         left = (~found.broken).nonzero().flatten()
-        closest, distance, attackable = search(x[left], y[left], ranked[left, rank])
+        towards = x[left], y[left], ranked[left, rank]
+        closest, distance, attackable = fab(logits_of, *towards, conditions, steps=steps)
         inside = distance <= eps
         images = torch.where(inside.view(-1, 1, 1, 1), closest, x[left])
         found = written(found, left, Found(images, inside, attackable | found.attackable[left]))
@@ -109,34 +99,33 @@ def fab(
     x: Tensor,
     y: Tensor,
     target: Tensor,
+    conditions: Conditions,
     *,
-    norm: Norm,
-    near_enough: float = 0,
     steps: int = 100,
     compact_every: int = COMPACT_EVERY,
-    mover: Mover = directly,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One search towards the classes `target` (int64 [B]); the other arguments are `fab_t`'s.
 
-    A point is searched no further once its distance is at most `near_enough`, the radius of the ball from which a
-    search goes on that has no direction. Returns the nearest misclassified points (`x` where none was found), their
-    distances [B], infinite where none was found, and which had a direction to follow: bool [B].
+    A point is searched no further once its distance is at most `eps`, the radius of the ball from which a search goes
+    on that has no direction; with 0 all are searched to the end. Returns the nearest misclassified points (`x` where
+    none was found), their distances [B], infinite where none was found, and which had a direction to follow: bool [B].
     """
+    norm, eps = conditions.settings.norm, conditions.settings.eps
     closest, distance = x.clone(), x.new_full((len(x),), torch.inf)
     attackable = torch.zeros_like(y, dtype=torch.bool)
     places = torch.arange(len(x), device=x.device)
-    shift = random_shift(x, y.new_zeros(1), norm, near_enough, 0, 0).expand_as(x)  # one for all: it depends on no other
+    shift = random_shift(x, y.new_zeros(1), norm, eps, 0, 0).expand_as(x)  # one for all: it depends on no other
     search = Search(x, y, target, x, x, distance.view(-1, 1, 1, 1), attackable, shift)
     for iteration in range(1, steps + 1):
         if not len(places):
             break
-        search = mover(("fab", norm), partial(advance, logits_of, norm=norm), search)
+        search = conditions.mover(("fab", norm), partial(advance, logits_of, norm=norm), search)
         if iteration % compact_every == 0 or iteration == steps:
             closest = closest.index_copy(0, places, search.closest)
             distance = distance.index_copy(0, places, search.distance.flatten())
             attackable = attackable.index_copy(0, places, search.attackable)
             # The host waits for the device here, and nowhere else in a search.
-            kept = (search.distance.flatten() > near_enough).nonzero().flatten()
+            kept = (search.distance.flatten() > eps).nonzero().flatten()
             search, places = Search(*(tensor[kept] for tensor in search)), places[kept]
     return closest, distance, attackable
 
@@ -177,3 +166,11 @@ def lead_of_target(logits_of: Logits, s: Search) -> tuple[Tensor, Tensor]:
         (gradient,) = torch.autograd.grad(lead.sum(), leaf)
     # A model that works on channels-last images returns such a gradient; mixed formats would be slow.
     return lead.detach(), gradient.contiguous()
+
+
+def _cost(settings: EvaluationSettings) -> Cost:
+    part = settings.targets / NUM_TARGETS
+    return Cost(passes=2729 * part, forwards=1800 * part)
+
+
+FAB_T = Attack(fab_t, _cost, fewest_classes=2, uses_mover=True)

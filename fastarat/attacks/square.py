@@ -26,7 +26,7 @@ from fastarat_kernels.pgd_step.ball import norms
 from fastarat_kernels.philox import Stream
 from torch import Tensor
 
-from fastarat.attacks.cuda_graphs import Mover, directly
+from fastarat.attacks.attack import Attack, Conditions, Cost
 from fastarat.attacks.found import Found
 from fastarat.attacks.pgd import Logits
 from fastarat.common.errors import UserError
@@ -152,7 +152,7 @@ class _L2:
         self.tile = template(min(x.shape[2:]) // 5).to(x)
 
     def start(self, x: Tensor, rows: Tensor) -> Tensor:
-        """`x` [B, C, H, W] with a shift of norm eps: tiles, whose signs hang on image and channel."""
+        """`x` [B, C, H, W] with a shift of norm eps: tiles, whose signs depend on image and channel."""
         channels, *lengths = x.shape[1:]
         size = len(self.tile)
         margin = (min(lengths) - 5 * size) // 2
@@ -247,21 +247,18 @@ def square(
     x: Tensor,
     y: Tensor,
     rows: Tensor,
+    conditions: Conditions,
     *,
-    norm: Norm,
-    eps: float,
-    seed: int,
     queries: int = 5000,
     advance: Callable[[int], None] = lambda amount: None,
-    mover: Mover = directly,
 ) -> Found:
     """The best images found near `x` [B, C, H, W], and which of them are misclassified.
 
     `logits_of` maps images to logits [B, K] and is never differentiated. `x`: float32 or float64 in [0, 1]; `y`,
     `rows`: int64 [B], labels and places in the evaluated set. `queries` come after the one at the start; `advance`
-    is told how many more of them are over. `mover` calls each query. Raises `UserError` for images smaller than 5 x 5
-    in L2.
+    is told how many more of them are over. Raises `UserError` for images smaller than 5 x 5 in L2.
     """
+    norm, eps, seed = conditions.settings.norm, conditions.settings.eps, conditions.settings.seed
     search = (_Linf if norm == "linf" else _L2)(x, eps, seed, queries)
     x_adv = search.start(x, rows)
     margin, broken = verdict(logits_of(x_adv), y)
@@ -275,8 +272,11 @@ def square(
             for query in block:
                 side = search.shared.sides[query] if norm == "l2" else 0
                 move = partial(_try, logits_of, search.proposal(side))
-                best = mover(("square", norm, eps, seed, queries, side), move, best)
+                best = conditions.mover(("square", norm, eps, seed, queries, side), move, best)
             x_adv[left], margin[left], broken[left] = best.x_adv, best.margin, best.broken
         advance(len(block))
     # A margin that stayed infinite has shown no way.
     return Found(x_adv, broken, margin < torch.inf)
+
+
+SQUARE = Attack(square, lambda settings: Cost(passes=5004, forwards=5001), follows_gradient=False, uses_mover=True)

@@ -2,6 +2,10 @@
 
 Robust means robust against every iterate of every restart: the ball is round the clean image, the start
 included, and one success is enough.
+
+The driver of `autoattack` runs the same search by the name pgd, and finds the same. It is no substitute here: an
+evaluation within a training is shared among processes, in training's number format and with its weights, may move the
+ball as the published code does, and lets the host wait once a restart, not once a batch.
 """
 
 import math
@@ -60,6 +64,28 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class AccuracySettings:
+    """How accuracies are measured."""
+
+    num_attacked: int | None = None
+    """the first images, the only ones attacked, over which robust accuracy is; None: all"""
+    restarts: int = 1
+    batch: int = 500
+    """images at a time"""
+    seed: int = 0
+    """of the attack's starts"""
+    branch: Branch = "adv"
+    """of the batch-norms; a model without split ones has one"""
+    dtype: torch.dtype | None = None
+    """of the images; None: the model's"""
+    weights: Mapping[str, Tensor] | None = None
+    """what stands in for the parameters of these names"""
+
+
+EVERY_IMAGE = AccuracySettings()
+
+
+@dataclass(frozen=True)
 class DeviceImages:
     """Images on a device: bytes there, until a batch of them is asked for."""
 
@@ -68,7 +94,7 @@ class DeviceImages:
     labels: Tensor
     """int64 [N]"""
     rows: Tensor
-    """int64 [N]: the images' places in the whole set, on which their random numbers hang"""
+    """int64 [N]: the images' places in the whole set, on which their random numbers depend"""
     max_value: int
     dtype: torch.dtype
 
@@ -80,7 +106,7 @@ class DeviceImages:
         return gather(self.pixels, index, self.max_value, self.dtype)
 
     def first(self, num_images: int) -> "DeviceImages":
-        """The first so many."""
+        """The first `num_images`."""
         kept = slice(num_images)
         return replace(self, pixels=self.pixels[kept], labels=self.labels[kept], rows=self.rows[kept])
 
@@ -96,42 +122,37 @@ def accuracies(
     max_value: int,
     num_classes: int,
     attack: AttackConfig,
+    settings: AccuracySettings = EVERY_IMAGE,
     *,
-    num_attacked: int | None = None,
-    restarts: int = 1,
-    batch: int = 500,
-    seed: int = 0,
-    branch: Branch = "adv",
     world: World | None = None,
-    dtype: torch.dtype | None = None,
-    weights: Mapping[str, Tensor] | None = None,
     advance: Callable[[float], None] = lambda amount: None,
 ) -> tuple[Accuracy, Accuracy]:
     """Clean and robust accuracy of any model from images in [0, 1] to logits, with running statistics.
 
-    Robust accuracy is over the first `num_attacked` images (None: all), the only ones attacked. Each process of
-    `world` takes a share, which waits on its device as bytes; all get the result. `advance` is told what is done, as
-    a number of images. `dtype`: of the images; default the model's. `weights` stand in for the parameters of these
-    names. The model is left in the mode it was in. A model without split batch-norms has one branch. Raises
-    `UserError` for bad settings or no images.
+    Each process of `world` takes a share, which waits on its device as bytes; all get the result. `advance` is told
+    what is done, as a number of images. The model is left in the mode it was in. Raises `UserError` for bad settings or
+    no images.
     """
-    _check(images, attack, num_attacked)
-    attack = replace(attack, batch_norm="eval")
+    _check(images, attack, settings.num_attacked)
+    attack, batch, weights = replace(attack, batch_norm="eval"), settings.batch, settings.weights
     world = world or World(device_of(model))
-    num_attacked = len(images.labels) if num_attacked is None else min(num_attacked, len(images.labels))
-    share, num_first = _share(images, num_attacked, max_value, dtype or _dtype_of(model), world)
-    told_clean, told_restart = _progress(advance, len(images.labels), num_attacked, attack, restarts, world)
+    num_attacked = min(settings.num_attacked or len(images.labels), len(images.labels))
+    share, num_first = _share(images, num_attacked, max_value, settings.dtype or _dtype_of(model), world)
+    told_clean, told_restart = _progress(advance, len(images.labels), num_attacked, attack, settings.restarts, world)
     # The attack needs no parameter's gradient, which fused kernels would compute along.
     if weights is None and forward_context(model):
         weights = {name: p.detach() for name, p in model.named_parameters()}
 
     def logits_of(x: Tensor) -> Tensor:
-        return forward(model, x, branch, "eval", weights)
+        return forward(model, x, settings.branch, "eval", weights)
 
     with batch_norm_mode(model, "eval"):
         clean = on_clean(logits_of, share, batch, told_clean)
         first = share.first(num_first)
-        robust = under_attack(logits_of, first, clean.right[:num_first], attack, restarts, seed, batch, told_restart)
+        right = clean.right[:num_first]
+        robust = under_attack(
+            logits_of, first, right, attack, settings.restarts, settings.seed, batch, advance=told_restart
+        )
     counted = [(of, flags) for of, verdict in ((share, clean), (first, robust)) for flags in _counted(verdict)]
     counts = torch.stack([of.per_class(chosen, num_classes) for of, chosen in counted])
     rows = [tuple(row) for row in sum_over_processes(counts, world).tolist()]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastarat.attacks.pgd import Logits
+from fastarat.attacks.registry import ATTACKS
 from fastarat.common.console import notice
 from fastarat.common.errors import UserError, WorkError
 from fastarat.config.evaluation import NUM_TARGETS, EvaluationSettings
@@ -72,7 +73,7 @@ def as_images(images: Images, max_value: int) -> tuple[Tensor, Tensor]:
 def departures(settings: EvaluationSettings, device: torch.device) -> tuple[str, ...]:
     """Where an evaluation departs from the standard's setting, or from plain float32."""
     found = []
-    if settings.targets != NUM_TARGETS and {"apgd-t", "fab-t"} & set(settings.names):
+    if settings.targets != NUM_TARGETS and any(ATTACKS[name].fewest_classes for name in settings.names):
         found.append(f"{settings.targets} targets instead of {NUM_TARGETS}")
     if settings.dtype == "bf16":
         found.append("attacks in bf16, what they find confirmed in fp32")

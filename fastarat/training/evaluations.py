@@ -8,7 +8,7 @@ from torch import nn
 
 from fastarat.common.distributed import average_in_place, barrier, decided, sum_over_processes
 from fastarat.data.images.dataset import Images, shuffled
-from fastarat.evaluation.accuracies import accuracies
+from fastarat.evaluation.accuracies import AccuracySettings, accuracies
 from fastarat.models.convert import plain_branch
 from fastarat.models.predictions import are_right
 from fastarat.models.split_batch_norm import forward, statistics_of
@@ -56,6 +56,13 @@ class Evaluations:
         """The accuracies of a net as a line of `metrics.jsonl` has them, in percent."""
         training, settings = self.training, self.config.evaluation
         precision, num_images = training.parts.precision, len(self.watched.labels)
+        measured = AccuracySettings(
+            num_attacked=settings.num_images,
+            batch=settings.batch,
+            seed=self.config.seed,
+            dtype=precision.parameter_dtype,
+            weights=precision.constant_weights(model),
+        )
         with precision.autocast():
             clean, robust = accuracies(
                 model,
@@ -63,12 +70,8 @@ class Evaluations:
                 training.dataset.max_value,
                 len(training.dataset.classes),
                 training.evaluation_attack,
-                num_attacked=settings.num_images,
-                batch=settings.batch,
-                seed=self.config.seed,
+                measured,
                 world=self.world,
-                dtype=precision.parameter_dtype,
-                weights=precision.constant_weights(model),
                 advance=self.display.counter(num_images, "evaluating"),
             )
         return {

@@ -1,17 +1,18 @@
 """Single searches step by step, from the stored starts, so that no random number is compared."""
 
 from collections.abc import Iterator
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastarat.attacks.apgd import apgd
+from fastarat.attacks.apgd import Ascent, apgd
 from fastarat.attacks.apgd_search import Search
+from fastarat.attacks.attack import Conditions
 from fastarat.attacks.fab import fab
 from fastarat.attacks.objectives import PointLoss
 from fastarat.common.errors import UserError
+from fastarat.config.evaluation import EvaluationSettings
 from fastarat.verification.compare import Count, Row
 from fastarat.verification.kit import Kit, Result
 from fastarat.verification.nets import allowed, image_rows
@@ -64,11 +65,10 @@ def _apgd_rows(kit: Kit, result: Result, name: str, points: Points) -> Iterator[
         iterates.append(search.x_adv.cpu())
         best[0] = search.best_loss.cpu()
 
-    run = partial(apgd, kit.net(result.net), points.x, points.y, points.rows, norm=result.norm, eps=kit.eps(result))
     start, steps = theirs[0].float().to(kit.device), len(theirs) - 1
-    _, broken, _ = run(
-        loss=LOSSES[name], target=points.target, seed=0, run=0, steps=steps, start=start, compact_every=steps, show=show
-    )
+    ascent = Ascent(LOSSES[name], target=points.target, steps=steps, start=start, compact_every=steps)
+    conditions = Conditions(EvaluationSettings(norm=result.norm, eps=kit.eps(result)), show=show)
+    _, broken, _ = apgd(kit.net(result.net), points.x, points.y, points.rows, conditions, ascent)
     apart = (torch.stack(iterates) - theirs).abs().flatten(2).amax(2)
     few = max(n // 12, 1) if result.norm == "l2" else 0
     if result.norm == "l2":
@@ -92,7 +92,8 @@ def _fab_row(kit: Kit, result: Result, points: Points) -> Count:
     theirs, steps = stored.numbers("fab_t_norm", n), 100
     if "fab_t_new_points" in stored:
         steps = len(stored.numbers("fab_t_new_points", -1, *points.x.shape))
-    _, distance, _ = fab(kit.net(result.net), points.x, points.y, points.target, norm=result.norm, steps=steps)
+    conditions = Conditions(EvaluationSettings(norm=result.norm, eps=0))
+    _, distance, _ = fab(kit.net(result.net), points.x, points.y, points.target, conditions, steps=steps)
     ours, nothing = distance.cpu(), ~(theirs < NOT_FOUND)
     if "fab_t_x_adv" in stored:
         same = stored.numbers("fab_t_x_adv", *points.x.shape) == points.x.cpu()

@@ -9,12 +9,17 @@ import torch.nn.functional as F
 from fastarat_kernels.pgd_step.ball import norms
 from torch import Tensor, nn
 
-from fastarat.attacks.apgd import apgd, apgd_ce, apgd_t, likeliest_wrong_classes
+from fastarat.attacks import apgd as standard
+from fastarat.attacks.apgd import likeliest_wrong_classes
 from fastarat.attacks.apgd_search import begin, look_back, random_start, window_lengths
 from fastarat.attacks.objectives import targeted_dlr
 from fastarat.common.errors import UserError
 from fastarat.verification.stored_net import load_kit_model
+from tests.helpers.attacks import ascent_by_keywords as apgd
+from tests.helpers.attacks import by_keywords
 from tests.helpers.host_syncs import HostSync, NoHostSync
+
+apgd_ce, apgd_t = by_keywords(standard.apgd_ce), by_keywords(standard.apgd_t)
 
 FILE = {"linf": "Linf", "l2": "L2"}
 EPS = {"linf": 0.1, "l2": 0.5}
@@ -223,7 +228,7 @@ def test_logits_times_100_hide_from_cross_entropy_but_not_from_the_targeted_loss
     x, y = data["x_test"][rows], data["y_test"][rows]
     settings = {"norm": "linf", "eps": 0.18, "seed": 0}
     by_ce = apgd_ce(net, x, y, rows, **settings)[1]
-    by_t = apgd_t(net, x, y, rows, num_targets=3, **settings)[1]  # nine find 33 %
+    by_t = apgd_t(net, x, y, rows, targets=3, **settings)[1]  # nine find 33 %
     assert by_ce.float().mean() < 0.1 and by_t.float().mean() > 0.25
 
 
@@ -236,7 +241,7 @@ def test_logits_times_100_hide_from_cross_entropy_but_not_from_the_targeted_loss
 def test_found_points_are_misclassified_and_inside_and_the_rest_is_untouched(net, norm, dtype, attack):
     x, y = batch(net, 64, dtype)
     before = x.clone()
-    settings = {"norm": norm, "eps": EPS[norm] / 2, "seed": 0, **({"num_targets": 2} if attack is apgd_t else {})}
+    settings = {"norm": norm, "eps": EPS[norm] / 2, "seed": 0, **({"targets": 2} if attack is apgd_t else {})}
     found, broken, _ = attack(net, x, y, torch.arange(64), **settings)
     assert 0 < broken.sum() < 64
     assert torch.equal(net(found).argmax(1) != y, broken)
@@ -282,7 +287,7 @@ def test_one_misclassified_iterate_is_enough_be_it_the_start_or_the_last(net, wr
 def test_a_points_result_depends_neither_on_its_batch_nor_on_its_place_in_it(net, norm, attack):
     x, y = batch(net, 12)
     rows, settings = torch.arange(12) + 100, {"norm": norm, "eps": EPS[norm] / 2, "seed": 7, "steps": 15}
-    settings |= {"num_targets": 2} if attack is apgd_t else {}
+    settings |= {"targets": 2} if attack is apgd_t else {}
     found, broken, _ = attack(net, x, y, rows, **settings)
     assert 0 < broken.sum() < 12
     order = torch.randperm(12)
@@ -321,7 +326,7 @@ def test_the_seed_decides_the_result(net, attack):
     x, y = batch(net, 32)
 
     def found(seed: int) -> Tensor:
-        settings = {"num_targets": 2} if attack is apgd_t else {}
+        settings = {"targets": 2} if attack is apgd_t else {}
         return attack(net, x, y, torch.arange(32), norm="linf", eps=0.05, seed=seed, steps=20, **settings)[0]
 
     assert torch.equal(found(1), found(1)) and not torch.equal(found(1), found(2))
@@ -374,7 +379,7 @@ def test_targets_are_the_likeliest_wrong_classes_and_each_has_its_run(net):
         if iteration == 0:
             seen.append(search.target)
 
-    settings = {"norm": "l2", "eps": 1e-6, "seed": 0, "num_targets": 5, "steps": 1, "show": show}
+    settings = {"norm": "l2", "eps": 1e-6, "seed": 0, "targets": 5, "steps": 1, "show": show}
     apgd_t(net, x, y, ROWS[:4], **settings)
     assert torch.equal(torch.stack(seen, 1), order[:, 1:6])
 
@@ -388,14 +393,14 @@ def test_each_target_starts_from_new_noise_of_the_points_own(net):
         if iteration == 0:
             starts.append(search.x_adv)
 
-    apgd_t(net, x, y, rows, norm="linf", eps=1e-6, seed=3, num_targets=3, steps=1, show=show)
+    apgd_t(net, x, y, rows, norm="linf", eps=1e-6, seed=3, targets=3, steps=1, show=show)
     expected = [random_start(x, rows, "linf", 1e-6, 3, run)[1:] for run in (1, 2, 3)]
     assert torch.equal(torch.stack(starts), torch.stack(expected))
 
 
 def test_clean_logits_that_are_given_are_not_computed_again(net):
     x, y = batch(net, 4)
-    settings = {"norm": "l2", "eps": 0.5, "seed": 0, "num_targets": 1, "steps": 5}
+    settings = {"norm": "l2", "eps": 0.5, "seed": 0, "targets": 1, "steps": 5}
     sizes = []
 
     def counted(v: Tensor) -> Tensor:

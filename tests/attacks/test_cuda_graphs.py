@@ -10,31 +10,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastarat.attacks.apgd import apgd_ce, apgd_t
-from fastarat.attacks.cuda_graphs import Captured, Counted, Graphs, _Graph, directly, graphs_on
+from fastarat.attacks.cuda_graphs import Captured, Counted, Graphs, Mover, _Graph, directly, graphs_on
 from fastarat.attacks.fab import fab_t
-from fastarat.attacks.square import square
+from fastarat.attacks.found import Found
 from fastarat.evaluation.autoattack import driver as module
-from tests.helpers.attacks import autoattacked, broken_by
+from tests.helpers.attacks import attack_of, autoattacked, broken_by, by_keywords
 from tests.helpers.spoiled import Spoiled, nan
 
 CPU = torch.device("cpu")
 ROWS = torch.arange(20)
 EPS = {"linf": 0.04, "l2": 0.16}
-ATTACKS = {
-    "apgd-ce": lambda f, x, y, norm, mover: apgd_ce(
-        f, x, y, ROWS, norm=norm, eps=EPS[norm], seed=0, steps=40, mover=mover
-    ),
-    "apgd-t": lambda f, x, y, norm, mover: apgd_t(
-        f, x, y, ROWS, norm=norm, eps=EPS[norm], seed=0, num_targets=2, steps=20, mover=mover
-    ),
-    "fab-t": lambda f, x, y, norm, mover: fab_t(
-        f, x, y, norm=norm, eps=EPS[norm], num_targets=2, steps=20, mover=mover
-    ),
-    "square": lambda f, x, y, norm, mover: square(
-        f, x, y, ROWS, norm=norm, eps=EPS[norm], seed=0, queries=80, mover=mover
-    ),
-}
+SHORT = {"apgd-ce": {"steps": 40}, "apgd-t": {"steps": 20}, "fab-t": {"steps": 20}, "square": {"queries": 80}}
+
+
+def attack(name: str, model, x: Tensor, y: Tensor, norm: str, mover: Mover) -> Found:
+    """One of the standard's attacks, cut down."""
+    settings = {"norm": norm, "eps": EPS[norm], "targets": 2, "mover": mover}
+    return by_keywords(attack_of(name))(model, x, y, ROWS, **settings, **SHORT[name])
 
 
 @pytest.fixture
@@ -147,15 +139,15 @@ def test_fewer_rows_share_a_few_sizes(pretended):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", SHORT)
 @pytest.mark.parametrize("spoil", [None, nan])
 def test_an_attack_finds_the_same_captured(name, norm, spoil, net, images, pretended):
     y, model = net(images).argmax(1), Spoiled(net, spoil) if spoil else net
     captured, num_graphs = Captured(batch=24), []
     for flipped in (False, True):  # the second batch finds graphs of the first
         x, labels = (images.flip(0), y.flip(0)) if flipped else (images, y)
-        found, broken, attackable = ATTACKS[name](model, x, labels, norm, captured)
-        expected, broken_directly, attackable_directly = ATTACKS[name](model, x, labels, norm, directly)
+        found, broken, attackable = attack(name, model, x, labels, norm, captured)
+        expected, broken_directly, attackable_directly = attack(name, model, x, labels, norm, directly)
         assert torch.equal(broken, broken_directly) and 0 < int(broken.sum()) < len(broken)
         assert torch.equal(attackable, attackable_directly) and attackable.all() == (spoil is None or name == "square")
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
@@ -174,8 +166,8 @@ def test_what_cannot_be_captured_runs_directly_and_says_why_once(net, images, pr
     monkeypatch.setattr(torch.cuda, "graph", refuse)
     y, captured, here = net(images).argmax(1), Captured(batch=24), torch.cuda.current_stream(CPU)
     for _ in range(2):
-        found = ATTACKS["apgd-ce"](net, images, y, "linf", captured)
-        assert all(map(torch.equal, found, ATTACKS["apgd-ce"](net, images, y, "linf", directly)))
+        found = attack("apgd-ce", net, images, y, "linf", captured)
+        assert all(map(torch.equal, found, attack("apgd-ce", net, images, y, "linf", directly)))
     reason = "operation not permitted when stream is capturing"
     assert captured.problem == reason and torch.cuda.current_stream(CPU) is here
     assert capsys.readouterr().err == f"the attacks run uncaptured: {reason}\n"
@@ -189,8 +181,8 @@ def test_no_capture_is_begun_of_a_model_that_waits_for_the_device(net, images, p
 
     monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: pytest.fail("a capture was begun"))
     y, captured = net(images).argmax(1), Captured(batch=24)
-    found = ATTACKS["apgd-ce"](waiting, images, y, "linf", captured)
-    assert all(map(torch.equal, found, ATTACKS["apgd-ce"](net, images, y, "linf", directly)))
+    found = attack("apgd-ce", waiting, images, y, "linf", captured)
+    assert all(map(torch.equal, found, attack("apgd-ce", net, images, y, "linf", directly)))
     assert captured.problem == "called a synchronizing CUDA operation" and torch.cuda.get_sync_debug_mode() == 0
 
 
@@ -207,7 +199,8 @@ def test_passes_are_told_from_outside_the_graph(net, images, pretended):
     told = []
     model, mover = Graphs(batch=24).of(Counted(net, told.append))
     assert model is net
-    found = fab_t(model, images, net(images).argmax(1), norm="linf", eps=1e-9, num_targets=1, steps=7, mover=mover)
+    settings = {"norm": "linf", "eps": 1e-9, "targets": 1, "steps": 7, "mover": mover}
+    found = by_keywords(fab_t)(model, images, net(images).argmax(1), ROWS, **settings)
     assert not found.broken.any() and told == 7 * [2 * 20]
 
 

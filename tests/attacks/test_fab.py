@@ -7,13 +7,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fastarat.attacks import fab as module
 from fastarat.attacks import projections
-from fastarat.attacks.fab import Search, advance, fab, fab_t
+from fastarat.attacks.fab import Search, advance
 from fastarat.attacks.found import Found
 from fastarat.attacks.projections import lengths
 from fastarat.common.errors import UserError
 from fastarat.verification.stored_net import load_kit_model
+from tests.helpers.attacks import by_keywords
 from tests.helpers.host_syncs import HostSync, NoHostSync
+
+fab = by_keywords(module.fab)
+
+
+def fab_t(logits_of, x: Tensor, y: Tensor, **settings) -> Found:
+    """The attack, which does not look at rows."""
+    return by_keywords(module.fab_t)(logits_of, x, y, torch.arange(len(x)), **settings)
+
 
 NAMES = {"linf": "Linf", "l2": "L2"}
 EPS = {"linf": 0.18, "l2": 0.75}
@@ -73,7 +83,7 @@ def test_the_search_takes_the_steps_of_the_reference(kit, norm, dtype):
         seen.append(points.detach().clone())
         return model(points)
 
-    _, distance, _ = fab(observed, x, y, trace["apgd_t_target"], norm=norm)
+    _, distance, _ = fab(observed, x, y, trace["apgd_t_target"], norm=norm, eps=0)
     assert len(seen) == 200, "one pass for the gradient and one to classify, an iteration"
     for passes, name in ((seen[0::2], "fab_t_grad_points"), (seen[1::2], "fab_t_new_points")):
         off = (torch.stack(passes) - trace[name]).abs().flatten(2).amax((0, 2))
@@ -101,7 +111,7 @@ def test_of_a_linear_net_it_finds_the_distance_of_the_nearest_boundary(norm):
     y, target = logits.topk(2).indices.unbind(1)
     dual = (weight[target] - weight[y]).norm(p=1 if norm == "linf" else 2, dim=1)
     lead = (logits.gather(1, y[:, None]) - logits.gather(1, target[:, None]))[:, 0]
-    closest, distance, _ = fab(logits_of, x, y, target, norm=norm)
+    closest, distance, _ = fab(logits_of, x, y, target, norm=norm, eps=0)
     # Steps end 5 % behind the boundary, those from a tenth before it 0.5 %; another class may lie nearer.
     assert (distance <= 1.02 * lead / dual).all()
     assert (distance > lead / dual)[logits_of(closest).argmax(1) == target].all()
@@ -114,7 +124,7 @@ def test_broken_points_lie_in_the_ball_and_are_misclassified_and_others_stay(nor
     model, x = Curved(dtype), torch.rand(60, 1, 4, 4, dtype=dtype)
     y = model(x).argmax(1)
     before, eps = x.clone(), EPS[norm] / 3
-    found, broken, _ = fab_t(model, x, y, norm=norm, eps=eps, num_targets=3, steps=20)
+    found, broken, _ = fab_t(model, x, y, norm=norm, eps=eps, targets=3, steps=20)
     assert 5 < broken.sum() < 55
     assert found.dtype == dtype and found.min() >= 0 and found.max() <= 1
     assert (lengths(found - x, norm) <= eps).all()
@@ -128,17 +138,17 @@ def test_a_point_is_broken_just_if_its_distance_is_at_most_eps(curved, norm):
     model, x, y = curved
     x, y = x[3:], y[3:]
     target = model(x).topk(2).indices[:, 1]
-    _, distance, _ = fab(model, x, y, target, norm=norm, steps=30)
+    _, distance, _ = fab(model, x, y, target, norm=norm, eps=0, steps=30)
     eps = float(distance.median())
-    _, at, _ = fab_t(model, x, y, norm=norm, eps=eps, num_targets=1, steps=30)
-    _, below, _ = fab_t(model, x, y, norm=norm, eps=np.nextafter(eps, 0), num_targets=1, steps=30)
+    _, at, _ = fab_t(model, x, y, norm=norm, eps=eps, targets=1, steps=30)
+    _, below, _ = fab_t(model, x, y, norm=norm, eps=np.nextafter(eps, 0), targets=1, steps=30)
     assert torch.equal(at, distance <= eps)
     assert torch.equal(below, distance < eps) and below.sum() < at.sum()
 
 
 def test_an_image_that_is_misclassified_breaks_by_itself(curved):
     model, x, y = curved
-    found, broken, _ = fab_t(model, x, y, norm="linf", eps=1e-6, num_targets=7, steps=3)
+    found, broken, _ = fab_t(model, x, y, norm="linf", eps=1e-6, targets=7, steps=3)
     assert broken.tolist() == [True] * 3 + [False] * 37
     assert torch.equal(found, x)
 
@@ -148,7 +158,7 @@ def test_a_result_depends_on_neither_batch_nor_order(curved, norm):
     model, x, y = curved
 
     def attack(rows: Tensor) -> Found:
-        return fab_t(model, x[rows], y[rows], norm=norm, eps=EPS[norm] / 3, num_targets=2, steps=12)
+        return fab_t(model, x[rows], y[rows], norm=norm, eps=EPS[norm] / 3, targets=2, steps=12)
 
     found, broken, _ = attack(torch.arange(40))
     assert 3 < broken.sum() < 40
@@ -161,9 +171,9 @@ def test_a_result_depends_on_neither_batch_nor_order(curved, norm):
 def test_dropping_broken_points_changes_no_other(curved):
     model, x, y = curved
     target = model(x).topk(3).indices[:, 2]
-    whole, distance, _ = fab(model, x, y, target, norm="l2", steps=30)
+    whole, distance, _ = fab(model, x, y, target, norm="l2", eps=0, steps=30)
     for every in (1, 7, 30, 100):
-        closest, near, _ = fab(model, x, y, target, norm="l2", near_enough=0.3, steps=30, compact_every=every)
+        closest, near, _ = fab(model, x, y, target, norm="l2", eps=0.3, steps=30, compact_every=every)
         far = near > 0.3
         assert torch.equal(far, distance > 0.3) and 3 < far.sum() < 37
         torch.testing.assert_close(closest[far], whole[far], rtol=0, atol=1e-9)
@@ -177,7 +187,7 @@ def test_without_a_gradient_nothing_moves():
     def rounded(points: Tensor) -> Tensor:
         return (points * 4).round().flatten(1) @ weight.T
 
-    found, broken, _ = fab_t(rounded, x, rounded(x).argmax(1), norm="l2", eps=0.5, num_targets=7, steps=5)
+    found, broken, _ = fab_t(rounded, x, rounded(x).argmax(1), norm="l2", eps=0.5, targets=7, steps=5)
     assert torch.equal(found, x) and not broken.any()
 
 
@@ -201,8 +211,8 @@ def test_given_clean_logits_are_not_computed_again(curved):
         return model(points)
 
     clean = model(x)
-    expected = fab_t(model, x, y, norm="l2", eps=1e-3, num_targets=2, steps=4)
-    found = fab_t(counted, x, y, norm="l2", eps=1e-3, num_targets=2, steps=4, clean_logits=clean)
+    expected = fab_t(model, x, y, norm="l2", eps=1e-3, targets=2, steps=4)
+    found = fab_t(counted, x, y, norm="l2", eps=1e-3, targets=2, steps=4, clean_logits=clean)
     assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
     # Two targets, four iterations, a pass with and a pass without the gradient, and no more.
     assert len(passes) == 16
@@ -210,7 +220,7 @@ def test_given_clean_logits_are_not_computed_again(curved):
 
 def test_no_images_are_no_work(curved):
     images = torch.empty(0, 1, 4, 4, dtype=torch.float64)
-    found, broken, _ = fab_t(curved[0], images, torch.empty(0, dtype=torch.int64), norm="l2", eps=1, num_targets=7)
+    found, broken, _ = fab_t(curved[0], images, torch.empty(0, dtype=torch.int64), norm="l2", eps=1, targets=7)
     assert found.shape == (0, 1, 4, 4) and broken.shape == (0,)
 
 

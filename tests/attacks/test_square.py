@@ -8,10 +8,14 @@ import torch
 from fastarat_kernels.pgd_step.ball import norms
 from torch import Tensor, nn
 
-from fastarat.attacks.square import BLOCK, fraction, move_mass, side, square, step_window, template
+from fastarat.attacks import square as module
+from fastarat.attacks.square import BLOCK, fraction, move_mass, side, step_window, template
 from fastarat.common.errors import UserError
 from fastarat.verification.stored_net import load_kit_model
+from tests.helpers.attacks import by_keywords
 from tests.helpers.host_syncs import NoHostSync
+
+square = by_keywords(module.square)
 
 NORMS = ("linf", "l2")
 DTYPES = (torch.float32, torch.float64)

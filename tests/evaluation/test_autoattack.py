@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +16,11 @@ from fastarat_kernels.pgd_step.ball import norms
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fastarat.attacks.attack import Conditions
 from fastarat.attacks.found import Found
 from fastarat.common.errors import UserError
 from fastarat.common.tensors import write_tensors
-from fastarat.config.evaluation import STANDARD
+from fastarat.config.evaluation import STANDARD, EvaluationSettings
 from fastarat.evaluation.autoattack.checks import check_model
 from fastarat.evaluation.result import Evaluation
 from fastarat.verification.stored_net import load_kit_model
@@ -38,16 +40,18 @@ def calls(monkeypatch) -> list[tuple[str, Tensor, Tensor | None]]:
     """The attacks cut down to a fraction of their work; the list fills with what each was called with."""
     short = {
         "apgd-ce": {"steps": 1},
-        "apgd-t": {"steps": 1, "num_targets": 2},
-        "fab-t": {"steps": 6, "num_targets": 4},
+        "apgd-t": {"steps": 1},
+        "fab-t": {"steps": 6},
         "square": {"queries": 100},
     }
     seen: list[tuple[str, Tensor, Tensor | None]] = []
 
     def noted(name: str, attack: Callable) -> Callable:
-        def run(logits_of, x, y, *rows, **settings):
-            seen.append((name, x, rows[0] if rows else None))
-            return attack(logits_of, x, y, *rows, **(settings | short[name]))
+        def run(logits_of, x, y, rows, conditions):
+            seen.append((name, x, rows))
+            targets = {"apgd-t": 2, "fab-t": 4}.get(name, conditions.settings.targets)
+            settings = replace(conditions.settings, targets=targets)
+            return attack(logits_of, x, y, rows, replace(conditions, settings=settings), **short[name])
 
         return run
 
@@ -163,22 +167,19 @@ def test_each_attack_sees_what_is_left_in_order_in_full_batches_from_the_clean_i
         left = before[at].nonzero().flatten()
         assert [len(x) for x, _ in batches] == [len(part) for part in left.split(BATCH)]
         assert torch.equal(torch.cat([x for x, _ in batches]), images[left].float() / 255)
-        if name != "fab-t":  # which has no random numbers
-            assert torch.equal(torch.cat([rows for _, rows in batches]), left)
+        assert torch.equal(torch.cat([rows for _, rows in batches]), left)
     assert [name for name, *_ in calls] == sorted([name for name, *_ in calls], key=STANDARD.index)
 
 
 @NORMS
 def test_flags_and_images_are_those_of_the_attacks_one_after_the_other(net, whole, norm):
     images, y, result, _ = whole(norm)
-    x, common = images.float() / 255, {"norm": norm, "eps": EPS[norm]}
+    x, common = images.float() / 255, Conditions(EvaluationSettings(norm=norm, eps=EPS[norm], seed=3))
     robust, by = net(x).argmax(1) == y, torch.full((NUM,), -1)
     by[robust] = 0
     for number, name in enumerate(STANDARD, 1):
         for rows in robust.nonzero().flatten().split(BATCH):
-            attack, seeded = attack_of(name), name != "fab-t"
-            own = ((rows,), {"seed": 3}) if seeded else ((), {})
-            x_adv, broken, _ = attack(net, x[rows], y[rows], *own[0], **own[1], **common)
+            x_adv, broken, _ = attack_of(name)(net, x[rows], y[rows], rows, common)
             robust[rows[broken]], by[rows[broken]] = False, number
             chosen = torch.isin(result.rows, rows[broken])
             assert torch.equal(result.x_adv[chosen], x_adv[broken])
@@ -248,7 +249,7 @@ def test_nothing_is_left_to_attack(net, run, calls):
 
 def claims_all(shift: float) -> Callable:
     """An attack that adds `shift` and says that all are broken."""
-    return lambda logits_of, x, y, *rows, **settings: Found(x + shift, y >= 0, y >= 0)
+    return lambda logits_of, x, y, rows, conditions: Found(x + shift, y >= 0, y >= 0)
 
 
 @pytest.mark.parametrize("name", ["apgd-ce", "square"])
@@ -321,7 +322,7 @@ def test_square_is_warned_of_above_a_fifth_of_a_point(run, monkeypatch, num):
         replace_attack(
             monkeypatch,
             name,
-            lambda _, x, y, rows, count=count, **settings: Found(
+            lambda _, x, y, rows, conditions, count=count: Found(
                 x + 0.01 * (rows < count).view(-1, 1, 1, 1), rows < count, y >= 0
             ),
         )
@@ -516,8 +517,8 @@ def test_the_state_of_another_model_is_refused_be_it_only_scaled(net, run, calls
 
 
 def test_a_resumed_run_takes_its_targets_from_the_first_sessions_logits(net, run, calls, tmp_path, monkeypatch):
-    def attack(logits_of, x, y, clean_logits, **settings):
-        seen.append(clean_logits)
+    def attack(logits_of, x, y, rows, conditions):
+        seen.append(conditions.clean_logits)
         return Found(x, y < 0, y >= 0)
 
     seen: list[Tensor] = []

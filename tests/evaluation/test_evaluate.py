@@ -1,5 +1,7 @@
 """Clean and robust accuracy on models whose robust set is known exactly."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,19 @@ from fastarat.common.distributed import World
 from fastarat.common.errors import UserError
 from fastarat.config.attack import AttackConfig
 from fastarat.data.images.dataset import Images
-from fastarat.evaluation.accuracies import Accuracy, DeviceImages, accuracies, on_clean, under_attack
+from fastarat.evaluation.accuracies import (
+    Accuracy,
+    AccuracySettings,
+    DeviceImages,
+    accuracies,
+    on_clean,
+    under_attack,
+)
 from fastarat.models.convert import convert_to_split_batch_norm
 from tests.helpers.host_syncs import HostSync, NoHostSync
 
 ATTACK = AttackConfig(eps_255=10, step_255=4, steps=5)
+FLOAT64 = AccuracySettings(dtype=torch.float64)
 
 
 class Threshold(nn.Module):
@@ -37,7 +47,9 @@ IMAGES = Images(grey(100, 120, 155, 135, 116, 139, 90, 170), np.array([0, 0, 1, 
 
 
 def measured(model: nn.Module, attack: AttackConfig = ATTACK, **options) -> tuple[Accuracy, Accuracy]:
-    return accuracies(model, IMAGES, 255, 2, attack, **options)
+    """The clean and the robust accuracy of a model of two classes on all images."""
+    means = {name: options.pop(name) for name in ("world", "advance") if name in options}
+    return accuracies(model, IMAGES, 255, 2, attack, AccuracySettings(**options), **means)
 
 
 @pytest.mark.parametrize("batch", [3, 500])
@@ -204,7 +216,7 @@ def test_the_attacked_images_are_attacked_as_if_they_were_alone(small_net):
 
     def robust(num: int, **options) -> Accuracy:
         images = Images(pixels[:num], labels[:num])
-        return accuracies(small_net, images, 255, 3, attack, dtype=torch.float64, **options)[1]
+        return accuracies(small_net, images, 255, 3, attack, replace(FLOAT64, **options))[1]
 
     assert robust(60, num_attacked=20) == robust(20)
     assert 0 < sum(robust(20).correct) < 20
@@ -239,7 +251,7 @@ def test_weights_given_stand_in_for_the_models_own(small_net, label):
     own = {name: p.detach() for name, p in model.named_parameters()}
     for chosen, percent in ((label, 100), ((label + 1) % 3, 0)):
         weights = own | {"linear.bias": 1e6 * torch.eye(3, dtype=torch.float64)[chosen]}
-        clean, robust = accuracies(model, images, 255, 3, attack, dtype=torch.float64, weights=weights)
+        clean, robust = accuracies(model, images, 255, 3, attack, replace(FLOAT64, weights=weights))
         assert clean.percent == robust.percent == percent
 
 
@@ -249,7 +261,7 @@ def test_restarts_only_lower_the_accuracy(small_net):
         small_net.linear.bias[0] += 1
     attack = AttackConfig(eps_255=30, step_255=1, steps=1)
     results = [
-        accuracies(small_net, images, 255, 3, attack, restarts=n, dtype=torch.float64)[1].correct[0] for n in (1, 2, 8)
+        accuracies(small_net, images, 255, 3, attack, replace(FLOAT64, restarts=n))[1].correct[0] for n in (1, 2, 8)
     ]
     assert results == sorted(results, reverse=True)
 
@@ -263,7 +275,7 @@ def test_results_do_not_depend_on_the_batch_size(small_net):
     # A step size of 0 leaves the random starts: they must belong to the image, not to its place in a batch.
     attack = AttackConfig(eps_255=80, step_255=0, steps=1)
     images = Images(pixels, labels)
-    results = [accuracies(small_net, images, 255, 3, attack, batch=n, dtype=torch.float64) for n in (7, 20, 60)]
+    results = [accuracies(small_net, images, 255, 3, attack, replace(FLOAT64, batch=n)) for n in (7, 20, 60)]
     assert results[0] == results[1] == results[2]
     assert 0 < sum(results[0][1].correct) < 60
 
@@ -274,7 +286,7 @@ def test_the_model_keeps_its_mode_and_statistics(small_net, training):
     for model in (small_net, convert_to_split_batch_norm(small_net)):
         model.train(training)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        accuracies(model, images, 255, 3, AttackConfig(batch_norm="train"), dtype=torch.float64)
+        accuracies(model, images, 255, 3, AttackConfig(batch_norm="train"), FLOAT64)
         assert model.training == training and model.bn.training == training
         assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
@@ -292,7 +304,7 @@ def test_the_branch_asked_for_is_measured(small_net):
         model.linear.weight[1] = -1
     images = Images(grey(10, 100, 200), np.array([2, 2, 0]))
     for branch, correct in (("adv", 2), ("clean", 1)):
-        clean, _ = accuracies(model, images, 255, 3, AttackConfig(steps=1), branch=branch, dtype=torch.float64)
+        clean, _ = accuracies(model, images, 255, 3, AttackConfig(steps=1), replace(FLOAT64, branch=branch))
         assert sum(clean.correct) == correct
 
 

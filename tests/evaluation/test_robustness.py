@@ -70,7 +70,7 @@ def test_pgd_is_the_one_by_which_training_is_measured(net, images, attack, objec
     eps = EPS if norm == "linf" else 0.2
     settings = AttackConfig(norm=norm, eps_255=255 * eps, step_255=64 * eps, steps=3, objective=objective)
     stored = Images(pixels.permute(0, 2, 3, 1).contiguous().numpy(), labels.numpy())
-    _, theirs = fastarat.accuracies(net, stored, 255, 10, settings, restarts=2, seed=5)
+    _, theirs = fastarat.accuracies(net, stored, 255, 10, settings, fastarat.AccuracySettings(restarts=2, seed=5))
     ours = fastarat.evaluate(
         net, pixels, labels, attack, norm=norm, eps=eps, steps=3, step=64 * eps / 255, restarts=2, seed=5
     )
@@ -198,7 +198,7 @@ def test_fewer_targets_reach_the_attacks(net, images, labels, monkeypatch):
     seen = []
     for name in ("apgd-t", "fab-t"):
         attack = attack_of(name)
-        noted = lambda *args, attack=attack, **given: seen.append(given["num_targets"]) or attack(*args, **given)  # noqa: E731
+        noted = lambda *args, attack=attack, **given: seen.append(args[-1].settings.targets) or attack(*args, **given)  # noqa: E731
         replace_attack(monkeypatch, name, noted)
     five = nn.Sequential(net, nn.Linear(10, 5)).eval()
     with torch.no_grad():

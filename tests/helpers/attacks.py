@@ -1,6 +1,8 @@
 """Evaluations and their attacks as tests want them: settings by keyword, attacks cut down or replaced."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastarat.attacks.apgd import Ascent, apgd
+from fastarat.attacks.attack import Conditions
+from fastarat.attacks.found import Found
 from fastarat.attacks.pgd import Logits
+from fastarat.attacks.registry import ATTACKS
 from fastarat.config.evaluation import STANDARD, EvaluationSettings
-from fastarat.evaluation.autoattack import engine
 from fastarat.evaluation.autoattack.driver import autoattack
 from fastarat.evaluation.result import Evaluation
 
@@ -42,16 +47,36 @@ def broken_by(result: Evaluation) -> Tensor:
 
 def attack_of(name: str) -> Callable:
     """The attack that evaluations run by this name."""
-    return getattr(engine, name.replace("-", "_"))
+    return ATTACKS[name].run
 
 
 def replace_attack(patch: pytest.MonkeyPatch, name: str, attack: Callable) -> None:
     """Let evaluations run another attack by this name."""
-    patch.setattr(engine, name.replace("-", "_"), attack)
+    patch.setitem(ATTACKS, name, replace(ATTACKS[name], run=attack))
 
 
 def shorten(patch: pytest.MonkeyPatch, cut: Mapping[str, dict[str, int]]) -> None:
     """Cut attacks down to a fraction of their work: `cut` has settings for each."""
     for name, settings in cut.items():
-        attack = attack_of(name)
-        replace_attack(patch, name, lambda *given, attack=attack, own=settings, **more: attack(*given, **(more | own)))
+        replace_attack(patch, name, partial(attack_of(name), **settings))
+
+
+def by_keywords(attack: Callable) -> Callable:
+    """An attack on a batch that takes what `Conditions` has by keyword; `steps` are its own."""
+    names = {field.name for field in fields(EvaluationSettings)} - {"steps"}
+    means = {field.name for field in fields(Conditions)} - {"settings"}
+
+    @wraps(attack)
+    def run(*given: Any, **more: Any) -> Any:
+        settings = EvaluationSettings(**{name: more.pop(name) for name in names & more.keys()})
+        conditions = Conditions(settings, **{name: more.pop(name) for name in means & more.keys()})
+        return attack(*given, conditions, **more)
+
+    return run
+
+
+def ascent_by_keywords(logits_of: Logits, x: Tensor, y: Tensor, rows: Tensor, **given: Any) -> Found:
+    """`apgd`, with what `Ascent` and `Conditions` have by keyword."""
+    own = {field.name for field in fields(Ascent)} & given.keys()
+    ascent = Ascent(**{name: given.pop(name) for name in own})
+    return by_keywords(lambda *batch: apgd(*batch, ascent))(logits_of, x, y, rows, **given)

@@ -13,7 +13,7 @@ from fastarat.attacks.found import nothing_found
 from fastarat.common.errors import UserError
 from fastarat.verification.plan import kit_parts, parts_of
 from fastarat.verification.whole_attacks import Stage, images_of, judge
-from tests.helpers.attacks import shorten
+from tests.helpers.attacks import replace_attack, shorten
 from tests.helpers.kit_maker import make_kit
 
 CPU = torch.device("cpu")
@@ -194,27 +194,26 @@ def test_a_stored_count_that_is_not_ours_fails(own, monkeypatch):
     assert failing(own, ("attacks",)) == ["rounded Linf sequential seed0: robust to apgd-ce"]
 
 
+def find_nothing(logits_of, x, *batch):
+    return nothing_found(x)
+
+
 WRONG = {
-    "square": (
-        "fastarat.evaluation.autoattack.engine.square",
-        lambda f, x, *_, **more: nothing_found(x),
-        "aa_rounded_Linf_seq*",
+    "square": (lambda patch: replace_attack(patch, "square", find_nothing), "aa_rounded_Linf_seq*"),
+    "fab-t": (lambda patch: replace_attack(patch, "fab-t", find_nothing), "aa_smooth_Linf_ind*"),
+    "apgd-ce": (lambda patch: patch.setattr("fastarat.attacks.apgd.MOMENTUM", 0.3), "trace_smooth_Linf*"),
+    "cw20": (
+        lambda patch: patch.setattr("fastarat.verification.nets.pgd", lambda settings, f, x, start, y: start),
+        "pgd_smooth_L2*",
     ),
-    "fab-t": (
-        "fastarat.evaluation.autoattack.engine.fab_t",
-        lambda f, x, *_, **more: nothing_found(x),
-        "aa_smooth_Linf_ind*",
-    ),
-    "apgd-ce": ("fastarat.attacks.apgd.MOMENTUM", 0.3, "trace_smooth_Linf*"),
-    "cw20": ("fastarat.verification.nets.pgd", lambda settings, f, x, start, y: start, "pgd_smooth_L2*"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_an_engine_that_is_wrong_fails(own, monkeypatch, name):
     shorten(monkeypatch, SHORT)
-    where, wrong, kept = WRONG[name]
-    monkeypatch.setattr(where, wrong)
+    spoil_engine, kept = WRONG[name]
+    spoil_engine(monkeypatch)
     for file in set(own.glob("*_*_*.npz")) - set(own.glob(kept)):
         file.unlink()
     assert any(name in quantity for quantity in failing(own, ALL))

@@ -78,6 +78,8 @@ def save(path: "Path", work: "Work", evaluation: "Evaluation") -> None:
 
 
 def _attack(work: "Work") -> dict[str, Any]:
+    from fastarat.attacks.registry import ATTACKS
+
     a, names = work.arguments, work.settings.names
     name = f"{names[0]}-{a.steps}" if names in (("pgd",), ("cw",)) else work.settings.attack
     attack: dict[str, Any] = {"name": name, "attacks": list(names), "norm": work.settings.norm, "eps_255": work.eps_255}
@@ -86,7 +88,7 @@ def _attack(work: "Work") -> dict[str, Any]:
         objective = "margin" if names == ("cw",) else a.objective
         attack |= {"steps": a.steps, "step_255": step_255, "restarts": a.restarts, "objective": objective}
         attack["counted"] = "every iterate of every restart"
-    if {"apgd-t", "fab-t"} & set(names):
+    if any(ATTACKS[name].fewest_classes for name in names):
         attack["targets"] = a.targets
     return {**attack, "dtype": a.dtype, "engine": a.engine, "batch": a.batch}
 

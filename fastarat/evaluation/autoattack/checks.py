@@ -7,14 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fastarat.attacks.registry import ATTACKS
 from fastarat.common.errors import UserError, unknown
 from fastarat.config.evaluation import STANDARD, EvaluationSettings
 from fastarat.evaluation.autoattack.prepared_model import one_line
 from fastarat.evaluation.autoattack.state import Task, as_numbers
 from fastarat.models.modes import switchable
 
-ATTACKS = (*STANDARD, "pgd", "cw")
-DLR_LEAST_CLASSES = 4
 SQUARE_L2_LEAST_SIDE = 5
 # How far logits of an image may lie apart, of their length, when another image of its batch changes.
 OF_THE_IMAGE_ALONE = 1e-3
@@ -54,7 +53,7 @@ def check_model(
         x = as_numbers(images[:2]).clone().requires_grad_()  # a copy, and one that cannot be changed in place
         logits = _called(module, x)
         _check_logits_of_two(logits, x, num_classes)
-        if set(attacks) - {"square"}:
+        if any(ATTACKS[name].follows_gradient for name in attacks):
             _check_gradient(logits, x)
     _check_neighbours(module, x.detach(), logits.detach())
 
@@ -164,9 +163,10 @@ def check_logits(logits: Tensor, size: int, task: Task) -> None:
         shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UserError(f"the model returns {shape} for {size} images, not logits [{size}, classes]")
     num_classes = logits.shape[1]
-    for name, least in (("apgd-t", DLR_LEAST_CLASSES), ("fab-t", 2)):
-        targets = task.settings.targets
-        if name in task.settings.names and num_classes < max(targets + 1, least):
+    targets = task.settings.targets
+    for name in task.settings.names:
+        least = ATTACKS[name].fewest_classes
+        if least and num_classes < max(targets + 1, least):
             raise UserError(_too_few_classes(name, targets, num_classes, least))
     if num_classes < 2:
         raise UserError("the model has one class: there is nothing that an attack could change")

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from fastarat.attacks.cuda_graphs import graphs_on
 from fastarat.attacks.pgd import Logits
+from fastarat.attacks.registry import ATTACKS
 from fastarat.common.errors import UserError
 from fastarat.config.attack import Norm
 from fastarat.config.evaluation import EvaluationSettings
 from fastarat.evaluation.autoattack.checks import check_logits, check_task
 from fastarat.evaluation.autoattack.engine import Engine, fast
-from fastarat.evaluation.autoattack.progress import Budget, Progress, passes
+from fastarat.evaluation.autoattack.progress import Budget, Progress
 from fastarat.evaluation.autoattack.pyautoattack import check_engine, pyautoattack
 from fastarat.evaluation.autoattack.state import BatchOutcome, State, Task, are_inside, nothing
 from fastarat.evaluation.autoattack.warnings import probabilities, randomness, undefined_clean
@@ -107,7 +108,7 @@ def _attack(
         counting, settle = progress.counted(runner.searching or runner.logits_of, name, len(rows))
         outcome = saved.outcome(file, rows)
         if outcome is None:
-            work = len(rows) * passes(settings, name)
+            work = len(rows) * ATTACKS[name].cost(settings).passes
             if not runner.budget.allows(work):
                 return outcomes, f"{name} has done {number} of {len(batches)} batches"
             outcome = _batch(runner, counting, name, task, rows)

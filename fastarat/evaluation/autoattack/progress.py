@@ -7,29 +7,11 @@ from torch import Tensor
 
 from fastarat.attacks.cuda_graphs import Counted
 from fastarat.attacks.pgd import Logits
-from fastarat.config.evaluation import NUM_TARGETS, EvaluationSettings
+from fastarat.attacks.registry import ATTACKS
+from fastarat.config.evaluation import STANDARD, EvaluationSettings
 
-# Passes of an image that survives through the model, a backward counted as a forward; and the forwards among them.
-PASSES = {"apgd-ce": 204, "apgd-t": 1829, "fab-t": 2729, "square": 5004}
-FORWARDS = {"apgd-ce": 101, "apgd-t": 909, "fab-t": 1800, "square": 5001}
-
-
-def passes(settings: EvaluationSettings, name: str) -> float:
-    """The passes through the model, forward and backward, of an image that survives the attack `name`."""
-    if name in ("pgd", "cw"):
-        return settings.restarts * (2 * settings.steps + 1)
-    return PASSES[name] * _part(settings, name)
-
-
-def forwards(settings: EvaluationSettings, name: str) -> float:
-    """The forward passes among them."""
-    if name in ("pgd", "cw"):
-        return settings.restarts * (settings.steps + 1)
-    return FORWARDS[name] * _part(settings, name)
-
-
-def _part(settings: EvaluationSettings, name: str) -> float:
-    return settings.targets / NUM_TARGETS if name in ("apgd-t", "fab-t") else 1
+PASSES = {name: ATTACKS[name].cost(EvaluationSettings()).passes for name in STANDARD}
+"""of an image that survives the standard's attacks"""
 
 
 class Progress:
@@ -38,7 +20,7 @@ class Progress:
     def __init__(self, advance: Callable[[float], None], settings: EvaluationSettings, robust: Tensor):
         """`robust`: which of all images the attacks will see, bool [N]."""
         self.advance, self.told, self.settings = advance, 0.0, settings
-        self.unit = sum(passes(settings, name) for name in settings.names)
+        self.unit = sum(ATTACKS[name].cost(settings).passes for name in settings.names)
         self.tell(len(robust) - (int(robust.sum()) if settings.names else 0))
 
     def tell(self, amount: float) -> None:
@@ -48,12 +30,12 @@ class Progress:
 
     def share(self, *names: str) -> float:
         """The part of an image's work that these attacks are."""
-        return sum(passes(self.settings, name) for name in names) / self.unit
+        return sum(ATTACKS[name].cost(self.settings).passes for name in names) / self.unit
 
     def counted(self, logits_of: Logits, name: str, size: int) -> tuple[Logits, Callable[[int, float], None]]:
         """`logits_of` that tells of its passes in one batch of `size`; and what settles the batch's account,
         given how many broke and what part of their work was still to come when it began."""
-        share, begun, all_forwards = self.share(name), self.told, forwards(self.settings, name)
+        share, begun, all_forwards = self.share(name), self.told, ATTACKS[name].cost(self.settings).forwards
 
         def tell(num_images: int) -> None:
             self.tell(max(min(share * num_images / all_forwards, begun + share * size - self.told), 0))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastarat.attacks.pgd import Logits
+from fastarat.attacks.registry import ATTACKS
 from fastarat.evaluation.autoattack.state import BatchOutcome, Task
 from fastarat.models.predictions import are_right, are_undefined
 
@@ -132,7 +133,7 @@ def _zero_gradients(name: str, own: Traces) -> list[str]:
 
 def _not_attackable(name: str, own: Traces) -> list[str]:
     number = len(own.not_attackable)
-    what = "finite margin to lower" if name == "square" else "gradient free of NaN to follow"
+    what = "gradient free of NaN to follow" if ATTACKS[name].follows_gradient else "finite margin to lower"
     if not number:
         return []
     return [
