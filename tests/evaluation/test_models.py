@@ -1,6 +1,5 @@
-"""`fastarat.evaluate`: any model under any attack, which is left as it was, and what an `Evaluation` says."""
+"""Which models and images `fastarat.evaluate` takes, and what it says of others."""
 
-import json
 import sys
 
 import pytest
@@ -10,11 +9,9 @@ from torch import Tensor, nn
 import fastarat
 from fastarat import AttackConfig, UserError
 from fastarat.common.errors import WorkError
-from fastarat.config.evaluation import EvaluationSettings
 from fastarat.data.images.dataset import Images
-from fastarat.evaluation.evaluate import departures
 from fastarat.models.modes import to_mode
-from tests.helpers.attacks import attack_of, autoattacked, broken_by, replace_attack, shorten
+from tests.helpers.attacks import shorten
 
 EPS = 0.03
 
@@ -44,196 +41,6 @@ def labels(net, images) -> Tensor:
     """What the net says, but for the first image."""
     y = net(images).argmax(1)
     return torch.cat([(y[:1] + 1) % 10, y[1:]])
-
-
-ATTACKS = pytest.mark.parametrize("attack", ["pgd", "cw", "apgd-ce", "apgd-t", "fab-t", "square", "autoattack"])
-
-
-@ATTACKS
-def test_every_attack_is_counted_by_images_that_are_wrong_inside_the_ball(net, images, labels, attack):
-    result = fastarat.evaluate(net, images, labels, attack, eps=EPS, batch=8)
-    assert result.clean == 95 and result.complete and result.options == () and result.num_images == 20
-    assert list(result.flags) == ["clean", *EvaluationSettings(attack).names]
-    assert result.robust == 5 * int(list(result.flags.values())[-1].sum()) == list(result.after.values())[-1] < 95
-    with torch.no_grad():
-        assert (net(result.x_adv).argmax(1) != labels[result.rows]).all()
-    assert (result.x_adv - images[result.rows]).abs().max() <= EPS + 1e-6
-    assert 0 not in result.rows and len(result.rows) == result.counts["clean"] - list(result.counts.values())[-1]
-
-
-@pytest.mark.parametrize(("attack", "objective"), [("pgd", "cross-entropy"), ("cw", "margin")])
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_pgd_is_the_one_by_which_training_is_measured(net, images, attack, objective, norm):
-    pixels = (images * 255).byte()
-    with torch.no_grad():
-        labels = net(pixels.float() / 255).argmax(1)
-    eps = EPS if norm == "linf" else 0.2
-    settings = AttackConfig(norm=norm, eps_255=255 * eps, step_255=64 * eps, steps=3, objective=objective)
-    stored = Images(pixels.permute(0, 2, 3, 1).contiguous().numpy(), labels.numpy())
-    _, theirs = fastarat.accuracies(net, stored, 255, 10, settings, fastarat.AccuracySettings(restarts=2, seed=5))
-    ours = fastarat.evaluate(
-        net, pixels, labels, attack, norm=norm, eps=eps, steps=3, step=64 * eps / 255, restarts=2, seed=5
-    )
-    assert ours.accuracy(attack) == theirs and 0 < ours.robust < 100
-
-
-def test_bf16_finds_are_confirmed_in_float32_and_what_is_not_is_searched_again(net, images, labels):
-    result = fastarat.evaluate(net, images, labels, "pgd,square", eps=EPS, dtype="bf16")
-    plain = fastarat.evaluate(net, images, labels, "pgd,square", eps=EPS)
-    assert "bf16" in result.options[0] and not result.warnings
-    assert abs(result.robust - plain.robust) <= 5
-    with torch.no_grad():
-        assert (net(result.x_adv).argmax(1) != labels[result.rows]).all()
-
-
-def test_a_search_in_another_precision_that_finds_nothing_true_is_made_up_for(net, images, labels):
-    lying = lambda x: -net(x)  # noqa: E731 - wrong everywhere, so that whatever it finds is refused
-    settings = {"norm": "linf", "eps": EPS, "attacks": ("pgd",)}
-    apart = autoattacked(net, images, labels, searching=lying, **settings)
-    plain = autoattacked(net, images, labels, **settings)
-    assert torch.equal(broken_by(apart), broken_by(plain)) and len(apart.unconfirmed["pgd"]) == 0 < len(apart.rows)
-
-
-def test_the_model_is_left_as_it_was(net, images, labels):
-    net[0].weight.requires_grad_(False)
-    before = [(p.data.clone(), p.requires_grad, p.stride()) for p in net.parameters()]
-    fastarat.evaluate(net, images, labels, "apgd-ce,fab-t", eps=EPS)
-    after = [(p.data, p.requires_grad, p.stride()) for p in net.parameters()]
-    for (data, wanted, stride), (now, wants, strides) in zip(before, after, strict=True):
-        assert torch.equal(data, now) and wanted == wants and stride == strides
-    assert all(p.grad is None for p in net.parameters()) and not net.training
-
-
-def test_convolutions_see_channels_last_unless_the_model_cannot(net, images, labels):
-    seen = []
-
-    class Net(nn.Module):
-        def __init__(self, views: bool):
-            super().__init__()
-            self.net, self.views = net, views
-
-        def forward(self, x: Tensor) -> Tensor:
-            seen.append(x.is_contiguous(memory_format=torch.channels_last))
-            return self.net(x.view(len(x), -1).view(x.shape) if self.views else x)
-
-    results = []
-    for views in (False, True):
-        seen.clear()
-        results.append(fastarat.evaluate(Net(views).eval(), images, labels, "pgd", eps=EPS).counts)
-        assert seen[-1] != views
-    assert results[0] == results[1]
-
-
-def test_a_net_with_two_branches_is_measured_by_its_adversarial_one(images):
-    layers = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
-    split = fastarat.convert_to_split_batch_norm(nn.Sequential(*layers)).eval()
-    with torch.no_grad():
-        split[1].bias.copy_(torch.randn(2, 8))
-    plain = fastarat.plain_branch(split, "adv").eval()
-    with torch.no_grad():
-        labels = plain(images).argmax(1)
-    both = [fastarat.evaluate(model, images, labels, "pgd", eps=EPS) for model in (split, plain)]
-    assert both[0].clean == both[1].clean == 100 and both[0].counts == both[1].counts
-
-
-def test_clean_accuracy_alone_and_the_first_images_alone(net, images, labels):
-    result = fastarat.evaluate(net, images, labels, "none", num_images=10)
-    assert result.clean == result.robust == 90 and result.num_images == 10 and result.after == {}
-
-
-def test_a_json_has_all_but_the_tensors(net, images, labels):
-    result = fastarat.evaluate(net, images, labels, "apgd-ce,square", eps=EPS)
-    values = json.loads(json.dumps(result.to_json()))
-    assert values["counts"] == result.counts and values["robust"] == result.robust and values["complete"]
-    low, high = values["interval_95"]
-    assert low <= result.robust <= high
-    classes = result.accuracy("square")
-    assert sum(classes.total) == 20 and sum(classes.correct) == result.counts["square"]
-
-
-def test_a_budget_ends_it_between_batches_and_the_state_goes_on(net, images, labels, tmp_path):
-    settings = {"eps": EPS, "batch": 5, "state": tmp_path / "state"}
-    first = fastarat.evaluate(net, images, labels, "apgd-ce,square", budget=1e-9, **settings)
-    assert not first.complete and first.stopped == "apgd-ce has done 1 of 4 batches" and len(first.flags) == 2
-    sessions = 1
-    while not (result := fastarat.evaluate(net, images, labels, "apgd-ce,square", budget=1e-9, **settings)).complete:
-        sessions += 1
-        assert sessions < 20
-    whole = fastarat.evaluate(net, images, labels, "apgd-ce,square", eps=EPS, batch=5)
-    assert sessions > 3 and result.counts == whole.counts and torch.equal(result.x_adv, whole.x_adv)
-
-
-def test_two_evaluations_do_not_share_a_state(net, images, labels, tmp_path):
-    def second(amount: float) -> None:
-        with pytest.raises(UserError, match="another evaluation is at work in"):
-            fastarat.evaluate(net, images, labels, "apgd-ce", eps=EPS, state=tmp_path)
-        told.append(amount)
-
-    told: list[float] = []
-    fastarat.evaluate(net, images, labels, "apgd-ce", eps=EPS, state=tmp_path, advance=second)
-    assert told
-    assert fastarat.evaluate(net, images, labels, "apgd-ce", eps=EPS, state=tmp_path).complete
-
-
-def test_departures_from_the_standard_are_named(net, images, labels, monkeypatch):
-    result = fastarat.evaluate(net, images, labels, "apgd-t,fab-t", eps=EPS, targets=3)
-    assert result.options == ("3 targets instead of 9",)
-    assert departures(EvaluationSettings("pgd", targets=3), torch.device("cpu")) == ()
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    on_gpu = departures(EvaluationSettings("apgd-ce"), torch.device("cuda"))
-    assert on_gpu == ("TF32 convolutions, as PyTorch's default",)
-
-
-def test_tf32_is_named_where_a_program_asked_for_it_by_the_newer_names():
-    convolutions, products = torch.backends.cudnn.conv, torch.backends.cuda.matmul
-    before = convolutions.fp32_precision, products.fp32_precision
-    convolutions.fp32_precision, products.fp32_precision = "ieee", "tf32"
-    try:
-        assert departures(EvaluationSettings("apgd-ce"), torch.device("cuda")) == ("TF32 matrix products",)
-    finally:
-        convolutions.fp32_precision, products.fp32_precision = before
-
-
-def test_fewer_targets_reach_the_attacks(net, images, labels, monkeypatch):
-    seen = []
-    for name in ("apgd-t", "fab-t"):
-        attack = attack_of(name)
-        noted = lambda *args, attack=attack, **given: seen.append(args[-1].settings.targets) or attack(*args, **given)  # noqa: E731
-        replace_attack(monkeypatch, name, noted)
-    five = nn.Sequential(net, nn.Linear(10, 5)).eval()
-    with torch.no_grad():
-        y = five(images).argmax(1)
-    result = fastarat.evaluate(five, images, y, "autoattack", eps=EPS, targets=4)
-    assert set(seen) == {4} and result.complete
-
-
-# --- masked gradients
-
-
-@pytest.mark.parametrize(
-    ("mask", "says"),
-    [
-        (lambda net, x: 3000 * net(x), "searches of apgd-ce began with a gradient of exactly zero"),
-        (lambda net, x: net((x * 16).round() / 16), "Square, which needs no gradient, lowered robust accuracy"),
-        (lambda net, x: net(x + 0.1 * torch.randn_like(x)), "The model is randomised"),
-        (lambda net, x: net(x).softmax(1), "return probabilities"),
-    ],
-    ids=["logits x 3000", "16 levels", "noise", "softmax"],
-)
-def test_a_model_that_masks_its_gradient_is_warned_of(net, images, labels, mask, says):
-    class Masked(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = net
-
-        def forward(self, x: Tensor) -> Tensor:
-            return mask(self.net, x)
-
-    result = fastarat.evaluate(Masked().eval(), images, labels, "apgd-ce,square", eps=0.06)
-    assert any(says in warning for warning in result.warnings), result.warnings
-
-
-# --- bad input
 
 
 @pytest.mark.parametrize(
