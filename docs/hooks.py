@@ -15,6 +15,10 @@ ELSEWHERE = {
     "contributing.md": "CONTRIBUTING.md",
     "kernels.md": "kernels/README.md",
     "log.md": "bench/LOG.md",
+    **{
+        f"rooms/{path.parent.name}.md": path.relative_to(ROOT).as_posix()
+        for path in (*ROOT.glob("fastarat/*/README.md"), *ROOT.glob("bench/README.md"))
+    },
 }
 """page of the site → file of the repository, both as paths"""
 PAGES = {source: page for page, source in ELSEWHERE.items()}
