@@ -193,21 +193,29 @@ def test_from_the_standards_starts_apgd_ce_leaves_the_standards_flags(kit, name,
     x, y = data["x_test"][left], data["y_test"][left]
     torch.manual_seed(0)
     start = standards_start(x, norm, eps)
-    common = {"norm": norm, "eps": eps, "seed": 0, "run": 0, "start": start}
-    _, broken, _ = apgd(net, x, y, left, loss="cross-entropy", **common)
+    # What the standard left robust takes all steps: a third of it shows it.
+    expected = flags["robust_after_apgd_ce"][left]
+    mine = ~expected | (left % 3 == 0)
+    common = {"norm": norm, "eps": eps, "seed": 0, "run": 0, "start": start[mine]}
+    _, broken, _ = apgd(net, x[mine], y[mine], left[mine], loss="cross-entropy", **common)
     # Another machine's roundings may tip a point on the edge.
-    assert (~broken != flags["robust_after_apgd_ce"][left]).sum() <= 2
+    assert (~broken != expected[mine]).sum() <= 2
 
 
 def test_from_the_standards_starts_apgd_t_leaves_the_standards_flags(kit):
     data, flags = stored(kit / "data.npz"), stored(kit / "aa_plain_L2_sequential_seed0.npz")
     net, left = load_kit_model(kit, "plain"), flags["robust_after_apgd_ce"].nonzero().flatten()
     targets = likeliest_wrong_classes(net(data["x_test"]).detach(), 9)
+    # Each point is attacked as if alone. What the standard left robust takes all nine targets: a third shows it.
+    attacked = ~flags["robust_after_apgd_t"] | (torch.arange(360) % 3 == 0)
     torch.manual_seed(0)
     for rank in range(9):
-        x, y, target = data["x_test"][left], data["y_test"][left], targets[left, rank]
-        run = {"norm": "l2", "eps": 0.75, "seed": 0, "run": 0, "start": standards_start(x, "l2", 0.75)}
-        left = left[~apgd(net, x, y, left, loss="targeted-dlr", target=target, **run)[1]]
+        start, mine = standards_start(data["x_test"][left], "l2", 0.75), attacked[left]
+        rows = left[mine]
+        x, y, target = data["x_test"][rows], data["y_test"][rows], targets[rows, rank]
+        run = {"norm": "l2", "eps": 0.75, "seed": 0, "run": 0, "start": start[mine]}
+        broken = rows[apgd(net, x, y, rows, loss="targeted-dlr", target=target, **run)[1]]
+        left = left[~torch.isin(left, broken)]
     robust = torch.zeros(360, dtype=torch.bool).index_fill(0, left, True)
     assert (robust != flags["robust_after_apgd_t"]).sum() <= 2
 

@@ -10,10 +10,9 @@ import pytest
 from fastarat_kernels.aot import main
 
 ROOT = Path(__file__).parents[2]
-GATE = ("-m", "fastarat_kernels.aot")
 
-# Kernels with one fault each, and a good one; run as a script, which prints the rows as JSON: first the command's own,
-# of the good one, then those of the others.
+# A kernel of ours, then kernels with one fault each and a good one; run as a script, which prints the command's table
+# and, a line of JSON each, its rows of the good one and those of the others.
 FAULTY = """
 import json, os
 import torch, triton
@@ -58,6 +57,7 @@ CASES = {
     "silent": [("any", silent)],
     "died": [("any", start(copy, 256))],
 }
+assert main(["--kernels", "pooled_features", "--arch", "90"]) == 0
 good = CASES.pop("good")
 aot.configurations = lambda name: good
 assert main(["--kernels", "sgd", "--arch", "80", "90", "--json"]) == 0
@@ -72,38 +72,33 @@ print(json.dumps(found))
 """
 
 
-def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run Python in `folder` without the interpreter, with a compile cache of its own there."""
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    """The script, run without the interpreter, with a compile cache of its own."""
+    folder = tmp_path_factory.mktemp("aot")
+    (folder / "faulty.py").write_text(FAULTY)
     kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     paths = {"PYTHONPATH": str(ROOT / "kernels"), "TRITON_CACHE_DIR": str(folder / "cache")}
-    return subprocess.run([sys.executable, *command], env=kept | paths, cwd=folder, capture_output=True, text=True)
+    command = [sys.executable, "faulty.py"]
+    found = subprocess.run(command, env=kept | paths, cwd=folder, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    return found
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all tests share, so that nothing is compiled twice."""
-    return tmp_path_factory.mktemp("aot")
+def report(done: subprocess.CompletedProcess[str]) -> dict:
+    """What the command prints for a program, of a good kernel."""
+    return json.loads(done.stdout.splitlines()[-2])
 
 
 @pytest.fixture(scope="module")
-def reports(folder: Path) -> list[str]:
-    """A line of JSON by the command on a good kernel, and one with what the gate says of each faulty one."""
-    (folder / "faulty.py").write_text(FAULTY)
-    done = run(folder, "faulty.py")
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
-
-
-@pytest.fixture(scope="module")
-def rows_of(reports: list[str]) -> dict[str, list[dict]]:
+def rows_of(done: subprocess.CompletedProcess[str]) -> dict[str, list[dict]]:
     """What the gate says of each faulty kernel."""
-    return json.loads(reports[1])
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_a_kernel_without_a_spill_passes_with_a_row_for_each_configuration(folder):
-    done = run(folder, *GATE, "--kernels", "pooled_features", "--arch", "90")
-    assert done.returncode == 0, done.stderr
-    heading, *rows, last = done.stdout.splitlines()
+def test_a_kernel_without_a_spill_passes_with_a_row_for_each_configuration(done):
+    heading, *rows, last = done.stdout.splitlines()[:-2]
     assert heading.split() == ["kernel", "configuration", "arch", "registers", "shared", "spill", "seconds"]
     # Five maps, three dtypes, forward and backward.
     assert len(rows) == 30 and all(row.endswith("ok") for row in rows)
@@ -111,9 +106,8 @@ def test_a_kernel_without_a_spill_passes_with_a_row_for_each_configuration(folde
     assert "compiled 18/18" in done.stderr  # shapes that run the same machine code are compiled once
 
 
-def test_a_program_may_read_the_rows(reports):
-    report = json.loads(reports[0])
-    assert len(reports) == 2 and len(report["rows"]) == 6
+def test_a_program_may_read_the_rows(report):
+    assert len(report["rows"]) == 6
     assert not report["failed"] and report["seconds"] > 0
     for row in report["rows"]:
         assert row["kernel"] == "sgd.copy" and row["failure"] is None
@@ -138,8 +132,8 @@ def test_wrong_input_is_one_line_that_names_the_fix(arguments, line, monkeypatch
     assert line in said.err and said.err.count("\n") == 1
 
 
-def test_equal_machine_code_is_compiled_once_and_has_a_row_for_each_configuration_and_architecture(reports):
-    rows = json.loads(reports[0])["rows"]
+def test_equal_machine_code_is_compiled_once_and_has_a_row_for_each_configuration_and_architecture(report):
+    rows = report["rows"]
     assert [(row["configuration"], row["arch"]) for row in rows] == [
         (label, arch) for label in ("fp32", "again", "bf16") for arch in (80, 90)
     ]

@@ -1,6 +1,7 @@
 """Fused SGD over flat buffers: the Triton kernel and the operator against the twin, and it against PyTorch."""
 
 from collections.abc import Callable
+from itertools import cycle, product
 
 import pytest
 import torch
@@ -57,10 +58,15 @@ def errors(ours: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, fl
     return {name: error(ours[name], expected[name]) for name in CHANGED if name in expected}
 
 
-@pytest.mark.parametrize("n", [1, 5, 2048, 4100])
-@pytest.mark.parametrize("average", [False, True])
-@pytest.mark.parametrize("shadow_dtype", [None, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("gradient_dtype", [torch.float32, torch.bfloat16, torch.float16])
+SHADOWS, GRADIENTS = [None, torch.bfloat16, torch.float16], [torch.float32, torch.bfloat16, torch.float16]
+# Every shadow with every gradient, with and without an average, over the lengths in turn.
+UPDATES = [
+    (n, gradient, shadow, average)
+    for (average, gradient, shadow), n in zip(product([False, True], GRADIENTS, SHADOWS), cycle([1, 5, 2048, 4100]))
+]
+
+
+@pytest.mark.parametrize(("n", "gradient_dtype", "shadow_dtype", "average"), UPDATES)
 def test_the_kernel_gives_the_update_of_the_twin(n, gradient_dtype, shadow_dtype, average):
     state = buffers(n, gradient_dtype, shadow_dtype, average)
     options = {"scale": scalar(0.25)} | ({"share": scalar(0.01)} if average else {})
