@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fastarat"
@@ -127,13 +128,41 @@ def circles() -> list[list[str]]:
     return found
 
 
-def functions(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Of every function: its name, its lines, its parameters without self and cls."""
+class Function(NamedTuple):
+    """A function: where it stands, its lines, its parameters without self and cls, and what it is."""
+
+    name: str
+    lines: int
+    parameters: int
+    kind: Literal["", "Triton kernel", "torch op"] = ""
+    """A kernel takes what its launch gives, an op (with its twin and what starts it) tensors one by one, as PyTorch's
+    schemas have them: neither can take a dataclass."""
+
+
+def functions(path: Path) -> Iterator[Function]:
+    """Every function of a file."""
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             number = len([one for one in every if one.arg not in ("self", "cls")])
-            yield f"{path.relative_to(ROOT)}:{node.name}", (node.end_lineno or 0) - node.lineno + 1, number
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            yield Function(f"{path.relative_to(ROOT)}:{node.name}", lines, number, _kind(path, node, every))
+
+
+def _kind(path: Path, node: ast.FunctionDef | ast.AsyncFunctionDef, every: list[ast.arg]) -> Any:
+    if any("triton.jit" in ast.unparse(decorator) for decorator in node.decorator_list):
+        return "Triton kernel"
+    takes_tensors = any(one.annotation and "Tensor" in ast.unparse(one.annotation) for one in every)
+    return "torch op" if path.is_relative_to(ROOT / "kernels") and takes_tensors else ""
+
+
+def documentation(path: Path) -> int:
+    """Lines of docstrings and of nothing but a comment."""
+    comments = sum(line.lstrip().startswith("#") for line in path.read_text().splitlines())
+    texts = [
+        node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    ]
+    return comments + sum((text.end_lineno or 0) - text.lineno + 1 for text in texts)
 
 
 def numbers() -> dict[str, object]:
@@ -142,7 +171,11 @@ def numbers() -> dict[str, object]:
     lines = {path: len(path.read_text().splitlines()) for path in house}
     rooms = [path for path in house if path.name != "__init__.py" and "recipes" not in path.parts]
     every = [function for path in house for function in functions(path)]
-    longest, widest = max(every, key=lambda f: f[1]), max(every, key=lambda f: f[2])
+    longest = max(every, key=lambda f: f.lines)
+    widest = {
+        kind: max((f for f in every if f.kind == kind), key=lambda f: f.parameters)
+        for kind in ("", "torch op", "Triton kernel")
+    }
     folders = {path.parent for path in files("fastarat")}
     return {
         "files on the top level": len(list(PACKAGE.glob("*.py"))),
@@ -158,11 +191,17 @@ def numbers() -> dict[str, object]:
         "median lines a file": statistics.median(lines[path] for path in rooms),
         "files under 60 lines": sum(lines[path] < 60 for path in rooms),
         "files over 250 lines": sum(lines[path] > 250 for path in rooms),
-        "longest function": f"{longest[1]} lines ({longest[0]})",
-        f"functions over {LONGEST_FUNCTION} lines": sum(f[1] > LONGEST_FUNCTION for f in every),
-        "longest signature": f"{widest[2]} ({widest[0]})",
-        f"signatures over {MOST_PARAMETERS}": sum(f[2] > MOST_PARAMETERS for f in every),
+        "longest function": f"{longest.lines} lines ({longest.name})",
+        f"functions over {LONGEST_FUNCTION} lines": sum(f.lines > LONGEST_FUNCTION for f in every),
+        **{
+            f"longest signature{f' of a {kind}' * bool(kind)}": f"{one.parameters} ({one.name})"
+            for kind, one in widest.items()
+        },
+        f"signatures over {MOST_PARAMETERS} but for ops and kernels": sum(
+            f.parameters > MOST_PARAMETERS and not f.kind for f in every
+        ),
         "lines in all": sum(lines.values()),
+        "of them docstrings and comments": sum(documentation(path) for path in house),
     }
 
 

@@ -6,12 +6,14 @@ import sys
 import pytest
 
 from tests.layers import (
+    LONGEST_FUNCTION,
     ORDER,
     PACKAGE,
     ROOT,
     against_order,
     circles,
     files,
+    functions,
     imports,
     imports_at_once,
     module_of,
@@ -28,14 +30,21 @@ def name_of(path):
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", files("kernels"), ids=name_of)
-def test_kernels_know_nothing_of_the_trainer(path):
-    assert not within(imports(path), "fastarat")
+def breaking(paths, found_in):
+    """What a rule finds in each file that breaks it."""
+    assert paths
+    return {name_of(path): found for path in paths if (found := found_in(path))}
 
 
-@pytest.mark.parametrize("path", files("fastarat"), ids=name_of)
-def test_nobody_outside_imports_a_kernels_twin(path):
-    assert not [name for name in imports(path) if name.startswith("fastarat_kernels.") and ".twin" in name]
+def test_kernels_know_nothing_of_the_trainer():
+    assert breaking(files("kernels"), lambda path: within(imports(path), "fastarat")) == {}
+
+
+def test_nobody_outside_imports_a_kernels_twin():
+    def twins(path):
+        return [name for name in imports(path) if name.startswith("fastarat_kernels.") and ".twin" in name]
+
+    assert breaking(files("fastarat"), twins) == {}
 
 
 def test_every_room_is_in_the_order():
@@ -45,19 +54,20 @@ def test_every_room_is_in_the_order():
 
 @pytest.mark.parametrize("room", ORDER)
 def test_a_room_imports_only_what_stands_before_it(room):
-    wrong = {name_of(path): against_order(path) for path in files(f"fastarat/{room}")}
-    assert wrong and not any(wrong.values()), wrong
+    assert breaking(files(f"fastarat/{room}"), against_order) == {}
 
 
 def test_no_modules_import_one_another():
     assert circles() == []
 
 
-@pytest.mark.parametrize("path", BENCH, ids=name_of)
-def test_a_benchmark_knows_nothing_of_another(path):
-    own = (f"bench.{path.parent.name}", "bench.common")
-    others = {name for name in within(imports(path), "bench") if not any(within({name}, part) for part in own)}
-    assert others <= {"bench"}, f"{name_of(path)} imports {', '.join(sorted(others))}"
+def test_a_benchmark_knows_nothing_of_another():
+    def others(path):
+        own = (f"bench.{path.parent.name}", "bench.common")
+        foreign = {name for name in within(imports(path), "bench") if not any(within({name}, part) for part in own)}
+        return foreign - {"bench"}
+
+    assert breaking(BENCH, others) == {}
 
 
 @pytest.mark.parametrize("name", ["resnet.py", "wide_resnet.py"])
@@ -67,9 +77,15 @@ def test_nets_need_torch_only(name):
     assert {module.partition(".")[0] for module in names} <= {"torch", "collections"}
 
 
-@pytest.mark.parametrize("path", WITHOUT_TORCH, ids=name_of)
-def test_settings_and_commands_do_not_import_torch_at_once(path):
-    assert not within(imports_at_once(path), "torch")
+def test_settings_and_commands_do_not_import_torch_at_once():
+    assert breaking(WITHOUT_TORCH, lambda path: within(imports_at_once(path), "torch")) == {}
+
+
+def test_a_function_is_a_screen_long():
+    def long(path):
+        return [function for function in functions(path) if function.lines > LONGEST_FUNCTION]
+
+    assert breaking(files("fastarat", "bench", "kernels"), long) == {}
 
 
 @pytest.mark.parametrize("args", [["--help"], ["train", "--help"], ["eval", "--help"], ["recipes"]], ids=" ".join)
