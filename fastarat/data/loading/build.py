@@ -54,8 +54,9 @@ def build_decoder(
     name: str, images: StoredImages, loading: LoadingConfig, *, num_processes: int, device: torch.device
 ) -> Decoder:
     """The decoder `name` of `DECODERS`. Raises `UserError` if its package is not installed."""
-    options = {"gpu": device} if loading.decode == "gpu" else {}
-    return decoder_named(name)(images, num_workers(loading, num_processes), device.type == "cuda", **options)
+    decoder = decoder_named(name)
+    options = {"gpu": device} if loading.decode == "gpu" and decoder.on_gpu else {}
+    return decoder(images, num_workers(loading, num_processes), device.type == "cuda", **options)
 
 
 def num_workers(loading: LoadingConfig, num_processes: int) -> int:

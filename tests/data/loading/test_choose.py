@@ -9,7 +9,9 @@ from fastarat.config import Config
 from fastarat.config.data import AugmentConfig, LoadingConfig
 from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading import choose
+from fastarat.data.loading.build import build_decoder
 from fastarat.data.loading.choose import Opened, open_for_training
+from fastarat.data.loading.decoders.plain import PlainDecoder
 from fastarat.data.open import prepare
 from fastarat.data.tools.build import build
 from tests.helpers.optional import each_loader, needs_dali, needs_ffcv
@@ -116,6 +118,13 @@ def test_a_loader_asked_for_by_name_is_taken_or_refused(forms, monkeypatch):
     monkeypatch.setattr(choose, "is_installed", lambda loader: loader == "plain")
     assert "pip install 'fastarat[ffcv]'" in refusal(forms["beton"], "ffcv")
     assert "pip install 'fastarat[dali]'" in refusal(forms["folder"], "dali")
+
+
+def test_a_decoder_that_only_knows_the_cpu_takes_over_from_one_that_decoded_on_a_gpu(forms):
+    """An analysis without a GPU, or without DALI, reads the images of such a run."""
+    train = opened(forms["folder"], "plain").dataset.train
+    decoder = build_decoder("plain", train, LoadingConfig(decode="gpu"), num_processes=1, device=CPU)
+    assert isinstance(decoder, PlainDecoder)
 
 
 def test_corrupt_images_are_left_out_for_every_loader_that_is_told_so(photos, no_room):

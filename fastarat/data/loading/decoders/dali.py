@@ -53,7 +53,7 @@ class DALIDecoder(Decoder):
     complete when they are given. Raises `UserError` if DALI is not installed, or cannot decode on a GPU.
     """
 
-    made_for, package = ("images", "shards"), "nvidia.dali"
+    made_for, package, on_gpu = ("images", "shards"), "nvidia.dali", True
 
     def __init__(self, images: StoredImages, workers: int, pin: bool = False, *, gpu: torch.device | None = None):
         dali_pipeline.require("cpu" if gpu is None else "gpu")

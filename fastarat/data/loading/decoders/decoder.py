@@ -36,6 +36,8 @@ class Decoder(ABC):
     """the only formats that it reads, by their names in `FORMATS`; empty: all whose images can be read one by one"""
     package: ClassVar[str] = ""
     """what has to be installed, by the name that Python imports; fastarat's extra of the decoder's name brings it"""
+    on_gpu: ClassVar[bool] = False
+    """whether it is given the device, as `gpu`, where `--loading.decode` is gpu"""
 
     @abstractmethod
     def __init__(self, images: StoredImages, workers: int, pin: bool = False):
