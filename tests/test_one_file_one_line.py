@@ -146,10 +146,6 @@ TOY_FORMAT = """
     from fastarat.data.images.dataset import Images, from_splits
 
 
-    def tells(path):
-        return path.suffix == ".dots"
-
-
     def read(path):
         # A line is a split, a class and 64 pixels from 0 to 9.
         lines = [line.split() for line in path.read_text().splitlines()]
@@ -280,7 +276,7 @@ def test_a_toy_data_format_is_listed_checked_trained_on_and_evaluated_by_its_nam
 
     folder = write({"toy_format.py": TOY_FORMAT})
     toy = import_module("toy_format")
-    monkeypatch.setitem(FORMATS, "dots", Format("dots in", toy.tells, (".dots",), read=toy.read))
+    monkeypatch.setitem(FORMATS, "dots", Format("dots in", (".dots",), read=toy.read))
     monkeypatch.setenv("FASTARAT_DATA", str(folder / "data"))
     lines = [f"{split} {i % 2} {str(i % 2 * 5 + i % 4) * 64}" for split in ("train", "test") for i in range(32)]
     write({"data/grey.dots": "\n".join(lines), "data/half.dots": lines[0]})

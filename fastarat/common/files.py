@@ -202,6 +202,27 @@ def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
         raise e if isinstance(e, UserError) else UserError(f"{path} cannot be read ({e})") from None
 
 
+def read_sealed(path: Path, version: int, *, fix: str, most_bytes: int = MOST_JSON_BYTES) -> dict[str, Any]:
+    """A JSON object that was written with its version and its `checksum_of`, which is left out.
+
+    Raises `UserError` with `fix` if it cannot be read, has another version, or has changed since.
+    """
+    try:
+        values = read_json(path, most_bytes)
+    except UserError as error:
+        raise UserError(f"{error}: {fix}") from error
+    found = values.get("version") if isinstance(values, dict) else None
+    if type(found) is not int:
+        raise UserError(f"{path} cannot be read (it has no version): {fix}")
+    if found != version:
+        age, way_out = ("a newer", f"upgrade fastarat, or {fix}") if found > version else ("an older", fix)
+        formats = f"it has format {found}, and this fastarat reads {version}"
+        raise UserError(f"{path} was made by {age} fastarat ({formats}): {way_out}")
+    if values.pop("checksum", None) != checksum_of(values):
+        raise UserError(f"{path} cannot be read (it has changed since it was written): {fix}")
+    return values
+
+
 def parse_json(text: bytes | str) -> Any:
     """JSON of others: UTF-8, nested at most `DEEPEST_JSON` deep, numbers finite and of at most `MOST_BITS` bits.
 

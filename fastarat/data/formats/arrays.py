@@ -11,12 +11,6 @@ from fastarat.data.images.dataset import MAX_VALUE, MOST_CLASSES, Dataset, Image
 
 NAMES = {"images": ("image", "images"), "labels": ("label", "labels")}
 CHANNELS = (1, 3)
-SUFFIX = ".npz"
-
-
-def tells(path: Path) -> bool:
-    """Whether it is a file of this name."""
-    return path.suffix == SUFFIX and not path.is_dir()
 
 
 def read(path: Path) -> Dataset:

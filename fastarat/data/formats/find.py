@@ -22,14 +22,14 @@ KNOWN = ("digits", *cifar.ARCHIVES)
 
 @dataclass(frozen=True)
 class Format:
-    """A way to store a data set: how it is told and read, `read` as a whole, `stored` image by image, or either."""
+    """A way to store a data set, which is `read` as a whole, or image by image as it is `stored`, or either."""
 
     label: str
     """what a listing calls it, before its path"""
-    tells: Callable[[Path], bool]
-    """whether what lies there, which exists, is of this format; the first format to say so has it"""
     suffixes: tuple[str, ...] = ()
-    """of files in this format, which a name need not have"""
+    """of its files, which `--data NAME` leaves out"""
+    tells: Callable[[Path], bool] | None = None
+    """whether what lies there, which exists, is of this format; None: a file with one of the suffixes is"""
     read: Callable[[Path], Dataset] | None = None
     """the data set with all of its images decoded"""
     stored: Callable[[Path], Dataset] | None = None
@@ -42,6 +42,10 @@ class Format:
     """everything wrong with it, a line each; None: what `read` raises is all there is to find"""
     info: Callable[[Path], dict[str, Any]] | None = None
     """what it holds, for a table or JSON; None: as `described`"""
+
+    def has(self, path: Path) -> bool:
+        """Whether what lies there is of this format, if it is of none before it in the table."""
+        return self.tells(path) if self.tells else path.name.endswith(self.suffixes) and not path.is_dir()
 
 
 @dataclass(frozen=True)
@@ -59,40 +63,28 @@ class Decoding:
 
 
 FORMATS: dict[str, Format] = {
-    "digits": Format("in the package", lambda path: False, read=lambda path: digits.load(), problems=lambda path: []),
+    "digits": Format("in the package", read=lambda path: digits.load(), problems=lambda path: []),
     "prepared": Format(
         "prepared set",
-        prepared.is_prepared,
+        tells=prepared.is_prepared,
         read=prepared.read,
         stored=prepared.stored,
         one_by_one=prepared.reads_one_by_one,
         problems=prepared.problems,
     ),
-    "shards": Format(
-        "shards in",
-        shards.is_shards,
-        stored=shard_index.indexed_once,
-        problems=shards.problems,
-    ),
-    "cifar": Format("archive", cifar.tells, ARCHIVE_SUFFIXES, read=cifar.read, problems=cifar.problems),
+    "shards": Format("shards in", tells=shards.is_shards, stored=shard_index.indexed_once, problems=shards.problems),
+    "cifar": Format("archive", ARCHIVE_SUFFIXES, cifar.tells, read=cifar.read, problems=cifar.problems),
     "images": Format(
         "images in",
-        image_folder.tells,
         ARCHIVE_SUFFIXES,
+        image_folder.tells,
         stored=image_folder.stored,
         one_by_one=image_folder.reads_one_by_one,
         decode=Decoding(image_folder.prepare, image_folder.decoded_once, image_folder.is_decoded, image_folder.outline),
         problems=image_folder.problems,
     ),
-    "arrays": Format("arrays in", arrays.tells, (arrays.SUFFIX,), read=arrays.read),
-    "beton": Format(
-        "FFCV file",
-        beton.tells,
-        (beton.SUFFIX,),
-        stored=beton.read,
-        problems=beton_check.problems,
-        info=beton_check.info,
-    ),
+    "arrays": Format("arrays in", (".npz",), read=arrays.read),
+    "beton": Format("FFCV file", (".beton",), stored=beton.read, problems=beton_check.problems, info=beton_check.info),
 }
 
 
@@ -160,7 +152,7 @@ def find(data: str) -> Found:
         is_there = path.exists()
     if data in cifar.ARCHIVES or not is_there:
         path = _under_root(data)
-    found = next((row for row in FORMATS.values() if row.tells(path)), None)
+    found = next((row for row in FORMATS.values() if row.has(path)), None)
     if found is None:
         raise UserError(f"{path} is not a data set: expected a folder or {', '.join(_suffixes())}")
     return Found(found, path, str(path))

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastarat.common import npy, unfinished
 from fastarat.common.errors import UserError, WorkError
-from fastarat.common.files import checksum_of, read_json, synchronise
+from fastarat.common.files import checksum_of, read_sealed, synchronise
 from fastarat.data.formats.beton.seal import sha256_of
 from fastarat.data.images.dataset import (
     MAX_VALUE,
@@ -27,6 +27,7 @@ from fastarat.data.images.stored import StoredImages
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
+AGAIN = "prepare the data set again"
 FILES = tuple(f"{split}_{part}.npy" for split in SPLITS for part in ("images", "labels"))
 
 
@@ -184,42 +185,20 @@ def _load(folder: Path, split: str) -> Images:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    try:
-        manifest = read_json(path)
-    except UserError as error:
-        raise UserError(f"{error}: prepare the data set again") from error
-    try:
-        version = _version(manifest)
-        if version == FORMAT_VERSION:
-            _require_manifest(manifest)
-    except ValueError as error:
-        raise UserError(f"{path} is not a readable manifest ({error}): prepare the data set again") from error
-    if version != FORMAT_VERSION:
-        age, fix = ("a newer", "upgrade fastarat, or ") if version > FORMAT_VERSION else ("an older", "")
-        raise UserError(
-            f"{folder} was made by {age} fastarat (format {version}; this one reads {FORMAT_VERSION}): "
-            f"{fix}prepare the set again"
-        )
+    manifest = read_sealed(folder / MANIFEST, FORMAT_VERSION, fix=AGAIN)
+    if not _fits(manifest):
+        raise UserError(f"{folder / MANIFEST} cannot be read (its parts do not fit together): {AGAIN}")
     return manifest
 
 
-def _version(manifest: Any) -> int:
-    if not isinstance(manifest, dict) or type(manifest.get("version")) is not int:
-        raise ValueError("it has no version")
-    return manifest["version"]
-
-
-def _require_manifest(manifest: dict[str, Any]) -> None:
-    """Raise `ValueError` unless it is as it was written, and every value that is used has its type and bounds."""
-    if manifest.get("checksum") != checksum_of(manifest):
-        raise ValueError("it has changed since it was written")
+def _fits(manifest: dict[str, Any]) -> bool:
+    """Whether every value that is used has its type and bounds."""
     try:
         shape, counts, classes = manifest["image_shape"], manifest["counts"], manifest["classes"]
         sizes = [*shape, *(counts[split] for split in SPLITS), *(manifest["files"][file]["bytes"] for file in FILES)]
         texts = [*classes, manifest["name"], manifest["fingerprint"]]
         texts += [manifest["files"][file]["sha256"] for file in FILES]
-        fits = (
+        return (
             all(type(size) is int and size >= 0 for size in sizes)
             and all(isinstance(text, str) for text in texts)
             and type(manifest["max_value"]) is int
@@ -230,9 +209,7 @@ def _require_manifest(manifest: dict[str, Any]) -> None:
             and 1 <= len(classes) <= MOST_CLASSES
         )
     except (KeyError, TypeError, AttributeError):
-        fits = False
-    if not fits:
-        raise ValueError("its parts do not fit together")
+        return False
 
 
 def _open(folder: Path, split: str, manifest: dict[str, Any]) -> Images:
@@ -245,19 +222,19 @@ def _open(folder: Path, split: str, manifest: dict[str, Any]) -> Images:
         images = npy.open_mapped(paths[0], np.uint8, (count, *shape))
         labels = np.array(npy.open_mapped(paths[1], np.int64, (count,)))
     except UserError as error:
-        raise UserError(f"{error}: prepare the data set again") from error
+        raise UserError(f"{error}: {AGAIN}") from error
     problem = label_problem(labels, len(manifest["classes"]))
     if problem:
-        raise UserError(f"{paths[1]}: {problem}; prepare the data set again")
+        raise UserError(f"{paths[1]}: {problem}; {AGAIN}")
     return Images(images, labels)
 
 
 def _require_size(path: Path, size: int) -> None:
     if not path.is_file():
-        raise UserError(f"{path} is missing: prepare the data set again")
+        raise UserError(f"{path} is missing: {AGAIN}")
     found = path.stat().st_size
     if found != size:
-        raise UserError(f"{path} has {found} bytes instead of {size}: copy it or prepare the data set again")
+        raise UserError(f"{path} has {found} bytes instead of {size}: copy it or {AGAIN}")
 
 
 def _describe(path: Path) -> dict[str, Any]:

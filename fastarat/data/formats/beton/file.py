@@ -19,13 +19,6 @@ from fastarat.data.images.dataset import MOST_CLASSES, SPLITS, Dataset, from_spl
 from fastarat.data.images.decoding import reason_of, without_warnings
 from fastarat.data.images.stored import StoredImages
 
-SUFFIX = ".beton"
-
-
-def tells(path: Path) -> bool:
-    """Whether it is a file of this name."""
-    return path.suffix == SUFFIX and not path.is_dir()
-
 
 def read(path: Path) -> Dataset:
     """The images in the .beton at `path`; of a file of FFCV's own the test split may be empty.

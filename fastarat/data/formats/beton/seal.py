@@ -11,12 +11,11 @@ import numpy as np
 
 from fastarat.common import console
 from fastarat.common.errors import UserError
-from fastarat.common.files import MOST_JSON_BYTES, checksum_of, read_json
-from fastarat.data.images.dataset import MOST_CLASSES
+from fastarat.common.files import MOST_JSON_BYTES, checksum_of, read_sealed
+from fastarat.data.images.dataset import MAX_VALUE, MOST_CLASSES
 
 FORMAT_VERSION = 2
 BLOCK = 1 << 22
-MAX_VALUE = 255
 REBUILD = "build it again ('fastarat data build SRC OUT.beton')"
 
 
@@ -64,56 +63,35 @@ def read(path: Path) -> Seal | None:
     place = place_of(path)
     if not os.path.lexists(place):
         return None
-    size = path.stat().st_size
-    try:
-        values = read_json(place, max(size, MOST_JSON_BYTES))  # images are larger than their checksums
-    except UserError as error:
-        raise UserError(f"{error}: copy it again, or {REBUILD}") from error
-    try:
-        seal = _parsed(place, values)
-    except (ValueError, TypeError) as error:
-        if isinstance(error, _OtherVersion):
-            raise UserError(str(error)) from error
-        raise UserError(f"{place} cannot be read ({error}): copy it again, or {REBUILD}") from error
+    size, again = path.stat().st_size, f"copy it again, or {REBUILD}"
+    # Images are larger than their checksums.
+    values = read_sealed(place, FORMAT_VERSION, fix=again, most_bytes=max(size, MOST_JSON_BYTES))
+    seal = _seal_of(values)
+    if seal is None:
+        raise UserError(f"{place} cannot be read (its parts do not fit together): {again}")
     if size != seal.bytes:
-        raise UserError(f"{path} has {size} bytes instead of {seal.bytes}: copy it again, or {REBUILD}")
+        raise UserError(f"{path} has {size} bytes instead of {seal.bytes}: {again}")
     return seal
 
 
-class _OtherVersion(ValueError):
-    """A seal that this version does not read."""
-
-
-def _parsed(place: Path, values: Any) -> Seal:
-    """Raises `ValueError` or `TypeError` for what is no seal, or not as it was written."""
-    if not isinstance(values, dict) or type(values.get("version")) is not int:
-        raise ValueError("it is no list of checksums that fastarat wrote")
-    if values["version"] != FORMAT_VERSION:
-        raise _OtherVersion(
-            f"{place} has format {values['version']}, and this fastarat reads {FORMAT_VERSION}: use the version that "
-            f"wrote it, or {REBUILD}."
+def _seal_of(values: dict[str, Any]) -> Seal | None:
+    """The seal of these values; None unless every one that is used is there and has its type and bounds."""
+    try:
+        seal = Seal(**values)
+        fits = (
+            all(isinstance(text, str) for text in (seal.name, seal.source, seal.sha256, seal.crc32))
+            and all(type(number) is int for number in (seal.bytes, seal.max_value))
+            and seal.max_value == MAX_VALUE
+            and isinstance(seal.classes, list)
+            and 1 <= len(seal.classes) <= MOST_CLASSES
+            and all(isinstance(name, str) for name in seal.classes)
+            and isinstance(seal.counts, dict)
+            and all(type(count) is int for count in seal.counts.values())
+            and len(seal.checksums()) == sum(seal.counts.values())
         )
-    if values.pop("checksum", None) != checksum_of(values):
-        raise ValueError("it has changed since it was written")
-    seal = Seal(**values)
-    if not _fits(seal):
-        raise ValueError("its parts do not fit together")
-    return seal
-
-
-def _fits(seal: Seal) -> bool:
-    """Whether every value that is used has its type and bounds."""
-    return (
-        all(isinstance(text, str) for text in (seal.name, seal.source, seal.sha256, seal.crc32))
-        and all(type(number) is int for number in (seal.bytes, seal.max_value))
-        and seal.max_value == MAX_VALUE
-        and isinstance(seal.classes, list)
-        and 1 <= len(seal.classes) <= MOST_CLASSES
-        and all(isinstance(name, str) for name in seal.classes)
-        and isinstance(seal.counts, dict)
-        and all(type(count) is int for count in seal.counts.values())
-        and len(seal.checksums()) == sum(seal.counts.values())
-    )
+    except (ValueError, TypeError):
+        return None
+    return seal if fits else None
 
 
 def sha256_of(path: Path) -> str:
