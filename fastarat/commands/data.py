@@ -27,7 +27,7 @@ class ListArguments:
     """
 
     json: bool = False
-    """Print JSON for a program to read."""
+    """print JSON for a program to read"""
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class FetchArguments:
     """
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
-    """cifar10 or cifar100."""
+    """cifar10 or cifar100"""
     source: Path | None = None
-    """An archive already on this machine, instead of a download."""
+    """an archive already on this machine, instead of a download"""
     url: str | None = None
-    """A mirror's address of the same archive."""
+    """a mirror's address of the same archive"""
     json: bool = False
-    """Print JSON for a program to read."""
+    """print JSON for a program to read"""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class PrepareArguments:
     """
 
     src: Source
-    """A known name, an image folder, a tar of one, a CIFAR binary archive or an .npz of images and labels."""
+    """a known name, an image folder, a tar of one, a CIFAR binary archive or an .npz of images and labels"""
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
-    """The new folder for the prepared set."""
+    """the new folder for the prepared set"""
     size: int | None = None
-    """Resize the shorter side to this many pixels and keep the middle (needed if images differ in size)."""
+    """resize the shorter side to this many pixels and keep the middle (needed if images differ in size)"""
     json: bool = False
-    """Print JSON for a program to read."""
+    """print JSON for a program to read"""
 
 
 @dataclass(frozen=True)
@@ -73,17 +73,17 @@ class BuildArguments:
     """
 
     src: Source
-    """An image folder, a tar of one, a folder of shards, a prepared set, a known name, or an .npz file."""
+    """an image folder, a tar of one, a folder of shards, a prepared set, a known name, or an .npz file"""
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT.beton")]
-    """The new file."""
+    """the new file"""
     mode: Literal["raw", "jpeg", "smart"] = "smart"
-    """Store pixels, JPEGs, or pixels of images so small that they take no more than 16 KiB and JPEGs of the others."""
+    """store pixels, JPEGs, or pixels of images so small that they take no more than 16 KiB and JPEGs of the others"""
     longest_side: int | None = None
-    """Shrink larger images to this many pixels."""
+    """shrink larger images to this many pixels"""
     quality: int = 90
-    """JPEG quality of images that are encoded anew."""
+    """JPEG quality of images that are encoded again"""
     json: bool = False
-    """Print JSON for a program to read."""
+    """print JSON for a program to read"""
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,10 @@ class CheckArguments:
     """
 
     src: Source
-    """A known name, a prepared set, an image folder, a tar of one, a .beton, a folder of shards, a CIFAR binary archive
-    or an .npz file."""
+    """a known name, a prepared set, an image folder, a tar of one, a .beton, a folder of shards, a CIFAR binary archive
+    or an .npz file"""
     json: bool = False
-    """Print JSON for a program to read."""
+    """print JSON for a program to read"""
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,12 @@ class InfoArguments:
     """
 
     src: Source
-    """A known name, a prepared set, an image folder, a tar of one, a .beton, a folder of shards, a CIFAR binary archive
-    or an .npz file."""
+    """a known name, a prepared set, an image folder, a tar of one, a .beton, a folder of shards, a CIFAR binary archive
+    or an .npz file"""
     sheet: Path | None = None
-    """Draw some training images of each class into this PNG."""
+    """draw some training images of each class into this PNG"""
     json: bool = False
-    """Print JSON for a program to read."""
+    """print JSON for a program to read"""
 
 
 def run(args: list[str]) -> int:

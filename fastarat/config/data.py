@@ -1,4 +1,4 @@
-"""How training images are read and augmented, and which images are trained on besides."""
+"""How training images are read and augmented, and which images are trained on in addition."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -79,7 +79,7 @@ class LoadingConfig:
 
 @dataclass(frozen=True)
 class ExtraConfig:
-    """Images to train on besides the training set's own, for instance synthetic ones (Rebuffi et al., 2021)."""
+    """Images to train on in addition to the training set's own, for instance synthetic ones (Rebuffi et al., 2021)."""
 
     data: str | None = None
     """a data set whose training images are the extra ones, of the same classes and size; None: no extra images"""

@@ -30,7 +30,7 @@ CLUTTER = {
     "@eadir",
     ".ipynb_checkpoints",
 }
-"""what systems and tools leave in folders of others, in small letters"""
+"""what systems and tools leave in the folders of their users, in lower case"""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _tar_entries(path: Path) -> Iterator[Entry]:
 
 
 def _read_member(path: Path, archive: tar.Archive, member: tar.Member) -> bytes:
-    """Its bytes; of a stream they can be had once."""
+    """The bytes of a member; those of a stream can be read once."""
     _require_small(member.size, f"{path}: {member.name}")
     with readable(path):
         return archive.read(member.offset, member.size)

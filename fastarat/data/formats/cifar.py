@@ -34,6 +34,7 @@ class Archive:
 
     @property
     def url(self) -> str:
+        """Where the archive is published."""
         return f"https://www.cs.toronto.edu/~kriz/{self.filename}"
 
 
@@ -76,7 +77,7 @@ def recognise(path: Path) -> Archive | None:
 
 
 def top_folder(path: Path) -> str:
-    """That of the first file in the tar file at `path`. Raises `UserError` if it cannot be read."""
+    """The top folder in the tar file at `path`, '' if it is empty. Raises `UserError` if it cannot be read."""
     first = next((entry for entry in entries(path) if entry.kind != "clutter"), None)
     return first.name.split("/")[0] if first else ""
 

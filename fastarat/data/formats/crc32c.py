@@ -13,7 +13,7 @@ import numpy as np
 LANE = 32
 """bytes; a power of 2"""
 SHORT = 96 * LANE
-"""below so many bytes lanes are not worth their overhead"""
+"""bytes below which lanes are not worth their overhead"""
 
 
 def crc32c(content: bytes) -> int:

@@ -105,7 +105,7 @@ class Found:
 
     @property
     def is_decoded(self) -> bool:
-        """Whether opening it with its images decoded decodes nothing anew, or is the only way to open it."""
+        """Whether opening it with its images decoded decodes nothing again, or is the only way to open it."""
         decode = self.format.decode
         return decode.is_done(self.path) if decode else self.format.read is not None
 
@@ -181,7 +181,7 @@ def names_under_root() -> list[str]:
 
 
 def _suffixes() -> list[str]:
-    """Those of all formats, each once."""
+    """The suffixes of all formats, each once."""
     return list(dict.fromkeys(suffix for row in FORMATS.values() for suffix in row.suffixes))
 
 

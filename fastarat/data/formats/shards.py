@@ -121,7 +121,7 @@ def _missing(folder: Path, paths: list[Path]) -> Iterator[str]:
 
 
 def assemble(folder: Path, found: Survey) -> Dataset:
-    """As `index`, of what a survey found, whatever it found wrong."""
+    """As `index`, of what a survey found, whatever is wrong with it. Raises `UserError` as `index` does."""
     train, test = (_joined(found.paths[split], found.shards[split]) for split in SPLITS)
     for split, images in zip(SPLITS, (train, test), strict=True):
         if not len(images):
@@ -137,7 +137,7 @@ def problems(folder: Path) -> list[str]:
         found += surveyed.problems
         for images in assemble(folder, surveyed).stored_splits.values():
             found += scan_all(images, folder.name).problems.values()
-    except UserError as error:  # beyond which nothing can be told
+    except UserError as error:  # after which nothing more can be found out
         found.append(str(error))
     return found
 

@@ -181,7 +181,7 @@ def _require_checksum(header: bytes, at: int) -> None:
 
 
 def _number(field: bytes, what: str) -> int:
-    """Octal digits, or after a byte of 128 a binary number; none is negative."""
+    """A number of octal digits, or after a byte of 128 a binary number, from 0. Raises `Damaged` for anything else."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     digits = field.split(b"\0")[0].strip(b" ")
@@ -201,7 +201,7 @@ def _extended(archive: Archive, size: int) -> bytes:
 
 
 def _pax(content: bytes) -> dict[str, bytes]:
-    """Those of the records `LENGTH KEY=VALUE\\n` that say where and what a member is."""
+    """The records `LENGTH KEY=VALUE\\n` that say where and what a member is."""
     found: dict[str, bytes] = {}
     at = 0
     while at < len(content):

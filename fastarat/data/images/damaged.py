@@ -1,4 +1,4 @@
-"""Files that their format's own checks, or their size, speak against: one line that names the file and the fix."""
+"""Files that fail their format's own checks, or have the wrong size: one line names the file and the fix."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ class Unread(Exception):
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn `Damaged`, `Unread` and `OSError` into a `UserError` that names `path`."""
+    """A block in which `Damaged`, `Unread` and `OSError` become a `UserError` that names `path`, which it raises."""
     try:
         yield
     except Damaged as error:

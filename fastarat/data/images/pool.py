@@ -22,8 +22,8 @@ R = TypeVar("R")
 def in_order(
     work: Callable[[T], R], items: Iterable[T], count: int, processes: int | None = None, batch: int | None = None
 ) -> Iterator[R]:
-    """`work` of each of `count` items, in order, by so many processes (None: one a core), each given `batch` at a time
-    (None: as many as suit images).
+    """`work` of each of `count` items, in order, by `processes` processes (None: one a core), each given `batch` items
+    at a time (None: as many as suit images).
 
     They are spawned, so `work` can be pickled and a script needs its `if __name__ == "__main__":`.
     Raises `WorkError` if a process dies.
@@ -81,7 +81,7 @@ def _answered_by_the_parent_alone() -> Iterator[None]:
 
 
 def live_with_parent() -> None:
-    """Let this process end when its parent does, even if that is killed: it would wait for work for ever."""
+    """Let this process end when its parent does, even if that is killed: it would wait for work forever."""
     Thread(target=_end_with_parent, daemon=True).start()
 
 

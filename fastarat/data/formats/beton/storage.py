@@ -23,9 +23,9 @@ class Storage:
     mode: Mode = "smart"
     """raw: pixels; jpeg; smart: pixels where they take no more than `SMART_BYTES`, else JPEG"""
     longest_side: int | None = None
-    """larger images are shrunk to this many pixels; None: none is"""
+    """larger images are shrunk to this many pixels; None: images keep their size"""
     quality: int = 90
-    """of images that are encoded anew, with half the resolution for colour (4:2:0)"""
+    """of images that are encoded again, with half the resolution for colour (4:2:0)"""
 
     def require(self) -> None:
         """Raise `UserError` for settings that mean nothing."""

@@ -1,7 +1,7 @@
 """`fastarat data build`: a data set written as one .beton.
 
-FFCV's own writer is not used: it waits for good for a process that has died or a disk that is full, writes images in
-an order of chance, and encodes every JPEG a second time. This one's file is the same for any number of processes.
+FFCV's own writer is not used: it waits forever for a process that has died or a disk that is full, writes images in
+a random order, and encodes every JPEG a second time. This one's file is the same for any number of processes.
 """
 
 import contextlib
@@ -42,9 +42,9 @@ from fastarat.data.images.pool import in_order
 def build(dataset: Dataset, out: Path, storage: Storage, *, source: str, processes: int | None = None) -> None:
     """Write `dataset` as the new file `out` and its seal beside it, both whole or not at all.
 
-    Every image is decoded, by so many processes (None: one a core). `source`: where it comes from, for messages and the
-    seal. Raises `UserError` for images that cannot be
-    stored and for an `out` that exists, `WorkError` if the disk is full or a process dies.
+    Every image is decoded, by `processes` processes (None: one a core). `source` says where the images come from, in
+    messages and the seal. Raises `UserError` for images that cannot be stored and for an `out` that exists, `WorkError`
+    if the disk is full or a process dies.
     """
     storage.require()
     _require_usable(dataset, out, source)
