@@ -28,18 +28,17 @@ from fastarat.config.training import AveragingConfig, CompileMode
 from fastarat.data.images.dataset import Dataset, Images
 from fastarat.data.loading.loader import Batch
 from fastarat.training.build import build_training
-from fastarat.training.profiling.cost import Cost, step_cost
-from fastarat.training.profiling.parts import PARTS, Shapes
-from fastarat.training.profiling.picture import profile_picture
-from fastarat.training.profiling.roofs import Roofs, measure_roofs
-from fastarat.training.profiling.trace import GAPS, STEP, Times, activities, times_of
+from fastarat.training.profiling.cost import step_cost
+from fastarat.training.profiling.parts import Shapes
+from fastarat.training.profiling.report import as_text, profile_picture, summary
+from fastarat.training.profiling.roofs import measure_roofs
+from fastarat.training.profiling.trace import STEP, Times, activities, times_of
 from fastarat.training.state import Training
 from fastarat.training.step.compiled import Step
 
 _TIMED_STEPS = 2
 """before the recording, to say what the recording itself costs"""
 _WARM_UP_STEPS = 1 + _TIMED_STEPS
-_MOST_UNKNOWN = 5
 
 
 def first_recorded(training: Training, num_steps: int) -> int:
@@ -231,63 +230,3 @@ def _trace_of(recorder: torch.profiler.profile) -> bytes:
 
 def _write_bytes(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-
-
-def summary(times: Times, wall_ms: float, num_steps: int, costs: dict[Any, Cost], roofs: Roofs) -> dict[str, Any]:
-    """The table as data, each figure of one step. `roof_share`: the time that the part would take at its own roof,
-    by the slower of bytes and flops, of the time that it took; None where it took none, and for the gaps."""
-
-    def row(part: str) -> dict[str, Any]:
-        milliseconds = times.parts.get(part, 0.0) / num_steps
-        cost = costs.get(part, Cost())
-        least_ms = 1e3 * max(cost.bytes / roofs.bytes_per_s, cost.flops / roofs.flops_per_s)
-        return {
-            "part": part,
-            "ms": milliseconds,
-            "share": milliseconds * num_steps / max(sum(times.parts.values()), 1e-9),
-            "gb": cost.bytes / 1e9,
-            "gflop": cost.flops / 1e9,
-            "roof_share": least_ms / milliseconds if milliseconds and part != GAPS else None,
-        }
-
-    return {
-        "roofs": roofs._asdict(),
-        "parts": [row(part) for part in (*PARTS, GAPS)],
-        "unrecognised_ms": {name: ms / num_steps for name, ms in list(times.unknown.items())[:_MOST_UNKNOWN]},
-    }
-
-
-def as_text(profile: dict[str, Any]) -> str:
-    """The table, with what it was measured on above and what a reader has to know below."""
-    what = "{recipe}, batch {batch}, {attack_steps} attack steps, {dtype}, kernels {kernels}, compile {compile}"
-    speed = "{ms_a_step:.2f} ms a step while recorded ({recorded_steps} steps), {ms_a_step_unrecorded:.2f} ms before"
-    roofs = profile["roofs"]
-    lines = [
-        what.format(**profile),
-        f"{profile['device']}, torch {profile['torch']}: {roofs['flops_per_s'] / 1e12:,.2f} TFLOP/s in a large matrix "
-        f"product, {roofs['bytes_per_s'] / 1e9:,.0f} GB/s in a large copy",
-        speed.format(**profile) + f"; {profile['launches_a_step']:,.0f} launches a step",
-        "",
-        f"{'part':<18} {'ms':>9} {'share':>8} {'GB':>9} {'GFLOP':>10} {'of its roof':>12}",
-    ]
-    for row in profile["parts"]:
-        share = "" if row["roof_share"] is None else f"{100 * row['roof_share']:.1f} %"
-        counts = "" if row["part"] == GAPS else f"{row['gb']:9.3f} {row['gflop']:10,.1f} {share:>12}"
-        lines.append(f"{row['part']:<18} {row['ms']:9.2f} {100 * row['share']:6.1f} % {counts}".rstrip())
-    total = [sum(row[name] for row in profile["parts"]) for name in ("ms", "share", "gb", "gflop")]
-    lines.append(f"{'all':<18} {total[0]:9.2f} {100 * total[1]:6.1f} % {total[2]:9.3f} {total[3]:10,.1f}")
-    return "\n".join([*lines, "", *_remarks(profile)]) + "\n"
-
-
-def _remarks(profile: dict[str, Any]) -> Iterator[str]:
-    if profile["compile"] != "eager":
-        yield "GB: what the step moves at the least, every part fused; a compiled step may move more."
-    fused = [row["part"] for row in profile["parts"] if row["gb"] and not row["ms"]]
-    if fused:
-        yield f"No kernels of their own, the compiler having put them into other parts': {', '.join(fused)}."
-    if any((row["roof_share"] or 0) > 1 for row in profile["parts"]):
-        yield "More than 100 % of a roof: what it moves stayed in a cache, which a large copy does not."
-    if profile["unrecognised_ms"]:
-        yield "Counted as the rest, their names being unknown (ms a step):"
-        for name, milliseconds in profile["unrecognised_ms"].items():
-            yield f"  {milliseconds:8.3f}  {name[:100]}"

@@ -12,7 +12,8 @@ from fastarat_kernels.registry import KERNELS
 from fastarat.common.errors import UserError
 from fastarat.training.profiling.cost import Cost
 from fastarat.training.profiling.parts import PARTS, Shapes, part_of_kernel
-from fastarat.training.profiling.profiler import as_text, first_recorded, summary
+from fastarat.training.profiling.profiler import first_recorded
+from fastarat.training.profiling.report import as_text, summary
 from fastarat.training.profiling.roofs import Roofs, measure_roofs
 from fastarat.training.profiling.trace import GAPS, Activity, activities, times_of
 
