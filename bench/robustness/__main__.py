@@ -28,7 +28,7 @@ from fastarat.config import from_dict
 from fastarat.config.method import ARRESTConfig
 from fastarat.data.open import open_dataset
 from fastarat.runs.run import Run
-from fastarat.training.curves import learning_curves
+from fastarat.training.reporting import learning_curves
 
 AGAIN_S = 5.0
 """between alarms when the budget is over"""

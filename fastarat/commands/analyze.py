@@ -166,7 +166,7 @@ COLUMNS = {
 
 
 def _print(result: dict[str, Any]) -> None:
-    from fastarat.training.reporting import doubts
+    from fastarat.runs.metrics import doubts
 
     rows = []
     for state in result["states"]:

@@ -187,7 +187,7 @@ def _launch(arguments: TrainArguments, args: list[str]) -> int:
 
 
 def _report(run: "Run", as_json: bool) -> None:
-    from fastarat.training.reporting import doubts
+    from fastarat.runs.metrics import doubts
 
     result = run.result() or {}
     if as_json:

@@ -27,7 +27,7 @@ from fastarat.training.step.compiled import MOST_UNROLLED, Step, build_step, kee
 from fastarat.training.step.precision import Dtype, Precision
 from fastarat.training.step.train_step import StepParts
 
-KERNELS = {"pytorch": PYTORCH, "triton": TRITON}
+IMPLEMENTATIONS = {"pytorch": PYTORCH, "triton": TRITON}
 
 
 def start_training(config: Config, opened: Opened, choices: Choices, world: World) -> tuple[Training, Step]:
@@ -38,7 +38,7 @@ def start_training(config: Config, opened: Opened, choices: Choices, world: Worl
     """
     if choices.compile != "eager":
         keep_caches()
-    kernels = KERNELS[choices.kernels]
+    kernels = IMPLEMENTATIONS[choices.kernels]
     training = build_training(config, opened.dataset, world, dtype=choices.dtype, kernels=kernels, loader=opened.loader)
     unroll = unrolled_size(training.parts) <= MOST_UNROLLED
     return training, build_step(training.parts, training.controls, choices.compile, unroll=unroll)

@@ -12,12 +12,11 @@ from fastarat.common.distributed import average_in_place, barrier, decided, larg
 from fastarat.common.errors import Interrupted, WorkError
 from fastarat.common.signals import answered
 from fastarat.data.loading.loader import Batch
+from fastarat.runs.metrics import has_overfitted, may_overfit, overfitting_begins, overfitting_sentence
 from fastarat.runs.run import Run
-from fastarat.training import overfitting
 from fastarat.training.evaluations import Evaluations
-from fastarat.training.events import Events
 from fastarat.training.profiling.profiler import Profiler
-from fastarat.training.reporting import Display, duration
+from fastarat.training.reporting import Display, Events, duration
 from fastarat.training.state import Training
 from fastarat.training.step.compiled import Step
 
@@ -153,11 +152,11 @@ class Loop:
     def _watch_overfitting(self) -> None:
         """Mark an epoch whose net has overfitted catastrophically, and say so once."""
         metrics = self.training.metrics
-        if not overfitting.is_watched(self.config) or not overfitting.has_overfitted(metrics):
+        if not may_overfit(self.config) or not has_overfitted(metrics):
             return
         metrics[-1]["catastrophic_overfitting"] = True
-        if overfitting.begins(metrics):
-            said = overfitting.sentence(metrics[-1])
+        if overfitting_begins(metrics):
+            said = overfitting_sentence(metrics[-1])
             self.display.note(said)
             if self.world.is_main:
                 self.run.record_event(said)

@@ -1,15 +1,22 @@
-"""Progress of a training: a live bar on a terminal, one plain line an epoch in any case."""
+"""What a training shows of itself: a line on the terminal, TensorBoard's events, its learning curves."""
 
+import importlib.util
+import os
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn
 from rich.table import Column
 from rich.text import Text
 
-from fastarat.common.console import notice, stderr
+from fastarat.common.console import notice, one_line, stderr
+from fastarat.common.errors import WorkError
+from fastarat.common.figures import COLOURS, figure_of, more_colours
+from fastarat.runs.metrics import doubts
 
 T = TypeVar("T")
 
@@ -35,7 +42,10 @@ class _Description(TextColumn):
 
 
 class Display:
-    """Shows steps, epochs and the time left. `visible` is off on all processes but the first."""
+    """Shows steps, epochs and the time left: a live bar on a terminal, one plain line an epoch in any case.
+
+    `visible` is off on all processes but the first.
+    """
 
     def __init__(self, num_steps: int, first_step: int, epochs: int, visible: bool):
         self.num_steps, self.first_step, self.epochs, self.visible = num_steps, first_step, epochs, visible
@@ -127,17 +137,93 @@ class Display:
         stderr.print(" · ".join(parts))
 
 
-def doubts(evaluation: dict[str, Any]) -> str:
-    """What a training's evaluation has to say beside its percentages, in brackets; '' if nothing."""
-    number, undefined = (evaluation.get(name, 0) for name in ("not_attackable", "undefined_logits"))
-    found = [f"not attackable: {number}"] if number else []
-    found += [f"logits NaN or infinite: {undefined}"] if undefined else []
-    return f" ({', '.join(found)})" if found else ""
-
-
 def _described(metrics: dict[str, float]) -> list[str]:
     """Losses as they are, accuracies in percent."""
     return [
         f"{name.replace('_', ' ')} " + (f"{100 * value:.1f} %" if name.endswith("accuracy") else f"{value:.3f}")
         for name, value in metrics.items()
     ]
+
+
+class Events:
+    """Writes each epoch's numbers under `train/…` and `evaluation/…`; does nothing without TensorBoard.
+
+    The file is written here, of TensorBoard's own records: its writer names the file by this machine.
+    """
+
+    def __init__(self, path: Path, first_step: int, enabled: bool):
+        self.records = None
+        self.event: Any = None
+        self.summary: Any = None
+        if enabled and importlib.util.find_spec("tensorboard"):
+            from tensorboard.compat.proto import event_pb2, summary_pb2
+            from tensorboard.summary.writer.record_writer import RecordWriter
+
+            self.event, self.summary = event_pb2, summary_pb2
+            name = f"events.out.tfevents.{time.time():.0f}.{os.getpid()}.{secrets.token_hex(4)}"
+            try:
+                self.records = RecordWriter((path / name).open("xb"))
+            except OSError as e:
+                raise WorkError(f"cannot write {path / name}: {e.strerror}") from None
+            self._add(step=first_step, file_version="brain.Event:2")
+            # A run that goes on hides what an interrupted session wrote past its checkpoint.
+            self._add(step=first_step, session_log=self.event.SessionLog(status=self.event.SessionLog.START))
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Write a line of `metrics.jsonl`."""
+        if self.records is None:
+            return
+        numbers = {"learning_rate": entry["learning_rate"], "images_per_s": entry["images_per_s"]}
+        for group in ("train", "evaluation"):
+            numbers |= {f"{group}/{name}": value for name, value in entry.get(group, {}).items()}
+        floats = {tag: number for tag, number in numbers.items() if isinstance(number, float)}
+        values = [self.summary.Summary.Value(tag=tag, simple_value=number) for tag, number in floats.items()]
+        self._add(step=entry["step"], summary=self.summary.Summary(value=values))
+
+    def _add(self, **what: Any) -> None:
+        assert self.records is not None
+        event = self.event.Event(wall_time=time.time(), **what)
+        try:
+            self.records.write(event.SerializeToString())
+            self.records.flush()
+        except OSError as e:
+            raise WorkError(f"cannot write TensorBoard's events: {e.strerror}; free some space, and --resume") from None
+
+    def close(self) -> None:
+        """End the file."""
+        if self.records is not None:
+            self.records.close()
+
+
+def learning_curves(path: Path, runs: dict[str, list[dict[str, Any]]], title: str) -> None:
+    """Draw loss and accuracies over epochs as a PNG.
+
+    `runs`: the lines of `metrics.jsonl` by the name each run gets in the legend.
+    """
+    few = len(runs) <= len(COLOURS)  # else names in one of the two legends have to do
+    with figure_of(path, 1, 2, (10, 3.8)) as (_, ((left, right),)):
+        for colour, (name, lines) in zip(COLOURS if few else more_colours(), runs.items(), strict=False):
+            epochs = [line for line in lines if "train" in line]
+            left.plot([e["epoch"] for e in epochs], [e["train"]["loss"] for e in epochs], color=colour, label=name)
+            measured = [line for line in epochs if "evaluation" in line]
+            for kind, style in (("clean", "-"), ("robust", "--")):
+                values = [e["evaluation"][kind] for e in measured]
+                label = f"{name}, {kind}" if few else kind if name == next(iter(runs)) else None
+                right.plot([e["epoch"] for e in measured], values, style, marker=".", color=colour, label=label)
+        left.set(xlabel="epoch", ylabel="training loss", title=one_line(title, 60))
+        right.set(xlabel="epoch", ylabel="accuracy, %", ylim=(0, 100), title=_evaluation_of(runs))
+        for axes in (left, right):
+            axes.grid(alpha=0.3)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.legend(frameon=False, fontsize=8)
+
+
+def _evaluation_of(runs: dict[str, list[dict[str, Any]]]) -> str:
+    found = [line["evaluation"] for lines in runs.values() for line in lines if "evaluation" in line]
+    if not found:
+        return ""
+    first = found[0]
+    num_attacked, kind = first["num_images"], f"{first['images']} images"
+    if first.get("num_clean_images", num_attacked) == num_attacked:
+        return f"{num_attacked:,} {kind}, robust against PGD-{first['steps']}"
+    return f"{first['num_clean_images']:,} {kind}, {num_attacked:,} of them against PGD-{first['steps']}"

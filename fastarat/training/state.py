@@ -20,8 +20,8 @@ from fastarat.models.split_batch_norm import statistics_of
 from fastarat.runs.teacher import load_teacher
 from fastarat.runs.weights import Description
 from fastarat.training.averaging import Average
-from fastarat.training.schedule import learning_rate
 from fastarat.training.step.compiled import Step
+from fastarat.training.step.sgd import learning_rate
 from fastarat.training.step.train_step import Controls, StepParts
 
 _NEVER = sys.maxsize
@@ -100,8 +100,10 @@ class Training:
 
     def learning_rate(self, step: int) -> float:
         """The rate of step `step`, from 0."""
-        config, steps_per_epoch = self.config, self.loader.steps_per_epoch
-        return learning_rate(config.schedule, config.optimizer.learning_rate, step, steps_per_epoch, config.epochs)
+        config, peak = self.config, self.config.optimizer.learning_rate
+        return learning_rate(
+            config.schedule, peak, step, steps_per_epoch=self.loader.steps_per_epoch, epochs=config.epochs
+        )
 
     @property
     def deployed(self) -> nn.Module:

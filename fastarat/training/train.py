@@ -20,9 +20,9 @@ from fastarat.runs.checkpoint import load_checkpoint
 from fastarat.runs.run import Run, settled
 from fastarat.training.build import start_training
 from fastarat.training.choices import Choices, choose, choose_device
-from fastarat.training.curves import learning_curves
 from fastarat.training.loop import Loop
 from fastarat.training.profiling.profiler import first_recorded, profiling
+from fastarat.training.reporting import learning_curves
 from fastarat.training.state import Training, in_order_of_state
 from fastarat.training.step.compiled import MOST_UNROLLED, StepBySize, unrolled_size
 

@@ -19,7 +19,7 @@ from fastarat.config.training import (
     OptimizerConfig,
     ScheduleConfig,
 )
-from fastarat.training.schedule import learning_rate
+from fastarat.training.step.sgd import learning_rate
 
 NAMES = recipes.names()
 
@@ -75,7 +75,8 @@ def test_schedules_are_those_of_the_methods_papers():
     def schedule(name):
         config = recipes.recipe(f"cifar10-{name}")
         last = range(1, config.epochs + 1)
-        rates = [learning_rate(config.schedule, config.optimizer.learning_rate, e - 1, 1, config.epochs) for e in last]
+        peak, whole = config.optimizer.learning_rate, {"steps_per_epoch": 1, "epochs": config.epochs}
+        rates = [learning_rate(config.schedule, peak, e - 1, **whole) for e in last]
         changes = {e: round(r, 9) for e, r, before in zip(last, rates, [None, *rates], strict=False) if r != before}
         return changes, config.optimizer.weight_decay, config.epochs
 

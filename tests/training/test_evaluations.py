@@ -11,9 +11,9 @@ from fastarat.config.recipes import recipe
 from fastarat.data.images.dataset import shuffled, subset
 from fastarat.data.open import open_dataset
 from fastarat.evaluation.accuracies import Accuracy
+from fastarat.runs.metrics import doubts
 from fastarat.training import evaluations as evaluations_module
 from fastarat.training.evaluations import Evaluations
-from fastarat.training.reporting import doubts
 from tests.helpers.host_syncs import QuietLoop
 
 

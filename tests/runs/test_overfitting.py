@@ -8,7 +8,7 @@ import pytest
 from fastarat.config import Config
 from fastarat.config.recipes import recipe
 from fastarat.config.training import EvaluationConfig, ScheduleConfig
-from fastarat.training import overfitting
+from fastarat.runs import metrics
 from fastarat.training.train import train
 
 
@@ -22,9 +22,9 @@ def marks(history):
             robust, missed = robust if isinstance(robust, tuple) else (robust, 0)
             entry["evaluation"] = {"robust": robust, "steps": 10, "num_images": 100, "not_attackable": missed}
         entries.append(entry)
-        if overfitting.has_overfitted(entries):
+        if metrics.has_overfitted(entries):
             entry["catastrophic_overfitting"] = True
-        found.append((bool(entry.get("catastrophic_overfitting")), overfitting.begins(entries)))
+        found.append((bool(entry.get("catastrophic_overfitting")), metrics.overfitting_begins(entries)))
     return found
 
 
@@ -49,7 +49,7 @@ def test_epochs_without_an_evaluation_say_nothing_and_begin_nothing():
 def test_a_collapse_is_seen_where_attacks_find_no_way_into_the_net():
     assert marks([(44, 42), (88, (85, 84))]) == [SOUND, (True, True)]
     evaluation = {"robust": 85.0, "steps": 10, "num_images": 100, "not_attackable": 84}
-    said = overfitting.sentence({"epoch": 2, "train": {"adversarial_accuracy": 0.88}, "evaluation": evaluation})
+    said = metrics.overfitting_sentence({"epoch": 2, "train": {"adversarial_accuracy": 0.88}, "evaluation": evaluation})
     assert "85.0 % under 10 steps (not attackable: 84)" in said
 
 
@@ -74,9 +74,9 @@ def test_other_gaps_between_training_and_evaluation_are_not_taken_for_it(history
 
 
 def test_runs_with_several_steps_or_one_step_evaluations_are_not_watched():
-    assert overfitting.is_watched(recipe("digits-fgsm-rs")) and overfitting.is_watched(recipe("cifar10-tiny-n-fgsm"))
-    assert not overfitting.is_watched(Config()) and not overfitting.is_watched(recipe("digits-standard"))
-    assert not overfitting.is_watched(replace(recipe("digits-fgsm-rs"), evaluation=EvaluationConfig(steps=1)))
+    assert metrics.may_overfit(recipe("digits-fgsm-rs")) and metrics.may_overfit(recipe("cifar10-tiny-n-fgsm"))
+    assert not metrics.may_overfit(Config()) and not metrics.may_overfit(recipe("digits-standard"))
+    assert not metrics.may_overfit(replace(recipe("digits-fgsm-rs"), evaluation=EvaluationConfig(steps=1)))
 
 
 @pytest.mark.slow

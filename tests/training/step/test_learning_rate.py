@@ -4,7 +4,7 @@ import pytest
 
 from fastarat.config import Config, published_code
 from fastarat.config.training import ScheduleConfig
-from fastarat.training.schedule import learning_rate
+from fastarat.training.step.sgd import learning_rate
 
 STEPS = 10  # an epoch
 EPOCHS = 100
@@ -12,7 +12,7 @@ EPOCHS = 100
 
 def rate(settings: ScheduleConfig, epoch: int, step: int = 0) -> float:
     """The rate of a step (from 0) of an epoch (from 1), the peak being 0.1."""
-    return learning_rate(settings, 0.1, (epoch - 1) * STEPS + step, STEPS, EPOCHS)
+    return learning_rate(settings, 0.1, (epoch - 1) * STEPS + step, steps_per_epoch=STEPS, epochs=EPOCHS)
 
 
 @pytest.mark.parametrize(

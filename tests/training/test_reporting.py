@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastarat.training.curves import _evaluation_of, learning_curves
+from fastarat.training.reporting import _evaluation_of, learning_curves
 
 HELD = {"images": "test", "num_images": 1000, "steps": 10, "clean": 80.0, "robust": 40.0}
 
