@@ -9,11 +9,9 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from bench.autoattack import rows as autoattack_rows
-from bench.common.format import markdown
-from bench.common.rows import RESULTS, read_rows
+from bench.common.rows import RESULTS, Row, markdown, place, read_rows
 from bench.kernels import report as kernel_report
 from bench.ladder import report as throughput_report
 from bench.loaders import report as loaders_report
@@ -24,7 +22,6 @@ ROOT = Path(__file__).parents[1]
 PAGES = tuple(ROOT / page for page in ("README.md", "docs/results.md", "docs/speed.md"))
 IMAGES = ROOT / "docs" / "images"
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-Row = dict[str, Any]
 LEGEND = (
     "Ratios: median (least-most) of turns. % of copy: what the step would need at the bandwidth of a large copy, if it "
     "moved no more than the fused kernels do; % of peak: its matrix work at 790 TFLOP/s, an H200's in bf16. Both say "
@@ -62,7 +59,7 @@ def autoattack_table() -> str:
     if not rows:
         return "Not measured yet.\n"
     first = next(iter(rows.values()))
-    what = f"{autoattack_rows.title(first)}; {throughput_report.place(first)}"
+    what = f"{autoattack_rows.title(first)}; {place(first)}"
     return f"{markdown(*autoattack_rows.table(list(rows.values())))}\n{what}.\n"
 
 
@@ -92,7 +89,7 @@ def ladders_table() -> str:
 
 def ladder_table(rows: list[Row]) -> str:
     """A ladder, with what it was measured on, as Markdown."""
-    what = f"{throughput_report.title(rows[0])}; {throughput_report.place(rows[0])}"
+    what = f"{throughput_report.title(rows[0])}; {place(rows[0])}"
     return f"{markdown(*throughput_report.columns_of(rows))}\n{what}.\n"
 
 
@@ -106,7 +103,7 @@ def startup_table() -> str:
             row["cache"],
             f"{row['seconds']:.1f}",
             f"{list(row['parts_s'].values())[-1]:.1f}",
-            throughput_report.place(row),
+            place(row),
         ]
         for row in rows
         if row["case"] == "first step"
@@ -116,7 +113,7 @@ def startup_table() -> str:
             row["module"],
             f"{row['s_p50']:.2f} ({row['s_p20']:.2f}-{row['s_p80']:.2f})",
             f"{row['torch_s']:.2f}",
-            throughput_report.place(row),
+            place(row),
         ]
         for row in rows
         if row["case"] == "import"

@@ -106,7 +106,9 @@ def _run(arguments: argparse.Namespace, device: torch.device) -> Iterator[dict[s
             notice(f"budget: {title} left out")
             continue
         with progress(title, 1) as advance:
-            rows = run_ladder(setting, arguments.variants, effort, bandwidth, settings, advance)
+            rows = run_ladder(
+                setting, arguments.variants, effort, bandwidth=bandwidth, settings=settings, advance=advance
+            )
         for row in rows:
             write_row(arguments.rows, row)
             yield row
@@ -118,11 +120,14 @@ def _ladders(arguments: argparse.Namespace, device: torch.device) -> list[Settin
     for model in arguments.model:
         dataset = _dataset(arguments, model)
         for method in arguments.method:
-            found += [Setting(_config(arguments, dataset, model, method, b), dataset, device) for b in arguments.batch]
+            found += [
+                Setting(_config(arguments, dataset, model, method=method, batch=b), dataset, device)
+                for b in arguments.batch
+            ]
     return found
 
 
-def _config(arguments: argparse.Namespace, dataset: Dataset, model: str, method: str, batch: int) -> Config:
+def _config(arguments: argparse.Namespace, dataset: Dataset, model: str, *, method: str, batch: int) -> Config:
     if batch > len(dataset.train.labels):
         raise UserError(f"--batch {batch} is more than the {len(dataset.train.labels)} images: give a smaller one")
     config = recipe(f"{RECIPES[model]}-{method}")

@@ -71,7 +71,7 @@ def _main(args: list[str] | None) -> int:
     # Where things lay on this machine is of no use elsewhere.
     given = {key: value for key, value in vars(arguments).items() if key not in ("rows", "json")}
     settings = {**given, "model": arguments.model.name if arguments.model else None}
-    base = base_row("autoattack", settings, dataset, arguments.device)
+    base = base_row("autoattack", settings, dataset, device=arguments.device)
     rows = [{**base, "num_images": size, **row} for row in rows_of(turns, case.attacks, arguments.norm)]
     for row in rows:
         write_row(arguments.rows, row)

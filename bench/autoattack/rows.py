@@ -3,14 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
 
 from torch import Tensor
 
+from bench.common.rows import Row
 from bench.common.turns import ratio_of
 from fastarat.common.console import notice, print_table
-
-Row = dict[str, Any]
 
 ENGINES = ("fastarat", "reference")
 POINTS = 1.0

@@ -86,8 +86,8 @@ def _folder(flag: str, path: Path) -> Path:
         probe = path / ".probe"
         probe.touch()
         probe.unlink()
-    except OSError as e:
-        raise UserError(f"cannot write to {flag} {path}: {e.strerror}; give another folder") from None
+    except OSError as error:
+        raise UserError(f"cannot write to {flag} {path}: {error.strerror}; give another folder") from error
     return path.resolve()
 
 

@@ -40,7 +40,7 @@ def _main(args: list[str] | None) -> int:
 
 def machine_row(device: str, found: list[Finding]) -> dict[str, Any]:
     """The row: facts, limits as nvidia-smi shows them, and the state of each finding."""
-    row = base_row("environment", {}, None, device)
+    row = base_row("environment", {}, None, device=device)
     limits = {name: value for name in ASKED if (value := _ask(name))} if device == "cuda" else {}
     states = {finding.subject: finding.state for finding in found}
     return {**row, "correct": "broken" not in states.values(), "limits": limits, "findings": states}

@@ -97,17 +97,17 @@ class Campaign:
         command = [part.replace(BUDGET, f"{max(0.85 * stop_s - 5, 1):.0f}") for part in stage.command]
         try:
             with _progress(stage.name, self.end) as show:
-                ending = run_in_time(command, log, stop_s, grace_s, self._variables(), show)
-        except KeyboardInterrupt as e:
-            self.interrupted = number_of(e)
-        except OSError as e:
-            ending = Ending(127, False, 0, f"cannot start {e.filename}: {e.strerror}")
-        result = self._judge(stage, ending, limit_s, time.monotonic() - started)
-        self._write(stage, result, ending, limit_s)
+                ending = run_in_time(command, log, stop_s, grace_s=grace_s, variables=self._variables(), watch=show)
+        except KeyboardInterrupt as error:
+            self.interrupted = number_of(error)
+        except OSError as error:
+            ending = Ending(127, False, 0, f"cannot start {error.filename}: {error.strerror}")
+        result = self._judge(stage, ending, limit_s, seconds=time.monotonic() - started)
+        self._write(stage, result, ending, limit_s=limit_s)
         notice(f"{stage.name}: {result.state} after {duration(result.seconds)} · {result.headline}")
         return result
 
-    def _judge(self, stage: Stage, ending: Ending | None, limit_s: float, seconds: float) -> Result:
+    def _judge(self, stage: Stage, ending: Ending | None, limit_s: float, *, seconds: float) -> Result:
         """What the ending of a stage's process means; None: this one was interrupted."""
         if ending is None:
             return Result(stage.name, "ended in time", seconds, "interrupted", is_open=True)
@@ -129,7 +129,7 @@ class Campaign:
             return Result(stage.name, "failed", seconds, f"not all of its rows are there and right: {line}")
         return Result(stage.name, "done", seconds, headline)
 
-    def _write(self, stage: Stage, result: Result, ending: Ending | None, limit_s: float) -> None:
+    def _write(self, stage: Stage, result: Result, ending: Ending | None, *, limit_s: float) -> None:
         """The stage's own row; then what --state keeps and what --out gets."""
         row = {
             "benchmark": "campaign",

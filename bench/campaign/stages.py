@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from bench.campaign.checks import TESTS, gpu_tests, kernel_tests
 from bench.common.inputs import METHODS
+from bench.common.rows import Row
 from bench.kernels import report as kernels
 from bench.kernels.registry import measured
 from bench.ladder import report as ladder
@@ -17,8 +17,6 @@ from bench.ladder.variants import NAMES
 from bench.loaders import report as loaders
 from bench.robustness import one_training
 from bench.startup import report as startup
-
-Row = dict[str, Any]
 
 BUDGET = "{budget}"
 """in a command: the seconds that the benchmark may measure"""
@@ -80,9 +78,9 @@ def stages(setting: Setting) -> list[Stage]:
         _environment(setting),
         _correctness(setting),
         _golden(setting),
-        _throughput(setting, "resnet18", (128,), ("published", "strong", "default")),
-        _throughput(setting, "resnet18", (256, 512, 1024), ("default", "strong")),
-        _throughput(setting, "wrn-34-10", (128,), ("published", "strong", "default")),
+        _throughput(setting, "resnet18", (128,), variants=("published", "strong", "default")),
+        _throughput(setting, "resnet18", (256, 512, 1024), variants=("default", "strong")),
+        _throughput(setting, "wrn-34-10", (128,), variants=("published", "strong", "default")),
         *(_kernels(setting, name) for name in measured()),
         _profile(setting),
         _startup(setting),
@@ -130,7 +128,7 @@ def _golden(setting: Setting) -> Stage:
     return Stage("golden vectors", command, 120, lacks="" if setting.golden else "no --golden FOLDER")
 
 
-def _throughput(setting: Setting, model: str, batches: Sequence[int], variants: Sequence[str]) -> Stage:
+def _throughput(setting: Setting, model: str, batches: Sequence[int], *, variants: Sequence[str]) -> Stage:
     """AR-AT at these batches; a smoke run takes a small net, and a sixteenth of the first batch."""
     if setting.smoke:
         model, batches = SMOKE_MODELS[model], [batches[0] // 16]
@@ -141,7 +139,7 @@ def _throughput(setting: Setting, model: str, batches: Sequence[int], variants: 
         _python("bench.throughput", *_measuring(setting, "throughput"), *flags, *_data(setting)),
         300,
         2 * LADDER_GRACE_S,
-        _ladder_rows(setting, (model,), ("arat",), batches, variants),
+        _ladder_rows(setting, (model,), ("arat",), batches=batches, variants=variants),
         ladder.headline,
         grace=LADDER_GRACE_S,
     )
@@ -153,7 +151,7 @@ def _other_methods(setting: Setting) -> Stage:
     methods = [method for method in METHODS if method not in LADDER_METHODS]
     flags = ["--model", model, "--method", *methods, "--batch", str(batch), "--variants", "default"]
     command = _python("bench.throughput", *_measuring(setting, "throughput"), *flags, *_data(setting))
-    covers = _ladder_rows(setting, (model,), methods, (batch,), ("default",))
+    covers = _ladder_rows(setting, (model,), methods, batches=(batch,), variants=("default",))
     options = {"goes_on": True, "grace": LADDER_GRACE_S}
     return Stage("other methods", command, 600, 2 * LADDER_GRACE_S, covers, ladder.headline, **options)
 
@@ -268,13 +266,13 @@ def _ladder(setting: Setting) -> Stage:
         models, batches = ("digits",), (8,)
     flags = ["--model", *models, "--method", *methods, "--batch", *map(str, batches)]
     command = _python("bench.throughput", *_measuring(setting, "throughput"), *flags, *_data(setting))
-    covers = _ladder_rows(setting, models, methods, batches, NAMES)
+    covers = _ladder_rows(setting, models, methods, batches=batches, variants=NAMES)
     options = {"goes_on": True, "grace": LADDER_GRACE_S}
     return Stage("rest of the ladder", command, 1800, 2 * LADDER_GRACE_S, covers, ladder.headline, **options)
 
 
 def _ladder_rows(
-    setting: Setting, models: Sequence[str], methods: Sequence[str], batches: Sequence[int], variants: Sequence[str]
+    setting: Setting, models: Sequence[str], methods: Sequence[str], *, batches: Sequence[int], variants: Sequence[str]
 ) -> tuple[Row, ...]:
     names = ("model", "method", "batch", "variant")
     cells = product(models, methods, batches, variants)

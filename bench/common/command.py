@@ -71,7 +71,7 @@ def run(name: str, main: Callable[[list[str] | None], int], args: list[str] | No
             return main(args)
         except KeyboardInterrupt as error:
             stopped = f"{name}: interrupted; the rows that are finished are written"
-            raise Interrupted(stopped, number_of(error)) from None
+            raise Interrupted(stopped, number_of(error)) from error
 
     return ended(name, work)
 
@@ -110,4 +110,4 @@ def check_writable(path: Path | None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("a").close()
     except OSError as error:
-        raise UserError(f"cannot write --rows {path}: {error.strerror}: give another file") from None
+        raise UserError(f"cannot write --rows {path}: {error.strerror}: give another file") from error

@@ -51,6 +51,7 @@ def run_in_time(
     command: Sequence[str],
     log: Path,
     limit_s: float,
+    *,
     grace_s: float,
     variables: dict[str, str],
     watch: Callable[[str], None] = lambda line: None,

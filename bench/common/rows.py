@@ -1,7 +1,7 @@
-"""Result rows: one JSON line each, with what they were measured on and made from."""
+"""Result rows: one JSON line each, with what they were measured on and made from; and tables of them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ from fastarat.common.errors import UserError
 from fastarat.common.files import append_line
 from fastarat.config import Config
 
+Row = dict[str, Any]
+
 RESULTS = Path(__file__).parents[1] / "results"
 
 
-def base_row(benchmark: str, config: Config | dict[str, Any], dataset: str | None, device: str) -> dict[str, Any]:
+def base_row(benchmark: str, config: Config | dict[str, Any], dataset: str | None, *, device: str) -> dict[str, Any]:
     """The fields that every row has. `config`: a training's, or all settings of a benchmark that trains nothing."""
     facts = environment()
     names = ("gpu", "driver", "torch", "triton", "commit", "date", "machine", "threads")
@@ -27,7 +29,7 @@ def base_row(benchmark: str, config: Config | dict[str, Any], dataset: str | Non
     }
 
 
-def write_row(path: Path | None, row: dict[str, Any]) -> None:
+def write_row(path: Path | None, row: Row) -> None:
     """Append a row, on disk when this returns; it is a line of its own also after one that a kill cut off.
 
     Without a `path` rows go nowhere.
@@ -39,7 +41,7 @@ def write_row(path: Path | None, row: dict[str, Any]) -> None:
     append_line(path, row)
 
 
-def read_rows(*paths: Path) -> Iterator[dict[str, Any]]:
+def read_rows(*paths: Path) -> Iterator[Row]:
     """All rows of these files, in order; a file that is not there has none, nor has a last line that was cut off.
 
     Raises `UserError` for any other line that is no JSON object, and for a file that cannot be read.
@@ -55,19 +57,32 @@ def read_rows(*paths: Path) -> Iterator[dict[str, Any]]:
                 yield row
 
 
-def known_rows(benchmark: str, path: Path | None) -> Iterator[dict[str, Any]]:
+def known_rows(benchmark: str, path: Path | None) -> Iterator[Row]:
     """A benchmark's committed rows, and those in `path`. Raises `UserError` as `read_rows` does."""
     return read_rows(*dict.fromkeys(filter(None, (RESULTS / f"{benchmark}.jsonl", path))))
+
+
+def place(row: Row) -> str:
+    """What it was measured on."""
+    where = row["gpu"] or f"CPU, {row['threads']} thread{'' if row['threads'] == 1 else 's'}"
+    return f"{where}, torch {row['torch']}, commit {row['commit']}"
+
+
+def markdown(columns: Iterable[str], cells: Iterable[Iterable[str]]) -> str:
+    """A table of Markdown."""
+    columns = list(columns)
+    lines = [columns, ["---"] * len(columns), *cells]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError as e:
-        raise UserError(f"cannot read {path}: {e.strerror}: move it away") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}: move it away") from error
 
 
-def _row(line: bytes) -> dict[str, Any] | None:
+def _row(line: bytes) -> Row | None:
     """The object that a line holds; None if it holds none, or is no JSON in UTF-8."""
     try:
         row = json.loads(line.decode())

@@ -31,3 +31,13 @@ def ratio_of(mine: Sequence[float], its: Sequence[float]) -> dict[str, float]:
     """How many times `its`, turn by turn: the least, the median and the most. What one alone took is left out."""
     found = sorted(a / b for a, b in zip(mine, its, strict=False))
     return {"low": found[0], "median": median(found), "high": found[-1]}
+
+
+def ratio_text(found: dict[str, float] | None) -> str:
+    """A ratio with the least and the most of its turns; unresolved if they leave open which of the two is faster."""
+    if found is None:
+        return "-"
+    low, median, high = (f"{found[name]:.2f}" for name in ("low", "median", "high"))
+    if found["low"] == found["high"] == 1:
+        return "1"
+    return f"unresolved ({low}-{high})" if found["low"] <= 1 <= found["high"] else f"{median} ({low}-{high})"

@@ -41,7 +41,7 @@ def _main(args: list[str] | None) -> int:
     scale = Scale(arguments.batch, arguments.smoke)
     # The first dtype in full comes first, should the budget end.
     cases = [case for d in arguments.dtype for name in arguments.kernels for case in cases_of(name)(scale, DTYPES[d])]
-    rows = run(cases, _bench(arguments), arguments.rows, arguments.budget)
+    rows = run(cases, _bench(arguments), arguments.rows, budget=arguments.budget)
     print_json(rows) if arguments.json else print_report(rows)
     return 0 if all(row["correct"] for row in rows) else 1
 
@@ -80,11 +80,11 @@ def _bench(arguments: argparse.Namespace) -> Bench:
         arguments.repeats,
         arguments.smoke,
         copy_bandwidth(device, max(arguments.repeats, 5)),
-        base_row("kernels", config, None, arguments.device),
+        base_row("kernels", config, None, device=arguments.device),
     )
 
 
-def run(cases: list[Case], bench: Bench, path: Path | None, budget: float | None) -> list[dict[str, Any]]:
+def run(cases: list[Case], bench: Bench, path: Path | None, *, budget: float | None) -> list[dict[str, Any]]:
     """The rows of all cases, each written when it is there; those whose end the `budget` would not see are left out."""
     start, longest, rows = time.monotonic(), 0.0, []
     with progress("kernels", len(cases)) as advance:
@@ -95,8 +95,8 @@ def run(cases: list[Case], bench: Bench, path: Path | None, budget: float | None
                 break
             try:
                 found = measure_case(case, bench)
-            except Exception as e:
-                found = failed_case(case, bench, e)
+            except Exception as error:
+                found = failed_case(case, bench, error)
             for row in found:
                 write_row(path, row)
             rows += found

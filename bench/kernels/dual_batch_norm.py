@@ -27,10 +27,10 @@ def cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
     images = 8 if scale.smoke else 2048 // dtype.itemsize
     channels, side = (16, 4) if scale.smoke else (160, 32)
     for residual in (False, True):
-        yield _batch_norm(Layer(channels, side, residual, True), images, 2, dtype, "large", False)
+        yield _batch_norm(Layer(channels, side, residual, True), images, 2, dtype=dtype, label="large", in_net=False)
     for layer in layers_of(scale):
-        yield _batch_norm(layer, 2 * scale.batch, 2, dtype, "train")
-        yield _batch_norm(layer, scale.batch, 1, dtype, "attack")
+        yield _batch_norm(layer, 2 * scale.batch, 2, dtype=dtype, label="train")
+        yield _batch_norm(layer, scale.batch, 1, dtype=dtype, label="attack")
 
 
 def batch_norm_bytes(map_bytes: int) -> dict[Direction, int]:
@@ -39,7 +39,7 @@ def batch_norm_bytes(map_bytes: int) -> dict[Direction, int]:
     return {"forward": 3 * map_bytes, "backward": 5 * map_bytes}
 
 
-def _batch_norm(layer: Layer, images: int, groups: int, dtype: torch.dtype, label: str, in_net: bool = True) -> Case:
+def _batch_norm(layer: Layer, images: int, groups: int, *, dtype: torch.dtype, label: str, in_net: bool = True) -> Case:
     shape = (images, layer.channels, layer.side, layer.side)
     map_bytes = torch.Size(shape).numel() * dtype.itemsize
     settings = {"groups": groups, "relu": layer.relu}
@@ -65,7 +65,7 @@ def _batch_norm(layer: Layer, images: int, groups: int, dtype: torch.dtype, labe
 
 
 def plain_batch_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, groups: int, relu: bool
+    x: Tensor, weight: Tensor, bias: Tensor, *, residual: Tensor | None, groups: int, relu: bool
 ) -> dict[str, Tensor]:
     """As a user of PyTorch writes it: each half by itself. Running statistics, 2 C numbers, no variant has."""
     halves = [
@@ -78,14 +78,14 @@ def plain_batch_norm(
 
 
 def fused_batch_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, groups: int, relu: bool
+    x: Tensor, weight: Tensor, bias: Tensor, *, residual: Tensor | None, groups: int, relu: bool
 ) -> dict[str, Tensor]:
     """fastarat's."""
     return {"y": dual_batch_norm(x, weight, bias, residual, relu, groups=groups, eps=EPS)[0]}
 
 
 def _batch_norm_definition(
-    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, groups: int, relu: bool
+    x: Tensor, weight: Tensor, bias: Tensor, *, residual: Tensor | None, groups: int, relu: bool
 ) -> dict[str, Tensor]:
     return {"y": twin.batch_norm(x, weight, bias, residual, relu, groups, EPS)[0]}
 
@@ -113,7 +113,9 @@ def _batch_norm_inputs(
     x = torch.cat([half * (1 + i) + i for i, half in enumerate(draw.normal(*shape).chunk(groups))])
     residual = draw.normal(*shape).to(dtype) if layer.residual else None
     if layer.relu:
-        x = _off_the_kink(x, weight, bias, residual, groups, max(4 * torch.finfo(dtype).eps, 1e-4))
+        x = _off_the_kink(
+            x, weight, bias, residual=residual, groups=groups, margin=max(4 * torch.finfo(dtype).eps, 1e-4)
+        )
     inputs = {"x": x.to(dtype), "weight": weight, "bias": bias, "residual": residual}
     frozen = () if train else ("weight", "bias")
     return {
@@ -122,7 +124,7 @@ def _batch_norm_inputs(
 
 
 def _off_the_kink(
-    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, groups: int, margin: float
+    x: Tensor, weight: Tensor, bias: Tensor, *, residual: Tensor | None, groups: int, margin: float
 ) -> Tensor:
     """x moved so that nothing that a ReLU sees is within rounding of 0.
 

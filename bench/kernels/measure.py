@@ -48,13 +48,15 @@ def measure_case(case: Case, bench: Bench) -> list[dict[str, Any]]:
         name = _name(variant, bench)
         try:
             function = build()
-            problem, error = _compare(case, _results(case, function, _copy(case, inputs), dy), truth)
-            prepared = {} if problem else _prepared(case, function, inputs, dy, bench.device)
-        except Exception as e:
-            problem, error, prepared = one_line(e), None, {}
+            problem, error = _compare(case, _results(case, function, _copy(case, inputs), dy=dy), truth)
+            prepared = {} if problem else _prepared(case, function, inputs, dy=dy, device=bench.device)
+        except Exception as raised:
+            problem, error, prepared = one_line(raised), None, {}
         if problem:
             notice(f"WRONG: {case.kernel} {case.label} {name_of(case.dtype)}, {name}: {problem}")
-        rows += [_row(case, bench, name, direction, problem, error) for direction in case.num_bytes]
+        rows += [
+            _row(case, bench, name, direction=direction, problem=problem, error=error) for direction in case.num_bytes
+        ]
         runs |= {(name, direction): run for direction, run in prepared.items()}
     times = measure(runs, bench.repeats, bench.device)
     for row in rows:
@@ -72,7 +74,7 @@ def failed_case(case: Case, bench: Bench, error: Exception) -> list[dict[str, An
     notice(f"WRONG: {case.kernel} {case.label} {name_of(case.dtype)}: {problem}")
     return _with_choice(
         [
-            _row(case, bench, _name(variant, bench), direction, problem, None)
+            _row(case, bench, _name(variant, bench), direction=direction, problem=problem, error=None)
             for variant in case.variants
             for direction in case.num_bytes
         ]
@@ -85,7 +87,7 @@ def _name(variant: str, bench: Bench) -> str:
 
 
 def _row(
-    case: Case, bench: Bench, variant: str, direction: Direction, problem: str | None, error: float | None
+    case: Case, bench: Bench, variant: str, *, direction: Direction, problem: str | None, error: float | None
 ) -> dict[str, Any]:
     return {
         **bench.base,
@@ -133,10 +135,10 @@ def _truth(case: Case, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor | None
     dtype = case.dtype if y.dim() == 4 else torch.float32
     dy = (0.5 + 0.5 * y + noise).to(dtype)
     dy = dy.contiguous(memory_format=torch.channels_last) if dy.dim() == 4 else dy
-    return _results(case, case.definition, wide, dy), dy
+    return _results(case, case.definition, wide, dy=dy), dy
 
 
-def _results(case: Case, function: Function, inputs: Inputs, dy: Tensor | None) -> dict[str, Tensor]:
+def _results(case: Case, function: Function, inputs: Inputs, *, dy: Tensor | None) -> dict[str, Tensor]:
     """Outputs, and the gradients of all inputs that have one, by name."""
     outputs = function(**inputs)
     results = {name: value.detach() for name, value in outputs.items()}
@@ -179,7 +181,7 @@ def _compare(case: Case, results: dict[str, Tensor], truth: dict[str, Tensor]) -
 
 
 def _prepared(
-    case: Case, function: Function, inputs: Inputs, dy: Tensor | None, device: torch.device
+    case: Case, function: Function, inputs: Inputs, *, dy: Tensor | None, device: torch.device
 ) -> dict[Direction, Timed]:
     """What is timed in each direction."""
     num_calls = 1

@@ -3,12 +3,10 @@
 from collections.abc import Iterator, Sequence
 from math import exp, log, prod
 from statistics import mean
-from typing import Any
 
+from bench.common.rows import Row
 from bench.kernels.dual_batch_norm import LARGE_BYTES
 from fastarat.common.console import print_table, stdout
-
-Row = dict[str, Any]
 
 OURS = ("triton", "twin")
 ITEM_SIZE = {"bf16": 2, "fp16": 2, "fp32": 4}

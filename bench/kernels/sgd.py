@@ -26,20 +26,20 @@ def cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
     for net, tensors in sizes.items():
         tensors[-1] += -sum(tensors) % 16  # as fastarat pads its flat buffers, so that loads are of 16 bytes
         if dtype == torch.float32:
-            yield _sgd(net, tensors, dtype, None, False)
-            yield _sgd(net, tensors, dtype, None, True)
+            yield _sgd(net, tensors, dtype, shadow_dtype=None, average=False)
+            yield _sgd(net, tensors, dtype, shadow_dtype=None, average=True)
         else:
-            yield _sgd(net, tensors, torch.float32, dtype, False)
-            yield _sgd(net, tensors, dtype, dtype, True)
+            yield _sgd(net, tensors, torch.float32, shadow_dtype=dtype, average=False)
+            yield _sgd(net, tensors, dtype, shadow_dtype=dtype, average=True)
 
 
-def sgd_bytes(num: int, gradient_size: int, shadow_size: int, average: bool) -> int:
+def sgd_bytes(num: int, gradient_size: int, shadow_size: int, *, average: bool) -> int:
     """Weights and momenta are read and written, gradients read, shadow weights written, an average read and written."""
     return num * (16 + gradient_size + shadow_size + 8 * average)
 
 
 def _sgd(
-    net: str, sizes: list[int], gradient_dtype: torch.dtype, shadow_dtype: torch.dtype | None, average: bool
+    net: str, sizes: list[int], gradient_dtype: torch.dtype, *, shadow_dtype: torch.dtype | None, average: bool
 ) -> Case:
     num = sum(sizes)
     ours: Function = partial(_in_place, sgd)
@@ -59,7 +59,11 @@ def _sgd(
         f"{net} {num / 1e6:.1f} M{extras}",
         (num,),
         shadow_dtype or torch.float32,
-        {"forward": sgd_bytes(num, gradient_dtype.itemsize, shadow_dtype.itemsize if shadow_dtype else 0, average)},
+        {
+            "forward": sgd_bytes(
+                num, gradient_dtype.itemsize, shadow_dtype.itemsize if shadow_dtype else 0, average=average
+            )
+        },
         partial(_sgd_inputs, num, gradient_dtype, shadow_dtype, average),
         flat,
         variants,

@@ -42,7 +42,7 @@ Counts = tuple[int, int]
 """launches, bytes"""
 
 
-def built(name: str, batch: int | None = None, steps: int | None = None, kernels: Kernels = PYTORCH) -> Training:
+def built(name: str, batch: int | None = None, steps: int | None = None, *, kernels: Kernels = PYTORCH) -> Training:
     """A recipe's training in bf16, on random images; `batch` and `steps` replace the recipe's."""
     config = recipe(name)
     config = replace(config, batch=batch or config.batch, num_validation_images=0)

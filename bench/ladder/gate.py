@@ -68,6 +68,10 @@ class Snapshot:
     parameters: State
 
 
+Right = tuple[Sequence[Batch], Sequence[Snapshot]]
+"""the batches of a comparison, and what the definition makes of them"""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The largest errors over the steps, what they may be, and what is wrong with them (None: nothing)."""
@@ -94,11 +98,12 @@ def definition(setting: Setting, batches: Sequence[Batch]) -> list[Snapshot]:
         return list(_snapshots(subject, batches))
 
 
-def compare(subject: Subject, batches: Sequence[Batch], right: Sequence[Snapshot], precision: str) -> Verdict:
+def compare(subject: Subject, right: Right, precision: str) -> Verdict:
     """Let a subject, at its initial weights, take the steps. `precision`: a key of `TOLERANCES`."""
+    batches, snapshots = right
     with subject.flags():
         found = list(_snapshots(subject, batches))
-    errors = _errors(found, right)
+    errors = _errors(found, snapshots)
     problems = []
     for name, error in errors.items():
         allowed = bound(name, precision, len(batches[0].y))

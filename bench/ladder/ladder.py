@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bench.common.timing import WARM_UP, one_line
-from bench.ladder.gate import Snapshot, batches_of, compare, definition
+from bench.ladder.gate import Right, batches_of, compare, definition
 from bench.ladder.rows import cost_of, row_of
 from bench.ladder.subjects import Setting, Subject
 from bench.ladder.turns import TURN_SECONDS, Effort, Entry, chunk, steps_for, time_in_turns
@@ -18,16 +18,13 @@ from bench.ladder.variants import NEEDS_GPU, fresh_compiler, ladder_of
 from fastarat.common.console import notice
 from fastarat.common.signals import Stopped, answered, stop
 from fastarat.config import Config
-from fastarat.data.loading.loader import Batch
-
-# The batches, and what the definition makes of them.
-Right = tuple[Sequence[Batch], Sequence[Snapshot]]
 
 
 def run_ladder(
     setting: Setting,
     names: Sequence[str],
     effort: Effort,
+    *,
     bandwidth: float,
     settings: dict[str, Any],
     advance: Callable[[float], None],
@@ -50,7 +47,7 @@ def run_ladder(
         effort = replace(effort, repeats=2)
     time_in_turns(list(entries.values()), effort, lambda share: advance(0.5 * share))
     found = [entry for entry in entries.values() if entry.problem or entry.rates]
-    rows = [row_of(entry, found, cost, bandwidth, settings) for entry in found]
+    rows = [row_of(entry, found, cost, bandwidth=bandwidth, settings=settings) for entry in found]
     for entry in entries.values():
         entry.close()
     return rows
@@ -81,7 +78,7 @@ def _check(entry: Entry, rights: dict[Config, Right], deadline: float) -> None:
         if entry.forms and started + 2 * slowest > deadline:
             notice(f"budget: {entry.name} ({form}) left out")
             break
-        problem = _try(entry, form, build, rights)
+        problem = _try(entry, form, build, rights=rights)
         if problem is not None:
             entry.forms[form] = problem
             notice(f"{entry.name}{f' ({form})' if form else ''}: {problem}")
@@ -91,7 +88,7 @@ def _check(entry: Entry, rights: dict[Config, Right], deadline: float) -> None:
         entry.problem = "; ".join(str(found) for found in entry.forms.values())
 
 
-def _try(entry: Entry, form: str, build: Callable[[Setting], Subject], rights: dict[Config, Right]) -> str | None:
+def _try(entry: Entry, form: str, build: Callable[[Setting], Subject], *, rights: dict[Config, Right]) -> str | None:
     """Check one form, and take it if it is the fastest so far; what is wrong with it, or None."""
     setting = entry.variant.setting
     on_gpu = setting.device.type == "cuda"
@@ -102,7 +99,7 @@ def _try(entry: Entry, form: str, build: Callable[[Setting], Subject], rights: d
             torch.cuda.reset_peak_memory_stats()
         started = time.monotonic()
         subject = build(setting)
-        entry.verdict = verdict = compare(subject, *right, entry.variant.precision())
+        entry.verdict = verdict = compare(subject, right, entry.variant.precision())
         seconds = time.monotonic() - started
         if verdict.problem:
             return f"WRONG: {verdict.problem}"
@@ -111,8 +108,8 @@ def _try(entry: Entry, form: str, build: Callable[[Setting], Subject], rights: d
         if len(entry.variant.builds) > 1:
             _, rate = chunk(subject, feed, setting, WARM_UP)
             _, rate = chunk(subject, feed, setting, steps_for(setting, rate))
-    except Exception as e:
-        return one_line(e)
+    except Exception as error:
+        return one_line(error)
     if rate < max((found for found in entry.forms.values() if isinstance(found, float)), default=0.0):
         subject.close()
     else:

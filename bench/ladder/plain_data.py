@@ -68,7 +68,9 @@ def worker_batches(source: Source, batch: int, device: torch.device) -> Iterator
             yield Batch(x.to(device, non_blocking=True), y.to(device, non_blocking=True), rows)
 
 
-def resident_batches(source: Source, batch: int, device: torch.device, layout: torch.memory_format) -> Iterator[Batch]:
+def resident_batches(
+    source: Source, batch: int, device: torch.device, *, layout: torch.memory_format
+) -> Iterator[Batch]:
     """Batches without end from uint8 images on the device, cropped and flipped there in plain PyTorch."""
     pixels = torch.from_numpy(source.images.images.copy()).to(device).permute(0, 3, 1, 2)
     pixels = pixels.contiguous(memory_format=layout)

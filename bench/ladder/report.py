@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.common.format import Row, place, ratio
+from bench.common.rows import Row, place
+from bench.common.turns import ratio_text
 from bench.ladder.variants import NAMES, NEEDS_GPU, PLAIN
 from fastarat.common.console import print_table, stdout
 from fastarat.common.figures import COLOURS, figure_of
@@ -53,7 +54,7 @@ def _cells(row: Row) -> dict[str, str]:
         **cells,
         "images/s": _speed(row["images_per_s"]),
         "ms a step": f"{row['ms_p50']:.1f} ({row['ms_p20']:.1f}-{row['ms_p80']:.1f})",
-        **{column: ratio(row["ratios"].get(base)) for base, column in BASES.items()},
+        **{column: ratio_text(row["ratios"].get(base)) for base, column in BASES.items()},
         "% of peak": f"{100 * row['mfu']:.1f}" if row["mfu"] else "-",
         "% of copy": f"{100 * row['bandwidth_share']:.1f}" if row["bandwidth_share"] else "-",
         "GB": f"{row['peak_memory_gb']:.1f}" if row["peak_memory_gb"] else "-",
@@ -100,7 +101,7 @@ def picture(path: Path, rows: list[Row]) -> None:
         for i, row in enumerate(timed):
             speed, base = row["images_per_s"], row["ratios"].get("published")
             axes.barh(i, speed, color=_colour(row["variant"]))
-            compared = f"   {ratio(base)}" if base and row["variant"] != "published" else ""
+            compared = f"   {ratio_text(base)}" if base and row["variant"] != "published" else ""
             axes.text(speed, i, f" {_speed(speed)}{compared}", va="center", fontsize=9)
         axes.set_yticks(range(len(timed)), [f"{row['variant']}: {row['adds']}" for row in timed], fontsize=9)
         axes.invert_yaxis()

@@ -36,6 +36,7 @@ def row_of(
     entry: Entry,
     entries: Sequence[Entry],
     cost: Cost,
+    *,
     bandwidth: float,
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def row_of(
     config = setting.config
     described = {**asdict(config), "benchmark": dict(settings)}
     row = {
-        **base_row("throughput", described, setting.dataset.name, setting.device.type),
+        **base_row("throughput", described, setting.dataset.name, device=setting.device.type),
         "correct": entry.problem is None,
         "error": entry.problem,
         "errors": verdict.errors if verdict else None,
@@ -62,10 +63,10 @@ def row_of(
         "copy_gb_per_s": bandwidth / 1e9,
         **dict.fromkeys(("images_per_s", "ms_p20", "ms_p50", "ms_p80", "mfu", "bandwidth_share", "ratios")),
     }
-    return row | _speeds(entry, entries, cost, bandwidth) if entry.problem is None and entry.rates else row
+    return row | _speeds(entry, entries, cost, bandwidth=bandwidth) if entry.problem is None and entry.rates else row
 
 
-def _speeds(entry: Entry, entries: Sequence[Entry], cost: Cost, bandwidth: float) -> dict[str, Any]:
+def _speeds(entry: Entry, entries: Sequence[Entry], cost: Cost, *, bandwidth: float) -> dict[str, Any]:
     milliseconds = torch.tensor(entry.step_ms, dtype=torch.float64)
     rate = median(entry.rates)
     steps_per_s = rate / entry.variant.setting.config.batch

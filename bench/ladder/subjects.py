@@ -114,7 +114,7 @@ class PlainSubject(Subject):
         if self.form.workers:
             self.feed = worker_batches(source, config.batch, device)
         else:
-            self.feed = resident_batches(source, config.batch, device, self.layout)
+            self.feed = resident_batches(source, config.batch, device, layout=self.layout)
         return self.feed
 
     def scale_attack(self, radius: float, step: float) -> None:

@@ -103,8 +103,8 @@ def _running(entries: Sequence[Entry]) -> list[Entry]:
 def _out_if_it_fails(entry: Entry) -> Iterator[None]:
     try:
         yield
-    except Exception as e:
-        entry.fail(one_line(e))
+    except Exception as error:
+        entry.fail(one_line(error))
 
 
 def _steps_of(entry: Entry, effort: Effort) -> int:

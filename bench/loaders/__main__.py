@@ -15,11 +15,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from bench.common import command
 from bench.common.inputs import random_images
-from bench.common.rows import RESULTS, base_row, known_rows, write_row
+from bench.common.rows import RESULTS, Row, base_row, known_rows, write_row
 from bench.loaders.cases import PHOTOS, SMALL, Case, photo_cases, photo_plan, shapes, small_cases, small_plan
 from bench.loaders.feeds import LOADERS
 from bench.loaders.measure import Effort, measure, rows_of
@@ -30,8 +30,6 @@ from fastarat.common.errors import UserError
 from fastarat.data.formats.find import find
 from fastarat.data.images.dataset import Dataset
 from fastarat.data.open import open_dataset
-
-Row = dict[str, Any]
 
 KINDS = ("small", "photos")
 STORED = get_args(Stored)
@@ -94,7 +92,7 @@ def _run(arguments: argparse.Namespace) -> Iterator[Row]:
                 notice(f"{stores.name}: has rows of this commit")
                 continue
             with progress(f"loaders on {stores.name}", 1) as advance:
-                entries = measure(cases, Path(folder) / "cache", effort, advance)
+                entries = measure(cases, Path(folder) / "cache", effort, advance=advance)
         for row in rows_of(entries, _base(stores, arguments)):
             write_row(arguments.rows, row)
             yield row
@@ -130,7 +128,7 @@ def _small(arguments: argparse.Namespace) -> Dataset:
 
 def _base(stores: Stores, arguments: argparse.Namespace) -> Row:
     settings = {name: getattr(arguments, name) for name in ("workers", "repeats", "seconds", "budget", "smoke")}
-    return base_row("loaders", settings, stores.name, arguments.device)
+    return base_row("loaders", settings, stores.name, device=arguments.device)
 
 
 def _is_done(stores: Stores, cases: list[Case], arguments: argparse.Namespace) -> bool:

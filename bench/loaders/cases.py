@@ -86,14 +86,14 @@ def photo_plan(device: Device, smoke: bool) -> Plan:
     return Plan(224, 64, "imagenette-resnet18-arat", 128)
 
 
-def small_cases(stores: Stores, plan: Plan, workers: list[int], device: Device) -> list[Case]:
+def small_cases(stores: Stores, plan: Plan, workers: list[int], *, device: Device) -> list[Case]:
     """All loaders on images that are shown whole."""
-    return _cases(SMALL, stores, plan, "whole", workers, device)
+    return _cases(SMALL, stores, plan, crop="whole", workers=workers, device=device)
 
 
-def photo_cases(stores: Stores, plan: Plan, workers: list[int], device: Device) -> list[Case]:
+def photo_cases(stores: Stores, plan: Plan, workers: list[int], *, device: Device) -> list[Case]:
     """All loaders on JPEGs, of which parts are resized; on a GPU DALI decodes there too."""
-    cases = _cases(PHOTOS, stores, plan, "resized", workers, device)
+    cases = _cases(PHOTOS, stores, plan, crop="resized", workers=workers, device=device)
     return cases + [_on_gpu(case) for case in cases if case.loader == "dali" and device == "cuda"]
 
 
@@ -102,7 +102,7 @@ def shapes(names: tuple[tuple[str, Shape], ...], loaders: list[str], stored: lis
     return {shape for loader, shape in names if loader in loaders and shape[1] in stored}
 
 
-def _cases(names: Any, stores: Stores, plan: Plan, crop: Any, workers: list[int], device: Device) -> list[Case]:
+def _cases(names: Any, stores: Stores, plan: Plan, *, crop: Any, workers: list[int], device: Device) -> list[Case]:
     found = []
     for count in workers:
         for loader, shape in names:

@@ -109,7 +109,7 @@ def _own(form: Form, images: StoredImages) -> Iterator[Part]:
     if form.crop == "resized":
         decoder, boxes_of = CenterCropRGBImageDecoder(size, ratio=1.0), partial(central_boxes, share=1.0)
     asked = [Request(rows, boxes_of(images.sizes[rows]), size) for rows in _in_order(form, images)]
-    own = ffcv_loader(form, len(images), OrderOption.SEQUENTIAL, decoder)
+    own = ffcv_loader(form, len(images), OrderOption.SEQUENTIAL, decoder=decoder)
     yield from _paired(iter(asked), (pixels for (pixels,) in own))
 
 

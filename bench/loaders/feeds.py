@@ -110,7 +110,7 @@ class FFCVOwnFeed:
 
         resized = RandomResizedCropRGBImageDecoder((form.size, form.size), scale=AugmentConfig.scale)
         decoder = resized if form.crop == "resized" else whole_decoder()
-        self.loader = ffcv_loader(form, num_images, OrderOption.RANDOM, decoder)
+        self.loader = ffcv_loader(form, num_images, OrderOption.RANDOM, decoder=decoder)
 
     def epoch(self, number: int) -> Iterator[Tensor]:
         for (pixels,) in self.loader:
@@ -127,7 +127,7 @@ def whole_decoder() -> Any:
     return SimpleRGBImageDecoder()
 
 
-def ffcv_loader(form: Form, num_images: int, order: Any, decoder: Any) -> Any:
+def ffcv_loader(form: Form, num_images: int, order: Any, *, decoder: Any) -> Any:
     """FFCV's own loader of the training images, which lie before the test images. Its batches are overwritten."""
     from ffcv.loader import Loader
     from ffcv.reader import Reader
@@ -149,10 +149,10 @@ def requests(form: Form, images: StoredImages, epoch: int) -> Iterator[Request]:
     """What the streaming loader asks for in an epoch."""
     for index in philox.permutation(SEED, epoch, len(images)).split(form.batch):
         rows = index.numpy()
-        yield Request(rows, boxes(form, images, rows, epoch), (form.size, form.size))
+        yield Request(rows, boxes(form, images, rows, epoch=epoch), (form.size, form.size))
 
 
-def boxes(form: Form, images: StoredImages, index: np.ndarray, epoch: int) -> np.ndarray:
+def boxes(form: Form, images: StoredImages, index: np.ndarray, *, epoch: int) -> np.ndarray:
     """The parts of the images `index` that are shown: int32 [B, 4]."""
     sizes = images.sizes[index]
     if form.crop == "whole":

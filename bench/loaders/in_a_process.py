@@ -47,8 +47,8 @@ def check(form: Form) -> Result:
 
     try:
         found = differences(form)
-    except ValueError as e:
-        return {"problem": str(e), "differences": {}}
+    except ValueError as error:
+        return {"problem": str(error), "differences": {}}
     return {"problem": found.problem, "differences": asdict(found)}
 
 

@@ -11,11 +11,11 @@ from statistics import median
 from typing import Any
 
 from bench.common.processes import environment, last_line
+from bench.common.rows import Row
 from bench.common.turns import ratio_of, take_turns
 from bench.loaders.cases import BASE, Case
 from fastarat.common.console import notice
 
-Row = dict[str, Any]
 Result = dict[str, Any]
 
 MEASURED = ("images_per_s", "cpu_s_per_1000", "first_batch_s", "waiting_share", "ms_a_step")
@@ -62,7 +62,7 @@ class Entry:
         self.turns.clear()
 
 
-def measure(cases: Sequence[Case], cache: Path, effort: Effort, advance: Callable[[float], None]) -> list[Entry]:
+def measure(cases: Sequence[Case], cache: Path, effort: Effort, *, advance: Callable[[float], None]) -> list[Entry]:
     """Check every loader, then take turns until the effort is spent. `cache`: where children keep what they decode."""
     processes = Processes(cache, effort)
     entries = [Entry(case) for case in cases]
@@ -111,8 +111,8 @@ def _check(entries: list[Entry], processes: Processes) -> None:
         if key not in found:
             try:
                 found[key] = processes.run("check", form)
-            except Failed as e:
-                found[key] = {"problem": str(e), "differences": {}}
+            except Failed as error:
+                found[key] = {"problem": str(error), "differences": {}}
         entry.differences = found[key]["differences"]
         if problem := found[key]["problem"]:
             entry.fail(problem)
@@ -124,8 +124,8 @@ def _measure(entry: Entry, processes: Processes) -> None:
         found = processes.run("speed", entry.case.form)
         if entry.case.fed:
             found["training"] = processes.run("training", entry.case.fed)
-    except Failed as e:
-        entry.fail(str(e))
+    except Failed as error:
+        entry.fail(str(error))
         return
     for stage, result in found.items():
         entry.turns.setdefault(stage, []).append(result)
@@ -138,11 +138,11 @@ def rows_of(entries: Sequence[Entry], base: Row) -> list[Row]:
         for stage in entry.case.stages:
             turns = entry.turns.get(stage, [])
             if entry.problem or len(turns) > 1:  # one turn has no spread
-                rows.append(_row(entry, stage, turns, entries, base))
+                rows.append(_row(entry, stage, turns, entries=entries, base=base))
     return rows
 
 
-def _row(entry: Entry, stage: str, turns: list[Result], entries: Sequence[Entry], base: Row) -> Row:
+def _row(entry: Entry, stage: str, turns: list[Result], *, entries: Sequence[Entry], base: Row) -> Row:
     form = entry.case.form
     row = {
         **base,

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from bench.common.format import place, ratio
+from bench.common.rows import Row, place
+from bench.common.turns import ratio_text
 from fastarat.common.console import print_table, stdout
 
-Row = dict[str, Any]
 Key = tuple[Any, ...]
 LEGEND = (
     "Each loader decodes into uint8 in the host's memory, in fresh processes, in turns; x plain: median (least-most) "
@@ -65,8 +65,8 @@ def _cells(stages: dict[str, Row]) -> list[str]:
         _number(first.get("first_batch_s"), 1),
         _number(steady.get("images_per_s"), 0),
         _number(steady.get("cpu_s_per_1000"), 3),
-        ratio(ratios.get("images_per_cpu_s")),
-        ratio(ratios.get("images_per_s")),
+        ratio_text(ratios.get("images_per_cpu_s")),
+        ratio_text(ratios.get("images_per_s")),
         _number(training.get("waiting_share"), 2, 100),
         _difference(any_row),
     ]

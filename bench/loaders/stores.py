@@ -74,7 +74,7 @@ def random_photos(path: Path, num_images: int) -> None:
                 width, height = (int(side) for side in rng.integers(56, 96, 2))
                 coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
                 image = coarse.resize((width, height), Image.Resampling.BICUBIC)
-                _add(tar, f"{split}/{'ab'[i % 2]}/{i:04}.jpg", image, "JPEG", quality=90)
+                _add(tar, f"{split}/{'ab'[i % 2]}/{i:04}.jpg", image, kind="JPEG", quality=90)
 
 
 def _build(stored: Dataset, path: Path) -> None:
@@ -104,11 +104,11 @@ def _write_tar(dataset: Dataset, path: Path) -> None:
     with progress("PNG files", count) as advance, tarfile.open(path, "w") as tar:
         for split, part in parts:
             for row, (pixels, label) in enumerate(zip(part.images, part.labels, strict=True)):
-                _add(tar, f"{split}/{dataset.classes[label]}/{row:06}.png", Image.fromarray(pixels), "PNG")
+                _add(tar, f"{split}/{dataset.classes[label]}/{row:06}.png", Image.fromarray(pixels), kind="PNG")
                 advance(1)
 
 
-def _add(tar: tarfile.TarFile, name: str, image: Image.Image, kind: str, **options: int) -> None:
+def _add(tar: tarfile.TarFile, name: str, image: Image.Image, *, kind: str, **options: int) -> None:
     content = io.BytesIO()
     image.save(content, kind, **options)
     entry = tarfile.TarInfo(name)

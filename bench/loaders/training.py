@@ -72,10 +72,10 @@ def training(fed: Fed, seconds: float) -> dict[str, Any]:
     try:
         for _ in range(WARM_UP):  # compiles what is compiled
             state.advance(step, next(feed))
-        rate = _steps(state, step, feed, 1, on_gpu)
+        rate = _steps(state, step, feed, count=1, on_gpu=on_gpu)
         count = max(round(1e3 * seconds / rate["ms"]), LEAST_STEPS)
         before = cpu_seconds()
-        found = _steps(state, step, feed, count, on_gpu)
+        found = _steps(state, step, feed, count=count, on_gpu=on_gpu)
         images = count * config.batch
         return {
             "model": config.model.name,
@@ -109,7 +109,7 @@ def _endless(loader: Loader) -> Generator[Batch, None, None]:
         yield from loader.batches(epoch)
 
 
-def _steps(state: Training, step: Step, feed: Iterator[Batch], count: int, on_gpu: bool) -> dict[str, float]:
+def _steps(state: Training, step: Step, feed: Iterator[Batch], *, count: int, on_gpu: bool) -> dict[str, float]:
     """Milliseconds of `count` steps, and of the gaps before each."""
     marks = [mark(on_gpu)]
     for _ in range(count):

@@ -43,7 +43,14 @@ def _main(args: list[str] | None) -> int:
     arguments = _arguments(args)
     suite: Suite = SUITES[arguments.suite]
     wanted = list(
-        entries(suite, arguments.methods, arguments.data, arguments.seeds, arguments.runs, arguments.fidelity)
+        entries(
+            suite,
+            arguments.methods,
+            arguments.data,
+            num_seeds=arguments.seeds,
+            runs=arguments.runs,
+            fidelity=arguments.fidelity,
+        )
     )
     try:
         with _within(arguments.budget):
@@ -87,8 +94,8 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
     command.check_writable(arguments.rows)
     try:
         arguments.runs.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UserError(f"cannot make --runs {arguments.runs}: {e.strerror}: give another folder") from None
+    except OSError as error:
+        raise UserError(f"cannot make --runs {arguments.runs}: {error.strerror}: give another folder") from error
     _set_numbers(arguments, suite)
     return arguments
 
@@ -129,15 +136,17 @@ def _within(budget: float | None) -> Iterator[None]:
     signal.setitimer(signal.ITIMER_REAL, budget or 0, AGAIN_S)
     try:
         yield
-    except (Interrupted, KeyboardInterrupt) as e:
-        raise _Stopped(1 if is_over else 128 + number_of(e)) from None
+    except (Interrupted, KeyboardInterrupt) as error:
+        raise _Stopped(1 if is_over else 128 + number_of(error)) from error
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, earlier)
 
 
 def _row(arguments: argparse.Namespace, suite: Suite, entry: Entry) -> dict[str, Any]:
-    return measure(arguments.suite, entry, arguments.num_images, arguments.num_autoattack, suite.analysed)
+    return measure(
+        arguments.suite, entry, arguments.num_images, num_autoattack=arguments.num_autoattack, analysed=suite.analysed
+    )
 
 
 def _has_row(arguments: argparse.Namespace, entry: Entry) -> bool:

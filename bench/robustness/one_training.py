@@ -51,9 +51,9 @@ def _main(args: list[str] | None) -> int:
         else:
             _measure(arguments)
     except Interrupted as stopped:
-        raise Interrupted(f"{stopped}; {goes_on}", stopped.number) from None
-    except KeyboardInterrupt as e:
-        raise Interrupted(f"stopped in the evaluation; {goes_on}", number_of(e)) from None
+        raise Interrupted(f"{stopped}; {goes_on}", stopped.number) from stopped
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"stopped in the evaluation; {goes_on}", number_of(error)) from error
     return 0
 
 
@@ -113,7 +113,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     row = next((row for row in known if _is_row_of(row, arguments, now)), None)
     if row is None:
         entry = Entry(method_of(config.recipe), config, arguments.out)
-        row = measure(arguments.suite, entry, 60 if arguments.smoke else None, arguments.num_autoattack)
+        row = measure(arguments.suite, entry, 60 if arguments.smoke else None, num_autoattack=arguments.num_autoattack)
         # Where the data lay on this machine is of no use elsewhere.
         row["config"]["data"] = row["dataset"]
         write_row(arguments.rows, row)

@@ -5,9 +5,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from bench.common.rows import Row
 from fastarat.common.figures import COLOURS, figure_of
 
-Row = dict[str, Any]
 TITLES = {
     "at": "AT",
     "trades": "TRADES",

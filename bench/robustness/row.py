@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -31,7 +32,7 @@ PGD_STEPS = 20
 
 
 def measure(
-    suite: str, entry: Entry, num_images: int | None, num_autoattack: int | None, analysed: bool = False
+    suite: str, entry: Entry, num_images: int | None, *, num_autoattack: int | None, analysed: bool = False
 ) -> dict[str, Any]:
     """Train (or go on training) and attack what it deploys: the row of `suite`.
 
@@ -50,11 +51,12 @@ def measure(
     dataset = in_order_of(open_dataset(config.data), description.classes, str(out), "train it anew")
     images = shuffled(dataset.decoded_test, len(dataset.test.labels) if num_images is None else num_images, seed=0)
     started = time.monotonic()
-    clean, robust = _pgd20(model, dataset, images, description, device, entry.name)
+    attacked = _Attacked(run, entry.name, dataset, images, model, description)
+    clean, robust = attacked.pgd20(device)
     seconds = time.monotonic() - started
     lines = [line for line in run.metrics() if "train" in line]
     return {
-        **base_row("robustness", config, dataset.name, device.type),
+        **base_row("robustness", config, dataset.name, device=device.type),
         "trained_by": _commit_of(run),
         "correct": robust.percent <= clean.percent
         and not robust.not_attackable
@@ -70,7 +72,7 @@ def measure(
         "clean": round(clean.percent, 3),
         "pgd20": round(robust.percent, 3),
         "pgd20_not_attackable": robust.not_attackable,
-        **_autoattack(model, dataset, images, description, out, num_autoattack, entry.name),
+        **attacked.autoattack(num_autoattack),
         **_minutes(lines, seconds),
         "images_per_s": round(mean(line["images_per_s"] for line in lines), 1),
         "analysis": _analysis(out, device, entry.name) if analysed else None,
@@ -83,44 +85,43 @@ def is_finished(out: Path, config: Config) -> bool:
     return Run(out).weights_file.exists() and any(line["epoch"] == config.epochs for line in lines)
 
 
-def _pgd20(
-    model: nn.Module, dataset: Dataset, images: Images, description: Description, device: torch.device, name: str
-) -> tuple[Accuracy, Accuracy]:
-    """On clean images and against PGD-20, in the ball that the model is meant for."""
-    eps_255 = description.eps_255
-    attack = AttackConfig(norm=description.norm, eps_255=eps_255, step_255=eps_255 / 4, steps=PGD_STEPS)
-    with progress(f"PGD-20 on {name}", len(images.labels)) as advance:
-        return accuracies(
-            model, images, dataset.max_value, len(dataset.classes), attack, world=World(device), advance=advance
-        )
+@dataclass(frozen=True)
+class _Attacked:
+    """What a training deploys, and the test images that it is measured on."""
 
+    run: Run
+    name: str
+    dataset: Dataset
+    images: Images
+    model: nn.Module
+    description: Description
 
-def _autoattack(
-    model: nn.Module,
-    dataset: Dataset,
-    images: Images,
-    description: Description,
-    out: Path,
-    num_autoattack: int | None,
-    name: str,
-) -> dict[str, Any]:
-    """The row's fields of the standard AutoAttack, whose state lies in the run."""
-    num_images = min(num_autoattack if num_autoattack is not None else len(images.labels), len(images.labels))
-    if not num_images:
-        return {"autoattack": None}
-    x, y = as_images(images, dataset.max_value)
-    settings = EvaluationSettings(norm=description.norm, eps=description.eps_255 / 255)
-    state = out / f"autoattack-{num_images}"
-    with progress(f"AutoAttack on {name}", num_images) as advance:
-        result = evaluate(model, x[:num_images], y[:num_images], settings, state=state, advance=advance)
-    return {
-        "autoattack": round(result.robust, 3),
-        "num_autoattack": num_images,
-        "autoattack_after": {attack: round(percent, 3) for attack, percent in result.after.items()},
-        "warnings": list(result.warnings),
-        "autoattack_options": list(result.options),
-        "minutes_autoattack": round(sum(result.seconds.values()) / 60, 2),
-    }
+    def pgd20(self, device: torch.device) -> tuple[Accuracy, Accuracy]:
+        """On clean images and against PGD-20, in the ball that the model is meant for."""
+        norm, eps_255 = self.description.norm, self.description.eps_255
+        attack = AttackConfig(norm=norm, eps_255=eps_255, step_255=eps_255 / 4, steps=PGD_STEPS)
+        sizes = self.dataset.max_value, len(self.dataset.classes)
+        with progress(f"PGD-20 on {self.name}", len(self.images.labels)) as advance:
+            return accuracies(self.model, self.images, *sizes, attack, world=World(device), advance=advance)
+
+    def autoattack(self, most: int | None) -> dict[str, Any]:
+        """The row's fields of the standard AutoAttack on the first `most` images, whose state lies in the run."""
+        num_images = min(len(self.images.labels) if most is None else most, len(self.images.labels))
+        if not num_images:
+            return {"autoattack": None}
+        x, y = (part[:num_images] for part in as_images(self.images, self.dataset.max_value))
+        settings = EvaluationSettings(norm=self.description.norm, eps=self.description.eps_255 / 255)
+        state = self.run.path / f"autoattack-{num_images}"
+        with progress(f"AutoAttack on {self.name}", num_images) as advance:
+            result = evaluate(self.model, x, y, settings, state=state, advance=advance)
+        return {
+            "autoattack": round(result.robust, 3),
+            "num_autoattack": num_images,
+            "autoattack_after": {attack: round(percent, 3) for attack, percent in result.after.items()},
+            "warnings": list(result.warnings),
+            "autoattack_options": list(result.options),
+            "minutes_autoattack": round(sum(result.seconds.values()) / 60, 2),
+        }
 
 
 def _analysis(out: Path, device: torch.device, name: str) -> dict[str, float]:

@@ -71,16 +71,22 @@ class Entry:
 
 
 def entries(
-    suite: Suite, methods: tuple[str, ...], data: str | None, num_seeds: int, runs: Path, fidelity: Fidelity = "paper"
+    suite: Suite,
+    methods: tuple[str, ...],
+    data: str | None,
+    *,
+    num_seeds: int,
+    runs: Path,
+    fidelity: Fidelity = "paper",
 ) -> Iterator[Entry]:
     """The suite's trainings of these `methods`, seed by seed, in the suite's order."""
     for seed in range(num_seeds):
         for method in suite.methods:
             if method in methods:
-                yield entry(suite, method, data or suite.data, seed, runs, fidelity)
+                yield entry(suite, method, data or suite.data, seed=seed, runs=runs, fidelity=fidelity)
 
 
-def entry(suite: Suite, method: str, data: str, seed: int, runs: Path, fidelity: Fidelity = "paper") -> Entry:
+def entry(suite: Suite, method: str, data: str, *, seed: int, runs: Path, fidelity: Fidelity = "paper") -> Entry:
     """One training; ARREST's begins with the net of `standard` of the same seed."""
     mark = "" if fidelity == "paper" else f"-{fidelity}"
 

@@ -16,19 +16,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import quantiles
-from typing import Any
 
 from bench.common import command
 from bench.common.processes import environment, last_line
-from bench.common.rows import RESULTS, known_rows, write_row
+from bench.common.rows import RESULTS, Row, known_rows, write_row
 from bench.startup.in_a_process import training_config
 from bench.startup.report import print_report
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.console import notice, print_json, progress
 from fastarat.common.errors import UserError, WorkError
 from fastarat.training.choices import choose_compile, choose_kernels
-
-Row = dict[str, Any]
 
 MODULES = ("fastarat", "fastarat.training.train")
 PROMISED_S = 0.5

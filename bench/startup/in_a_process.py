@@ -75,10 +75,10 @@ def _set_up(config: "Config", dataset: Any) -> tuple[Any, Any, dict[str, str]]:
 if __name__ == "__main__":
     try:
         print(json.dumps(main(float(sys.argv[1]), json.loads(sys.argv[2]))))
-    except Exception as e:
+    except Exception as error:
         from fastarat.common.errors import UserError
 
-        if not isinstance(e, UserError):
+        if not isinstance(error, UserError):
             raise
-        print(e, file=sys.stderr)
+        print(error, file=sys.stderr)
         sys.exit(2)

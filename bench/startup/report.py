@@ -1,11 +1,9 @@
 """What the start-up benchmark shows of its rows, on the terminal."""
 
 from collections.abc import Sequence
-from typing import Any
 
+from bench.common.rows import Row
 from fastarat.common.console import print_table, stdout
-
-Row = dict[str, Any]
 
 
 def print_report(rows: Sequence[Row]) -> None:

@@ -166,4 +166,4 @@ def test_a_run_whose_images_are_named_from_its_folder_goes_on_there(tmp_path, mo
 
     monkeypatch.setattr(robustness_row, "train", lambda *_, resume: (_ for _ in ()).throw(InterruptedError(resume)))
     with pytest.raises(InterruptedError, match="True"):
-        robustness_row.measure("digits", Entry("at", config, Path("run")), None, None)
+        robustness_row.measure("digits", Entry("at", config, Path("run")), None, num_autoattack=None)

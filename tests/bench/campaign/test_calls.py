@@ -97,7 +97,7 @@ def test_a_signal_that_comes_while_a_stage_starts_leaves_nothing_of_it(tmp_path,
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background ignores
     try:
         with pytest.raises(KeyboardInterrupt):
-            run_in_time(["sleep", "60"], tmp_path / "log", 60, 10, dict(os.environ))
+            run_in_time(["sleep", "60"], tmp_path / "log", 60, grace_s=10, variables=dict(os.environ))
     finally:
         signal.signal(signal.SIGINT, before)
     assert started[0].returncode == -signal.SIGTERM and not is_running(started[0].pid)
@@ -176,7 +176,7 @@ def test_what_failed_before_and_gets_no_time_is_still_a_failure(call):
 def test_rows_committed_for_this_commit_count_as_done(call, tmp_path):
     covers = ({"benchmark": "speed", "variant": "default"}, {"benchmark": "speed", "variant": "published"})
     made = stage("speed", "print('measured')", covers=covers, headline=lambda rows: f"{len(rows)} rows")
-    row = base_row("speed", {}, None, "cpu")
+    row = base_row("speed", {}, None, device="cpu")
     (tmp_path / "results").mkdir()
     for variant, state, headline in (
         ("default", "failed", "not all of its rows are there and right: measured"),
@@ -245,7 +245,7 @@ SPEED = {"benchmark": "throughput", "variant": "default"}
 
 def writes(tmp_path, row, code, unless=""):
     """Python that writes a row, unless its file holds the word `unless`, and then runs `code`."""
-    full = {**base_row("throughput", {}, None, "cpu"), "error": None, **SPEED, **row}
+    full = {**base_row("throughput", {}, None, device="cpu"), "error": None, **SPEED, **row}
     path = str(tmp_path / "out" / "throughput.jsonl")
     return (
         "import json, sys; from pathlib import Path\n"  # not bench.common.rows, which brings torch
@@ -277,7 +277,9 @@ def test_a_stage_that_failed_is_not_done_because_a_later_call_finds_its_bad_rows
 def test_committed_rows_that_are_wrong_do_not_make_a_stage_done(call, tmp_path):
     for row, state in (({"correct": False, "images_per_s": None}, "failed"), ({"images_per_s": 5.0}, "done")):
         path = tmp_path / "results" / "throughput.jsonl"
-        write_row(path, {**base_row("throughput", {}, None, "cpu"), "error": None, "correct": True, **SPEED, **row})
+        write_row(
+            path, {**base_row("throughput", {}, None, device="cpu"), "error": None, "correct": True, **SPEED, **row}
+        )
         assert call(stage("speed", "print('nothing new')", covers=(SPEED,)))[1]["speed"].state == state
 
 
@@ -299,7 +301,13 @@ def test_without_a_commit_nothing_counts_as_done(call, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("speed", "state", "is_open"), [(12.0, "done", False), (None, "ended in time", True)])
 def test_a_ladder_that_is_told_to_end_finishes_what_is_ready_within_its_time(call, tmp_path, speed, state, is_open):
-    full = {**base_row("throughput", {}, None, "cpu"), "error": None, "correct": True, **SPEED, "images_per_s": speed}
+    full = {
+        **base_row("throughput", {}, None, device="cpu"),
+        "error": None,
+        "correct": True,
+        **SPEED,
+        "images_per_s": speed,
+    }
     (tmp_path / "row").write_text(json.dumps(full) + "\n")
     writes_row = f"cat '{tmp_path}/row' >> '{tmp_path}/out/throughput.jsonl'; echo wrote; exit"
     finishes = f"trap \"echo 'budget: told to end'; sleep 0.4; {writes_row}\" TERM; echo compiling; sleep 60 & wait"

@@ -64,7 +64,7 @@ def test_resume_skips_ladders_that_have_rows_of_this_commit(smoke_row, tmp_path,
     path = tmp_path / "rows.jsonl"
     measured = []
 
-    def measure(setting, names, *rest):
+    def measure(setting, names, *rest, **more):
         measured.append(names)
         return [{**smoke_row, "commit": "abc", "variant": name} for name in names]
 

@@ -27,7 +27,7 @@ def right():
     ids=["published", "resident", "channels-last", "bf16"],
 )
 def test_plain_pytorch_trains_as_the_definition_does(right, method, form):
-    verdict = compare(PlainSubject(setting_of(method), form), *right[method], form.half or "fp32")
+    verdict = compare(PlainSubject(setting_of(method), form), right[method], form.half or "fp32")
     assert verdict.problem is None
     assert verdict.tolerance == TOLERANCES[form.half or "fp32"]
     terms = {"adversarial_cross_entropy", *(("clean_cross_entropy", "invariance") if method == "arat" else ())}
@@ -48,12 +48,12 @@ def test_every_method_is_held_against_its_definition_and_has_a_twin_in_plain_pyt
     if method != "arrest":
         subjects += [PlainSubject(setting, PlainForm()), PlainSubject(setting, PlainForm(half="bf16"))]
     for subject, precision in zip(subjects, ("fp32", "fp32", "bf16"), strict=False):
-        verdict = compare(subject, batches, right, precision)
+        verdict = compare(subject, (batches, right), precision)
         assert verdict.problem is None
         assert {"loss", "running means", "parameters", "full size: loss", "free: loss"} <= verdict.errors.keys()
     if setting.config.attack.steps:
         weaker = with_attack(setting, step_255=setting.config.attack.step_255 / 2)
-        assert compare(own(weaker), batches, right, "fp32").problem
+        assert compare(own(weaker), (batches, right), "fp32").problem
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "arrest"])
@@ -78,7 +78,7 @@ def test_plain_losses_weigh_their_terms_as_the_definition_does(method):
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("method", ["arat", "at"])
 def test_fastarat_in_every_format_trains_as_its_definition_does(right, method, dtype):
-    assert compare(own(setting_of(method), dtype), *right[method], dtype).problem is None
+    assert compare(own(setting_of(method), dtype), right[method], dtype).problem is None
 
 
 OF_ARAT = ("at", "a lost stop-gradient")  # which AT has not
@@ -88,7 +88,7 @@ OF_ARAT = ("at", "a lost stop-gradient")  # which AT has not
 @pytest.mark.parametrize(("method", "wrong"), [(m, w) for w in WRONG for m in ("arat", "at") if (m, w) != OF_ARAT])
 def test_a_training_made_wrong_is_refused(right, wrong, method):
     setting = WRONG[wrong](setting_of(method))
-    verdict = compare(own(setting, "bf16"), *right[method], "bf16")
+    verdict = compare(own(setting, "bf16"), right[method], "bf16")
     assert verdict.problem is not None and "off by" in verdict.problem
 
 
@@ -96,27 +96,27 @@ def test_a_training_made_wrong_is_refused(right, wrong, method):
 @pytest.mark.parametrize("change", ["steps", "rate"])
 def test_plain_pytorch_made_wrong_is_refused(right, form, change):
     setting = with_attack(setting_of(), steps=2) if change == "steps" else with_rate(setting_of(), LEARNING_RATE / 2)
-    assert compare(PlainSubject(setting, form), *right["arat"], form.half or "fp32").problem
+    assert compare(PlainSubject(setting, form), right["arat"], form.half or "fp32").problem
 
 
 def test_a_loss_that_is_not_a_number_is_refused(right):
     subject = own(setting_of())
     with torch.no_grad():
         subject.training.parts.parameters[0].fill_(float("nan"))
-    assert compare(subject, *right["arat"], "bf16").problem
+    assert compare(subject, right["arat"], "bf16").problem
 
 
 def test_swapped_loss_weights_are_refused(right):
     subject = own(setting_of())
     subject.training.parts.method.begin_epoch(torch.tensor(0.4))
-    assert "clean off by" in (compare(subject, *right["arat"], "bf16").problem or "")
+    assert "clean off by" in (compare(subject, right["arat"], "bf16").problem or "")
 
 
 def test_what_changes_the_algorithm_is_held_against_its_own_twin_and_not_the_ladders(right):
     for changed in (frozen(setting_of()), halved(setting_of())):
         batches = batches_of(changed)
-        assert compare(own(changed), batches, definition(changed, batches), "fp32").problem is None
-        assert compare(own(changed), *right["arat"], "fp32").problem
+        assert compare(own(changed), (batches, definition(changed, batches)), "fp32").problem is None
+        assert compare(own(changed), right["arat"], "fp32").problem
 
 
 FROZEN_WRONG = {
@@ -138,16 +138,15 @@ def by_running_statistics():
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_an_attack_by_running_statistics_is_held_against_its_own_definition(by_running_statistics, dtype):
     setting, batches, found = by_running_statistics
-    assert compare(own(setting, dtype), batches, found, dtype).problem is None
+    assert compare(own(setting, dtype), (batches, found), dtype).problem is None
 
 
 # In bf16 as well, whose tolerances are the widest.
 @pytest.mark.parametrize("wrong", FROZEN_WRONG.values(), ids=FROZEN_WRONG)
 def test_a_wrong_attack_by_running_statistics_is_refused(by_running_statistics, wrong):
     setting, batches, found = by_running_statistics
-    assert compare(own(wrong(setting), "bf16"), batches, found, "bf16").problem
+    assert compare(own(wrong(setting), "bf16"), (batches, found), "bf16").problem
 
 
 def test_exact_agreement_is_right(right):
-    batches, snapshots = right["arat"]
-    assert compare(own(setting_of(), "fp64"), batches, snapshots, "fp32").problem is None
+    assert compare(own(setting_of(), "fp64"), right["arat"], "fp32").problem is None

@@ -5,6 +5,7 @@ import signal
 from dataclasses import replace
 
 from bench import throughput
+from bench.common.turns import ratio_text
 from bench.ladder import ladder, turns
 from bench.ladder import report as throughput_report
 from bench.ladder.ladder import run_ladder
@@ -36,7 +37,14 @@ def rows_of(names, monkeypatch, **wrong):
         return found
 
     monkeypatch.setattr(ladder, "ladder_of", mutated)
-    return run_ladder(setting_of(batch=8), names, Effort(2, 1), 1e10, {"attack_steps": None}, lambda share: None)
+    return run_ladder(
+        setting_of(batch=8),
+        names,
+        Effort(2, 1),
+        bandwidth=1e10,
+        settings={"attack_steps": None},
+        advance=lambda share: None,
+    )
 
 
 def test_a_variant_made_wrong_gets_no_speed_and_no_ratio_and_the_others_do(monkeypatch):
@@ -83,9 +91,9 @@ def test_ratios_are_taken_turn_by_turn_and_one_that_leaves_it_open_says_so(monke
     # Turns: published 100, default 210; then default 100, published 190.
     assert default["ratios"]["published"] == {"low": 100 / 190, "median": (2.1 + 100 / 190) / 2, "high": 2.1}
     assert published["ratios"]["published"] == {"low": 1, "median": 1, "high": 1}
-    assert throughput_report.ratio(default["ratios"]["published"]) == "unresolved (0.53-2.10)"
-    assert throughput_report.ratio({"low": 1.9, "median": 2.0, "high": 2.1}) == "2.00 (1.90-2.10)"
-    assert throughput_report.ratio({"low": 0.7, "median": 0.8, "high": 0.9}) == "0.80 (0.70-0.90)"
+    assert ratio_text(default["ratios"]["published"]) == "unresolved (0.53-2.10)"
+    assert ratio_text({"low": 1.9, "median": 2.0, "high": 2.1}) == "2.00 (1.90-2.10)"
+    assert ratio_text({"low": 0.7, "median": 0.8, "high": 0.9}) == "0.80 (0.70-0.90)"
 
 
 def test_sigterm_ends_the_building_and_what_is_ready_is_timed(monkeypatch):
@@ -112,6 +120,8 @@ def test_of_several_forms_the_fastest_counts_and_what_is_wrong_with_the_others_i
         return found | {"default": replace(found["default"], builds=builds)}
 
     monkeypatch.setattr(ladder, "ladder_of", several)
-    (row,) = run_ladder(setting_of(batch=8), ["default"], Effort(2, 1), 1e10, {}, lambda share: None)
+    (row,) = run_ladder(
+        setting_of(batch=8), ["default"], Effort(2, 1), bandwidth=1e10, settings={}, advance=lambda share: None
+    )
     assert row["correct"] and row["compile_mode"] == "right" and row["images_per_s"] > 0
     assert row["modes"]["slow"].startswith("WRONG") and row["modes"]["fails"] == "RuntimeError: no such mode"

@@ -34,12 +34,12 @@ def data_root(tmp_path, monkeypatch):
 
 @pytest.fixture
 def of_small(small) -> list[Case]:
-    return small_cases(small, small_plan("cpu", True, 32), [1], "cpu")
+    return small_cases(small, small_plan("cpu", True, 32), [1], device="cpu")
 
 
 @pytest.fixture
 def of_photos(photos) -> list[Case]:
-    return photo_cases(photos, photo_plan("cpu", True), [1], "cpu")
+    return photo_cases(photos, photo_plan("cpu", True), [1], device="cpu")
 
 
 @pytest.fixture

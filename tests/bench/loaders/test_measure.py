@@ -28,7 +28,7 @@ def test_loaders_take_turns_and_are_compared_turn_by_turn(of_small, fake, tmp_pa
         }
     )
     cases = [case(of_small, *key) for key in (("plain", "raw"), ("ffcv", "raw"), ("plain", "png"))]
-    entries = measure(cases, tmp_path, EFFORT, lambda share: None)
+    entries = measure(cases, tmp_path, EFFORT, advance=lambda share: None)
     turn = [(task, *name) for name in names for task in ("speed", "training")]
     back = [(task, *name) for name in names[::-1] for task in ("speed", "training")]
     assert faked.order == turn + back
@@ -46,7 +46,7 @@ def test_loaders_take_turns_and_are_compared_turn_by_turn(of_small, fake, tmp_pa
 def test_a_turn_without_cpu_time_has_no_ratio_of_it(of_small, fake, tmp_path):
     fake({("plain", "arrays"): [results(100, 2.0, 0.1)] * 2, ("ffcv", "raw.beton"): [results(300, 0.0, 0.1)] * 2})
     cases = [case(of_small, "plain", "raw"), case(of_small, "ffcv", "raw")]
-    entries = measure(cases, tmp_path, EFFORT, lambda share: None)
+    entries = measure(cases, tmp_path, EFFORT, advance=lambda share: None)
     (row,) = [row for row in rows_of(entries, {}) if (row["loader"], row["stage"]) == ("ffcv", "steady")]
     assert row["ratios"].keys() == {"images_per_s"}
 
@@ -55,7 +55,7 @@ def test_a_loader_that_is_wrong_or_fails_gets_no_speed(of_small, fake, tmp_path)
     twice = [results(100, 1.0, 0.1)] * 2
     faked = fake({("plain", "arrays"): twice, ("dali", "png.tar"): [Failed("killed")]}, {"ffcv": "WRONG: all"})
     cases = [case(of_small, *key) for key in (("plain", "raw"), ("ffcv", "raw"), ("dali", "png"))]
-    rows = rows_of(measure(cases, tmp_path, EFFORT, lambda share: None), {})
+    rows = rows_of(measure(cases, tmp_path, EFFORT, advance=lambda share: None), {})
     assert not [task for task in faked.order if task[1] == "ffcv"], "it was timed"
     for row in rows:
         good = row["loader"] == "plain"
@@ -68,7 +68,7 @@ def test_what_the_budget_does_not_see_twice_has_no_row(of_small, fake, tmp_path)
     once = [results(100, 1.0, 0.1)]
     fake({("plain", "arrays"): once * 2, ("plain", "png.tar"): [*once, OutOfTime()]})
     cases = [case(of_small, "plain", "raw"), case(of_small, "plain", "png")]
-    entries = measure(cases, tmp_path, Effort(3, 0.1, float("inf")), lambda share: None)
+    entries = measure(cases, tmp_path, Effort(3, 0.1, float("inf")), advance=lambda share: None)
     assert rows_of(entries, {}) == []
     entries[0].turns["steady"] *= 2
     assert [row["stage"] for row in rows_of(entries, {})] == ["steady"]

@@ -21,14 +21,16 @@ def test_a_training_is_measured_once_and_its_row_names_no_path(tmp_path, monkeyp
     (row,) = read_rows(path)
     assert (row["suite"], row["method"], row["epochs"], row["num_images"]) == ("smoke", "arat", 1, 60)
     assert row["config"]["data"] == "digits" and 0 <= row["pgd20"] <= row["clean"] <= 100
-    monkeypatch.setattr(training, "measure", lambda *_: pytest.fail("a finished training was repeated"))
+    monkeypatch.setattr(training, "measure", lambda *_, **__: pytest.fail("a finished training was repeated"))
     assert training.main(flags) == 0
     assert list(read_rows(path)) == [row]
     assert "digits-arat: clean" in capsys.readouterr().out
     # A row of fewer images under AutoAttack is not the one that is asked for now, one of all there are is.
-    monkeypatch.setattr(
-        training, "measure", lambda *given: {**row, "autoattack": 1.0, "num_autoattack": min(given[3], 60)}
-    )
+
+    def attacked(*_, num_autoattack):
+        return {**row, "autoattack": 1.0, "num_autoattack": min(num_autoattack, 60)}
+
+    monkeypatch.setattr(training, "measure", attacked)
     write_row(path, {"benchmark": "throughput"})
     for number in ("3", "4", "4", "2", "10000", "10000"):
         assert training.main([*flags, "--num-autoattack", number]) == 0
@@ -37,12 +39,12 @@ def test_a_training_is_measured_once_and_its_row_names_no_path(tmp_path, monkeyp
     # Without a commit nobody knows whose row it is.
     monkeypatch.setattr(training, "commit", lambda: None)
     write_row(path, {**row, "commit": None})
-    monkeypatch.setattr(training, "measure", lambda *_: row)
+    monkeypatch.setattr(training, "measure", lambda *_, **__: row)
     assert training.main(flags) == 0 and len(list(read_rows(path))) == 7
 
 
 def test_a_training_that_is_stopped_says_how_to_go_on(tmp_path, monkeypatch, capsys):
-    def stop(*_):
+    def stop(*_, **__):
         raise Interrupted("stopped at step 7 (epoch 1)", signal.SIGTERM)
 
     monkeypatch.setattr(training, "measure", stop)

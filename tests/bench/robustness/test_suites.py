@@ -72,7 +72,7 @@ def test_a_suite_writes_a_row_a_training_and_does_not_train_again(tmp_path, tiny
     for name in ("digits", "digits-curves"):
         assert (tmp_path / "runs" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
-    monkeypatch.setattr(robustness, "measure", lambda *_: pytest.fail("a finished training was measured again"))
+    monkeypatch.setattr(robustness, "measure", lambda *_, **__: pytest.fail("a finished training was measured again"))
     assert robustness.main(args) == 0
     assert list(read_rows(rows_at(tmp_path))) == rows
 
@@ -111,7 +111,7 @@ def test_the_ablation_adds_one_switch_at_a_time_and_ends_at_ar_at(tmp_path):
     suite = suites.SUITES["ablation"]
     methods = {
         entry.method: entry.config.method
-        for entry in suites.entries(suite, suite.methods, None, 1, tmp_path)
+        for entry in suites.entries(suite, suite.methods, None, num_seeds=1, runs=tmp_path)
         if entry.config.method.name == "arat"
     }
     stages = [asdict(settings) for settings in methods.values()]
@@ -123,7 +123,7 @@ def test_the_ablation_adds_one_switch_at_a_time_and_ends_at_ar_at(tmp_path):
 
 def test_methods_of_a_suite_differ_in_method_attack_and_optimiser_alone(tmp_path):
     for suite in suites.SUITES.values():
-        found = list(suites.entries(suite, suite.methods, None, 2, tmp_path))
+        found = list(suites.entries(suite, suite.methods, None, num_seeds=2, runs=tmp_path))
         assert len({entry.out for entry in found}) == len(found)
         alike = {
             (config.data, config.model, config.epochs, config.schedule, config.augment, config.batch, config.eps_255)
@@ -135,7 +135,7 @@ def test_methods_of_a_suite_differ_in_method_attack_and_optimiser_alone(tmp_path
 def test_arrest_starts_from_the_standard_net_of_its_seed_which_is_trained_before_it(tmp_path):
     suite = suites.SUITES["digits"]
     outs = []
-    for entry in suites.entries(suite, suite.methods, None, 3, tmp_path):
+    for entry in suites.entries(suite, suite.methods, None, num_seeds=3, runs=tmp_path):
         outs.append(str(entry.out))
         if entry.method == "arrest":
             assert entry.config.method.teacher == str(tmp_path / f"digits-standard-seed{entry.config.seed}")
@@ -155,7 +155,7 @@ def test_the_budget_stops_a_training_which_then_goes_on(tmp_path, monkeypatch, c
     args = flags(tmp_path, "--methods", "at", "--num-autoattack", "0")
     begun = []
 
-    def slow(*given):
+    def slow(*given, **more):
         begun.append(given)
         be_over()
 
@@ -172,7 +172,7 @@ def test_the_budget_ends_what_took_its_first_signal_for_itself(ignored, tmp_path
     """As a training does that is past its last step; a shell's background has Ctrl-C ignored."""
     taken = []
 
-    def deaf(*given):
+    def deaf(*given, **more):
         earlier = signal.signal(signal.SIGINT, lambda number, frame: taken.append(number))
         be_over()
         signal.signal(signal.SIGINT, earlier)
