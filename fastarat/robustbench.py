@@ -186,8 +186,8 @@ class AutoAttack:
             try:
                 with self.log_path.open("a", encoding="utf-8") as file:
                     file.writelines(f"{line}\n" for line in lines)
-            except OSError as e:  # the result is worth more than its log
-                notice(f"nothing was added to {self.log_path}: {e.strerror}")
+            except OSError as error:  # the result is worth more than its log
+                notice(f"nothing was added to {self.log_path}: {error.strerror}")
 
 
 class Called(nn.Module):
@@ -269,16 +269,16 @@ def _write(folder: Path, name: str, dataset: str, found: Evaluation) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / f"{as_file_name(name)}.json", json.dumps(values, indent=2) + "\n")
-    except OSError as e:
-        notice(f"cannot make {folder}: {e.strerror}; the result was {json.dumps(values)}")
+    except OSError as error:
+        notice(f"cannot make {folder}: {error.strerror}; the result was {json.dumps(values)}")
 
 
 def _writable(path: Path) -> Path:
     """A file to add lines to. Raises `UserError` where that cannot be, before there are any."""
     try:
         path.open("a").close()
-    except OSError as e:
-        raise UserError(f"log_path {path}: {e.strerror}; give a file in a folder that is there") from None
+    except OSError as error:
+        raise UserError(f"log_path {path}: {error.strerror}; give a file in a folder that is there") from error
     return path
 
 

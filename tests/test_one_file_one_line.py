@@ -83,7 +83,8 @@ TOY_METHOD = """
     from typing import Literal
 
     from fastarat.config.method import MethodSettings
-    from fastarat.methods.method import Method, Terms, widened
+    from fastarat.methods.method import Method, Terms
+    from fastarat.models.predictions import widened
     from fastarat.models.split_batch_norm import forward
 
 
@@ -158,6 +159,31 @@ TOY_FORMAT = """
             splits.append(Images(pixels, np.array([label for label, _ in rows])))
         return from_splits(path.stem, *splits, ("dark", "light"), 9)
 """
+
+TOY_ATTACK = {
+    "toy_attacks/darken.py": '''
+        from fastarat.attacks.attack import Attack, Cost
+        from fastarat.attacks.found import Found
+
+
+        def darken(logits_of, x, y, rows, conditions):
+            """Every pixel as dark as the ball allows."""
+            x_adv = (x - conditions.settings.eps).clamp(0, 1)
+            return Found(x_adv, logits_of(x_adv).argmax(1) != y, y >= 0)
+
+
+        DARKEN = Attack(darken, lambda settings: Cost(passes=1, forwards=1), follows_gradient=False)
+    ''',
+    "toy_net.py": """
+        import torch
+        from torch import nn
+
+
+        def net():
+            torch.manual_seed(0)
+            return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    """,
+}
 
 
 @pytest.fixture
@@ -290,32 +316,6 @@ def test_a_toy_data_format_is_listed_checked_trained_on_and_evaluated_by_its_nam
     assert facts["train"] == {"images": 32, "class_min": 16, "class_max": 16} and facts["max_value"] == 9
     assert main(["data", "list"]) == 0 and f"dots in {folder / 'data/grey.dots'}" in capsys.readouterr().out
     assert main(["data", "check", "half"]) == 1 and "half.dots has no test images" in capsys.readouterr().out
-
-
-TOY_ATTACK = {
-    "toy_attacks/darken.py": '''
-        from fastarat.attacks.attack import Attack, Cost
-        from fastarat.attacks.found import Found
-
-
-        def darken(logits_of, x, y, rows, conditions):
-            """Every pixel as dark as the ball allows."""
-            x_adv = (x - conditions.settings.eps).clamp(0, 1)
-            return Found(x_adv, logits_of(x_adv).argmax(1) != y, y >= 0)
-
-
-        DARKEN = Attack(darken, lambda settings: Cost(passes=1, forwards=1), follows_gradient=False)
-    ''',
-    "toy_net.py": """
-        import torch
-        from torch import nn
-
-
-        def net():
-            torch.manual_seed(0)
-            return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    """,
-}
 
 
 def test_a_toy_attack_is_one_of_eval_alone_and_before_others(write, monkeypatch, capsys):

@@ -73,7 +73,7 @@ class Search(NamedTuple):
 
 
 def random_start(x: Tensor, rows: Tensor, norm: Norm, eps: float, seed: int, run: int) -> Tensor:
-    """Points on the surface of the balls round `x`, cut to [0, 1]; functions of (seed, run, row)."""
+    """Points on the surface of the balls round `x`, cut to [0, 1]: each is a function of (seed, run, row)."""
     return (x + random_shift(x, rows, norm, eps, seed, run)).clamp(0, 1)
 
 

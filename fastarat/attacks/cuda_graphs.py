@@ -75,8 +75,8 @@ class Captured:
                 self.graphs[key] = _Graph(move, state, size, self.pool, self.stream)
             except torch.OutOfMemoryError:
                 raise
-            except RuntimeError as e:
-                self.problem = first_line(e)
+            except RuntimeError as error:
+                self.problem = first_line(error)
                 notice(f"the attacks run uncaptured: {self.problem}")
         return move(state) if self.problem else self.graphs[key](state)
 

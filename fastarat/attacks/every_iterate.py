@@ -16,11 +16,11 @@ from torch import Tensor
 
 from fastarat.attacks.attack import Attack, Conditions, Cost
 from fastarat.attacks.found import Found, has_direction, is_known, nothing_found, written
-from fastarat.attacks.objectives import objective, widened
+from fastarat.attacks.objectives import objective
 from fastarat.attacks.pgd import Logits, clean_log_probabilities, loss_scale, start
 from fastarat.config.attack import AttackConfig, Objective
 from fastarat.config.evaluation import EvaluationSettings
-from fastarat.models.predictions import are_right, are_undefined, margins
+from fastarat.models.predictions import are_right, are_undefined, margins, widened
 
 # Of the largest entry of a gradient by logits, in float32 or wider: what its sum may be. Roundings alone come to 1e-6.
 ROUNDED_AWAY = 1e-2

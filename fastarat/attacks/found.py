@@ -19,7 +19,7 @@ class Found(NamedTuple):
 
 
 def nothing_found(x: Tensor) -> Found:
-    """Of images [B, C, H, W] before the first search."""
+    """What is known of images [B, C, H, W] before the first search."""
     none = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     return Found(x.clone(), none, none.clone())
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastarat.config.attack import Objective
+from fastarat.models.predictions import widened
 
 PointLoss = Literal["cross-entropy", "dlr", "targeted-dlr"]
 
@@ -69,11 +70,6 @@ def point_losses(name: PointLoss, logits: Tensor, y: Tensor, target: Tensor) -> 
     if name == "cross-entropy":
         return F.cross_entropy(logits, y, reduction="none")
     return dlr(logits, y) if name == "dlr" else targeted_dlr(logits, y, target)
-
-
-def widened(logits: Tensor) -> Tensor:
-    """Logits as an objective takes them: in float32 or wider."""
-    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _of_class(logits: Tensor, classes: Tensor) -> Tensor:

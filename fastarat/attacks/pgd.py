@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastarat.attacks.objectives import objective
 from fastarat.config.attack import AttackConfig
+from fastarat.models.predictions import widened
 
 Logits = Callable[[Tensor], Tensor]
 GAUSSIAN = 0.001
@@ -108,7 +109,7 @@ def clean_log_probabilities(settings: AttackConfig, logits_of: Logits, x: Tensor
         return None
     with torch.no_grad():
         logits = logits_of(x)
-    return (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(1)
+    return widened(logits).log_softmax(1)
 
 
 def pgd(settings: AttackConfig, logits_of: Logits, centre: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:

@@ -35,8 +35,8 @@ from fastarat.models.predictions import are_right, margins
 
 # p is halved after each of these queries.
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000)
-# Every so many queries the host waits to learn which images are done. That costs a GPU less than a query; and an
-# image stays at most so much longer than it must, of 5000. L2's signs are drawn for so many queries at once.
+# After every BLOCK queries the host waits to learn which images are done. That costs a GPU less than a query, and an
+# image stays at most BLOCK of 5000 queries longer than it must. L2's signs are drawn for a block at once.
 BLOCK = 20
 TINY = 1e-12  # keeps norms away from 0
 
@@ -134,7 +134,7 @@ class _Linf:
         return (x - self.eps).clamp_min(0), (x + self.eps).clamp_max(1)
 
     def proposal(self, side: int) -> Propose:
-        """Of a query, whatever the side of its windows: that is looked up."""
+        """The proposal of any query: the side of its windows is looked up."""
         return self._propose
 
     def _propose(self, best: Best) -> Tensor:
@@ -172,7 +172,7 @@ class _L2:
         return x, _signs(words).view(-1, BLOCK, x.shape[1]).to(x.dtype)
 
     def proposal(self, side: int) -> Propose:
-        """Of a query with windows of this side."""
+        """The proposal of a query whose windows have this side."""
         return partial(self._propose, self.templates[side])
 
     def _propose(self, shape: Tensor, best: Best) -> Tensor:

@@ -2,8 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal
+
+from fastarat.common.errors import unknown
 
 Norm = Literal["linf", "l2"]
 Start = Literal["uniform", "gaussian", "none", "published-code"]
@@ -57,9 +58,7 @@ class AttackConfig:
         """Everything wrong with these settings, each a sentence that names the fix."""
         found = []
         if self.name not in NAMES:
-            near = get_close_matches(self.name, NAMES, n=1, cutoff=0.5)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            found.append(f"Unknown attack {self.name!r}. Available: {', '.join(NAMES)}.{hint}")
+            found.append(str(unknown("attack", self.name, NAMES)))
         for field in ("eps_255", "step_255", "start_scale"):
             value = getattr(self, field)
             if not (math.isfinite(value) and value >= 0):

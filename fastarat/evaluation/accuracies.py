@@ -1,32 +1,26 @@
 """Accuracy on clean and on attacked images, with an interval, per class.
 
-Robust means robust against every iterate of every restart: the ball is round the clean image, the start
-included, and one success is enough.
-
 The driver of `autoattack` runs the same search by the name pgd, and finds the same. It is no substitute here: an
 evaluation within a training is shared among processes, in training's number format and with its weights, may move the
 ball as the published code does, and lets the host wait once a restart, not once a batch.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from fastarat_kernels.augment.gather import gather
 from torch import Tensor, nn
 
-from fastarat.attacks.every_iterate import one_restart
 from fastarat.common.distributed import World, sum_over_processes
 from fastarat.common.errors import UserError
 from fastarat.config.attack import AttackConfig
 from fastarat.config.model import Branch
 from fastarat.data.images.dataset import Images
+from fastarat.evaluation.verdicts import DeviceImages, Verdict, on_clean, under_attack
 from fastarat.models.modes import batch_norm_mode
-from fastarat.models.predictions import are_right, are_undefined
 from fastarat.models.split_batch_norm import forward, forward_context
 
 CPU = torch.device("cpu")
@@ -85,36 +79,6 @@ class AccuracySettings:
 EVERY_IMAGE = AccuracySettings()
 
 
-@dataclass(frozen=True)
-class DeviceImages:
-    """Images on a device: bytes there, until a batch of them is asked for."""
-
-    pixels: Tensor
-    """uint8 [N, H, W, C]"""
-    labels: Tensor
-    """int64 [N]"""
-    rows: Tensor
-    """int64 [N]: the images' places in the whole set, on which their random numbers depend"""
-    max_value: int
-    dtype: torch.dtype
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batch(self, index: Tensor) -> Tensor:
-        """Images `index` (int64 [B]) as `dtype` [B, C, H, W] in [0, 1], channels-last."""
-        return gather(self.pixels, index, self.max_value, self.dtype)
-
-    def first(self, num_images: int) -> "DeviceImages":
-        """The first `num_images`."""
-        kept = slice(num_images)
-        return replace(self, pixels=self.pixels[kept], labels=self.labels[kept], rows=self.rows[kept])
-
-    def per_class(self, chosen: Tensor, num_classes: int) -> Tensor:
-        """How many of the images `chosen` (bool [N]) each class has: int64 [num_classes]."""
-        return self.labels.new_zeros(num_classes).scatter_add_(0, self.labels, chosen.long())
-
-
 @torch.inference_mode(False)
 def accuracies(
     model: nn.Module,
@@ -160,7 +124,7 @@ def accuracies(
     return on, under
 
 
-def _counted(verdict: "Verdict") -> tuple[Tensor, ...]:
+def _counted(verdict: Verdict) -> tuple[Tensor, ...]:
     """Flags, bool [N] each, of which an `Accuracy` has the sums."""
     return verdict.right, torch.ones_like(verdict.right), verdict.undefined, verdict.not_attackable
 
@@ -213,69 +177,3 @@ def device_of(model: nn.Module, otherwise: torch.device = CPU) -> torch.device:
 
 def _dtype_of(model: nn.Module) -> torch.dtype:
     return next((parameter.dtype for parameter in model.parameters()), torch.float32)
-
-
-class Verdict(NamedTuple):
-    """Of N images, on their device: bool [N] each."""
-
-    right: Tensor
-    undefined: Tensor
-    """wrong because their logits predict nothing"""
-    not_attackable: Tensor
-    """right, but no restart had a direction to follow at any point"""
-
-
-def on_clean(
-    logits_of: Callable[[Tensor], Tensor],
-    images: DeviceImages,
-    batch: int,
-    advance: Callable[[int], None] = lambda amount: None,
-) -> Verdict:
-    """Which images are predicted right as they are. `advance` is told of the images done."""
-    right, undefined, none = torch.zeros((3, len(images)), dtype=torch.bool, device=images.labels.device)
-    for part in _batches(torch.arange(len(images), device=right.device), batch):
-        with torch.no_grad():
-            logits = logits_of(images.batch(part))
-        right[part], undefined[part] = are_right(logits, images.labels[part]), are_undefined(logits)
-        advance(len(part))
-    return Verdict(right, undefined, none)
-
-
-def under_attack(
-    logits_of: Callable[[Tensor], Tensor],
-    images: DeviceImages,
-    correct: Tensor,
-    attack: AttackConfig,
-    restarts: int,
-    seed: int,
-    batch: int,
-    advance: Callable[[int], None] = lambda amount: None,
-) -> Verdict:
-    """Which of the images `correct` (bool [N]) stay right at every iterate of every restart.
-
-    A restart attacks only what is still unbroken, which is all that the host waits for. `advance` is told of the
-    images that are through a restart.
-    """
-    alive, undefined, attackable = correct.clone(), torch.zeros_like(correct), torch.zeros_like(correct)
-    for restart in range(restarts):
-        left = alive.nonzero().squeeze(1)
-        advance(len(alive) - len(left))
-        for part in _batches(left, batch):
-            index = _filled(part, min(batch, len(alive)))
-            x, y, rows = images.batch(index), images.labels[index], images.rows[index]
-            (_, broken, searched), nothing, _ = one_restart(logits_of, x, y, rows, attack, seed, restart)
-            n = len(part)
-            alive[part], undefined[part], attackable[part] = ~broken[:n], nothing[:n], attackable[part] | searched[:n]
-            advance(n)
-    return Verdict(alive, undefined, alive & ~attackable & (restarts > 0))
-
-
-def _batches(index: Tensor, batch: int) -> Sequence[Tensor]:
-    return index.split(batch) if len(index) else ()
-
-
-def _filled(index: Tensor, size: int) -> Tensor:
-    """`index` filled up to `size` by its first: where cuDNN times its algorithms for every new shape, there are few."""
-    if not torch.backends.cudnn.benchmark:
-        return index
-    return torch.cat([index, index[:1].expand(size - len(index))])

@@ -118,8 +118,8 @@ def _device_of(model: nn.Module, device: torch.device | str | None) -> torch.dev
         raise UserError(f"the model is a {type(model).__name__}: give a torch.nn.Module")
     try:
         asked = None if device is None else torch.device(device)
-    except RuntimeError:
-        raise UserError(f"device {device!r} is none that torch knows: give cpu or cuda") from None
+    except RuntimeError as error:
+        raise UserError(f"device {device!r} is none that torch knows: give cpu or cuda") from error
     there = device_of(model, asked or CPU)
     if asked is not None and (asked.type != there.type or asked.index not in (None, there.index)):
         raise UserError(f"the model is on {there}, not on {asked}: move it there with its to({str(asked)!r})")
@@ -135,5 +135,5 @@ def _searching(model: nn.Module, x: Tensor, settings: EvaluationSettings) -> Abs
 def _enough_memory(batch: int) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise WorkError(f"out of GPU memory at batch {batch}: give a smaller batch") from None
+    except torch.OutOfMemoryError as error:
+        raise WorkError(f"out of GPU memory at batch {batch}: give a smaller batch") from error

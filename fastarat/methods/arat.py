@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from fastarat.common.errors import UserError
 from fastarat.config.method import ARATConfig, Metric
-from fastarat.methods.method import ImageShape, Method, Terms, widened
+from fastarat.methods.method import ImageShape, Method, Terms
 from fastarat.models.batch_norm import BatchNorm1d
 from fastarat.models.features import feature_widths, tap_layers
+from fastarat.models.predictions import widened
 from fastarat.models.split_batch_norm import forward_with_features
 
 

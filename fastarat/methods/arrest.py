@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from fastarat.common.errors import UserError
 from fastarat.config.method import ARRESTConfig
-from fastarat.methods.method import ImageShape, Method, Terms, widened
+from fastarat.methods.method import ImageShape, Method, Terms
 from fastarat.models.batch_norm import Statistics
 from fastarat.models.convert import convert_to_split_batch_norm
 from fastarat.models.features import tap_layers
+from fastarat.models.predictions import widened
 from fastarat.models.split_batch_norm import forward_with_features
 
 

@@ -7,7 +7,8 @@ FGSM-RS (Wong et al., ICLR 2020) and N-FGSM (de Jorge et al., NeurIPS 2022) diff
 
 from torch import Tensor, nn
 
-from fastarat.methods.method import Method, Terms, widened
+from fastarat.methods.method import Method, Terms
+from fastarat.models.predictions import widened
 from fastarat.models.split_batch_norm import forward
 
 

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastarat.config.method import LBGATConfig
-from fastarat.methods.method import ImageShape, Method, Terms, accuracy, divergence, widened
+from fastarat.methods.method import ImageShape, Method, Terms, accuracy, divergence
+from fastarat.models.predictions import widened
 from fastarat.models.registry import build_model
 from fastarat.models.split_batch_norm import forward
 

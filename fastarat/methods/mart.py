@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fastarat.config.method import MARTConfig
-from fastarat.methods.method import Method, Terms, divergence, widened
+from fastarat.methods.method import Method, Terms, divergence
+from fastarat.models.predictions import widened
 from fastarat.models.split_batch_norm import forward
 
 

@@ -100,11 +100,6 @@ def accuracy(logits: Tensor, y: Tensor) -> Tensor:
     return are_right(logits.detach(), y).float().mean()
 
 
-def widened(logits: Tensor) -> Tensor:
-    """Logits in float32, or float64 where they are: losses are never taken in half precision."""
-    return logits if logits.dtype == torch.float64 else logits.float()
-
-
 def divergence(clean_logits: Tensor, adversarial_logits: Tensor) -> Tensor:
     """KL(p(x) ‖ p(x')) of each row, [B]: summed over classes, no gradient stopped."""
     clean, adversarial = clean_logits.log_softmax(1), adversarial_logits.log_softmax(1)

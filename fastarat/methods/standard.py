@@ -5,7 +5,8 @@ loss = CE(f(x), y)
 
 from torch import Tensor, nn
 
-from fastarat.methods.method import Method, Terms, widened
+from fastarat.methods.method import Method, Terms
+from fastarat.models.predictions import widened
 from fastarat.models.split_batch_norm import forward
 
 

@@ -9,12 +9,17 @@ import torch
 from torch import Tensor
 
 
+def widened(logits: Tensor) -> Tensor:
+    """Logits in float32, or float64 where they are: no loss or margin is taken in half precision."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
 def margins(logits: Tensor, y: Tensor) -> Tensor:
     """z_y - max_{j != y} z_j for logits [N, K] and classes `y` (int64 [N]): [N], in float32 or wider.
 
     NaN where the logits hold a NaN, or where both terms are the same infinity.
     """
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logits = widened(logits)
     own = torch.arange(logits.shape[1], device=logits.device) == y[:, None]
     return logits.gather(1, y[:, None]).squeeze(1) - logits.masked_fill(own, -torch.inf).amax(1)
 

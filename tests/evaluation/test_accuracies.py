@@ -11,14 +11,8 @@ from fastarat.common.distributed import World
 from fastarat.common.errors import UserError
 from fastarat.config.attack import AttackConfig
 from fastarat.data.images.dataset import Images
-from fastarat.evaluation.accuracies import (
-    Accuracy,
-    AccuracySettings,
-    DeviceImages,
-    accuracies,
-    on_clean,
-    under_attack,
-)
+from fastarat.evaluation.accuracies import Accuracy, AccuracySettings, accuracies
+from fastarat.evaluation.verdicts import DeviceImages, on_clean, under_attack
 from fastarat.models.convert import convert_to_split_batch_norm
 from tests.helpers.host_syncs import HostSync, NoHostSync
 

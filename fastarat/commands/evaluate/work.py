@@ -88,8 +88,8 @@ class Work:
                     budget=self.arguments.budget,
                     advance=advance,
                 )
-        except KeyboardInterrupt as e:
-            raise Interrupted(f"interrupted; {self._goes_on()}", number_of(e)) from None
+        except KeyboardInterrupt as error:
+            raise Interrupted(f"interrupted; {self._goes_on()}", number_of(error)) from error
         finally:
             self._leave_no_empty_directory()
 
@@ -150,8 +150,10 @@ class Work:
         state = beside / "evaluations" / f"{self.settings.names[0]}-{self.settings.norm}-{digest.hexdigest()[:12]}"
         try:
             state.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            notice(f"nothing is kept of an interruption ({state.parent}: {e.strerror}); --state DIR gives it a place")
+        except OSError as error:
+            notice(
+                f"nothing is kept of an interruption ({state.parent}: {error.strerror}); --state DIR gives it a place"
+            )
             return None
         return state
 

@@ -61,8 +61,8 @@ def check_model(
 def _called(module: nn.Module, x: Tensor) -> Any:
     try:
         return module(x)
-    except (Exception, SystemExit) as e:  # a net of others may raise anything
-        raise UserError(f"the model takes no images {list(x.shape)}: {one_line(e)}") from None
+    except (Exception, SystemExit) as error:  # a net of others may raise anything
+        raise UserError(f"the model takes no images {list(x.shape)}: {one_line(error)}") from error
 
 
 def _check_mode(module: nn.Module) -> None:
@@ -117,8 +117,8 @@ def _check_gradient(logits: Tensor, x: Tensor) -> None:
     try:
         if logits.requires_grad and torch.autograd.grad(logits.sum(), x, allow_unused=True)[0] is not None:
             return
-    except RuntimeError as e:
-        reason = one_line(e)
+    except RuntimeError as error:
+        reason = one_line(error)
     raise UserError(f"the model has no gradient by its images ({reason}): give it one, or square, which needs none")
 
 

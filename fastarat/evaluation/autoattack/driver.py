@@ -120,7 +120,7 @@ def _attack(
 
 
 def _batch(runner: Runner, counting: Logits, name: str, task: Task, rows: Tensor) -> BatchOutcome:
-    """One attack on the images `rows`, and the check of what it found, which `counting` does not tell of."""
+    """One attack on the images `rows`, and the check of what it found, whose passes `counting` does not count."""
     begun, at = perf_counter(), rows.to(task.images.device)
     x, y = task.pixels(at), task.labels[at]
     checked = _checked(runner, counting, name, task, x, y, at)

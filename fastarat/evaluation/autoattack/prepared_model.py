@@ -17,7 +17,8 @@ def prepared(model: nn.Module, x: Tensor) -> Iterator[Logits]:
     """`model`, in eval mode, as a function from images like `x` [B, C, H, W] to logits, while no parameter wants a
     gradient and, where the model allows it, all is channels-last. Afterwards both are as before.
 
-    The function raises `WorkError` with one line where the model fails on a batch."""
+    The function raises `WorkError` with one line where the model fails on a batch.
+    """
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     filters = [parameter for parameter in model.parameters() if parameter.ndim == 4]
     layouts = [parameter.data for parameter in filters]
@@ -45,11 +46,11 @@ def _telling(logits_of: Logits, tried: int) -> Logits:
             return logits_of(x)
         except (torch.OutOfMemoryError, UserError, WorkError):
             raise
-        except (Exception, SystemExit) as e:  # a net of others may raise anything
+        except (Exception, SystemExit) as error:  # a net of others may raise anything
             raise WorkError(
-                f"the model fails on a batch of {len(x)} images, though it took {tried} ({one_line(e)}): let it take "
-                "any number (export it with a dynamic batch), or give another batch size"
-            ) from e
+                f"the model fails on a batch of {len(x)} images, though it took {tried} ({one_line(error)}): let it "
+                "take any number (export it with a dynamic batch), or give another batch size"
+            ) from error
 
     return call
 
@@ -71,8 +72,8 @@ class InBf16(nn.Module):
         self.device_type = device_type
         try:
             self.model = copied(model)
-        except UserError as e:
-            raise UserError(f"bf16 computes with a copy of the model: {e}, or give fp32") from None
+        except UserError as error:
+            raise UserError(f"bf16 computes with a copy of the model: {error}, or give fp32") from error
         for module in self.model.modules():
             if isinstance(module, nn.Linear | _ConvNd):
                 for parameter in module.parameters(recurse=False):

@@ -68,7 +68,7 @@ def package() -> Any:
     """Its class. Raises `UserError` if it is not installed."""
     try:
         from pyautoattack import AutoAttack
-    except ImportError:
-        raise UserError("the package pyautoattack is not installed: pip install 'fastarat[reference]'") from None
+    except ImportError as error:
+        raise UserError("the package pyautoattack is not installed: pip install 'fastarat[reference]'") from error
     logging.getLogger("auto-attack").setLevel(logging.WARNING)
     return AutoAttack

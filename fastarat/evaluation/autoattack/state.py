@@ -20,7 +20,7 @@ from fastarat.config.evaluation import EvaluationSettings
 SAME_MODEL = 1e-2
 LOCK = "autoattack.lock"
 FORMAT = 4
-"""of a kept state: another one begins anew"""
+"""the version of a kept state; one of another version is refused"""
 DESCRIPTION = "autoattack.json"
 CLEAN = "clean.safetensors"
 # What an image that broke a model may be outside the ball: roundings of float32.
@@ -112,8 +112,10 @@ class State:
             if self._lock is None:
                 raise UserError(f"another evaluation is at work in {folder}: wait for it, or give another directory")
             self._require_own(folder)
-        except OSError as e:
-            raise UserError(f"cannot use the directory {folder} for the state: {e.strerror}; give another") from None
+        except OSError as error:
+            raise UserError(
+                f"cannot use the directory {folder} for the state: {error.strerror}; give another"
+            ) from error
         own = fingerprint(self.task)
         if not description.exists():
             write_text(description, json.dumps(own, indent=2) + "\n")
@@ -133,7 +135,7 @@ class State:
             raise UserError(f"{folder} holds other files: give an empty directory for the state")
 
     def settle(self, clean_logits: Tensor, random: bool) -> Tensor:
-        """The clean logits that count: those of the first session, which others must come near to."""
+        """The clean logits that count, which are the first session's. Raises `UserError` for others than these."""
         kept = self._load(CLEAN)
         if kept is None:
             self.save(CLEAN, {"logits": clean_logits.cpu().contiguous()})
@@ -165,8 +167,8 @@ class State:
             return None
         try:
             return read_tensors(self.folder / file, sealed=True)[0]
-        except UserError:
-            raise UserError(f"{self.folder / file} is damaged: delete it, and what it holds is done again") from None
+        except UserError as error:
+            raise UserError(f"{self.folder / file} is damaged: delete it, and what it holds is done again") from error
 
     def _unfit(self, file: str) -> UserError:
         return UserError(

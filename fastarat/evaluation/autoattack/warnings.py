@@ -48,7 +48,9 @@ def traces(outcomes: Sequence[BatchOutcome]) -> Traces:
 
 
 def with_further_start(first: Traces, more: Traces, rows: Tensor, broken: Tensor) -> Traces:
-    """Of one attack from two starts: `more` is of the images `rows` that `first` left, and broke those at `broken`."""
+    """The traces of one attack from two starts. `more` are those of the second, on the images `rows` that the first
+    left and of which it broke those at `broken`.
+    """
     missed, refused = rows[more.not_attackable], torch.cat([first.unconfirmed, rows[more.unconfirmed]]).unique()
     return Traces(
         num_images=first.num_images,
@@ -96,8 +98,9 @@ def undefined_clean(clean_logits: Tensor) -> str:
 
 
 def afterthoughts(asked: Sequence[str], flags: dict[str, Tensor], of: dict[str, Traces]) -> tuple[str, ...]:
-    """What the attacks themselves give reason to say. `asked`: their names; `flags`: which images are right, bool [N],
-    after `clean` and after each attack that has begun.
+    """The warnings that the attacks themselves give reason to.
+
+    `asked`: their names; `flags`: which images are right, bool [N], after `clean` and after each attack that has begun.
     """
     robust = list(flags.values())
     said = [
