@@ -1,4 +1,4 @@
-"""FAB finds the nearest misclassified point, as the reference does, and calls broken what lies in the ball."""
+"""FAB finds the nearest misclassified point, as the standard does, and calls broken what lies in the ball."""
 
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ NORMS = tuple(NAMES)
 
 
 class Kit(NamedTuple):
-    """A net with the reference's results on it."""
+    """A net with the standard's results on it."""
 
     model: nn.Module
     x: Tensor
@@ -75,7 +75,7 @@ def curved() -> tuple[nn.Module, Tensor, Tensor]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("norm", NORMS)
-def test_the_search_takes_the_steps_of_the_reference(kit, norm, dtype):
+def test_the_search_takes_the_steps_of_the_standard(kit, norm, dtype):
     model, x, y, trace = kit(f"trace_plain_{NAMES[norm]}.npz", dtype)
     x, y, seen = x[trace["index"]], y[trace["index"]], []
 
@@ -92,7 +92,7 @@ def test_the_search_takes_the_steps_of_the_reference(kit, norm, dtype):
     assert (off < 1e-4).sum() >= 11 and off.max() < 0.02
 
 
-def test_alone_it_breaks_what_the_reference_breaks(kit):
+def test_alone_it_breaks_what_the_standard_breaks(kit):
     model, x, y, stored = kit("aa_plain_Linf_individual_seed0.npz")
     _, broken, _ = fab_t(model, x[:60], y[:60], norm="linf", eps=EPS["linf"])
     robust = stored["robust_to_fab_t"][:60]

@@ -14,7 +14,7 @@ NORMS: tuple[Norm, ...] = ("linf", "l2")
 
 @pytest.fixture
 def vectors(golden) -> dict[str, Tensor]:
-    """The reference's projections: `points`, `w`, `b`, `linf_delta`, `l2_delta`."""
+    """The standard's projections: `points`, `w`, `b`, `linf_delta`, `l2_delta`."""
     with np.load(golden / "autoattack" / "unit_vectors.npz", allow_pickle=False) as file:
         return {k.removeprefix("proj_"): torch.from_numpy(file[k]) for k in file.files if k.startswith("proj_")}
 
@@ -50,7 +50,7 @@ def planes(reach: float, num: int = 20, size: int = 300) -> tuple[Tensor, Tensor
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_the_reference_finds_shifts_of_the_same_length(vectors, norm):
+def test_the_standard_finds_shifts_of_the_same_length(vectors, norm):
     points, w, b, expected = vectors["points"], vectors["w"], vectors["b"], vectors[f"{norm}_delta"]
     shift = project_onto_plane(points, w, b, norm)
     q = points + shift
