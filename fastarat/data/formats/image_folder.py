@@ -19,7 +19,7 @@ from fastarat.data.formats.class_folders import Layout, Place, survey
 from fastarat.data.images.cache import data_root, key_of
 from fastarat.data.images.dataset import SPLITS, Dataset, Images, from_splits
 from fastarat.data.images.decoding import Decoded, File, decode_all
-from fastarat.data.images.stored import StoredImages
+from fastarat.data.images.stored import Sample, StoredImages
 
 CHECK_SIZE = (8, 8)  # a check decodes every image but keeps none
 
@@ -136,21 +136,10 @@ def stored(source: Path) -> Dataset:
 def _split(source: Path, layout: Layout, found: list[tuple[Place, Entry]], split: str) -> StoredImages:
     rows = sorted((pair for pair in found if pair[0].split == split), key=lambda pair: pair[0].row)
     if source.is_dir():
-        paths = tuple(str(entry.path) for _, entry in rows)
-        lengths = [_size(entry.path) for _, entry in rows]
-    else:
-        paths, lengths = (str(source),), [entry.length for _, entry in rows]
-    count = len(rows)
-    return StoredImages(
-        paths,
-        np.arange(count, dtype=np.int32) if source.is_dir() else np.zeros(count, np.int32),
-        np.array([entry.offset for _, entry in rows], np.int64),
-        np.array(lengths, np.int64),
-        np.zeros(count, bool),
-        np.zeros((count, 2), np.int32),
-        np.array([place.label for place, _ in rows], np.int64),
-        tuple(entry.name for _, entry in rows),
-    )
+        samples = [Sample(entry.name, 0, _size(entry.path), place.label) for place, entry in rows]
+        return StoredImages.of_samples([entry.path for _, entry in rows], np.arange(len(rows)), samples)
+    samples = [Sample(entry.name, entry.offset, entry.length, place.label) for place, entry in rows]
+    return StoredImages.of_samples([source], np.zeros(len(rows)), samples)
 
 
 def _size(path: Path) -> int:

@@ -22,11 +22,11 @@ from fastarat.common.files import require_file
 from fastarat.common.problems import require_none
 from fastarat.data.formats import class_folders, tfrecord
 from fastarat.data.formats.archives import is_clutter, stem
-from fastarat.data.formats.webdataset import IMAGES, LABEL, Sample, samples
+from fastarat.data.formats.webdataset import IMAGES, LABEL, samples
 from fastarat.data.images.damaged import readable
 from fastarat.data.images.dataset import SPLITS, Dataset, from_splits
 from fastarat.data.images.pool import in_order
-from fastarat.data.images.stored import StoredImages
+from fastarat.data.images.stored import Sample, StoredImages
 from fastarat.data.images.whole_sets import scan_all
 
 SPLIT_OF = {**class_folders.SPLIT_OF, "validation": "test"}
@@ -201,17 +201,8 @@ def _tfrecord_samples(path: Path, shard: str, problems: list[str]) -> Iterator[S
 
 
 def _joined(paths: list[Path], shards: list[Shard]) -> StoredImages:
-    samples = [sample for shard in shards for sample in shard.samples]
-    return StoredImages(
-        tuple(map(str, paths)),
-        np.repeat(np.arange(len(paths), dtype=np.int32), [len(shard.samples) for shard in shards]),
-        np.array([sample.offset for sample in samples], np.int64),
-        np.array([sample.length for sample in samples], np.int64),
-        np.zeros(len(samples), bool),
-        np.zeros((len(samples), 2), np.int32),
-        np.array([sample.label for sample in samples], np.int64),
-        tuple(sample.name for sample in samples),
-    )
+    files = np.repeat(np.arange(len(paths)), [len(shard.samples) for shard in shards])
+    return StoredImages.of_samples(paths, files, [sample for shard in shards for sample in shard.samples])
 
 
 def _with_classes(folder: Path, train: StoredImages, test: StoredImages) -> Dataset:

@@ -13,20 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastarat.data.formats.archives import LARGEST, Entry, entries
+from fastarat.data.images.stored import Sample
 
 IMAGES = ("jpg", "jpeg", "png")
 LABEL = "cls"
 MOST_LABEL = 40
 """bytes of a number, and of what may stand around it"""
-
-
-class Sample(NamedTuple):
-    """An image in a shard."""
-
-    name: str
-    offset: int
-    length: int
-    label: int
 
 
 class Found(NamedTuple):

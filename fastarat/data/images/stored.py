@@ -2,6 +2,7 @@
 
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,6 +52,15 @@ def changed(name: str, path: str) -> WorkError:
     )
 
 
+class Sample(NamedTuple):
+    """An image file in a file, before it was looked into."""
+
+    name: str
+    offset: int
+    length: int
+    label: int
+
+
 @dataclass(frozen=True)
 class StoredImages:
     """One split of images in files: a JPEG or PNG file each, or many in a tar, a TFRecord or a .beton."""
@@ -73,6 +83,16 @@ class StoredImages:
     """what messages call each image"""
     crc32: np.ndarray | None = None
     """int64 [N]: the CRC-32 of each image's bytes, compared whenever it is read; None where nobody wrote them down"""
+
+    @classmethod
+    def of_samples(cls, paths: Sequence[Path], files: np.ndarray, samples: Sequence[Sample]) -> "StoredImages":
+        """JPEG and PNG files, each in the file `paths[files[i]]`; their sizes are 0, since nobody knows them yet."""
+        offsets, lengths, labels = (
+            np.array([getattr(sample, name) for sample in samples], np.int64) for name in ("offset", "length", "label")
+        )
+        raw, sizes = np.zeros(len(samples), bool), np.zeros((len(samples), 2), np.int32)
+        names = tuple(sample.name for sample in samples)
+        return cls(tuple(map(str, paths)), files.astype(np.int32), offsets, lengths, raw, sizes, labels, names)
 
     def __len__(self) -> int:
         return len(self.labels)
