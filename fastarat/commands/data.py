@@ -10,10 +10,12 @@ import tyro
 from fastarat.commands.parsing import parse
 from fastarat.common import console
 from fastarat.common.errors import unknown
+from fastarat.data.formats.beton.storage import Storage
 from fastarat.data.images.cache import data_root
 from fastarat.data.images.dataset import described
 from fastarat.data.open import prepare
 from fastarat.data.tools import check
+from fastarat.data.tools.build import build
 from fastarat.data.tools.fetch import fetch
 
 Source = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SRC")]
@@ -160,9 +162,7 @@ def _prepare(arguments: PrepareArguments) -> int:
 
 
 def _build(arguments: BuildArguments) -> int:
-    from fastarat.data.tools.build import build
-
-    build(arguments.src, arguments.out, arguments.mode, arguments.longest_side, arguments.quality)
+    build(arguments.src, arguments.out, Storage(arguments.mode, arguments.longest_side, arguments.quality))
     return _show(check.info(str(arguments.out)), arguments.json)
 
 

@@ -17,7 +17,7 @@ from fastarat.data.formats import cifar, prepared
 from fastarat.data.formats.archives import Entry, entries, is_archive, is_compressed, stem
 from fastarat.data.formats.class_folders import Layout, Place, survey
 from fastarat.data.images.cache import data_root, key_of
-from fastarat.data.images.dataset import SPLITS, Dataset, Images, from_splits
+from fastarat.data.images.dataset import MAX_VALUE, SPLITS, Dataset, Images, from_splits
 from fastarat.data.images.decoding import Decoded, File, decode_all
 from fastarat.data.images.stored import Sample, StoredImages
 
@@ -57,7 +57,7 @@ def prepare(source: Path, out: Path, size: int | None) -> None:
     with prepared.create(out) as folder:
         splits = {split: prepared.allocate(folder, split, layout.count(split), (height, width, 3)) for split in SPLITS}
         _fill(splits, source, layout, (width, height), resize=size is not None)
-        prepared.seal(folder, stem(source), layout.classes, 255, str(source))
+        prepared.seal(folder, stem(source), layout.classes, max_value=MAX_VALUE, source=str(source))
 
 
 def _fill(splits: dict[str, Images], source: Path, layout: Layout, size: tuple[int, int], resize: bool) -> None:

@@ -54,7 +54,7 @@ def allocate(folder: Path, split: str, count: int, shape: tuple[int, ...]) -> Im
     return Images(images, npy.allocate(folder / f"{split}_labels.npy", np.int64, (count,)))
 
 
-def seal(folder: Path, name: str, classes: tuple[str, ...], max_value: int, source: str) -> None:
+def seal(folder: Path, name: str, classes: tuple[str, ...], *, max_value: int, source: str) -> None:
     """Bring the arrays in `folder` to the disk and write the manifest, last, that makes them a data set."""
     train, test = (_load(folder, split) for split in SPLITS)
     dataset = from_splits(name, train, test, classes, max_value)
@@ -83,7 +83,7 @@ def write(dataset: Dataset, out: Path, source: str) -> None:
             space = allocate(folder, split, len(part.labels), part.images.shape[1:])
             space.images[:] = part.images
             space.labels[:] = part.labels
-        seal(folder, dataset.name, dataset.classes, dataset.max_value, source)
+        seal(folder, dataset.name, dataset.classes, max_value=dataset.max_value, source=source)
 
 
 def is_prepared(folder: Path) -> bool:

@@ -172,7 +172,7 @@ def _indexed(folder: Path, paths: list[Path]) -> list[Shard]:
     processes = None if sum(path.stat().st_size for path in paths) > MUCH else 1
     shards = []
     with console.progress(f"Indexing {folder.name}", len(paths)) as advance:
-        for shard in in_order(partial(_index_one, folder), paths, len(paths), processes, batch=1):
+        for shard in in_order(partial(_index_one, folder), paths, len(paths), processes=processes, batch=1):
             shards.append(shard)
             advance(1)
     return shards

@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 
 def in_order(
-    work: Callable[[T], R], items: Iterable[T], count: int, processes: int | None = None, batch: int | None = None
+    work: Callable[[T], R], items: Iterable[T], count: int, *, processes: int | None = None, batch: int | None = None
 ) -> Iterator[R]:
     """`work` of each of `count` items, in order, by `processes` processes (None: one a core), each given `batch` items
     at a time (None: as many as suit images).

@@ -4,17 +4,16 @@ from pathlib import Path
 
 from fastarat.common.errors import UserError
 from fastarat.data.formats.beton import write as beton_write
-from fastarat.data.formats.beton.storage import Mode, Storage
+from fastarat.data.formats.beton.storage import Storage
 from fastarat.data.formats.find import FORMATS, find
 
 
-def build(data: str, out: Path, mode: Mode, longest_side: int | None, quality: int) -> None:
+def build(data: str, out: Path, storage: Storage) -> None:
     """Write what `data` names as the new .beton `out`, with its checksums beside it.
 
-    `mode`, `longest_side` (pixels) and `quality`: see `Storage`. Raises `UserError` for images that cannot be decoded
-    and for a data set without 8-bit RGB images, `WorkError` if the disk is full.
+    Raises `UserError` for images that cannot be decoded and for a data set without 8-bit RGB images, `WorkError` if the
+    disk is full.
     """
-    storage = Storage(mode, longest_side, quality)
     storage.require()  # before hours of decoding
     found = find(data)
     if found.format is FORMATS["beton"]:

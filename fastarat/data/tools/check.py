@@ -38,7 +38,7 @@ def info(data: str) -> dict[str, Any]:
 def draw(data: str, out: Path) -> None:
     """Some training images of each class of `data` in one PNG. Raises `WorkError` if it cannot be written."""
     dataset = _as_it_is(find(data))
-    sheet.write(dataset.train, dataset.classes, out, dataset.max_value)
+    sheet.write(dataset.train, dataset.classes, out, max_value=dataset.max_value)
 
 
 def listing() -> list[dict[str, str]]:

@@ -22,6 +22,7 @@ def write(
     images: Images | StoredImages,
     classes: tuple[str, ...],
     out: Path,
+    *,
     max_value: int = 255,
     num_classes: int = 10,
     num_images: int = 8,

@@ -76,7 +76,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(photos, tmp_path, monkeypatc
 
 
 def test_an_interrupted_prepare_leaves_nothing(tmp_path, monkeypatch):
-    def interrupt(*arguments):
+    def interrupt(*arguments, **named):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(prepared, "seal", interrupt)

@@ -10,6 +10,7 @@ import pytest
 
 from fastarat.common.errors import UserError
 from fastarat.data.formats import shards
+from fastarat.data.formats.beton.storage import Storage
 from fastarat.data.formats.find import find
 from fastarat.data.images import cache
 from fastarat.data.images import stored as encoded
@@ -112,7 +113,7 @@ def test_names_that_are_no_utf8_are_names_too(photos, tmp_path):
     assert len(with_decoded_test(stored(photos), None, 1.0).train) == len(open_dataset(str(photos)).train.labels)
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
     shutil.copytree(photos, folder)
-    build(str(folder), folder.with_suffix(".beton"), "raw", None, 90)
+    build(str(folder), folder.with_suffix(".beton"), Storage("raw"))
     assert len(stored(folder.with_suffix(".beton")).train) == len(stored(photos).train)
 
 

@@ -7,6 +7,7 @@ import torch
 from fastarat.common.errors import UserError
 from fastarat.config import Config
 from fastarat.config.data import AugmentConfig, LoadingConfig
+from fastarat.data.formats.beton.storage import Storage
 from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading import choose
 from fastarat.data.loading.build import build_decoder
@@ -36,7 +37,7 @@ def refusal(*args, **settings) -> str:
 @pytest.fixture
 def forms(photos, tmp_path):
     """The same photographs in every form."""
-    build(str(photos), tmp_path / "photos.beton", "raw", None, 90)
+    build(str(photos), tmp_path / "photos.beton", Storage("raw"))
     prepare(str(photos), tmp_path / "prepared")
     for split in ("train", "val"):
         tar_shard(tmp_path / "shards" / f"{split}-0.tar", samples([(jpeg(i), i % 2) for i in range(4)]))

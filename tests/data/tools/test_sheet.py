@@ -53,7 +53,7 @@ def test_stored_images_are_shown(photos, tmp_path, mode):
 
 def test_grey_images_of_fewer_levels_are_shown(tmp_path):
     data = digits.load()
-    write(data.train, data.classes, tmp_path / "sheet.png", data.max_value)
+    write(data.train, data.classes, tmp_path / "sheet.png", max_value=data.max_value)
     first = data.train.images[np.flatnonzero(data.train.labels == 0)[0], :, :, 0]
     assert np.array_equal(tile(tmp_path / "sheet.png", 0, 0)[::12, ::12, 1], (first * (255 / 16)).round())
 

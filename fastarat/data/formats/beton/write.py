@@ -108,7 +108,7 @@ def _write(dataset: Dataset, path: Path, storage: Storage, *, source: str, proce
         file.seek(pages.position)
         problems: list[str] = []
         with console.progress(f"Building from {dataset.name}", count) as advance:
-            for stored in in_order(partial(record, storage=storage), _items(dataset), count, processes):
+            for stored in in_order(partial(record, storage=storage), _items(dataset), count, processes=processes):
                 if isinstance(stored, str):
                     problems.append(stored)
                 elif not problems:
