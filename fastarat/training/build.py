@@ -54,7 +54,7 @@ def build_training(
     loader: str = "resident",
 ) -> Training:
     """A run at step 0, its net initialised from the seed alone. `loader`: resident for decoded images, else one that
-    decodes."""
+    decodes. Raises `UserError` for settings that do not fit the images."""
     train, held_out = split_training_images(config, dataset)
     if config.batch > len(train.labels):
         raise UserError(
@@ -136,7 +136,7 @@ def split_training_images(config: Config, dataset: Dataset) -> tuple[Images | St
     """Training images, and those that evaluations during training look at.
 
     Validation images are split off by the seed, so that the test set never chooses a checkpoint; without
-    them the test set is watched, and the last epoch is the result.
+    them the test set is watched, and the last epoch is the result. Raises `UserError` if there are too few images.
     """
     num_images = len(dataset.train.labels)
     if not config.num_validation_images and not len(dataset.test.labels):

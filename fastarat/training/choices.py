@@ -39,12 +39,12 @@ def choose(config: Config, log: ChoiceLog, device: str | None = None) -> Choices
 
 
 def choose_device(config: Config, log: ChoiceLog) -> str:
-    """`cpu` or `cuda`. Raises `UserError` where more is asked for than there is."""
+    """`cpu` or `cuda`. Raises `UserError` if more is asked for than there is."""
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if num_here(config.gpus) > num_gpus:
-        raise UserError(f"--gpus {config.gpus}: this machine has {_gpus(num_gpus)}. {_fix(num_gpus)}")
+        raise UserError(f"--gpus {config.gpus}: this machine has {_gpus(num_gpus)}: {_fix(num_gpus)}")
     if config.device == "cuda" and num_gpus == 0:
-        raise UserError(f"--device cuda: this machine has {_gpus(0)}. {_fix(0)}")
+        raise UserError(f"--device cuda: this machine has {_gpus(0)}: {_fix(0)}")
     if config.procs and config.device != "cuda":
         return "cpu"
     if config.device != "auto":
@@ -69,12 +69,12 @@ def choose_dtype(config: Config, device: str, log: ChoiceLog) -> Dtype:
 
 
 def choose_compile(config: Config, device: str, log: ChoiceLog) -> CompileMode:
-    """How the step runs; `auto` is graph on a GPU, and eager on a CPU."""
+    """How the step runs; `auto` is graph on a GPU, and eager on a CPU. Raises `UserError` for what cannot run here."""
     if config.compile == "graph" and device == "cpu":
         raise UserError("--compile graph captures a CUDA graph, and this run is on the CPU: give compile or eager")
     missing = _why_no_code(device)
     if config.compile in ("compile", "graph") and missing:
-        raise UserError(f"--compile {config.compile}: {missing}. --compile eager works without.")
+        raise UserError(f"--compile {config.compile}: {missing}; --compile eager works without")
     if config.compile != "auto":
         return config.compile
     if device == "cpu" or missing:
@@ -108,10 +108,10 @@ def _why_no_code(device: str) -> str:
 
 
 def choose_kernels(config: Config, device: str, dtype: Dtype, log: ChoiceLog) -> Literal["pytorch", "triton"]:
-    """The kernels; `auto` is triton wherever its kernels run."""
+    """The kernels; `auto` is triton wherever its kernels run. Raises `UserError` for triton where they do not."""
     missing = _why_no_triton(device, dtype)
     if config.kernels == "triton" and missing:
-        raise UserError(f"--kernels triton: {missing}. Give --kernels pytorch, or auto.")
+        raise UserError(f"--kernels triton: {missing}; give --kernels pytorch, or auto")
     if config.kernels != "auto":
         return config.kernels
     if missing:
@@ -136,8 +136,8 @@ def _gpus(count: int) -> str:
 
 def _fix(count: int) -> str:
     if count:
-        return f"Give --gpus {count} or fewer."
+        return f"give --gpus {count} or fewer"
     if torch.version.cuda is None:
-        build = f"torch {torch.__version__} is a CPU build: install a CUDA build"
-        return f"{build}, or train on the CPU (--device cpu, no --gpus)."
-    return "Check the driver with nvidia-smi, or train on the CPU (--device cpu, no --gpus)."
+        build = f"torch {torch.__version__} is a CPU build, install a CUDA build"
+        return f"{build}, or train on the CPU (--device cpu, no --gpus)"
+    return "check the driver with nvidia-smi, or train on the CPU (--device cpu, no --gpus)"

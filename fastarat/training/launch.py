@@ -55,15 +55,15 @@ def _run(num_processes: int, args: list[str], port: int, said: Path) -> int:
     )
     try:
         elastic_launch(config, sys.executable)("-m", "fastarat", *args)
-    except ChildFailedError as e:
-        _raise_killed(e.failures)
+    except ChildFailedError as error:
+        _raise_killed(error.failures)
         _raise_said(said)
         # A signal was sent to one of them, and all have stopped.
-        code = max(failure.exitcode for failure in e.failures.values())
+        code = max(failure.exitcode for failure in error.failures.values())
         return code if code > 0 else 128 - code
-    except SignalException as e:
+    except SignalException as error:
         _raise_said(said)
-        return 128 + e.sigval  # every process has saved its checkpoint and said so
+        return 128 + error.sigval  # every process has saved its checkpoint and said so
     return 0
 
 
@@ -105,7 +105,7 @@ def check_port(port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
-        except OSError as e:
+        except OSError as error:
             raise UserError(
-                f"port {port} cannot be used ({e.strerror}): give another --port, or leave it out for a free one"
-            ) from None
+                f"port {port} cannot be used ({error.strerror}): give another --port, or leave it out for a free one"
+            ) from error

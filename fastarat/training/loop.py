@@ -71,7 +71,7 @@ class Loop:
         self._end_epoch()
 
     def _compile(self, batch: Batch) -> None:
-        """The first step of a size: whoever waits is told for what, and it counts as no training speed."""
+        """The first step of a size: it shows what is being waited for, and its time does not count as training."""
         self.compiled_shapes.add(batch.x.shape)
         started = time.monotonic()
         with self.display.waiting("compiling the step: minutes at first, seconds from the cache"):

@@ -67,7 +67,10 @@ def _tensors(state: Any, path: Path) -> dict[str, Tensor]:
 
 
 def without_wrappers(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """By the names in the net itself: without the prefixes of parallel and compiled nets, in whatever order."""
+    """The tensors by their names in the net itself: without the prefixes of parallel and compiled nets, in any order.
+
+    Raises `UserError` if two tensors then have one name.
+    """
     named = {WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
     if len(named) < len(tensors):
         raise UserError(f"{path} holds the same tensors with and without module.: save one net's state_dict()")
@@ -75,7 +78,7 @@ def without_wrappers(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor
 
 
 def recognise(tensors: dict[str, Tensor], path: Path) -> tuple[str, int]:
-    """The name of the net and its number of classes."""
+    """The name of the net and its number of classes. Raises `UserError` for no net of the published code."""
     head = next((name for name in ("linear.weight", "fc.weight") if name in tensors), None)
     if head is None:
         raise UserError(
@@ -98,7 +101,8 @@ def recognise(tensors: dict[str, Tensor], path: Path) -> tuple[str, int]:
 def load_published(path: Path) -> tuple[nn.Module, ARAT, str, int]:
     """Our split-batch-norm net and method with the file's weights, the net's name and its number of classes.
 
-    Predictors that the file does not hold keep their initial weights; every other tensor must fit.
+    Predictors that the file does not hold keep their initial weights; every other tensor must fit: else
+    it raises `UserError`.
     """
     tensors = read_published(path)
     name, num_classes = recognise(tensors, path)
@@ -138,7 +142,10 @@ def _copy(wanted: dict[str, Tensor], given: dict[str, Tensor], path: Path) -> No
 
 
 def convert(path: Path, out: Path, data: str | None = None) -> Run:
-    """Make a run directory of a published checkpoint: both branches in a checkpoint, `adv` deployable."""
+    """Make a run directory of a published checkpoint: both branches in a checkpoint, `adv` deployable.
+
+    Raises `UserError` for a file that is no such checkpoint, or an `out` that is there already.
+    """
     model, method, name, num_classes = load_published(path)
     config = published_code(
         Config(

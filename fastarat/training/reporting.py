@@ -163,14 +163,14 @@ class Events:
             name = f"events.out.tfevents.{time.time():.0f}.{os.getpid()}.{secrets.token_hex(4)}"
             try:
                 self.records = RecordWriter((path / name).open("xb"))
-            except OSError as e:
-                raise WorkError(f"cannot write {path / name}: {e.strerror}") from None
+            except OSError as error:
+                raise WorkError(f"cannot write {path / name}: {error.strerror}") from error
             self._add(step=first_step, file_version="brain.Event:2")
             # A run that goes on hides what an interrupted session wrote past its checkpoint.
             self._add(step=first_step, session_log=self.event.SessionLog(status=self.event.SessionLog.START))
 
     def write(self, entry: dict[str, Any]) -> None:
-        """Write a line of `metrics.jsonl`."""
+        """Write a line of `metrics.jsonl`. Raises `WorkError` if the file cannot be written."""
         if self.records is None:
             return
         numbers = {"learning_rate": entry["learning_rate"], "images_per_s": entry["images_per_s"]}
@@ -186,8 +186,10 @@ class Events:
         try:
             self.records.write(event.SerializeToString())
             self.records.flush()
-        except OSError as e:
-            raise WorkError(f"cannot write TensorBoard's events: {e.strerror}; free some space, and --resume") from None
+        except OSError as error:
+            raise WorkError(
+                f"cannot write TensorBoard's events: {error.strerror}; free some space, and --resume"
+            ) from error
 
     def close(self) -> None:
         """End the file."""

@@ -212,9 +212,9 @@ class Training:
             torch.set_rng_state(state["random"]["cpu"])
             if torch.cuda.is_available() and len(state["random"]["cuda"]) == torch.cuda.device_count():
                 torch.cuda.set_rng_state_all(state["random"]["cuda"])
-        except (KeyError, RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as e:
-            reason = first_line(e)
-            raise UserError(f"{source} does not fit this configuration: {reason}") from None
+        except (KeyError, RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
+            reason = first_line(error)
+            raise UserError(f"{source} does not fit this configuration: {reason}") from error
         if not 0 <= self.steps_in_epoch <= self.loader.steps_per_epoch:
             raise UserError(f"{source} does not fit this configuration: step {self.step} is not in epoch {self.epoch}")
         if self.epoch > self.config.epochs + 1:

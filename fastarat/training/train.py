@@ -66,14 +66,14 @@ def train(config: Config, out: Path, resume: bool = False, profile: int | None =
     except torch.OutOfMemoryError:
         smaller = "a smaller --batch, or --evaluation.batch if it was evaluating"
         raise WorkError(f"out of GPU memory at batch {config.batch}: start anew with {smaller}") from None
-    except UnsupportedInput as e:
-        raise WorkError(f"a kernel refused its input ({e}): --kernels pytorch does without it") from e
-    except triton_errors() as e:
-        reason = first_line(e)
-        raise WorkError(f"a Triton kernel failed ({reason}): --kernels pytorch does without it") from e
-    except RuntimeError as e:
-        if world.group is not None and "onnection" in str(e):
-            raise WorkError("another process has ended: it was killed, or failed for the reason above") from None
+    except UnsupportedInput as error:
+        raise WorkError(f"a kernel refused its input ({error}): --kernels pytorch does without it") from error
+    except triton_errors() as error:
+        reason = first_line(error)
+        raise WorkError(f"a Triton kernel failed ({reason}): --kernels pytorch does without it") from error
+    except RuntimeError as error:
+        if world.group is not None and "onnection" in str(error):
+            raise WorkError("another process has ended: it was killed, or failed for the reason above") from error
         raise
     finally:
         if training:

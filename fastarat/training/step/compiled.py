@@ -117,7 +117,7 @@ class CapturedStep:
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        """Train on a batch; its tensors are copied into the graph's own."""
+        """Train on a batch; its tensors are copied into the graph's own. Raises `WorkError` if it is not captured."""
         if self.graph is None:
             self._capture(batch)
         assert self.graph is not None
@@ -154,9 +154,11 @@ class CapturedStep:
                 self.metrics = self.step(self.batch)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as e:
-            reason = next(iter(str(e).splitlines()), "")
-            raise WorkError(f"the step could not be captured ({reason}); --compile compile runs it uncaptured") from e
+        except RuntimeError as error:
+            reason = next(iter(str(error).splitlines()), "")
+            raise WorkError(
+                f"the step could not be captured ({reason}); --compile compile runs it uncaptured"
+            ) from error
         self.graph = graph
 
 
@@ -174,13 +176,13 @@ def _compiler_errors() -> Iterator[None]:
 
     try:
         yield
-    except (TorchDynamoException, FailOnRecompileLimitHit) as e:
-        cause = getattr(e, "inner_exception", e)
+    except (TorchDynamoException, FailOnRecompileLimitHit) as error:
+        cause = getattr(error, "inner_exception", error)
         lines = str(cause).splitlines()
         # A C++ compiler's own report stands further down.
         reported = next((line.strip() for line in lines if "error: " in line), "")
         reason = ": ".join(filter(None, [*lines[:1], reported])) or type(cause).__name__
-        raise WorkError(f"the step could not be compiled ({reason}); --compile eager runs it as it is") from e
+        raise WorkError(f"the step could not be compiled ({reason}); --compile eager runs it as it is") from error
 
 
 def keep_caches() -> Path:

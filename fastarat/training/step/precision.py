@@ -14,7 +14,7 @@ _GROWTH_INTERVAL = 2000
 
 
 class Precision:
-    """Autocast and loss scaling of one run. Weights stay float32 (float64 for fp64)."""
+    """Autocast and loss scaling of one run. Weights and images stay float32 (float64 for fp64)."""
 
     def __init__(self, dtype: Dtype, device: torch.device):
         self.dtype: Dtype = dtype
@@ -45,12 +45,14 @@ class Precision:
         return weights
 
     def scaled(self, loss: Tensor) -> Tensor:
-        """The loss to differentiate."""
+        """The scalar loss to differentiate: times the scale for fp16."""
         return loss * self.scale if self.scales else loss
 
     @torch.no_grad()
     def unscale(self, gradients: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
-        """The true gradients, and 1 or 0 for whether all are finite (None without scaling).
+        """The true gradients, in their shapes and dtypes, and a float32 scalar: 1 if all are finite, else 0.
+
+        Without scaling, as they are given, and None.
 
         An overflow halves the scale and gives zeros; 2,000 good steps double it.
         """

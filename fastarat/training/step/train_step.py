@@ -76,9 +76,9 @@ class Fixed(NamedTuple):
     centre: Tensor
     """of the ball: images [B, C, H, W]"""
     clean_log_probabilities: Tensor | None
-    """what the KL objective holds constant"""
+    """what the KL objective holds constant: [B, K]"""
     weights: dict[str, Tensor]
-    """see `Precision.constant_weights`"""
+    """see `Precision.constant_weights`; by the names of the net's parameters"""
 
 
 class Stages(NamedTuple):
@@ -90,7 +90,7 @@ class Stages(NamedTuple):
 
 
 def start(parts: StepParts, batch: Batch, controls: Controls) -> tuple[Tensor, Fixed]:
-    """The attack's first iterate, and what its steps share."""
+    """The attack's first iterate, [B, C, H, W] in the dtype of `batch.x`, and what its steps share."""
     attack, how = parts.attack, {"seed": parts.seed, "eps": controls.eps, "kernels": parts.kernels}
     first, centre = pgd.start(attack, batch.x, batch.rows, controls.step, **how)
     weights = parts.precision.constant_weights(parts.model)
@@ -100,7 +100,7 @@ def start(parts: StepParts, batch: Batch, controls: Controls) -> tuple[Tensor, F
 
 
 def ascend(parts: StepParts, x_adv: Tensor, y: Tensor, fixed: Fixed, controls: Controls) -> Tensor:
-    """One step of the attack: the next iterate."""
+    """One step of the attack on the images `x_adv` [B, C, H, W] with labels `y` (int64 [B]): the next iterate."""
     attack, logits_of = parts.attack, _attacked(parts, fixed.weights)
     eps = controls.eps if attack.project else torch.full_like(controls.eps, attack.radius)
     ball, constant = pgd.Ball(fixed.centre, eps, controls.step_size), fixed.clean_log_probabilities
@@ -116,7 +116,8 @@ def _attacked(parts: StepParts, weights: dict[str, Tensor]) -> pgd.Logits:
 
 
 def descend(parts: StepParts, x: Tensor, x_adv: Tensor, y: Tensor, controls: Controls) -> dict[str, Tensor]:
-    """The loss, its gradients, and the update of all weights; returns the method's metrics."""
+    """The loss of the images `x` and `x_adv` [B, C, H, W] with labels `y` (int64 [B]), its gradients, and the update of
+    all weights in place; returns the method's metrics, scalars on the device."""
     with parts.precision.autocast():
         loss, metrics = parts.method.loss(parts.model, x, x_adv, y)
     gradients = torch.autograd.grad(
@@ -133,7 +134,10 @@ EAGER = Stages(start, ascend, descend)
 
 
 def train_step(parts: StepParts, batch: Batch, controls: Controls, stages: Stages = EAGER) -> dict[str, Tensor]:
-    """Train on one batch; returns the method's metrics, scalars on the device."""
+    """Train on one batch, images [B, C, H, W] in float32 (float64 for fp64); nothing in here waits for the device.
+
+    Returns the method's metrics, scalars on the device: `loss` and its terms.
+    """
     x_adv, fixed = stages.start(parts, batch, controls)
     for _ in range(parts.attack.steps):
         x_adv = stages.ascend(parts, x_adv, batch.y, fixed, controls)
