@@ -34,7 +34,10 @@ _recorded: ContextVar[list[Launch] | None] = ContextVar("recorded", default=None
 def launch(
     kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int | float | None, num_warps: int = 4, **constants: Any
 ) -> None:
-    """Start `kernel` on `grid` with `arguments`, then the constexprs by name; only note it while `recording`."""
+    """Start `kernel` on `grid` with `arguments`, then the constexprs by name; only note it while `recording`.
+
+    Raises `UnsupportedInput` for tensors of several devices.
+    """
     record = _recorded.get()
     if record is not None:
         record.append(Launch(kernel, grid, arguments, constants, num_warps))

@@ -183,11 +183,11 @@ def test_the_backward_kernels_give_what_the_twins_give(kernels, shape, dtype, gr
 @pytest.mark.parametrize("dtype", BOUND, ids=str)
 @pytest.mark.usefixtures("interpreted")
 def test_training_through_the_kernels_gives_the_gradients_of_autograd(dtype):
-    forms = (*product((True, False), (True, False), (False,)), (True, True, True))
+    forms = ((True, True, False), (False, True, False), (True, False, False), (True, True, True))
     if dtype != torch.float32:  # the formats differ in casts alone
         forms = forms[:1]
     for has_residual, relu, has_given in forms:
-        inputs = inputs_of((4, 16, 7, 5), dtype, 2, 2)
+        inputs = inputs_of((2, 16, 7, 5), dtype, 2, 2)
         compare_with_autograd(inputs, 2, has_residual, relu, has_given, BOUND[dtype])
 
 

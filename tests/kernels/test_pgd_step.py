@@ -266,7 +266,7 @@ def test_bad_input_is_refused_with_what_to_give():
     for call, words in [
         (lambda: ops.pgd_step(x, x[:1], x, eps, eps, "linf"), "gradient"),
         (lambda: ops.pgd_step(x, x, x.double(), eps, eps, "linf"), "centre"),
-        (lambda: ops.pgd_step(x, x, x, eps, eps, "l1"), "Available: linf, l2"),
+        (lambda: ops.pgd_step(x, x, x, eps, eps, "l1"), "available: linf, l2"),
         (lambda: ops.pgd_step(x, x, x, eps[None], eps, "l2"), "step_size has shape"),
         (lambda: ops.pgd_step(x[0], x[0], x[0], eps, eps, "l2"), r"\[N, C, H, W\]"),
         (lambda: ops.start_point(x, rows[:1], step, eps, 0, "linf"), "rows"),

@@ -16,6 +16,7 @@ def gather(
 
 
 def scaled(pixels: Tensor, max_value: int, dtype: torch.dtype) -> Tensor:
+    """uint8 `pixels` of any shape as `dtype` in [0, 1]: divided by `max_value`, rounded once."""
     # By a tensor: on a GPU PyTorch multiplies by the reciprocal of a Python number, which is another rounding.
     return pixels.to(dtype) / torch.full((), max_value, dtype=dtype, device=pixels.device)
 

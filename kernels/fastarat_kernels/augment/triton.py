@@ -74,7 +74,7 @@ def augment(
     num_channels: int | None = None,
     identity: Tensor | None = None,
 ) -> Tensor:
-    """See `op.augment`."""
+    """See `op.augment`. Raises `UnsupportedInput` for float64 and for images that are empty or not contiguous."""
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise UnsupportedInput(f"dtype is {dtype}: kernels take float32, bfloat16 and float16; use kernels=pytorch")
     if not images.is_contiguous() or images.numel() == 0 or len(index) == 0:

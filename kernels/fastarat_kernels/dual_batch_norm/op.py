@@ -160,7 +160,7 @@ def _backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]
     dx, g, totals = batch_norm_input_gradient(
         dy, x, statistics, weight, bias, bits, everyones, num_rows, *settings, ctx.batch_statistics
     )
-    # The gradients of parameters are of this process's rows: whoever has the parameters averages them.
+    # The gradients of parameters are of this process's rows: the owner of the parameters averages them.
     totals = totals if everyones is sums else sums.sum(0)
     dresidual = (g if bits.numel() else dy) if needs_residual else None
     dweight = _of_sets(totals[1], weight) if needs_weight else None

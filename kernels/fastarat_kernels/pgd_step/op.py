@@ -101,4 +101,4 @@ def _check_all(x: Tensor, scalars: dict[str, Tensor], norm: str) -> None:
         if scalar.dim() != 0:
             raise UnsupportedInput(f"{name} has shape {tuple(scalar.shape)}: give a scalar tensor")
     if norm not in ("linf", "l2"):
-        raise UnsupportedInput(f"Unknown norm '{norm}'. Available: linf, l2.")
+        raise UnsupportedInput(f"unknown norm {norm!r}; available: linf, l2")

@@ -155,7 +155,10 @@ def _l2_start_kernel(
 
 
 def pgd_step(x_adv: Tensor, gradient: Tensor, centre: Tensor, step_size: Tensor, eps: Tensor, norm: str) -> Tensor:
-    """See `op.pgd_step`; a gradient of another layout is copied into that of `x_adv` first (one launch more)."""
+    """See `op.pgd_step`; a gradient of another layout is copied into that of `x_adv` first (one launch more).
+
+    Raises `UnsupportedInput` for other dtypes, for images of no dense layout and a centre of another than `x_adv`.
+    """
     layout = _layout(x_adv, "x_adv")
     if not centre.is_contiguous(memory_format=layout):
         raise UnsupportedInput("x_adv and centre differ in layout: give both contiguous, or both channels-last")
@@ -170,7 +173,7 @@ def pgd_step(x_adv: Tensor, gradient: Tensor, centre: Tensor, step_size: Tensor,
 
 
 def start_point(x: Tensor, rows: Tensor, step: Tensor, eps: Tensor, seed: int, norm: str) -> Tensor:
-    """See `op.start_point`."""
+    """See `op.start_point`. Raises `UnsupportedInput` for other dtypes and for images of no dense layout."""
     channels = x.shape[1] if _layout(x, "x") == torch.channels_last else 1
     out, size = torch.empty_like(x), x[0].numel()
     arguments = (x, rows.contiguous(), step, eps, out, size, signed(seed))
