@@ -29,7 +29,7 @@ from bench.common.timing import copy_bandwidth
 from bench.ladder.gate import LEARNING_RATE
 from bench.ladder.ladder import Effort, run_ladder
 from bench.ladder.report import print_report
-from bench.ladder.subjects import Setting
+from bench.ladder.subjects import LadderSetting
 from bench.ladder.variants import NAMES, NEEDS_GPU, left_out
 from fastarat.common.console import notice, print_json, progress
 from fastarat.common.environment import commit
@@ -114,14 +114,14 @@ def _run(arguments: argparse.Namespace, device: torch.device) -> Iterator[dict[s
             yield row
 
 
-def _ladders(arguments: argparse.Namespace, device: torch.device) -> list[Setting]:
+def _ladders(arguments: argparse.Namespace, device: torch.device) -> list[LadderSetting]:
     """What is measured, in order. Raises `UserError` for what cannot be."""
     found = []
     for model in arguments.model:
         dataset = _dataset(arguments, model)
         for method in arguments.method:
             found += [
-                Setting(_config(arguments, dataset, model, method=method, batch=b), dataset, device)
+                LadderSetting(_config(arguments, dataset, model, method=method, batch=b), dataset, device)
                 for b in arguments.batch
             ]
     return found

@@ -18,7 +18,7 @@ from typing import Any
 from bench.campaign.files import Given, carry
 from bench.campaign.golden import vectors
 from bench.campaign.run import Campaign, Result
-from bench.campaign.stages import Setting, stages
+from bench.campaign.stages import CampaignSetting, stages
 from bench.common import command
 from bench.common.processes import ROOT
 from fastarat.common.console import notice, print_table
@@ -98,13 +98,13 @@ def _absolute(data: str) -> str:
     return str(path.resolve()) if path.exists() else data
 
 
-def _setting(arguments: argparse.Namespace) -> Setting:
+def _setting(arguments: argparse.Namespace) -> CampaignSetting:
     golden = arguments.golden.resolve() if arguments.golden else None
     # A training goes on from a checkpoint of its own commit alone.
     runs = arguments.state / "runs" / (commit() or "unknown")
     runs.mkdir(parents=True, exist_ok=True)
     data = arguments.data
-    return Setting(arguments.out, runs, data, dataset_name(data), golden, arguments.device, arguments.smoke)
+    return CampaignSetting(arguments.out, runs, data, dataset_name(data), golden, arguments.device, arguments.smoke)
 
 
 def dataset_name(data: str | None) -> str:

@@ -11,7 +11,7 @@ from typing import Literal
 from rich.markup import escape
 
 from bench.campaign.files import Given, bring, carry, rows_in
-from bench.campaign.stages import BUDGET, Row, Setting, Stage
+from bench.campaign.stages import BUDGET, CampaignSetting, Row, Stage
 from bench.common.processes import Ending, environment, run_in_time
 from bench.common.rows import RESULTS, write_row
 from bench.ladder.variants import NEEDS_GPU
@@ -46,7 +46,7 @@ class Campaign:
     Raises `UserError` if a file of rows cannot be read.
     """
 
-    def __init__(self, setting: Setting, state: Path, end: float, given: Given):
+    def __init__(self, setting: CampaignSetting, state: Path, end: float, given: Given):
         self.setting, self.state, self.end, self.given = setting, state, end, given
         left = end - time.monotonic()
         self.grace_s = min(15, left / 12)

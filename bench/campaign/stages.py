@@ -28,7 +28,7 @@ SMOKE_MODELS = {"resnet18": "digits", "wrn-34-10": "tiny"}
 
 
 @dataclass(frozen=True)
-class Setting:
+class CampaignSetting:
     """What the stages of one campaign share; all paths are absolute."""
 
     out: Path
@@ -72,7 +72,7 @@ class Stage:
     """it runs in every call"""
 
 
-def stages(setting: Setting) -> list[Stage]:
+def stages(setting: CampaignSetting) -> list[Stage]:
     """All stages of a campaign, the most wanted first."""
     return [
         _environment(setting),
@@ -96,7 +96,7 @@ def _python(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", *arguments)
 
 
-def _environment(setting: Setting) -> Stage:
+def _environment(setting: CampaignSetting) -> Stage:
     command = _python("bench.campaign.machine", "--device", setting.device, *setting.rows("campaign"))
     return Stage("environment", command, 60, 0, is_of_call=True)
 
@@ -105,12 +105,12 @@ def _pytest(*tests: str) -> tuple[str, ...]:
     return _python("pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", *tests)
 
 
-def _correctness(setting: Setting) -> Stage:
+def _correctness(setting: CampaignSetting) -> Stage:
     command = _pytest(str(TESTS / "gpu"), *kernel_tests())
     return Stage("correctness", command, 240, lacks=_without("pytest"))
 
 
-def _kernel_tests(setting: Setting) -> Stage:
+def _kernel_tests(setting: CampaignSetting) -> Stage:
     """All other tests of a GPU. What they compile is kept: a call that is too short for them helps the next."""
     others = [path for path in gpu_tests() if not Path(path).is_relative_to(TESTS / "gpu")]
     # Compiling ahead of time needs no GPU, and takes minutes.
@@ -123,12 +123,12 @@ def _without(package: str) -> str:
     return "" if find_spec(package) else f"{package} is not installed"
 
 
-def _golden(setting: Setting) -> Stage:
+def _golden(setting: CampaignSetting) -> Stage:
     command = _python("bench.campaign.golden", str(setting.golden), "--device", setting.device)
     return Stage("golden vectors", command, 120, lacks="" if setting.golden else "no --golden FOLDER")
 
 
-def _throughput(setting: Setting, model: str, batches: Sequence[int], *, variants: Sequence[str]) -> Stage:
+def _throughput(setting: CampaignSetting, model: str, batches: Sequence[int], *, variants: Sequence[str]) -> Stage:
     """AR-AT at these batches; a smoke run takes a small net, and a sixteenth of the first batch."""
     if setting.smoke:
         model, batches = SMOKE_MODELS[model], [batches[0] // 16]
@@ -145,7 +145,7 @@ def _throughput(setting: Setting, model: str, batches: Sequence[int], *, variant
     )
 
 
-def _other_methods(setting: Setting) -> Stage:
+def _other_methods(setting: CampaignSetting) -> Stage:
     """The default of every method that no other ladder has."""
     model, batch = ("digits", 8) if setting.smoke else ("resnet18", 128)
     methods = [method for method in METHODS if method not in LADDER_METHODS]
@@ -156,17 +156,17 @@ def _other_methods(setting: Setting) -> Stage:
     return Stage("other methods", command, 600, 2 * LADDER_GRACE_S, covers, ladder.headline, **options)
 
 
-def _measuring(setting: Setting, benchmark: str) -> list[str]:
+def _measuring(setting: CampaignSetting, benchmark: str) -> list[str]:
     flags = ["--device", setting.device, "--budget", BUDGET, *setting.rows(benchmark)]
     flags += [] if benchmark == "kernels" else ["--resume"]
     return [*flags, *(["--smoke"] if setting.smoke else [])]
 
 
-def _data(setting: Setting) -> list[str]:
+def _data(setting: CampaignSetting) -> list[str]:
     return ["--data", setting.data] if setting.data else []
 
 
-def _kernels(setting: Setting, name: str) -> Stage:
+def _kernels(setting: CampaignSetting, name: str) -> Stage:
     dtype = "fp32" if setting.device == "cpu" else "bf16"
     flags = ["--kernels", name, "--dtype", dtype]
     return Stage(
@@ -179,7 +179,7 @@ def _kernels(setting: Setting, name: str) -> Stage:
     )
 
 
-def _profile(setting: Setting) -> Stage:
+def _profile(setting: CampaignSetting) -> Stage:
     recipe, steps = (SMOKE_RECIPE, "1") if setting.smoke else (RECIPE, "5")
     flags = ["--device", setting.device, "--profile", steps, *_data(setting), *(["--smoke"] if setting.smoke else [])]
     return Stage(
@@ -192,7 +192,7 @@ def _profile(setting: Setting) -> Stage:
     )
 
 
-def _startup(setting: Setting) -> Stage:
+def _startup(setting: CampaignSetting) -> Stage:
     covers = [
         {"case": "import", "module": "fastarat.training.train"},
         *({"cache": cache} for cache in ("cold", "warm")),
@@ -207,7 +207,7 @@ def _startup(setting: Setting) -> Stage:
     )
 
 
-def _loaders(setting: Setting) -> Stage:
+def _loaders(setting: CampaignSetting) -> Stage:
     """How much of the default step passes in waiting for data: resident, and beside it PIL in worker processes."""
     names, workers = ("resident", "plain"), "1" if setting.smoke else "8"
     flags = ["--kinds", "small", "--stored", "raw", "--loaders", *names, "--workers", workers, "--repeats", "2"]
@@ -222,7 +222,7 @@ def _loaders(setting: Setting) -> Stage:
     )
 
 
-def _trainings(setting: Setting) -> list[Stage]:
+def _trainings(setting: CampaignSetting) -> list[Stage]:
     """AR-AT and AT, as the paper compares them: each a training, then AutoAttack on what it deploys."""
     found = []
     for method in ("arat", "at"):
@@ -231,7 +231,7 @@ def _trainings(setting: Setting) -> list[Stage]:
     return found
 
 
-def _training(setting: Setting, method: str) -> Stage:
+def _training(setting: CampaignSetting, method: str) -> Stage:
     recipe, suite = (f"digits-{method}", "smoke") if setting.smoke else (f"cifar10-resnet18-{method}", "paper-resnet18")
     flags = ["--device", setting.device, "--suite", suite, *_data(setting), *(["--smoke"] if setting.smoke else [])]
     return Stage(
@@ -260,7 +260,7 @@ def _autoattack(trained: Stage, method: str, num_images: int) -> Stage:
     return replace(trained, name=f"autoattack {method}", command=command, covers=covers)
 
 
-def _ladder(setting: Setting) -> Stage:
+def _ladder(setting: CampaignSetting) -> Stage:
     models, methods, batches = ("resnet18", "wrn-34-10"), LADDER_METHODS, (128, 256, 512, 1024)
     if setting.smoke:
         models, batches = ("digits",), (8,)
@@ -272,7 +272,12 @@ def _ladder(setting: Setting) -> Stage:
 
 
 def _ladder_rows(
-    setting: Setting, models: Sequence[str], methods: Sequence[str], *, batches: Sequence[int], variants: Sequence[str]
+    setting: CampaignSetting,
+    models: Sequence[str],
+    methods: Sequence[str],
+    *,
+    batches: Sequence[int],
+    variants: Sequence[str],
 ) -> tuple[Row, ...]:
     names = ("model", "method", "batch", "variant")
     cells = product(models, methods, batches, variants)

@@ -18,7 +18,7 @@ _TAIL_BYTES = 1 << 16
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's environment, in which a child finds the checkout from anywhere; `more` is set besides."""
+    """This process's environment, in which a child finds the checkout from anywhere; `more` is set in addition."""
     paths = [str(ROOT), str(ROOT / "kernels"), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **more}
 

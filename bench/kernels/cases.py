@@ -40,15 +40,19 @@ class Draw:
     generator: torch.Generator
 
     def normal(self, *shape: int) -> Tensor:
+        """Standard normal, float32."""
         return _laid_out(torch.randn(shape, generator=self.generator, device=self.device))
 
     def uniform(self, *shape: int) -> Tensor:
+        """Uniform in [0, 1), float32."""
         return _laid_out(torch.rand(shape, generator=self.generator, device=self.device))
 
     def integers(self, high: int, *shape: int) -> Tensor:
+        """Uniform below `high`, int64."""
         return torch.randint(high, shape, generator=self.generator, device=self.device)
 
     def scalar(self, value: float) -> Tensor:
+        """One number, float32 if it is a float."""
         return torch.tensor(value, device=self.device)
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench.ladder.subjects import FastaratSubject, Setting, State, Subject
+from bench.ladder.subjects import FastaratSubject, LadderSetting, State, Subject
 from fastarat.data.loading.loader import Batch
 from fastarat.models.split_batch_norm import BRANCHES
 from fastarat.training.choices import Choices
@@ -81,13 +81,13 @@ class Verdict:
     problem: str | None
 
 
-def batches_of(setting: Setting) -> list[Batch]:
+def batches_of(setting: LadderSetting) -> list[Batch]:
     """The batches of the comparison: the first ones of fastarat's own loader, in float32."""
     loader = FastaratSubject(setting, Choices(setting.device.type)).batches()
     return [next(loader) for _ in SCALES]
 
 
-def definition(setting: Setting, batches: Sequence[Batch]) -> list[Snapshot]:
+def definition(setting: LadderSetting, batches: Sequence[Batch]) -> list[Snapshot]:
     """What is right: eager PyTorch in float64 on a CPU, in float32 without TF32 on a GPU, where float64 is slow.
 
     The first snapshot is that of the initial weights.

@@ -12,8 +12,8 @@ import torch
 from bench.common.timing import WARM_UP, one_line
 from bench.ladder.gate import Right, batches_of, compare, definition
 from bench.ladder.rows import cost_of, row_of
-from bench.ladder.subjects import Setting, Subject
-from bench.ladder.turns import TURN_SECONDS, Effort, Entry, chunk, steps_for, time_in_turns
+from bench.ladder.subjects import LadderSetting, Subject
+from bench.ladder.turns import TURN_SECONDS, Effort, Rung, chunk, steps_for, time_in_turns
 from bench.ladder.variants import NEEDS_GPU, fresh_compiler, ladder_of
 from fastarat.common.console import notice
 from fastarat.common.signals import Stopped, answered, stop
@@ -21,7 +21,7 @@ from fastarat.config import Config
 
 
 def run_ladder(
-    setting: Setting,
+    setting: LadderSetting,
     names: Sequence[str],
     effort: Effort,
     *,
@@ -36,7 +36,7 @@ def run_ladder(
     """
     fresh_compiler()
     cost = cost_of(setting)
-    entries = {name: Entry(name, variant) for name, variant in ladder_of(setting).items() if name in names}
+    entries = {name: Rung(name, variant) for name, variant in ladder_of(setting).items() if name in names}
     try:
         with answered(stop):
             _check_all(entries, effort, lambda share: advance(0.5 * share))
@@ -53,7 +53,7 @@ def run_ladder(
     return rows
 
 
-def _check_all(entries: dict[str, Entry], effort: Effort, advance: Callable[[float], None]) -> None:
+def _check_all(entries: dict[str, Rung], effort: Effort, advance: Callable[[float], None]) -> None:
     """Build and compare every variant that there is time for; those that are compiled in several forms come last."""
     # The turns are to end in time as well.
     deadline = effort.deadline - effort.repeats * len(entries) * TURN_SECONDS
@@ -66,7 +66,7 @@ def _check_all(entries: dict[str, Entry], effort: Effort, advance: Callable[[flo
         advance(1 / len(entries))
 
 
-def _check(entry: Entry, rights: dict[Config, Right], deadline: float) -> None:
+def _check(entry: Rung, rights: dict[Config, Right], deadline: float) -> None:
     """Build the variant, in its fastest form if it has several, and compare it with the definition."""
     variant, slowest = entry.variant, 0.0
     if variant.needs_gpu and variant.setting.device.type == "cpu":
@@ -88,7 +88,9 @@ def _check(entry: Entry, rights: dict[Config, Right], deadline: float) -> None:
         entry.problem = "; ".join(str(found) for found in entry.forms.values())
 
 
-def _try(entry: Entry, form: str, build: Callable[[Setting], Subject], *, rights: dict[Config, Right]) -> str | None:
+def _try(
+    entry: Rung, form: str, build: Callable[[LadderSetting], Subject], *, rights: dict[Config, Right]
+) -> str | None:
     """Check one form, and take it if it is the fastest so far; what is wrong with it, or None."""
     setting = entry.variant.setting
     on_gpu = setting.device.type == "cuda"
@@ -120,7 +122,7 @@ def _try(entry: Entry, form: str, build: Callable[[Setting], Subject], *, rights
     return None
 
 
-def _right(setting: Setting, rights: dict[Config, Right]) -> Right:
+def _right(setting: LadderSetting, rights: dict[Config, Right]) -> Right:
     """The batches and the definition's results, computed once for each algorithm."""
     if setting.config not in rights:
         batches = batches_of(setting)

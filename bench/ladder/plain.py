@@ -43,6 +43,7 @@ class BatchNorms(nn.Module):
         self.route, self.aligned = route, False
 
     def forward(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+        """The map [N, C, H, W], normalised by the branch that the route names, with a residual and a ReLU."""
         out = self.norms[self.route.branch](x)
         if self.aligned and self.route.features is not None:
             self.route.features.append(F.relu(out).mean((2, 3)))

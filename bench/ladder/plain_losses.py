@@ -30,14 +30,17 @@ class Given:
 
 
 def standard(given: Given, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
+    """The cross-entropy of clean images."""
     return {"loss": F.cross_entropy(given.net(x, "adv")[0], y)}
 
 
 def at(given: Given, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
+    """The cross-entropy of attacked images (Madry et al., 2018)."""
     return {"loss": F.cross_entropy(given.net(x_adv, "adv")[0], y)}
 
 
 def arat(given: Given, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
+    """Both cross-entropies, weighted, and the invariance of features (the AR-AT paper, ICLR 2025)."""
     clean_logits, clean = given.net(x, "clean", True)
     adv_logits, adversarial = given.net(x_adv, "adv", True)
     terms = {
@@ -54,6 +57,7 @@ def arat(given: Given, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
 
 
 def trades(given: Given, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
+    """The clean cross-entropy, and beta times the divergence from it (Zhang et al., 2019)."""
     clean, adversarial = given.net(x, "adv")[0], given.net(x_adv, "adv")[0]
     cross_entropy = F.cross_entropy(clean, y)
     divergence = F.kl_div(adversarial.log_softmax(1), clean.softmax(1), reduction="batchmean")
@@ -62,6 +66,7 @@ def trades(given: Given, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
 
 
 def mart(given: Given, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
+    """The boosted cross-entropy, and the divergence weighted by doubt (Wang et al., 2020)."""
     clean, adversarial = given.net(x, "adv")[0].softmax(1), given.net(x_adv, "adv")[0]
     p = adversarial.softmax(1)
     wrong = p.scatter(1, y[:, None], 0).argmax(1)
@@ -73,6 +78,7 @@ def mart(given: Given, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
 
 
 def lbgat(given: Given, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
+    """The distance to a clean teacher's logits, its cross-entropy, and TRADES' term (Cui et al., 2021)."""
     assert given.teacher is not None
     adversarial, clean, taught = given.net(x_adv, "adv")[0], given.net(x, "adv")[0], given.teacher(x, "adv")[0]
     guidance, cross_entropy = F.mse_loss(adversarial, taught), F.cross_entropy(taught, y)

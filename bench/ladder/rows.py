@@ -10,8 +10,8 @@ import torch
 from bench.common.inputs import method_of
 from bench.common.rows import base_row
 from bench.common.turns import ratio_of
-from bench.ladder.subjects import Setting
-from bench.ladder.turns import Entry
+from bench.ladder.subjects import LadderSetting
+from bench.ladder.turns import Rung
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.distributed import World
 from fastarat.training.build import build_training
@@ -24,7 +24,7 @@ BASES = ("published", "strong")
 """what the others are compared with"""
 
 
-def cost_of(setting: Setting) -> Cost:
+def cost_of(setting: LadderSetting) -> Cost:
     """FLOP of a step by the definition, and the bytes that it moves at least, in the format that fastarat chooses."""
     # Counted on a CPU, wherever it runs: that needs no memory of the GPU.
     dtype = choose_dtype(setting.config, setting.device.type, ChoiceLog(quiet=True))
@@ -33,13 +33,14 @@ def cost_of(setting: Setting) -> Cost:
 
 
 def row_of(
-    entry: Entry,
-    entries: Sequence[Entry],
+    entry: Rung,
+    entries: Sequence[Rung],
     cost: Cost,
     *,
     bandwidth: float,
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
+    """The row of a variant: what it is, and if it is right and was timed its speeds."""
     setting, verdict = entry.variant.setting, entry.verdict
     config = setting.config
     described = {**asdict(config), "benchmark": dict(settings)}
@@ -66,7 +67,7 @@ def row_of(
     return row | _speeds(entry, entries, cost, bandwidth=bandwidth) if entry.problem is None and entry.rates else row
 
 
-def _speeds(entry: Entry, entries: Sequence[Entry], cost: Cost, *, bandwidth: float) -> dict[str, Any]:
+def _speeds(entry: Rung, entries: Sequence[Rung], cost: Cost, *, bandwidth: float) -> dict[str, Any]:
     milliseconds = torch.tensor(entry.step_ms, dtype=torch.float64)
     rate = median(entry.rates)
     steps_per_s = rate / entry.variant.setting.config.batch

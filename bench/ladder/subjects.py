@@ -32,7 +32,7 @@ State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Setting:
+class LadderSetting:
     """What all variants of one ladder share."""
 
     config: Config
@@ -61,7 +61,7 @@ class Subject(ABC):
 
     @abstractmethod
     def scale_attack(self, radius: float, step: float) -> None:
-        """Make the attack's radius and step so many times the configuration's."""
+        """Make the attack's radius and step these multiples of the configuration's."""
 
     def flags(self) -> AbstractContextManager[object]:
         """The state of PyTorch's global switches that the subject runs in."""
@@ -89,7 +89,7 @@ class PlainForm:
 class PlainSubject(Subject):
     """`bench.ladder.plain`'s training with fastarat's initial weights."""
 
-    def __init__(self, setting: Setting, form: PlainForm):
+    def __init__(self, setting: LadderSetting, form: PlainForm):
         self.setting, self.form = setting, form
         start = build_training(setting.config, setting.dataset, World(setting.device))
         self.layout = torch.channels_last if form.channels_last else torch.contiguous_format
@@ -155,7 +155,7 @@ class PlainSubject(Subject):
             close()
 
 
-def _plain(setting: Setting, form: PlainForm, start: Training) -> Plain:
+def _plain(setting: LadderSetting, form: PlainForm, start: Training) -> Plain:
     config, channels = setting.config, setting.dataset.image_shape[2]
     branches = BRANCHES if config.method.name == "arat" else ("adv",)
     net = PlainNet(config.model.name, len(setting.dataset.classes), channels, branches)
@@ -195,7 +195,7 @@ def _plain_name(name: str) -> str:
 class FastaratSubject(Subject):
     """fastarat's own training."""
 
-    def __init__(self, setting: Setting, choices: Choices):
+    def __init__(self, setting: LadderSetting, choices: Choices):
         opened = Opened(setting.dataset, "resident", "the fastest")
         self.training, self.run = start_training(setting.config, opened, choices, World(setting.device))
         self.training.parts.method.begin_epoch(torch.tensor(BALANCE))

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from bench.common.timing import WARM_UP, mark, milliseconds, one_line
 from bench.common.turns import take_turns
 from bench.ladder.gate import Verdict
-from bench.ladder.subjects import Setting, Subject
+from bench.ladder.subjects import LadderSetting, Subject
 from bench.ladder.variants import Variant
 from fastarat.common.console import notice
 from fastarat.data.loading.loader import Batch
@@ -37,7 +37,7 @@ class Effort:
 
 
 @dataclass
-class Entry:
+class Rung:
     """A variant on its way through the ladder."""
 
     name: str
@@ -72,7 +72,7 @@ class Entry:
         self.close()
 
 
-def time_in_turns(entries: Sequence[Entry], effort: Effort, advance: Callable[[float], None]) -> None:
+def time_in_turns(entries: Sequence[Rung], effort: Effort, advance: Callable[[float], None]) -> None:
     """Time all entries in turns. One that fails on the way, or whose weights are not finite in the end, is out."""
     steps = {}
     for entry in _running(entries):
@@ -95,19 +95,19 @@ def time_in_turns(entries: Sequence[Entry], effort: Effort, advance: Callable[[f
             entry.launches = _launches(entry)
 
 
-def _running(entries: Sequence[Entry]) -> list[Entry]:
+def _running(entries: Sequence[Rung]) -> list[Rung]:
     return [entry for entry in entries if entry.subject is not None]
 
 
 @contextmanager
-def _out_if_it_fails(entry: Entry) -> Iterator[None]:
+def _out_if_it_fails(entry: Rung) -> Iterator[None]:
     try:
         yield
     except Exception as error:
         entry.fail(one_line(error))
 
 
-def _steps_of(entry: Entry, effort: Effort) -> int:
+def _steps_of(entry: Rung, effort: Effort) -> int:
     """How many steps a chunk has; warms the entry up on the way."""
     _, rate = _timed(entry, 1 if effort.steps == 1 else WARM_UP)
     if effort.steps is not None:
@@ -115,17 +115,17 @@ def _steps_of(entry: Entry, effort: Effort) -> int:
     return steps_for(entry.variant.setting, rate)
 
 
-def steps_for(setting: Setting, rate: float) -> int:
+def steps_for(setting: LadderSetting, rate: float) -> int:
     """How many steps take about a second at `rate` images/s."""
     return min(max(round(_CHUNK_SECONDS * rate / setting.config.batch), 2), _MOST_STEPS)
 
 
-def _timed(entry: Entry, steps: int) -> tuple[list[float], float]:
+def _timed(entry: Rung, steps: int) -> tuple[list[float], float]:
     assert entry.subject is not None and entry.feed is not None
     return chunk(entry.subject, entry.feed, entry.variant.setting, steps)
 
 
-def chunk(subject: Subject, feed: Iterator[Batch], setting: Setting, steps: int) -> tuple[list[float], float]:
+def chunk(subject: Subject, feed: Iterator[Batch], setting: LadderSetting, steps: int) -> tuple[list[float], float]:
     """Milliseconds of each of `steps` steps with the loading of their batches, and images/s over all of them."""
     on_gpu = setting.device.type == "cuda"
     with subject.flags():
@@ -143,7 +143,7 @@ def chunk(subject: Subject, feed: Iterator[Batch], setting: Setting, steps: int)
     return [milliseconds(a, b) for a, b in pairwise(marks)], steps * setting.config.batch / seconds
 
 
-def _launches(entry: Entry) -> int | None:
+def _launches(entry: Rung) -> int | None:
     """Kernels, copies and fills that the GPU runs in one step."""
     if entry.variant.setting.device.type == "cpu":
         return None
@@ -155,7 +155,7 @@ def _launches(entry: Entry) -> int | None:
     return sum(event.device_type == DeviceType.CUDA for event in events)
 
 
-def _check_finite(entry: Entry) -> None:
+def _check_finite(entry: Rung) -> None:
     assert entry.subject is not None
     if not all(bool(value.isfinite().all()) for value in entry.subject.parameters().values()):
         # Such numbers are computed at another speed than real ones.

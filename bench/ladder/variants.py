@@ -8,7 +8,7 @@ import torch
 
 from bench.ladder.plain import Mode
 from bench.ladder.plain_losses import LOSSES
-from bench.ladder.subjects import FastaratSubject, PlainForm, PlainSubject, Setting, Subject
+from bench.ladder.subjects import FastaratSubject, LadderSetting, PlainForm, PlainSubject, Subject
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.config import Config
 from fastarat.training.choices import Choices, choose
@@ -23,13 +23,13 @@ MODES: tuple[Mode, ...] = ("default", "reduce-overhead", "max-autotune")
 
 @dataclass(frozen=True)
 class Variant:
-    """A rung. `builds` has more than one entry where the fastest of several counts."""
+    """What one rung runs. `builds` has more than one entry where the fastest of several counts."""
 
     adds: str
     """what it has that the rung before it has not"""
-    builds: Mapping[str, Callable[[Setting], Subject]]
+    builds: Mapping[str, Callable[[LadderSetting], Subject]]
     dtype: Dtype
-    setting: Setting
+    setting: LadderSetting
     """what it trains, other than the ladder's where it changes the algorithm"""
     needs_gpu: bool = False
 
@@ -39,7 +39,7 @@ class Variant:
         return "tf32" if self.dtype == "fp32" and on_gpu else self.dtype
 
 
-def ladder_of(setting: Setting) -> dict[str, Variant]:
+def ladder_of(setting: LadderSetting) -> dict[str, Variant]:
     """All variants by name, slowest first."""
     chosen = choose(setting.config, ChoiceLog(quiet=True), setting.device.type)
     # From `strong` on everything runs in the format that fastarat chooses, which is bf16 on a GPU.
@@ -50,7 +50,7 @@ def ladder_of(setting: Setting) -> dict[str, Variant]:
     def plain(adds: str, form: PlainForm) -> Variant:
         return Variant(adds, {"": partial(PlainSubject, form=form)}, form.half or "fp32", setting)
 
-    def own(adds: str, choices: Choices, of: Setting = setting) -> Variant:
+    def own(adds: str, choices: Choices, of: LadderSetting = setting) -> Variant:
         needs_gpu = choices.kernels == "triton" or choices.compile == "graph"
         return Variant(adds, {"": partial(FastaratSubject, choices=choices)}, dtype, of, needs_gpu)
 
@@ -85,18 +85,18 @@ def left_out(config: Config) -> set[str]:
     return names
 
 
-def frozen(setting: Setting) -> Setting:
+def frozen(setting: LadderSetting) -> LadderSetting:
     """The attack normalises by the running statistics, and leaves them."""
     return with_attack(setting, batch_norm="eval")
 
 
-def halved(setting: Setting) -> Setting:
+def halved(setting: LadderSetting) -> LadderSetting:
     """Half the steps, each of twice the size."""
     attack = setting.config.attack
     return with_attack(setting, steps=max(attack.steps // 2, 1), step_255=2 * attack.step_255)
 
 
-def with_attack(setting: Setting, **changes: object) -> Setting:
+def with_attack(setting: LadderSetting, **changes: object) -> LadderSetting:
     """The setting with these settings of the attack."""
     attack = replace(setting.config.attack, **changes)  # type: ignore[arg-type]
     return replace(setting, config=replace(setting.config, attack=attack))

@@ -20,7 +20,7 @@ from typing import get_args
 from bench.common import command
 from bench.common.inputs import random_images
 from bench.common.rows import RESULTS, Row, base_row, known_rows, write_row
-from bench.loaders.cases import PHOTOS, SMALL, Case, photo_cases, photo_plan, shapes, small_cases, small_plan
+from bench.loaders.cases import PHOTOS, SMALL, LoaderCase, photo_cases, photo_plan, shapes, small_cases, small_plan
 from bench.loaders.feeds import LOADERS
 from bench.loaders.measure import Effort, measure, rows_of
 from bench.loaders.report import print_report
@@ -98,7 +98,7 @@ def _run(arguments: argparse.Namespace) -> Iterator[Row]:
             yield row
 
 
-def _prepared(kind: str, arguments: argparse.Namespace, folder: Path) -> tuple[Stores, list[Case]]:
+def _prepared(kind: str, arguments: argparse.Namespace, folder: Path) -> tuple[Stores, list[LoaderCase]]:
     """The images in all their forms, in `folder`, and the loaders to be measured. Raises `UserError`."""
     wanted = {"workers": arguments.workers, "device": arguments.device}
     forms = shapes(SMALL + PHOTOS, arguments.loaders, arguments.stored)
@@ -131,7 +131,7 @@ def _base(stores: Stores, arguments: argparse.Namespace) -> Row:
     return base_row("loaders", settings, stores.name, device=arguments.device)
 
 
-def _is_done(stores: Stores, cases: list[Case], arguments: argparse.Namespace) -> bool:
+def _is_done(stores: Stores, cases: list[LoaderCase], arguments: argparse.Namespace) -> bool:
     """Whether every loader has right rows by this commit on this machine's GPU."""
     now = _base(stores, arguments)
     told = {name: now[name] for name in ("dataset", "commit", "gpu", "device")}

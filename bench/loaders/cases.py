@@ -43,7 +43,7 @@ class Plan(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Case:
+class LoaderCase:
     """A loader on a form of the images."""
 
     loader: str
@@ -86,12 +86,12 @@ def photo_plan(device: Device, smoke: bool) -> Plan:
     return Plan(224, 64, "imagenette-resnet18-arat", 128)
 
 
-def small_cases(stores: Stores, plan: Plan, workers: list[int], *, device: Device) -> list[Case]:
+def small_cases(stores: Stores, plan: Plan, workers: list[int], *, device: Device) -> list[LoaderCase]:
     """All loaders on images that are shown whole."""
     return _cases(SMALL, stores, plan, crop="whole", workers=workers, device=device)
 
 
-def photo_cases(stores: Stores, plan: Plan, workers: list[int], *, device: Device) -> list[Case]:
+def photo_cases(stores: Stores, plan: Plan, workers: list[int], *, device: Device) -> list[LoaderCase]:
     """All loaders on JPEGs, of which parts are resized; on a GPU DALI decodes there too."""
     cases = _cases(PHOTOS, stores, plan, crop="resized", workers=workers, device=device)
     return cases + [_on_gpu(case) for case in cases if case.loader == "dali" and device == "cuda"]
@@ -102,7 +102,9 @@ def shapes(names: tuple[tuple[str, Shape], ...], loaders: list[str], stored: lis
     return {shape for loader, shape in names if loader in loaders and shape[1] in stored}
 
 
-def _cases(names: Any, stores: Stores, plan: Plan, *, crop: Any, workers: list[int], device: Device) -> list[Case]:
+def _cases(
+    names: Any, stores: Stores, plan: Plan, *, crop: Any, workers: list[int], device: Device
+) -> list[LoaderCase]:
     found = []
     for count in workers:
         for loader, shape in names:
@@ -112,10 +114,10 @@ def _cases(names: Any, stores: Stores, plan: Plan, *, crop: Any, workers: list[i
             form = Form(loader, path, str(stores.reference), plan.size, crop, plan.batch, count)
             sizes = (plan.fed_size, plan.fed_batch, plan.attack_steps)
             fed = None if loader == "ffcv-own" else Fed(plan.recipe, loader, path, *sizes, count, "cpu", device)
-            found.append(Case(loader, shape[1], form, fed))
+            found.append(LoaderCase(loader, shape[1], form, fed))
     return found
 
 
-def _on_gpu(case: Case) -> Case:
+def _on_gpu(case: LoaderCase) -> LoaderCase:
     assert case.fed
     return replace(case, form=replace(case.form, decode="gpu"), fed=replace(case.fed, decode="gpu"))

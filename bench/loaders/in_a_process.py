@@ -32,7 +32,7 @@ class Mark(NamedTuple):
         return cls(time.perf_counter(), cpu_seconds())
 
     def since(self, num_images: int) -> Result:
-        """What so many images took since then."""
+        """What `num_images` images took since then."""
         now = Mark.now()
         return {
             "images": num_images,

@@ -13,7 +13,7 @@ from typing import Any
 from bench.common.processes import environment, last_line
 from bench.common.rows import Row
 from bench.common.turns import ratio_of, take_turns
-from bench.loaders.cases import BASE, Case
+from bench.loaders.cases import BASE, LoaderCase
 from fastarat.common.console import notice
 
 Result = dict[str, Any]
@@ -49,7 +49,7 @@ class Failed(Exception):
 class Entry:
     """A case on its way."""
 
-    case: Case
+    case: LoaderCase
     differences: Result = field(default_factory=dict)
     problem: str | None = None
     turns: dict[str, list[Result]] = field(default_factory=dict)
@@ -62,7 +62,9 @@ class Entry:
         self.turns.clear()
 
 
-def measure(cases: Sequence[Case], cache: Path, effort: Effort, *, advance: Callable[[float], None]) -> list[Entry]:
+def measure(
+    cases: Sequence[LoaderCase], cache: Path, effort: Effort, *, advance: Callable[[float], None]
+) -> list[Entry]:
     """Check every loader, then take turns until the effort is spent. `cache`: where children keep what they decode."""
     processes = Processes(cache, effort)
     entries = [Entry(case) for case in cases]

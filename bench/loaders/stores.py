@@ -22,7 +22,7 @@ Shape = tuple[Container, Stored]
 """what images lie in, and how each is stored"""
 
 NUM_TEST = 64
-"""test images that a store gets: none is looked at, but a data set has some"""
+"""test images that a store gets: nobody looks at them, but a data set has some"""
 
 
 @dataclass(frozen=True)

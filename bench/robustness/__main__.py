@@ -20,7 +20,7 @@ from bench.common import command
 from bench.common.rows import RESULTS, read_rows, write_row
 from bench.robustness import report as robustness_report
 from bench.robustness.row import is_finished, measure
-from bench.robustness.suites import SUITES, Entry, Suite, entries
+from bench.robustness.suites import SUITES, Suite, SuiteTraining, entries
 from fastarat.common.console import notice, print_table
 from fastarat.common.errors import Interrupted, UserError
 from fastarat.common.signals import number_of
@@ -118,7 +118,7 @@ class _Stopped(Exception):
 
 @contextmanager
 def _within(budget: float | None) -> Iterator[None]:
-    """Ctrl-C, by itself, after so many seconds: a training then writes a checkpoint, an attack has its state.
+    """Send Ctrl-C after `budget` seconds: a training then writes a checkpoint, an attack has its state.
 
     It comes again, since a training takes the first for itself, and comes to its end if it has done its last step.
     Raises `_Stopped`, whatever stopped it.
@@ -143,13 +143,13 @@ def _within(budget: float | None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, earlier)
 
 
-def _row(arguments: argparse.Namespace, suite: Suite, entry: Entry) -> dict[str, Any]:
+def _row(arguments: argparse.Namespace, suite: Suite, entry: SuiteTraining) -> dict[str, Any]:
     return measure(
         arguments.suite, entry, arguments.num_images, num_autoattack=arguments.num_autoattack, analysed=suite.analysed
     )
 
 
-def _has_row(arguments: argparse.Namespace, entry: Entry) -> bool:
+def _has_row(arguments: argparse.Namespace, entry: SuiteTraining) -> bool:
     """Whether the training is measured on as many images as are wanted now, or more."""
     return any(
         row.get("suite") == arguments.suite
@@ -160,7 +160,7 @@ def _has_row(arguments: argparse.Namespace, entry: Entry) -> bool:
     )
 
 
-def _is_needed(arguments: argparse.Namespace, entry: Entry, wanted: list[Entry]) -> bool:
+def _is_needed(arguments: argparse.Namespace, entry: SuiteTraining, wanted: list[SuiteTraining]) -> bool:
     """Whether a training that has not begun starts from this one, of which there is no more than its row."""
     return not is_finished(entry.out, entry.config) and any(
         isinstance(other.config.method, ARRESTConfig)
@@ -170,7 +170,7 @@ def _is_needed(arguments: argparse.Namespace, entry: Entry, wanted: list[Entry])
     )
 
 
-def _report(arguments: argparse.Namespace, wanted: list[Entry]) -> None:
+def _report(arguments: argparse.Namespace, wanted: list[SuiteTraining]) -> None:
     """Print the suite's table; draw where the methods stand, and the learning curves of the first seed."""
     rows = robustness_report.rows_of(arguments.suite, read_rows(arguments.rows))
     if rows:

@@ -21,7 +21,7 @@ from bench.common import command
 from bench.common.inputs import method_of, random_images
 from bench.common.rows import RESULTS, known_rows, write_row
 from bench.robustness.row import measure
-from bench.robustness.suites import Entry
+from bench.robustness.suites import SuiteTraining
 from fastarat.common.console import stdout
 from fastarat.common.environment import commit
 from fastarat.common.errors import Interrupted, UserError
@@ -64,7 +64,7 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="the run's directory, or that of profiles")
     parser.add_argument("--suite", help="of the row")
     parser.add_argument("--num-autoattack", type=int, default=0, help="test images for AutoAttack; default none")
-    parser.add_argument("--profile", type=int, metavar="STEPS", help="profile so many steps instead")
+    parser.add_argument("--profile", type=int, metavar="STEPS", help="profile this many steps instead")
     rows, smoke = "where the row goes (bench/results/robustness.jsonl)", "one epoch of few images: does everything run?"
     command.flags(parser, "device", data="data set instead of the recipe's own", rows=rows, smoke=smoke)
     arguments = command.parsed(parser, args, "trains there")
@@ -112,7 +112,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     now, known = commit(), known_rows("robustness", arguments.rows)
     row = next((row for row in known if _is_row_of(row, arguments, now)), None)
     if row is None:
-        entry = Entry(method_of(config.recipe), config, arguments.out)
+        entry = SuiteTraining(method_of(config.recipe), config, arguments.out)
         row = measure(arguments.suite, entry, 60 if arguments.smoke else None, num_autoattack=arguments.num_autoattack)
         # Where the data lay on this machine is of no use elsewhere.
         row["config"]["data"] = row["dataset"]

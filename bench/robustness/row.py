@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bench.common.rows import base_row
-from bench.robustness.suites import Entry
+from bench.robustness.suites import SuiteTraining
 from fastarat.analysis import analyze
 from fastarat.common.console import progress
 from fastarat.common.distributed import World
@@ -32,7 +32,7 @@ PGD_STEPS = 20
 
 
 def measure(
-    suite: str, entry: Entry, num_images: int | None, *, num_autoattack: int | None, analysed: bool = False
+    suite: str, entry: SuiteTraining, num_images: int | None, *, num_autoattack: int | None, analysed: bool = False
 ) -> dict[str, Any]:
     """Train (or go on training) and attack what it deploys: the row of `suite`.
 

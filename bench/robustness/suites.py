@@ -35,7 +35,7 @@ class Suite:
     num_images: int | None
     """test images of the clean accuracy and of PGD-20; None: all"""
     num_autoattack: int | None
-    """the first so many of them are left to AutoAttack; None: all"""
+    """how many of them, from the first on, AutoAttack attacks; None: all"""
     analysed: bool = False
     """measure gradient conflict, mixture of distributions and collapse too"""
     snapshots: int = 4
@@ -56,7 +56,7 @@ SUITES = {
 
 
 @dataclass(frozen=True)
-class Entry:
+class SuiteTraining:
     """One training of a suite."""
 
     method: str
@@ -78,7 +78,7 @@ def entries(
     num_seeds: int,
     runs: Path,
     fidelity: Fidelity = "paper",
-) -> Iterator[Entry]:
+) -> Iterator[SuiteTraining]:
     """The suite's trainings of these `methods`, seed by seed, in the suite's order."""
     for seed in range(num_seeds):
         for method in suite.methods:
@@ -86,7 +86,9 @@ def entries(
                 yield entry(suite, method, data or suite.data, seed=seed, runs=runs, fidelity=fidelity)
 
 
-def entry(suite: Suite, method: str, data: str, *, seed: int, runs: Path, fidelity: Fidelity = "paper") -> Entry:
+def entry(
+    suite: Suite, method: str, data: str, *, seed: int, runs: Path, fidelity: Fidelity = "paper"
+) -> SuiteTraining:
     """One training; ARREST's begins with the net of `standard` of the same seed."""
     mark = "" if fidelity == "paper" else f"-{fidelity}"
 
@@ -108,4 +110,4 @@ def entry(suite: Suite, method: str, data: str, *, seed: int, runs: Path, fideli
         data=data,
         checkpoint=replace(config.checkpoint, history=history),
     )
-    return Entry(f"arat/{method}" if method in ABLATIONS else method, config, place(method))
+    return SuiteTraining(f"arat/{method}" if method in ABLATIONS else method, config, place(method))

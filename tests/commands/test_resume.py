@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.robustness import row as robustness_row
-from bench.robustness.suites import Entry
+from bench.robustness.suites import SuiteTraining
 from fastarat.__main__ import main
 from fastarat.commands.train import parse_arguments
 from fastarat.common.errors import UserError
@@ -166,4 +166,4 @@ def test_a_run_whose_images_are_named_from_its_folder_goes_on_there(tmp_path, mo
 
     monkeypatch.setattr(robustness_row, "train", lambda *_, resume: (_ for _ in ()).throw(InterruptedError(resume)))
     with pytest.raises(InterruptedError, match="True"):
-        robustness_row.measure("digits", Entry("at", config, Path("run")), None, num_autoattack=None)
+        robustness_row.measure("digits", SuiteTraining("at", config, Path("run")), None, num_autoattack=None)

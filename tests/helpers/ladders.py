@@ -6,7 +6,7 @@ import torch
 
 from bench.common.inputs import random_images
 from bench.ladder.gate import LEARNING_RATE
-from bench.ladder.subjects import FastaratSubject, Setting
+from bench.ladder.subjects import FastaratSubject, LadderSetting
 from bench.ladder.variants import with_attack
 from fastarat.config.recipes import recipe
 from fastarat.training.choices import Choices
@@ -14,24 +14,24 @@ from fastarat.training.choices import Choices
 CPU = torch.device("cpu")
 
 
-def setting_of(method: str = "arat", batch: int = 16, steps: int = 3) -> Setting:
+def setting_of(method: str = "arat", batch: int = 16, steps: int = 3) -> LadderSetting:
     config = recipe(f"digits-{method}")
     optimizer = replace(config.optimizer, learning_rate=LEARNING_RATE)
     attack = replace(config.attack, steps=min(steps, config.attack.steps))
     config = replace(config, batch=batch, attack=attack, optimizer=optimizer)
-    return Setting(config, random_images("digits", 8 * batch), CPU)
+    return LadderSetting(config, random_images("digits", 8 * batch), CPU)
 
 
-def own(setting: Setting, dtype="fp32") -> FastaratSubject:
+def own(setting: LadderSetting, dtype="fp32") -> FastaratSubject:
     return FastaratSubject(setting, Choices(dtype=dtype))
 
 
-def with_method(setting: Setting, **changes) -> Setting:
+def with_method(setting: LadderSetting, **changes) -> LadderSetting:
     method = replace(setting.config.method, **changes)
     return replace(setting, config=replace(setting.config, method=method))
 
 
-def with_rate(setting: Setting, rate: float) -> Setting:
+def with_rate(setting: LadderSetting, rate: float) -> LadderSetting:
     optimizer = replace(setting.config.optimizer, learning_rate=rate)
     return replace(setting, config=replace(setting.config, optimizer=optimizer))
 

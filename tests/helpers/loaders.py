@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from bench.loaders.cases import Case
+from bench.loaders.cases import LoaderCase
 
 
-def case(cases: list[Case], loader: str, stored: str) -> Case:
+def case(cases: list[LoaderCase], loader: str, stored: str) -> LoaderCase:
     """The case of this loader on images that are stored so."""
     (found,) = (case for case in cases if (case.loader, case.stored) == (loader, stored))
     return found

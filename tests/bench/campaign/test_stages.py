@@ -7,7 +7,7 @@ import pytest
 
 from bench.campaign import __main__ as campaign
 from bench.campaign.checks import KERNEL_TESTS, gpu_tests, kernel_tests
-from bench.campaign.stages import BUDGET, Setting, stages
+from bench.campaign.stages import BUDGET, CampaignSetting, stages
 from bench.common.inputs import random_images
 from fastarat.data.formats import prepared
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_the_stages_come_in_the_order_of_what_is_wanted_most(tmp_path):
-    found = stages(Setting(tmp_path, tmp_path, "images.tar", "images", None, "cuda", smoke=False))
+    found = stages(CampaignSetting(tmp_path, tmp_path, "images.tar", "images", None, "cuda", smoke=False))
     assert [stage.name for stage in found] == [
         *("environment", "correctness", "golden vectors"),
         *("resnet18, batch 128", "resnet18, batch 256, 512, 1024", "wrn-34-10, batch 128"),

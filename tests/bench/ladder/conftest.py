@@ -4,7 +4,7 @@ import pytest
 
 from bench.ladder import ladder, turns
 from bench.ladder import report as throughput_report
-from bench.ladder.subjects import Setting
+from bench.ladder.subjects import LadderSetting
 from fastarat.common import console
 
 
@@ -14,7 +14,7 @@ def small_ladders():
     found = {}
 
     def once(real):
-        def of_setting(setting: Setting, *rest):
+        def of_setting(setting: LadderSetting, *rest):
             key = real.__name__, setting.config, len(setting.dataset.train.labels)
             if key not in found:
                 found[key] = real(setting, *rest)
