@@ -11,7 +11,7 @@ import torch
 from bench.common import command
 from fastarat.common.console import progress, stdout
 from fastarat.common.errors import UserError
-from fastarat.verification.golden import NUM_ROWS, verify_file
+from fastarat.verification.golden_checks import NUM_ROWS, verify_file
 
 
 def main(args: list[str] | None = None) -> int:

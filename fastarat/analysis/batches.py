@@ -10,7 +10,7 @@ from fastarat.analysis import mixture
 from fastarat.analysis.conflict import conflict, naive_invariance
 from fastarat.analysis.layers import Values, parameter_groups
 from fastarat.data.loading.loader import Batch
-from fastarat.models.modes import batch_norm_mode
+from fastarat.models.batch_norm import batch_norm_mode
 from fastarat.models.predictions import widened
 from fastarat.models.split_batch_norm import SplitBatchNorm2d, forward_with_features
 from fastarat.training.state import Training

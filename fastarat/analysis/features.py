@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fastarat.analysis.layers import Values
 from fastarat.config.model import Branch
-from fastarat.models.modes import batch_norm_mode
+from fastarat.models.batch_norm import batch_norm_mode
 from fastarat.models.split_batch_norm import SplitBatchNorm2d, forward_with_features
 
 DEFINITIONS = {

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastarat.attacks.every_iterate import one_restart
 from fastarat.config.attack import AttackConfig, Norm
-from fastarat.models.modes import batch_norm_mode
+from fastarat.models.batch_norm import batch_norm_mode
 from fastarat.models.predictions import predictions
 from fastarat.models.split_batch_norm import forward
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastarat.config.attack import Norm
-from fastarat.models.modes import batch_norm_mode
+from fastarat.models.batch_norm import batch_norm_mode
 from fastarat.models.split_batch_norm import forward
 
 NUM_POINTS = 17

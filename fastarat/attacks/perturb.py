@@ -8,7 +8,7 @@ from fastarat.attacks.pgd import pgd, start
 from fastarat.common.errors import UserError
 from fastarat.config.attack import AttackConfig
 from fastarat.config.model import Branch
-from fastarat.models.modes import batch_norm_mode
+from fastarat.models.batch_norm import batch_norm_mode
 from fastarat.models.split_batch_norm import forward
 
 

@@ -20,7 +20,7 @@ from fastarat.config.attack import AttackConfig
 from fastarat.config.model import Branch
 from fastarat.data.images.dataset import Images
 from fastarat.evaluation.verdicts import DeviceImages, Verdict, on_clean, under_attack
-from fastarat.models.modes import batch_norm_mode
+from fastarat.models.batch_norm import batch_norm_mode
 from fastarat.models.split_batch_norm import forward, forward_context
 
 CPU = torch.device("cpu")

@@ -1,5 +1,7 @@
-"""Batch normalisation of one group of rows, with statistics over one or several processes."""
+"""Batch normalisation of one group of rows, with statistics over one or several processes, and any module's mode."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -102,3 +104,39 @@ class BatchNorm1d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, "train", group=self.group)
+
+
+@contextmanager
+def batch_norm_mode(model: nn.Module, statistics: Statistics) -> Iterator[None]:
+    """Run any module with its batch-norms in this mode; afterwards every submodule's mode is as before,
+    and so, unless `train`, are all buffers."""
+    modes = {module: module.training for module in switchable(model)}
+    kept = {} if statistics == "train" else {b: b.clone() for b in model.buffers()}
+    to_mode(model, statistics != "eval")
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for buffer, value in kept.items():
+            buffer.copy_(value)
+
+
+def switchable(model: nn.Module) -> Iterator[nn.Module]:
+    """The parts of `model` that have a train and an eval mode: all but nets of `torch.export`, which compute as they
+    were exported, whose train() and eval() raise, and whose `training` says nothing."""
+    if isinstance(model, torch.fx.GraphModule) and "train" in vars(model):
+        return
+    yield model
+    for child in model.children():
+        yield from switchable(child)
+
+
+def to_mode(model: nn.Module, training: bool) -> nn.Module:
+    """`model` itself, in train or eval mode but for what has no modes (see `switchable`)."""
+    try:
+        return model.train(training)
+    except NotImplementedError:
+        for part in switchable(model):
+            part.training = training
+        return model

@@ -1,4 +1,4 @@
-"""The model that a run or a file stands for."""
+"""The model that a run or a file stands for; the teacher that a method starts from."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from fastarat.common.console import notice
 from fastarat.common.errors import UserError
 from fastarat.config.model import Branch
+from fastarat.data.images.classes import match_classes
 from fastarat.models.convert import plain_branch
 from fastarat.models.registry import build_model
-from fastarat.models.sizes import check_tensors
 from fastarat.runs.checkpoint import load_checkpoint
 from fastarat.runs.run import Run
-from fastarat.runs.weights import Description, load_model, load_state
+from fastarat.runs.weights import Description, check_tensors, load_model, load_state
 
 
 def load_deployed(path: Path, checkpoint: str | None = None, branch: Branch = "adv") -> tuple[nn.Module, Description]:
@@ -72,3 +72,26 @@ def _averaged(state: dict[str, Any], path: Path) -> dict[str, Any]:
     if not isinstance(average, dict) or not isinstance(average.get("model"), dict):
         raise UserError(f"{path} is no training checkpoint of this version (its average does not fit)")
     return average["model"] if average.get("num_snapshots") else state["model"]
+
+
+def load_teacher(path: str, recipe: str, wanted: Description) -> nn.Module:
+    """The plain net of a run or a model.safetensors at `path`, for a run of `recipe` that trains what `wanted` is.
+
+    Raises `UserError`, with how to train one, if there is none or it is of another kind.
+    """
+    standard = recipe.replace("arrest", "standard") if "arrest" in recipe else "…-standard"
+    how = f"train one with: fastarat train {standard} --out runs/standard, then give --method.teacher runs/standard"
+    if not path:
+        raise UserError(f"arrest starts from a net trained on clean images: {how}")
+    net, found = load_deployed(Path(path))
+    for what in ("model", "num_classes", "in_channels"):
+        if getattr(found, what) != getattr(wanted, what):
+            name = what.replace("_", " ")
+            mine, theirs = getattr(wanted, what), getattr(found, what)
+            raise UserError(f"the teacher {path} has {name} {theirs}, this run {mine}: {how}")
+    match = match_classes(found.classes, wanted.classes, f"the teacher {path}", "this run", how)
+    if match.places.tolist() != list(range(wanted.num_classes)):
+        raise UserError(f"the teacher {path} has this run's classes in another order: {how}")
+    if match.how:
+        notice(f"classes of the teacher: {match.how}")
+    return net

@@ -1,11 +1,12 @@
 """Deployable weights on disk: safetensors with a description of the net."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from fastarat.common.errors import UserError
@@ -15,7 +16,6 @@ from fastarat.common.typed import build, fits
 from fastarat.config.attack import Norm
 from fastarat.config.model import Branch, ModelConfig
 from fastarat.models.registry import build_plain_model
-from fastarat.models.sizes import check_tensors
 
 FORMAT = 1
 
@@ -125,3 +125,33 @@ def load_state(model: nn.Module, tensors: Mapping[str, Any], problem: str) -> No
         model.load_state_dict(tensors)
     except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, AssertionError):
         raise UserError(problem) from None
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def check_tensors(
+    shapes: Shapes, dtypes: Mapping[str, torch.dtype], make: Callable[[], nn.Module], num_classes: int, path: Path
+) -> None:
+    """Raise `UserError` unless the net of `make` has tensors of these names, shapes and kinds, and no others.
+
+    A net of another package that cannot be made without memory is measured by its classes alone.
+    """
+    if not any(num_classes in shape for shape in shapes.values()):
+        raise UserError(f"{path} says {num_classes} classes, and none of its tensors has so many rows")
+    try:
+        with torch.device("meta"):
+            wanted = make().state_dict()
+    except UserError:
+        raise
+    except Exception:  # another package's net may ask for values of tensors that have none
+        return
+    missing, extra = sorted(wanted.keys() - shapes.keys()), sorted(shapes.keys() - wanted.keys())
+    if missing or extra:
+        problem = f"lacks {missing[0]}" if missing else f"has the unknown tensor {extra[0]}"
+        raise UserError(f"{path} {problem}, so that it is not the net that it names")
+    for name, tensor in wanted.items():
+        if tuple(tensor.shape) != shapes[name]:
+            raise UserError(f"{path}: {name} is {list(shapes[name])}, the net that it names has {list(tensor.shape)}")
+        if tensor.is_floating_point() != dtypes[name].is_floating_point:
+            raise UserError(f"{path}: {name} is of {dtypes[name]}, the net that it names has {tensor.dtype}")

@@ -17,7 +17,7 @@ from fastarat.data.images.classes import in_order_of
 from fastarat.data.images.dataset import Dataset, Images, other_images
 from fastarat.data.loading.loader import Batch, Loader
 from fastarat.models.split_batch_norm import statistics_of
-from fastarat.runs.teacher import load_teacher
+from fastarat.runs.deployed import load_teacher
 from fastarat.runs.weights import Description
 from fastarat.training.averaging import Average
 from fastarat.training.step.compiled import Step

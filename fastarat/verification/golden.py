@@ -1,47 +1,29 @@
-"""Check this installation against golden vectors of AR-AT: the file says net, salt, classes and weights.
+"""A golden file of AR-AT: results of a net, whose weights are functions of their names, and the net itself.
 
-Nothing is stored but results; weights are functions of their names (see `named_tensor`), so that both
-sides can build the same state.
+Nothing is stored but results (see `named_tensor`), so that both sides can build the same state.
 """
 
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from fastarat_kernels.implementations import PYTORCH
 from torch import Tensor, nn
 
-from fastarat.common.distributed import World
+from fastarat.common.arrays import read_npz
 from fastarat.common.errors import UserError
-from fastarat.common.npz import read_npz
-from fastarat.config.attack import AttackConfig
 from fastarat.config.method import ARATConfig
 from fastarat.config.model import FOREIGN
-from fastarat.config.training import OptimizerConfig
-from fastarat.data.loading.loader import Batch
 from fastarat.methods.arat import ARAT
 from fastarat.models.features import feature_widths, tap_layers
 from fastarat.models.published_names import published_model, published_predictors, split_layers
 from fastarat.models.registry import build_model
-from fastarat.models.split_batch_norm import forward, forward_with_features
-from fastarat.training.step.precision import Precision
-from fastarat.training.step.train_step import EAGER, Controls, StepParts, train_step
 from fastarat.verification.compare import Row
 
-# How many rows a complete file gives.
-NUM_ROWS = 17
 # Largest relative error of a tensor. float64: what re-ordered sums of a deep net leave of 1e-16.
 # float32: 1e-7 an operation, grown through some fifty layers forward and back.
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 5e-3}
-# Share of an attack's pixels that may differ: where a gradient is zero to rounding its sign is chance.
-PIXELS = 1e-3
-# In float32 such signs are many, and ten steps on batch statistics of eight images carry each of them into
-# most pixels: single pixels say nothing then, so the loss reached and the statistics left are compared.
-REACHED, LEFT = 0.05, 0.2
 
 SCALARS = ("arch", "salt", "gamma", "num_classes", "prev_acc")
 INPUTS = (*SCALARS, "images", "labels", "noise")
@@ -191,115 +173,3 @@ class Golden:
             scale = scales[name] if scales else float(np.abs(expected).max())
             pairs.append((float(np.abs(ours_head - expected.flatten()).max()), scale))
         return self.row(quantity, pairs)
-
-
-def verify_file(path: Path, dtype: torch.dtype, device: torch.device) -> Iterator[Row]:
-    """Rows of everything the file holds, as they are computed."""
-    golden = Golden(path, dtype, device)
-    yield from _evaluation(golden)
-    yield from _attacks(golden)
-    yield from _training_step(golden)
-
-
-def _single(golden: Golden, quantity: str, ours: Tensor) -> Row:
-    expected = golden.expected(quantity, ours.shape)
-    error = float(np.abs(ours.detach().double().cpu().numpy() - expected).max())
-    return golden.row(quantity, [(error, float(np.abs(expected).max()))])
-
-
-def _evaluation(golden: Golden) -> Iterator[Row]:
-    with torch.no_grad():
-        yield _single(golden, "eval_logits_clean", forward(golden.model, golden.x, "clean", "eval"))
-        yield _single(golden, "eval_logits_adv", forward(golden.model, golden.x, "adv", "eval"))
-
-
-def _attacks(golden: Golden) -> Iterator[Row]:
-    variants = (
-        ("trainbn_corrected", AttackConfig()),
-        ("trainbn_published", AttackConfig(start="published-code")),
-        ("evalbn_corrected", AttackConfig(batch_norm="eval")),
-    )
-    for name, settings in variants:
-        golden.reset()
-        x_adv = _attacked(golden, settings)
-        after = golden.compare(f"bn_after_pgd10_{name.partition('_')[2]}", golden.state())
-        yield _attack(golden, f"pgd10_{name}", x_adv)
-        if settings.batch_norm == "train":
-            yield after if golden.exact else replace(after, tolerance=LEFT)
-
-
-def step_parts(golden: Golden, settings: AttackConfig, first: Tensor) -> tuple[StepParts, Batch, Controls]:
-    """A training step on the golden batch: its net and method, and an attack that starts from the images `first`."""
-    parts = StepParts(
-        model=golden.model,
-        method=golden.method,
-        attack=settings,
-        optimizer=OptimizerConfig(0.1, 0.9, 5e-4),
-        precision=Precision("fp64" if golden.exact else "fp32", golden.device),
-        world=World(golden.device),
-        kernels=replace(PYTORCH, start_point=lambda *_: first),
-        seed=0,
-    )
-    controls = Controls.of(parts, learning_rate=0.1)
-    return parts, Batch(golden.x, golden.y, torch.arange(len(golden.x), device=golden.device)), controls
-
-
-def _attacked(golden: Golden, settings: AttackConfig) -> Tensor:
-    """The images on which the training step would go on: its attack, from the stored noise."""
-    seen: list[Tensor] = []
-    stages = EAGER._replace(descend=lambda parts, x, x_adv, *_: seen.append(x_adv) or {})
-    train_step(*step_parts(golden, settings, golden.x + golden.noise), stages)
-    return seen[0]
-
-
-def _attack(golden: Golden, quantity: str, x_adv: Tensor) -> Row:
-    """float64: the share of pixels that differ. float32: how far the objective reached lies apart."""
-    if golden.exact:
-        difference = np.abs(x_adv.cpu().numpy() - golden.expected(quantity, x_adv.shape))
-        share = float((~(difference <= TOLERANCE[golden.dtype])).mean())
-        return Row(f"{quantity} (share of pixels)", share, PIXELS)
-    golden.reset()
-    reached = []
-    for images in (x_adv, golden.tensor(golden.expected(quantity, x_adv.shape))):
-        logits = forward(golden.model, images, "adv", "frozen")
-        reached.append(float(F.cross_entropy(logits, golden.y).detach()))
-    return Row(f"{quantity} (cross-entropy reached)", abs(reached[0] / reached[1] - 1), REACHED)
-
-
-def _training_step(golden: Golden) -> Iterator[Row]:
-    x_adv = golden.tensor(golden.expected("pgd10_trainbn_corrected", golden.x.shape))
-    golden.reset()
-    logits, features = forward_with_features(golden.model, torch.cat([golden.x, x_adv]), "both", "frozen")
-    clean, adversarial = logits.chunk(2)
-    yield _single(golden, "train_logits_clean", clean)
-    yield _single(golden, "train_logits_adv", adversarial)
-    yield golden.compare("feature_clean", {name: z.chunk(2)[0] for name, z in features.items()})
-    yield golden.compare("feature_adv", {name: z.chunk(2)[1] for name, z in features.items()})
-
-    golden.reset()
-    terms = golden.method.terms(golden.model, golden.x, x_adv, golden.y).summands
-    golden.reset()
-    before, losses = [parameter.detach().clone() for parameter in golden.parameters()], []
-    # The stored images are where the attack starts, and it takes no step.
-    parts, batch, controls = step_parts(golden, AttackConfig(steps=0), x_adv)
-    for step in range(3):
-        losses.append(train_step(parts, batch, controls)["loss"])
-        if step == 0:
-            yield golden.compare("loss", {**terms, "total": losses[0]})
-            # After a first step the momenta are the gradients and the weights' decay.
-            decay = parts.optimizer.weight_decay
-            yield from _gradients(golden, [m - decay * p for m, p in zip(parts.momenta, before, strict=True)])
-            yield golden.compare("param_head_after_step", golden.state())
-            yield golden.compare("buffer_after_step", golden.state())
-    yield _single(golden, "loss_trajectory_3_steps", torch.stack(losses))
-
-
-def _gradients(golden: Golden, gradients: list[Tensor]) -> Iterator[Row]:
-    model = [name for name, _ in golden.model.named_parameters()]
-    method = [name for name, _ in golden.method.named_parameters()]
-    by_model = dict(zip(model, gradients, strict=False))
-    by_method = dict(zip(method, gradients[len(model) :], strict=True))
-    ours = golden.by_name(by_model, by_method)
-    norms = {name: float(value.flat[0]) for name, value in golden.entries("grad_norm")}
-    yield golden.compare("grad_norm", {name: g.norm() for name, g in ours.items()})
-    yield golden.compare("grad_head", ours, norms)

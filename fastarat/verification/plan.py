@@ -12,7 +12,7 @@ from fastarat.common.errors import UserError
 from fastarat.evaluation.autoattack.progress import PASSES
 from fastarat.verification import PARTS, PartName
 from fastarat.verification.compare import Count, Row
-from fastarat.verification.golden import NUM_ROWS, verify_file
+from fastarat.verification.golden_checks import NUM_ROWS, verify_file
 from fastarat.verification.kit import PATTERNS, Kit, Result
 from fastarat.verification.nets import aa_image_rows, logits_rows, pgd_rows, pgd_tags
 from fastarat.verification.traces import trace_rows

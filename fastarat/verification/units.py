@@ -13,7 +13,7 @@ from fastarat.attacks.square import fraction, side, template
 from fastarat.common.errors import UserError
 from fastarat.config.attack import Norm
 from fastarat.verification.compare import Count, Row
-from fastarat.verification.stored import Stored
+from fastarat.verification.kit import Stored
 
 # Roundings of float32: of numbers of size 1; of a sum of products; of a shift's length.
 ROUNDING, RESIDUAL, LENGTH = 1e-6, 3.3e-6, 1e-4

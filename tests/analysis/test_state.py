@@ -17,7 +17,7 @@ from fastarat.common.distributed import World
 from fastarat.config.method import ARATConfig
 from fastarat.config.recipes import recipe
 from fastarat.data.open import open_dataset
-from fastarat.models.modes import batch_norm_mode
+from fastarat.models.batch_norm import batch_norm_mode
 from fastarat.training.build import build_training
 from fastarat.training.state import Training
 

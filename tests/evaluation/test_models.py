@@ -10,7 +10,7 @@ import fastarat
 from fastarat import AttackConfig, UserError
 from fastarat.common.errors import WorkError
 from fastarat.data.images.dataset import Images
-from fastarat.models.modes import to_mode
+from fastarat.models.batch_norm import to_mode
 from tests.helpers.attacks import shorten
 
 EPS = 0.03

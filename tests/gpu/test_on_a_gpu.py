@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastarat.__main__ import main
-from fastarat.verification.golden import verify_file
+from fastarat.verification.golden_checks import verify_file
 
 pytestmark = [
     pytest.mark.gpu,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastarat.__main__ import main
 from fastarat.common.errors import UserError
-from fastarat.verification.golden import verify_file
+from fastarat.verification.golden_checks import verify_file
 
 CPU = torch.device("cpu")
 SALT, CLASSES, GAMMA, PREV_ACC = 5, 7, 12.0, 0.35

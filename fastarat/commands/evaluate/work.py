@@ -36,7 +36,7 @@ class Work:
         from fastarat.data.open import open_dataset, open_for_evaluation
         from fastarat.evaluation.autoattack.checks import check_attacks, check_model
         from fastarat.evaluation.evaluate import as_images
-        from fastarat.models.modes import to_mode
+        from fastarat.models.batch_norm import to_mode
         from fastarat.runs.deployed import images_of
 
         self.arguments = arguments
@@ -169,7 +169,7 @@ def _asked(arguments: "EvalArguments") -> EvaluationSettings:
 
 
 def _model(arguments: "EvalArguments") -> "tuple[nn.Module, Description | None]":
-    from fastarat.models.imported import import_model
+    from fastarat.models.foreign import import_model
     from fastarat.runs.deployed import load_deployed
 
     if ":" in arguments.model and not Path(arguments.model).exists():

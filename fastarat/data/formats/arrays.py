@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from fastarat.common import console
+from fastarat.common.arrays import read_npz
 from fastarat.common.errors import UserError
-from fastarat.common.npz import read_npz
 from fastarat.data.images.dataset import MAX_VALUE, MOST_CLASSES, Dataset, Images, from_splits
 
 NAMES = {"images": ("image", "images"), "labels": ("label", "labels")}

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from fastarat.common import console
-from fastarat.common.advice import command
+from fastarat.common.advice import command, require_none
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import as_file_name, require_file
-from fastarat.common.problems import require_none
 from fastarat.data.formats import cifar, prepared
 from fastarat.data.formats.archives import Entry, entries, is_archive, is_compressed, stem
 from fastarat.data.formats.class_folders import Layout, Place, survey

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastarat.common import npy, unfinished
+from fastarat.common import arrays, unfinished
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import checksum_of, read_sealed, synchronise
 from fastarat.data.formats.beton.seal import sha256_of
@@ -50,8 +50,8 @@ def create(out: Path) -> Iterator[Path]:
 
 def allocate(folder: Path, split: str, count: int, shape: tuple[int, ...]) -> Images:
     """Writable memory maps for a split's uint8 images [count, *shape] and int64 labels [count]."""
-    images = npy.allocate(folder / f"{split}_images.npy", np.uint8, (count, *shape))
-    return Images(images, npy.allocate(folder / f"{split}_labels.npy", np.int64, (count,)))
+    images = arrays.allocate(folder / f"{split}_images.npy", np.uint8, (count, *shape))
+    return Images(images, arrays.allocate(folder / f"{split}_labels.npy", np.int64, (count,)))
 
 
 def seal(folder: Path, name: str, classes: tuple[str, ...], *, max_value: int, source: str) -> None:
@@ -219,8 +219,8 @@ def _open(folder: Path, split: str, manifest: dict[str, Any]) -> Images:
     for path in paths:
         _require_size(path, manifest["files"][path.name]["bytes"])
     try:
-        images = npy.open_mapped(paths[0], np.uint8, (count, *shape))
-        labels = np.array(npy.open_mapped(paths[1], np.int64, (count,)))
+        images = arrays.open_mapped(paths[0], np.uint8, (count, *shape))
+        labels = np.array(arrays.open_mapped(paths[1], np.int64, (count,)))
     except UserError as error:
         raise UserError(f"{error}: {AGAIN}") from error
     problem = label_problem(labels, len(manifest["classes"]))

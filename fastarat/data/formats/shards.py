@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fastarat.common import console
+from fastarat.common.advice import require_none
 from fastarat.common.errors import UserError
 from fastarat.common.files import require_file
-from fastarat.common.problems import require_none
 from fastarat.data.formats import class_folders, tfrecord
 from fastarat.data.formats.archives import is_clutter, stem
 from fastarat.data.formats.webdataset import IMAGES, LABEL, samples

@@ -8,10 +8,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from fastarat.common import console, npy, unfinished
+from fastarat.common import arrays, console, unfinished
+from fastarat.common.advice import require_none
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import as_file_name, synchronise
-from fastarat.common.problems import require_none
 from fastarat.data.images.cache import as_array, data_root, from_array, kept
 from fastarat.data.images.dataset import Dataset, Images, fingerprint, from_splits
 from fastarat.data.images.decoding import File, decode_all, open_image, reason_of
@@ -64,8 +64,8 @@ def scan(images: StoredImages, what: str) -> Scan:
         found = scan_all(images, what)
         return {"sizes": found.sizes, "problems": as_array(found.problems)}
 
-    arrays = kept("scanned", what, storage_key(images, "sizes"), make)
-    return Scan(arrays["sizes"], {int(i): line for i, line in from_array(arrays["problems"]).items()})
+    found = kept("scanned", what, storage_key(images, "sizes"), make)
+    return Scan(found["sizes"], {int(i): line for i, line in from_array(found["problems"]).items()})
 
 
 def scan_all(images: StoredImages, what: str) -> Scan:
@@ -181,7 +181,7 @@ def _mapped(place: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """The pixels at `place` if they are there as they were written; what is not goes."""
     for path in place.parent.glob(f"{place.name}-????????.npy"):
         try:
-            pixels = npy.open_mapped(path, np.uint8, shape)
+            pixels = arrays.open_mapped(path, np.uint8, shape)
             if _checksum(pixels, f"Checking {path.name}") == path.stem[-8:]:
                 return pixels
             problem = f"{path} has changed since it was written"
@@ -195,7 +195,7 @@ def _mapped(place: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 def _write(place: Path, shape: tuple[int, ...], images: StoredImages, form: Form, what: str) -> None:
     with unfinished.beside(place) as folder:
-        pixels = npy.allocate(folder / "pixels.npy", np.uint8, shape)
+        pixels = arrays.allocate(folder / "pixels.npy", np.uint8, shape)
         _decode_into(pixels, images, form, what)
         synchronise(folder / "pixels.npy")
         checksum = _checksum(pixels, f"Keeping {what}")

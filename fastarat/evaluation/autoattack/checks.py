@@ -12,7 +12,7 @@ from fastarat.common.errors import UserError, unknown
 from fastarat.config.evaluation import STANDARD, EvaluationSettings
 from fastarat.evaluation.autoattack.prepared_model import one_line
 from fastarat.evaluation.autoattack.state import Task, as_numbers
-from fastarat.models.modes import switchable
+from fastarat.models.batch_norm import switchable
 
 SQUARE_L2_LEAST_SIDE = 5
 # How far logits of an image may lie apart, of their length, when another image of its batch changes.

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from fastarat.__main__ import main
-from fastarat.common import npz
+from fastarat.common import arrays
+from fastarat.common.arrays import read_npz
 from fastarat.common.errors import UserError
-from fastarat.common.npz import read_npz
 from fastarat.config.data import ExtraConfig
 from fastarat.data.loading.extra import open_extra
 from fastarat.data.open import open_dataset, prepare
@@ -129,7 +129,7 @@ def test_what_an_entry_says_of_itself_is_not_believed(tmp_path, kind):
 
 
 def test_a_file_larger_than_memory_is_refused_before_it_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(npz.os, "sysconf", lambda name: 64)
+    monkeypatch.setattr(arrays.os, "sysconf", lambda name: 64)
     path = zipped(tmp_path / "large.npz", zipfile.ZIP_DEFLATED, image=entry("(5000,)", bytes(5000)))
     with pytest.raises(UserError, match="more than the 0 there are"):
         read_npz(path)

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from fastarat.common import npy
+from fastarat.common import arrays
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import checksum_of
 from fastarat.data.formats import prepared
@@ -68,7 +68,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(photos, tmp_path, monkeypatc
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(npy.os, "posix_fallocate", full)
+    monkeypatch.setattr(arrays.os, "posix_fallocate", full)
     with pytest.raises(WorkError) as error:
         prepare(str(photos), tmp_path / "out" / "set")
     assert "No space left on device; nothing was left there" in one_line(error)

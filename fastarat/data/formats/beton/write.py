@@ -17,9 +17,9 @@ from typing import BinaryIO
 import numpy as np
 
 from fastarat.common import console, unfinished
+from fastarat.common.advice import require_none
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import synchronise
-from fastarat.common.problems import require_none
 from fastarat.data.formats.beton import seal as beton_seal
 from fastarat.data.formats.beton.format import (
     ENTRY,

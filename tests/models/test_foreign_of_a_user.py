@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from fastarat.common.errors import UserError
-from fastarat.models.imported import import_model
+from fastarat.models.foreign import import_model
 
 NETS = """
 from torch import nn
