@@ -17,7 +17,7 @@ ORDER = (
 )
 LOOSE = ("__init__", "__main__", "robustbench")
 """the faces: what may import every room"""
-LONGEST_FUNCTION, MOST_PARAMETERS = 70, 8
+LONGEST_FUNCTION, MOST_PARAMETERS, LONGEST_TESTS = 70, 8, 450
 
 
 def files(*folders: str) -> list[Path]:

@@ -7,6 +7,8 @@ import pytest
 
 from tests.layers import (
     LONGEST_FUNCTION,
+    LONGEST_TESTS,
+    MOST_PARAMETERS,
     ORDER,
     PACKAGE,
     ROOT,
@@ -79,6 +81,19 @@ def test_nets_need_torch_only(name):
 
 def test_settings_and_commands_do_not_import_torch_at_once():
     assert breaking(WITHOUT_TORCH, lambda path: within(imports_at_once(path), "torch")) == {}
+
+
+def test_a_signature_can_be_read():
+    def wide(path):
+        return [one for one in functions(path) if one.parameters > MOST_PARAMETERS and not one.kind]
+
+    found = breaking(files("fastarat", "bench", "kernels"), wide)
+    assert set(found) <= {"fastarat/robustbench.py", "fastarat/models/batch_norm.py"}, "RobustBench's and torch's own"
+
+
+def test_a_file_of_tests_has_an_end():
+    lines = {name_of(path): len(path.read_text().splitlines()) for path in files("tests")}
+    assert {name: number for name, number in lines.items() if number > LONGEST_TESTS} == {}
 
 
 def test_a_function_is_a_screen_long():

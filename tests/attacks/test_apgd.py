@@ -193,9 +193,8 @@ def test_from_the_standards_starts_apgd_ce_leaves_the_standards_flags(kit, name,
     x, y = data["x_test"][left], data["y_test"][left]
     torch.manual_seed(0)
     start = standards_start(x, norm, eps)
-    # What the standard left robust takes all steps: a third of it shows it.
     expected = flags["robust_after_apgd_ce"][left]
-    mine = ~expected | (left % 3 == 0)
+    mine = ~expected | (left % 3 == 0)  # what the standard left robust takes all steps: a third shows it
     common = {"norm": norm, "eps": eps, "seed": 0, "run": 0, "start": start[mine]}
     _, broken, _ = apgd(net, x[mine], y[mine], left[mine], loss="cross-entropy", **common)
     # Another machine's roundings may tip a point on the edge.
@@ -210,12 +209,11 @@ def test_from_the_standards_starts_apgd_t_leaves_the_standards_flags(kit):
     attacked = ~flags["robust_after_apgd_t"] | (torch.arange(360) % 3 == 0)
     torch.manual_seed(0)
     for rank in range(9):
-        start, mine = standards_start(data["x_test"][left], "l2", 0.75), attacked[left]
-        rows = left[mine]
+        mine, rows = attacked[left], left[attacked[left]]
         x, y, target = data["x_test"][rows], data["y_test"][rows], targets[rows, rank]
-        run = {"norm": "l2", "eps": 0.75, "seed": 0, "run": 0, "start": start[mine]}
-        broken = rows[apgd(net, x, y, rows, loss="targeted-dlr", target=target, **run)[1]]
-        left = left[~torch.isin(left, broken)]
+        start = standards_start(data["x_test"][left], "l2", 0.75)[mine]
+        run = {"norm": "l2", "eps": 0.75, "seed": 0, "run": 0, "start": start}
+        left = left[~torch.isin(left, rows[apgd(net, x, y, rows, loss="targeted-dlr", target=target, **run)[1]])]
     robust = torch.zeros(360, dtype=torch.bool).index_fill(0, left, True)
     assert (robust != flags["robust_after_apgd_t"]).sum() <= 2
 
@@ -408,8 +406,7 @@ def test_each_target_starts_from_new_noise_of_the_points_own(net):
 
 def test_clean_logits_that_are_given_are_not_computed_again(net):
     x, y = batch(net, 4)
-    settings = {"norm": "l2", "eps": 0.5, "seed": 0, "targets": 1, "steps": 5}
-    sizes = []
+    settings, sizes = {"norm": "l2", "eps": 0.5, "seed": 0, "targets": 1, "steps": 5}, []
 
     def counted(v: Tensor) -> Tensor:
         sizes.append(len(v))
@@ -422,8 +419,8 @@ def test_clean_logits_that_are_given_are_not_computed_again(net):
 
 def test_an_image_that_is_misclassified_already_is_its_own_adversarial_example(net):
     x, y = batch(net, 4)
-    settings = {"norm": "linf", "eps": 1e-6, "seed": 0, "steps": 5}
-    found, broken, _ = apgd_t(net, x, (y + torch.tensor([0, 1, 0, 2])) % 10, ROWS[:4], **settings)
+    wrong = (y + torch.tensor([0, 1, 0, 2])) % 10
+    found, broken, _ = apgd_t(net, x, wrong, ROWS[:4], norm="linf", eps=1e-6, seed=0, steps=5)
     assert broken.tolist() == [False, True, False, True] and torch.equal(found, x)
 
 
