@@ -10,13 +10,12 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
 from itertools import groupby
 from typing import Any, TypeVar, get_type_hints
 
 import tyro
 
-from fastarat.common.errors import UserError
+from fastarat.common.errors import UserError, did_you_mean
 
 T = TypeVar("T")
 LEAST_COLUMNS = 40
@@ -66,8 +65,7 @@ def _one_line(boxed: str, default: Any, prog: str) -> str:
     wrong = re.match(r"Unrecognized options: (--[\w.-]+)", text)
     if wrong:
         flag = wrong.group(1)
-        near = get_close_matches(flag, flags(default), n=3, cutoff=0.6) if default is not None else []
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        hint = "" if default is None else did_you_mean(flag, flags(default), str)
         return f"Unknown option {flag}.{hint} See '{prog} --help'."
     return f"{text[:1].upper()}{text[1:]} (see '{prog} --help')"
 

@@ -1,6 +1,6 @@
 """The ways in which a command ends before its work is done, each with one line that names the fix."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
 
@@ -24,9 +24,13 @@ class Interrupted(Exception):
 def unknown(kind: str, name: str, available: Iterable[str]) -> UserError:
     """The error for a name that is not one of `available`, with the nearest right ones."""
     names = sorted(available)
-    near = get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-    return UserError(f"Unknown {kind} {name!r}. Available: {', '.join(names)}.{hint}")
+    return UserError(f"Unknown {kind} {name!r}. Available: {', '.join(names)}.{did_you_mean(name, names)}")
+
+
+def did_you_mean(name: str, names: Iterable[str], show: Callable[[str], str] = repr) -> str:
+    """The question, after a space, that offers the nearest of `names` as `show` writes them; '' if none is near."""
+    near = get_close_matches(name, list(names), n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(map(show, near))}?" if near else ""
 
 
 def first_line(error: BaseException) -> str:

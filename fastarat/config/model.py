@@ -2,8 +2,9 @@
 
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Literal
+
+from fastarat.common.errors import did_you_mean
 
 BatchNormKind = Literal["split", "shared", "mixed"]
 Branch = Literal["clean", "adv"]
@@ -44,7 +45,6 @@ class ModelConfig:
             )
         if self.name in MODELS or FOREIGN.fullmatch(self.name):
             return []
-        near = get_close_matches(self.name, [*MODELS, "wrn-34-10"], n=2, cutoff=0.5)
-        hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+        hint = did_you_mean(self.name, [*MODELS, "wrn-34-10"])
         available = f"{', '.join(MODELS)}, wrn-DEPTH-WIDTH, torchvision/NAME, timm/NAME"
         return [f"Unknown model {self.name!r}. Available: {available}.{hint}"]

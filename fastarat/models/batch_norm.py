@@ -103,6 +103,7 @@ class BatchNorm1d(nn.Module):
         self.group: ProcessGroup | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, C] to [N, C], normalised by the batch; moves the running statistics."""
         return batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, "train", group=self.group)
 
 

@@ -5,7 +5,6 @@ import importlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from fastarat.common.errors import UserError, first_line, unknown
+from fastarat.common.errors import UserError, did_you_mean, first_line, unknown
 from fastarat.config.model import FOREIGN
 
 
@@ -46,8 +45,7 @@ def build_foreign(name: str, num_classes: int, in_channels: int) -> nn.Module:
     known = library.list_models() if library_name == "timm" else library.list_models(module=library)
     if net not in known:
         package, _, _ = name.partition("/")
-        near = get_close_matches(net, known, n=3, cutoff=0.5)
-        hint = f" Did you mean {' or '.join(repr(f'{package}/{each}') for each in near)}?" if near else ""
+        hint = did_you_mean(net, known, lambda each: repr(f"{package}/{each}"))
         raise UserError(f"Unknown model {name!r}: it is none of {package}'s {len(known)} classifiers.{hint}")
     model: nn.Module = getattr(library, function)(net, **arguments)
     if getattr(model, "aux_logits", False):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution without bias: [N, in_channels, H, W] to [N, out_channels, H / stride, W / stride]."""
     return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
 
 
@@ -31,6 +32,7 @@ class BasicBlock(nn.Module):
             self.shortcut_bn = norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, H, W] to [N, expansion * channels, H / stride, W / stride]."""
         shortcut = self.shortcut_bn(self.shortcut(x)) if self.projects else x
         out = self.bn1(self.conv1(x), relu=True)
         return self.bn2(self.conv2(out), residual=shortcut, relu=True)
@@ -60,6 +62,7 @@ class Bottleneck(nn.Module):
             self.shortcut_bn = norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, H, W] to [N, expansion * channels, H / stride, W / stride]."""
         shortcut = self.shortcut_bn(self.shortcut(x)) if self.projects else x
         out = self.bn1(self.conv1(x), relu=True)
         out = self.bn2(self.conv2(out), relu=True)
@@ -109,6 +112,7 @@ class ResNet(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images [N, in_channels, H, W] in [0, 1] to logits [N, num_classes]."""
         x = self.pool(self.bn1(self.conv1(x), relu=True))
         for i in range(1, self.num_stages + 1):
             x = getattr(self, f"layer{i}")(x)

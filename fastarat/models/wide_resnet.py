@@ -23,6 +23,7 @@ class WideBlock(nn.Module):
             self.convShortcut = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, H, W] to [N, channels, H / stride, W / stride]."""
         activated = self.bn1(x, relu=True)
         shortcut = self.convShortcut(activated) if self.projects else x
         out = self.bn2(self.conv1(activated), relu=True)
@@ -39,6 +40,7 @@ class WideStage(nn.Module):
         self.layer = nn.Sequential(*blocks)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, H, W] to [N, channels, H / stride, W / stride]."""
         return self.layer(x)
 
 
@@ -62,6 +64,7 @@ class WideResNet(nn.Module):
         self.pooled_layer = "avgpool"
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images [N, in_channels, H, W] in [0, 1] to logits [N, num_classes]."""
         x = self.block3(self.block2(self.block1(self.conv1(x))))
         return self.fc(self.bn1(x, relu=True).mean((2, 3)))
 
