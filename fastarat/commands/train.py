@@ -13,7 +13,7 @@ from fastarat.common.advice import command
 from fastarat.common.console import notice, print_json
 from fastarat.common.errors import Interrupted, UserError
 from fastarat.common.processes import is_first, launched, num_started
-from fastarat.config import Config, Fidelity, recipes
+from fastarat.config import Config, Fidelity, load_config, recipes
 
 if TYPE_CHECKING:
     from fastarat.runs.run import Run
@@ -122,7 +122,7 @@ def _base_config(args: list[str]) -> tuple[Config, list[str]]:
 def _config_of(run: Path, named: list[str], rest: list[str]) -> Config:
     from fastarat.runs.run import Run
 
-    config = Run(run).config()
+    config = load_config(Run(run).config_file)
     if named and named[0] != config.recipe:
         raise UserError(f"{run} is a run of {config.recipe}, not of {named[0]}: leave the recipe out")
     if _value(rest, "--fidelity") not in (None, config.fidelity):
@@ -160,9 +160,9 @@ def _fidelity(args: list[str]) -> Fidelity:
 
 def _resumed(arguments: TrainArguments) -> TrainArguments:
     assert arguments.out is not None
-    from fastarat.runs.run import FREE_ON_RESUME, Run, settled
+    from fastarat.runs.run import FREE_ON_RESUME, settled
 
-    was, now = settled(Run(arguments.out).config()), settled(arguments.config)
+    was, now = settled(load_config(arguments.out / "config.json")), settled(arguments.config)
     changed = [f.name for f in fields(Config) if getattr(was, f.name) != getattr(now, f.name)]
     fixed = [name for name in changed if name not in FREE_ON_RESUME]
     if fixed:
