@@ -51,7 +51,7 @@ def run(args: list[str]) -> int:
     _check_launched(arguments)
     assert arguments.out is not None
     try:
-        finished = train(arguments.config, arguments.out, arguments.resume, arguments.profile)
+        finished = train(arguments.config, arguments.out, resume=arguments.resume, profile=arguments.profile)
     except Interrupted as stopped:
         goes_on = f"{command('train', '--resume', arguments.out)} goes on from there"
         raise Interrupted(f"{stopped}; {goes_on}", stopped.number) from None

@@ -79,6 +79,7 @@ def reestimate(
     model: nn.Module,
     batches: Iterable[Batch],
     attack: AttackConfig,
+    *,
     settings: AveragingConfig,
     precision: Precision,
     seed: int,

@@ -117,8 +117,8 @@ class Evaluations:
             training.loader.steps_per_epoch,
             "estimating the average's batch-norm statistics",
         )
-        halves, seed = parts.method.halves, self.config.seed
-        reestimate(model, batches, parts.attack, self.config.averaging, parts.precision, seed, halves)
+        how = {"settings": self.config.averaging, "precision": parts.precision, "halves": parts.method.halves}
+        reestimate(model, batches, parts.attack, seed=self.config.seed, **how)
         average_in_place(statistics_of(model), self.world)
         result = self.evaluate(model)
         if self.world.is_main:

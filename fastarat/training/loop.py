@@ -24,7 +24,7 @@ from fastarat.training.step.compiled import Step
 class Loop:
     """Drives a `Training` and writes its `Run`; nothing in here touches a tensor of the step."""
 
-    def __init__(self, training: Training, run: Run, step: Step, compiles: bool, profiler: Profiler | None = None):
+    def __init__(self, training: Training, run: Run, step: Step, *, compiles: bool, profiler: Profiler | None = None):
         self.training, self.run, self.step, self.profiler = training, run, step, profiler
         self.compiles, self.compiled_shapes = compiles, set()
         self.compile_seconds = 0.0

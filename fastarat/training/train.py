@@ -29,7 +29,7 @@ from fastarat.training.step.compiled import MOST_UNROLLED, StepBySize, unrolled_
 __all__ = ["Interrupted", "train"]
 
 
-def train(config: Config, out: Path, resume: bool = False, profile: int | None = None) -> Run:
+def train(config: Config, out: Path, *, resume: bool = False, profile: int | None = None) -> Run:
     """Train to the end and return the run; in several processes if they were started by the launcher.
 
     `profile`: record so many steps, and write where their time goes to `profile/` in the run (`engine.profile`).
@@ -56,7 +56,7 @@ def train(config: Config, out: Path, resume: bool = False, profile: int | None =
         del kept  # as large as the training itself
         with profiling(training, profile, run.path / "profile", choices.compile) as profiler:
             marked = profiler.marked(step) if profiler else step
-            Loop(training, run, marked, choices.compile != "eager", profiler).fit()
+            Loop(training, run, marked, compiles=choices.compile != "eager", profiler=profiler).fit()
         if world.is_main:
             learning_curves(run.path / "learning_curves.png", {config.recipe: run.metrics()}, str(run.path))
         if isinstance(step, StepBySize):

@@ -121,7 +121,7 @@ def mean_statistics(net: nn.Module, inputs: list[torch.Tensor]) -> tuple[torch.T
 def test_statistics_are_estimated_anew_as_plain_means_over_batches(small_net, kind):
     net = convert_to_split_batch_norm(small_net, kind)
     seen = batches()
-    reestimate(net, seen, NO_SHIFT, AveragingConfig("swa"), FP64, 0, BOTH)
+    reestimate(net, seen, NO_SHIFT, settings=AveragingConfig("swa"), precision=FP64, seed=0, halves=BOTH)
     mean, variance = mean_statistics(net, [batch.x for batch in seen])
     for branch in range(len(net.bn.running_mean)):
         torch.testing.assert_close(net.bn.running_mean[branch], mean, **CLOSE)
@@ -139,7 +139,7 @@ def test_one_set_of_statistics_sees_the_halves_that_training_feeds_it(small_net,
     for i, batch in enumerate(seen):
         settings = replace(attack, batch_norm="frozen")
         moved.append(perturb_as_batch(net, batch, settings, i))
-    reestimate(net, seen, attack, AveragingConfig("swa"), FP64, 3, halves)
+    reestimate(net, seen, attack, settings=AveragingConfig("swa"), precision=FP64, seed=3, halves=halves)
     images = {"clean": [batch.x for batch in seen], "adv": moved}
     if kind == "mixed" and len(halves) == 2:
         inputs = [torch.cat(pair) for pair in zip(images["clean"], images["adv"], strict=True)]
@@ -159,7 +159,7 @@ def perturb_as_batch(net: nn.Module, batch: Batch, settings: AttackConfig, numbe
 def test_each_branch_sees_its_own_images(small_net):
     net, settings = convert_to_split_batch_norm(small_net), AttackConfig(eps_255=40, step_255=20, steps=3)
     seen = batches()
-    reestimate(net, seen, settings, AveragingConfig("swa"), FP64, 0, BOTH)
+    reestimate(net, seen, settings, settings=AveragingConfig("swa"), precision=FP64, seed=0, halves=BOTH)
     mean, _ = mean_statistics(net, [batch.x for batch in seen])
     torch.testing.assert_close(net.bn.running_mean[0], mean, **CLOSE)
     assert (net.bn.running_mean[1] - mean).abs().max() > 1e-3
@@ -169,7 +169,7 @@ def test_the_published_code_counts_the_attacks_forwards_and_forgets_the_clean_br
     net, settings = convert_to_split_batch_norm(small_net), AveragingConfig("swa", reestimate="published-code")
     seen = batches()
     attack = AttackConfig(eps_255=40, step_255=0, steps=2, start="published-code")
-    reestimate(net, seen, attack, settings, FP64, 5, BOTH)
+    reestimate(net, seen, attack, settings=settings, precision=FP64, seed=5, halves=BOTH)
     assert net.bn.running_mean[0].eq(0).all() and net.bn.running_var[0].eq(1).all()
     # A step size of 0 shows what is counted: the noisy start, its cut to [0, 1], and the attacked batch.
     inputs = []
