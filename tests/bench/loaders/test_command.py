@@ -3,11 +3,11 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from bench.common.processes import ROOT
 from bench.common.rows import read_rows
 from bench.loaders import (
     __main__ as loaders,
@@ -105,7 +105,7 @@ def test_a_bad_flag_is_one_line_and_exit_code_2(flags, words, capsys):
 def test_the_smoke_run_times_every_loader_on_every_form_it_reads(tmp_path):
     path = tmp_path / "rows.jsonl"
     command = [sys.executable, "-m", "bench.loaders", "--device", "cpu", "--smoke", "--rows", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=3600, cwd=Path(loaders.__file__).parents[1])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3600, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = list(read_rows(path))
     assert all(row["correct"] and row["images_per_s"] > 0 for row in rows)
