@@ -281,6 +281,7 @@ def test_a_toy_model_is_trained_measured_and_exported_by_its_name(write, monkeyp
 def test_a_toy_loader_is_trained_through_by_its_name_as_through_the_resident_one(write, monkeypatch, capsys):
     folder = write({"toy_loader.py": TOY_LOADER})
     monkeypatch.setitem(DECODERS, "in-process", "toy_loader:InProcess")
+    monkeypatch.setenv("FASTARAT_DATA", str(folder / "data"))
     for i in range(48):
         path = folder / "pictures" / ("val" if i % 3 == 0 else "train") / "ab"[i % 2] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

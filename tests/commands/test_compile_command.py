@@ -75,7 +75,7 @@ def test_a_compiled_run_is_the_eager_run_and_goes_on_from_a_checkpoint_to_the_sa
 
 
 def failing(error: Exception):
-    def build(*_):
+    def build(*_, unroll):
         def step(batch):
             raise error
 
@@ -89,6 +89,6 @@ def test_a_kernel_that_refuses_its_input_or_does_not_load_is_one_line(fastarat, 
     from triton.runtime.errors import OutOfResources
 
     for error in (UnsupportedInput("x is torch.int8"), OutOfResources(300000, 232448, "shared memory")):
-        monkeypatch.setattr("fastarat.training.train.build_step", failing(error))
+        monkeypatch.setattr("fastarat.training.build.build_step", failing(error))
         result = fastarat("train", *ONE_EPOCH, "--out", f"run-{type(error).__name__}")
         assert result.code == 1 and "--kernels pytorch" in result.error, result.error

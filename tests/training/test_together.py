@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -67,7 +68,7 @@ def set_clocks(monkeypatch, meetings: Meetings, hurried: int) -> None:
         return now[0]
 
     for module in (loop_module, display_module):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=monotonic))
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=monotonic, time=time.time))
 
 
 def count_saves(monkeypatch, meetings: Meetings) -> list[int]:
