@@ -242,7 +242,7 @@ def test_a_toy_method_is_trained_by_a_recipe_that_names_it_and_goes_on(write, mo
         from fastarat.config.recipes.digits_at import RECIPE as AT
         from toy_method import HingeConfig
 
-        RECIPE = replace(AT, recipe="digits-hinge", method=HingeConfig())
+        RECIPE = replace(AT, method=HingeConfig())
     """
     folder = write({"toy_method.py": TOY_METHOD, "recipes/digits_hinge.py": recipe})
     toy = import_module("toy_method")

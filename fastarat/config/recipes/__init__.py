@@ -1,8 +1,9 @@
-"""Recipes by name, `<data>-<model>-<method>`: one file each, which defines RECIPE and says in its head what
-it costs and gives."""
+"""Recipes by name, `<data>-<model>-<method>`, which is their file's: each defines RECIPE and says in its head what it
+costs and gives."""
 
 import importlib
 import pkgutil
+from dataclasses import replace
 
 from fastarat.common.errors import unknown
 from fastarat.config import Config, Fidelity, published_code
@@ -23,11 +24,11 @@ def _module(name: str):
 
 
 def recipe(name: str, fidelity: Fidelity = "paper") -> Config:
-    """The configuration of a recipe. Raises `UserError` for an unknown name."""
-    config: Config = _module(name).RECIPE
+    """The configuration of a recipe. Raises `UserError` for an unknown name, and as `published_code` does."""
+    config: Config = replace(_module(name).RECIPE, recipe=name)
     return published_code(config) if fidelity == "published-code" else config
 
 
 def head(name: str) -> str:
-    """What the recipe's file says at its top: command, expected time and accuracy."""
+    """What the recipe's file says at its top: command, time and accuracy. Raises `UserError` for an unknown name."""
     return (_module(name).__doc__ or "").strip()

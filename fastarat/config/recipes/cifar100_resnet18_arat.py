@@ -10,4 +10,4 @@ from dataclasses import replace
 
 from fastarat.config.recipes.cifar10_resnet18_arat import RECIPE as CIFAR10
 
-RECIPE = replace(CIFAR10, recipe="cifar100-resnet18-arat", data="cifar100")
+RECIPE = replace(CIFAR10, data="cifar100")

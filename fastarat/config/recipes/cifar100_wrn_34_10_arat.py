@@ -10,4 +10,4 @@ from dataclasses import replace
 
 from fastarat.config.recipes.cifar10_wrn_34_10_arat import RECIPE as CIFAR10
 
-RECIPE = replace(CIFAR10, recipe="cifar100-wrn-34-10-arat", data="cifar100")
+RECIPE = replace(CIFAR10, data="cifar100")

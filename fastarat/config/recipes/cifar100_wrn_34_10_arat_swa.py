@@ -11,8 +11,4 @@ from dataclasses import replace
 from fastarat.config.recipes.cifar100_wrn_34_10_arat import RECIPE as ARAT
 from fastarat.config.training import AveragingConfig
 
-RECIPE = replace(
-    ARAT,
-    recipe="cifar100-wrn-34-10-arat-swa",
-    averaging=AveragingConfig("swa", start_epoch=76, every_steps=500),
-)
+RECIPE = replace(ARAT, averaging=AveragingConfig("swa", start_epoch=76, every_steps=500))

@@ -11,4 +11,4 @@ from dataclasses import replace
 from fastarat.config.method import ATConfig
 from fastarat.config.recipes.cifar100_wrn_34_10_arat import RECIPE as ARAT
 
-RECIPE = replace(ARAT, recipe="cifar100-wrn-34-10-at", method=ATConfig())
+RECIPE = replace(ARAT, method=ATConfig())

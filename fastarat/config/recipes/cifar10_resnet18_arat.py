@@ -10,4 +10,4 @@ from fastarat.config import Config
 from fastarat.config.training import EvaluationConfig
 
 # Every default of `Config` is the paper's recipe for this net. A GPU has the time to watch all test images.
-RECIPE = Config(recipe="cifar10-resnet18-arat", evaluation=EvaluationConfig(num_clean_images=10_000))
+RECIPE = Config(evaluation=EvaluationConfig(num_clean_images=10_000))

@@ -14,4 +14,4 @@ from dataclasses import replace
 from fastarat.config.method import ARRESTConfig
 from fastarat.config.recipes.cifar10_resnet18_at import RECIPE as AT
 
-RECIPE = replace(AT, recipe="cifar10-resnet18-arrest", method=ARRESTConfig())
+RECIPE = replace(AT, method=ARRESTConfig())

@@ -11,4 +11,4 @@ from dataclasses import replace
 from fastarat.config.method import ATConfig
 from fastarat.config.recipes.cifar10_resnet18_arat import RECIPE as ARAT
 
-RECIPE = replace(ARAT, recipe="cifar10-resnet18-at", method=ATConfig())
+RECIPE = replace(ARAT, method=ATConfig())

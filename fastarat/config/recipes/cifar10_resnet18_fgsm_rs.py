@@ -11,4 +11,4 @@ from dataclasses import replace
 
 from fastarat.config.recipes.cifar10_resnet18_at import RECIPE as AT
 
-RECIPE = replace(AT, recipe="cifar10-resnet18-fgsm-rs", attack=replace(AT.attack, steps=1, step_255=10))
+RECIPE = replace(AT, attack=replace(AT.attack, steps=1, step_255=10))

@@ -12,6 +12,4 @@ from dataclasses import replace
 
 from fastarat.config.recipes.cifar10_resnet18_at import RECIPE as AT
 
-RECIPE = replace(
-    AT, recipe="cifar10-resnet18-n-fgsm", attack=replace(AT.attack, steps=1, step_255=8, start_scale=2, project=False)
-)
+RECIPE = replace(AT, attack=replace(AT.attack, steps=1, step_255=8, start_scale=2, project=False))

@@ -17,7 +17,6 @@ from fastarat.config.training import OptimizerConfig, ScheduleConfig
 
 RECIPE = replace(
     AT,
-    recipe="cifar10-resnet18-trades",
     epochs=76,
     attack=replace(AT.attack, eps_255=7.905, step_255=1.785, start="gaussian", batch_norm="eval", objective="kl"),
     method=TRADESConfig(),

@@ -15,7 +15,6 @@ from fastarat.config.model import ModelConfig
 from fastarat.config.training import EvaluationConfig, ScheduleConfig
 
 RECIPE = Config(
-    recipe="cifar10-tiny-arat",
     data="cifar10",
     epochs=12,
     num_validation_images=1000,

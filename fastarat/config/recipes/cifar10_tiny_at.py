@@ -12,4 +12,4 @@ from dataclasses import replace
 from fastarat.config.method import ATConfig
 from fastarat.config.recipes.cifar10_tiny_arat import RECIPE as ARAT
 
-RECIPE = replace(ARAT, recipe="cifar10-tiny-at", method=ATConfig())
+RECIPE = replace(ARAT, method=ATConfig())

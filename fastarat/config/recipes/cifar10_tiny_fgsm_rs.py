@@ -12,4 +12,4 @@ from dataclasses import replace
 
 from fastarat.config.recipes.cifar10_tiny_at import RECIPE as AT
 
-RECIPE = replace(AT, recipe="cifar10-tiny-fgsm-rs", attack=replace(AT.attack, steps=1, step_255=10))
+RECIPE = replace(AT, attack=replace(AT.attack, steps=1, step_255=10))

@@ -13,9 +13,4 @@ from dataclasses import replace
 from fastarat.config.method import LBGATConfig
 from fastarat.config.recipes.cifar10_tiny_at import RECIPE as AT
 
-RECIPE = replace(
-    AT,
-    recipe="cifar10-tiny-lbgat",
-    attack=replace(AT.attack, start="gaussian", objective="kl"),
-    method=LBGATConfig(teacher="tiny"),
-)
+RECIPE = replace(AT, attack=replace(AT.attack, start="gaussian", objective="kl"), method=LBGATConfig(teacher="tiny"))

@@ -12,6 +12,4 @@ from dataclasses import replace
 from fastarat.config.method import MARTConfig
 from fastarat.config.recipes.cifar10_tiny_at import RECIPE as AT
 
-RECIPE = replace(
-    AT, recipe="cifar10-tiny-mart", attack=replace(AT.attack, start="gaussian", batch_norm="eval"), method=MARTConfig()
-)
+RECIPE = replace(AT, attack=replace(AT.attack, start="gaussian", batch_norm="eval"), method=MARTConfig())

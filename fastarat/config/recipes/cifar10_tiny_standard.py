@@ -13,6 +13,4 @@ from dataclasses import replace
 from fastarat.config.method import StandardConfig
 from fastarat.config.recipes.cifar10_tiny_at import RECIPE as AT
 
-RECIPE = replace(
-    AT, recipe="cifar10-tiny-standard", attack=replace(AT.attack, steps=0, start="none"), method=StandardConfig()
-)
+RECIPE = replace(AT, attack=replace(AT.attack, steps=0, start="none"), method=StandardConfig())

@@ -15,8 +15,5 @@ from fastarat.config.method import TRADESConfig
 from fastarat.config.recipes.cifar10_tiny_at import RECIPE as AT
 
 RECIPE = replace(
-    AT,
-    recipe="cifar10-tiny-trades",
-    attack=replace(AT.attack, start="gaussian", batch_norm="eval", objective="kl"),
-    method=TRADESConfig(),
+    AT, attack=replace(AT.attack, start="gaussian", batch_norm="eval", objective="kl"), method=TRADESConfig()
 )

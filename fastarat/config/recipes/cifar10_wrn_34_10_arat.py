@@ -12,6 +12,4 @@ from fastarat.config.method import ARATConfig
 from fastarat.config.model import ModelConfig
 from fastarat.config.recipes.cifar10_resnet18_arat import RECIPE as RESNET18
 
-RECIPE = replace(
-    RESNET18, recipe="cifar10-wrn-34-10-arat", model=ModelConfig("wrn-34-10"), method=ARATConfig(gamma=100)
-)
+RECIPE = replace(RESNET18, model=ModelConfig("wrn-34-10"), method=ARATConfig(gamma=100))

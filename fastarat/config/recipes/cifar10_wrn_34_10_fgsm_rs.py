@@ -11,4 +11,4 @@ from dataclasses import replace
 
 from fastarat.config.recipes.cifar10_wrn_34_10_at import RECIPE as AT
 
-RECIPE = replace(AT, recipe="cifar10-wrn-34-10-fgsm-rs", attack=replace(AT.attack, steps=1, step_255=10))
+RECIPE = replace(AT, attack=replace(AT.attack, steps=1, step_255=10))

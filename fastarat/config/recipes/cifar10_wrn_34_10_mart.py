@@ -17,7 +17,6 @@ from fastarat.config.training import OptimizerConfig, ScheduleConfig
 
 RECIPE = replace(
     AT,
-    recipe="cifar10-wrn-34-10-mart",
     epochs=90,
     attack=replace(AT.attack, eps_255=7.905, step_255=1.785, start="gaussian", batch_norm="eval"),
     method=MARTConfig(beta=6),

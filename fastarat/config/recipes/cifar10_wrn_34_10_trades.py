@@ -14,4 +14,4 @@ from dataclasses import replace
 from fastarat.config.model import ModelConfig
 from fastarat.config.recipes.cifar10_resnet18_trades import RECIPE as RESNET18
 
-RECIPE = replace(RESNET18, recipe="cifar10-wrn-34-10-trades", model=ModelConfig("wrn-34-10"))
+RECIPE = replace(RESNET18, model=ModelConfig("wrn-34-10"))

@@ -15,7 +15,6 @@ from fastarat.config.model import ModelConfig
 from fastarat.config.training import EvaluationConfig, OptimizerConfig, ScheduleConfig
 
 RECIPE = Config(
-    recipe="digits-arat",
     data="digits",
     epochs=40,
     batch=64,

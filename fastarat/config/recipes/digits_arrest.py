@@ -16,4 +16,4 @@ from dataclasses import replace
 from fastarat.config.method import ARRESTConfig
 from fastarat.config.recipes.digits_at import RECIPE as AT
 
-RECIPE = replace(AT, recipe="digits-arrest", method=ARRESTConfig(noise_255=45.9))
+RECIPE = replace(AT, method=ARRESTConfig(noise_255=45.9))

@@ -12,4 +12,4 @@ from dataclasses import replace
 from fastarat.config.method import ATConfig
 from fastarat.config.recipes.digits_arat import RECIPE as ARAT
 
-RECIPE = replace(ARAT, recipe="digits-at", method=ATConfig())
+RECIPE = replace(ARAT, method=ATConfig())

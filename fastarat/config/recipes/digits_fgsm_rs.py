@@ -14,4 +14,4 @@ from dataclasses import replace
 
 from fastarat.config.recipes.digits_at import RECIPE as AT
 
-RECIPE = replace(AT, recipe="digits-fgsm-rs", attack=replace(AT.attack, steps=1, step_255=57.375))
+RECIPE = replace(AT, attack=replace(AT.attack, steps=1, step_255=57.375))

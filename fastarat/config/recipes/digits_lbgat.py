@@ -15,9 +15,4 @@ from dataclasses import replace
 from fastarat.config.method import LBGATConfig
 from fastarat.config.recipes.digits_at import RECIPE as AT
 
-RECIPE = replace(
-    AT,
-    recipe="digits-lbgat",
-    attack=replace(AT.attack, start="gaussian", objective="kl"),
-    method=LBGATConfig(teacher="digits"),
-)
+RECIPE = replace(AT, attack=replace(AT.attack, start="gaussian", objective="kl"), method=LBGATConfig(teacher="digits"))

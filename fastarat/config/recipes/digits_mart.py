@@ -14,6 +14,4 @@ from dataclasses import replace
 from fastarat.config.method import MARTConfig
 from fastarat.config.recipes.digits_at import RECIPE as AT
 
-RECIPE = replace(
-    AT, recipe="digits-mart", attack=replace(AT.attack, start="gaussian", batch_norm="eval"), method=MARTConfig()
-)
+RECIPE = replace(AT, attack=replace(AT.attack, start="gaussian", batch_norm="eval"), method=MARTConfig())

@@ -14,6 +14,4 @@ from dataclasses import replace
 
 from fastarat.config.recipes.digits_at import RECIPE as AT
 
-RECIPE = replace(
-    AT, recipe="digits-n-fgsm", attack=replace(AT.attack, steps=1, step_255=45.9, start_scale=2, project=False)
-)
+RECIPE = replace(AT, attack=replace(AT.attack, steps=1, step_255=45.9, start_scale=2, project=False))

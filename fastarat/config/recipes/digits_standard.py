@@ -15,6 +15,4 @@ from dataclasses import replace
 from fastarat.config.method import StandardConfig
 from fastarat.config.recipes.digits_at import RECIPE as AT
 
-RECIPE = replace(
-    AT, recipe="digits-standard", attack=replace(AT.attack, steps=0, start="none"), method=StandardConfig()
-)
+RECIPE = replace(AT, attack=replace(AT.attack, steps=0, start="none"), method=StandardConfig())

@@ -15,8 +15,5 @@ from fastarat.config.method import TRADESConfig
 from fastarat.config.recipes.digits_at import RECIPE as AT
 
 RECIPE = replace(
-    AT,
-    recipe="digits-trades",
-    attack=replace(AT.attack, start="gaussian", batch_norm="eval", objective="kl"),
-    method=TRADESConfig(),
+    AT, attack=replace(AT.attack, start="gaussian", batch_norm="eval", objective="kl"), method=TRADESConfig()
 )

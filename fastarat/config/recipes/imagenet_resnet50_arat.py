@@ -20,7 +20,6 @@ from fastarat.config.model import ModelConfig
 from fastarat.config.training import EvaluationConfig, OptimizerConfig, ScheduleConfig
 
 RECIPE = Config(
-    recipe="imagenet-resnet50-arat",
     data="imagenet",
     size=224,
     epochs=90,

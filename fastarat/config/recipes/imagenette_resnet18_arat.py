@@ -20,7 +20,6 @@ from fastarat.config.model import ModelConfig
 from fastarat.config.training import EvaluationConfig
 
 RECIPE = Config(
-    recipe="imagenette-resnet18-arat",
     data="imagenette",
     size=128,
     model=ModelConfig("resnet18-imagenet"),
