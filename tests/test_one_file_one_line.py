@@ -275,7 +275,7 @@ def test_a_toy_model_is_trained_measured_and_exported_by_its_name(write, monkeyp
     x = torch.rand(2, 1, 8, 8)
     assert torch.equal(namespace["load"]()(x), load_model(run / "model.safetensors")[0](x))
     assert main(["train", "digits-arat", "--model.name", "mlil"]) == 2
-    assert "Did you mean 'mill'?" in capsys.readouterr().err
+    assert "did you mean 'mill'?" in capsys.readouterr().err
 
 
 def test_a_toy_loader_is_trained_through_by_its_name_as_through_the_resident_one(write, monkeypatch, capsys):
@@ -295,7 +295,7 @@ def test_a_toy_loader_is_trained_through_by_its_name_as_through_the_resident_one
     assert ours == resident and '"name": "in-process"' in (folder / "in-process/record.json").read_text()
     capsys.readouterr()
     assert main(["train", "digits-arat", *data, "--loader", "in-procces"]) == 2
-    assert "Did you mean 'in-process'?" in capsys.readouterr().err
+    assert "did you mean 'in-process'?" in capsys.readouterr().err
 
 
 def test_a_toy_data_format_is_listed_checked_trained_on_and_evaluated_by_its_name(write, monkeypatch, capsys):
@@ -333,4 +333,4 @@ def test_a_toy_attack_is_one_of_eval_alone_and_before_others(write, monkeypatch,
     alone = json.loads(capsys.readouterr().out)
     assert alone["counts"]["darken"] == counts["darken"] and alone["complete"]
     assert main(["eval", *told, "--attack", "darkn"]) == 2
-    assert "Did you mean 'darken'?" in capsys.readouterr().err
+    assert "did you mean 'darken'?" in capsys.readouterr().err

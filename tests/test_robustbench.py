@@ -201,7 +201,7 @@ def test_a_benchmark_gives_two_fractions(net):
         (lambda net: benchmark(net, threat_model="corruptions", eps=0.1), "threat_model 'corruptions'"),
         (lambda net: benchmark(net, dataset="digits"), "eps is not given, and Linf needs it"),
         (lambda net: benchmark(net, eps=0.1, x_test=torch.zeros(1, 1, 8, 8)), "x_test and y_test, or neither"),
-        (lambda net: benchmark(net, dataset="imagenet", eps=0.1), "Unknown data set 'imagenet'"),
+        (lambda net: benchmark(net, dataset="imagenet", eps=0.1), "unknown data set 'imagenet'"),
     ],
 )
 def test_what_there_is_not_is_one_line_that_says_what_there_is(net, call, says):

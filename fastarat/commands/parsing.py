@@ -66,8 +66,8 @@ def _one_line(boxed: str, default: Any, prog: str) -> str:
     if wrong:
         flag = wrong.group(1)
         hint = "" if default is None else did_you_mean(flag, flags(default), str)
-        return f"Unknown option {flag}.{hint} See '{prog} --help'."
-    return f"{text[:1].upper()}{text[1:]} (see '{prog} --help')"
+        return f"unknown option {flag}: see '{prog} --help'{hint}"
+    return f"{text[:1].lower()}{text[1:]} (see '{prog} --help')"
 
 
 def flags(value: Any, prefix: str = "--") -> list[str]:

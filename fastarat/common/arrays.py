@@ -42,10 +42,10 @@ def open_mapped(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
         return np.memmap(path, found, "r", begin, shape)
     except UserError:
         raise
-    except OSError as e:
-        raise UserError(f"cannot read {path}: {e.strerror or e}") from None
-    except Exception:  # of a damaged header, NumPy raises almost any type
-        raise UserError(f"{path} has no header of an array") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # of a damaged header, NumPy raises almost any type
+        raise UserError(f"{path} has no header of an array") from error
 
 
 def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -74,11 +74,11 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             return {entry.filename.removesuffix(".npy"): _array(archive, entry) for entry in entries}
     except UserError:
         raise
-    except OSError as e:
-        raise UserError(f"cannot read {path}: {e.strerror or e}") from None
-    except Exception as e:  # of a damaged file, zipfile and NumPy raise almost any type
-        reason = " ".join(str(e).split())[:200] or type(e).__name__
-        raise UserError(f"{path} is no readable .npz file of plain arrays ({reason})") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # of a damaged file, zipfile and NumPy raise almost any type
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{path} is no readable .npz file of plain arrays ({reason})") from error
 
 
 def _require_whole_table(path: Path, count: int) -> None:

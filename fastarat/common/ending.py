@@ -36,42 +36,40 @@ def ended(name: str, work: Callable[[], int]) -> int:
                 sys.stdout.flush()
         except BrokenPipeError:  # the reader of our output has gone: `fastarat recipes | head`
             forget(sys.stdout)
-        except OSError as e:  # it goes to a file, and the disk is full
+        except OSError as error:  # it goes to a file, and the disk is full
             forget(sys.stdout)
-            return code or _fail(
-                name, f"cannot write the output: {e.strerror}; free some space, or send it elsewhere", 1
-            )
-        except KeyboardInterrupt as e:  # it came while the end was being said
-            return 128 + number_of(e)
+            return code or _fail(name, _no_output(error), 1)
+        except KeyboardInterrupt as error:  # it came while the end was being said
+            return 128 + number_of(error)
         return code
 
 
 def _done(name: str, work: Callable[[], int]) -> int:
     try:
         return work()
-    except UserError as e:
-        return _fail(name, e, 2)
-    except WorkError as e:
-        return _fail(name, e, 1)
-    except Interrupted as e:
+    except UserError as error:
+        return _fail(name, error, 2)
+    except WorkError as error:
+        return _fail(name, error, 1)
+    except Interrupted as error:
         if is_first():
-            notice(str(e))
-        return 128 + e.number
-    except KeyboardInterrupt as e:
-        number = number_of(e)
+            notice(str(error))
+        return 128 + error.number
+    except KeyboardInterrupt as error:
+        number = number_of(error)
         if is_first():
             notice(f"{name}: interrupted ({signal.Signals(number).name})")
         return 128 + number
-    except OSError as e:
-        if isinstance(e, BrokenPipeError) and _has_no_reader(sys.stdout):
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and _has_no_reader(sys.stdout):
             raise
-        if e.filename is not None and e.strerror:
-            return _fail(name, f"{e.filename}: {e.strerror}", 1)
-        if e.errno in OF_A_DISK:
-            return _fail(name, _no_output(e), 1)
-        return _fail(name, _unforeseen(e), 1)
-    except Exception as e:  # the last wall: whatever a command did not foresee is still one line
-        return _fail(name, _unforeseen(e), 1)
+        if error.filename is not None and error.strerror:
+            return _fail(name, f"{error.filename}: {error.strerror}", 1)
+        if error.errno in OF_A_DISK:
+            return _fail(name, _no_output(error), 1)
+        return _fail(name, _unforeseen(error), 1)
+    except Exception as error:  # the last wall: whatever a command did not foresee is still one line
+        return _fail(name, _unforeseen(error), 1)
 
 
 def _fail(name: str, text: object, code: int) -> int:
@@ -97,8 +95,8 @@ def _unforeseen(error: Exception) -> str:
         with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
             traceback.print_exception(error, file=file)
         where = f"the traceback is in {path}"
-    except OSError as e:
-        where = f"the traceback could not be written ({e.strerror})"
+    except OSError as failure:
+        where = f"the traceback could not be written ({failure.strerror})"
     what = ": ".join(filter(None, [type(error).__name__, one_line(said, 500)]))
     return f"{what} (unforeseen: {where}; please report it)"
 

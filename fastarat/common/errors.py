@@ -24,13 +24,13 @@ class Interrupted(Exception):
 def unknown(kind: str, name: str, available: Iterable[str]) -> UserError:
     """The error for a name that is not one of `available`, with the nearest right ones."""
     names = sorted(available)
-    return UserError(f"Unknown {kind} {name!r}. Available: {', '.join(names)}.{did_you_mean(name, names)}")
+    return UserError(f"unknown {kind} {name!r}: give {', '.join(names)}{did_you_mean(name, names)}")
 
 
 def did_you_mean(name: str, names: Iterable[str], show: Callable[[str], str] = repr) -> str:
-    """The question, after a space, that offers the nearest of `names` as `show` writes them; '' if none is near."""
+    """The question, after a semicolon, that offers the nearest of `names` as `show` writes them; '' if none is near."""
     near = get_close_matches(name, list(names), n=3, cutoff=0.5)
-    return f" Did you mean {' or '.join(map(show, near))}?" if near else ""
+    return f"; did you mean {' or '.join(map(show, near))}?" if near else ""
 
 
 def first_line(error: BaseException) -> str:

@@ -42,11 +42,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
                     os.fsync(file.fileno())
                 temporary.replace(path)
         synchronise(path.parent)
-    except OSError as e:
-        raise _write_error(path, e) from None
-    except RuntimeError as e:
+    except OSError as error:
+        raise _write_error(path, error) from error
+    except RuntimeError as error:
         # torch reports a full disk as a RuntimeError of its own.
-        raise WorkError(f"cannot write {path}: {str(e).splitlines()[0]}; is the disk full?") from None
+        raise WorkError(f"cannot write {path}: {str(error).splitlines()[0]}; is the disk full?") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -100,8 +100,8 @@ def hold(path: Path, flags: int) -> int | None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    write_atomically(path, lambda temporary: _write(temporary, text))
+    """Write a text file as `write_atomically` does. Raises as it does."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def append_line(path: Path, value: Any) -> None:
@@ -111,8 +111,8 @@ def append_line(path: Path, value: Any) -> None:
             file.write(json.dumps(value) + "\n")
             file.flush()
             os.fsync(file.fileno())
-    except OSError as e:
-        raise _write_error(path, e) from None
+    except OSError as error:
+        raise _write_error(path, error) from error
 
 
 def _open_regular(path: Path, flags: int) -> int:
@@ -124,20 +124,15 @@ def _open_regular(path: Path, flags: int) -> int:
     return descriptor
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
-def _write_error(path: Path, e: OSError) -> WorkError:
-    if e.errno in (errno.ENOSPC, errno.EDQUOT):
+def _write_error(path: Path, error: OSError) -> WorkError:
+    reason, fix = error.strerror, "check the disk"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         fix = "free some space; what was saved before is whole, and a resumed run goes on from it"
-    elif e.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+    elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         fix = "give a directory that you may write to"
-    elif e.errno == errno.ELOOP:
-        return WorkError(f"cannot write {path}: it is a symbolic link, which is not followed; move it away")
-    else:
-        fix = "check the disk"
-    return WorkError(f"cannot write {path}: {e.strerror}; {fix}")
+    elif error.errno == errno.ELOOP:
+        reason, fix = "it is a symbolic link, which is not followed", "move it away"
+    return WorkError(f"cannot write {path}: {reason}; {fix}")
 
 
 def synchronise(path: Path) -> None:
@@ -154,15 +149,16 @@ def lock(path: Path) -> IO[str] | None:
 
     Raises `UserError` if something else lies there (a symbolic link is not followed), `OSError` if it cannot be made.
     """
+    foreign = UserError(f"{path} is no lock of fastarat's, which is an empty file: move it away")
     try:
         file = os.fdopen(_open_regular(path, os.O_RDWR), "r+", encoding="utf-8")
-    except OSError as e:
-        if e.errno not in (errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO):
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO):
             raise
-        raise UserError(f"{path} is no lock of fastarat's, which is an empty file: move it away") from None
+        raise foreign from error
     if os.fstat(file.fileno()).st_size:
         file.close()
-        raise UserError(f"{path} is no lock of fastarat's, which is an empty file: move it away")
+        raise foreign
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -175,31 +171,27 @@ def require_file(path: Path) -> None:
     """Raise `UserError` unless `path` is a file or a link to one: a FIFO waits for ever, a device never ends."""
     try:
         mode = path.stat().st_mode
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (OSError, ValueError) as e:  # ValueError: a zero byte in the name
-        raise UserError(f"cannot read {path}: {getattr(e, 'strerror', e)}") from None
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist") from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', error)}") from error
     if not stat.S_ISREG(mode):
-        raise UserError(f"{path} is no file but a {_kind(mode)}")
-
-
-def _kind(mode: int) -> str:
-    kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
-    return kinds.get(stat.S_IFMT(mode), "device")
+        kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
+        raise UserError(f"{path} is no file but a {kinds.get(stat.S_IFMT(mode), 'device')}")
 
 
 def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
-    """What the JSON file `path` holds, as `parse_json` reads it. Raises `UserError` with one line, without a fix."""
+    """What the JSON file `path` holds, as `parse_json` reads it. Raises `UserError`, which names no fix."""
     require_file(path)
     try:
         size = path.stat().st_size
         if size > most_bytes:
-            raise UserError(f"{path} cannot be read ({size} bytes are more than {most_bytes})")
+            raise ValueError(f"{size} bytes are more than {most_bytes}")
         return parse_json(path.read_bytes())
-    except OSError as e:
-        raise UserError(f"cannot read {path}: {e.strerror}") from None
-    except ValueError as e:
-        raise e if isinstance(e, UserError) else UserError(f"{path} cannot be read ({e})") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read ({error})") from error
 
 
 def read_sealed(path: Path, version: int, *, fix: str, most_bytes: int = MOST_JSON_BYTES) -> dict[str, Any]:
@@ -230,10 +222,10 @@ def parse_json(text: bytes | str) -> Any:
     """
     try:
         value = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    except UnicodeDecodeError:
-        raise ValueError("it is no UTF-8") from None
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except UnicodeDecodeError as error:
+        raise ValueError("it is no UTF-8") from error
     level = [value]
     for _ in range(DEEPEST_JSON):
         level = [inner for outer in level for inner in _inside(outer)]
@@ -268,9 +260,9 @@ def expanded(path: str) -> Path:
     """A path whose first part may be `~` or `~user`. Raises `UserError` if nobody has such a home."""
     try:
         return Path(path).expanduser()
-    except RuntimeError:
+    except RuntimeError as error:
         home = Path(path).parts[0]
-        raise UserError(f"{path}: {home} is nobody's home on this machine; write the path without it") from None
+        raise UserError(f"{path}: {home} is nobody's home on this machine; write the path without it") from error
 
 
 def as_file_name(text: str) -> str:

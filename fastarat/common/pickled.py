@@ -26,8 +26,6 @@ def read_pickled(path: Path, kinds: Sequence[bytes], fix: str) -> Any:
     Raises `UserError` for anything else, for more than tensors, and where a checksum of the zip file (the older kind
     has none) says that something has changed.
     """
-    if not path.exists():
-        raise UserError(f"{path} does not exist")
     require_file(path)
     damaged = UserError(f"{path} is truncated or no checkpoint: {fix}")
     try:
@@ -35,8 +33,8 @@ def read_pickled(path: Path, kinds: Sequence[bytes], fix: str) -> Any:
             start = file.read(len(LEGACY))
         if start.startswith(ZIP):
             _check_zip(path, damaged)
-    except OSError as e:
-        raise UserError(f"cannot read {path}: {e.strerror}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
     if not start.startswith(tuple(kinds)):
         more = start[:1] == b"\x80"  # a pickle, but none of torch's
         raise _more_than_tensors(path) if more else damaged
@@ -44,10 +42,10 @@ def read_pickled(path: Path, kinds: Sequence[bytes], fix: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle versions, which a damaged file names at random
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise _more_than_tensors(path) from None
-    except Exception:  # torch reads foreign bytes here, and has no list of what they can make it raise
-        raise damaged from None
+    except pickle.UnpicklingError as error:
+        raise _more_than_tensors(path) from error
+    except Exception as error:  # torch reads foreign bytes here, and has no list of what they can make it raise
+        raise damaged from error
     _check_plain(state, path)
     return state
 
@@ -62,15 +60,12 @@ def _check_zip(path: Path, damaged: UserError) -> None:
         with zipfile.ZipFile(path) as file:
             parts = file.infolist()
             names, size = {part.filename for part in parts}, sum(part.file_size for part in parts)
-            if (
-                not all(map(_is_as_it_was, parts))
-                or len(names) < len(parts)
-                or size > path.stat().st_size
-                or file.testzip()
-            ):
-                raise damaged
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError):
-        raise damaged from None
+            is_plain = all(map(_is_as_it_was, parts)) and len(names) == len(parts) and size <= path.stat().st_size
+            is_whole = is_plain and file.testzip() is None
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise damaged from error
+    if not is_whole:
+        raise damaged
 
 
 def _is_as_it_was(part: zipfile.ZipInfo) -> bool:

@@ -49,8 +49,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         try:
             save_file(kept, temporary, {**texts, CHECKSUM: checksum(kept, texts)})
             _sort_texts(temporary)
-        except SafetensorError as e:
-            raise RuntimeError(str(e)) from None
+        except SafetensorError as error:
+            raise RuntimeError(str(error)) from error
 
     write_atomically(path, write)
 
@@ -77,10 +77,10 @@ def read_header(path: Path) -> Header:
             shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
             dtypes = {name: DTYPES[part.get_dtype()] for name, part in slices.items()}
             return Header(dict(file.metadata() or {}), shapes, dtypes)
-    except (SafetensorError, OSError, ValueError) as e:
-        raise UserError(f"{path} is truncated or no safetensors file ({_line(e)})") from None
-    except KeyError as e:
-        raise UserError(f"{path} holds tensors of the type {e}, which no net here has") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is truncated or no safetensors file ({_line(error)})") from error
+    except KeyError as error:
+        raise UserError(f"{path} holds tensors of the type {error}, which no net here has") from error
 
 
 def read_tensors(path: Path, sealed: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -93,8 +93,8 @@ def read_tensors(path: Path, sealed: bool = False) -> tuple[dict[str, Tensor], d
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in header.shapes}
-    except (SafetensorError, OSError, ValueError) as e:
-        raise UserError(f"{path} is truncated or no safetensors file ({_line(e)})") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is truncated or no safetensors file ({_line(error)})") from error
     texts = header.metadata
     wanted = texts.pop(CHECKSUM, None)
     if (sealed or wanted is not None) and wanted != checksum(tensors, texts):

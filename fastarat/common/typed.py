@@ -31,8 +31,8 @@ def build(cls: Any, values: dict[str, Any], source: str, prefix: str = "") -> An
             raise UserError(f"{source}: {prefix}{name} is {reprlib.repr(value)}, which does not fit")
     try:
         return cls(**built)
-    except TypeError as e:  # a value without default is not there
-        raise UserError(f"{source} is not complete: {str(e).partition(' ')[2]}") from None
+    except TypeError as error:  # a value without default is not there
+        raise UserError(f"{source} is not complete: {str(error).partition(' ')[2]}") from error
 
 
 def _members(hint: Any) -> dict[str, type]:

@@ -34,17 +34,15 @@ class ModelConfig:
 
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix."""
-        match = WIDE_RESNET.fullmatch(self.name)
-        if match:
+        if match := WIDE_RESNET.fullmatch(self.name):
             depth, width = map(int, match.groups())
-            fits = 10 <= depth <= 1000 and depth % 6 == 4 and 1 <= width <= 100
-            return (
-                []
-                if fits
-                else [f"{self.name}: the depth must be 6n + 4 (10, 16, 22, 28, 34), at most 1000, the width 1 to 100"]
-            )
+            if 10 <= depth <= 1000 and depth % 6 == 4 and 1 <= width <= 100:
+                return []
+            return [
+                f"{self.name}: give a depth of 6n + 4 (10, 16, 22, 28, 34), at most 1000, and a width from 1 to 100"
+            ]
         if self.name in MODELS or FOREIGN.fullmatch(self.name):
             return []
         hint = did_you_mean(self.name, [*MODELS, "wrn-34-10"])
         available = f"{', '.join(MODELS)}, wrn-DEPTH-WIDTH, torchvision/NAME, timm/NAME"
-        return [f"Unknown model {self.name!r}. Available: {available}.{hint}"]
+        return [f"unknown model {self.name!r}: give {available}{hint}"]

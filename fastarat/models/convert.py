@@ -67,9 +67,9 @@ def copied(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {id(value): value.detach().clone() for value in made if not value.is_leaf}
     try:
         return copy.deepcopy(model, memo)
-    except Exception as e:  # whatever a part of another's net raises when it is copied
-        reason = first_line(e)[:200]
-        raise UserError(f"the net cannot be copied ({reason}): give it parts that copy.deepcopy takes") from None
+    except Exception as error:  # whatever a part of another's net raises when it is copied
+        reason = first_line(error)[:200]
+        raise UserError(f"the net cannot be copied ({reason}): give it parts that copy.deepcopy takes") from error
 
 
 HOOKS = (

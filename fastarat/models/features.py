@@ -39,7 +39,9 @@ def tap_layers(model: nn.Module, names: tuple[str, ...]) -> None:
     for name in names:
         layer: Any = modules.get(layer_of(name))
         if layer is None:
-            raise UserError(f"Unknown layer {name!r}. {_layers_of(model, modules)}")
+            aligned = getattr(model, "aligned_layers", ())
+            kind, there = ("aligned layers", aligned) if aligned else ("layers", filter(None, modules))
+            raise UserError(f"unknown layer {name!r}: this net's {kind} are {', '.join(there)}")
         if isinstance(layer, SplitBatchNorm2d):
             layer.taps = (*layer.taps, name)
             continue
@@ -48,13 +50,6 @@ def tap_layers(model: nn.Module, names: tuple[str, ...]) -> None:
             layer.__class__ = type(f"Recording{cls.__name__}", (Recording, cls), {"original": cls})
             layer.tap_pass, layer.tap_names = context, ()
         layer.tap_names = (*layer.tap_names, name)
-
-
-def _layers_of(model: nn.Module, modules: dict[str, nn.Module]) -> str:
-    aligned = getattr(model, "aligned_layers", ())
-    if aligned:
-        return f"This net's aligned layers are {', '.join(aligned)}."
-    return f"This net's layers are {', '.join(name for name in modules if name)}."
 
 
 def feature_widths(model: nn.Module, image_shape: tuple[int, int, int], names: tuple[str, ...]) -> dict[str, int]:

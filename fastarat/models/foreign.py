@@ -46,7 +46,7 @@ def build_foreign(name: str, num_classes: int, in_channels: int) -> nn.Module:
     if net not in known:
         package, _, _ = name.partition("/")
         hint = did_you_mean(net, known, lambda each: repr(f"{package}/{each}"))
-        raise UserError(f"Unknown model {name!r}: it is none of {package}'s {len(known)} classifiers.{hint}")
+        raise UserError(f"unknown model {name!r}: it is none of {package}'s {len(known)} classifiers{hint}")
     model: nn.Module = getattr(library, function)(net, **arguments)
     if getattr(model, "aux_logits", False):
         raise UserError(f"{name} gives more than logits while it trains: give a net with one output")
@@ -59,25 +59,25 @@ def check_image_sizes(model: nn.Module, name: str, in_channels: int, sizes: Iter
     for height, width in sizes:
         try:
             model(torch.zeros(1, in_channels, height, width))
-        except (AssertionError, RuntimeError, ValueError) as e:  # each net has its own way to say so
-            reason = first_line(e).rstrip(".")
+        except (AssertionError, RuntimeError, ValueError) as error:  # each net has its own way to say so
+            reason = first_line(error).rstrip(".")
             raise UserError(
                 f"{name} takes no images of {width}x{height} ({reason}): give another size or net"
-            ) from None
+            ) from error
 
 
 def _imported(name: str, library: str) -> ModuleType:
     package, _, _ = library.partition(".")
     try:
         return importlib.import_module(library)
-    except ImportError as e:
-        missing = (e.name or package).partition(".")[0]
-        raise UserError(f"{name} needs {missing}: pip install {missing}") from None
-    except (OSError, RuntimeError) as e:
-        reason = first_line(e)
+    except ImportError as error:
+        missing = (error.name or package).partition(".")[0]
+        raise UserError(f"{name} needs {missing}: pip install {missing}") from error
+    except (OSError, RuntimeError) as error:
+        reason = first_line(error)
         raise UserError(
             f"{package} cannot be imported ({reason}): install builds of torch and torchvision that fit"
-        ) from None
+        ) from error
 
 
 def import_model(name: str) -> nn.Module:
@@ -110,19 +110,19 @@ def _working_directory_on_path() -> Iterator[None]:
 def _called(function: Callable[[], Any], name: str) -> Any:
     try:
         return function()
-    except (Exception, SystemExit) as e:
-        raise UserError(f"{name} is called without arguments and fails: {type(e).__name__}: {e}") from None
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{name} is called without arguments and fails: {type(error).__name__}: {error}") from error
 
 
 def _module(name: str) -> Any:
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as e:
-        if e.name and (name == e.name or name.startswith(f"{e.name}.")):
-            raise UserError(f"there is no module {name!r}, neither in {Path.cwd()} nor installed") from None
-        raise UserError(f"the module {name} imports {e.name!r}, which is not installed") from None
-    except (Exception, SystemExit) as e:
-        raise UserError(f"the module {name} cannot be imported: {type(e).__name__}: {e}") from None
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            raise UserError(f"there is no module {name!r}, neither in {Path.cwd()} nor installed") from error
+        raise UserError(f"the module {name} imports {error.name!r}, which is not installed") from error
+    except (Exception, SystemExit) as error:
+        raise UserError(f"the module {name} cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def _function(module: Any, name: str) -> Any:

@@ -123,8 +123,8 @@ def _new_files(out: Path, names: list[str]) -> Iterator[list[Path]]:
         raise UserError(f"{out} holds a {there[0]} already: give another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UserError(f"cannot make {out}: {e.strerror}; give another --out") from None
+    except OSError as error:
+        raise UserError(f"cannot make {out}: {error.strerror}; give another --out") from error
     try:
         yield files
     except BaseException:
@@ -214,8 +214,8 @@ def _require_onnx() -> None:
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
-    except ImportError:
-        raise UserError("--onnx needs the onnx extra: pip install 'fastarat[onnx]'") from None
+    except ImportError as error:
+        raise UserError("--onnx needs the onnx extra: pip install 'fastarat[onnx]'") from error
 
 
 def write_onnx(path: Path, model: nn.Module, description: Description) -> None:
@@ -235,8 +235,8 @@ def write_onnx(path: Path, model: nn.Module, description: Description) -> None:
                 output_names=["logits"],
                 verbose=False,
             )
-    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as e:
-        raise WorkError(f"torch could not export the net to ONNX: {str(e).splitlines()[0]}") from None
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+        raise WorkError(f"torch could not export the net to ONNX: {str(error).splitlines()[0]}") from error
     assert program is not None
     _forget_origins(program.model)
     write_atomically(path, lambda temporary: program.save(temporary))

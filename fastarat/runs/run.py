@@ -52,8 +52,10 @@ class Run:
             if taken:
                 raise UserError(f"{self.path} holds {taken[0]}, which this run would write: give another --out")
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise UserError(f"cannot make the run directory {self.path}: {e.strerror}; give another --out") from None
+        except OSError as error:
+            raise UserError(
+                f"cannot make the run directory {self.path}: {error.strerror}; give another --out"
+            ) from error
         self.write_config(config)  # first: a run that is killed here can be resumed
         self.write_record(environment)
 
@@ -61,8 +63,10 @@ class Run:
         """Keep other processes from training in this directory, until this one ends."""
         try:
             self._lock = lock(self.path / ".lock")
-        except OSError as e:
-            raise UserError(f"cannot lock {self.path / '.lock'}: {e.strerror}; give a directory to write to") from None
+        except OSError as error:
+            raise UserError(
+                f"cannot lock {self.path / '.lock'}: {error.strerror}; give a directory to write to"
+            ) from error
         if self._lock is None:
             raise UserError(f"another process is training in {self.path}: wait for it, or end it")
         # Nobody else trains here now: what a killed process had begun to write is of no use.
@@ -80,15 +84,15 @@ class Run:
         self._sessions = [*earlier, environment]
         try:
             self._write_sessions()
-        except WorkError as e:
-            raise UserError(str(e)) from None
+        except WorkError as error:
+            raise UserError(str(error)) from error
 
     def _recorded(self) -> list[dict[str, Any]]:
         fix = "move it away, and --resume writes a new one"
         try:
             record = read_json(self.record_file)
-        except UserError as e:
-            raise UserError(f"{e}: {fix}") from None
+        except UserError as error:
+            raise UserError(f"{error}: {fix}") from error
         sessions = record.get("sessions") if isinstance(record, dict) else None
         if not isinstance(sessions, list) or not all(isinstance(session, dict) for session in sessions):
             raise UserError(f"{self.record_file} is damaged: {fix}")
@@ -199,10 +203,10 @@ class Run:
             text = self.metrics_file.read_text(encoding="utf-8")
             # A line without its end was cut off by a crash; the checkpoint has it.
             lines = [parse_json(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        except OSError as e:
-            raise UserError(f"cannot read {self.metrics_file}: {e.strerror}") from None
-        except ValueError as e:
-            raise UserError(f"{self.metrics_file} is damaged ({e}): --resume writes it anew") from None
+        except OSError as error:
+            raise UserError(f"cannot read {self.metrics_file}: {error.strerror}") from error
+        except ValueError as error:
+            raise UserError(f"{self.metrics_file} is damaged ({error}): --resume writes it anew") from error
         if not all(map(is_line, lines)):
             raise UserError(f"{self.metrics_file} is damaged: --resume writes it anew")
         return lines

@@ -111,8 +111,8 @@ def load_model(path: Path) -> tuple[nn.Module, Description]:
 def _described(metadata: Mapping[str, str], path: Path) -> Description:
     try:
         values = parse_json(metadata.get("fastarat", "{}"))
-    except ValueError as e:
-        raise UserError(f"{path} has a description that cannot be read ({e})") from None
+    except ValueError as error:
+        raise UserError(f"{path} has a description that cannot be read ({error})") from error
     if not isinstance(values, dict) or "format" not in values:
         raise UserError(f"{path} has no fastarat description: give a model.safetensors of a run or an export")
     check_format(values.pop("format"), path)
@@ -123,8 +123,8 @@ def load_state(model: nn.Module, tensors: Mapping[str, Any], problem: str) -> No
     """`load_state_dict`, which has many ways to say that something does not fit; raises `UserError(problem)`."""
     try:
         model.load_state_dict(tensors)
-    except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, AssertionError):
-        raise UserError(problem) from None
+    except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, AssertionError) as error:
+        raise UserError(problem) from error
 
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -205,7 +205,7 @@ def test_the_same_seed_gives_the_same_images_and_another_seed_others(small_net):
         ({"start_scale": float("nan")}, "start_scale is nan"),
         ({"eps_255": -1.0}, "eps_255 is -1.0"),
         ({"step_255": float("nan")}, "step_255 is nan"),
-        ({"name": "pgdd"}, "Did you mean 'pgd'"),
+        ({"name": "pgdd"}, "did you mean 'pgd'"),
     ],
 )
 def test_bad_settings_are_refused_with_the_fix(small_net, settings, problem):

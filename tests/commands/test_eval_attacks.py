@@ -230,7 +230,7 @@ def test_where_nothing_can_be_kept_beside_the_model_it_says_so_and_goes_on(fasta
     ("args", "words"),
     [
         (("nets_to_eval:net",), ("--data", "name a data set")),
-        (("nets_to_eval:ned", "--data", "digits"), ("Unknown function", "'net'")),
+        (("nets_to_eval:ned", "--data", "digits"), ("unknown function", "'net'")),
         (("nowhere_at_all:net", "--data", "digits"), ("there is no module 'nowhere_at_all'",)),
         (("nets_to_eval:net", "--data", "digits", "--branch", "clean"), ("--branch need a run's directory",)),
         (("nets_to_eval:net", "--data", "digits", "--norm", "l2"), ("--eps-255",)),

@@ -62,7 +62,7 @@ def test_two_processes_see_the_same_images_as_one(fastarat, tmp_path, extra):
     [
         (("--extra.data", "synthetic", "--extra.ratio", "1"), "extra ratio is 1.0: give a share"),
         (("--extra.data", "synthetic", "--extra.ratio", "0.001"), "makes 0 of a batch of"),
-        (("--extra.data", "absent"), "Unknown data set 'absent'"),
+        (("--extra.data", "absent"), "unknown data set 'absent'"),
         (("--data", "made.npz"), "made has no test images to watch: give --num-validation-images"),
     ],
 )

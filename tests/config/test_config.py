@@ -108,7 +108,7 @@ def test_a_recipes_head_gives_the_command_that_runs_it(name):
 
 
 def test_an_unknown_recipe_is_answered_with_the_nearest_ones():
-    with pytest.raises(UserError, match="Did you mean 'cifar10-resnet18-arat'"):
+    with pytest.raises(UserError, match="did you mean 'cifar10-resnet18-arat'"):
         recipes.recipe("cifar10-resnet-arat")
 
 
@@ -175,9 +175,9 @@ PROBLEMS = {
     "attack eps_255 is -8": Config(attack=AttackConfig(eps_255=-8)),
     "attack step_255 is inf": Config(attack=AttackConfig(step_255=float("inf"))),
     "attack steps is 0": Config(attack=AttackConfig(steps=0)),
-    "Unknown attack 'pdg'": Config(attack=AttackConfig("pdg")),
-    "Unknown model 'resnet19'.*resnet18": Config(model=ModelConfig("resnet19")),
-    "depth must be 6n": Config(model=ModelConfig("wrn-33-10")),
+    "unknown attack 'pdg'": Config(attack=AttackConfig("pdg")),
+    "unknown model 'resnet19'.*resnet18": Config(model=ModelConfig("resnet19")),
+    "depth of 6n": Config(model=ModelConfig("wrn-33-10")),
     "attack steps is -1": Config(attack=AttackConfig(steps=-1, start="none")),
     "attack start_scale is -1": Config(attack=AttackConfig(start_scale=-1)),
     "start_scale is the uniform start's": Config(attack=AttackConfig(start="gaussian", start_scale=2)),
@@ -186,7 +186,7 @@ PROBLEMS = {
     "method label_smoothing is nan": Config(method=ARATConfig(label_smoothing=float("nan"))),
     "method beta is -1": Config(method=TRADESConfig(beta=-1)),
     "method beta is inf": Config(method=MARTConfig(beta=float("inf"))),
-    "method teacher: Unknown model 'resnet19'": Config(method=LBGATConfig(teacher="resnet19")),
+    "method teacher: unknown model 'resnet19'": Config(method=LBGATConfig(teacher="resnet19")),
     "method threshold is -1": Config(method=ARRESTConfig(threshold=-1)),
     "evaluation eps_255 is -8": Config(evaluation=EvaluationConfig(eps_255=-8)),
     "method gamma is -1": Config(method=ARATConfig(gamma=-1)),

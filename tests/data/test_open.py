@@ -46,7 +46,7 @@ def test_a_name_finds_a_prepared_set_a_folder_or_an_archive_under_the_root(photo
 def test_an_unknown_name_lists_what_there_is(photos, root):
     prepare(str(photos), root / "ready")
     text = refusal("raedy")
-    assert "Unknown data set 'raedy'" in text and "Did you mean 'ready'?" in text
+    assert "unknown data set 'raedy'" in text and "did you mean 'ready'?" in text
     assert "digits" in text and str(root) in text
 
 

@@ -46,10 +46,10 @@ def labels(net, images) -> Tensor:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"attack": "apgd"}, "Unknown attack 'apgd'"),
+        ({"attack": "apgd"}, "unknown attack 'apgd'"),
         ({"attack": "square,square"}, "square is named twice"),
         ({"attack": "autoattack,fab-t"}, "fab-t is named twice"),
-        ({"attack": "pgd,none"}, "Unknown attack 'none'"),
+        ({"attack": "pgd,none"}, "unknown attack 'none'"),
         ({"attack": ""}, "no attack is named: .* none for clean accuracy alone"),
         ({"eps": 0}, "eps is 0: give a number above 0"),
         ({"num_images": 0}, "num_images is 0"),
@@ -66,8 +66,8 @@ def labels(net, images) -> Tensor:
         ({"device": "meta"}, "the model is on cpu, not on meta: move it there"),
         ({"device": "gpu"}, "device 'gpu' is none that torch knows: give cpu or cuda"),
         ({"model": lambda x: x}, "the model is a function: give a torch.nn.Module"),
-        ({"dtype": "fp16"}, "Unknown dtype 'fp16'"),
-        ({"engine": "slow"}, "Unknown engine 'slow'"),
+        ({"dtype": "fp16"}, "unknown dtype 'fp16'"),
+        ({"engine": "slow"}, "unknown engine 'slow'"),
         ({"engine": "pyautoattack", "attack": "pgd"}, "pyautoattack has no pgd"),
         ({"engine": "pyautoattack", "targets": 3, "attack": "fab-t"}, "the standard's 9 targets"),
     ],

@@ -188,7 +188,7 @@ def test_two_names_of_one_layer_are_both_recorded():
 
 def test_an_unknown_layer_is_named_with_the_layers_there_are():
     model = build_model("tiny", 10)
-    with pytest.raises(UserError, match=r"Unknown layer 'layer9'.*layer3\.0\.bn1, layer3\.0\.bn2"):
+    with pytest.raises(UserError, match=r"unknown layer 'layer9'.*layer3\.0\.bn1, layer3\.0\.bn2"):
         tap_layers(model, ("layer9",))
 
 

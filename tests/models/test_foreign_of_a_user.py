@@ -57,7 +57,7 @@ def test_what_is_installed_is_found_too():
     [
         ("nowhere_to_be_found:net", "there is no module 'nowhere_to_be_found', neither in"),
         ("torch.nowhere:net", "there is no module 'torch.nowhere'"),
-        ("nets_of_a_user:nett", "Unknown function of the module nets_of_a_user 'nett'. .*Did you mean 'net'"),
+        ("nets_of_a_user:nett", "unknown function of the module nets_of_a_user 'nett'. .*did you mean 'net'"),
         ("nets_of_a_user:SIZE", "SIZE of the module nets_of_a_user is no function"),
         ("nets_of_a_user:words", "gives str: let it return the net"),
         ("nets_of_a_user:wants", "called without arguments and fails: TypeError"),

@@ -119,7 +119,7 @@ def test_a_depth_or_width_that_cannot_be_says_what_fits(name):
 
 
 def test_an_unknown_net_is_answered_with_the_nearest_name():
-    with pytest.raises(UserError, match="Did you mean 'resnet18'"):
+    with pytest.raises(UserError, match="did you mean 'resnet18'"):
         build_model("resnet-18", 10)
 
 

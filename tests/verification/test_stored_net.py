@@ -84,7 +84,7 @@ def without(tensors: dict[str, Tensor], *names: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("layers", "missing", "message"),
     [
-        ([{"op": "conv3d"}], (), "layer 0: Unknown operation 'conv3d'.*Did you mean 'conv2d'"),
+        ([{"op": "conv3d"}], (), "layer 0: unknown operation 'conv3d'.*did you mean 'conv2d'"),
         (LAYERS, ("l.weight",), r"layer 7 \(linear\): 'weight'"),
         (LAYERS, ("n.running_var",), r"layer 2 \(batchnorm2d\).*running_var"),
         ([{"op": "scale"}], (), r"layer 0 \(scale\): factor is None, expected a number"),

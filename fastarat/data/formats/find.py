@@ -199,4 +199,4 @@ def _under_root(name: str) -> Path:
         hint = "; of shards, give the folder that they are in" if set("{*?[") & set(name) else ""
         raise UserError(f"there is no file or folder {name}{hint}")
     error = unknown("data set", name, [*KNOWN, *names_under_root()])
-    raise UserError(f"{error} Names are looked up under {root} (FASTARAT_DATA); a path may be given instead")
+    raise UserError(f"{error} (names are looked up under {root}, FASTARAT_DATA; a path may be given instead)")

@@ -360,7 +360,7 @@ def test_a_call_without_a_gpu_or_with_a_wrong_flag_is_one_line_and_exit_code_2(t
         ({"--state": str(file)}, f"cannot write to --state {file}"),
         ({"--state": str(tmp_path / "out" / "state")}, "lies in --out, which is for results alone: give another"),
         ({"--data": str(tmp_path / "none.tar")}, "there is no file or folder"),
-        ({"--data": "cifar11"}, "Unknown data set 'cifar11'"),
+        ({"--data": "cifar11"}, "unknown data set 'cifar11'"),
         ({"--golden": str(tmp_path)}, "holds no golden vectors: give a folder of .npz files"),
         ({"--device": "cuda"}, "this machine has no GPU: give --device cpu, which with --smoke"),
     ):

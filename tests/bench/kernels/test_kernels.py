@@ -255,7 +255,7 @@ def test_rows_are_json_for_a_program(capsys):
     ("flags", "words"),
     [
         (["--device", "cuda"], "this machine has no GPU: give --device cpu"),
-        (["--kernels", "pgdstep"], "Did you mean 'pgd_step'?"),
+        (["--kernels", "pgdstep"], "did you mean 'pgd_step'?"),
         (["--dtype", "fp8"], "invalid choice: 'fp8'"),
         (["--batch", "0"], "--batch is 0: give a number above 0"),
         (["--budget", "nan"], "--budget is nan"),

@@ -93,8 +93,8 @@ def test_what_the_budget_does_not_see_is_left_out_and_said(terminal):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--variants", "strongest"], "Unknown variant 'strongest'"),
-        (["--model", "resnet19"], "Did you mean 'resnet18'"),
+        (["--variants", "strongest"], "unknown variant 'strongest'"),
+        (["--model", "resnet19"], "did you mean 'resnet18'"),
         (["--batch", "1"], "give 2 or more"),
         (["--batch", "many"], "invalid int value"),
         (["--attack-steps", "0"], "give a number above 0"),

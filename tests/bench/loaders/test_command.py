@@ -76,7 +76,7 @@ def test_photographs_that_are_not_given_are_said(capsys):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--loaders", "ffvc"], "Did you mean 'ffcv'"),
+        (["--loaders", "ffvc"], "did you mean 'ffcv'"),
         (["--workers", "0"], "give a number above 0"),
         (["--repeats", "1"], "one turn has no spread"),
         (["--seconds", "0"], "give a number above 0"),

@@ -80,7 +80,7 @@ def test_a_profile_without_data_is_of_random_images(tmp_path, monkeypatch, capsy
         ([], "--out"),
         (["--out", "x"], "give --suite NAME for the row, or --profile STEPS"),
         (["--out", "x", "--profile", "0"], "--profile is 0: give a number above 0"),
-        (["--out", "x", "--profile", "3", "--data", "cifar11"], "Unknown data set 'cifar11'"),
+        (["--out", "x", "--profile", "3", "--data", "cifar11"], "unknown data set 'cifar11'"),
         (["--out", "x", "--suite", "s", "--rows", "."], "cannot write --rows .: Is a directory"),
     ],
 )

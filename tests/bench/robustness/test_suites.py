@@ -243,13 +243,13 @@ def test_a_teacher_that_is_no_more_than_its_row_is_trained_where_arrest_needs_it
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["--methods", "att"], "Unknown method of suite digits 'att'"),
+        (["--methods", "att"], "unknown method of suite digits 'att'"),
         (["--methods", "arrest"], "name that among --methods too"),
         (["--num-autoattack", "-1"], "give 0 or more"),
         (["--budget", "nan"], "--budget is nan"),
         (["--seeds", "0"], "--seeds is 0"),
         (["--num-images", "0"], "--num-images is 0"),
-        (["--data", "digitz"], "Unknown data set 'digitz'"),
+        (["--data", "digitz"], "unknown data set 'digitz'"),
         (["--runs", "/dev/null/runs"], "cannot make --runs /dev/null/runs"),
         (["--suite", "digit"], "invalid choice: 'digit'"),
     ],

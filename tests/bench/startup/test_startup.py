@@ -107,7 +107,7 @@ def test_a_budget_leaves_out_what_it_does_not_see_the_end_of(capsys):
     ("flags", "words"),
     [
         (["--device", "cuda"], "this machine has no GPU: give --device cpu"),
-        (["--recipe", "digit-arat"], "Did you mean 'digits-arat'"),
+        (["--recipe", "digit-arat"], "did you mean 'digits-arat'"),
         (["--compile", "fast"], "invalid choice: 'fast'"),
         (["--compile", "graph", "--device", "cpu"], "--compile graph captures a CUDA graph"),
         (["--kernels", "triton", "--device", "cpu"], "--kernels triton: Triton's kernels need a GPU"),

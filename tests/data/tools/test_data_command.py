@@ -33,7 +33,7 @@ def test_every_subcommand_explains_itself_with_an_example(name, capsys):
 def test_an_unknown_subcommand_suggests_the_right_one():
     with pytest.raises(UserError) as error:
         run(["chekc"])
-    assert "Unknown data command 'chekc'" in one_line(error) and "'check'" in one_line(error)
+    assert "unknown data command 'chekc'" in one_line(error) and "'check'" in one_line(error)
 
 
 def test_the_list_shows_known_names_and_what_was_added(photos, root, capsys):

@@ -152,7 +152,7 @@ def test_a_root_that_cannot_be_written_is_named(published, root, tmp_path):
 def test_only_the_cifar_sets_are_fetched_and_only_over_http(root):
     with pytest.raises(UserError) as error:
         fetch("cifar11", None, root)
-    assert "Did you mean 'cifar10'" in one_line(error)
+    assert "did you mean 'cifar10'" in one_line(error)
     with pytest.raises(UserError) as error:
         fetch("cifar10", None, root, "file:///etc/passwd")
     assert "use --source FILE" in one_line(error)
