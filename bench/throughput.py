@@ -26,10 +26,8 @@ from bench.common import command
 from bench.common.inputs import METHODS, RECIPES, method_of, random_images
 from bench.common.rows import RESULTS, known_rows, write_row
 from bench.common.timing import copy_bandwidth
-from bench.ladder.gate import LEARNING_RATE
 from bench.ladder.ladder import Effort, run_ladder
 from bench.ladder.report import print_report
-from bench.ladder.subjects import LadderSetting
 from bench.ladder.variants import NAMES, NEEDS_GPU, left_out
 from fastarat.common.console import notice, print_json, progress
 from fastarat.common.environment import commit
@@ -38,6 +36,8 @@ from fastarat.config import Config
 from fastarat.config.recipes import recipe
 from fastarat.data.images.dataset import Dataset
 from fastarat.data.open import open_dataset
+from fastarat.training.tuning.gate import LEARNING_RATE
+from fastarat.training.tuning.subject import StepSetting
 
 
 def main(args: list[str] | None = None) -> int:
@@ -114,14 +114,14 @@ def _run(arguments: argparse.Namespace, device: torch.device) -> Iterator[dict[s
             yield row
 
 
-def _ladders(arguments: argparse.Namespace, device: torch.device) -> list[LadderSetting]:
+def _ladders(arguments: argparse.Namespace, device: torch.device) -> list[StepSetting]:
     """What is measured, in order. Raises `UserError` for what cannot be."""
     found = []
     for model in arguments.model:
         dataset = _dataset(arguments, model)
         for method in arguments.method:
             found += [
-                LadderSetting(_config(arguments, dataset, model, method=method, batch=b), dataset, device)
+                StepSetting(_config(arguments, dataset, model, method=method, batch=b), dataset, device)
                 for b in arguments.batch
             ]
     return found

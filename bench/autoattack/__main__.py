@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from bench.autoattack.rows import ENGINES, Turn, print_report, rows_of
 from bench.common import command
 from bench.common.rows import RESULTS, base_row, write_row
-from bench.common.turns import in_turn
 from fastarat.attacks.projections import lengths
 from fastarat.common.console import print_json, progress
 from fastarat.common.errors import UserError
+from fastarat.common.turns import in_turn
 from fastarat.config.evaluation import STANDARD, EvaluationSettings
 from fastarat.data.images.classes import in_order_of
 from fastarat.data.images.dataset import subset

@@ -7,8 +7,8 @@ from statistics import median
 from torch import Tensor
 
 from bench.common.rows import Row
-from bench.common.turns import ratio_of
 from fastarat.common.console import notice, print_table
+from fastarat.common.turns import ratio_of
 
 ENGINES = ("fastarat", "reference")
 POINTS = 1.0

@@ -6,17 +6,16 @@ On a GPU a run is the replay of a captured CUDA graph, so that what the host doe
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
-from bench.common.turns import take_turns
+from fastarat.common.turns import take_turns
+from fastarat.training.tuning.chunks import WARM_UP
 
 Key = TypeVar("Key", bound=Hashable)
 Call = Callable[[], object]
 
-WARM_UP = 3
-"""calls or steps before anything is captured or timed: compilation, autotuning, workspaces"""
 COPY_BYTES = {"cuda": 1 << 30, "cpu": 64 << 20}
 """read and written by the copy that bandwidths are compared with: far beyond any cache on a GPU"""
 
@@ -122,20 +121,6 @@ def _on_gpu(device: torch.device) -> Callable[[Timed], Callable[[], float]]:
 def _quantiles(times: Sequence[float], num_calls: int) -> Quantiles:
     milliseconds = torch.tensor(times, dtype=torch.float64) / num_calls
     return Quantiles(*(float(milliseconds.quantile(q)) for q in (0.2, 0.5, 0.8)))
-
-
-def mark(on_gpu: bool) -> Any:
-    """Now: on a GPU when it gets there, without waiting for it."""
-    if not on_gpu:
-        return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
-
-
-def milliseconds(first: Any, last: Any) -> float:
-    """Between two marks; on a GPU only once it has passed both."""
-    return (last - first) * 1e3 if isinstance(first, float) else first.elapsed_time(last)
 
 
 def one_line(error: Exception) -> str:

@@ -9,19 +9,20 @@ from typing import Any
 
 import torch
 
-from bench.common.timing import WARM_UP, one_line
-from bench.ladder.gate import Right, batches_of, compare, definition
+from bench.common.timing import one_line
 from bench.ladder.rows import cost_of, row_of
-from bench.ladder.subjects import LadderSetting, Subject
-from bench.ladder.turns import TURN_SECONDS, Effort, Rung, chunk, steps_for, time_in_turns
+from bench.ladder.turns import TURN_SECONDS, Effort, Rung, time_in_turns
 from bench.ladder.variants import NEEDS_GPU, fresh_compiler, ladder_of
 from fastarat.common.console import notice
 from fastarat.common.signals import Stopped, answered, stop
 from fastarat.config import Config
+from fastarat.training.tuning.chunks import WARM_UP, chunk, steps_for
+from fastarat.training.tuning.gate import Right, batches_of, compare, definition
+from fastarat.training.tuning.subject import StepSetting, Subject
 
 
 def run_ladder(
-    setting: LadderSetting,
+    setting: StepSetting,
     names: Sequence[str],
     effort: Effort,
     *,
@@ -88,9 +89,7 @@ def _check(entry: Rung, rights: dict[Config, Right], deadline: float) -> None:
         entry.problem = "; ".join(str(found) for found in entry.forms.values())
 
 
-def _try(
-    entry: Rung, form: str, build: Callable[[LadderSetting], Subject], *, rights: dict[Config, Right]
-) -> str | None:
+def _try(entry: Rung, form: str, build: Callable[[StepSetting], Subject], *, rights: dict[Config, Right]) -> str | None:
     """Check one form, and take it if it is the fastest so far; what is wrong with it, or None."""
     setting = entry.variant.setting
     on_gpu = setting.device.type == "cuda"
@@ -122,7 +121,7 @@ def _try(
     return None
 
 
-def _right(setting: LadderSetting, rights: dict[Config, Right]) -> Right:
+def _right(setting: StepSetting, rights: dict[Config, Right]) -> Right:
     """The batches and the definition's results, computed once for each algorithm."""
     if setting.config not in rights:
         batches = batches_of(setting)

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.common.rows import Row, place
-from bench.common.turns import ratio_text
 from bench.ladder.variants import NAMES, NEEDS_GPU, PLAIN
 from fastarat.common.console import print_table, stdout
 from fastarat.common.figures import COLOURS, figure_of
+from fastarat.common.turns import ratio_text
 
 Key = tuple[Any, ...]
 BASES = {"published": "x published", "strong": "x strong"}

@@ -9,14 +9,14 @@ import torch
 
 from bench.common.inputs import method_of
 from bench.common.rows import base_row
-from bench.common.turns import ratio_of
-from bench.ladder.subjects import LadderSetting
 from bench.ladder.turns import Rung
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.distributed import World
+from fastarat.common.turns import ratio_of
 from fastarat.training.build import build_training
 from fastarat.training.choices import choose_dtype
 from fastarat.training.profiling.cost import Cost, added, step_cost
+from fastarat.training.tuning.subject import StepSetting
 
 PEAK_FLOPS = 790e12
 """bf16 matrix products of an H200 on random data: what `mfu` is a share of, on any GPU"""
@@ -24,7 +24,7 @@ BASES = ("published", "strong")
 """what the others are compared with"""
 
 
-def cost_of(setting: LadderSetting) -> Cost:
+def cost_of(setting: StepSetting) -> Cost:
     """FLOP of a step by the definition, and the bytes that it moves at least, in the format that fastarat chooses."""
     # Counted on a CPU, wherever it runs: that needs no memory of the GPU.
     dtype = choose_dtype(setting.config, setting.device.type, ChoiceLog(quiet=True))

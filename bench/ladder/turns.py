@@ -1,27 +1,24 @@
 """Timing a ladder's variants in turns, chunk by chunk of steps."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from bench.common.timing import WARM_UP, mark, milliseconds, one_line
-from bench.common.turns import take_turns
-from bench.ladder.gate import Verdict
-from bench.ladder.subjects import LadderSetting, Subject
+from bench.common.timing import one_line
 from bench.ladder.variants import Variant
 from fastarat.common.console import notice
+from fastarat.common.turns import take_turns
 from fastarat.data.loading.loader import Batch
+from fastarat.training.tuning.chunks import WARM_UP, chunk, steps_for
+from fastarat.training.tuning.gate import Verdict
+from fastarat.training.tuning.subject import Subject
 
 TURN_SECONDS = 1.5
 """about what one variant's turn takes, a step of warm-up and a chunk of steps"""
-_CHUNK_SECONDS = 1.0
-_MOST_STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -115,32 +112,9 @@ def _steps_of(entry: Rung, effort: Effort) -> int:
     return steps_for(entry.variant.setting, rate)
 
 
-def steps_for(setting: LadderSetting, rate: float) -> int:
-    """How many steps take about a second at `rate` images/s."""
-    return min(max(round(_CHUNK_SECONDS * rate / setting.config.batch), 2), _MOST_STEPS)
-
-
 def _timed(entry: Rung, steps: int) -> tuple[list[float], float]:
     assert entry.subject is not None and entry.feed is not None
     return chunk(entry.subject, entry.feed, entry.variant.setting, steps)
-
-
-def chunk(subject: Subject, feed: Iterator[Batch], setting: LadderSetting, steps: int) -> tuple[list[float], float]:
-    """Milliseconds of each of `steps` steps with the loading of their batches, and images/s over all of them."""
-    on_gpu = setting.device.type == "cuda"
-    with subject.flags():
-        subject.step(next(feed))  # what the last chunk left behind is not timed
-        if on_gpu:
-            torch.cuda.synchronize()
-        started = time.perf_counter()
-        marks = [mark(on_gpu)]
-        for _ in range(steps):
-            subject.step(next(feed))
-            marks.append(mark(on_gpu))
-        if on_gpu:
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - started
-    return [milliseconds(a, b) for a, b in pairwise(marks)], steps * setting.config.batch / seconds
 
 
 def _launches(entry: Rung) -> int | None:

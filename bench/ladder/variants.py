@@ -8,11 +8,12 @@ import torch
 
 from bench.ladder.plain import Mode
 from bench.ladder.plain_losses import LOSSES
-from bench.ladder.subjects import FastaratSubject, LadderSetting, PlainForm, PlainSubject, Subject
+from bench.ladder.subjects import PlainForm, PlainSubject
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.config import Config
 from fastarat.training.choices import Choices, choose
 from fastarat.training.step.precision import Dtype
+from fastarat.training.tuning.subject import FastaratSubject, StepSetting, Subject
 
 NEEDS_GPU = "needs a GPU"
 PLAIN = ("published", "resident", "channels-last", "bf16", "strong")
@@ -27,9 +28,9 @@ class Variant:
 
     adds: str
     """what it has that the rung before it has not"""
-    builds: Mapping[str, Callable[[LadderSetting], Subject]]
+    builds: Mapping[str, Callable[[StepSetting], Subject]]
     dtype: Dtype
-    setting: LadderSetting
+    setting: StepSetting
     """what it trains, other than the ladder's where it changes the algorithm"""
     needs_gpu: bool = False
 
@@ -39,7 +40,7 @@ class Variant:
         return "tf32" if self.dtype == "fp32" and on_gpu else self.dtype
 
 
-def ladder_of(setting: LadderSetting) -> dict[str, Variant]:
+def ladder_of(setting: StepSetting) -> dict[str, Variant]:
     """All variants by name, slowest first."""
     chosen = choose(setting.config, ChoiceLog(quiet=True), setting.device.type)
     # From `strong` on everything runs in the format that fastarat chooses, which is bf16 on a GPU.
@@ -50,7 +51,7 @@ def ladder_of(setting: LadderSetting) -> dict[str, Variant]:
     def plain(adds: str, form: PlainForm) -> Variant:
         return Variant(adds, {"": partial(PlainSubject, form=form)}, form.half or "fp32", setting)
 
-    def own(adds: str, choices: Choices, of: LadderSetting = setting) -> Variant:
+    def own(adds: str, choices: Choices, of: StepSetting = setting) -> Variant:
         needs_gpu = choices.kernels == "triton" or choices.compile == "graph"
         return Variant(adds, {"": partial(FastaratSubject, choices=choices)}, dtype, of, needs_gpu)
 
@@ -85,18 +86,18 @@ def left_out(config: Config) -> set[str]:
     return names
 
 
-def frozen(setting: LadderSetting) -> LadderSetting:
+def frozen(setting: StepSetting) -> StepSetting:
     """The attack normalises by the running statistics, and leaves them."""
     return with_attack(setting, batch_norm="eval")
 
 
-def halved(setting: LadderSetting) -> LadderSetting:
+def halved(setting: StepSetting) -> StepSetting:
     """Half the steps, each of twice the size."""
     attack = setting.config.attack
     return with_attack(setting, steps=max(attack.steps // 2, 1), step_255=2 * attack.step_255)
 
 
-def with_attack(setting: LadderSetting, **changes: object) -> LadderSetting:
+def with_attack(setting: StepSetting, **changes: object) -> StepSetting:
     """The setting with these settings of the attack."""
     attack = replace(setting.config.attack, **changes)  # type: ignore[arg-type]
     return replace(setting, config=replace(setting.config, attack=attack))

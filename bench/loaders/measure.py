@@ -12,9 +12,9 @@ from typing import Any
 
 from bench.common.processes import environment, last_line
 from bench.common.rows import Row
-from bench.common.turns import ratio_of, take_turns
 from bench.loaders.cases import BASE, LoaderCase
 from fastarat.common.console import notice
+from fastarat.common.turns import ratio_of, take_turns
 
 Result = dict[str, Any]
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bench.common.rows import Row, place
-from bench.common.turns import ratio_text
 from fastarat.common.console import print_table, stdout
+from fastarat.common.turns import ratio_text
 
 Key = tuple[Any, ...]
 LEGEND = (

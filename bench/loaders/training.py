@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 
-from bench.common.timing import WARM_UP, mark, milliseconds
 from bench.loaders.cpu_time import cpu_seconds
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.distributed import join_world
@@ -20,6 +19,7 @@ from fastarat.training.build import start_training
 from fastarat.training.choices import choose
 from fastarat.training.state import Training
 from fastarat.training.step.compiled import Step
+from fastarat.training.tuning.chunks import WARM_UP, mark, milliseconds
 
 LEAST_STEPS = 4
 

@@ -5,33 +5,33 @@ from dataclasses import replace
 import torch
 
 from bench.common.inputs import random_images
-from bench.ladder.gate import LEARNING_RATE
-from bench.ladder.subjects import FastaratSubject, LadderSetting
 from bench.ladder.variants import with_attack
 from fastarat.config.recipes import recipe
 from fastarat.training.choices import Choices
+from fastarat.training.tuning.gate import LEARNING_RATE
+from fastarat.training.tuning.subject import FastaratSubject, StepSetting
 
 CPU = torch.device("cpu")
 
 
-def setting_of(method: str = "arat", batch: int = 16, steps: int = 3) -> LadderSetting:
+def setting_of(method: str = "arat", batch: int = 16, steps: int = 3) -> StepSetting:
     config = recipe(f"digits-{method}")
     optimizer = replace(config.optimizer, learning_rate=LEARNING_RATE)
     attack = replace(config.attack, steps=min(steps, config.attack.steps))
     config = replace(config, batch=batch, attack=attack, optimizer=optimizer)
-    return LadderSetting(config, random_images("digits", 8 * batch), CPU)
+    return StepSetting(config, random_images("digits", 8 * batch), CPU)
 
 
-def own(setting: LadderSetting, dtype="fp32") -> FastaratSubject:
+def own(setting: StepSetting, dtype="fp32") -> FastaratSubject:
     return FastaratSubject(setting, Choices(dtype=dtype))
 
 
-def with_method(setting: LadderSetting, **changes) -> LadderSetting:
+def with_method(setting: StepSetting, **changes) -> StepSetting:
     method = replace(setting.config.method, **changes)
     return replace(setting, config=replace(setting.config, method=method))
 
 
-def with_rate(setting: LadderSetting, rate: float) -> LadderSetting:
+def with_rate(setting: StepSetting, rate: float) -> StepSetting:
     optimizer = replace(setting.config.optimizer, learning_rate=rate)
     return replace(setting, config=replace(setting.config, optimizer=optimizer))
 

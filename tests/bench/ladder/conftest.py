@@ -2,10 +2,11 @@
 
 import pytest
 
-from bench.ladder import ladder, turns
+from bench.ladder import ladder
 from bench.ladder import report as throughput_report
-from bench.ladder.subjects import LadderSetting
 from fastarat.common import console
+from fastarat.training.tuning import chunks
+from fastarat.training.tuning.subject import StepSetting
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -14,7 +15,7 @@ def small_ladders():
     found = {}
 
     def once(real):
-        def of_setting(setting: LadderSetting, *rest):
+        def of_setting(setting: StepSetting, *rest):
             key = real.__name__, setting.config, len(setting.dataset.train.labels)
             if key not in found:
                 found[key] = real(setting, *rest)
@@ -26,7 +27,7 @@ def small_ladders():
         for real in (ladder.cost_of, ladder.batches_of, ladder.definition):
             patched.setattr(ladder, real.__name__, once(real))
         patched.setattr(ladder, "_free", lambda: None)  # gives back a GPU's memory
-        patched.setattr(turns, "_CHUNK_SECONDS", 0.1)
+        patched.setattr(chunks, "_CHUNK_SECONDS", 0.1)
         yield
 
 

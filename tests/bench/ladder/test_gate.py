@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from bench.common.inputs import METHODS
-from bench.ladder.gate import LEARNING_RATE, TOLERANCES, batches_of, compare, definition
 from bench.ladder.subjects import PlainForm, PlainSubject
 from bench.ladder.variants import frozen, halved, with_attack
+from fastarat.training.tuning.gate import LEARNING_RATE, TOLERANCES, batches_of, compare, definition
 from tests.helpers.ladders import WRONG, own, setting_of, with_method, with_rate
 
 

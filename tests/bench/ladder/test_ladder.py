@@ -5,13 +5,13 @@ import signal
 from dataclasses import replace
 
 from bench import throughput
-from bench.common.turns import ratio_text
 from bench.ladder import ladder, turns
 from bench.ladder import report as throughput_report
 from bench.ladder.ladder import run_ladder
-from bench.ladder.subjects import FastaratSubject
 from bench.ladder.turns import Effort
 from bench.ladder.variants import NAMES, PLAIN, ladder_of, with_attack
+from fastarat.common.turns import ratio_text
+from fastarat.training.tuning.subject import FastaratSubject
 from tests.helpers.ladders import WRONG, setting_of
 
 

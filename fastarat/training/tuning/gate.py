@@ -1,4 +1,4 @@
-"""Whether a variant trains as the definition does: steps of both, compared. What is wrong gets no speed.
+"""Whether a form of the step trains as the definition does: steps of both, compared. What is wrong gets no speed.
 
 The definition is fastarat's eager step in full precision, which `fastarat verify` holds against the published code.
 """
@@ -10,11 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench.ladder.subjects import FastaratSubject, LadderSetting, State, Subject
 from fastarat.data.loading.loader import Batch
 from fastarat.models.split_batch_norm import BRANCHES
 from fastarat.training.choices import Choices
 from fastarat.training.step.precision import Dtype
+from fastarat.training.tuning.subject import FastaratSubject, State, StepSetting, Subject
 
 LEARNING_RATE = 1e-4
 """of all that is compared: far larger ones let any rounding grow from step to step, whatever the code"""
@@ -81,13 +81,13 @@ class Verdict:
     problem: str | None
 
 
-def batches_of(setting: LadderSetting) -> list[Batch]:
+def batches_of(setting: StepSetting) -> list[Batch]:
     """The batches of the comparison: the first ones of fastarat's own loader, in float32."""
     loader = FastaratSubject(setting, Choices(setting.device.type)).batches()
     return [next(loader) for _ in SCALES]
 
 
-def definition(setting: LadderSetting, batches: Sequence[Batch]) -> list[Snapshot]:
+def definition(setting: StepSetting, batches: Sequence[Batch]) -> list[Snapshot]:
     """What is right: eager PyTorch in float64 on a CPU, in float32 without TF32 on a GPU, where float64 is slow.
 
     The first snapshot is that of the initial weights.
