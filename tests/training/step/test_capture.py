@@ -23,6 +23,24 @@ def test_a_captured_run_keeps_every_bit_of_the_eager_run(kernels, precision, mon
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(state_tensors(parts), eager[1], strict=True))
 
 
+def test_no_graph_of_autograd_lives_on_from_warm_up_to_capture(monkeypatch):
+    """One would keep the parameters' nodes, and with them the stream that they accumulate on."""
+    step, parts, _ = built("eager")
+    captured = CapturedStep(parts, step)
+    met_again = []
+
+    def marking(given):
+        node = parts.parameters[0].view_as(parts.parameters[0]).grad_fn.next_functions[0][0]
+        met_again.append("marked" in node.metadata)
+        node.metadata["marked"] = True
+        return step(given)
+
+    captured.step = marking
+    with pretended_capture(monkeypatch, captured):
+        captured(batch(0, parts))
+    assert not any(met_again[:3])
+
+
 def test_a_capture_that_fails_names_the_way_round_it(monkeypatch):
     step, parts, _ = built("eager")
     captured = CapturedStep(parts, step)
