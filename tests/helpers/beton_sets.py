@@ -11,8 +11,8 @@ from fastarat.common.errors import UserError
 from fastarat.common.files import checksum_of
 from fastarat.data.formats.beton import file as beton
 from fastarat.data.formats.beton import seal as beton_seal
-from fastarat.data.formats.beton.format import FIELD, FIELDS, HEADER, struct_of
 from fastarat.data.formats.beton.storage import Storage
+from fastarat.data.formats.beton.structure import FIELD, FIELDS, HEADER, struct_of
 from fastarat.data.formats.beton.write import build
 from fastarat.data.images.dataset import Dataset, Images, from_splits
 from fastarat.data.images.stored import StoredImages

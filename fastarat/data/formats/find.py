@@ -10,7 +10,6 @@ from fastarat.common.errors import UserError, unknown
 from fastarat.common.files import expanded
 from fastarat.data.formats import arrays, cifar, digits, image_folder, prepared, shard_index, shards
 from fastarat.data.formats.archives import ARCHIVE_SUFFIXES, is_clutter
-from fastarat.data.formats.beton import check as beton_check
 from fastarat.data.formats.beton import file as beton
 from fastarat.data.images.cache import CACHES, data_root
 from fastarat.data.images.damaged import readable
@@ -84,7 +83,7 @@ FORMATS: dict[str, Format] = {
         problems=image_folder.problems,
     ),
     "arrays": Format("arrays in", (".npz",), read=arrays.read),
-    "beton": Format("FFCV file", (".beton",), stored=beton.read, problems=beton_check.problems, info=beton_check.info),
+    "beton": Format("FFCV file", (".beton",), stored=beton.read, problems=beton.problems, info=beton.info),
 }
 
 

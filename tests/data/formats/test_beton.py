@@ -9,7 +9,7 @@ import pytest
 
 from fastarat.data.formats.beton import file as beton
 from fastarat.data.formats.beton import seal as beton_seal
-from fastarat.data.formats.beton.format import ENTRY, FIELD, HEADER, JPEG, RAW
+from fastarat.data.formats.beton.structure import ENTRY, FIELD, HEADER, JPEG, RAW
 from tests.helpers.beton_sets import (
     STRUCTS,
     built,

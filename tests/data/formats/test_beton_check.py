@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastarat.data.formats.beton.check import info, problems
+from fastarat.data.formats.beton.file import info, problems
 from fastarat.data.formats.beton.seal import sha256_of
 from tests.helpers.beton_sets import built, folder_contents, patch, patch_struct, pixel_contents, reopened, unsealed
 from tests.helpers.small_sets import jpeg

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastarat.data.formats.beton import check as beton_check
+from fastarat.data.formats.beton import file as beton
 from fastarat.data.loading.decoders.decoder import Request
 from fastarat.data.loading.decoders.ffcv import FFCVDecoder
 from tests.helpers.beton_sets import built, folder_contents, pixel_contents, pixels, refusal, reopened
@@ -130,14 +130,14 @@ def test_a_file_that_ffcv_wrote_is_a_training_set(folder):
     assert len(data.train) == 20 and len(data.test) == 0 and data.classes == ("0", "1", "2", "3")
     assert data.train.labels.tolist() == [i % 4 for i in range(20)]
     assert np.array_equal(decoded(data.train), noise) and np.array_equal(pixels(data.train, 7), noise[7])
-    assert beton_check.problems(folder / "ffcv-raw.beton") == []
+    assert beton.problems(folder / "ffcv-raw.beton") == []
 
 
 def test_a_file_that_ffcv_wrote_may_hold_jpegs_and_numbers_besides(folder):
     data = reopened(folder / "ffcv-jpeg.beton")
     assert not data.train.raw.any() and data.train.common_size() == (16, 24)
     assert decoded(data.train).shape == (20, 24, 16, 3)
-    assert beton_check.info(folder / "ffcv-jpeg.beton")["test"]["images"] == 0
+    assert beton.info(folder / "ffcv-jpeg.beton")["test"]["images"] == 0
 
 
 def test_the_label_is_told_by_its_name(folder):

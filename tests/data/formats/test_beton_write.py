@@ -17,8 +17,8 @@ from PIL import Image
 
 from fastarat.common.errors import UserError, WorkError
 from fastarat.data.formats.beton import write as beton_write
-from fastarat.data.formats.beton.format import MIN_PAGE
 from fastarat.data.formats.beton.storage import SMART_BYTES, Storage
+from fastarat.data.formats.beton.structure import MIN_PAGE
 from fastarat.data.formats.beton.write import build
 from fastarat.data.images import pool
 from fastarat.data.images.dataset import Images, from_splits

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from fastarat.common.errors import UserError
-from fastarat.data.formats.beton.format import JPEG_END, MAX_PAGE, MAX_SIDE
+from fastarat.data.formats.beton.structure import JPEG_END, MAX_PAGE, MAX_SIDE
 from fastarat.data.images.decoding import File, open_image, reason_of
 
 if TYPE_CHECKING:

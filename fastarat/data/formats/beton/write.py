@@ -21,18 +21,7 @@ from fastarat.common.advice import require_none
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import synchronise
 from fastarat.data.formats.beton import seal as beton_seal
-from fastarat.data.formats.beton.format import (
-    ENTRY,
-    FIELD,
-    FIELDS,
-    HEADER,
-    JPEG,
-    MIN_PAGE,
-    RAW,
-    VERSION,
-    aligned,
-    struct_of,
-)
+from fastarat.data.formats.beton import structure
 from fastarat.data.formats.beton.storage import Storage, StoredImage, record
 from fastarat.data.images.dataset import MAX_VALUE, Dataset, Images, class_counts
 from fastarat.data.images.decoding import File
@@ -76,7 +65,7 @@ class _Pages:
 
     file: BinaryIO
     position: int
-    page: int = MIN_PAGE
+    page: int = structure.MIN_PAGE
     starts: array = field(default_factory=partial(array, "Q"))
     lengths: array = field(default_factory=partial(array, "Q"))
     crc32: array = field(default_factory=partial(array, "L"))
@@ -89,22 +78,24 @@ class _Pages:
         while length > self.page:
             self.page *= 2
         if self.position // self.page != (self.position + length - 1) // self.page:
-            self.position = aligned(self.position, self.page)
+            self.position = structure.aligned(self.position, self.page)
             self.file.seek(self.position)
         self.file.write(image.content)
         self.starts.append(self.position)
         self.lengths.append(length)
         self.crc32.append(zlib.crc32(image.content))
-        self.images.append((RAW if image.raw else JPEG, image.width, image.height))
+        self.images.append((structure.RAW if image.raw else structure.JPEG, image.width, image.height))
         self.position += length
 
 
 def _write(dataset: Dataset, path: Path, storage: Storage, *, source: str, processes: int | None) -> _Pages:
     """Write the file at `path`; its header comes last."""
     count = len(dataset.train) + len(dataset.test)
-    begin = HEADER.itemsize + len(FIELDS) * FIELD.itemsize
+    begin = structure.HEADER.itemsize + len(structure.FIELDS) * structure.FIELD.itemsize
     with path.open("xb") as file:
-        pages = _Pages(file, aligned(begin + count * struct_of(FIELDS).itemsize, MIN_PAGE))
+        pages = _Pages(
+            file, structure.aligned(begin + count * structure.struct_of(structure.FIELDS).itemsize, structure.MIN_PAGE)
+        )
         file.seek(pages.position)
         problems: list[str] = []
         with console.progress(f"Building from {dataset.name}", count) as advance:
@@ -132,20 +123,20 @@ def _items(dataset: Dataset) -> Iterator[File]:
 
 def _finish(pages: _Pages, dataset: Dataset, count: int) -> None:
     """Write the table behind the pages, and before them what says where it is."""
-    table = aligned(pages.position, pages.page)
-    entries = np.zeros(count, ENTRY)
+    table = structure.aligned(pages.position, pages.page)
+    entries = np.zeros(count, structure.ENTRY)
     entries["image"], entries["start"], entries["length"] = np.arange(count), pages.starts, pages.lengths
     pages.file.seek(table)
     pages.file.write(entries.tobytes())
-    fields = np.array([(kind, name.encode(), b"") for name, kind in FIELDS.items()], FIELD)
-    header = np.array([(VERSION, len(FIELDS), pages.page, count, table)], HEADER)
+    fields = np.array([(kind, name.encode(), b"") for name, kind in structure.FIELDS.items()], structure.FIELD)
+    header = np.array([(structure.VERSION, len(structure.FIELDS), pages.page, count, table)], structure.HEADER)
     pages.file.seek(0)
     pages.file.write(header.tobytes() + fields.tobytes() + _structs(pages, dataset).tobytes())
     pages.file.flush()
 
 
 def _structs(pages: _Pages, dataset: Dataset) -> np.ndarray:
-    structs = np.zeros(len(pages.images), struct_of(FIELDS))
+    structs = np.zeros(len(pages.images), structure.struct_of(structure.FIELDS))
     mode, width, height = np.array(pages.images).T
     image = structs["image"]
     image["mode"], image["width"], image["height"], image["start"] = mode, width, height, pages.starts
