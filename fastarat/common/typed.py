@@ -1,4 +1,4 @@
-"""Values that were read from a file, made the dataclass that they say they are: types first, then their own checks."""
+"""Values that were read from a file, made the dataclass that they say they are; numbers of one that are out of bounds."""
 
 import math
 import reprlib
@@ -71,3 +71,13 @@ def fits(value: Any, hint: Any) -> bool:
 
 def _is_small(value: float) -> bool:
     return abs(value) < LARGEST if isinstance(value, int) else math.isfinite(value)
+
+
+def not_negative(owner: str, settings: object, *names: str) -> list[str]:
+    """A line, which names `owner` too, for each of these fields that is no finite number of 0 or more, nor None."""
+    values = {name: getattr(settings, name) for name in names}
+    return [
+        f"{owner} {name} is {value}: give a finite number of 0 or more"
+        for name, value in values.items()
+        if value is not None and not (math.isfinite(value) and value >= 0)
+    ]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fastarat.common.errors import unknown
+from fastarat.common.typed import not_negative
 
 Norm = Literal["linf", "l2"]
 Start = Literal["uniform", "gaussian", "none", "published-code"]
@@ -56,13 +57,8 @@ class AttackConfig:
 
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix."""
-        found = []
-        if self.name not in NAMES:
-            found.append(str(unknown("attack", self.name, NAMES)))
-        for field in ("eps_255", "step_255", "start_scale"):
-            value = getattr(self, field)
-            if not (math.isfinite(value) and value >= 0):
-                found.append(f"attack {field} is {value}: give a finite number of 0 or more")
+        found = [] if self.name in NAMES else [str(unknown("attack", self.name, NAMES))]
+        found += not_negative("attack", self, "eps_255", "step_255", "start_scale")
         if self.steps < 0 or (self.steps == 0 and self.start != "none"):
             found.append(f"attack steps is {self.steps}: give 1 or more, or 0 with start none for no attack")
         if self.start_scale != 1 and self.start != "uniform":

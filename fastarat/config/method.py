@@ -1,9 +1,9 @@
 """The training methods and their switches."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fastarat.common.typed import not_negative
 from fastarat.config.model import BatchNormKind, ModelConfig
 
 StopGradient = Literal["clean", "none", "adversarial", "symmetric"]
@@ -28,14 +28,6 @@ class MethodSettings:
         if 0 <= self.label_smoothing < 1:
             return []
         return [f"method label_smoothing is {self.label_smoothing}: give a number from 0 to below 1"]
-
-    def _not_negative(self, *names: str) -> list[str]:
-        values = {name: getattr(self, name) for name in names}
-        return [
-            f"method {name} is {value}: give a finite number of 0 or more"
-            for name, value in values.items()
-            if not (math.isfinite(value) and value >= 0)
-        ]
 
 
 @dataclass(frozen=True)
@@ -62,7 +54,7 @@ class TRADESConfig(MethodSettings):
 
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix."""
-        return super().problems() + self._not_negative("beta")
+        return super().problems() + not_negative("method", self, "beta")
 
 
 @dataclass(frozen=True)
@@ -75,7 +67,7 @@ class MARTConfig(MethodSettings):
 
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix."""
-        return super().problems() + self._not_negative("beta")
+        return super().problems() + not_negative("method", self, "beta")
 
 
 @dataclass(frozen=True)
@@ -91,7 +83,7 @@ class LBGATConfig(MethodSettings):
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix."""
         teacher = [f"method teacher: {problem}" for problem in ModelConfig(self.teacher).problems()]
-        return super().problems() + self._not_negative("beta") + teacher
+        return super().problems() + not_negative("method", self, "beta") + teacher
 
 
 @dataclass(frozen=True)
@@ -118,7 +110,7 @@ class ARRESTConfig(MethodSettings):
 
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix."""
-        return super().problems() + self._not_negative("weight", "threshold", "noise_255")
+        return super().problems() + not_negative("method", self, "weight", "threshold", "noise_255")
 
 
 @dataclass(frozen=True)
@@ -151,7 +143,7 @@ class ARATConfig(MethodSettings):
 
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix."""
-        found = super().problems() + self._not_negative("gamma", "adversarial_weight", "clean_weight")
+        found = super().problems() + not_negative("method", self, "gamma", "adversarial_weight", "clean_weight")
         if self.balance_images < 1:
             found.append(f"method balance_images is {self.balance_images}: give 1 or more")
         return found

@@ -1,19 +1,11 @@
 """Optimiser, schedule, weight averaging, evaluation during training, and checkpoints."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
+from fastarat.common.typed import not_negative
+
 CompileMode = Literal["eager", "compile", "graph"]
-
-
-def _not_negative(owner: str, settings: object, fields: tuple[str, ...]) -> list[str]:
-    values = {field: getattr(settings, field) for field in fields}
-    return [
-        f"{owner} {field} is {value}: give a finite number of 0 or more"
-        for field, value in values.items()
-        if not (math.isfinite(value) and value >= 0)
-    ]
 
 
 @dataclass(frozen=True)
@@ -29,7 +21,7 @@ class OptimizerConfig:
 
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix."""
-        found = _not_negative("optimizer", self, ("learning_rate", "momentum", "weight_decay"))
+        found = not_negative("optimizer", self, "learning_rate", "momentum", "weight_decay")
         if self.learning_rate > 1e37:
             found.append(f"optimizer learning_rate is {self.learning_rate}: float32 ends at 3e38, give a smaller one")
         return found
@@ -54,7 +46,7 @@ class ScheduleConfig:
 
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix."""
-        found = _not_negative("schedule", self, ("factor", "warmup_epochs", "warmup_factor"))
+        found = not_negative("schedule", self, "factor", "warmup_epochs", "warmup_factor")
         if list(self.milestones) != sorted(self.milestones) or any(epoch < 1 for epoch in self.milestones):
             found.append(f"schedule milestones are {self.milestones}: give epochs from 1 in rising order")
         if not 0 < self.rise < 1:
@@ -84,7 +76,7 @@ class AveragingConfig:
         if not 0 <= self.decay < 1:
             found.append(f"averaging decay is {self.decay}: give a number from 0 to below 1")
         if self.start_epoch < 1 or self.every_steps < 1:
-            found.append("averaging start_epoch and every_steps must be 1 or more")
+            found.append(f"averaging start_epoch is {self.start_epoch}, every_steps {self.every_steps}: give 1 or more")
         return found
 
 
@@ -112,11 +104,9 @@ class EvaluationConfig:
 
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix."""
-        found = _not_negative("evaluation", self, ("every_epochs", "num_clean_images", "steps", "step_255"))
-        if self.eps_255 is not None:
-            found += _not_negative("evaluation", self, ("eps_255",))
+        found = not_negative("evaluation", self, "every_epochs", "num_clean_images", "steps", "step_255", "eps_255")
         if self.batch < 1 or self.num_images < 1:
-            found.append("evaluation batch and num_images must be 1 or more")
+            found.append(f"evaluation batch is {self.batch}, num_images {self.num_images}: give 1 or more")
         return found
 
 
@@ -133,7 +123,7 @@ class CheckpointConfig:
 
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix."""
-        found = _not_negative("checkpoint", self, ("every_s", "history"))
+        found = not_negative("checkpoint", self, "every_s", "history")
         if self.keep < 1:
             found.append(f"checkpoint keep is {self.keep}: give 1 or more")
         return found

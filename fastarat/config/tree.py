@@ -1,9 +1,13 @@
-"""The whole configuration of a run: one tree of frozen dataclasses, and what is checked across its parts."""
+"""The whole configuration of a run: one tree of frozen dataclasses, what is checked across its parts, and its JSON."""
 
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Literal
+import json
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 from fastarat.common.errors import UserError, unknown
+from fastarat.common.files import read_json
+from fastarat.common.typed import build
 from fastarat.config.attack import AttackConfig
 from fastarat.config.data import DECODERS, AugmentConfig, ExtraConfig, LoadingConfig
 from fastarat.config.method import ARATConfig, MethodSettings
@@ -116,9 +120,9 @@ class Config:
             found.append(str(unknown("loader", self.loader, loaders)))
         found += self._size_problems()
         if self.gpus and self.device == "cpu":
-            found.append("gpus needs --device cuda or auto")
+            found.append("gpus are several GPUs, and device is cpu: give --device cuda or auto")
         if self.batch % self.num_processes:
-            found.append(f"batch {self.batch} does not divide among {self.num_processes} processes")
+            found.append(f"batch {self.batch} does not divide among {self.num_processes} processes: give a multiple")
         if self.averaging.kind != "none" and self.averaging.start_epoch > self.epochs:
             found.append(
                 f"averaging starts at epoch {self.averaging.start_epoch} of {self.epochs}: "
@@ -152,3 +156,25 @@ class Config:
         if problems:
             raise UserError("; ".join(problems))
         return self
+
+
+def to_json(config: Config) -> str:
+    """The configuration as JSON, complete."""
+    return json.dumps(asdict(config), indent=2) + "\n"
+
+
+def from_dict(values: dict[str, Any], source: str) -> Config:
+    """The configuration that `to_json` wrote. `source` names it in the `UserError` for what does not fit."""
+    if not isinstance(values, dict):
+        raise UserError(f"{source} holds no configuration")
+    return build(Config, values, source)
+
+
+def load_config(path: Path) -> Config:
+    """Read a run's `config.json`. Raises `UserError` if it is none, or holds what no run can have."""
+    if not path.exists():
+        raise UserError(f"cannot read {path}: it does not exist; is this a run directory?")
+    config = from_dict(read_json(path), str(path))
+    if problems := config.problems():
+        raise UserError(f"{path}: {problems[0]}")
+    return config

@@ -170,7 +170,7 @@ PROBLEMS = {
     "num_validation_images is -1": Config(num_validation_images=-1),
     "batch 128 does not divide among 3 processes": Config(procs=3),
     "gpus and procs exclude each other": Config(gpus=2, procs=2),
-    "gpus needs --device cuda or auto": Config(gpus=1, device="cpu"),
+    "gpus are several GPUs, and device is cpu: give --device cuda": Config(gpus=1, device="cpu"),
     "averaging starts at epoch 76 of 10": Config(epochs=10, averaging=AveragingConfig("swa")),
     "attack eps_255 is -8": Config(attack=AttackConfig(eps_255=-8)),
     "attack step_255 is inf": Config(attack=AttackConfig(step_255=float("inf"))),
