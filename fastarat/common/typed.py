@@ -1,4 +1,4 @@
-"""Values that were read from a file, made the dataclass that they say they are; numbers of one that are out of bounds."""
+"""Values that were read from a file, made the dataclass that they say they are; numbers that are out of bounds."""
 
 import math
 import reprlib

@@ -33,24 +33,9 @@ def batch_norm(
     """
     if statistics == "eval":
         return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
-    if group is not None:
-        return _synchronised(x, running_mean, running_var, weight, bias, statistics, momentum, eps, group)
-    if statistics == "train":
-        return F.batch_norm(x, running_mean, running_var, weight, bias, True, momentum, eps)
-    return F.batch_norm(x, None, None, weight, bias, True, momentum, eps)
-
-
-def _synchronised(
-    x: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    statistics: Statistics,
-    momentum: float,
-    eps: float,
-    group: ProcessGroup,
-) -> Tensor:
+    if group is None:
+        running = (running_mean, running_var) if statistics == "train" else (None, None)
+        return F.batch_norm(x, *running, weight, bias, True, momentum, eps)
     # Two reductions (mean, then squares around it) rather than one of sums and squares: half the
     # cancellation, and a batch-norm that agrees with the one-process one to rounding.
     num_processes = group.size()

@@ -12,12 +12,7 @@ from torch.nn.parameter import is_lazy
 from fastarat.common.errors import UserError, first_line
 from fastarat.config.model import BatchNormKind, Branch
 from fastarat.models.features import Recording
-from fastarat.models.split_batch_norm import (
-    BRANCHES,
-    PlainBatchNorm2d,
-    SplitBatchNorm2d,
-    connect,
-)
+from fastarat.models.split_batch_norm import BRANCHES, PlainBatchNorm2d, SplitBatchNorm2d, connect
 
 NORMALISING = (_BatchNorm.forward, nn.SyncBatchNorm.forward, PlainBatchNorm2d.forward)
 """what a batch-norm's forward is that does nothing else, unless it is asked to"""
@@ -46,7 +41,10 @@ def convert_to_split_batch_norm(model: nn.Module, kind: BatchNormKind = "split")
 
 
 def plain_branch(model: nn.Module, branch: Branch = "adv") -> nn.Module:
-    """A copy of a split net with one branch's ordinary batch-norms: the deployed model, in eval mode."""
+    """A copy of a split net with one branch's ordinary batch-norms: the deployed model, in eval mode.
+
+    Raises `UserError` for a net that cannot be copied.
+    """
     model = copied(model)
     for layer in model.modules():
         if isinstance(layer, Recording):
@@ -72,6 +70,7 @@ def copied(model: nn.Module) -> nn.Module:
         raise UserError(f"the net cannot be copied ({reason}): give it parts that copy.deepcopy takes") from error
 
 
+TENSORS = ("weight", "bias", "running_mean", "running_var")
 HOOKS = (
     *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
     *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
@@ -105,16 +104,13 @@ def _split(layer: _BatchNorm, name: str, kind: BatchNormKind) -> SplitBatchNorm2
         raise UserError(f"batch-norm {name!r} needs affine parameters, running statistics and a momentum to be split")
     does_more = type(layer).forward not in NORMALISING
     if does_more and not {"drop", "act"} <= set(layer._modules):
-        raise UserError(
-            f"batch-norm {name!r} is a {type(layer).__name__}, which may do more than normalise: split it up"
-        )
+        cls = type(layer).__name__
+        raise UserError(f"batch-norm {name!r} is a {cls}, which may do more than normalise: split it up")
     new = (SplitBatchNormAct if does_more else SplitBatchNorm2d)(layer.num_features, kind, layer.eps, layer.momentum)
     new.to(layer.weight)
     with torch.no_grad():
-        new.weight.copy_(layer.weight.expand_as(new.weight))
-        new.bias.copy_(layer.bias.expand_as(new.bias))
-        new.running_mean.copy_(layer.running_mean.expand_as(new.running_mean))
-        new.running_var.copy_(layer.running_var.expand_as(new.running_var))
+        for name in TENSORS:
+            getattr(new, name).copy_(getattr(layer, name))  # in every set
     new.plain = type(layer) if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm3d) or does_more else PlainBatchNorm2d
     if isinstance(new, SplitBatchNormAct):
         new.drop, new.act = layer.drop, layer.act  # type: ignore[assignment]
@@ -129,11 +125,8 @@ def _plain(layer: SplitBatchNorm2d, branch: Branch) -> _BatchNorm:
     new = layer.plain(layer.weight.shape[1], layer.eps, layer.momentum).to(layer.weight)
     if isinstance(layer, SplitBatchNormAct):
         new.drop, new.act = layer.drop, layer.act
-    assert new.running_mean is not None and new.running_var is not None
     with torch.no_grad():
-        new.weight.copy_(layer.weight[i])
-        new.bias.copy_(layer.bias[i])
-        new.running_mean.copy_(layer.running_mean[i])
-        new.running_var.copy_(layer.running_var[i])
+        for name in TENSORS:
+            getattr(new, name).copy_(getattr(layer, name)[i])
     _keep_hooks(layer, new)
     return new

@@ -3,8 +3,7 @@ and what a user's own Python makes (`MODULE:FUNCTION`)."""
 
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -74,10 +73,8 @@ def _imported(name: str, library: str) -> ModuleType:
         missing = (error.name or package).partition(".")[0]
         raise UserError(f"{name} needs {missing}: pip install {missing}") from error
     except (OSError, RuntimeError) as error:
-        reason = first_line(error)
-        raise UserError(
-            f"{package} cannot be imported ({reason}): install builds of torch and torchvision that fit"
-        ) from error
+        fix = "install builds of torch and torchvision that fit"
+        raise UserError(f"{package} cannot be imported ({first_line(error)}): {fix}") from error
 
 
 def import_model(name: str) -> nn.Module:
@@ -88,30 +85,23 @@ def import_model(name: str) -> nn.Module:
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
         raise UserError(f"{name}: give MODULE:FUNCTION, as my_nets:resnet for the function resnet in my_nets.py")
-    with _working_directory_on_path():
-        function = _function(_module(module_name), function_name)
-        model = _called(function, name)
-    if not isinstance(model, nn.Module):
-        raise UserError(f"{name} gives {type(model).__name__}: let it return the net, a torch.nn.Module")
-    return model
-
-
-@contextmanager
-def _working_directory_on_path() -> Iterator[None]:
     here = str(Path.cwd())
     sys.path.insert(0, here)
     importlib.invalidate_caches()
     try:
-        yield
+        return _called(_function(_module(module_name), function_name), name)
     finally:
         sys.path.remove(here)
 
 
-def _called(function: Callable[[], Any], name: str) -> Any:
+def _called(function: Callable[[], Any], name: str) -> nn.Module:
     try:
-        return function()
+        model = function()
     except (Exception, SystemExit) as error:
         raise UserError(f"{name} is called without arguments and fails: {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{name} gives {type(model).__name__}: let it return the net, a torch.nn.Module")
+    return model
 
 
 def _module(name: str) -> Any:

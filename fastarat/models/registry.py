@@ -14,15 +14,13 @@ from fastarat.models.wide_resnet import WideResNet
 
 
 def architecture(name: str, num_classes: int, in_channels: int) -> tuple[type[nn.Module], dict[str, Any]]:
-    """The class of a net of ours and its arguments but for `norm`. Raises `UserError` for an unknown name."""
-    problems = ModelConfig(name).problems()
-    if problems:
+    """The class of a net of ours and its arguments but for `norm`. Raises `UserError` for a name that is none of ours."""
+    if problems := ModelConfig(name).problems():
         raise UserError(problems[0])
     if FOREIGN.fullmatch(name):
         raise UserError(f"{name} is another package's net: give one of fastarat's, as resnet50")
     ends = {"num_classes": num_classes, "in_channels": in_channels}
-    match = WIDE_RESNET.fullmatch(name)
-    if match:
+    if match := WIDE_RESNET.fullmatch(name):
         depth, width = map(int, match.groups())
         return WideResNet, {**ends, "depth": depth, "width": width}
     place, arguments = MODELS[name]
@@ -39,9 +37,7 @@ def build_model(name: str, num_classes: int, in_channels: int = 3, batch_norm: B
     if FOREIGN.fullmatch(name):
         model = convert_to_split_batch_norm(build_foreign(name, num_classes, in_channels), batch_norm)
         if batch_norm == "split" and forward_context(model) is None:
-            raise UserError(
-                f"{name} has no batch-norms, of which AR-AT needs two sets: give it another method's recipe"
-            )
+            raise UserError(f"{name} has no batch-norms, of which AR-AT needs two sets: give another method's recipe")
         return model.eval()
     cls, arguments = architecture(name, num_classes, in_channels)
     model = cls(norm=lambda channels: SplitBatchNorm2d(channels, batch_norm), **arguments)
@@ -50,7 +46,8 @@ def build_model(name: str, num_classes: int, in_channels: int = 3, batch_norm: B
 
 
 def build_plain_model(name: str, num_classes: int, in_channels: int = 3) -> nn.Module:
-    """The same net with ordinary batch-norms: what `export` writes and `eval FILE` reads."""
+    """The same net with ordinary batch-norms: what `export` writes and `eval FILE` reads. Raises `UserError` as
+    `build_model` does, but needs no batch-norms."""
     if FOREIGN.fullmatch(name):
         return build_foreign(name, num_classes, in_channels).eval()
     cls, arguments = architecture(name, num_classes, in_channels)
