@@ -14,7 +14,7 @@ from fastarat.models.wide_resnet import WideResNet
 
 
 def architecture(name: str, num_classes: int, in_channels: int) -> tuple[type[nn.Module], dict[str, Any]]:
-    """The class of a net of ours and its arguments but for `norm`. Raises `UserError` for a name that is none of ours."""
+    """The class of a net of ours and its arguments but for `norm`. Raises `UserError` for any other name."""
     if problems := ModelConfig(name).problems():
         raise UserError(problems[0])
     if FOREIGN.fullmatch(name):
