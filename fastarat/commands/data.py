@@ -13,9 +13,8 @@ from fastarat.common.errors import unknown
 from fastarat.data.formats.beton.storage import Storage
 from fastarat.data.images.cache import data_root
 from fastarat.data.images.dataset import described
-from fastarat.data.open import prepare
+from fastarat.data.open import build, prepare
 from fastarat.data.tools import check
-from fastarat.data.tools.build import build
 from fastarat.data.tools.fetch import fetch
 
 Source = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SRC")]

@@ -194,8 +194,15 @@ def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
         raise UserError(f"{path} cannot be read ({error})") from error
 
 
+def write_sealed(path: Path, values: dict[str, Any]) -> None:
+    """Write a JSON object with its `checksum_of`, so that a power cut keeps it. Raises `OSError`."""
+    sealed = {**values, "checksum": checksum_of(values)}
+    path.write_text(json.dumps(sealed, indent=2) + "\n", encoding="utf-8")
+    synchronise(path)
+
+
 def read_sealed(path: Path, version: int, *, fix: str, most_bytes: int = MOST_JSON_BYTES) -> dict[str, Any]:
-    """A JSON object that was written with its version and its `checksum_of`, which is left out.
+    """A JSON object that `write_sealed` wrote, with its version and without its checksum.
 
     Raises `UserError` with `fix` if it cannot be read, has another version, or has changed since.
     """

@@ -1,9 +1,12 @@
-"""From `--data NAME|PATH` to a data set: with all images decoded, or as evaluations and the prepared form want it."""
+"""From `--data NAME|PATH` to a data set: with all images decoded, as evaluations want it, or in another form."""
 
 from pathlib import Path
 
+from fastarat.common.errors import UserError
 from fastarat.data.formats import prepared
-from fastarat.data.formats.find import find
+from fastarat.data.formats.beton import write as beton_write
+from fastarat.data.formats.beton.storage import Storage
+from fastarat.data.formats.find import FORMATS, find
 from fastarat.data.images.dataset import Dataset
 from fastarat.data.images.whole_sets import common_size, with_decoded_test
 
@@ -45,3 +48,17 @@ def prepare(data: str, out: Path, size: int | None = None) -> Dataset:
     else:
         prepared.write(found.open(size), out, data)
     return prepared.read(out)
+
+
+def build(data: str, out: Path, storage: Storage) -> None:
+    """Write what `data` names as the new .beton `out`, with its checksums beside it.
+
+    Raises `UserError` for images that cannot be decoded and for a data set without 8-bit RGB images, `WorkError` if the
+    disk is full.
+    """
+    storage.require()  # before hours of decoding
+    found = find(data)
+    if found.format is FORMATS["beton"]:
+        raise UserError(f"{found.path} is a .beton already: build from what it was made of")
+    dataset = found.open_stored() if found.is_one_by_one else found.open()
+    beton_write.build(dataset, out, storage, source=data)

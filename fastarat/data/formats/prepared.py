@@ -1,6 +1,5 @@
 """The prepared form: four memory-mapped arrays and a manifest, written whole or not at all."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from fastarat.common import arrays, unfinished
-from fastarat.common.errors import UserError, WorkError
-from fastarat.common.files import checksum_of, read_sealed, synchronise
+from fastarat.common.errors import UserError
+from fastarat.common.files import read_sealed, synchronise, write_sealed
 from fastarat.data.formats.beton.seal import sha256_of
+from fastarat.data.images.damaged import writable
 from fastarat.data.images.dataset import (
     MAX_VALUE,
     MOST_CLASSES,
@@ -39,13 +39,10 @@ def create(out: Path) -> Iterator[Path]:
     """
     if out.exists() or out.is_symlink():
         raise UserError(f"{out} exists already: choose another place, or remove it first")
-    try:
-        with unfinished.beside(out) as temporary:
-            yield temporary
-            temporary.rename(out)
-            synchronise(out.parent)
-    except OSError as error:
-        raise WorkError(f"cannot write {out}: {error.strerror or error}; nothing was left there") from error
+    with writable(out, "nothing was left there"), unfinished.beside(out) as temporary:
+        yield temporary
+        temporary.rename(out)
+        synchronise(out.parent)
 
 
 def allocate(folder: Path, split: str, count: int, shape: tuple[int, ...]) -> Images:
@@ -66,13 +63,14 @@ def seal(folder: Path, name: str, classes: tuple[str, ...], *, max_value: int, s
         "image_shape": list(train.images.shape[1:]),
         "counts": {split: len(part) for split, part in dataset.splits.items()},
         "class_counts": class_counts(dataset),
-        "files": {file: _describe(folder / file) for file in FILES},
+        "files": {
+            file: {"bytes": (folder / file).stat().st_size, "sha256": sha256_of(folder / file)} for file in FILES
+        },
         "fingerprint": dataset.fingerprint,
         "source": source,
     }
-    manifest["checksum"] = checksum_of(manifest)
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    for path in (*(folder / file for file in FILES), folder / MANIFEST, folder):
+    write_sealed(folder / MANIFEST, manifest)
+    for path in (*(folder / file for file in FILES), folder):
         synchronise(path)
 
 
@@ -99,14 +97,8 @@ def read(folder: Path) -> Dataset:
     """
     manifest = _read_manifest(folder)
     train, test = (_open(folder, split, manifest) for split in SPLITS)
-    return Dataset(
-        manifest["name"],
-        train,
-        test,
-        tuple(manifest["classes"]),
-        manifest["max_value"],
-        manifest["fingerprint"],
-    )
+    classes, max_value = tuple(manifest["classes"]), manifest["max_value"]
+    return Dataset(manifest["name"], train, test, classes, max_value, manifest["fingerprint"])
 
 
 def read_whole(folder: Path) -> Dataset:
@@ -223,8 +215,7 @@ def _open(folder: Path, split: str, manifest: dict[str, Any]) -> Images:
         labels = np.array(arrays.open_mapped(paths[1], np.int64, (count,)))
     except UserError as error:
         raise UserError(f"{error}: {AGAIN}") from error
-    problem = label_problem(labels, len(manifest["classes"]))
-    if problem:
+    if problem := label_problem(labels, len(manifest["classes"])):
         raise UserError(f"{paths[1]}: {problem}; {AGAIN}")
     return Images(images, labels)
 
@@ -235,7 +226,3 @@ def _require_size(path: Path, size: int) -> None:
     found = path.stat().st_size
     if found != size:
         raise UserError(f"{path} has {found} bytes instead of {size}: copy it or {AGAIN}")
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}

@@ -1,10 +1,10 @@
-"""Files that fail their format's own checks, or have the wrong size: one line names the file and the fix."""
+"""Files that cannot be read or written, or fail their format's own checks: one line names the file and the fix."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fastarat.common.errors import UserError
+from fastarat.common.errors import UserError, WorkError
 
 
 class Damaged(Exception):
@@ -26,3 +26,12 @@ def readable(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: {error}") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def writable(path: Path, fix: str) -> Iterator[None]:
+    """A block in which an `OSError` becomes a `WorkError` that names `path`, which it raises; `fix` ends its line."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkError(f"cannot write {path}: {error.strerror or error}; {fix}") from error

@@ -13,6 +13,7 @@ from fastarat.common.advice import require_none
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import as_file_name, synchronise
 from fastarat.data.images.cache import as_array, data_root, from_array, kept
+from fastarat.data.images.damaged import writable
 from fastarat.data.images.dataset import Dataset, Images, fingerprint, from_splits
 from fastarat.data.images.decoding import File, decode_all, open_image, reason_of
 from fastarat.data.images.pool import in_order
@@ -44,17 +45,14 @@ def of_readable_images(dataset: Dataset, source: Path, corrupt: Corrupt) -> Data
         require_none(source, problems)
     for line in problems:
         console.notice(f"left out: {line}")
-    train, test = (_without(part, found[split]) for split, part in splits.items())
+    train, test = (
+        replace(part, sizes=found[split].sizes).take(np.flatnonzero(found[split].sizes.any(1)))
+        for split, part in splits.items()
+    )
     if not len(train):
         raise UserError(f"{source}: no training image can be decoded; 'fastarat data check' says why of each")
     counted = replace(dataset, num_skipped=len(problems), fingerprint=fingerprint(train, test))
     return replace(counted, train=train, test=test)
-
-
-def _without(images: StoredImages, found: Scan) -> StoredImages:
-    """The images that can be decoded, with their sizes."""
-    good = np.setdiff1d(np.arange(len(images)), np.array(list(found.problems), np.int64))
-    return replace(images, sizes=found.sizes).take(good)
 
 
 def scan(images: StoredImages, what: str) -> Scan:
@@ -120,8 +118,7 @@ def with_decoded_test(stored: Dataset, size: tuple[int, int] | None, share: floa
 
 def common_size(name: str, *parts: StoredImages) -> tuple[int, int]:
     """The (width, height) that all images have. Raises `UserError` where they differ."""
-    size = one_size_of(*parts)
-    if size is None:
+    if (size := one_size_of(*parts)) is None:
         raise UserError(f"{name}: images differ in size: choose one, such as --size 128")
     return size
 
@@ -157,13 +154,8 @@ def decoded_once(images: StoredImages, form: Form, what: str) -> Images:
     shape = (len(images), form.size[1], form.size[0], 3)
     pixels = _mapped(place, shape)
     if pixels is None:
-        try:
+        with writable(place.parent, "let FASTARAT_DATA name a folder with room for it"):
             _write(place, shape, images, form, what)
-        except OSError as error:
-            reason = error.strerror or error
-            raise WorkError(
-                f"cannot write {place.parent}: {reason}; let FASTARAT_DATA name a folder with room for it"
-            ) from error
         pixels = _mapped(place, shape)
     if pixels is None:
         raise WorkError(f"what was written to {place.parent} reads otherwise: check the disk")

@@ -6,13 +6,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 
 from fastarat.common import console
 from fastarat.common.errors import UserError, WorkError, unknown
 from fastarat.common.files import require_file, write_atomically
 from fastarat.data.formats import cifar
+from fastarat.data.images.damaged import writable
 
 BLOCK = 1 << 20
 TIMEOUT_SECONDS = 30
@@ -34,15 +34,19 @@ def fetch(name: str, source: Path | None, root: Path, url: str | None = None) ->
     if target.exists():
         cifar.require_checksum(target, archive)
         return target
-    with _writing(target):
+    with writable(target, "check the disk"):
         root.mkdir(parents=True, exist_ok=True)
         if source is not None:
             _require_published(source, archive)
-            write_atomically(target, partial(_copy, source))
+            write_atomically(target, lambda temporary: shutil.copyfile(source, temporary))
         else:
             part = target.with_name(target.name + ".part")
             _download(url or archive.url, part, target, name)
-            _check_download(part, archive)
+            try:
+                cifar.require_checksum(part, archive)
+            except UserError:
+                part.unlink()  # complete but wrong: continuing it could never make it right
+                raise
             part.replace(target)
     return target
 
@@ -56,18 +60,6 @@ def _require_published(source: Path, archive: cifar.Archive) -> None:
         with suppress(UserError):
             top = cifar.top_folder(source)
         cifar.require_not_python(source, top)
-        raise
-
-
-def _copy(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)
-
-
-def _check_download(part: Path, archive: cifar.Archive) -> None:
-    try:
-        cifar.require_checksum(part, archive)
-    except UserError:
-        part.unlink()  # complete but wrong: continuing it could never make it right
         raise
 
 
@@ -103,10 +95,7 @@ def _receive(response: http.client.HTTPResponse, part: Path, start: int, name: s
     length = response.headers.get("Content-Length", "")
     total = start + int(length[:20]) if length.isascii() and length.isdigit() else None
     received = start
-    with (
-        part.open("ab" if start else "wb") as file,
-        console.progress(f"Downloading {name}", total) as advance,
-    ):
+    with part.open("ab" if start else "wb") as file, console.progress(f"Downloading {name}", total) as advance:
         advance(start)
         while block := response.read(BLOCK):
             file.write(block)
@@ -133,11 +122,3 @@ def _reaching(url: str, target: Path, name: str) -> Iterator[None]:
             f"cannot download {url} ({reason}): run it again, or get the file elsewhere and put it at "
             f"{target} ('fastarat data fetch {name} --source FILE' does that and checks it)"
         ) from error
-
-
-@contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise WorkError(f"cannot write {target}: {error.strerror or error}") from error

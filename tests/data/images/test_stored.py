@@ -18,8 +18,7 @@ from fastarat.data.images import whole_sets as scan_module
 from fastarat.data.images.decoding import pixels_of
 from fastarat.data.images.whole_sets import decoded, with_decoded_test
 from fastarat.data.loading.sampling import whole_boxes
-from fastarat.data.open import open_dataset, open_for_evaluation, prepare
-from fastarat.data.tools.build import build
+from fastarat.data.open import build, open_dataset, open_for_evaluation, prepare
 from fastarat.data.tools.check import check
 from tests.helpers.shard_files import samples, tar_shard
 from tests.helpers.small_sets import jpeg, one_line, pack

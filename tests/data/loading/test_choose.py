@@ -13,8 +13,7 @@ from fastarat.data.loading import choose
 from fastarat.data.loading.build import build_decoder
 from fastarat.data.loading.choose import Opened, open_for_training
 from fastarat.data.loading.decoders.plain import PlainDecoder
-from fastarat.data.open import prepare
-from fastarat.data.tools.build import build
+from fastarat.data.open import build, prepare
 from tests.helpers.optional import each_loader, needs_dali, needs_ffcv
 from tests.helpers.shard_files import samples, tar_shard
 from tests.helpers.small_sets import jpeg, one_line, pack

@@ -1,9 +1,8 @@
 """OUT.beton.json: what a .beton cannot hold itself, and the checksums that tell whether it is as it was written."""
 
 import hashlib
-import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from fastarat.common import console
 from fastarat.common.errors import UserError
-from fastarat.common.files import MOST_JSON_BYTES, checksum_of, read_sealed
+from fastarat.common.files import MOST_JSON_BYTES, read_sealed
 from fastarat.data.images.dataset import MAX_VALUE, MOST_CLASSES
 
 FORMAT_VERSION = 2
@@ -49,13 +48,6 @@ class Seal:
 def place_of(path: Path) -> Path:
     """Where the seal of the .beton `path` lies."""
     return path.with_name(path.name + ".json")
-
-
-def write(place: Path, seal: Seal) -> None:
-    """Write `seal` as JSON to `place`, with a checksum of its own."""
-    values = asdict(seal)
-    values["checksum"] = checksum_of(values)
-    place.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def read(path: Path) -> Seal | None:

@@ -9,7 +9,7 @@ import os
 import zlib
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -18,11 +18,12 @@ import numpy as np
 
 from fastarat.common import console, unfinished
 from fastarat.common.advice import require_none
-from fastarat.common.errors import UserError, WorkError
-from fastarat.common.files import synchronise
+from fastarat.common.errors import UserError
+from fastarat.common.files import synchronise, write_sealed
 from fastarat.data.formats.beton import seal as beton_seal
 from fastarat.data.formats.beton import structure
 from fastarat.data.formats.beton.storage import Storage, StoredImage, record
+from fastarat.data.images.damaged import writable
 from fastarat.data.images.dataset import MAX_VALUE, Dataset, Images, class_counts
 from fastarat.data.images.decoding import File
 from fastarat.data.images.pool import in_order
@@ -37,13 +38,10 @@ def build(dataset: Dataset, out: Path, storage: Storage, *, source: str, process
     """
     storage.require()
     _require_usable(dataset, out, source)
-    try:
-        with unfinished.beside(out) as folder:
-            pages = _write(dataset, folder / out.name, storage, source=source, processes=processes)
-            _require_usable(dataset, out, source)  # still: that was hours ago
-            _publish(_seal_of(dataset, folder / out.name, storage, source=source, pages=pages), folder / out.name, out)
-    except OSError as error:
-        raise WorkError(f"cannot write {out}: {error.strerror or error}; nothing was left there") from error
+    with writable(out, "nothing was left there"), unfinished.beside(out) as folder:
+        pages = _write(dataset, folder / out.name, storage, source=source, processes=processes)
+        _require_usable(dataset, out, source)  # still: that was hours ago
+        _publish(_seal_of(dataset, folder / out.name, storage, source=source, pages=pages), folder / out.name, out)
 
 
 def _require_usable(dataset: Dataset, out: Path, source: str) -> None:
@@ -166,8 +164,7 @@ def _seal_of(dataset: Dataset, path: Path, storage: Storage, *, source: str, pag
 def _publish(seal: beton_seal.Seal, temporary: Path, out: Path) -> None:
     """Give file and seal their names. The seal, which alone is no data set, comes first: a file alone is as FFCV's."""
     place = beton_seal.place_of(temporary)
-    beton_seal.write(place, seal)
-    synchronise(place)
+    write_sealed(place, asdict(seal))
     place.replace(beton_seal.place_of(out))
     try:
         temporary.rename(out)
