@@ -137,7 +137,7 @@ class CapturedStep:
         # What is compiled, tuned or allocated at first use must be so before the capture; then all that
         # these steps moved is put back.
         state = state_tensors(self.parts)
-        before = [tensor.detach().clone() for tensor in state]  # with no graph, which would bind the parameters to a stream
+        before = [tensor.detach().clone() for tensor in state]  # a graph would bind the parameters to a stream
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
