@@ -27,9 +27,9 @@ from bench.common.inputs import METHODS, RECIPES, method_of, random_images
 from bench.common.rows import RESULTS, known_rows, write_row
 from bench.common.timing import copy_bandwidth
 from bench.ladder.ladder import Effort, run_ladder
-from bench.ladder.report import print_report
+from bench.ladder.report import headline, print_tables
 from bench.ladder.variants import NAMES, NEEDS_GPU, left_out
-from fastarat.common.console import notice, print_json, progress
+from fastarat.common.console import notice, progress
 from fastarat.common.environment import commit
 from fastarat.common.errors import UserError
 from fastarat.config import Config
@@ -40,16 +40,13 @@ from fastarat.training.tuning.gate import LEARNING_RATE
 from fastarat.training.tuning.subject import StepSetting
 
 
-def main(args: list[str] | None = None) -> int:
+@command.program("bench.throughput")
+def main(args: list[str] | None) -> int:
     """Measure, print, write rows; 0 if everything was right, 1 if not, 2 for what cannot be run."""
-    return command.run("bench.throughput", _main, args)
-
-
-def _main(args: list[str] | None) -> int:
     arguments = _arguments(args)
     device = torch.device(arguments.device)
     rows = list(_run(arguments, device))
-    print_json(rows) if arguments.json else print_report(rows)
+    command.report(rows, arguments, print_tables, headline)
     return 0 if all(row["correct"] or row["error"] == NEEDS_GPU for row in rows) else 1
 
 

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.autoattack.rows import ENGINES, Turn, print_report, rows_of
+from bench.autoattack.rows import ENGINES, Turn, headline, print_tables, rows_of
 from bench.common import command
 from bench.common.rows import RESULTS, base_row, write_row
 from fastarat.attacks.projections import lengths
-from fastarat.common.console import print_json, progress
+from fastarat.common.console import progress
 from fastarat.common.errors import UserError
 from fastarat.common.turns import in_turn
 from fastarat.config.evaluation import STANDARD, EvaluationSettings
@@ -56,12 +56,9 @@ class Case:
     attacks: tuple[str, ...]
 
 
-def main(args: list[str] | None = None) -> int:
+@command.program("bench.autoattack")
+def main(args: list[str] | None) -> int:
     """Measure, print, write rows; 0 if every count is right, 1 if not, 2 for what cannot be run."""
-    return command.run("bench.autoattack", _main, args)
-
-
-def _main(args: list[str] | None) -> int:
     arguments = _arguments(args)
     case, dataset = _case(arguments)
     turns, size = [], len(case.labels)
@@ -75,8 +72,7 @@ def _main(args: list[str] | None) -> int:
     rows = [{**base, "num_images": size, **row} for row in rows_of(turns, case.attacks, arguments.norm)]
     for row in rows:
         write_row(arguments.rows, row)
-    print_json(rows) if arguments.json else print_report(rows)
-    return 0 if all(row["correct"] for row in rows) else 1
+    return command.report(rows, arguments, print_tables, headline)
 
 
 def _arguments(args: list[str] | None) -> argparse.Namespace:

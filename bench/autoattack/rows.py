@@ -92,9 +92,16 @@ def title(row: Row) -> str:
     return f"AutoAttack ({row['norm']}) of {row['num_images']} images of {row['dataset']}, {row['clean']} right"
 
 
-def print_report(rows: list[Row]) -> None:
+def print_tables(rows: list[Row]) -> None:
     """The table, to stdout."""
     print_table(f"{title(rows[0])}; turns in order", *table(rows))
     for row in rows:
         if not row["correct"]:
             notice(f"{row['attack']}: wrong: {row['unconfirmed']} unconfirmed, or robust counts too far apart")
+
+
+def headline(rows: Sequence[Row]) -> str:
+    """In a line: what both leave of the images, and their times."""
+    whole = next(row for row in rows if row["attack"] == "whole")
+    left, its = (" ".join(map(str, whole[key])) for key in ("robust", "reference_robust"))
+    return f"robust {left}, the reference {its}; time, x reference {_spread(whole['ratio'])}"

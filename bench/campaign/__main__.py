@@ -31,13 +31,10 @@ from fastarat.data.formats.find import FORMATS, find
 from fastarat.training.reporting import duration
 
 
-def main(args: list[str] | None = None) -> int:
+@command.program("bench.campaign")
+def main(args: list[str] | None) -> int:
     """Run what there is time for and print how it went; 1 if a stage failed, 2 for what cannot be run, 128 and its
     number after a signal."""
-    return command.run("bench.campaign", _main, args)
-
-
-def _main(args: list[str] | None) -> int:
     started = time.monotonic()
     arguments = _arguments(args)
     given = Given(arguments.out, arguments.state / "aside")

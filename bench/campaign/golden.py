@@ -14,11 +14,6 @@ from fastarat.common.errors import UserError
 from fastarat.verification.golden_checks import NUM_ROWS, verify_file
 
 
-def main(args: list[str] | None = None) -> int:
-    """Print a line per quantity; 1 if one does not hold."""
-    return command.run("bench.campaign.golden", _main, args)
-
-
 def vectors(folder: Path) -> list[Path]:
     """The golden files in a folder. Raises `UserError` if there are none."""
     found = sorted(folder.glob("*.npz"))
@@ -27,7 +22,9 @@ def vectors(folder: Path) -> list[Path]:
     return found
 
 
-def _main(args: list[str] | None) -> int:
+@command.program("bench.campaign.golden")
+def main(args: list[str] | None) -> int:
+    """Print a line per quantity; 1 if one does not hold."""
     parser = command.Parser("bench.campaign.golden", __doc__)
     parser.add_argument("folder", type=Path, help="golden vectors, .npz")
     command.flags(parser, "device")

@@ -19,12 +19,9 @@ ASKED = (
 )
 
 
-def main(args: list[str] | None = None) -> int:
+@command.program("bench.campaign.machine")
+def main(args: list[str] | None) -> int:
     """Write the row and print what matters; 1 if something that is needed is broken."""
-    return command.run("bench.campaign.machine", _main, args)
-
-
-def _main(args: list[str] | None) -> int:
     parser = command.Parser("bench.campaign.machine", __doc__)
     command.flags(parser, "device", rows="where the row goes; default: nowhere")
     arguments = command.parsed(parser, args, "describes the machine without one")

@@ -1,13 +1,16 @@
-"""What the benchmarks' command lines share: flags that several have, their defaults, and errors of one line."""
+"""What the benchmarks' command lines share: flags that several have, their defaults, how they report and how they end."""
 
 import argparse
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
+from bench.common.rows import Row
+from fastarat.common.console import print_json, stdout
 from fastarat.common.ending import ended
 from fastarat.common.errors import Interrupted, UserError, unknown
 from fastarat.common.signals import number_of
@@ -63,17 +66,44 @@ def parsed(
     return arguments
 
 
-def run(name: str, main: Callable[[list[str] | None], int], args: list[str] | None) -> int:
-    """`main`'s exit code, or that of what ended it (`fastarat.common.ending`), with one line that says why."""
+def program(name: str) -> Callable[[Callable[[list[str] | None], int]], Callable[..., int]]:
+    """Make `main`, from flags to an exit code, a command that ends as `fastarat.common.ending` has it."""
 
-    def work() -> int:
-        try:
-            return main(args)
-        except KeyboardInterrupt as error:
-            stopped = f"{name}: interrupted; the rows that are finished are written"
-            raise Interrupted(stopped, number_of(error)) from error
+    def of(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
+        @wraps(main)
+        def run(args: list[str] | None = None) -> int:
+            def work() -> int:
+                try:
+                    return main(args)
+                except KeyboardInterrupt as error:
+                    stopped = f"{name}: interrupted; the rows that are finished are written"
+                    raise Interrupted(stopped, number_of(error)) from error
 
-    return ended(name, work)
+            return ended(name, work)
+
+        return run
+
+    return of
+
+
+def report(
+    rows: list[Row],
+    arguments: argparse.Namespace,
+    print_tables: Callable[[list[Row]], None],
+    headline: Callable[[Sequence[Row]], str],
+) -> int:
+    """Print the rows as --json, or their tables and the headline. The exit code: 0 if every row is right, 1 if not."""
+    if arguments.json:
+        print_json(rows)
+    elif not rows:
+        stdout.print(
+            f"Nothing was measured: give a longer --budget{', or no --resume' * hasattr(arguments, 'resume')}."
+        )
+    else:
+        print_tables(rows)
+        if line := headline(rows):
+            stdout.print(line, markup=False)
+    return 0 if all(row["correct"] for row in rows) else 1
 
 
 def check_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:

@@ -22,17 +22,14 @@ from bench.kernels.cases import DTYPES, Case, Scale
 from bench.kernels.dual_batch_norm import apex_batch_norm
 from bench.kernels.measure import Bench, failed_case, measure_case
 from bench.kernels.registry import cases_of, measured
-from bench.kernels.report import print_report
+from bench.kernels.report import headline, print_tables
 from bench.kernels.sgd import apex_sgd
-from fastarat.common.console import notice, print_json, progress
+from fastarat.common.console import notice, progress
 
 
-def main(args: list[str] | None = None) -> int:
+@command.program("bench.kernels")
+def main(args: list[str] | None) -> int:
     """Measure, print, write rows; 0 if everything was right, 1 if not, 2 for what cannot be run."""
-    return command.run("bench.kernels", _main, args)
-
-
-def _main(args: list[str] | None) -> int:
     arguments = _arguments(args)
     if not (apex_batch_norm() or apex_sgd()):
         notice("apex: not installed, so not compared")
@@ -42,8 +39,7 @@ def _main(args: list[str] | None) -> int:
     # The first dtype in full comes first, should the budget end.
     cases = [case for d in arguments.dtype for name in arguments.kernels for case in cases_of(name)(scale, DTYPES[d])]
     rows = run(cases, _bench(arguments), arguments.rows, budget=arguments.budget)
-    print_json(rows) if arguments.json else print_report(rows)
-    return 0 if all(row["correct"] for row in rows) else 1
+    return command.report(rows, arguments, print_tables, headline)
 
 
 def _arguments(args: list[str] | None) -> argparse.Namespace:

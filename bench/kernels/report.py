@@ -14,15 +14,10 @@ TARGET, AIM = 0.85, 0.92
 """shares of copy bandwidth that the batch-norm has to reach, and should"""
 
 
-def print_report(rows: list[Row]) -> None:
-    """Everything, to stdout."""
-    if not rows:
-        stdout.print("Nothing was measured: give a longer --budget.")
-        return
+def print_tables(rows: list[Row]) -> None:
+    """The table, geometric means and verdicts, to stdout."""
     print_table("kernels: milliseconds of one call (median)", *table(rows))
     for line in [*mean_lines(rows), *verdicts(rows)]:
-        stdout.print(line, markup=False)
-    if line := headline(rows):
         stdout.print(line, markup=False)
 
 

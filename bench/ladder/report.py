@@ -62,17 +62,13 @@ def _cells(row: Row) -> dict[str, str]:
     }
 
 
-def print_report(rows: list[Row]) -> None:
-    """A table for each ladder with what is wrong under it, and the headline."""
-    if not rows:
-        stdout.print("Nothing was measured: give a longer --budget, or no --resume.")
+def print_tables(rows: list[Row]) -> None:
+    """A table for each ladder with what is wrong under it."""
     for found in ladders(rows).values():
         print_table(f"{title(found[0])}; {place(found[0])}", *columns_of(found))
         for row in found:
             if row["error"] and row["error"] != NEEDS_GPU:
                 stdout.print(f"{row['variant']}: {row['error']}", markup=False)
-    if line := headline(rows):
-        stdout.print(line, markup=False)
 
 
 def headline(rows: Sequence[Row]) -> str:

@@ -23,9 +23,9 @@ from bench.common.rows import RESULTS, Row, base_row, known_rows, write_row
 from bench.loaders.cases import PHOTOS, SMALL, LoaderCase, photo_cases, photo_plan, shapes, small_cases, small_plan
 from bench.loaders.feeds import LOADERS
 from bench.loaders.measure import Effort, measure, rows_of
-from bench.loaders.report import print_report
+from bench.loaders.report import headline, print_tables
 from bench.loaders.stores import Stored, Stores, photo_stores, random_photos, small_stores
-from fastarat.common.console import notice, print_json, progress
+from fastarat.common.console import notice, progress
 from fastarat.common.errors import UserError
 from fastarat.data.formats.find import find
 from fastarat.data.images.dataset import Dataset
@@ -35,16 +35,11 @@ KINDS = ("small", "photos")
 STORED = get_args(Stored)
 
 
-def main(args: list[str] | None = None) -> int:
+@command.program("bench.loaders")
+def main(args: list[str] | None) -> int:
     """Measure, print, write rows; 0 if every loader was right, 1 if not, 2 for what cannot be run."""
-    return command.run("bench.loaders", _main, args)
-
-
-def _main(args: list[str] | None) -> int:
     arguments = _arguments(args)
-    rows = list(_run(arguments))
-    print_json(rows) if arguments.json else print_report(rows)
-    return 0 if all(row["correct"] for row in rows) else 1
+    return command.report(list(_run(arguments)), arguments, print_tables, headline)
 
 
 def _arguments(args: list[str] | None) -> argparse.Namespace:

@@ -100,16 +100,12 @@ def caption(rows: list[Row]) -> str:
     return "; ".join(filter(None, (title(rows[0]), trainings(rows), place(rows[0]))))
 
 
-def print_report(rows: list[Row]) -> None:
+def print_tables(rows: list[Row]) -> None:
     """A table for each kind of images, and what is wrong under it."""
-    if not rows:
-        stdout.print("Nothing was measured: give a longer --budget, or no --resume.")
     for group in groups(rows):
         print_table(caption(group), *table(group))
         for problem in dict.fromkeys(f"{row['loader']}: {row['error']}" for row in group if row["error"]):
             stdout.print(problem, markup=False)
-    if line := headline(rows):
-        stdout.print(line, markup=False)
 
 
 def headline(rows: Sequence[Row]) -> str:

@@ -34,12 +34,9 @@ AGAIN_S = 5.0
 """between alarms when the budget is over"""
 
 
-def main(args: list[str] | None = None) -> int:
+@command.program("bench.robustness")
+def main(args: list[str] | None) -> int:
     """Run a suite and print its table; 1 if the budget was over, 128 and its number after a signal."""
-    return command.run("bench.robustness", _main, args)
-
-
-def _main(args: list[str] | None) -> int:
     arguments = _arguments(args)
     suite: Suite = SUITES[arguments.suite]
     wanted = list(

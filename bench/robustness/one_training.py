@@ -36,12 +36,9 @@ PROFILED_STEPS = 20
 """of the epoch that a profile is taken in"""
 
 
-def main(args: list[str] | None = None) -> int:
+@command.program("bench.robustness.one_training")
+def main(args: list[str] | None) -> int:
     """Train and write a row, or a profile; after a signal 128 and its number."""
-    return command.run("bench.robustness.one_training", _main, args)
-
-
-def _main(args: list[str] | None) -> int:
     arguments = _arguments(args)
     # A training writes a checkpoint by itself; an attack's state is there whenever it ends.
     goes_on = "the same command goes on from there"

@@ -21,9 +21,9 @@ from bench.common import command
 from bench.common.processes import environment, last_line
 from bench.common.rows import RESULTS, Row, known_rows, write_row
 from bench.startup.in_a_process import training_config
-from bench.startup.report import print_report
+from bench.startup.report import headline, print_tables
 from fastarat.common.choice_log import ChoiceLog
-from fastarat.common.console import notice, print_json, progress
+from fastarat.common.console import notice, progress
 from fastarat.common.errors import UserError, WorkError
 from fastarat.training.choices import choose_compile, choose_kernels
 
@@ -42,12 +42,9 @@ class OutOfTime(Exception):
     """The budget is spent."""
 
 
-def main(args: list[str] | None = None) -> int:
+@command.program("bench.startup")
+def main(args: list[str] | None) -> int:
     """Measure, print, write rows; 0 if everything started, 1 if not, 2 for what cannot be run."""
-    return command.run("bench.startup", _main, args)
-
-
-def _main(args: list[str] | None) -> int:
     arguments = _arguments(args)
     rows = []
     with tempfile.TemporaryDirectory(prefix="fastarat-startup-") as caches:
@@ -59,8 +56,7 @@ def _main(args: list[str] | None) -> int:
                     advance(1)
             except OutOfTime:
                 notice(f"budget: {len(rows)} of {2 + len(MODULES)} rows measured, the rest left out")
-    print_json(rows) if arguments.json else print_report(rows)
-    return 0 if all(row["correct"] for row in rows) else 1
+    return command.report(rows, arguments, print_tables, headline)
 
 
 def _arguments(args: list[str] | None) -> argparse.Namespace:

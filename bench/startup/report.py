@@ -6,8 +6,8 @@ from bench.common.rows import Row
 from fastarat.common.console import print_table, stdout
 
 
-def print_report(rows: Sequence[Row]) -> None:
-    """Both tables and the headline, to stdout."""
+def print_tables(rows: Sequence[Row]) -> None:
+    """Both tables, to stdout."""
     imports = [row for row in rows if row["case"] == "import"]
     starts = [row for row in rows if row["case"] == "first step" and row["correct"]]
     if imports:
@@ -26,8 +26,6 @@ def print_report(rows: Sequence[Row]) -> None:
         title = f"{first['recipe']} ({first['compile']}, {first['kernels']}, {first['dtype']}), seconds"
         columns = ["caches", *(part.replace("_", " ") for part in parts), "to the first step", "second step"]
         print_table(title, columns, cells)
-    if line := headline(rows):
-        stdout.print(line, markup=False)
 
 
 def headline(rows: Sequence[Row]) -> str:

@@ -103,7 +103,7 @@ def test_every_command_has_this_wall(monkeypatch, capsys, command):
         raise RecursionError("strange")
 
     if command == "bench":
-        assert bench_command.run("bench.kernels", strange, []) == 1
+        assert bench_command.program("bench.kernels")(strange)([]) == 1
         assert capsys.readouterr().err.startswith("bench.kernels: error: RecursionError: strange")
     else:
         module = {"recipes": "recipes", "eval": "evaluate"}[command]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from bench.common import command
 from bench.common.rows import read_rows
 from bench.kernels import __main__ as kernels
 from bench.kernels import augment, dual_batch_norm, pooled_features
@@ -30,7 +31,8 @@ def captured_console(monkeypatch):
     for name, stderr in (("stdout", False), ("stderr", True)):
         new = Console(stderr=stderr, soft_wrap=True, highlight=False, width=250)
         monkeypatch.setattr(console, name, new)
-    monkeypatch.setattr(kernel_report, "stdout", console.stdout)
+    for module in (command, kernel_report):
+        monkeypatch.setattr(module, "stdout", console.stdout)
 
 
 def cases(kernel: str, dtype: torch.dtype = torch.bfloat16, smoke: bool = False) -> list[Case]:

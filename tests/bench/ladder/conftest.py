@@ -2,6 +2,7 @@
 
 import pytest
 
+from bench.common import command
 from bench.ladder import ladder
 from bench.ladder import report as throughput_report
 from fastarat.common import console
@@ -38,5 +39,6 @@ def terminal(monkeypatch, capsys):
 
     for name, stderr in (("stdout", False), ("stderr", True)):
         monkeypatch.setattr(console, name, Console(stderr=stderr, soft_wrap=True, highlight=False, width=250))
-    monkeypatch.setattr(throughput_report, "stdout", console.stdout)
+    for module in (command, throughput_report):
+        monkeypatch.setattr(module, "stdout", console.stdout)
     return capsys
