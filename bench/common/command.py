@@ -1,4 +1,4 @@
-"""What the benchmarks' command lines share: flags that several have, their defaults, how they report and how they end."""
+"""What the benchmarks' command lines share: flags that several have, defaults, how they report and end."""
 
 import argparse
 import math

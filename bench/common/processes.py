@@ -1,13 +1,17 @@
 """Processes that a benchmark starts: what they need to run, and an end in time whatever they do."""
 
+import json
+import math
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fastarat.common.signals import answered
 
@@ -21,6 +25,35 @@ def environment(**more: str) -> dict[str, str]:
     """This process's environment, in which a child finds the checkout from anywhere; `more` is set in addition."""
     paths = [str(ROOT), str(ROOT / "kernels"), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **more}
+
+
+class OutOfTime(Exception):
+    """The budget is spent."""
+
+
+class Failed(Exception):
+    """A process did not give a result: says why. `code`: that it ended with, or None."""
+
+    def __init__(self, text: str, code: int | None = None):
+        super().__init__(text)
+        self.code = code
+
+
+def result_of(arguments: Sequence[str], variables: dict[str, str], end: float, *, limit_s: float = math.inf) -> Any:
+    """What Python, started with these arguments, prints last, as JSON.
+
+    Raises `OutOfTime` if that takes beyond `end` (of `time.monotonic()`), and `Failed` if it takes beyond `limit_s`.
+    """
+    left = max(end - time.monotonic(), 0)
+    timeout = min(left, limit_s) if min(left, limit_s) < math.inf else None
+    command = [sys.executable, *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=variables, timeout=timeout)
+    except subprocess.TimeoutExpired as error:
+        raise OutOfTime if left < limit_s else Failed(f"gave no result in {limit_s:g} s") from error
+    if done.returncode:
+        raise Failed(last_line(done.stderr)[:300] or f"ended with code {done.returncode}", done.returncode)
+    return json.loads(last_line(done.stdout))
 
 
 @dataclass(frozen=True)

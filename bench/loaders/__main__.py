@@ -20,7 +20,7 @@ from typing import get_args
 from bench.common import command
 from bench.common.inputs import random_images
 from bench.common.rows import RESULTS, Row, base_row, known_rows, write_row
-from bench.loaders.cases import PHOTOS, SMALL, LoaderCase, photo_cases, photo_plan, shapes, small_cases, small_plan
+from bench.loaders.cases import PHOTOS, SMALL, LoaderCase, cases_of, photo_plan, small_plan
 from bench.loaders.feeds import LOADERS
 from bench.loaders.measure import Effort, measure, rows_of
 from bench.loaders.report import headline, print_tables
@@ -95,20 +95,20 @@ def _run(arguments: argparse.Namespace) -> Iterator[Row]:
 
 def _prepared(kind: str, arguments: argparse.Namespace, folder: Path) -> tuple[Stores, list[LoaderCase]]:
     """The images in all their forms, in `folder`, and the loaders to be measured. Raises `UserError`."""
-    wanted = {"workers": arguments.workers, "device": arguments.device}
-    forms = shapes(SMALL + PHOTOS, arguments.loaders, arguments.stored)
+    every = SMALL if kind == "small" else PHOTOS
+    readers = [(name, shape) for name, shape in every if name in arguments.loaders and shape[1] in arguments.stored]
+    shapes = {shape for _, shape in readers}
     if kind == "small":
         dataset = _small(arguments)
-        stores = small_stores(dataset, forms, folder)
+        stores = small_stores(dataset, shapes, folder)
         plan = small_plan(arguments.device, arguments.smoke, dataset.image_shape[0])
-        cases = small_cases(stores, plan, **wanted)
     else:
         source = arguments.photos or folder / "random-photos.tar"
         if arguments.photos is None:
             random_photos(source, 24)
-        stores = photo_stores(source.resolve(), forms, folder)
-        cases = photo_cases(stores, photo_plan(arguments.device, arguments.smoke), **wanted)
-    return stores, [case for case in cases if case.loader in arguments.loaders and case.stored in arguments.stored]
+        stores = photo_stores(source.resolve(), shapes, folder)
+        plan = photo_plan(arguments.device, arguments.smoke)
+    return stores, cases_of(readers, stores, plan, workers=arguments.workers, device=arguments.device)
 
 
 def _small(arguments: argparse.Namespace) -> Dataset:

@@ -1,15 +1,19 @@
 """Which loaders are compared on which form of the images, and what each feeds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from bench.loaders.feeds import Form
 from bench.loaders.stores import Shape, Stored, Stores
-from bench.loaders.training import Fed
+from fastarat.data.formats.find import find
+from fastarat.data.images.stored import StoredImages
 
+Crop = Literal["whole", "resized"]
 Device = Literal["cpu", "cuda"]
+Reader = tuple[str, Shape]
+"""a loader, and what it reads"""
 
-SMALL: tuple[tuple[str, Shape], ...] = (
+SMALL: tuple[Reader, ...] = (
     ("resident", ("arrays", "raw")),
     ("plain", ("arrays", "raw")),
     ("ffcv", ("beton", "raw")),
@@ -17,7 +21,7 @@ SMALL: tuple[tuple[str, Shape], ...] = (
     ("plain", ("files", "png")),
     ("dali", ("files", "png")),
 )
-PHOTOS: tuple[tuple[str, Shape], ...] = (
+PHOTOS: tuple[Reader, ...] = (
     ("plain", ("files", "jpeg")),
     ("ffcv", ("beton", "jpeg")),
     ("ffcv-own", ("beton", "jpeg")),
@@ -28,96 +32,92 @@ BASE = "plain"
 
 
 class Plan(NamedTuple):
-    """What a kind of images is measured at."""
+    """What all loaders are measured at on one kind of images: fields of a `LoaderCase`."""
 
+    crop: Crop
     size: int
-    """pixels of a side of what is decoded"""
     batch: int
     recipe: str
-    """of the training that is fed"""
     fed_size: int | None
-    """pixels of a side in that training; None: images as they are stored, in padded crops"""
     fed_batch: int | None = None
-    """None: the recipe's"""
     attack_steps: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LoaderCase:
-    """A loader on a form of the images."""
+    """What one process measures: a loader on a form of the images, or fastarat's step of a recipe fed by it."""
 
     loader: str
     stored: Stored
-    form: Form
-    fed: Fed | None
-    """None: no training is fed by it"""
+    path: str
+    """of the store"""
+    reference: str
+    """the store whose images PIL reads for the comparison"""
+    crop: Crop
+    """all of each image, which has that size; or a part of random area and shape, resized to it"""
+    size: int
+    """pixels of a side of what is decoded"""
+    batch: int
+    workers: int
+    decode: Literal["cpu", "gpu"] = "cpu"
+    """DALI: where JPEGs are decoded"""
+    device: Device
+    """of the training"""
+    recipe: str | None
+    """its; None: no training is fed"""
+    fed_size: int | None
+    """pixels of a side that its random resized crops are brought to; None: padded crops of images as they are stored"""
+    fed_batch: int | None
+    """None: the recipe's"""
+    attack_steps: int | None
+
+    def images(self) -> StoredImages:
+        """The training images, where they lie."""
+        return find(self.path).open_stored().stored_splits["train"]
 
     @property
     def key(self) -> dict[str, Any]:
         """The fields of a row that tell it from the others of its kind."""
-        kinds = {"loader": self.loader, "stored": self.stored, "decode": self.form.decode}
-        return {**kinds, "workers": self.form.workers, "size": self.form.size}
+        return {name: getattr(self, name) for name in ("loader", "stored", "decode", "workers", "size")}
 
     @property
     def title(self) -> str:
         """A few words."""
-        where = ", GPU" if self.form.decode == "gpu" else ""
-        return f"{self.loader} on {self.stored}{where}, {self.form.workers} workers"
+        return f"{self.loader} on {self.stored}{', GPU' * (self.decode == 'gpu')}, {self.workers} workers"
 
     @property
     def stages(self) -> tuple[str, ...]:
         """What is measured of it."""
-        return ("first", "steady", *(["training"] if self.fed else []))
+        return ("first", "steady", *(["training"] if self.recipe else []))
 
 
 def small_plan(device: Device, smoke: bool, size: int) -> Plan:
-    """For images as they are stored."""
+    """For images that are shown whole, as they are stored."""
     if smoke:
-        return Plan(size, 16, "cifar10-tiny-arat", None, 8, 1)
-    return Plan(size, 128, "cifar10-tiny-arat" if device == "cpu" else "cifar10-resnet18-arat", None)
+        return Plan("whole", size, 16, "cifar10-tiny-arat", None, 8, 1)
+    return Plan("whole", size, 128, "cifar10-tiny-arat" if device == "cpu" else "cifar10-resnet18-arat", None)
 
 
 def photo_plan(device: Device, smoke: bool) -> Plan:
     """For photographs in random resized crops."""
     if smoke:
-        return Plan(32, 8, "cifar10-tiny-arat", 32, 4, 1)
+        return Plan("resized", 32, 8, "cifar10-tiny-arat", 32, 4, 1)
     if device == "cpu":
-        return Plan(224, 64, "imagenette-resnet18-arat", 128, 16, 3)  # seconds a step all the same
-    return Plan(224, 64, "imagenette-resnet18-arat", 128)
+        return Plan("resized", 224, 64, "imagenette-resnet18-arat", 128, 16, 3)  # seconds a step all the same
+    return Plan("resized", 224, 64, "imagenette-resnet18-arat", 128)
 
 
-def small_cases(stores: Stores, plan: Plan, workers: list[int], *, device: Device) -> list[LoaderCase]:
-    """All loaders on images that are shown whole."""
-    return _cases(SMALL, stores, plan, crop="whole", workers=workers, device=device)
-
-
-def photo_cases(stores: Stores, plan: Plan, workers: list[int], *, device: Device) -> list[LoaderCase]:
-    """All loaders on JPEGs, of which parts are resized; on a GPU DALI decodes there too."""
-    cases = _cases(PHOTOS, stores, plan, crop="resized", workers=workers, device=device)
-    return cases + [_on_gpu(case) for case in cases if case.loader == "dali" and device == "cuda"]
-
-
-def shapes(names: tuple[tuple[str, Shape], ...], loaders: list[str], stored: list[str]) -> set[Shape]:
-    """The forms of the images that these loaders read, of those that are stored so."""
-    return {shape for loader, shape in names if loader in loaders and shape[1] in stored}
-
-
-def _cases(
-    names: Any, stores: Stores, plan: Plan, *, crop: Any, workers: list[int], device: Device
+def cases_of(
+    readers: Sequence[Reader], stores: Stores, plan: Plan, *, workers: Sequence[int], device: Device
 ) -> list[LoaderCase]:
+    """These loaders, of what is stored, with each number of workers; on a GPU DALI decodes JPEGs there too."""
     found = []
     for count in workers:
-        for loader, shape in names:
+        for loader, shape in readers:
             if shape not in stores.paths or (loader == "resident" and count != workers[0]):
                 continue  # the resident loader has no workers
-            path = str(stores.paths[shape])
-            form = Form(loader, path, str(stores.reference), plan.size, crop, plan.batch, count)
-            sizes = (plan.fed_size, plan.fed_batch, plan.attack_steps)
-            fed = None if loader == "ffcv-own" else Fed(plan.recipe, loader, path, *sizes, count, "cpu", device)
-            found.append(LoaderCase(loader, shape[1], form, fed))
-    return found
-
-
-def _on_gpu(case: LoaderCase) -> LoaderCase:
-    assert case.fed
-    return replace(case, form=replace(case.form, decode="gpu"), fed=replace(case.fed, decode="gpu"))
+            where = {"path": str(stores.paths[shape]), "reference": str(stores.reference), "device": device}
+            case = LoaderCase(loader=loader, stored=shape[1], workers=count, **where, **plan._asdict())
+            found.append(replace(case, recipe=None) if loader == "ffcv-own" else case)
+    on_gpu = ("dali", "jpeg", "cuda")
+    return found + [replace(c, decode="gpu") for c in found if (c.loader, c.stored, c.device) == on_gpu]

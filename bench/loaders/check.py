@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.loaders.feeds import DecoderFeed, Form, feed_of, ffcv_loader, requests, whole_decoder
+from bench.loaders.cases import LoaderCase
+from bench.loaders.feeds import DecoderFeed, feed_of, ffcv_loader, requests, whole_decoder
 from fastarat.data.formats.find import find
 from fastarat.data.images.decoding import pixels_of
 from fastarat.data.images.stored import StoredImages
@@ -50,19 +51,19 @@ class Differences:
         return None
 
 
-def differences(form: Form) -> Differences:
+def differences(case: LoaderCase) -> Differences:
     """Of the first batches. Raises `ValueError` if labels or sizes are not the reference's."""
-    images, reference = form.images(), find(form.reference).open_stored().stored_splits["train"]
+    images, reference = case.images(), find(case.reference).open_stored().stored_splits["train"]
     for name in ("labels", "sizes"):
         if not np.array_equal(getattr(images, name), getattr(reference, name)):
             raise ValueError(f"WRONG: {name} are not those of the files, in their order")
-    timed = _own(form, images) if form.loader == "ffcv-own" else _timed(form, images)
+    timed = _own(case, images) if case.loader == "ffcv-own" else _timed(case, images)
     most, mean = _compare(timed, reference)
-    if form.crop == "whole":
+    if case.crop == "whole":
         return Differences(exact=most)
-    if form.loader == "ffcv-own":  # every part of an image is resized there
+    if case.loader == "ffcv-own":  # every part of an image is resized there
         return Differences(resized=mean)
-    kept_most, kept = _compare(_kept(form, images), reference)
+    kept_most, kept = _compare(_kept(case, images), reference)
     return Differences(kept=kept, kept_most=kept_most, resized=mean)
 
 
@@ -85,31 +86,31 @@ def _compare(parts: Iterator[Part], reference: StoredImages) -> tuple[float, flo
     return max(most), max(means)
 
 
-def _timed(form: Form, images: StoredImages) -> Iterator[Part]:
+def _timed(case: LoaderCase, images: StoredImages) -> Iterator[Part]:
     """The first batches of those that will be timed."""
-    with closing(feed_of(form, images)) as feed:
-        yield from _paired(requests(form, images, 1), feed.epoch(1))
+    with closing(feed_of(case, images)) as feed:
+        yield from _paired(requests(case, images, 1), feed.epoch(1))
 
 
-def _kept(form: Form, images: StoredImages) -> Iterator[Part]:
+def _kept(case: LoaderCase, images: StoredImages) -> Iterator[Part]:
     """The middle of each image, without resizing."""
     side = min(KEPT_SIDE, int(images.sizes.min()))
-    asked = [Request(rows, _middle(images.sizes[rows], side), (side, side)) for rows in _in_order(form, images)]
-    with closing(DecoderFeed(form, images)) as feed:
+    asked = [Request(rows, _middle(images.sizes[rows], side), (side, side)) for rows in _in_order(case, images)]
+    with closing(DecoderFeed(case, images)) as feed:
         yield from _paired(iter(asked), feed.decoder.decode(asked))
 
 
-def _own(form: Form, images: StoredImages) -> Iterator[Part]:
+def _own(case: LoaderCase, images: StoredImages) -> Iterator[Part]:
     """FFCV's own loader in the stored order, with its fixed crop in place of the random one."""
     from ffcv.fields.rgb_image import CenterCropRGBImageDecoder
     from ffcv.loader import OrderOption
 
-    size = (form.size, form.size)
+    size = (case.size, case.size)
     decoder, boxes_of = whole_decoder(), whole_boxes
-    if form.crop == "resized":
+    if case.crop == "resized":
         decoder, boxes_of = CenterCropRGBImageDecoder(size, ratio=1.0), partial(central_boxes, share=1.0)
-    asked = [Request(rows, boxes_of(images.sizes[rows]), size) for rows in _in_order(form, images)]
-    own = ffcv_loader(form, len(images), OrderOption.SEQUENTIAL, decoder=decoder)
+    asked = [Request(rows, boxes_of(images.sizes[rows]), size) for rows in _in_order(case, images)]
+    own = ffcv_loader(case, len(images), OrderOption.SEQUENTIAL, decoder=decoder)
     yield from _paired(iter(asked), (pixels for (pixels,) in own))
 
 
@@ -121,8 +122,8 @@ def _paired(asked: Iterator[Request], batches: Iterator[Tensor]) -> Iterator[Par
         close()
 
 
-def _in_order(form: Form, images: StoredImages) -> list[np.ndarray]:
-    return list(np.split(np.arange(len(images)), range(form.batch, len(images), form.batch)))
+def _in_order(case: LoaderCase, images: StoredImages) -> list[np.ndarray]:
+    return list(np.split(np.arange(len(images)), range(case.batch, len(images), case.batch)))
 
 
 def _middle(sizes: np.ndarray, side: int) -> np.ndarray:

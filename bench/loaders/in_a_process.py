@@ -1,9 +1,8 @@
 """One loader in a fresh process, checked or timed: what `bench.loaders` runs.
 
-    python -m bench.loaders.in_a_process TASK FORM SECONDS
+    python -m bench.loaders.in_a_process TASK CASE SECONDS
 
-TASK: `check`, `speed` or `training`. FORM: JSON, see `Form`, and for a training `Fed`. The last line printed is the
-result as JSON.
+TASK: `check`, `speed` or `training`. CASE: JSON, see `LoaderCase`. The last line printed is the result as JSON.
 """
 
 import json
@@ -14,8 +13,9 @@ from contextlib import closing
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+from bench.loaders.cases import LoaderCase
 from bench.loaders.cpu_time import cpu_seconds
-from bench.loaders.feeds import Form, feed_of, forget
+from bench.loaders.feeds import feed_of, forget
 
 Result = dict[str, Any]
 
@@ -41,24 +41,24 @@ class Mark(NamedTuple):
         }
 
 
-def check(form: Form) -> Result:
+def check(case: LoaderCase) -> Result:
     """How far the first batches are from PIL's, and whether that is too far."""
     from bench.loaders.check import differences
 
     try:
-        found = differences(form)
+        found = differences(case)
     except ValueError as error:
         return {"problem": str(error), "differences": {}}
     return {"problem": found.problem, "differences": asdict(found)}
 
 
-def speed(form: Form, seconds: float) -> Result:
+def speed(case: LoaderCase, seconds: float) -> Result:
     """The first epoch from a loader that is yet to be started, its files dropped from memory, and about `seconds` of
     whole epochs after it, one at least."""
-    images = form.images()
+    images = case.images()
     forget(images.paths)
     begin = Mark.now()
-    with closing(feed_of(form, images)) as feed:
+    with closing(feed_of(case, images)) as feed:
         batches = feed.epoch(1)
         count = len(next(batches))
         waited = time.perf_counter() - begin.clock
@@ -74,14 +74,14 @@ def _count(batches: Iterator[Any]) -> int:
     return sum(len(batch) for batch in batches)
 
 
-def main(task: str, form: Result, seconds: float) -> Result:
+def main(task: str, case: LoaderCase, seconds: float) -> Result:
     """The result of a task."""
     if task == "training":
-        from bench.loaders.training import Fed, training
+        from bench.loaders.training import training
 
-        return training(Fed(**form), seconds)
-    return check(Form(**form)) if task == "check" else speed(Form(**form), seconds)
+        return training(case, seconds)
+    return check(case) if task == "check" else speed(case, seconds)
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], json.loads(sys.argv[2]), float(sys.argv[3]))))
+    print(json.dumps(main(sys.argv[1], LoaderCase(**json.loads(sys.argv[2])), float(sys.argv[3]))))

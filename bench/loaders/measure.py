@@ -1,16 +1,13 @@
 """Loaders checked, then timed in turns, each time in a fresh process; and the rows that this gives."""
 
 import json
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.common.processes import environment, last_line
+from bench.common.processes import Failed, OutOfTime, environment, result_of
 from bench.common.rows import Row
 from bench.loaders.cases import BASE, LoaderCase
 from fastarat.common.console import notice
@@ -35,14 +32,6 @@ class Effort:
     """of steady epochs, and of training, in each"""
     deadline: float
     """of time.monotonic()"""
-
-
-class OutOfTime(Exception):
-    """The budget is spent."""
-
-
-class Failed(Exception):
-    """A process did not give a result; the text says why."""
 
 
 @dataclass
@@ -87,32 +76,21 @@ class Processes:
         self.variables = environment(FASTARAT_DATA=str(cache))
         self.effort = effort
 
-    def run(self, task: str, form: Any) -> Result:
+    def run(self, task: str, case: LoaderCase) -> Result:
         """The result of a task. Raises `Failed`, and `OutOfTime`."""
-        left = self.effort.deadline - time.monotonic()
-        arguments = [task, json.dumps(asdict(form)), repr(self.effort.seconds)]
-        command = [sys.executable, "-m", PROGRAM, *arguments]
-        options = {"capture_output": True, "text": True, "env": self.variables}
-        try:
-            done = subprocess.run(command, **options, timeout=max(min(left, _LIMIT_S), 0))
-        except subprocess.TimeoutExpired:
-            if left < _LIMIT_S:
-                raise OutOfTime from None
-            raise Failed(f"gave no result in {_LIMIT_S} s") from None
-        if done.returncode:
-            raise Failed(last_line(done.stderr)[:300] or f"ended with code {done.returncode}")
-        return json.loads(last_line(done.stdout))
+        arguments = ["-m", PROGRAM, task, json.dumps(asdict(case)), repr(self.effort.seconds)]
+        return result_of(arguments, self.variables, self.effort.deadline, limit_s=_LIMIT_S)
 
 
 def _check(entries: list[Entry], processes: Processes) -> None:
     """Compare every loader's pixels with PIL's, with the most workers that it is to have."""
     found: dict[tuple[str, ...], Result] = {}
-    for entry in sorted(entries, key=lambda entry: -entry.case.form.workers):
-        form = entry.case.form
-        key = (form.loader, form.path, form.decode)
+    for entry in sorted(entries, key=lambda entry: -entry.case.workers):
+        case = entry.case
+        key = (case.loader, case.path, case.decode)
         if key not in found:
             try:
-                found[key] = processes.run("check", form)
+                found[key] = processes.run("check", case)
             except Failed as error:
                 found[key] = {"problem": str(error), "differences": {}}
         entry.differences = found[key]["differences"]
@@ -123,9 +101,9 @@ def _check(entries: list[Entry], processes: Processes) -> None:
 def _measure(entry: Entry, processes: Processes) -> None:
     """One turn of one loader."""
     try:
-        found = processes.run("speed", entry.case.form)
-        if entry.case.fed:
-            found["training"] = processes.run("training", entry.case.fed)
+        found = processes.run("speed", entry.case)
+        if entry.case.recipe:
+            found["training"] = processes.run("training", entry.case)
     except Failed as error:
         entry.fail(str(error))
         return
@@ -145,13 +123,12 @@ def rows_of(entries: Sequence[Entry], base: Row) -> list[Row]:
 
 
 def _row(entry: Entry, stage: str, turns: list[Result], *, entries: Sequence[Entry], base: Row) -> Row:
-    form = entry.case.form
     row = {
         **base,
         **entry.case.key,
         "stage": stage,
-        "crop": form.crop,
-        "batch": form.batch,
+        "crop": entry.case.crop,
+        "batch": entry.case.batch,
         "correct": entry.problem is None,
         "error": entry.problem,
         "differences": entry.differences,
@@ -173,8 +150,8 @@ def _median(turns: list[Result], name: str) -> float | None:
 
 def _base_of(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
     """The plain loader on the same stored images, with as many workers."""
-    wanted = (BASE, entry.case.stored, entry.case.form.workers)
-    return next((e for e in entries if (e.case.loader, e.case.stored, e.case.form.workers) == wanted), None)
+    wanted = (BASE, entry.case.stored, entry.case.workers)
+    return next((e for e in entries if (e.case.loader, e.case.stored, e.case.workers) == wanted), None)
 
 
 def _ratios(turns: list[Result], base: list[Result]) -> Row:

@@ -1,12 +1,13 @@
 """A training fed by one loader: which share of its steps passes in waiting for data."""
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 
+from bench.loaders.cases import LoaderCase
 from bench.loaders.cpu_time import cpu_seconds
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.distributed import join_world
@@ -24,49 +25,14 @@ from fastarat.training.tuning.chunks import WARM_UP, mark, milliseconds
 LEAST_STEPS = 4
 
 
-@dataclass(frozen=True)
-class Fed:
-    """What one process measures: fastarat's step of a recipe, as it is chosen here, and what feeds it."""
-
-    recipe: str
-    loader: str
-    path: str
-    size: int | None
-    """pixels of a side that random resized crops are brought to; None: padded crops of images as they are stored"""
-    batch: int | None
-    """None: the recipe's"""
-    attack_steps: int | None
-    workers: int
-    decode: Literal["cpu", "gpu"]
-    device: Literal["cpu", "cuda"]
-
-    def config(self) -> Config:
-        """The training's configuration, checked."""
-        config = recipe(self.recipe)
-        crop: Literal["padded", "resized"] = "resized" if self.size else "padded"
-        return replace(
-            config,
-            data=self.path,
-            loader=self.loader,
-            size=self.size,
-            batch=self.batch or config.batch,
-            device=self.device,
-            num_validation_images=0,
-            num_train_images=None,
-            attack=replace(config.attack, steps=self.attack_steps or config.attack.steps),
-            augment=replace(config.augment, crop=crop, start_size=None),
-            loading=LoadingConfig(workers=self.workers, decode=self.decode),
-        ).checked()
-
-
-def training(fed: Fed, seconds: float) -> dict[str, Any]:
+def training(case: LoaderCase, seconds: float) -> dict[str, Any]:
     """The share of the time, over about `seconds` of steps, that the step's device waited for its next batch.
 
     On a CPU that is the time spent in asking for a batch, which crops and flips it there too. On a GPU it is the time
     between a step's end and the next one's start, in which it also makes the batch of its pixels: a host that is ahead
     of it costs nothing.
     """
-    config, on_gpu = fed.config(), fed.device == "cuda"
+    config, on_gpu = config_of(case), case.device == "cuda"
     state, step = _built(config)
     feed = _endless(state.loader)
     try:
@@ -91,6 +57,26 @@ def training(fed: Fed, seconds: float) -> dict[str, Any]:
     finally:
         feed.close()
         state.loader.close()
+
+
+def config_of(case: LoaderCase) -> Config:
+    """The configuration of the training that is fed, checked."""
+    assert case.recipe is not None
+    config = recipe(case.recipe)
+    crop: Literal["padded", "resized"] = "resized" if case.fed_size else "padded"
+    return replace(
+        config,
+        data=case.path,
+        loader=case.loader,
+        size=case.fed_size,
+        batch=case.fed_batch or config.batch,
+        device=case.device,
+        num_validation_images=0,
+        num_train_images=None,
+        attack=replace(config.attack, steps=case.attack_steps or config.attack.steps),
+        augment=replace(config.augment, crop=crop, start_size=None),
+        loading=LoadingConfig(workers=case.workers, decode=case.decode),
+    ).checked()
 
 
 def _built(config: Config) -> tuple[Training, Step]:

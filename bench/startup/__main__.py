@@ -9,16 +9,17 @@ are in memory either way. Images are random, of the data set's size. Reading the
 
 import argparse
 import json
-import subprocess
+import math
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import quantiles
+from typing import Any
 
 from bench.common import command
-from bench.common.processes import environment, last_line
+from bench.common.processes import Failed, OutOfTime, environment, result_of
 from bench.common.rows import RESULTS, Row, known_rows, write_row
 from bench.startup.in_a_process import training_config
 from bench.startup.report import headline, print_tables
@@ -36,10 +37,6 @@ SMOKE_IMPORTS = 2
 CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH")
 # What tells a row from others of the same commit and machine.
 KEYS = ("benchmark", "case", "module", "cache", "config", "commit", "gpu", "device", "torch")
-
-
-class OutOfTime(Exception):
-    """The budget is spent."""
 
 
 @command.program("bench.startup")
@@ -85,7 +82,7 @@ class Starts:
         self.arguments = arguments
         self.settings = {name: getattr(arguments, name) for name in ("recipe", "device", "compile", "kernels", "smoke")}
         self.variables = environment(**{name: str(caches / name.lower()) for name in CACHES})
-        self.end = None if arguments.budget is None else time.monotonic() + arguments.budget
+        self.end = time.monotonic() + (arguments.budget or math.inf)
 
     def rows(self) -> Iterator[Row]:
         """The rows, each written when it is there: first those of whole starts. Raises `OutOfTime`."""
@@ -118,25 +115,24 @@ class Starts:
             "settings = json.loads(sys.argv[1])\n"
             "print(json.dumps(base_row('startup', training_config(settings), 'random', settings['device'])))"
         )
-        done = self._process("-c", code, json.dumps(self.settings))
-        if done.returncode:
-            raise WorkError(f"Python does not start: {last_line(done.stderr)}")
-        return json.loads(last_line(done.stdout))
+        try:
+            return self._result("-c", code, json.dumps(self.settings))
+        except Failed as error:
+            raise WorkError(f"Python does not start: {error}") from error
 
     def _imports(self, rows: list[Row]) -> Iterator[Row]:
         """What each module's import takes once torch is there: processes in turns."""
-        found: dict[str, list[tuple[float, float]]] = {row["module"]: [] for row in rows}
+        found: dict[str, list[list[float]]] = {row["module"]: [] for row in rows}
         for _ in range(SMOKE_IMPORTS if self.arguments.smoke else IMPORTS[self.arguments.device]):
             for module in found:
                 code = (
                     "import time; a = time.perf_counter(); import torch; b = time.perf_counter()\n"
-                    f"import {module}; print(b - a, time.perf_counter() - b)"
+                    f"import {module}; print([b - a, time.perf_counter() - b])"
                 )
-                done = self._process("-c", code)
-                if done.returncode:
-                    raise WorkError(f"import {module} fails: {last_line(done.stderr)}")
-                torch_s, own_s = map(float, last_line(done.stdout).split())
-                found[module].append((torch_s, own_s))
+                try:
+                    found[module].append(self._result("-c", code))
+                except Failed as error:
+                    raise WorkError(f"import {module} fails: {error}") from error
         for row in rows:
             of_torch, own = zip(*found[row["module"]], strict=True)
             times = dict(zip(("s_p20", "s_p50", "s_p80"), _quantiles(own), strict=True))
@@ -144,22 +140,18 @@ class Starts:
 
     def _start(self, row: Row) -> Row:
         """A training's start, to its second step."""
-        done = self._process("-m", "bench.startup.in_a_process", repr(time.monotonic()), json.dumps(self.settings))
-        if done.returncode == 2:
-            raise UserError(last_line(done.stderr))
-        if done.returncode:
-            error = last_line(done.stderr) or f"ended with code {done.returncode}"
-            notice(f"{row['cache']} start failed: {error}")
-            return {**row, "correct": False, "error": error, "recipe": self.arguments.recipe}
-        return {**row, "correct": True, "recipe": self.arguments.recipe, **json.loads(last_line(done.stdout))}
-
-    def _process(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        left = None if self.end is None else max(self.end - time.monotonic(), 0)
-        options = {"capture_output": True, "text": True, "env": self.variables, "timeout": left}
+        arguments = ("bench.startup.in_a_process", repr(time.monotonic()), json.dumps(self.settings))
         try:
-            return subprocess.run([sys.executable, *arguments], **options)
-        except subprocess.TimeoutExpired:
-            raise OutOfTime from None
+            found = {"correct": True, "recipe": self.arguments.recipe, **self._result("-m", *arguments)}
+        except Failed as error:
+            if error.code == 2:
+                raise UserError(str(error)) from error
+            notice(f"{row['cache']} start failed: {error}")
+            found = {"correct": False, "error": str(error), "recipe": self.arguments.recipe}
+        return row | found
+
+    def _result(self, *arguments: str) -> Any:
+        return result_of(arguments, self.variables, self.end)
 
 
 def _is_among(row: Row, rows: list[Row]) -> bool:

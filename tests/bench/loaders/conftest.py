@@ -6,7 +6,7 @@ from bench.common.inputs import random_images
 from bench.loaders import (
     measure as loaders_run,
 )
-from bench.loaders.cases import LoaderCase, photo_cases, photo_plan, small_cases, small_plan
+from bench.loaders.cases import PHOTOS, SMALL, LoaderCase, cases_of, photo_plan, small_plan
 from bench.loaders.stores import Stores, photo_stores, random_photos, small_stores
 from tests.helpers.loaders import Fake
 
@@ -34,12 +34,12 @@ def data_root(tmp_path, monkeypatch):
 
 @pytest.fixture
 def of_small(small) -> list[LoaderCase]:
-    return small_cases(small, small_plan("cpu", True, 32), [1], device="cpu")
+    return cases_of(SMALL, small, small_plan("cpu", True, 32), workers=[1], device="cpu")
 
 
 @pytest.fixture
 def of_photos(photos) -> list[LoaderCase]:
-    return photo_cases(photos, photo_plan("cpu", True), [1], device="cpu")
+    return cases_of(PHOTOS, photos, photo_plan("cpu", True), workers=[1], device="cpu")
 
 
 @pytest.fixture

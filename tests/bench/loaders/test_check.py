@@ -50,13 +50,13 @@ def test_random_pixels_keep_their_labels(small):
     ],
 )
 def test_pixels_without_loss_are_exact(of_small, loader, stored):
-    found = differences(case(of_small, loader, stored).form)
+    found = differences(case(of_small, loader, stored))
     assert found.exact == 0 and found.problem is None
 
 
 @pytest.mark.parametrize("loader", each_loader("plain", "ffcv", "dali"))
 def test_jpegs_differ_by_decoder_and_filter_alone(of_photos, loader):
-    found = differences(case(of_photos, loader, "jpeg").form)
+    found = differences(case(of_photos, loader, "jpeg"))
     assert found.problem is None and found.exact is None
     assert found.kept is not None and found.resized is not None
     assert (found.kept == 0) == (loader != "ffcv"), "FFCV takes libjpeg's faster ways"
@@ -92,17 +92,17 @@ def spoiled(monkeypatch, spoil):
 @pytest.mark.parametrize("name", SPOILS)
 def test_any_other_pixels_are_wrong(of_small, of_photos, name, monkeypatch):
     spoiled(monkeypatch, SPOILS[name])
-    problem = differences(case(of_small, "plain", "raw").form).problem
+    problem = differences(case(of_small, "plain", "raw")).problem
     assert problem is not None and problem.startswith("WRONG: pixels differ by up to")
     if name != "one level":
-        problem = differences(case(of_photos, "plain", "jpeg").form).problem
+        problem = differences(case(of_photos, "plain", "jpeg")).problem
         assert problem is not None and "from PIL's" in problem and f"allowed: {MOST_KEPT:g}" in problem
 
 
 def test_another_shape_other_labels_or_no_batch_are_wrong(of_small, of_photos, monkeypatch):
-    form = case(of_small, "plain", "raw").form
+    form = case(of_small, "plain", "raw")
     with pytest.raises(ValueError, match="WRONG: labels are not those of the files"):
-        differences(replace(form, reference=case(of_photos, "plain", "jpeg").form.path))
+        differences(replace(form, reference=case(of_photos, "plain", "jpeg").path))
     spoiled(monkeypatch, lambda pixels: pixels[:, :-1])
     with pytest.raises(ValueError, match=r"WRONG: a batch is torch.uint8 \(16, 31, 32, 3\)"):
         differences(form)

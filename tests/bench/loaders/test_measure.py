@@ -8,10 +8,11 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from bench.common.processes import Failed, OutOfTime
 from bench.loaders import (
     measure as loaders_run,
 )
-from bench.loaders.measure import Effort, Failed, OutOfTime, measure, rows_of
+from bench.loaders.measure import Effort, measure, rows_of
 from fastarat.common.errors import UserError
 from tests.helpers.loaders import case, results
 
@@ -81,7 +82,7 @@ def test_the_program_of_a_process_prints_its_result_as_json(of_small, tmp_path, 
         monkeypatch.setattr(sys, "argv", given)
         runpy.run_module(loaders_run.PROGRAM, run_name="__main__")
 
-    form = case(of_small, "plain", "raw").form
+    form = case(of_small, "plain", "raw")
     run("check", form)
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["differences"]["exact"] == 0
     with pytest.raises(UserError, match=r"no file or folder .*nowhere"):
@@ -103,7 +104,7 @@ def test_a_process_that_ends_badly_or_late_says_so(of_small, tmp_path, monkeypat
     python.write_text(ENDINGS.replace("PROGRAM", loaders_run.PROGRAM))
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
-    form = case(of_small, "plain", "raw").form
+    form = case(of_small, "plain", "raw")
     processes = loaders_run.Processes(tmp_path, Effort(2, 0.1, float("inf")))
     assert processes.run("check", form) == {"problem": None}
     for task, problem in (("speed", "no file or folder"), ("training", "ended with code 3")):

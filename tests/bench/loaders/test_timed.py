@@ -74,14 +74,14 @@ def test_a_loader_is_timed_over_whole_epochs(of_small, monkeypatch):
         "epoch",
         lambda self, number, real=loaders_feeds.ResidentFeed.epoch: epochs.append(number) or real(self, number),
     )
-    found = speed(case(of_small, "resident", "raw").form, 0.01)
+    found = speed(case(of_small, "resident", "raw"), 0.01)
     assert found["first"]["images"] == 40 and found["first"]["first_batch_s"] > 0
     assert epochs == list(range(1, len(epochs) + 1)) and found["steady"]["images"] == 40 * (len(epochs) - 1) > 0
     assert all(found[stage]["images_per_s"] > 0 for stage in ("first", "steady"))
 
 
 def test_a_loader_is_timed_over_an_epoch_at_least(of_small):
-    assert speed(case(of_small, "resident", "raw").form, 0.0)["steady"]["images"] == 40
+    assert speed(case(of_small, "resident", "raw"), 0.0)["steady"]["images"] == 40
 
 
 def test_images_per_second_are_those_since_the_mark(monkeypatch):
@@ -104,9 +104,7 @@ def test_waiting_is_the_time_between_a_steps_end_and_the_next_ones_start(monkeyp
 
 @pytest.mark.parametrize(("loader", "stored"), [("resident", "raw"), ("plain", "png")])
 def test_a_training_is_fed_by_the_loader_and_says_what_it_is(of_small, loader, stored):
-    fed = case(of_small, loader, stored).fed
-    assert fed is not None
-    found = loaders_training.training(fed, 0.01)
+    found = loaders_training.training(case(of_small, loader, stored), 0.01)
     assert (found["model"], found["batch"], found["attack_steps"]) == ("tiny", 8, 1)
     assert found["steps"] >= 4 and found["images"] == 8 * found["steps"]
     assert 0 < found["waiting_share"] < 1 and found["cpu_s_per_1000"] > 0

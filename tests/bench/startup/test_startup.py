@@ -1,11 +1,11 @@
 """The start-up benchmark: fresh processes, rows by the contract, and imports that stay light."""
 
 import json
-import subprocess
 
 import pytest
 import torch
 
+from bench.common.processes import Failed
 from bench.common.rows import read_rows
 from bench.startup import __main__ as startup
 
@@ -46,11 +46,10 @@ def starts(tmp_path, monkeypatch):
 
     def record(self, *arguments):
         seen.append((arguments, [self.variables[name] for name in startup.CACHES]))
-        printed = json.dumps({"seconds": 1}) if "-m" in arguments else "1 1"
-        return subprocess.CompletedProcess(arguments, 0, printed, "")
+        return {"seconds": 1} if "-m" in arguments else [1, 1]
 
     def make(*flags, **base):
-        monkeypatch.setattr(startup.Starts, "_process", record)
+        monkeypatch.setattr(startup.Starts, "_result", record)
         monkeypatch.setattr(startup.Starts, "_base", lambda self: {"benchmark": "startup", "commit": None, **base})
         return startup.Starts(startup._arguments([*flags]), tmp_path / "caches"), seen
 
@@ -88,10 +87,10 @@ def test_cold_means_empty_caches_and_warm_those_that_it_left(tmp_path, starts):
 def test_a_start_that_crashes_is_a_row_that_says_so(monkeypatch, capsys):
     def crash(self, *arguments):
         if "bench.startup.in_a_process" in arguments:
-            return subprocess.CompletedProcess(arguments, -11, "", "Segmentation fault\n")
-        return subprocess.CompletedProcess(arguments, 0, "1 1", "")
+            raise Failed("Segmentation fault", -11)
+        return [1, 1]
 
-    monkeypatch.setattr(startup.Starts, "_process", crash)
+    monkeypatch.setattr(startup.Starts, "_result", crash)
     monkeypatch.setattr(startup.Starts, "_base", lambda self: {"commit": None})
     assert startup.main([*SMOKE, "--json"]) == 1
     rows = json.loads(capsys.readouterr().out)
