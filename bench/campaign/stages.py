@@ -11,7 +11,7 @@ from bench.campaign.checks import TESTS, gpu_tests, kernel_tests
 from bench.common.inputs import METHODS
 from bench.common.rows import Row
 from bench.kernels import report as kernels
-from bench.kernels.registry import measured
+from bench.kernels.cases import measured
 from bench.ladder import report as ladder
 from bench.ladder.variants import NAMES
 from bench.loaders import report as loaders
@@ -44,6 +44,11 @@ class CampaignSetting:
     def rows(self, benchmark: str) -> tuple[str, str]:
         """The flag for where a benchmark's rows go."""
         return "--rows", str(self.out / f"{benchmark}.jsonl")
+
+    def flags(self, with_data: bool = True) -> list[str]:
+        """The flags for device, smoke and data."""
+        data = ["--data", self.data] if self.data and with_data else []
+        return ["--device", self.device, *(["--smoke"] if self.smoke else []), *data]
 
 
 @dataclass(frozen=True)
@@ -88,12 +93,18 @@ def stages(setting: CampaignSetting) -> list[Stage]:
         *_trainings(setting),
         _other_methods(setting),
         _kernel_tests(setting),
-        _ladder(setting),
+        _rest(setting),
     ]
 
 
 def _python(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", *arguments)
+
+
+def _benchmark(setting: CampaignSetting, name: str, *flags: str, with_data: bool = True) -> tuple[str, ...]:
+    """A benchmark that ends in time, and leaves out what has rows."""
+    resume = () if name == "kernels" else ("--resume",)
+    return _python(f"bench.{name}", *setting.flags(with_data), "--budget", BUDGET, *setting.rows(name), *resume, *flags)
 
 
 def _environment(setting: CampaignSetting) -> Stage:
@@ -107,7 +118,7 @@ def _pytest(*tests: str) -> tuple[str, ...]:
 
 def _correctness(setting: CampaignSetting) -> Stage:
     command = _pytest(str(TESTS / "gpu"), *kernel_tests())
-    return Stage("correctness", command, 240, lacks=_without("pytest"))
+    return Stage("correctness", command, 240, lacks=_without_pytest())
 
 
 def _kernel_tests(setting: CampaignSetting) -> Stage:
@@ -115,12 +126,12 @@ def _kernel_tests(setting: CampaignSetting) -> Stage:
     others = [path for path in gpu_tests() if not Path(path).is_relative_to(TESTS / "gpu")]
     # Compiling ahead of time needs no GPU, and takes minutes.
     command = _pytest(f"--ignore={TESTS / 'kernels' / 'test_aot.py'}", *others)
-    lacks = "left out by --smoke" if setting.smoke else _without("pytest")
+    lacks = "left out by --smoke" if setting.smoke else _without_pytest()
     return Stage("kernel tests", command, 600, lacks=lacks)
 
 
-def _without(package: str) -> str:
-    return "" if find_spec(package) else f"{package} is not installed"
+def _without_pytest() -> str:
+    return "" if find_spec("pytest") else "pytest is not installed"
 
 
 def _golden(setting: CampaignSetting) -> Stage:
@@ -133,78 +144,59 @@ def _throughput(setting: CampaignSetting, model: str, batches: Sequence[int], *,
     if setting.smoke:
         model, batches = SMOKE_MODELS[model], [batches[0] // 16]
     name = f"{model}, batch {', '.join(map(str, batches))}"
-    flags = ["--model", model, "--method", "arat", "--batch", *map(str, batches), "--variants", *variants]
-    return Stage(
-        name,
-        _python("bench.throughput", *_measuring(setting, "throughput"), *flags, *_data(setting)),
-        300,
-        2 * LADDER_GRACE_S,
-        _ladder_rows(setting, (model,), ("arat",), batches=batches, variants=variants),
-        ladder.headline,
-        grace=LADDER_GRACE_S,
-    )
+    return _ladders(setting, name, 300, models=(model,), methods=("arat",), batches=batches, variants=variants)
 
 
 def _other_methods(setting: CampaignSetting) -> Stage:
     """The default of every method that no other ladder has."""
     model, batch = ("digits", 8) if setting.smoke else ("resnet18", 128)
-    methods = [method for method in METHODS if method not in LADDER_METHODS]
-    flags = ["--model", model, "--method", *methods, "--batch", str(batch), "--variants", "default"]
-    command = _python("bench.throughput", *_measuring(setting, "throughput"), *flags, *_data(setting))
-    covers = _ladder_rows(setting, (model,), methods, batches=(batch,), variants=("default",))
-    options = {"goes_on": True, "grace": LADDER_GRACE_S}
-    return Stage("other methods", command, 600, 2 * LADDER_GRACE_S, covers, ladder.headline, **options)
+    others = [method for method in METHODS if method not in LADDER_METHODS]
+    of = {"models": (model,), "methods": others, "batches": (batch,), "variants": ("default",)}
+    return replace(_ladders(setting, "other methods", 600, **of), goes_on=True)
 
 
-def _measuring(setting: CampaignSetting, benchmark: str) -> list[str]:
-    flags = ["--device", setting.device, "--budget", BUDGET, *setting.rows(benchmark)]
-    flags += [] if benchmark == "kernels" else ["--resume"]
-    return [*flags, *(["--smoke"] if setting.smoke else [])]
+def _rest(setting: CampaignSetting) -> Stage:
+    models, batches = (("digits",), (8,)) if setting.smoke else (("resnet18", "wrn-34-10"), (128, 256, 512, 1024))
+    of = {"models": models, "methods": LADDER_METHODS, "batches": batches, "variants": NAMES}
+    return replace(_ladders(setting, "rest of the ladder", 1800, **of), goes_on=True)
 
 
-def _data(setting: CampaignSetting) -> list[str]:
-    return ["--data", setting.data] if setting.data else []
+def _ladders(setting: CampaignSetting, name: str, seconds: float, **of: Sequence[str] | Sequence[int]) -> Stage:
+    """The ladders of all these models, methods and batches, of each these variants."""
+    flags = {"models": "--model", "methods": "--method", "batches": "--batch", "variants": "--variants"}
+    given = [text for kind, flag in flags.items() for text in (flag, *map(str, of[kind]))]
+    every = {"benchmark": "throughput", "dataset": setting.dataset}
+    cells = product(*(of[kind] for kind in flags))
+    return Stage(
+        name,
+        _benchmark(setting, "throughput", *given),
+        seconds,
+        2 * LADDER_GRACE_S,
+        tuple(every | dict(zip(("model", "method", "batch", "variant"), cell, strict=True)) for cell in cells),
+        ladder.headline,
+        grace=LADDER_GRACE_S,
+    )
 
 
 def _kernels(setting: CampaignSetting, name: str) -> Stage:
     dtype = "fp32" if setting.device == "cpu" else "bf16"
-    flags = ["--kernels", name, "--dtype", dtype]
-    return Stage(
-        f"kernel {name}",
-        _python("bench.kernels", *_measuring(setting, "kernels"), *flags),
-        150,
-        30,
-        ({"benchmark": "kernels", "kernel": name, "dtype": dtype},),
-        kernels.headline,
-    )
+    command = _benchmark(setting, "kernels", "--kernels", name, "--dtype", dtype, with_data=False)
+    covers = ({"benchmark": "kernels", "kernel": name, "dtype": dtype},)
+    return Stage(f"kernel {name}", command, 150, 30, covers, kernels.headline)
 
 
 def _profile(setting: CampaignSetting) -> Stage:
     recipe, steps = (SMOKE_RECIPE, "1") if setting.smoke else (RECIPE, "5")
-    flags = ["--device", setting.device, "--profile", steps, *_data(setting), *(["--smoke"] if setting.smoke else [])]
-    return Stage(
-        "profile",
-        _python("bench.robustness.one_training", recipe, "--out", str(setting.runs / "profile"), *flags),
-        180,
-        40,
-        # What profile.txt says stands in profile.json: --out takes few files.
-        brings=tuple(f"profile/*/profile/{name}" for name in ("trace.json.gz", "profile.json")),
-    )
+    flags = ["--out", str(setting.runs / "profile"), "--profile", steps, *setting.flags()]
+    # What profile.txt says stands in profile.json: --out takes few files.
+    brings = tuple(f"profile/*/profile/{name}" for name in ("trace.json.gz", "profile.json"))
+    return Stage("profile", _python("bench.robustness.one_training", recipe, *flags), 180, 40, brings=brings)
 
 
 def _startup(setting: CampaignSetting) -> Stage:
-    covers = [
-        {"case": "import", "module": "fastarat.training.train"},
-        *({"cache": cache} for cache in ("cold", "warm")),
-    ]
-    return Stage(
-        "startup",
-        _python("bench.startup", *_measuring(setting, "startup")),
-        300,
-        60,
-        tuple({"benchmark": "startup", **cover} for cover in covers),
-        startup.headline,
-    )
+    kinds = [{"case": "import", "module": "fastarat.training.train"}, {"cache": "cold"}, {"cache": "warm"}]
+    covers = tuple({"benchmark": "startup", **kind} for kind in kinds)
+    return Stage("startup", _benchmark(setting, "startup", with_data=False), 300, 60, covers, startup.headline)
 
 
 def _loaders(setting: CampaignSetting) -> Stage:
@@ -212,14 +204,8 @@ def _loaders(setting: CampaignSetting) -> Stage:
     names, workers = ("resident", "plain"), "1" if setting.smoke else "8"
     flags = ["--kinds", "small", "--stored", "raw", "--loaders", *names, "--workers", workers, "--repeats", "2"]
     every = {"benchmark": "loaders", "dataset": setting.dataset, "stage": "training", "stored": "raw"}
-    return Stage(
-        "loaders",
-        _python("bench.loaders", *_measuring(setting, "loaders"), *flags, *_data(setting)),
-        400,
-        60,
-        tuple({**every, "loader": name} for name in names),
-        loaders.headline,
-    )
+    covers = tuple({**every, "loader": name} for name in names)
+    return Stage("loaders", _benchmark(setting, "loaders", *flags), 400, 60, covers, loaders.headline)
 
 
 def _trainings(setting: CampaignSetting) -> list[Stage]:
@@ -233,17 +219,10 @@ def _trainings(setting: CampaignSetting) -> list[Stage]:
 
 def _training(setting: CampaignSetting, method: str) -> Stage:
     recipe, suite = (f"digits-{method}", "smoke") if setting.smoke else (f"cifar10-resnet18-{method}", "paper-resnet18")
-    flags = ["--device", setting.device, "--suite", suite, *_data(setting), *(["--smoke"] if setting.smoke else [])]
+    flags = ["--out", str(setting.runs / recipe), *setting.rows("robustness"), "--suite", suite, *setting.flags()]
     return Stage(
         f"training {method}",
-        _python(
-            "bench.robustness.one_training",
-            recipe,
-            "--out",
-            str(setting.runs / recipe),
-            *setting.rows("robustness"),
-            *flags,
-        ),
+        _python("bench.robustness.one_training", recipe, *flags),
         1800,
         60,
         ({"benchmark": "robustness", "suite": suite, "method": method},),
@@ -258,28 +237,3 @@ def _autoattack(trained: Stage, method: str, num_images: int) -> Stage:
     command = (*trained.command, "--num-autoattack", str(num_images))
     covers = tuple({**fields, "num_autoattack": num_images} for fields in trained.covers)
     return replace(trained, name=f"autoattack {method}", command=command, covers=covers)
-
-
-def _ladder(setting: CampaignSetting) -> Stage:
-    models, methods, batches = ("resnet18", "wrn-34-10"), LADDER_METHODS, (128, 256, 512, 1024)
-    if setting.smoke:
-        models, batches = ("digits",), (8,)
-    flags = ["--model", *models, "--method", *methods, "--batch", *map(str, batches)]
-    command = _python("bench.throughput", *_measuring(setting, "throughput"), *flags, *_data(setting))
-    covers = _ladder_rows(setting, models, methods, batches=batches, variants=NAMES)
-    options = {"goes_on": True, "grace": LADDER_GRACE_S}
-    return Stage("rest of the ladder", command, 1800, 2 * LADDER_GRACE_S, covers, ladder.headline, **options)
-
-
-def _ladder_rows(
-    setting: CampaignSetting,
-    models: Sequence[str],
-    methods: Sequence[str],
-    *,
-    batches: Sequence[int],
-    variants: Sequence[str],
-) -> tuple[Row, ...]:
-    names = ("model", "method", "batch", "variant")
-    cells = product(models, methods, batches, variants)
-    every = {"benchmark": "throughput", "dataset": setting.dataset}
-    return tuple({**every, **dict(zip(names, cell, strict=True))} for cell in cells)

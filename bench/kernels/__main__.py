@@ -18,10 +18,9 @@ import torch
 from bench.common import command
 from bench.common.rows import RESULTS, base_row, write_row
 from bench.common.timing import copy_bandwidth
-from bench.kernels.cases import DTYPES, Case, Scale
+from bench.kernels.cases import DTYPES, Case, Scale, cases_of, measured
 from bench.kernels.dual_batch_norm import apex_batch_norm
 from bench.kernels.measure import Bench, failed_case, measure_case
-from bench.kernels.registry import cases_of, measured
 from bench.kernels.report import headline, print_tables
 from bench.kernels.sgd import apex_sgd
 from fastarat.common.console import notice, progress
@@ -37,7 +36,7 @@ def main(args: list[str] | None) -> int:
         notice("inductor: left out by --smoke on a CPU, where its C++ compilation takes long")
     scale = Scale(arguments.batch, arguments.smoke)
     # The first dtype in full comes first, should the budget end.
-    cases = [case for d in arguments.dtype for name in arguments.kernels for case in cases_of(name)(scale, DTYPES[d])]
+    cases = [case for d in arguments.dtype for name in arguments.kernels for case in cases_of(name, scale, DTYPES[d])]
     rows = run(cases, _bench(arguments), arguments.rows, budget=arguments.budget)
     return command.report(rows, arguments, print_tables, headline)
 

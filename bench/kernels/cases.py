@@ -4,13 +4,15 @@ Layer shapes are read from the nets themselves. Inputs are such that every term 
 the halves differ, gradients have a mean, steps are large. So a wrong kernel is off by far more than rounding.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
 
 import torch
+from fastarat_kernels.registry import KERNELS
 from torch import Tensor, nn
 
 from fastarat.models.registry import architecture
@@ -81,6 +83,16 @@ class Case:
     in_place: bool = False
     layer: bool = True
     """a shape of the nets, which counts in geometric means"""
+
+
+def measured() -> list[str]:
+    """The kernels of which a file here, by the kernel's name, has the `cases`; the most important first."""
+    return [name for name in KERNELS if find_spec(f"bench.kernels.{name}")]
+
+
+def cases_of(name: str, scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
+    """All cases of a kernel."""
+    return import_module(f"bench.kernels.{name}").cases(scale, dtype)
 
 
 class Layer(NamedTuple):
