@@ -16,7 +16,7 @@ from fastarat.common.version import __version__
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from fastarat.attacks.perturb import perturb
+    from fastarat.attacks.pgd import perturb
     from fastarat.common.errors import UserError, WorkError
     from fastarat.config import Config
     from fastarat.config.attack import AttackConfig
@@ -67,7 +67,7 @@ _HOMES = {
     "forward": "models.split_batch_norm",
     "load_model": "runs.weights",
     "open_dataset": "data.open",
-    "perturb": "attacks.perturb",
+    "perturb": "attacks.pgd",
     "plain_branch": "models.convert",
     "recipe": "config.recipes",
     "train": "training.train",

@@ -162,8 +162,7 @@ TOY_FORMAT = """
 
 TOY_ATTACK = {
     "toy_attacks/darken.py": '''
-        from fastarat.attacks.attack import Attack, Cost
-        from fastarat.attacks.found import Found
+        from fastarat.attacks.attack import Attack, Cost, Found
 
 
         def darken(logits_of, x, y, rows, conditions):

@@ -32,8 +32,8 @@ from fastarat.data.images.dataset import subset
 from fastarat.data.open import open_dataset
 from fastarat.evaluation.autoattack.checks import check_model
 from fastarat.evaluation.autoattack.driver import autoattack
+from fastarat.evaluation.autoattack.engines import NORMS, package
 from fastarat.evaluation.autoattack.prepared_model import prepared
-from fastarat.evaluation.autoattack.pyautoattack import NORMS, package
 from fastarat.evaluation.autoattack.state import TOLERANCE
 from fastarat.models.predictions import are_right
 from fastarat.runs.deployed import load_deployed

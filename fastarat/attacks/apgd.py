@@ -8,13 +8,10 @@ import torch
 from torch import Tensor
 
 from fastarat.attacks.apgd_search import MOMENTUM, Search, advance, begin, look_back, random_start, window_lengths
-from fastarat.attacks.attack import Attack, Conditions, Cost
-from fastarat.attacks.found import Found, nothing_found, written
+from fastarat.attacks.attack import Attack, Conditions, Cost, Found, nothing_found, towards_targets, written
 from fastarat.attacks.objectives import PointLoss
 from fastarat.attacks.pgd import Logits
-from fastarat.common.errors import UserError
 from fastarat.config.evaluation import NUM_TARGETS, EvaluationSettings
-from fastarat.models.predictions import are_right
 
 # Most points that break do so within the first tens of iterations. Dropping them every ten wastes five iterations
 # of a hundred on each, and asks the device ten times how many are left: a wait of microseconds beside ten passes.
@@ -87,36 +84,15 @@ def apgd_ce(
 def apgd_t(logits_of: Logits, x: Tensor, y: Tensor, rows: Tensor, conditions: Conditions, *, steps: int = 100) -> Found:
     """APGD on the targeted DLR loss, as in the standard AutoAttack; arguments and results are `apgd`'s.
 
-    One run for each of the `targets` wrong classes that the clean image is likeliest taken for, on the points that the
-    runs before left; whatever class it then is taken for breaks a point. An image that is misclassified as it is counts
-    as broken, by itself. Raises `UserError` if the model has too few classes.
+    One run a target (see `towards_targets`); whatever class it then is taken for breaks a point. Raises `UserError` if
+    the model has too few classes.
     """
-    clean_logits, num_targets = conditions.clean_logits, conditions.settings.targets
-    if clean_logits is None:
-        with torch.no_grad():
-            clean_logits = logits_of(x)
-    targets = likeliest_wrong_classes(clean_logits, num_targets)
-    found = nothing_found(x)._replace(broken=~are_right(clean_logits, y))
-    for run in range(num_targets):
-        left = (~found.broken).nonzero().flatten()
-        ascent = Ascent("targeted-dlr", run=run + 1, target=targets[left, run], steps=steps)
-        now = apgd(logits_of, x[left], y[left], rows[left], conditions, ascent)
-        found = written(found, left, now._replace(attackable=now.attackable | found.attackable[left]))
-    return found
 
+    def search(run: int, left: Tensor, target: Tensor) -> Found:
+        ascent = Ascent("targeted-dlr", run=run + 1, target=target, steps=steps)
+        return apgd(logits_of, x[left], y[left], rows[left], conditions, ascent)
 
-def likeliest_wrong_classes(clean_logits: Tensor, num_targets: int) -> Tensor:
-    """Classes of the 2nd, 3rd, ... largest of logits [B, K]: int64 [B, num_targets]. Raises `UserError` for too few.
-
-    Of a correctly classified image these are wrong ones.
-    """
-    num_classes, needed = clean_logits.shape[1], max(num_targets + 1, 4)
-    if num_classes < needed:
-        raise UserError(
-            f"{num_targets} targets with the targeted DLR loss need {needed} classes or more, "
-            f"and the model has {num_classes}: take fewer targets or another attack"
-        )
-    return clean_logits.topk(num_targets + 1).indices[:, 1:]
+    return towards_targets("apgd-t", search, logits_of, x, y, conditions, least=APGD_T.fewest_classes)
 
 
 def compact(search: Search, outcome: Outcome) -> tuple[Search, Outcome]:

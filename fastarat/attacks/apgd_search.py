@@ -24,8 +24,7 @@ from fastarat_kernels.pgd_step.ball import finite_gradient, norms, project
 from fastarat_kernels.philox import Stream
 from torch import Tensor
 
-from fastarat.attacks.found import has_direction, is_known, is_lost, moved_on
-from fastarat.attacks.objectives import TINY, PointLoss, point_losses
+from fastarat.attacks.objectives import TINY, PointLoss, has_direction, is_known, is_lost, moved_on, point_losses
 from fastarat.attacks.pgd import Logits
 from fastarat.config.attack import Norm
 from fastarat.models.predictions import are_right

@@ -14,9 +14,8 @@ import torch
 from fastarat_kernels.pgd_step.ball import ascend, project, uniform_noise
 from torch import Tensor
 
-from fastarat.attacks.attack import Attack, Conditions, Cost
-from fastarat.attacks.found import Found, has_direction, is_known, nothing_found, written
-from fastarat.attacks.objectives import objective
+from fastarat.attacks.attack import Attack, Conditions, Cost, Found, nothing_found, searched
+from fastarat.attacks.objectives import has_direction, is_known, objective
 from fastarat.attacks.pgd import Logits, clean_log_probabilities, loss_scale, start
 from fastarat.config.attack import AttackConfig, Objective
 from fastarat.config.evaluation import EvaluationSettings
@@ -121,18 +120,16 @@ def pgd(
 
     Starts are a function of seed, restart and `rows` (int64 [B]), the images' places in the evaluated set.
     """
-    settings, found = conditions.settings, nothing_found(x)
+    settings = conditions.settings
     eps_255, step_255 = 255 * settings.eps, 255 * (settings.eps / 4 if settings.step is None else settings.step)
     attack = AttackConfig(
         norm=settings.norm, eps_255=eps_255, step_255=step_255, steps=settings.steps, objective=objective
     )
-    for restart in range(settings.restarts):
-        left = (~found.broken).nonzero().squeeze(1)
-        if not len(left):
-            break
-        now = one_restart(logits_of, x[left], y[left], rows[left], attack, settings.seed, restart).found
-        found = written(found, left, now._replace(attackable=now.attackable | found.attackable[left]))
-    return found
+
+    def search(restart: int, left: Tensor) -> Found:
+        return one_restart(logits_of, x[left], y[left], rows[left], attack, settings.seed, restart).found
+
+    return searched(nothing_found(x), settings.restarts, search)
 
 
 def _cost(settings: EvaluationSettings) -> Cost:

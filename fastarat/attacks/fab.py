@@ -25,11 +25,10 @@ from fastarat_kernels.pgd_step.ball import finite_gradient
 from torch import Tensor
 
 from fastarat.attacks.apgd_search import random_shift
-from fastarat.attacks.attack import Attack, Conditions, Cost
-from fastarat.attacks.found import Found, has_direction, is_known, is_lost, moved_on, nothing_found, written
+from fastarat.attacks.attack import Attack, Conditions, Cost, Found, towards_targets
+from fastarat.attacks.objectives import has_direction, is_known, is_lost, moved_on
 from fastarat.attacks.pgd import Logits
 from fastarat.attacks.projections import lengths, project_onto_plane
-from fastarat.common.errors import UserError
 from fastarat.config.attack import Norm
 from fastarat.config.evaluation import NUM_TARGETS, EvaluationSettings
 from fastarat.models.predictions import are_right
@@ -66,32 +65,19 @@ class Search(NamedTuple):
 def fab_t(logits_of: Logits, x: Tensor, y: Tensor, rows: Tensor, conditions: Conditions, *, steps: int = 100) -> Found:
     """FAB-T against images `x` [B, C, H, W] in [0, 1] with labels `y` (int64 [B]), which are left as they are.
 
-    One search towards each of the `targets` wrong classes that the clean image is likeliest taken for, on the points
-    that the searches before left. An image that is misclassified as it is counts as broken, by itself. `logits_of` maps
-    images to logits [B, K]; of its gradients only the input's is asked for. `rows` is not looked at: nothing is random.
+    One search a target (see `towards_targets`). `logits_of` maps images to logits [B, K]; of its gradients only the
+    input's is asked for. `rows` is not looked at: nothing is random.
 
     Returns a misclassified point within `eps` of every broken point; the others stay `x`. Raises `UserError` if the
     model has no more classes than targets.
     """
-    clean_logits, num_targets, eps = conditions.clean_logits, conditions.settings.targets, conditions.settings.eps
-    if clean_logits is None:
-        with torch.no_grad():
-            clean_logits = logits_of(x)
-    if clean_logits.shape[1] <= num_targets:
-        raise UserError(
-            f"FAB with {num_targets} targets needs {num_targets + 1} classes or more, "
-            f"and the model has {clean_logits.shape[1]}: take fewer targets"
-        )
-    ranked = clean_logits.topk(num_targets + 1).indices
-    found = nothing_found(x)._replace(broken=~are_right(clean_logits, y))
-    for rank in range(1, num_targets + 1):
-        left = (~found.broken).nonzero().flatten()
-        towards = x[left], y[left], ranked[left, rank]
-        closest, distance, attackable = fab(logits_of, *towards, conditions, steps=steps)
-        inside = distance <= eps
-        images = torch.where(inside.view(-1, 1, 1, 1), closest, x[left])
-        found = written(found, left, Found(images, inside, attackable | found.attackable[left]))
-    return found
+
+    def search(rank: int, left: Tensor, target: Tensor) -> Found:
+        closest, distance, attackable = fab(logits_of, x[left], y[left], target, conditions, steps=steps)
+        inside = distance <= conditions.settings.eps
+        return Found(torch.where(inside.view(-1, 1, 1, 1), closest, x[left]), inside, attackable)
+
+    return towards_targets("fab-t", search, logits_of, x, y, conditions, least=FAB_T.fewest_classes)
 
 
 def fab(

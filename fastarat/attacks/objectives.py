@@ -1,4 +1,4 @@
-"""What attacks raise, for logits [N, K] and labels [N] (int64).
+"""What attacks raise, for logits [N, K] and labels [N] (int64), and which of its gradients lead anywhere.
 
 PGD's objectives are summed over the batch, so that an image's gradient does not shrink with its company; their
 `clean_log_probabilities` [N, K] are those of the clean images. APGD's are losses [N], one a point, since it compares
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastarat.config.attack import Objective
-from fastarat.models.predictions import widened
+from fastarat.models.predictions import margins, widened
 
 PointLoss = Literal["cross-entropy", "dlr", "targeted-dlr"]
 
@@ -32,9 +32,7 @@ def kl(logits: Tensor, clean_log_probabilities: Tensor) -> Tensor:
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """sum of max_{j != y} z_j - z_y (Carlini and Wagner, 2017)."""
-    true = torch.arange(logits.shape[1], device=logits.device) == y[:, None]
-    best_wrong = logits.masked_fill(true, -torch.inf).amax(1)
-    return (best_wrong - logits.masked_fill(~true, 0).sum(1)).sum()
+    return -margins(logits, y).sum()
 
 
 def objective(name: Objective, logits: Tensor, y: Tensor, clean_log_probabilities: Tensor | None) -> Tensor:
@@ -70,6 +68,31 @@ def point_losses(name: PointLoss, logits: Tensor, y: Tensor, target: Tensor) -> 
     if name == "cross-entropy":
         return F.cross_entropy(logits, y, reduction="none")
     return dlr(logits, y) if name == "dlr" else targeted_dlr(logits, y, target)
+
+
+def has_direction(gradient: Tensor, above: float = 0) -> Tensor:
+    """Which of the gradients [B, ...] have an entry larger than `above` to follow: bool [B]. NaN is none."""
+    return (gradient.abs() > above).flatten(1).any(1)
+
+
+def is_known(gradient: Tensor) -> Tensor:
+    """Which of the gradients [B, ...] have no NaN: bool [B]. What is finite of others is followed, but a search that
+    met no better one has not searched."""
+    return ~gradient.isnan().flatten(1).any(1)
+
+
+def is_lost(gradient: Tensor) -> Tensor:
+    """Which of the gradients [B, ...] lead nowhere because they are NaN: bool [B].
+
+    An attack goes on from another point then. A gradient of exactly zero is one that the standard attacks know: they
+    stay where they are.
+    """
+    return ~is_known(gradient) & ~has_direction(gradient)
+
+
+def moved_on(shift: Tensor) -> Tensor:
+    """Another shift of the same length: that of each image [B, C, H, W] with its pixels moved on by one place."""
+    return shift.flatten(1).roll(1, 1).view_as(shift)
 
 
 def _of_class(logits: Tensor, classes: Tensor) -> Tensor:

@@ -26,8 +26,8 @@ from fastarat_kernels.pgd_step.ball import norms
 from fastarat_kernels.philox import Stream
 from torch import Tensor
 
-from fastarat.attacks.attack import Attack, Conditions, Cost
-from fastarat.attacks.found import Found
+from fastarat.attacks.attack import Attack, Conditions, Cost, Found
+from fastarat.attacks.objectives import TINY
 from fastarat.attacks.pgd import Logits
 from fastarat.common.errors import UserError
 from fastarat.config.attack import Norm
@@ -38,7 +38,6 @@ HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000)
 # After every BLOCK queries the host waits to learn which images are done. That costs a GPU less than a query, and an
 # image stays at most BLOCK of 5000 queries longer than it must. L2's signs are drawn for a block at once.
 BLOCK = 20
-TINY = 1e-12  # keeps norms away from 0
 
 
 class Best(NamedTuple):
@@ -100,10 +99,11 @@ def _signs(words: Tensor) -> Tensor:
     return (words >> 30 & 2) - 1
 
 
-class _Shared:
+class _Search:
     """What the queries have in common for all images like `x`, drawn at once: afterwards the host never waits."""
 
-    def __init__(self, x: Tensor, norm: Norm, seed: int, queries: int):
+    def __init__(self, x: Tensor, norm: Norm, eps: float, seed: int, queries: int):
+        self.eps, self.seed = eps, seed
         channels, height, width = x.shape[1:]
         self.sides = [side(query, height, width, norm) for query in range(queries)]
         words = philox.words(seed, Stream.SQUARE_QUERY, 0, torch.arange(queries, device=x.device), 4 + channels)
@@ -119,10 +119,7 @@ class _Shared:
         """the sides again: int64 [queries]"""
 
 
-class _Linf:
-    def __init__(self, x: Tensor, eps: float, seed: int, queries: int):
-        self.shared, self.eps, self.seed = _Shared(x, "linf", seed, queries), eps, seed
-
+class _Linf(_Search):
     def start(self, x: Tensor, rows: Tensor) -> Tensor:
         """`x` [B, C, H, W] with ±eps on each column of each channel."""
         _, channels, _, width = x.shape
@@ -138,17 +135,17 @@ class _Linf:
         return self._propose
 
     def _propose(self, best: Best) -> Tensor:
-        shared, x_adv = self.shared, best.x_adv
-        signs, corner, side = (_at(best.query, table) for table in (shared.signs, shared.corners, shared.lengths))
-        return step_window(x_adv, 2 * self.eps * signs.to(x_adv.dtype), corner[0], side).clamp_(best.first, best.second)
+        signs, corner, side = (_at(best.query, table) for table in (self.signs, self.corners, self.lengths))
+        step = 2 * self.eps * signs.to(best.x_adv.dtype)
+        return step_window(best.x_adv, step, corner[0], side).clamp_(best.first, best.second)
 
 
-class _L2:
-    def __init__(self, x: Tensor, eps: float, seed: int, queries: int):
+class _L2(_Search):
+    def __init__(self, x: Tensor, norm: Norm, eps: float, seed: int, queries: int):
         if min(x.shape[2:]) < 5:
             raise UserError(f"Square in L2 needs images of 5 x 5 pixels or more, not {x.shape[2]} x {x.shape[3]}")
-        self.shared, self.eps, self.seed = _Shared(x, "l2", seed, queries), eps, seed
-        self.templates = {length: template(length).to(x) for length in set(self.shared.sides)}
+        super().__init__(x, norm, eps, seed, queries)
+        self.templates = {length: template(length).to(x) for length in set(self.sides)}
         self.tile = template(min(x.shape[2:]) // 5).to(x)
 
     def start(self, x: Tensor, rows: Tensor) -> Tensor:
@@ -176,8 +173,7 @@ class _L2:
         return partial(self._propose, self.templates[side])
 
     def _propose(self, shape: Tensor, best: Best) -> Tensor:
-        shared, x = self.shared, best.first
-        turned, corners = (_at(best.query, table) for table in (shared.signs, shared.corners))
+        x, turned, corners = best.first, _at(best.query, self.signs), _at(best.query, self.corners)
         signs = best.second.index_select(1, (best.query % BLOCK).view(1)).view(-1, x.shape[1], 1, 1)
         shape = signs * torch.where(turned[0] > 0, shape.T, shape)
         return self._around(x, move_mass(best.x_adv - x, shape, corners, self.eps))
@@ -259,7 +255,7 @@ def square(
     is told how many more of them are over. Raises `UserError` for images smaller than 5 x 5 in L2.
     """
     norm, eps, seed = conditions.settings.norm, conditions.settings.eps, conditions.settings.seed
-    search = (_Linf if norm == "linf" else _L2)(x, eps, seed, queries)
+    search = (_Linf if norm == "linf" else _L2)(x, norm, eps, seed, queries)
     x_adv = search.start(x, rows)
     margin, broken = verdict(logits_of(x_adv), y)
     for first in range(0, queries, BLOCK):
@@ -270,7 +266,7 @@ def square(
             number = torch.full((), first, dtype=torch.int64, device=x.device)
             best = Best(x_adv[left], margin[left], broken[left], y[left], number, *about)
             for query in block:
-                side = search.shared.sides[query] if norm == "l2" else 0
+                side = search.sides[query] if norm == "l2" else 0
                 move = partial(_try, logits_of, search.proposal(side))
                 best = conditions.mover(("square", norm, eps, seed, queries, side), move, best)
             x_adv[left], margin[left], broken[left] = best.x_adv, best.margin, best.broken

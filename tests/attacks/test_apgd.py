@@ -10,8 +10,8 @@ from fastarat_kernels.pgd_step.ball import norms
 from torch import Tensor, nn
 
 from fastarat.attacks import apgd as standard
-from fastarat.attacks.apgd import likeliest_wrong_classes
 from fastarat.attacks.apgd_search import begin, look_back, random_start, window_lengths
+from fastarat.attacks.attack import likeliest_wrong_classes, require_classes
 from fastarat.attacks.objectives import targeted_dlr
 from fastarat.common.errors import UserError
 from fastarat.verification.stored_net import load_kit_model
@@ -431,10 +431,10 @@ def test_no_points_give_no_points(net, attack):
     assert found.shape == (0, 1, 6, 6) and broken.shape == (0,)
 
 
-@pytest.mark.parametrize(("num_classes", "num_targets"), [(3, 1), (9, 9)])
-def test_more_targets_than_wrong_classes_are_refused(num_classes, num_targets):
-    with pytest.raises(UserError, match=f"the model has {num_classes}: take fewer targets"):
-        likeliest_wrong_classes(torch.rand(2, num_classes), num_targets)
+@pytest.mark.parametrize(("num_classes", "num_targets", "fix"), [(3, 1, "attacks without"), (9, 9, "8 targets")])
+def test_more_targets_than_wrong_classes_are_refused(num_classes, num_targets, fix):
+    with pytest.raises(UserError, match=f"the model has {num_classes}: give {fix}"):
+        require_classes("apgd-t", num_classes, num_targets, 4)
 
 
 def test_a_gradient_of_zero_is_there_to_be_seen_at_the_start(net):

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fastarat.attacks.attack import Found
 from fastarat.attacks.cuda_graphs import Captured, Counted, Graphs, Mover, _Graph, directly, graphs_on
 from fastarat.attacks.fab import fab_t
-from fastarat.attacks.found import Found
 from fastarat.evaluation.autoattack import driver as module
 from tests.helpers.attacks import attack_of, autoattacked, broken_by, by_keywords
 from tests.helpers.spoiled import Spoiled, nan

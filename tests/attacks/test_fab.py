@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from fastarat.attacks import fab as module
 from fastarat.attacks import projections
+from fastarat.attacks.attack import Found
 from fastarat.attacks.fab import Search, advance
-from fastarat.attacks.found import Found
 from fastarat.attacks.projections import lengths
 from fastarat.common.errors import UserError
 from fastarat.verification.stored_net import load_kit_model
@@ -226,5 +226,5 @@ def test_no_images_are_no_work(curved):
 
 def test_too_few_classes_are_said(curved):
     model, x, y = curved
-    with pytest.raises(UserError, match="9 targets needs 10 classes or more, and the model has 8"):
+    with pytest.raises(UserError, match="takes 9 wrong classes and needs 10 classes; the model has 8: give 7 targets"):
         fab_t(model, x, y, norm="linf", eps=0.1)

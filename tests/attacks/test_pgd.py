@@ -9,8 +9,7 @@ from fastarat_kernels import philox
 from fastarat_kernels.pgd_step.ball import norms
 from torch import nn
 
-from fastarat.attacks.perturb import perturb
-from fastarat.attacks.pgd import start
+from fastarat.attacks.pgd import perturb, start
 from fastarat.common.errors import UserError
 from fastarat.config.attack import AttackConfig
 from fastarat.models.convert import convert_to_split_batch_norm

@@ -8,7 +8,7 @@ from torch import nn
 
 import fastarat
 from fastarat import UserError
-from fastarat.evaluation.autoattack import pyautoattack
+from fastarat.evaluation.autoattack import engines
 
 EPS = {"linf": 0.02, "l2": 0.2}
 
@@ -52,7 +52,7 @@ def test_tracing_and_random_numbers_of_others_are_left_alone(net):
 
 
 def test_without_the_package_one_line_names_the_extra(net, monkeypatch):
-    pyautoattack.package.cache_clear()
+    engines.package.cache_clear()
     monkeypatch.setitem(sys.modules, "pyautoattack", None)
     with pytest.raises(UserError, match=r"pip install 'fastarat\[reference\]'"):
         measured(net, "apgd-ce", "linf", "pyautoattack")

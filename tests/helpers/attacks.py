@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from fastarat.attacks.apgd import Ascent, apgd
-from fastarat.attacks.attack import Conditions
-from fastarat.attacks.found import Found
+from fastarat.attacks.attack import Conditions, Found
 from fastarat.attacks.pgd import Logits
 from fastarat.attacks.registry import ATTACKS
 from fastarat.config.evaluation import STANDARD, EvaluationSettings

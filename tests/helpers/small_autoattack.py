@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastarat.attacks.found import Found
+from fastarat.attacks.attack import Found
 from fastarat.evaluation.result import Evaluation
 from tests.helpers.attacks import broken_by
 

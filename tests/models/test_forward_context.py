@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from fastarat.attacks.perturb import perturb
+from fastarat.attacks.pgd import perturb
 from fastarat.config.attack import AttackConfig
 from fastarat.config.method import ARATConfig
 from fastarat.methods.registry import build_method

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fastarat.__main__ import main
-from fastarat.attacks.found import nothing_found
+from fastarat.attacks.attack import nothing_found
 from fastarat.common.errors import UserError
 from fastarat.verification.plan import kit_parts, parts_of
 from fastarat.verification.whole_attacks import Stage, images_of, judge

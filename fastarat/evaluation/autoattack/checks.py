@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fastarat.attacks.attack import require_classes
 from fastarat.attacks.registry import ATTACKS
 from fastarat.common.errors import UserError, unknown
 from fastarat.config.evaluation import STANDARD, EvaluationSettings
@@ -52,7 +53,7 @@ def check_model(
     with torch.inference_mode(False), torch.enable_grad():
         x = as_numbers(images[:2]).clone().requires_grad_()  # a copy, and one that cannot be changed in place
         logits = _called(module, x)
-        _check_logits_of_two(logits, x, num_classes)
+        _check_shape(logits, len(x), num_classes)
         if any(ATTACKS[name].follows_gradient for name in attacks):
             _check_gradient(logits, x)
     _check_neighbours(module, x.detach(), logits.detach())
@@ -100,13 +101,13 @@ def _check_neighbours(module: nn.Module, x: Tensor, logits: Tensor) -> None:
         )
 
 
-def _check_logits_of_two(logits: Any, x: Tensor, num_classes: int | None) -> None:
-    """Raise `UserError` unless these are logits of the images `x`, of `num_classes` classes (None: any)."""
-    right = isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == len(x)
+def _check_shape(logits: Any, size: int, num_classes: int | None = None) -> None:
+    """Raise `UserError` unless these are logits of `size` images, of `num_classes` classes (None: any)."""
+    right = isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == size
     if not right or num_classes not in (None, logits.shape[1]):
         shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         classes = "classes" if num_classes is None else num_classes
-        raise UserError(f"the model returns {shape} for {len(x)} images, not logits [{len(x)}, {classes}]")
+        raise UserError(f"the model returns {shape} for {size} images, not logits [{size}, {classes}]")
     if not logits.is_floating_point():
         raise UserError(f"the model returns {logits.dtype} numbers: give logits, before any argmax")
 
@@ -159,15 +160,11 @@ def check_attacks(names: Sequence[str]) -> None:
 
 def check_logits(logits: Tensor, size: int, task: Task) -> None:
     """Raise `UserError` unless these are logits of `size` images, of enough classes for labels and attacks."""
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != size:
-        shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UserError(f"the model returns {shape} for {size} images, not logits [{size}, classes]")
+    _check_shape(logits, size)
     num_classes = logits.shape[1]
-    targets = task.settings.targets
     for name in task.settings.names:
-        least = ATTACKS[name].fewest_classes
-        if least and num_classes < max(targets + 1, least):
-            raise UserError(_too_few_classes(name, targets, num_classes, least))
+        if least := ATTACKS[name].fewest_classes:
+            require_classes(name, num_classes, task.settings.targets, least)
     if num_classes < 2:
         raise UserError("the model has one class: there is nothing that an attack could change")
     wrong = ((task.labels < 0) | (task.labels >= num_classes)).nonzero().flatten().tolist()
@@ -176,12 +173,3 @@ def check_logits(logits: Tensor, size: int, task: Task) -> None:
             f"label {int(task.labels[wrong[0]])} of image {wrong[0]} is no class of the model, whose {num_classes} are "
             f"numbered from 0 ({len(wrong)} such labels): leave these images out, or number their classes so"
         )
-
-
-def _too_few_classes(name: str, targets: int, num_classes: int, least: int) -> str:
-    text = (
-        f"{name} takes {targets} wrong classes and needs {max(targets + 1, least)} classes; the model has {num_classes}"
-    )
-    if num_classes >= least:
-        return f"{text}: give {num_classes - 1} targets, which the result names, or leave {name} out of the attacks"
-    return f"{text}: give attacks without targets, as apgd-ce and square"

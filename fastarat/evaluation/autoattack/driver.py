@@ -24,15 +24,12 @@ from fastarat.common.errors import UserError
 from fastarat.config.attack import Norm
 from fastarat.config.evaluation import EvaluationSettings
 from fastarat.evaluation.autoattack.checks import check_logits, check_task
-from fastarat.evaluation.autoattack.engine import Engine, fast
+from fastarat.evaluation.autoattack.engines import ENGINES, Engine, check_engine
 from fastarat.evaluation.autoattack.progress import Budget, Progress
-from fastarat.evaluation.autoattack.pyautoattack import check_engine, pyautoattack
 from fastarat.evaluation.autoattack.state import BatchOutcome, State, Task, are_inside, nothing
 from fastarat.evaluation.autoattack.warnings import probabilities, randomness, undefined_clean
 from fastarat.evaluation.result import Evaluation, result_of
 from fastarat.models.predictions import are_right, are_undefined
-
-ENGINES: dict[str, Engine] = {"fast": fast, "pyautoattack": pyautoattack}
 
 
 def autoattack(

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fastarat.attacks.found import Found
+from fastarat.attacks.attack import Found
 from fastarat.common.errors import UserError
 from fastarat.common.tensors import write_tensors
 from fastarat.config.evaluation import STANDARD

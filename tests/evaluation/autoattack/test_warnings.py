@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastarat.attacks.found import Found
+from fastarat.attacks.attack import Found
 from fastarat.evaluation.result import Evaluation
 from fastarat.verification.stored_net import load_kit_model
 from tests.helpers.attacks import autoattacked, replace_attack
