@@ -35,8 +35,19 @@ class Analysis:
     """round the images whose places `surface.images` of the result names"""
 
 
-def analyze(
-    run: Path,
+def analyze(run: Path, **options: Any) -> dict[str, Any]:
+    """Everything `fastarat analyze RUN` writes to `analysis.json`: plain numbers, lists and names.
+
+    Per layer, for each kept state: gradient conflict, mixture distance, feature cosine, spread (`definitions` says what
+    they are). `summary`: their means at the last checkpoint, of conflicts over convolutions and linear layers, of the
+    others over the aligned layers. The deployed model's loss surfaces and perturbation norms stand beside. `options` as
+    of `whole_analysis`. Raises `UserError` for what cannot be analysed.
+    """
+    return whole_analysis(run, **options).result
+
+
+def whole_analysis(
+    path: Path,
     *,
     num_images: int = 200,
     batches: int = 4,
@@ -45,34 +56,16 @@ def analyze(
     data: str | None = None,
     epochs: Sequence[int] = (),
     advance: Callable[[float], None] = lambda percent: None,
-) -> dict[str, Any]:
-    """Everything `fastarat analyze RUN` writes to `analysis.json`: plain numbers, lists and names.
-
-    Per layer, for each kept state: gradient conflict, mixture distance, feature cosine, spread (`definitions` says what
-    they are). `summary`: their means at the last checkpoint, of conflicts over convolutions and linear layers, of the
-    others over the aligned layers. The deployed model's loss surfaces and perturbation norms stand beside.
+) -> Analysis:
+    """What `analyze` gives, with the images and grids that pictures need. The run's files are left as they are.
 
     `num_images`: test images; `batches`: training batches; `epochs`: of the snapshots, only these; `data`: where the
     images lie, if not where the run found them. `advance` is told what is done, in percent. Raises `UserError` for what
-    cannot be analysed. The run's files are left as they are.
+    cannot be analysed.
     """
-    return whole_analysis(run, num_images, batches, seed, torch.device(device), data, epochs, advance).result
-
-
-def whole_analysis(
-    path: Path,
-    num_images: int,
-    batches: int,
-    seed: int,
-    device: torch.device,
-    data: str | None,
-    epochs: Sequence[int],
-    advance: Callable[[float], None],
-) -> Analysis:
-    """As `analyze`, with the images and grids that pictures need."""
     run = Run(path)
     kept = kept_states(run, epochs)
-    training = reconstruct(run.config(), data, device, run.checkpoint("last"))
+    training = reconstruct(run.config(), data, torch.device(device), run.checkpoint("last"))
     if training.dataset.matched:
         notice(f"classes of {training.dataset.name}: {training.dataset.matched}")
     view = View.of(training, num_images, batches, seed)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fastarat.commands.parsing import parse
+from fastarat.commands.parsing import Printed, device_of, parse, require_positive
 from fastarat.common.console import notice, print_json, print_table, progress, stdout
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import read_json, write_text
@@ -28,7 +28,7 @@ FILES = (
 
 
 @dataclass(frozen=True)
-class AnalyzeArguments:
+class AnalyzeArguments(Printed):
     """Look inside a run: gradient conflict, batch statistics, features, loss surface, perturbations.
 
     Measures the last and the best checkpoint, and every snapshot that --checkpoint.history kept in training.
@@ -49,8 +49,6 @@ class AnalyzeArguments:
     """choice of images, attack starts and random directions"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """where to compute"""
-    json: bool = False
-    """print the summary as JSON"""
     out: Path | None = None
     """directory for analysis.json and the pictures; default RUN/analysis"""
 
@@ -58,34 +56,33 @@ class AnalyzeArguments:
 def run(args: list[str]) -> int:
     """Analyse, write JSON and pictures, and print a table of the summary, or JSON."""
     arguments = parse(AnalyzeArguments, args, "fastarat analyze")
-    _check(arguments)
+    require_positive(arguments, "num_images", "batches")
+    if not 0 <= arguments.seed < 2**31:
+        raise UserError(f"--seed {arguments.seed}: give 0 or more, below 2^31")
     import torch
 
     from fastarat.analysis import whole_analysis
     from fastarat.analysis.snapshots import kept_states
-    from fastarat.common.choice_log import ChoiceLog
     from fastarat.runs.run import Run
-    from fastarat.training.choices import choose_device
 
-    opened = Run(arguments.run)
-    kept_states(opened, arguments.epochs)
-    device = choose_device(_on(opened.config(), arguments.device), ChoiceLog())
+    kept_states(Run(arguments.run), arguments.epochs)
+    device = device_of(arguments.device)
     out = arguments.out or arguments.run / "analysis"
     _make(out, is_own=arguments.out is None)
     try:
         with progress("analysing, in percent", 100) as advance:
             analysis = whole_analysis(
                 arguments.run,
-                arguments.num_images,
-                arguments.batches,
-                arguments.seed,
-                torch.device(device),
-                arguments.data,
-                arguments.epochs,
-                advance,
+                num_images=arguments.num_images,
+                batches=arguments.batches,
+                seed=arguments.seed,
+                device=device,
+                data=arguments.data,
+                epochs=arguments.epochs,
+                advance=advance,
             )
-    except torch.OutOfMemoryError:
-        raise WorkError("out of GPU memory: give fewer --num-images, or --device cpu") from None
+    except torch.OutOfMemoryError as error:
+        raise WorkError("out of GPU memory: give fewer --num-images, or --device cpu") from error
     _write(out, analysis)
     if arguments.json:
         print_json({"run": str(arguments.run), "out": str(out), **analysis.result["summary"]})
@@ -93,21 +90,6 @@ def run(args: list[str]) -> int:
         _print(analysis.result)
         notice(f"{out}: analysis.json and pictures")
     return 0
-
-
-def _check(arguments: AnalyzeArguments) -> None:
-    for name in ("num_images", "batches"):
-        if getattr(arguments, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: give 1 or more")
-    if not 0 <= arguments.seed < 2**31:
-        raise UserError(f"--seed {arguments.seed}: give 0 or more, below 2^31")
-
-
-def _on(config: Any, device: str) -> Any:
-    """The configuration on one process of this device."""
-    from dataclasses import replace
-
-    return replace(config, device=device, gpus=0, procs=0)
 
 
 def _make(out: Path, is_own: bool) -> None:
@@ -123,8 +105,8 @@ def _make(out: Path, is_own: bool) -> None:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
             pass
-    except OSError as e:
-        raise UserError(f"cannot write to {out}: {e.strerror}; give another --out") from None
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror}; give another --out") from error
 
 
 def _is_analysis(path: Path) -> bool:

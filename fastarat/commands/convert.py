@@ -6,13 +6,13 @@ from typing import Annotated
 
 import tyro
 
-from fastarat.commands.parsing import parse
+from fastarat.commands.parsing import Printed, parse
 from fastarat.common.advice import command
 from fastarat.common.console import print_json, stdout
 
 
 @dataclass(frozen=True)
-class ConvertArguments:
+class ConvertArguments(Printed):
     """Make a run of a checkpoint of the published AR-AT code, for eval, export and train --resume.
 
     For example: fastarat convert arat_resnet18.pth --out runs/published-resnet18
@@ -24,8 +24,6 @@ class ConvertArguments:
     """the new run's directory"""
     data: str | None = None
     """the data set it was trained on; default cifar10 or cifar100, by the number of classes"""
-    json: bool = False
-    """print JSON"""
 
 
 def run(args: list[str]) -> int:

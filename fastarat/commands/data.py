@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from fastarat.commands.parsing import parse
+from fastarat.commands.parsing import Printed, parse
 from fastarat.common import console
 from fastarat.common.errors import unknown
 from fastarat.data.formats.beton.storage import Storage
@@ -21,18 +21,15 @@ Source = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SRC")]
 
 
 @dataclass(frozen=True)
-class ListArguments:
+class ListArguments(Printed):
     """List the data sets that `--data` knows by name.
 
     For example: fastarat data list
     """
 
-    json: bool = False
-    """print JSON for a program to read"""
-
 
 @dataclass(frozen=True)
-class FetchArguments:
+class FetchArguments(Printed):
     """Download a published archive, or take one from this machine, and check it.
 
     A download that was interrupted goes on where it stopped. For example: fastarat data fetch cifar10
@@ -44,12 +41,10 @@ class FetchArguments:
     """an archive already on this machine, instead of a download"""
     url: str | None = None
     """a mirror's address of the same archive"""
-    json: bool = False
-    """print JSON for a program to read"""
 
 
 @dataclass(frozen=True)
-class PrepareArguments:
+class PrepareArguments(Printed):
     """Decode a data set once into the prepared form: memory-mapped arrays and a manifest.
 
     For example: fastarat data prepare photos.tar photos-128 --size 128
@@ -61,12 +56,10 @@ class PrepareArguments:
     """the new folder for the prepared set"""
     size: int | None = None
     """resize the shorter side to this many pixels and keep the middle (needed if images differ in size)"""
-    json: bool = False
-    """print JSON for a program to read"""
 
 
 @dataclass(frozen=True)
-class BuildArguments:
+class BuildArguments(Printed):
     """Write a data set as one .beton, the file that FFCV reads, with its checksums beside it.
 
     JPEGs that need no shrinking are taken as they are. For example: fastarat data build imagenet imagenet-400.beton
@@ -83,12 +76,10 @@ class BuildArguments:
     """shrink larger images to this many pixels"""
     quality: int = 90
     """JPEG quality of images that are encoded again"""
-    json: bool = False
-    """print JSON for a program to read"""
 
 
 @dataclass(frozen=True)
-class CheckArguments:
+class CheckArguments(Printed):
     """Read all of a data set and print every problem; the exit code is 1 if there is any.
 
     For example: fastarat data check photos.tar
@@ -97,30 +88,23 @@ class CheckArguments:
     src: Source
     """a known name, a prepared set, an image folder, a tar of one, a .beton, a folder of shards, a CIFAR binary archive
     or an .npz file"""
-    json: bool = False
-    """print JSON for a program to read"""
 
 
 @dataclass(frozen=True)
-class InfoArguments:
+class InfoArguments(CheckArguments):
     """Show what a data set holds: classes, counts, shape, fingerprint.
 
     For example: fastarat data info digits
     """
 
-    src: Source
-    """a known name, a prepared set, an image folder, a tar of one, a .beton, a folder of shards, a CIFAR binary archive
-    or an .npz file"""
     sheet: Path | None = None
     """draw some training images of each class into this PNG"""
-    json: bool = False
-    """print JSON for a program to read"""
 
 
 def run(args: list[str]) -> int:
     """Run the subcommand that `args` begins with; returns the exit code. Raises `UserError`, `WorkError`."""
     if not args or args[0] in ("-h", "--help"):
-        console.stdout.print(_overview(), markup=False)
+        console.stdout.print(_overview())
         return 0
     if args[0] not in COMMANDS:
         raise unknown("data command", args[0], COMMANDS)
@@ -142,7 +126,7 @@ def _list(arguments: ListArguments) -> int:
         console.print_json(rows)
         return 0
     for row in rows:
-        console.stdout.print(f"{row['name']:16} {row['state']}", markup=False)
+        console.stdout.print(f"{row['name']:16} {row['state']}")
     return 0
 
 
@@ -151,7 +135,7 @@ def _fetch(arguments: FetchArguments) -> int:
     if arguments.json:
         console.print_json({"name": arguments.name, "path": str(path)})
     else:
-        console.stdout.print(f"{arguments.name} is at {path}, checksum verified.", markup=False)
+        console.stdout.print(f"{arguments.name} is at {path}, checksum verified.")
     return 0
 
 
@@ -198,7 +182,7 @@ def _show(facts: dict[str, Any], as_json: bool) -> int:
         counts = facts[split]
         plain[split] = f"{counts['images']} images, {counts['class_min']} to {counts['class_max']} a class"
     for key, value in plain.items():
-        console.stdout.print(f"{key:12} {value}", markup=False)
+        console.stdout.print(f"{key:12} {value}")
     return 0
 
 

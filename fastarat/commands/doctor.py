@@ -2,19 +2,16 @@
 
 from dataclasses import dataclass
 
-from fastarat.commands.parsing import parse
+from fastarat.commands.parsing import Printed, parse
 from fastarat.common.console import print_json, print_table
 
 
 @dataclass(frozen=True)
-class DoctorArguments:
+class DoctorArguments(Printed):
     """Say what this machine has and what is missing; exit 1 if fastarat cannot train here.
 
     For example: fastarat doctor
     """
-
-    json: bool = False
-    """print JSON"""
 
 
 def run(args: list[str]) -> int:

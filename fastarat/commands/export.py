@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from fastarat.commands.parsing import parse
+from fastarat.commands.parsing import Printed, parse
 from fastarat.common.console import print_json, stdout
 
 
 @dataclass(frozen=True)
-class ExportArguments:
+class ExportArguments(Printed):
     """Write a model that needs only PyTorch: safetensors, a model.py, a model card, and ONNX if asked.
 
     For example: fastarat export runs/digits-arat --out exported --onnx
@@ -27,8 +27,6 @@ class ExportArguments:
     """of a run: last, best, or a step's number, instead of the deployed weights"""
     onnx: bool = False
     """write model.onnx too (needs the onnx extra)"""
-    json: bool = False
-    """print the files as JSON"""
 
 
 def run(args: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Command-line parsing: a dataclass in, an instance out, one line for whatever is wrong.
+"""Command-line parsing: a dataclass in, an instance out, one line for whatever is wrong; what several commands share.
 
 Nothing here or in a settings file imports torch, so that `--help` answers at once.
 """
@@ -9,16 +9,28 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from itertools import groupby
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import tyro
 
+from fastarat.common.console import notice
 from fastarat.common.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 LEAST_COLUMNS = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Printed:
+    """The flag of all commands whose result a program may read."""
+
+    json: bool = False
+    """print JSON for a program to read"""
 
 
 def parse(arguments: type[T], args: list[str], prog: str, default: T | None = None) -> T:
@@ -83,3 +95,24 @@ def flags(value: Any, prefix: str = "--") -> list[str]:
         else:
             found.append(prefix + name)
     return found
+
+
+def require_positive(arguments: object, *names: str) -> None:
+    """Raise `UserError` for a number among these flags that is given and below 1."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value}: give 1 or more")
+
+
+def device_of(name: str) -> "torch.device":
+    """The device that `--device` names; `auto` is the GPU where there is one, and is told. Raises `UserError` for a GPU
+    that is not there."""
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: this machine has no GPU that torch can use; leave it out for the CPU")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        notice(f"device: {name}")
+    return torch.device(name)

@@ -5,13 +5,13 @@ from typing import Annotated
 
 import tyro
 
-from fastarat.commands.parsing import parse
+from fastarat.commands.parsing import Printed, parse
 from fastarat.common.console import print_json, print_table
 from fastarat.config import recipes, to_json
 
 
 @dataclass(frozen=True)
-class RecipesArguments:
+class RecipesArguments(Printed):
     """List the recipes, or show one with all its settings.
 
     For example: fastarat recipes cifar10-resnet18-arat
@@ -19,8 +19,6 @@ class RecipesArguments:
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[NAME]")] = ""
     """a recipe to show"""
-    json: bool = False
-    """print JSON"""
 
 
 def run(args: list[str]) -> int:

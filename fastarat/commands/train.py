@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fastarat.commands.parsing import parse
+from fastarat.commands.parsing import Printed, parse, require_positive
 from fastarat.common.advice import command
 from fastarat.common.console import notice, print_json
 from fastarat.common.errors import Interrupted, UserError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TrainArguments:
+class TrainArguments(Printed):
     """Train a robust model by a recipe; every setting can be overridden.
 
     For example: fastarat train cifar10-resnet18-arat --gpus 8 --epochs 50 --attack.steps 7
@@ -37,8 +37,6 @@ class TrainArguments:
     """port on which several processes find each other; 0: any free one"""
     profile: int | None = None
     """record this many steps after the first few, and show where their time goes: profile/ in the run's directory"""
-    json: bool = False
-    """print the result as JSON"""
 
 
 def run(args: list[str]) -> int:
@@ -54,7 +52,7 @@ def run(args: list[str]) -> int:
         finished = train(arguments.config, arguments.out, resume=arguments.resume, profile=arguments.profile)
     except Interrupted as stopped:
         goes_on = f"{command('train', '--resume', arguments.out)} goes on from there"
-        raise Interrupted(f"{stopped}; {goes_on}", stopped.number) from None
+        raise Interrupted(f"{stopped}; {goes_on}", stopped.number) from stopped
     if is_first():
         _report(finished, arguments.json)
     return 0
@@ -84,8 +82,7 @@ def parse_arguments(args: list[str]) -> TrainArguments:
         )
     arguments = parse(TrainArguments, rest, "fastarat train", TrainArguments(base))
     arguments = replace(arguments, config=arguments.config.checked())
-    if arguments.profile is not None and arguments.profile < 1:
-        raise UserError(f"--profile {arguments.profile}: give 1 step or more")
+    require_positive(arguments, "profile")
     if arguments.out == Path():
         raise UserError("--out is the current directory: give the run one of its own")
     if arguments.resume:
@@ -116,7 +113,8 @@ def _base_config(args: list[str]) -> tuple[Config, list[str]]:
         return _config_of(found, named, rest), [*rest, "--out", str(found)]
     if source is not None:
         return _config_of(Path(source), named, rest), rest
-    return recipes.recipe(named[0] if named else recipes.DEFAULT, _fidelity(rest)), rest
+    fidelity: Fidelity = "published-code" if _value(rest, "--fidelity") == "published-code" else "paper"
+    return recipes.recipe(named[0] if named else recipes.DEFAULT, fidelity), rest
 
 
 def _config_of(run: Path, named: list[str], rest: list[str]) -> Config:
@@ -152,10 +150,6 @@ def _value(args: list[str], flag: str) -> str | None:
         elif arg.startswith(f"{flag}="):
             found = arg.partition("=")[2]
     return found
-
-
-def _fidelity(args: list[str]) -> Fidelity:
-    return "published-code" if _value(args, "--fidelity") == "published-code" else "paper"
 
 
 def _resumed(arguments: TrainArguments) -> TrainArguments:

@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from fastarat.commands.parsing import parse
+from fastarat.commands.parsing import Printed, device_of, parse
 from fastarat.common.console import print_json, progress, stdout
 from fastarat.common.errors import UserError
 from fastarat.verification import PARTS, PartName
 
 if TYPE_CHECKING:
+    import torch
+
     from fastarat.verification.compare import Count, Row
 
 
 @dataclass(frozen=True)
-class VerifyArguments:
+class VerifyArguments(Printed):
     """Compare what this installation computes with stored results; exit 0 only if all agree.
 
     A file holds golden vectors of AR-AT. A directory is a kit of AutoAttack's results (nets as data, flags, images,
@@ -35,24 +37,18 @@ class VerifyArguments:
     """where to compute"""
     only: tuple[PartName, ...] = PARTS
     """these parts of kits; the whole attacks take minutes, all else seconds"""
-    json: bool = False
-    """print the rows as JSON"""
 
 
 def run(args: list[str]) -> int:
     """Print a row per quantity; 1 if one does not hold."""
     arguments = parse(VerifyArguments, args, "fastarat verify")
-    import torch
-
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: this machine has no GPU that torch can use; leave it out for the CPU")
-    rows = []
+    rows, device = [], device_of(arguments.device)
     with _full_float32():
-        for row in _rows(arguments):
+        for row in _rows(arguments, device):
             rows.append(row)
             if not arguments.json:
                 verdict = "holds" if row.holds else "FAILS"
-                stdout.print(f"{row.quantity:72s} {row.evidence:44s} {verdict}", markup=False)
+                stdout.print(f"{row.quantity:72s} {row.evidence:44s} {verdict}")
     if not rows:
         raise UserError(
             f"{arguments.path} holds no {' and no '.join(arguments.only) or 'part'}: give other parts to --only"
@@ -65,14 +61,13 @@ def run(args: list[str]) -> int:
     return 1 if failed else 0
 
 
-def _rows(arguments: VerifyArguments) -> "Iterator[Row | Count]":
+def _rows(arguments: VerifyArguments, device: "torch.device") -> "Iterator[Row | Count]":
     """All rows of a file, a kit, or the files and kits of a directory, as they are computed."""
     import torch
 
     from fastarat.verification.plan import parts_of
 
-    device, dtype = torch.device(arguments.device), getattr(torch, arguments.dtype)
-    for path, parts in parts_of(arguments.path, device, dtype, arguments.only):
+    for path, parts in parts_of(arguments.path, device, getattr(torch, arguments.dtype), arguments.only):
         with progress(f"verifying {path.name}", sum(part.work for part in parts)) as advance:
             for part in parts:
                 yield from part.rows(advance)

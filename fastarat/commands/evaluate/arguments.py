@@ -6,13 +6,14 @@ from typing import Annotated, Literal
 
 import tyro
 
+from fastarat.commands.parsing import Printed, require_positive
 from fastarat.common.errors import UserError
 from fastarat.config.attack import Norm
 from fastarat.config.evaluation import NUM_TARGETS, EngineName, EvaluationDtype
 
 
 @dataclass(frozen=True)
-class EvalArguments:
+class EvalArguments(Printed):
     """Measure a model on test images: clean, and under attack.
 
     An image counts as robust if no attack breaks it: pgd and cw at any iterate of any start; autoattack is the
@@ -61,8 +62,6 @@ class EvalArguments:
     """directory that keeps what is done; default one beside the model, which goes once all is done"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """where to compute"""
-    json: bool = False
-    """print JSON"""
     out: Path | None = None
     """write the JSON to this file too"""
     save: Path | None = None
@@ -80,10 +79,7 @@ def check(arguments: EvalArguments) -> None:
         raise UserError(f"--save {arguments.save}: give a name that ends in .npz")
     if not 0 <= arguments.seed < 2**64:
         raise UserError(f"--seed {arguments.seed}: give 0 or more, below 2^64")
-    for name in ("steps", "restarts", "targets", "batch", "num_images"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} {value}: give 1 or more")
+    require_positive(arguments, "steps", "restarts", "targets", "batch", "num_images")
     if arguments.budget is not None and not arguments.budget > 0:
         raise UserError(f"--budget {arguments.budget:g}: give seconds above 0")
     if arguments.eps_255 is not None and not 0 < arguments.eps_255 < float("inf"):

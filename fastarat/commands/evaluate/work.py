@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastarat.commands.parsing import device_of
 from fastarat.common.console import notice, progress
 from fastarat.common.errors import Interrupted, UserError, WorkError
 from fastarat.common.signals import number_of
@@ -42,7 +43,7 @@ class Work:
         self.arguments = arguments
         asked = _asked(arguments)
         check_attacks(asked.names)
-        self.device = _device(arguments.device)
+        self.device = device_of(arguments.device)
         model, description = _model(arguments)
         self.model = to_mode(model.to(self.device), training=False)
         norm, self.eps_255 = _threat(arguments, description)
@@ -185,17 +186,6 @@ def _threat(arguments: "EvalArguments", description: "Description | None") -> tu
         whose = f"the model was trained for {norm}" if description else f"eps is known for {norm} alone"
         raise UserError(f"--norm {arguments.norm}: {whose}; give --eps-255 too")
     return arguments.norm or norm, eps_255 if arguments.eps_255 is None else arguments.eps_255
-
-
-def _device(name: str) -> "torch.device":
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: this machine has no GPU that torch can use; leave it out for the CPU")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-        notice(f"device: {name}")
-    return torch.device(name)
 
 
 def _fits(dataset: "Dataset", image_shape: tuple[int, int, int], num_classes: int) -> None:
