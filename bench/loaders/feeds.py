@@ -15,6 +15,7 @@ from torch import Tensor
 from bench.loaders.cases import LoaderCase
 from fastarat.config.data import AugmentConfig, LoadingConfig
 from fastarat.data.images.stored import StoredImages
+from fastarat.data.images.whole_sets import common_size
 from fastarat.data.loading.build import build_decoder
 from fastarat.data.loading.decoders.decoder import Request
 from fastarat.data.loading.sampling import random_boxes, whole_boxes
@@ -63,9 +64,7 @@ class ResidentFeed:
     """Every image in memory, as the resident loader has them: a batch is one gather."""
 
     def __init__(self, case: LoaderCase, images: StoredImages):
-        size = images.common_size()
-        assert size is not None, "stores of arrays have one size"
-        width, height = size
+        width, height = common_size("the store", images)
         self.case, self.pixels = case, np.empty((len(images), height, width, 3), np.uint8)
         for i in range(len(images)):
             self.pixels[i] = np.frombuffer(images.read(i), np.uint8).reshape(height, width, 3)

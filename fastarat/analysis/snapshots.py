@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from fastarat.common.advice import command
+from fastarat.common.console import command
 from fastarat.common.distributed import World
 from fastarat.common.errors import UserError, first_line
 from fastarat.config import Config

@@ -7,8 +7,7 @@ from typing import Annotated
 import tyro
 
 from fastarat.commands.parsing import Printed, parse
-from fastarat.common.advice import command
-from fastarat.common.console import print_json, stdout
+from fastarat.common.console import command, print_json, stdout
 
 
 @dataclass(frozen=True)

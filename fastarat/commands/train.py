@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from fastarat.commands.parsing import Printed, parse, require_positive
-from fastarat.common.advice import command
-from fastarat.common.console import notice, print_json
+from fastarat.common.console import command, notice, print_json
 from fastarat.common.errors import Interrupted, UserError
 from fastarat.common.processes import is_first, launched, num_started
 from fastarat.config import Config, Fidelity, load_config, recipes

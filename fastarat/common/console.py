@@ -1,4 +1,4 @@
-"""What a person sees: results on stdout, progress and notices on stderr.
+"""What a person sees: results on stdout, progress and notices on stderr, and what a message tells them to do.
 
 On a terminal progress is a live bar with the time left; elsewhere one plain line when it is done. Names and texts are
 shown as they are, without markup; what would move a terminal's cursor or colour it is shown as an escape sequence.
@@ -7,10 +7,12 @@ shown as they are, without markup; what would move a terminal's cursor or colour
 import json
 import os
 import re
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO, Any
 
 from rich.console import Console as RichConsole
@@ -25,8 +27,12 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from fastarat.common.errors import UserError
+
 MOST_CHARACTERS = 1000
 """of a message; the middle of a longer one is left out"""
+MOST_OF_A_LINE = 250
+"""characters of a problem among several in a message"""
 
 # Control characters but for tab and newline, other line ends, what turns the direction of writing, lone surrogates.
 _UNPRINTABLE = re.compile(
@@ -132,3 +138,21 @@ def progress(description: str, total: float | None) -> Iterator[Callable[[float]
     seconds = time.monotonic() - start
     if not stderr.is_terminal and seconds > 2:
         notice(f"{description}: done in {seconds:.0f} s")
+
+
+def command(*words: object) -> str:
+    """`fastarat` with these words, each quoted for a shell where needed, between marks that do not stand in it; a path
+    is never taken for a flag."""
+    named = [f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words]
+    text = f"fastarat {shlex.join(named)}"
+    mark = next((mark for mark in "'\"`" if mark not in text), " ")
+    return f"{mark}{text}{mark}"
+
+
+def require_none(source: Path | str, problems: list[str]) -> None:
+    """Raise one `UserError` naming the first few of `problems`, if there are any."""
+    if problems:
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        all_of_them = f"; {command('data', 'check', source)} lists every one" if more else ""
+        first = "; ".join(one_line(line, MOST_OF_A_LINE) for line in problems[:3])  # names may be anything
+        raise UserError(f"{source}: {first}{more}{all_of_them}")

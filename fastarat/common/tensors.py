@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fastarat.common.console import one_line
 from fastarat.common.errors import UserError
 from fastarat.common.files import require_file, write_atomically
 
@@ -38,10 +39,7 @@ class Header(NamedTuple):
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors by name, and texts, with their SHA-256: a file that is whole or not there.
-
-    Raises `WorkError` with one line if the disk is full or read-only.
-    """
+    """Write tensors by name, and texts, with their SHA-256. Raises as `write_atomically` does."""
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     texts = dict(metadata or {})
 
@@ -78,7 +76,7 @@ def read_header(path: Path) -> Header:
             dtypes = {name: DTYPES[part.get_dtype()] for name, part in slices.items()}
             return Header(dict(file.metadata() or {}), shapes, dtypes)
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path} is truncated or no safetensors file ({_line(error)})") from error
+        raise UserError(f"{path} is truncated or no safetensors file ({one_line(error, 200)})") from error
     except KeyError as error:
         raise UserError(f"{path} holds tensors of the type {error}, which no net here has") from error
 
@@ -94,7 +92,7 @@ def read_tensors(path: Path, sealed: bool = False) -> tuple[dict[str, Tensor], d
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in header.shapes}
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path} is truncated or no safetensors file ({_line(error)})") from error
+        raise UserError(f"{path} is truncated or no safetensors file ({one_line(error, 200)})") from error
     texts = header.metadata
     wanted = texts.pop(CHECKSUM, None)
     if (sealed or wanted is not None) and wanted != checksum(tensors, texts):
@@ -112,7 +110,3 @@ def checksum(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
         digest.update(f"{name}\0{tensor.dtype} {list(tensor.shape)}\0".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _line(e: Exception) -> str:
-    return " ".join(str(e).split())[:200]

@@ -62,6 +62,8 @@ def fits(value: Any, hint: Any) -> bool:
             return False
         wanted = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
         return len(value) == len(wanted) and all(map(fits, value, wanted))
+    if origin is dict:
+        return isinstance(value, dict) and all(fits(each, arguments[1]) for each in value.values())
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and _is_small(value)
     if hint is int:

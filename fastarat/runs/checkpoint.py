@@ -36,7 +36,7 @@ TYPES: dict[str, Any] = {
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write training state (nested dicts of tensors, numbers and strings) atomically."""
+    """Write training state (nested dicts of tensors, numbers and strings). Raises as `write_atomically` does."""
     state = {"fastarat_checkpoint": FORMAT, **state}
     write_atomically(path, lambda temporary: torch.save(state, temporary))
 

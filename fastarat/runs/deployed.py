@@ -18,7 +18,10 @@ from fastarat.runs.weights import Description, check_tensors, load_model, load_s
 
 
 def load_deployed(path: Path, checkpoint: str | None = None, branch: Branch = "adv") -> tuple[nn.Module, Description]:
-    """The plain net of a run (its deployed weights, or a branch of a checkpoint) or of a model.safetensors."""
+    """The plain net of a run (its deployed weights, or a branch of a checkpoint) or of a model.safetensors.
+
+    Raises `UserError` for what is neither, or has no such checkpoint or branch.
+    """
     if not path.exists():
         raise UserError(f"{path} does not exist: give a run's directory, a model.safetensors or MODULE:FUNCTION")
     if path.is_file():
@@ -46,7 +49,10 @@ def images_of(path: Path, description: Description) -> str:
 
 
 def from_checkpoint(path: Path, branch: Branch) -> tuple[nn.Module, Description]:
-    """One branch of a training checkpoint as a plain net; the EMA average where the run keeps one."""
+    """One branch of a training checkpoint as a plain net; the EMA average where the run keeps one.
+
+    Raises `UserError` for a checkpoint that is damaged or of another version, and for a branch that it does not have.
+    """
     state = load_checkpoint(path)
     missing = [name for name in ("description", "batch_norm", "model") if name not in state]
     if missing:

@@ -219,7 +219,7 @@ def _require_onnx() -> None:
 
 
 def write_onnx(path: Path, model: nn.Module, description: Description) -> None:
-    """The net as ONNX: input `images`, output `logits`, any batch size."""
+    """The net as ONNX: input `images`, output `logits`, any batch size. Raises `WorkError` if it cannot be exported."""
     example = torch.rand(2, *description.image_shape)
     dynamic = ({0: torch.export.Dim("batch")},)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of optional packages that nothing here needs

@@ -11,7 +11,7 @@ from fastarat.common.files import append_line, lock, parse_json, read_json, remo
 from fastarat.config import Config, load_config, to_json
 from fastarat.data.formats.find import place_of
 from fastarat.methods import registry  # noqa: F401 (a method's settings are known by name once its file is imported)
-from fastarat.runs.checkpoint import load_checkpoint, newest_first, numbered, save_checkpoint
+from fastarat.runs.checkpoint import newest_first, numbered, save_checkpoint
 from fastarat.runs.metrics import attested, is_line
 
 # What a run writes, which a new one must not find.
@@ -60,7 +60,7 @@ class Run:
         self.write_record(environment)
 
     def lock(self) -> None:
-        """Keep other processes from training in this directory, until this one ends."""
+        """Keep other processes from training in this directory, until this one ends. Raises `UserError` if one does."""
         try:
             self._lock = lock(self.path / ".lock")
         except OSError as error:
@@ -79,7 +79,7 @@ class Run:
             self._lock.close()
 
     def write_record(self, environment: dict[str, Any]) -> None:
-        """Write `record.json`; a resumed run keeps what its earlier sessions recorded."""
+        """Write `record.json`; a resumed run keeps its earlier sessions'. Raises `UserError` if it cannot."""
         earlier = self._recorded() if self.record_file.exists() else []
         self._sessions = [*earlier, environment]
         try:
@@ -111,7 +111,7 @@ class Run:
         self._write_sessions()
 
     def config(self) -> Config:
-        """The configuration. Raises `UserError` if this is no run."""
+        """The configuration. Raises `UserError` if this is no run, and as `load_config` does."""
         if not self.config_file.exists():
             raise UserError(f"{self.path} is no run directory: it has no config.json")
         return load_config(self.config_file)
@@ -139,7 +139,10 @@ class Run:
         return None
 
     def result(self) -> dict[str, Any] | None:
-        """The evaluation of the deployed weights, with its epoch: the average's, the best (`attested`), or the last."""
+        """The evaluation of the deployed weights, with its epoch: the average's, the best (`attested`), or the last.
+
+        Raises as `metrics` does.
+        """
         lines = self.metrics()
         measured = [{"epoch": line["epoch"], **line["evaluation"]} for line in lines if "evaluation" in line]
         averages = [{"epoch": line["epoch"], **line["average"]} for line in lines if "average" in line]
@@ -168,7 +171,7 @@ class Run:
                 path.unlink()
 
     def checkpoint(self, which: str = "last") -> Path:
-        """The file of a checkpoint: `last`, `best`, or a step number."""
+        """The file of a checkpoint: `last`, `best`, or a step number. Raises `UserError` if it is not there."""
         steps = numbered(self.checkpoints, "step")
         if which == "best" and self.best_file.exists():
             return self.best_file
@@ -180,11 +183,6 @@ class Run:
         there = ", ".join(map(str, reversed(steps)))
         best = " and best" if self.best_file.exists() else ""
         raise UserError(f"{self.path} has no checkpoint {which[:40]!r}; it has {there or 'none'}{best}")
-
-    def load_newest(self) -> tuple[dict[str, Any], Path]:
-        """The newest checkpoint, and its file."""
-        path = self.checkpoint("last")
-        return load_checkpoint(path), path
 
     def log(self, entry: dict[str, Any]) -> None:
         """Append an epoch's line to `metrics.jsonl`."""

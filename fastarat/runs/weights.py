@@ -21,6 +21,7 @@ FORMAT = 1
 
 
 def check_format(found: object, path: Path) -> None:
+    """Raise `UserError` for the format of a file that this version cannot read."""
     if not fits(found, int):
         raise UserError(f"{path} has an unknown format: it is no file of fastarat's")
     if found > FORMAT:  # type: ignore[operator]
@@ -96,8 +97,6 @@ def load_model(path: Path) -> tuple[nn.Module, Description]:
     Raises `UserError` for what `save_weights` has not written, or what has changed since. Nothing is built before the
     file's tensors are known to be those of the net that it names.
     """
-    if not path.is_file():
-        raise UserError(f"{path} does not exist")
     header = read_header(path)
     description = _described(header.metadata, path)
     arguments = (description.model, description.num_classes, description.in_channels)

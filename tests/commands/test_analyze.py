@@ -15,6 +15,7 @@ from fastarat.analysis import analyze
 from fastarat.analysis.pictures import images as report_images
 from fastarat.analysis.pictures import layers as report_analysis
 from fastarat.common.files import write_text
+from fastarat.runs.checkpoint import load_checkpoint
 from fastarat.runs.run import Run
 from tests.helpers.command_line import TINY, assert_same_run, newest, state_of
 
@@ -105,7 +106,7 @@ def test_a_run_that_goes_on_from_before_its_snapshots_takes_them_anew(fastarat, 
     run = shutil.copytree(kept, tmp_path / "run")
     for step in sorted((run / "checkpoints").glob("step-*.pt"))[1:]:
         step.unlink()
-    there = Run(run).load_newest()[0]["epoch"] - 1
+    there = load_checkpoint(Run(run).checkpoint())["epoch"] - 1
     (run / "checkpoints/history/epoch-000009.pt").write_bytes(b"of another training")
     assert there < 9 and fastarat("train", "--resume", run).code == 0
     assert list(Run(run).snapshots()) == [1, 2]

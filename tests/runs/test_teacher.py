@@ -45,7 +45,7 @@ def test_arrest_goes_on_without_the_teachers_file_once_it_has_begun(standard, tm
     run = train(config, tmp_path / "run")
     shutil.rmtree(teacher)
     train(replace(config, epochs=2), tmp_path / "run", resume=True)
-    state, trained = run.load_newest()[0], load_checkpoint(standard.checkpoint())["model"]
+    state, trained = load_checkpoint(run.checkpoint()), load_checkpoint(standard.checkpoint())["model"]
     assert state["epoch"] == 3 and int(state["method"]["num_steps"]) == 4
     for name, tensor in trained.items():
         assert torch.equal(state["method"][f"teacher.{name}"], tensor), name
@@ -84,7 +84,7 @@ def test_lbgats_teacher_is_trained_along_and_a_resumed_run_ends_as_one_that_was_
     whole = train(config, tmp_path / "whole")
     train(replace(config, epochs=1), tmp_path / "parts")
     parts = train(config, tmp_path / "parts", resume=True)
-    one, other = whole.load_newest()[0], parts.load_newest()[0]
+    one, other = load_checkpoint(whole.checkpoint()), load_checkpoint(parts.checkpoint())
     for name in ("model", "method"):
         assert {key for key in one[name] if "linear.weight" in key}
         for key, tensor in one[name].items():

@@ -1,6 +1,5 @@
 """Which files of a folder or archive are images of which class: `train/<class>/…`, `test|val/<class>/…`."""
 
-import io
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from fastarat.common import console
 from fastarat.data.formats.archives import LARGEST, Entry, entries
-from fastarat.data.images.decoding import without_warnings
+from fastarat.data.images.decoding import File, open_image
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 SPLIT_OF = {"train": "train", "test": "test", "val": "test"}
@@ -102,10 +101,8 @@ def _tell_clutter(source: Path, count: int) -> None:
 
 
 def _size(entry: Entry) -> tuple[int, int] | None:
-    from PIL import Image
-
     try:
-        with without_warnings(), Image.open(io.BytesIO(entry.read()), formats=("JPEG", "PNG")) as image:
+        with open_image(File(entry.name, entry.read())) as image:
             return image.size
     except Exception:  # Pillow raises almost any type; decoding names what cannot be read
         return None

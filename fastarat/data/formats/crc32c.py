@@ -12,6 +12,7 @@ import numpy as np
 
 LANE = 32
 """bytes; a power of 2"""
+POLYNOMIAL = 0x82F63B78
 SHORT = 96 * LANE
 """bytes below which lanes are not worth their overhead"""
 
@@ -23,7 +24,7 @@ def crc32c(content: bytes) -> int:
         for byte in content:
             state = numbers[(state ^ byte) & 0xFF] ^ state >> 8
         return state ^ 0xFFFFFFFF
-    table = _table()
+    table = states_of_bytes(POLYNOMIAL)
     padding = -len(content) % LANE
     message = np.concatenate([np.zeros(padding, np.uint8), np.frombuffer(content, np.uint8)])
     message[padding : padding + 4] ^= 0xFF
@@ -53,21 +54,21 @@ def _zeros(count: int) -> np.ndarray:
     """uint32 [4, 256]: the state after `count` zero bytes, a power of 2, from one in which only byte i is not zero."""
     if count == 1:
         states = np.arange(256, dtype=np.uint32) << np.arange(0, 32, 8, dtype=np.uint32)[:, None]
-        return _table()[states & 0xFF] ^ states >> 8
+        return states_of_bytes(POLYNOMIAL)[states & 0xFF] ^ states >> 8
     half = _zeros(count // 2)
     return _after(half, half)
 
 
 @cache
-def _table() -> np.ndarray:
-    """uint32 [256]: the state after one byte."""
+def states_of_bytes(polynomial: int) -> np.ndarray:
+    """uint32 [256]: the state of a CRC after one byte. `polynomial`: its lowest power first."""
     states = np.arange(256, dtype=np.uint32)
     for _ in range(8):
-        states = states >> 1 ^ (states & 1) * np.uint32(0x82F63B78)  # the polynomial, its lowest power first
+        states = states >> 1 ^ (states & 1) * np.uint32(polynomial)
     return states
 
 
 @cache
 def _numbers() -> tuple[int, ...]:
     """The same as Python's numbers, which are faster one by one."""
-    return tuple(_table().tolist())
+    return tuple(states_of_bytes(POLYNOMIAL).tolist())

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastarat.common.advice import command
+from fastarat.common.console import command
 from fastarat.common.errors import UserError, unknown
 from fastarat.common.files import expanded
 from fastarat.data.formats import arrays, cifar, digits, image_folder, prepared, shard_index, shards

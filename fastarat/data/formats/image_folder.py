@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fastarat.common import console
-from fastarat.common.advice import command, require_none
+from fastarat.common.console import command, require_none
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import as_file_name, require_file
 from fastarat.data.formats import cifar, prepared
@@ -75,25 +75,18 @@ def _fill(splits: dict[str, Images], source: Path, layout: Layout, size: tuple[i
     require_none(source, problems)
     if count != len(layout.places):
         raise UserError(f"{source} has changed while it was read: begin again")
-    if not resize:
-        _require_one_size(source, sizes)
+    if not resize and len(sizes) > 1:
+        smallest, *_, largest = sorted(sizes, key=lambda size: size[0] * size[1])
+        span = f"from {smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]}"
+        prepare = command("data", "prepare", source, "OUT", "--size", 128)
+        raise UserError(f"{source}: images differ in size ({span}): choose one, {prepare}")
 
 
 def problems(source: Path) -> list[str]:
     """Everything wrong with the images of `source`, a line each: layout, then what cannot be decoded."""
     layout = survey(source)
-    found = list(layout.problems)
-    for image in _decoded(source, layout, CHECK_SIZE, resize=True):
-        found += [image.problem] if image.problem else []
-    return found
-
-
-def _require_one_size(source: Path, sizes: set[tuple[int, int]]) -> None:
-    if len(sizes) > 1:
-        smallest, *_, largest = sorted(sizes, key=lambda size: size[0] * size[1])
-        span = f"from {smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]}"
-        prepare = command("data", "prepare", source, "OUT", "--size", 128)
-        raise UserError(f"{source}: images differ in size ({span}): choose one, {prepare}")
+    images = _decoded(source, layout, CHECK_SIZE, resize=True)
+    return [*layout.problems, *(image.problem for image in images if image.problem)]
 
 
 def _decoded(source: Path, layout: Layout, size: tuple[int, int], resize: bool) -> Iterator[Decoded]:

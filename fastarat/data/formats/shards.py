@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastarat.common import console
-from fastarat.common.advice import require_none
+from fastarat.common.console import require_none
 from fastarat.common.errors import UserError
 from fastarat.common.files import require_file
 from fastarat.data.formats import class_folders, tfrecord

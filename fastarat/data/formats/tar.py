@@ -7,7 +7,7 @@ follows extended headers as deep as they go.
 
 import os
 from collections.abc import Iterator
-from typing import IO, Literal, NamedTuple, Protocol
+from typing import IO, Literal, NamedTuple
 
 from fastarat.common.console import one_line
 from fastarat.data.images.damaged import Damaged, Unread
@@ -18,7 +18,8 @@ MOST_EXTENDED = 1 << 20
 """bytes of an extended header: more than any system's names"""
 RECORDS = (20 * BLOCK, *(BLOCK << n for n in range(12)))
 """bytes of the records that archives are filled up to: tar's own, and powers of 2"""
-KINDS: dict[bytes, Literal["file", "folder", "link", "hard link", "device"]] = {
+Kind = Literal["file", "folder", "link", "hard link", "device"]
+KINDS: dict[bytes, Kind] = {
     **dict.fromkeys((b"0", b"\0", b"7"), "file"),
     b"1": "hard link",
     b"2": "link",
@@ -29,35 +30,12 @@ LONG_NAMES = {b"L": "path", b"K": "linkpath"}
 PAX, PAX_GLOBAL, LABEL = (b"x", b"X"), b"g", b"V"
 
 
-class Archive(Protocol):
-    """The bytes of an archive, read from front to back."""
-
-    at: int
-    """the next byte"""
-
-    def take(self, count: int) -> bytes:
-        """The next `count` bytes. Raises `Damaged` where there are less."""
-        ...
-
-    def read(self, offset: int, count: int) -> bytes:
-        """`count` bytes from `offset` on, which in a stream is the next byte. Raises `Damaged` where there are less."""
-        ...
-
-    def skip(self, count: int) -> None:
-        """Pass over `count` bytes. Raises `Damaged` where there are less."""
-        ...
-
-    def rest(self, most: int) -> bytes:
-        """All that is left, or at least `most` bytes of it."""
-        ...
-
-
 class Member(NamedTuple):
     """A file, folder or link in an archive."""
 
     name: str
     """as it is written, without '.' and empty parts; '' for the root"""
-    kind: Literal["file", "folder", "link", "hard link", "device"]
+    kind: Kind
     offset: int
     """its first byte"""
     size: int
@@ -67,25 +45,32 @@ class Member(NamedTuple):
 
 
 class Plain:
-    """A file as it is, of which only what is asked for is read."""
+    """A file as it is, of which only what is asked for is read; `at` is the next byte.
+
+    Every method raises `Damaged` where there are fewer bytes than are asked for.
+    """
 
     def __init__(self, file: IO[bytes]):
         self.at, self._descriptor = 0, file.fileno()
         self._size = os.fstat(self._descriptor).st_size
 
     def take(self, count: int) -> bytes:
+        """The next `count` bytes."""
         content = self.read(self.at, count)
         self.at += count
         return content
 
     def skip(self, count: int) -> None:
+        """Pass over `count` bytes."""
         self._require(self.at, count)
         self.at += count
 
     def rest(self, most: int) -> bytes:
+        """All that is left, or at least `most` bytes of it."""
         return self.take(min(most, self._size - self.at))
 
     def read(self, offset: int, count: int) -> bytes:
+        """`count` bytes from `offset` on."""
         self._require(offset, count)
         parts, left = [], count
         while left:  # a network's disk may give less at a time
@@ -101,7 +86,7 @@ class Plain:
 
 
 class Unpacked:
-    """The pieces of a stream, each of which comes once."""
+    """The pieces of a stream, each of which comes once; the methods are those of `Plain`."""
 
     def __init__(self, pieces: Iterator[bytes]):
         self.at, self._pieces, self._piece = 0, pieces, memoryview(b"")
@@ -141,6 +126,9 @@ class Unpacked:
         part, self._piece = self._piece[:most], self._piece[most:]
         self.at += len(part)
         return part
+
+
+Archive = Plain | Unpacked
 
 
 def members(archive: Archive) -> Iterator[Member]:

@@ -40,9 +40,6 @@ class _Part(NamedTuple):
     start: int
     stop: int
 
-    def inner(self, start: int, stop: int) -> "_Part":
-        return _Part(self.data, self.place, start, stop)
-
     def damaged(self, reason: str, at: int) -> Damaged:
         return _damaged(reason, self.place + at)
 
@@ -92,17 +89,17 @@ def _record(at: int, data: _Part) -> Example:
             keys, values = _parts(entry, 1), _parts(entry, 2)
             if keys and values:
                 found[keys[-1].data[keys[-1].start : keys[-1].stop]] = values[-1]
-    image = next((found[key] for key in ENCODED if key in found), None)
-    label = next((found[key] for key in LABEL if key in found), None)
-    image = next(iter(_inside(image, 1)), None)
-    label = next(iter(_inside(label, 3)), None)
+    image = _first(found, ENCODED, 1)
+    label = _first(found, LABEL, 3)
     place = slice(data.place + image.start, data.place + image.stop) if image else None
     return Example(at, place, _number(label) if label else None)
 
 
-def _inside(feature: _Part | None, kind: int) -> list[_Part]:
+def _first(features: dict[bytes, _Part], keys: tuple[bytes, ...], kind: int) -> _Part | None:
+    """The first value of this kind in the feature that has one of `keys`."""
+    feature = next((features[key] for key in keys if key in features), None)
     lists = _parts(feature, kind) if feature else []
-    return _parts(lists[-1], 1) if lists else []
+    return next(iter(_parts(lists[-1], 1)), None) if lists else None
 
 
 def _number(packed: _Part) -> int | None:
@@ -122,7 +119,7 @@ def _parts(message: _Part, wanted: int) -> list[_Part]:
         if at > message.stop:
             raise message.damaged("a value is longer than what it is in", start)
         if tag >> 3 == wanted:
-            found.append(message.inner(start, at))
+            found.append(message._replace(start=start, stop=at))
     return found
 
 

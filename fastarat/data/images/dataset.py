@@ -124,10 +124,10 @@ def other_images(dataset: Dataset, fingerprint: str | None, labels: str | None) 
     return not of_another_kind or labels != dataset.labels_fingerprint
 
 
-def class_counts(dataset: Dataset) -> dict[str, list[int]]:
+def class_counts(dataset: Dataset) -> dict[str, tuple[int, ...]]:
     """Of each split the number of images of each class."""
     count = len(dataset.classes)
-    return {name: np.bincount(split.labels, minlength=count).tolist() for name, split in dataset.splits.items()}
+    return {name: tuple(np.bincount(split.labels, minlength=count).tolist()) for name, split in dataset.splits.items()}
 
 
 def described(dataset: Dataset) -> dict[str, Any]:

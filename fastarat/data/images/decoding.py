@@ -12,7 +12,7 @@ import numpy as np
 from fastarat.data.images.pool import in_order
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageFile
+    from PIL import Image
 
 
 DECODING = 2
@@ -63,33 +63,27 @@ def decode(file: File, size: tuple[int, int], resize: bool, share: float) -> Dec
 
 @contextmanager
 def open_image(file: File) -> Iterator["Image.Image"]:
-    """The image, its pixels not decoded yet. Raises whatever Pillow does for a damaged file."""
+    """The image, its pixels not decoded yet. Raises whatever Pillow does for a damaged file, and `ValueError` for more
+    than 8 bits a channel, which would be cut off silently."""
     from PIL import Image
 
     if file.raw_size is not None:
         yield Image.frombuffer("RGB", file.raw_size, file.content, "raw", "RGB", 0, 1)
         return
-    with without_warnings(), Image.open(io.BytesIO(file.content), formats=("JPEG", "PNG")) as image:
-        require_8_bits(image)
+    with _without_warnings(), Image.open(io.BytesIO(file.content), formats=("JPEG", "PNG")) as image:
+        # Pillow opens coloured images of more bits in its modes of 8; how they are stored is in the tile: `RGB;16B`.
+        if image.mode.startswith(("I", "F")) or any(";16" in str(tile.args) for tile in image.tile):
+            raise ValueError("more than 8 bits a channel: save it with 8")
         yield image
 
 
 @contextmanager
-def without_warnings() -> Iterator[None]:
+def _without_warnings() -> Iterator[None]:
     """Pillow's warnings are of metadata, of transparency, which nets do not see, and of images nearly too large, and
     name no image. What matters it raises."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
-
-
-def require_8_bits(image: "ImageFile.ImageFile") -> None:
-    """Raise `ValueError` for an image (not loaded yet) of more than 8 bits a channel, which would be cut off silently.
-
-    Pillow opens coloured ones in its modes of 8 bits; how they are stored is in the tile: `RGB;16B`.
-    """
-    if image.mode.startswith(("I", "F")) or any(";16" in str(tile.args) for tile in image.tile):
-        raise ValueError("more than 8 bits a channel: save it with 8")
 
 
 def _fitted(image: "Image.Image", size: tuple[int, int], share: float) -> np.ndarray:

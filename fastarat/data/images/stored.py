@@ -117,11 +117,6 @@ class StoredImages:
         crc32 = None if self.crc32 is None else self.crc32[index]
         return replace(self, **values, names=tuple(self.names[i] for i in index), crc32=crc32)
 
-    def common_size(self) -> tuple[int, int] | None:
-        """The (width, height) that all images have; None where they differ."""
-        first = self.sizes[0]
-        return (int(first[0]), int(first[1])) if (self.sizes == first).all() else None
-
 
 PER_IMAGE = tuple(field.name for field in fields(StoredImages) if field.name not in ("paths", "names", "crc32"))
 

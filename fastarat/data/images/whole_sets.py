@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from fastarat.common import arrays, console, unfinished
-from fastarat.common.advice import require_none
+from fastarat.common.console import require_none
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import as_file_name, synchronise
 from fastarat.data.images.cache import as_array, data_root, from_array, kept
@@ -125,8 +125,11 @@ def common_size(name: str, *parts: StoredImages) -> tuple[int, int]:
 
 def one_size_of(*parts: StoredImages) -> tuple[int, int] | None:
     """The (width, height) that all images have; None where they differ."""
-    sizes = {part.common_size() for part in parts if len(part)}
-    return sizes.pop() if len(sizes) == 1 else None
+    sizes = np.concatenate([part.sizes for part in parts])
+    if not len(sizes) or (sizes != sizes[0]).any():
+        return None
+    width, height = sizes[0].tolist()
+    return width, height
 
 
 @dataclass(frozen=True)

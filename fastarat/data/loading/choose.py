@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import torch
 
-from fastarat.common.advice import command
+from fastarat.common.console import command
 from fastarat.common.errors import UserError
 from fastarat.config import Config
 from fastarat.config.data import DECODERS

@@ -9,18 +9,11 @@ from fastarat_kernels import philox
 from fastarat_kernels.implementations import PYTORCH, Kernels
 from torch import Tensor
 
+from fastarat.data.images.dataset import MAX_VALUE
 from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading.decoders.decoder import Decoder, Request
 from fastarat.data.loading.loader import Batch, Loader
-from fastarat.data.loading.sampling import (
-    Sampling,
-    central_boxes,
-    quasi_random_order,
-    random_boxes,
-    whole_boxes,
-)
-
-MAX_VALUE = 255
+from fastarat.data.loading.sampling import Sampling, central_boxes, quasi_random_order, random_boxes, whole_boxes
 
 
 class StreamLoader(Loader):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fastarat.data.formats.beton import file as beton
+from fastarat.data.images.whole_sets import one_size_of
 from fastarat.data.loading.decoders.decoder import Request
 from fastarat.data.loading.decoders.ffcv import FFCVDecoder
 from tests.helpers.beton_sets import built, folder_contents, pixel_contents, pixels, refusal, reopened
@@ -116,7 +117,7 @@ def test_ffcv_reads_our_file_as_we_do(read_by_ffcv, mode, cache):
 
 
 def decoded(images) -> np.ndarray:
-    size = images.common_size()
+    size = one_size_of(images)
     boxes = np.tile(np.array([0, 0, *size], np.int32), (len(images), 1))
     decoder = FFCVDecoder(images, 2, False)
     (batch,) = decoder.decode([Request(np.arange(len(images)), boxes, size)])
@@ -135,7 +136,7 @@ def test_a_file_that_ffcv_wrote_is_a_training_set(folder):
 
 def test_a_file_that_ffcv_wrote_may_hold_jpegs_and_numbers_besides(folder):
     data = reopened(folder / "ffcv-jpeg.beton")
-    assert not data.train.raw.any() and data.train.common_size() == (16, 24)
+    assert not data.train.raw.any() and one_size_of(data.train) == (16, 24)
     assert decoded(data.train).shape == (20, 24, 16, 3)
     assert beton.info(folder / "ffcv-jpeg.beton")["test"]["images"] == 0
 

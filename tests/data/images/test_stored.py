@@ -16,7 +16,7 @@ from fastarat.data.images import cache
 from fastarat.data.images import stored as encoded
 from fastarat.data.images import whole_sets as scan_module
 from fastarat.data.images.decoding import pixels_of
-from fastarat.data.images.whole_sets import decoded, with_decoded_test
+from fastarat.data.images.whole_sets import decoded, one_size_of, with_decoded_test
 from fastarat.data.loading.sampling import whole_boxes
 from fastarat.data.open import build, open_dataset, open_for_evaluation, prepare
 from fastarat.data.tools.check import check
@@ -25,7 +25,7 @@ from tests.helpers.small_sets import jpeg, one_line, pack
 
 
 def pixels(images) -> np.ndarray:
-    size = images.common_size()
+    size = one_size_of(images)
     boxes = whole_boxes(images.sizes)
     return np.stack([pixels_of(images.file(i), boxes[i], size) for i in range(len(images))])
 

@@ -1,15 +1,14 @@
 """A .beton, FFCV's file of images, opened or checked: everything that native code would trust is compared before."""
 
-import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from fastarat.common import console
-from fastarat.common.advice import command
+from fastarat.common.console import command
 from fastarat.common.errors import UserError
 from fastarat.common.files import require_file
 from fastarat.data.formats.beton import seal as beton_seal
@@ -18,7 +17,7 @@ from fastarat.data.formats.beton.seal import REBUILD, Seal
 from fastarat.data.formats.beton.structure import JPEG_END, JPEG_START, Layout
 from fastarat.data.images.cache import kept, key_of
 from fastarat.data.images.dataset import MOST_CLASSES, SPLITS, Dataset, described, from_splits, label_problem
-from fastarat.data.images.decoding import reason_of, without_warnings
+from fastarat.data.images.decoding import File, open_image, reason_of
 from fastarat.data.images.pool import in_order
 from fastarat.data.images.stored import StoredImages
 
@@ -55,8 +54,7 @@ def examine(path: Path) -> tuple[Layout, Seal | None]:
         raise UserError(f"{path} has other images than {beton_seal.place_of(path).name} says: {REBUILD}")
     if not (layout.splits == 0).any():
         raise UserError(f"{path} has no training images: {REBUILD}")
-    problem = label_problem(layout.labels, len(seal.classes) if seal else MOST_CLASSES)
-    if problem:
+    if problem := label_problem(layout.labels, len(seal.classes) if seal else MOST_CLASSES):
         raise UserError(f"{path}: {problem}; {REBUILD}")
     return layout, seal
 
@@ -66,19 +64,17 @@ def opened(path: Path, layout: Layout, seal: Seal | None) -> Dataset:
     images = everything(path, layout, seal)
     train, test = (images.take(np.flatnonzero(layout.splits == split)) for split in range(2))
     if seal:
-        return from_splits(seal.name, train, test, tuple(map(str, seal.classes)))
+        return from_splits(seal.name, train, test, seal.classes)
     return from_splits(path.stem, train, test, tuple(map(str, range(int(layout.labels.max()) + 1))))
 
 
-def jpeg_problem(content: bytes, size: tuple[int, int], decode: bool) -> str | None:
+def jpeg_problem(content: bytes, size: Sequence[int], *, decode: bool) -> str | None:
     """What is wrong with a stored JPEG that should have `size` (width, height); None if nothing is."""
-    from PIL import Image
-
     if not content.startswith(JPEG_START) or not content.endswith(JPEG_END):
         return "is not a whole JPEG"
     try:
-        with without_warnings(), Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
-            if image.size != size or image.mode not in ("RGB", "L"):
+        with open_image(File("", content)) as image:
+            if image.size != tuple(size) or image.mode not in ("RGB", "L"):
                 return f"is a JPEG of {image.width}x{image.height} {image.mode}, not {size[0]}x{size[1]} RGB"
             if decode:
                 image.load()
@@ -106,9 +102,7 @@ def _require_jpegs(path: Path, layout: Layout) -> None:
     images = everything(path, layout)
     with console.progress(f"Checking {path.name}", len(images)) as advance:
         for i in range(len(images)):
-            size = (int(images.sizes[i, 0]), int(images.sizes[i, 1]))
-            problem = None if images.raw[i] else jpeg_problem(images.read(i), size, decode=False)
-            if problem:
+            if not images.raw[i] and (problem := jpeg_problem(images.read(i), images.sizes[i], decode=False)):
                 raise UserError(f"{path} is damaged ({images.names[i]} {problem}): {REBUILD}")
             advance(1)
 
@@ -125,9 +119,12 @@ def problems(path: Path) -> list[str]:
     if seal is None:
         console.notice(f"{path} has no checksums: an image that was changed and can be decoded is not found")
     images = everything(path, layout)
+    checksums = seal.checksums().tolist() if seal else [None] * len(images)
+    files = (images.file(i) for i in range(len(images)))
+    stored = zip(files, images.sizes.tolist(), checksums, strict=True)
     with console.progress(f"Decoding {path.name}", len(images)) as advance:
         found = []
-        for problem in in_order(_problem, _stored(images, seal), len(images)):
+        for problem in in_order(_problem, stored, len(images)):
             found += [problem] if problem else []
             advance(1)
     if seal and not found and beton_seal.sha256_of(path) != seal.sha256:
@@ -152,25 +149,10 @@ def info(path: Path) -> dict[str, Any]:
     }
 
 
-class _Stored(NamedTuple):
-    """One image to check."""
-
-    name: str
-    content: bytes
-    jpeg_size: tuple[int, int] | None
-    """None for pixels, whose number of bytes was compared with their size already"""
-    crc32: int | None
-
-
-def _stored(images: StoredImages, seal: Seal | None) -> Iterator[_Stored]:
-    checksums = seal.checksums().tolist() if seal else [None] * len(images)
-    for i, crc32 in enumerate(checksums):
-        size = None if images.raw[i] else (int(images.sizes[i, 0]), int(images.sizes[i, 1]))
-        yield _Stored(images.names[i], images.read(i), size, crc32)
-
-
-def _problem(image: _Stored) -> str | None:
-    if image.crc32 is not None and zlib.crc32(image.content) != image.crc32:
-        return f"{image.name} has changed since it was written (checksum differs)"
-    problem = jpeg_problem(image.content, image.jpeg_size, decode=True) if image.jpeg_size else None
-    return f"{image.name} {problem}" if problem else None
+def _problem(stored: tuple[File, list[int], int | None]) -> str | None:
+    """What is wrong with an image of this size and checksum; of pixels the size was compared with their number."""
+    file, size, crc32 = stored
+    if crc32 is not None and zlib.crc32(file.content) != crc32:
+        return f"{file.name} has changed since it was written (checksum differs)"
+    problem = None if file.raw_size else jpeg_problem(file.content, size, decode=True)
+    return f"{file.name} {problem}" if problem else None

@@ -11,6 +11,7 @@ import numpy as np
 from fastarat.common import console
 from fastarat.common.errors import UserError
 from fastarat.common.files import MOST_JSON_BYTES, read_sealed
+from fastarat.common.typed import build
 from fastarat.data.images.dataset import MAX_VALUE, MOST_CLASSES
 
 FORMAT_VERSION = 2
@@ -23,11 +24,11 @@ class Seal:
     """What is known about a .beton that fastarat has written."""
 
     name: str
-    classes: list[str]
+    classes: tuple[str, ...]
     max_value: int
     counts: dict[str, int]
     """images of 'train' and 'test'"""
-    class_counts: dict[str, list[int]]
+    class_counts: dict[str, tuple[int, ...]]
     source: str
     """what it was built from"""
     mode: str
@@ -67,23 +68,13 @@ def read(path: Path) -> Seal | None:
 
 
 def _seal_of(values: dict[str, Any]) -> Seal | None:
-    """The seal of these values; None unless every one that is used is there and has its type and bounds."""
+    """The seal of these values; None unless every one is there and has its type and bounds."""
     try:
-        seal = Seal(**values)
-        fits = (
-            all(isinstance(text, str) for text in (seal.name, seal.source, seal.sha256, seal.crc32))
-            and all(type(number) is int for number in (seal.bytes, seal.max_value))
-            and seal.max_value == MAX_VALUE
-            and isinstance(seal.classes, list)
-            and 1 <= len(seal.classes) <= MOST_CLASSES
-            and all(isinstance(name, str) for name in seal.classes)
-            and isinstance(seal.counts, dict)
-            and all(type(count) is int for count in seal.counts.values())
-            and len(seal.checksums()) == sum(seal.counts.values())
-        )
-    except (ValueError, TypeError):
+        seal: Seal = build(Seal, values, "the seal")
+        fits = seal.max_value == MAX_VALUE and 1 <= len(seal.classes) <= MOST_CLASSES
+        return seal if fits and len(seal.checksums()) == sum(seal.counts.values()) else None
+    except ValueError:
         return None
-    return seal if fits else None
 
 
 def sha256_of(path: Path) -> str:

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from fastarat.common import console, unfinished
-from fastarat.common.advice import require_none
+from fastarat.common.console import require_none
 from fastarat.common.errors import UserError
 from fastarat.common.files import synchronise, write_sealed
 from fastarat.data.formats.beton import seal as beton_seal
@@ -147,7 +147,7 @@ def _seal_of(dataset: Dataset, path: Path, storage: Storage, *, source: str, pag
     """What is known of the file that was written at `path`."""
     return beton_seal.Seal(
         name=dataset.name,
-        classes=list(dataset.classes),
+        classes=dataset.classes,
         max_value=dataset.max_value,
         counts={split: len(part) for split, part in dataset.splits.items()},
         class_counts=class_counts(dataset),

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastarat.common.advice import command
+from fastarat.common.console import command
 from fastarat.common.errors import WorkError
 from fastarat.data.images.decoding import pixels_of, reason_of
 from fastarat.data.images.stored import StoredImages, changed
@@ -84,9 +84,9 @@ class FFCVDecoder(Decoder):
 
     def _batches(self, requests: Iterable[Request]) -> Generator[Tensor, None, None]:
         tasks: SimpleQueue[_Part | None] = SimpleQueue()
-        threads = [Thread(target=self._work, args=(k, self._scratch(), tasks)) for k in range(self.workers)]
+        # One that hangs must not keep the process.
+        threads = [Thread(target=self._work, args=(k, tasks), daemon=True) for k in range(self.workers)]
         for thread in threads:
-            thread.daemon = True  # one that hangs must not keep the process
             thread.start()
         pending: deque[tuple[Tensor, list[_Part]]] = deque()
         try:
@@ -102,10 +102,6 @@ class FFCVDecoder(Decoder):
             for thread in threads:
                 thread.join()
 
-    def _scratch(self) -> tuple[np.ndarray, np.ndarray]:
-        """Room for a stored and for a decoded image; what no image needs is never touched, and so never taken."""
-        return np.empty(self.most_bytes, np.uint8), np.empty(3 * self.most_pixels, np.uint8)
-
     def _start(self, request: Request, tasks: "SimpleQueue[_Part | None]") -> tuple[Tensor, list[_Part]]:
         self._require_inside(request)
         width, height = request.size
@@ -116,9 +112,11 @@ class FFCVDecoder(Decoder):
             tasks.put(part)
         return batch, parts
 
-    def _work(self, k: int, scratch: tuple[np.ndarray, np.ndarray], tasks: "SimpleQueue[_Part | None]") -> None:
+    def _work(self, k: int, tasks: "SimpleQueue[_Part | None]") -> None:
         """Thread `k`: parts of batches, until there are no more."""
         images = self.images
+        # Room for a stored and for a decoded image; what no image needs is never touched, and so never taken.
+        scratch = np.empty(self.most_bytes, np.uint8), np.empty(3 * self.most_pixels, np.uint8)
         while (part := tasks.get()) is not None:
             try:
                 at = part.index

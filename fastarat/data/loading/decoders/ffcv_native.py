@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastarat.common.errors import UserError
+from fastarat.data.formats.crc32c import states_of_bytes
 
 VERSION = "1.0."
 READ_FAILED, DECODE_FAILED, CHANGED = 1, 2, 3
@@ -175,10 +176,7 @@ def _compiled_decoding(njit: Callable[..., Any], native: dict[str, Any]) -> tupl
 
 def _crc32_tables() -> list[np.ndarray]:
     """Eight uint32 [256]: the state of a CRC-32 after a byte, and after zero to seven bytes of zeros behind it."""
-    states = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
-        states = states >> 1 ^ (states & 1) * np.uint32(0xEDB88320)  # the polynomial, its lowest power first
-    tables = [states]
+    tables = [states_of_bytes(0xEDB88320)]
     for _ in range(7):
-        tables.append(states[tables[-1] & 0xFF] ^ tables[-1] >> 8)
+        tables.append(tables[0][tables[-1] & 0xFF] ^ tables[-1] >> 8)
     return tables

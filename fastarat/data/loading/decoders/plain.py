@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain, cycle
 from multiprocessing.process import BaseProcess
+from operator import itemgetter
 from threading import current_thread, main_thread
 
 import torch
@@ -51,7 +52,7 @@ class PlainDecoder(Decoder):
             return
         self.requests.source = chain([first], requests)
         try:
-            messages, decoding = self._begun(_num_bytes(first))
+            messages, decoding = self._begun(len(first.index) * 3 * first.size[0] * first.size[1])
             while (message := self._next(messages, decoding)) is not None:
                 problem, slot, shape = message
                 if problem:
@@ -107,7 +108,7 @@ class PlainDecoder(Decoder):
             self.loader = DataLoader(
                 self.decoding,
                 batch_sampler=self.requests,
-                collate_fn=_only,
+                collate_fn=itemgetter(0),  # a batch is one message
                 num_workers=self.workers,
                 prefetch_factor=AHEAD,
                 persistent_workers=True,
@@ -193,15 +194,6 @@ def _end(workers: Iterable[BaseProcess]) -> None:
     for worker in workers:
         worker.kill()
         worker.join()
-
-
-def _num_bytes(request: Request) -> int:
-    return len(request.index) * 3 * request.size[0] * request.size[1]
-
-
-def _only(messages: list[_Message]) -> _Message:
-    (message,) = messages
-    return message
 
 
 @contextmanager

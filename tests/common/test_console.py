@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fastarat.common.advice import command
+from fastarat.common.console import command
 
 
 @pytest.mark.parametrize(
