@@ -93,9 +93,6 @@ TOY_METHOD = """
         name: Literal["hinge"] = "hinge"
         margin: float = 1.0
 
-        def problems(self):
-            return super().problems() + self._not_negative("margin")
-
 
     class Hinge(Method):
         metrics = ("loss", "adversarial_accuracy")

@@ -16,14 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rich.console import Console as RichConsole
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -65,6 +58,7 @@ class Console(RichConsole):
         return super().render_str(printable(text), **options)
 
     def on_broken_pipe(self) -> None:
+        """rich's own method, which ends the program; this raises `BrokenPipeError`."""
         raise BrokenPipeError
 
 
@@ -81,6 +75,7 @@ class Messages(Console):
             forget(sys.stderr)
 
     def on_broken_pipe(self) -> None:
+        """The reader has gone: nobody needs what follows."""
         forget(sys.stderr)
 
 

@@ -88,8 +88,8 @@ def average_in_place(tensors: Iterable[Tensor], world: World) -> None:
 def decided(decide: Callable[[], T], world: World) -> T:
     """What the first process decides, told to all; the others are not asked.
 
-    Whatever processes meet over hangs on such a decision alone: two that look at clocks, files or figures of their own
-    may differ, and then wait for each other for ever. `T`: what pickle takes, and small.
+    Whatever processes meet over depends on such a decision alone: two that look at clocks, files or figures of their
+    own may differ, and then wait for each other forever. `T`: what pickle takes, and small.
     """
     if world.control is None:
         return decide()
@@ -99,7 +99,7 @@ def decided(decide: Callable[[], T], world: World) -> T:
 
 
 def largest(values: tuple[int, ...], world: World) -> tuple[int, ...]:
-    """Of each number the largest that any process has; all processes must ask at the same step."""
+    """The largest of each number over all processes, which must all ask at the same step."""
     if world.control is None:
         return values
     found = torch.tensor(values, dtype=torch.int64)

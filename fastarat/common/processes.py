@@ -27,7 +27,7 @@ def num_started() -> int:
 
 
 def num_here(num_processes: int) -> int:
-    """How many of so many processes are on this machine."""
+    """How many of `num_processes` processes run on this machine."""
     return min(num_processes, int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))) if launched() else num_processes
 
 

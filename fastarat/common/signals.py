@@ -25,7 +25,7 @@ def answered(answer: Callable[[int, FrameType | None], Any]) -> Iterator[dict[in
     """Let `answer(number, frame)` answer the signals of `ENDING`; yields what answers each of them afterwards.
 
     Ctrl-C is answered where a shell that started us in the background would have it ignored, too; SIGHUP is not, since
-    ignoring it is what nohup is for. In a thread besides the main one signals are the caller's, and nothing is done.
+    ignoring it is what nohup is for. In any thread but the main one signals are the caller's, and nothing is done.
     """
     afterwards: dict[int, Any] = {}
     if current_thread() is main_thread():

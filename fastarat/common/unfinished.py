@@ -1,4 +1,4 @@
-"""What a command makes, until it is whole: a folder beside its place, which no killed process leaves for good."""
+"""What a command makes, until it is whole: a folder beside its place, which no killed process leaves forever."""
 
 import os
 import re

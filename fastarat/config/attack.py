@@ -47,7 +47,7 @@ class AttackConfig:
 
     @property
     def radius(self) -> float:
-        """Of the ball that iterates are put back into: eps, or more than any image can leave."""
+        """The radius of the ball that iterates are put back into: eps, or infinite where nothing is projected."""
         return self.eps if self.project else math.inf
 
     @property

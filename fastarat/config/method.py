@@ -1,6 +1,6 @@
 """The training methods and their switches."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from fastarat.common.typed import not_negative
@@ -24,10 +24,12 @@ class MethodSettings:
         return "shared"
 
     def problems(self) -> list[str]:
-        """Everything wrong with these settings, each a sentence that names the fix."""
-        if 0 <= self.label_smoothing < 1:
-            return []
-        return [f"method label_smoothing is {self.label_smoothing}: give a number from 0 to below 1"]
+        """Everything wrong with these settings, each a sentence that names the fix. No weight is negative."""
+        weights = [field.name for field in fields(self) if isinstance(field.default, float)]
+        found = not_negative("method", self, *weights)
+        if self.label_smoothing >= 1:
+            found.append(f"method label_smoothing is {self.label_smoothing}: give a number from 0 to below 1")
+        return found
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,6 @@ class TRADESConfig(MethodSettings):
     beta: float = 6.0
     """weight of the KL"""
 
-    def problems(self) -> list[str]:
-        """Everything wrong with these settings, each a sentence that names the fix."""
-        return super().problems() + not_negative("method", self, "beta")
-
 
 @dataclass(frozen=True)
 class MARTConfig(MethodSettings):
@@ -64,10 +62,6 @@ class MARTConfig(MethodSettings):
     name: Literal["mart"] = "mart"
     beta: float = 5.0
     """weight of the KL"""
-
-    def problems(self) -> list[str]:
-        """Everything wrong with these settings, each a sentence that names the fix."""
-        return super().problems() + not_negative("method", self, "beta")
 
 
 @dataclass(frozen=True)
@@ -82,8 +76,7 @@ class LBGATConfig(MethodSettings):
 
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix."""
-        teacher = [f"method teacher: {problem}" for problem in ModelConfig(self.teacher).problems()]
-        return super().problems() + not_negative("method", self, "beta") + teacher
+        return super().problems() + [f"method teacher: {problem}" for problem in ModelConfig(self.teacher).problems()]
 
 
 @dataclass(frozen=True)
@@ -107,10 +100,6 @@ class ARRESTConfig(MethodSettings):
     def noise(self) -> float:
         """Radius of the noise in pixel units, where pixels are in [0, 1]."""
         return self.noise_255 / 255
-
-    def problems(self) -> list[str]:
-        """Everything wrong with these settings, each a sentence that names the fix."""
-        return super().problems() + not_negative("method", self, "weight", "threshold", "noise_255")
 
 
 @dataclass(frozen=True)
@@ -143,7 +132,7 @@ class ARATConfig(MethodSettings):
 
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix."""
-        found = super().problems() + not_negative("method", self, "gamma", "adversarial_weight", "clean_weight")
+        found = super().problems()
         if self.balance_images < 1:
             found.append(f"method balance_images is {self.balance_images}: give 1 or more")
         return found

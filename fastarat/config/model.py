@@ -21,7 +21,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet18-imagenet": (_RESNET, {**_FOUR_STAGES, "num_blocks": (2, 2, 2, 2), "large_images": True}),
     "resnet50": (_RESNET, {**_FOUR_STAGES, "num_blocks": (3, 4, 6, 3), "bottleneck": True, "large_images": True}),
 }
-"""nets by name, a line each: MODULE:CLASS, imported once it is built, and arguments besides classes and channels"""
+"""nets by name, a line each: MODULE:CLASS, imported once it is built, and its arguments but for classes and channels"""
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ class CheckpointConfig:
     every_s: float = 60.0
     """seconds between checkpoints, at most; one is always written at the end"""
     keep: int = 2
-    """how many of the newest are kept, besides the best"""
+    """how many of the newest are kept, in addition to the best"""
     history: int = 0
     """epochs between snapshots of the weights, all kept, for `fastarat analyze`; 0 keeps none"""
 

@@ -21,15 +21,7 @@ from fastarat.config.training import (
 )
 
 Fidelity = Literal["paper", "published-code"]
-LEAST = {
-    "epochs": 1,
-    "batch": 1,
-    "num_train_images": 1,
-    "num_validation_images": 0,
-    "gpus": 0,
-    "procs": 0,
-    "seed": 0,
-}
+LEAST = {"epochs": 1, "batch": 1, "num_train_images": 1, "num_validation_images": 0, "gpus": 0, "procs": 0, "seed": 0}
 
 
 @dataclass(frozen=True)
@@ -70,7 +62,7 @@ class Config:
     fidelity: Fidelity = "paper"
     """AR-AT as its paper describes it, or with the departures of its published code"""
     num_train_images: int | None = None
-    """train on the first so many images of a random order; default all"""
+    """train on the first N images of a random order; default all"""
     num_validation_images: int = 0
     """training images split off to choose the best checkpoint; 0: the last epoch is the result"""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -151,7 +143,7 @@ class Config:
         return found
 
     def checked(self) -> "Config":
-        """This configuration; raises `UserError` with all problems in one line."""
+        """This configuration. Raises `UserError` with all problems in one line."""
         problems = self.problems()
         if problems:
             raise UserError("; ".join(problems))
@@ -164,7 +156,7 @@ def to_json(config: Config) -> str:
 
 
 def from_dict(values: dict[str, Any], source: str) -> Config:
-    """The configuration that `to_json` wrote. `source` names it in the `UserError` for what does not fit."""
+    """The configuration that `to_json` wrote. Raises `UserError`, which names `source`, for what does not fit."""
     if not isinstance(values, dict):
         raise UserError(f"{source} holds no configuration")
     return build(Config, values, source)

@@ -54,7 +54,7 @@ class ARAT(Method):
 
     @classmethod
     def for_net(cls, settings: ARATConfig, model: nn.Module, image_shape: ImageShape) -> Self:
-        """See `Method.for_net`: taps the layers whose features are aligned."""
+        """See `Method.for_net`: taps the layers whose features are aligned. Raises `UserError` if none are known."""
         layers: tuple[str, ...] = settings.layers or getattr(model, "aligned_layers", ())
         if not layers:
             raise UserError("this net has no aligned layers of its own: name some with --method.layers")

@@ -51,7 +51,7 @@ class ARREST(Method):
 
     @classmethod
     def for_net(cls, settings: ARRESTConfig, model: nn.Module, image_shape: ImageShape) -> Self:
-        """See `Method.for_net`: taps the layer before the last."""
+        """See `Method.for_net`: taps the layer before the last. Raises `UserError` if it is not known."""
         layer = settings.layer or getattr(model, "pooled_layer", "")
         if not layer:
             raise UserError("this net does not name the layer before its last: name it with --method.layer")

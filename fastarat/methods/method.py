@@ -38,7 +38,7 @@ class Terms(NamedTuple):
 class Method(nn.Module, ABC):
     """A method knows the net, and nothing of precision, devices or the loop.
 
-    What it trains besides the net (predictors, a teacher) are its parameters, what stays as it is (a frozen
+    What it trains in addition to the net (predictors, a teacher) are its parameters, what stays as it is (a frozen
     teacher) parameters that require no grad; what changes between steps (a balance) are its buffers: all of it
     is saved and moved with the method.
     """
@@ -88,7 +88,10 @@ class Method(nn.Module, ABC):
         return 0
 
     def begin_training(self, model: nn.Module, teacher: nn.Module) -> None:
-        """Take a trained plain net of the kind of `model`: once, before the first step of a new run."""
+        """Take a trained plain net of the kind of `model`: once, before the first step of a new run.
+
+        Raises `NotImplementedError` where the method starts from none.
+        """
         raise NotImplementedError(f"{type(self).__name__} starts from no trained net")
 
     def begin_epoch(self, clean_accuracy: Tensor) -> None:

@@ -55,8 +55,7 @@ def batch_norm(
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """The sum over processes. Its gradient is again such a sum: every process's loss depends on every
-    process's summand."""
+    """The sum over processes. Its gradient is such a sum again: every process's loss depends on every summand."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, group: ProcessGroup) -> Tensor:

@@ -19,12 +19,13 @@ NORMALISING = (_BatchNorm.forward, nn.SyncBatchNorm.forward, PlainBatchNorm2d.fo
 
 
 class SplitBatchNormAct(SplitBatchNorm2d):
-    """With dropout and activation behind it, as timm has them in one layer."""
+    """A split batch-norm with dropout and activation behind it, as timm has them in one layer."""
 
     drop: nn.Module
     act: nn.Module
 
     def forward(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+        """[N, C, …] to the same shape: as `SplitBatchNorm2d`, then dropout and activation."""
         return self.act(self.drop(super().forward(x, residual, relu)))
 
 
@@ -32,8 +33,8 @@ def convert_to_split_batch_norm(model: nn.Module, kind: BatchNormKind = "split")
     """A copy of `model` whose batch-norms (1d, 2d, 3d, synchronised) are `SplitBatchNorm2d`, every branch as the
     original; their hooks are kept.
 
-    Raises `UserError` for a batch-norm without affine parameters, running statistics or a fixed momentum, or that does
-    something else besides, and for a net that cannot be copied.
+    Raises `UserError` for a batch-norm that has no affine parameters, running statistics or fixed momentum or that does
+    more than normalise, and for a net that cannot be copied.
     """
     model = _with_layers(copied(model), _BatchNorm, lambda layer, name: _split(layer, name, kind))
     connect(model)

@@ -17,6 +17,7 @@ class Recording(nn.Module):
     tap_names: tuple[str, ...]
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As the original; where features are recorded, its output [N, d, …] is pooled to [N, d]."""
         out = self.original.forward(self, *args, **kwargs)
         if self.tap_pass.record:
             self.tap_pass.features |= dict.fromkeys(self.tap_names, self.tap_pass.kernels.pooled_features(out))

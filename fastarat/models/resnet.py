@@ -70,7 +70,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem, stages `layer1`, `layer2`, … of so many blocks each (`num_blocks`), average pooling, `linear`.
+    """A stem, stages `layer1`, `layer2`, … with `num_blocks` blocks each, average pooling, `linear`.
 
     `bottleneck`: of such blocks, else basic ones. `large_images`: the ImageNet form, whose stem (7x7 convolution and
     max-pooling, each of stride 2) leaves a quarter of each side. Input [N, in_channels, H, W] in [0, 1]; returns logits

@@ -185,6 +185,7 @@ class PlainBatchNorm2d(nn.BatchNorm2d):
             raise ValueError(f"expected [N, C, …], not {list(input.shape)}")
 
     def forward(self, input: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+        """Normalise [N, C, …], then add `residual` (same shape), then ReLU, each if asked for."""
         out = super().forward(input)
         out = out if residual is None else out + residual
         return torch.relu(out) if relu else out

@@ -1,6 +1,7 @@
 """The model that a run or a file stands for; the teacher that a method starts from."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +62,11 @@ def from_checkpoint(path: Path, branch: Branch) -> tuple[nn.Module, Description]
     tensors = _averaged(state, path) if description.averaging == "ema" else state["model"]
     if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise UserError(f"{path} is no training checkpoint of this version (its model holds more than tensors)")
-    arguments = (description.model, description.num_classes, description.in_channels, kind)
+    make = partial(build_model, description.model, description.num_classes, description.in_channels, kind)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
-    check_tensors(shapes, dtypes, lambda: build_model(*arguments), description.num_classes, path)
-    model = build_model(*arguments)
+    check_tensors(shapes, dtypes, make, num_classes=description.num_classes, path=path)
+    model = make()
     load_state(model, tensors, f"{path} does not hold the weights of the {description.model} that it describes")
     if branch == "clean" and kind != "split":
         raise UserError(f"{path}: this model was trained with one set of batch-norms; it has no clean branch")

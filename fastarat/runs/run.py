@@ -211,6 +211,6 @@ class Run:
 
 
 def settled(config: Config) -> Config:
-    """With images that lie at a path named by the whole of it, so that a run finds them from any folder."""
+    """`config` with the whole paths of its images, so that a run finds them from any folder."""
     extra = config.extra.data and place_of(config.extra.data)
     return replace(config, data=place_of(config.data), extra=replace(config.extra, data=extra))

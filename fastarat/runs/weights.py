@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,10 @@ def load_model(path: Path) -> tuple[nn.Module, Description]:
     """
     header = read_header(path)
     description = _described(header.metadata, path)
-    arguments = (description.model, description.num_classes, description.in_channels)
-    check_tensors(header.shapes, header.dtypes, lambda: build_plain_model(*arguments), description.num_classes, path)
+    make = partial(build_plain_model, description.model, description.num_classes, description.in_channels)
+    check_tensors(header.shapes, header.dtypes, make, num_classes=description.num_classes, path=path)
     tensors, _ = read_tensors(path)
-    model = build_plain_model(*arguments)
+    model = make()
     load_state(model, tensors, f"{path} does not hold the weights of the {description.model} that it describes")
     return model, description
 
@@ -126,18 +127,20 @@ def load_state(model: nn.Module, tensors: Mapping[str, Any], problem: str) -> No
         raise UserError(problem) from error
 
 
-Shapes = Mapping[str, tuple[int, ...]]
-
-
 def check_tensors(
-    shapes: Shapes, dtypes: Mapping[str, torch.dtype], make: Callable[[], nn.Module], num_classes: int, path: Path
+    shapes: Mapping[str, tuple[int, ...]],
+    dtypes: Mapping[str, torch.dtype],
+    make: Callable[[], nn.Module],
+    *,
+    num_classes: int,
+    path: Path,
 ) -> None:
     """Raise `UserError` unless the net of `make` has tensors of these names, shapes and kinds, and no others.
 
     A net of another package that cannot be made without memory is measured by its classes alone.
     """
     if not any(num_classes in shape for shape in shapes.values()):
-        raise UserError(f"{path} says {num_classes} classes, and none of its tensors has so many rows")
+        raise UserError(f"{path} says {num_classes} classes, and none of its tensors has that many rows")
     try:
         with torch.device("meta"):
             wanted = make().state_dict()

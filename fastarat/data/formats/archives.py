@@ -48,7 +48,7 @@ class Entry:
     length: int = 0
     """Its number of bytes; 0 for a folder, or a file of one, which has its size itself."""
     target: str = ""
-    """Of a hard link in an archive: the name of the file that it is another name of."""
+    """For a hard link in an archive: the name of the file that it stands for."""
 
 
 def entries(source: Path) -> Iterator[Entry]:

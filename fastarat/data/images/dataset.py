@@ -125,7 +125,7 @@ def other_images(dataset: Dataset, fingerprint: str | None, labels: str | None) 
 
 
 def class_counts(dataset: Dataset) -> dict[str, tuple[int, ...]]:
-    """Of each split the number of images of each class."""
+    """The number of images of each class, for each split."""
     count = len(dataset.classes)
     return {name: tuple(np.bincount(split.labels, minlength=count).tolist()) for name, split in dataset.splits.items()}
 

@@ -88,7 +88,7 @@ def _decoded_bytes(config: Config, found: Found) -> int:
 
 
 def _room(num_bytes: int, device: torch.device) -> tuple[bool, str]:
-    """Whether so many bytes of pixels may stay on the device, and why."""
+    """Whether `num_bytes` bytes of pixels may stay on the device, and why."""
     if device.type == "cuda":
         memory, where = torch.cuda.get_device_properties(device).total_memory, "the GPU"
     else:

@@ -65,11 +65,13 @@ def _is_plain_jpeg(image: "Image.Image", content: bytes) -> bool:
 
 def _stored(image: "Image.Image", jpeg: bytes | None, storage: Storage) -> StoredImage:
     """RGB `image`, of which `jpeg`, if given, is the file: kept as it is where it may be, without a second loss."""
+    from PIL import Image
+
     size = _fitting(image.size, storage.longest_side)
     if max(size) > MAX_SIDE:
         raise ValueError(f"{size[0]}x{size[1]} is larger than {MAX_SIDE} pixels: give --longest-side")
     if size != image.size:
-        image, jpeg = _shrunk(image, size), None
+        image, jpeg = image.resize(size, Image.Resampling.LANCZOS), None
     num_bytes = 3 * size[0] * size[1]
     raw = storage.mode == "raw" or (storage.mode == "smart" and num_bytes <= SMART_BYTES)
     content = image.tobytes() if raw else jpeg or _encoded(image, storage.quality)
@@ -83,12 +85,6 @@ def _fitting(size: tuple[int, int], longest_side: int | None) -> tuple[int, int]
     if scale >= 1:
         return size
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def _shrunk(image: "Image.Image", size: tuple[int, int]) -> "Image.Image":
-    from PIL import Image
-
-    return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def _encoded(image: "Image.Image", quality: int) -> bytes:
