@@ -33,22 +33,18 @@ def cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
         yield _batch_norm(layer, scale.batch, 1, dtype=dtype, label="attack")
 
 
-def batch_norm_bytes(map_bytes: int) -> dict[Direction, int]:
-    """What the target counts, for all layers alike: forward x twice (statistics, then the result) and y, backward x
-    and dy twice (sums, then the result) and dx."""
-    return {"forward": 3 * map_bytes, "backward": 5 * map_bytes}
-
-
 def _batch_norm(layer: Layer, images: int, groups: int, *, dtype: torch.dtype, label: str, in_net: bool = True) -> Case:
     shape = (images, layer.channels, layer.side, layer.side)
     map_bytes = torch.Size(shape).numel() * dtype.itemsize
     settings = {"groups": groups, "relu": layer.relu}
-    variants = variants_of(partial(plain_batch_norm, **settings), partial(fused_batch_norm, **settings))
+    variants = variants_of(partial(_plain, **settings), partial(_fused, **settings))
     # apex: half precision is fp16 only, and a residual comes with a ReLU.
     if apex_batch_norm() and dtype == torch.float16 and (layer.relu or not layer.residual):
         variants["apex"] = partial(_apex_batch_norm, layer.channels, groups, layer.relu)
     extras = " residual" * layer.residual + " relu" * layer.relu
-    counted = batch_norm_bytes(map_bytes)
+    # For all layers alike: forward x twice (statistics, then the result) and y, backward x and dy twice (sums, then the
+    # result) and dx.
+    counted: dict[Direction, int] = {"forward": 3 * map_bytes, "backward": 5 * map_bytes}
     return Case(
         "dual_batch_norm",
         f"{label} {layer.channels}x{layer.side}x{layer.side}{extras}",
@@ -56,7 +52,7 @@ def _batch_norm(layer: Layer, images: int, groups: int, *, dtype: torch.dtype, l
         dtype,
         counted,
         partial(_batch_norm_inputs, layer, shape, groups, dtype, label != "attack"),
-        partial(_batch_norm_definition, **settings),
+        partial(_definition, **settings),
         variants,
         # A residual is read once, and has a gradient to be written.
         {direction: count + layer.residual * map_bytes for direction, count in counted.items()},
@@ -64,7 +60,7 @@ def _batch_norm(layer: Layer, images: int, groups: int, *, dtype: torch.dtype, l
     )
 
 
-def plain_batch_norm(
+def _plain(
     x: Tensor, weight: Tensor, bias: Tensor, *, residual: Tensor | None, groups: int, relu: bool
 ) -> dict[str, Tensor]:
     """As a user of PyTorch writes it: each half by itself. Running statistics, 2 C numbers, no variant has."""
@@ -77,17 +73,12 @@ def plain_batch_norm(
     return {"y": F.relu(y) if relu else y}
 
 
-def fused_batch_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, *, residual: Tensor | None, groups: int, relu: bool
-) -> dict[str, Tensor]:
-    """fastarat's."""
-    return {"y": dual_batch_norm(x, weight, bias, residual, relu, groups=groups, eps=EPS)[0]}
+def _fused(**inputs: Any) -> dict[str, Tensor]:
+    return {"y": dual_batch_norm(**inputs, eps=EPS)[0]}
 
 
-def _batch_norm_definition(
-    x: Tensor, weight: Tensor, bias: Tensor, *, residual: Tensor | None, groups: int, relu: bool
-) -> dict[str, Tensor]:
-    return {"y": twin.batch_norm(x, weight, bias, residual, relu, groups, EPS)[0]}
+def _definition(**inputs: Any) -> dict[str, Tensor]:
+    return {"y": twin.batch_norm(**inputs, eps=EPS)[0]}
 
 
 def _apex_batch_norm(channels: int, groups: int, relu: bool) -> Function:

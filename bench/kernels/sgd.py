@@ -33,11 +33,6 @@ def cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
             yield _sgd(net, tensors, dtype, shadow_dtype=dtype, average=True)
 
 
-def sgd_bytes(num: int, gradient_size: int, shadow_size: int, *, average: bool) -> int:
-    """Weights and momenta are read and written, gradients read, shadow weights written, an average read and written."""
-    return num * (16 + gradient_size + shadow_size + 8 * average)
-
-
 def _sgd(
     net: str, sizes: list[int], gradient_dtype: torch.dtype, *, shadow_dtype: torch.dtype | None, average: bool
 ) -> Case:
@@ -53,17 +48,15 @@ def _sgd(
     }
     if apex_sgd():
         variants["apex"] = lambda: partial(_sgd_by_tensors, sizes, _ApexSgd())
+    shadow_size = shadow_dtype.itemsize if shadow_dtype else 0
     extras = " shadow" * (shadow_dtype is not None) + " average" * average
     return Case(
         "sgd",
         f"{net} {num / 1e6:.1f} M{extras}",
         (num,),
         shadow_dtype or torch.float32,
-        {
-            "forward": sgd_bytes(
-                num, gradient_dtype.itemsize, shadow_dtype.itemsize if shadow_dtype else 0, average=average
-            )
-        },
+        # Weights and momenta are read and written, gradients read, shadow weights written, an average read and written.
+        {"forward": num * (16 + gradient_dtype.itemsize + shadow_size + 8 * average)},
         partial(_sgd_inputs, num, gradient_dtype, shadow_dtype, average),
         flat,
         variants,

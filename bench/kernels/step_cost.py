@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import torch
 from fastarat_kernels.implementations import PYTORCH, TRITON, Kernels
 from torch._functorch import config as functorch_config
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from bench.common.inputs import random_images
+from bench.common.rows import markdown
 from fastarat.common.console import notice
 from fastarat.common.distributed import World
 from fastarat.config.recipes import recipe
-from fastarat.data.images.dataset import Dataset, Images
 from fastarat.data.loading.loader import Batch
 from fastarat.training.build import build_training
 from fastarat.training.profiling.cost import CostCounter
@@ -47,10 +47,9 @@ def built(name: str, batch: int | None = None, steps: int | None = None, *, kern
     config = recipe(name)
     config = replace(config, batch=batch or config.batch, num_validation_images=0)
     config = replace(config, attack=replace(config.attack, steps=steps or config.attack.steps))
-    shape = (config.batch, 32, 32, 3)
-    images = Images(np.zeros(shape, np.uint8), np.arange(config.batch) % 10)
-    dataset = Dataset("random", images, images, tuple("0123456789"), 255, "")
-    return build_training(config, dataset, World(torch.device("cpu")), dtype="bf16", kernels=kernels)
+    return build_training(
+        config, random_images("cifar10", config.batch), World(torch.device("cpu")), dtype="bf16", kernels=kernels
+    )
 
 
 def eager_cost(training: Training) -> Counts:
@@ -114,26 +113,22 @@ FORMS: dict[str, tuple[Kernels, Callable[[Training], Counts]]] = {
 }
 
 
-def row(name: str, form: str) -> str:
-    """The counts of a recipe's net in one form, as a line of Markdown."""
+def row(name: str, form: str) -> list[str]:
+    """The counts of a recipe's net in one form: the cells of a line."""
     kernels, cost = FORMS[form]
     launches, size = cost(built(name, kernels=kernels))
-    milliseconds = size / _COPY_BYTES_PER_S * 1e3
-    return f"| {RECIPES[name]} | {form} | {launches:,} | {size / 1e9:.1f} | {milliseconds:.1f} |"
+    return [RECIPES[name], form, f"{launches:,}", f"{size / 1e9:.1f}", f"{size / _COPY_BYTES_PER_S * 1e3:.1f}"]
 
 
 def table() -> str:
     """The counts of both nets in every form, as Markdown."""
-    lines = [
-        "| net | form | launches | GB | ms at 4.3 TB/s |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    cells = []
     for name, net in RECIPES.items():
         for form in FORMS:
             notice(f"counting {net}, {form}")
-            lines.append(row(name, form))
+            cells.append(row(name, form))
     settings = f"AR-AT, batch 128, bf16, 10 attack steps; torch {torch.__version__.partition('+')[0]}"
-    return "\n".join([*lines, "", f"{settings}.", ""])
+    return f"{markdown(['net', 'form', 'launches', 'GB', 'ms at 4.3 TB/s'], cells)}\n{settings}.\n"
 
 
 def main(arguments: list[str] | None = None) -> int:

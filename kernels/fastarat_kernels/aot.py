@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 from multiprocessing import get_context
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fastarat_kernels.launch import Launch, recording
 from fastarat_kernels.registry import KERNELS
@@ -155,31 +155,12 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{message}\n")
 
 
-def _choice(kind: str, choices: Sequence[str]) -> Callable[[str], str]:
-    """An argument type that names the choices in its error."""
-
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise argparse.ArgumentTypeError(f"unknown {kind} {text!r}; available: {', '.join(choices)}")
-        return text
-
-    return parse
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, check, print; returns the exit code."""
-    architecture = _choice("architecture", [str(arch) for arch in ARCHITECTURES])
     parser = _Parser(prog="fastarat_kernels.aot", description="Compile every kernel ahead of time; needs no GPU.")
-    parser.add_argument(
-        "--arch",
-        nargs="+",
-        type=lambda text: architecture(text.removeprefix("sm_")),
-        default=["80", "90", "100"],
-        metavar="SM",
-    )
-    parser.add_argument(
-        "--kernels", nargs="+", type=_choice("kernel", tuple(KERNELS)), default=tuple(KERNELS), metavar="NAME"
-    )
+    known: dict[str, Any] = {"type": lambda text: text.removeprefix("sm_"), "choices": [*map(str, ARCHITECTURES)]}
+    parser.add_argument("--arch", nargs="+", **known, default=["80", "90", "100"], metavar="SM")
+    parser.add_argument("--kernels", nargs="+", choices=tuple(KERNELS), default=tuple(KERNELS), metavar="NAME")
     parser.add_argument("--json", action="store_true", help="print one JSON object: rows, failed, seconds")
     chosen = parser.parse_args(arguments)
     if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):

@@ -33,27 +33,6 @@ def augment(
     Returns [B, num_channels, H, W], channels-last; channels from C on are zero (tensor cores like 4 or 8 better
     than 3), None: C. Raises `UnsupportedInput`.
     """
-    _check(images, index, dtype, crop_padding, num_channels, identity)
-    return _augment(images, index, epoch, max_value, dtype, crop_padding, flip, signed(seed), num_channels, identity)
-
-
-def _empty(images: Tensor, index: Tensor, epoch: int, max_value: int, dtype: torch.dtype, *rest: Any) -> Tensor:
-    num_channels = rest[3] if len(rest) > 3 else None
-    shape = (len(index), num_channels or images.shape[3], *images.shape[1:3])
-    return torch.empty(shape, dtype=dtype, device=images.device, memory_format=torch.channels_last)
-
-
-_augment = torch_op(twin.augment, _empty)
-
-
-def _check(
-    images: Tensor,
-    index: Tensor,
-    dtype: torch.dtype,
-    crop_padding: int,
-    num_channels: int | None,
-    identity: Tensor | None,
-) -> None:
     if images.dim() != 4 or images.dtype != torch.uint8:
         raise UnsupportedInput(f"images is {tuple(images.shape)} {images.dtype}: give a uint8 set [N, H, W, C]")
     if index.dim() != 1 or index.dtype != torch.int64:
@@ -66,3 +45,13 @@ def _check(
         raise UnsupportedInput(f"crop_padding is {crop_padding}: give 0 or more pixels")
     if num_channels is not None and num_channels < images.shape[3]:
         raise UnsupportedInput(f"num_channels is {num_channels}, images have {images.shape[3]}: give at least as many")
+    return _augment(images, index, epoch, max_value, dtype, crop_padding, flip, signed(seed), num_channels, identity)
+
+
+def _empty(images: Tensor, index: Tensor, epoch: int, max_value: int, dtype: torch.dtype, *rest: Any) -> Tensor:
+    num_channels = rest[3] if len(rest) > 3 else None
+    shape = (len(index), num_channels or images.shape[3], *images.shape[1:3])
+    return torch.empty(shape, dtype=dtype, device=images.device, memory_format=torch.channels_last)
+
+
+_augment = torch_op(twin.augment, _empty)

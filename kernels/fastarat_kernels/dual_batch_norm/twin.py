@@ -108,7 +108,8 @@ def batch_norm_gradient_partials(
     The ReLU's choice is read from `bits`, or computed again from x (`recompute_relu`). g is only given with bits.
     """
     rows = as_rows(x, groups)
-    g = _masked(dy, rows, statistics, weight, bias, bits, groups, eps, recompute_relu)
+    out = _affine(rows, statistics, weight, bias, eps) if recompute_relu else None
+    g = _masked(as_rows(dy, groups), bits, out)
     sums = torch.stack([g.sum(1), (g * _normalised(rows, statistics, eps)).sum(1)])
     return sums[None], _laid_out_as(dy, g) if bits.numel() else dy.new_empty(0)
 
@@ -131,7 +132,8 @@ def batch_norm_input_gradient(
     `num_rows`) only where the statistics are the batch's; totals are the sums over P, empty if there are none. g as
     above."""
     rows = as_rows(x, groups)
-    g = _masked(dy, rows, statistics, weight, bias, bits, groups, eps, recompute_relu)
+    out = _affine(rows, statistics, weight, bias, eps) if recompute_relu else None
+    g = _masked(as_rows(dy, groups), bits, out)
     totals = sums.sum(0) if len(sums) else sums.new_empty(0)
     dx = g
     if batch_statistics:
@@ -149,24 +151,11 @@ def _affine(rows: Tensor, statistics: Tensor, weight: Tensor, bias: Tensor, eps:
     return _normalised(rows, statistics, eps) * weight[:, None] + bias[:, None]
 
 
-def _masked(
-    dy: Tensor,
-    rows: Tensor,
-    statistics: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    bits: Tensor,
-    groups: int,
-    eps: float,
-    recompute_relu: bool,
-) -> Tensor:
-    """dy as rows, zero where the ReLU cut."""
-    g = as_rows(dy, groups)
+def _masked(g: Tensor, bits: Tensor, out: Tensor | None) -> Tensor:
+    """The gradient as rows, zero where the ReLU cut: as the bits say, or as `out`, what it was given, does."""
     if bits.numel():
         return torch.where(unpack(bits, g.shape[2]).view_as(g), g, 0.0)
-    if recompute_relu:
-        return torch.where(_affine(rows, statistics, weight, bias, eps) <= 0, 0.0, g)
-    return g
+    return g if out is None else torch.where(out <= 0, 0.0, g)
 
 
 def pack(mask: Tensor) -> Tensor:

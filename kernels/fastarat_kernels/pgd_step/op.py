@@ -29,7 +29,12 @@ def pgd_step(
     Returns the iterate in [0, 1], dtype and strides of `x_adv`. Raises `UnsupportedInput`.
     """
     step_size, eps = _scalar(step_size, x_adv), _scalar(eps, x_adv)
-    _check_step(x_adv, gradient, centre, step_size, eps, norm)
+    for name, other in (("gradient", gradient), ("centre", centre)):
+        if other.shape != x_adv.shape or other.dtype != x_adv.dtype:
+            raise UnsupportedInput(
+                f"{name}: {tuple(other.shape)} {other.dtype}, x_adv: {tuple(x_adv.shape)} {x_adv.dtype}; give one kind"
+            )
+    _check(x_adv, {"step_size": step_size, "eps": eps}, norm)
     return _pgd_step(x_adv, gradient, centre, step_size, eps, norm)
 
 
@@ -42,7 +47,9 @@ def start_point(x: Tensor, rows: Tensor, step: Tensor, eps: float | Tensor, seed
     Returns dtype and strides of `x`, not cut to [0, 1]. Raises `UnsupportedInput`.
     """
     eps = _scalar(eps, x)
-    _check_start(x, rows, step, eps, norm)
+    if rows.shape != x.shape[:1] or rows.dtype != torch.int64:
+        raise UnsupportedInput(f"rows is {tuple(rows.shape)} {rows.dtype}: give an int64 number for each image")
+    _check(x, {"step": step, "eps": eps}, norm)
     return _start_point(x, rows, step, eps, signed(seed), norm)
 
 
@@ -79,22 +86,7 @@ _start_point = torch_op(
 )
 
 
-def _check_step(x_adv: Tensor, gradient: Tensor, centre: Tensor, step_size: Tensor, eps: Tensor, norm: str) -> None:
-    for name, other in (("gradient", gradient), ("centre", centre)):
-        if other.shape != x_adv.shape or other.dtype != x_adv.dtype:
-            raise UnsupportedInput(
-                f"{name}: {tuple(other.shape)} {other.dtype}, x_adv: {tuple(x_adv.shape)} {x_adv.dtype}; give one kind"
-            )
-    _check_all(x_adv, {"step_size": step_size, "eps": eps}, norm)
-
-
-def _check_start(x: Tensor, rows: Tensor, step: Tensor, eps: Tensor, norm: str) -> None:
-    if rows.shape != x.shape[:1] or rows.dtype != torch.int64:
-        raise UnsupportedInput(f"rows is {tuple(rows.shape)} {rows.dtype}: give an int64 number for each image")
-    _check_all(x, {"step": step, "eps": eps}, norm)
-
-
-def _check_all(x: Tensor, scalars: dict[str, Tensor], norm: str) -> None:
+def _check(x: Tensor, scalars: dict[str, Tensor], norm: str) -> None:
     if x.dim() != 4 or not x.is_floating_point():
         raise UnsupportedInput(f"x is {tuple(x.shape)} {x.dtype}: give float images [N, C, H, W]")
     for name, scalar in scalars.items():

@@ -24,7 +24,7 @@ def pooled_features(z: Tensor) -> Tensor:
 
 
 def _empty(z: Tensor) -> Tensor:
-    return z.new_empty(z.shape[:2], dtype=torch.float64 if z.dtype == torch.float64 else torch.float32)
+    return z.new_empty(z.shape[:2], dtype=torch.promote_types(z.dtype, torch.float32))
 
 
 _pooled_features = torch_op(twin.pooled_features, _empty)

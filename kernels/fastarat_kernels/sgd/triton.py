@@ -63,20 +63,16 @@ def sgd(
     average: Tensor | None = None,
     share: Tensor | None = None,
 ) -> None:
-    """m <- momentum m + scale g + weight_decay p;  p <- p - learning_rate m, in place.
+    """See `op.sgd`.
 
-    Then shadow <- p, and average <- average + share (p - average), each if given; `keep` 0 leaves everything
-    as it was. Buffers: contiguous [n]; `parameters`, `momenta` and `average` float32, `gradients` float32,
-    bfloat16 or float16, `shadow` bfloat16 or float16; the scalars float32 tensors of one element on the same
-    device. Raises `UnsupportedInput` for others.
+    Raises `UnsupportedInput` for other dtypes, empty and non-contiguous buffers, and scalars of another device.
     """
-    check_buffers(parameters, gradients, momenta, shadow, average, share)
+    check_buffers(parameters, share, gradients=gradients, momenta=momenta, shadow=shadow, average=average)
     half, single = (torch.bfloat16, torch.float16), (torch.float32,)
-    _check("parameters", parameters, single)
     _check("gradients", gradients, (*single, *half))
-    _check("momenta", momenta, single)
     _check("shadow", shadow, half)
-    _check("average", average, single)
+    for name, buffer in {"parameters": parameters, "momenta": momenta, "average": average}.items():
+        _check(name, buffer, single)
     scalars = {"learning_rate": learning_rate, "keep": keep, "scale": scale, "share": share}
     for name, scalar in scalars.items():
         _check(name, scalar, single)

@@ -20,15 +20,11 @@ def sgd(
     average: Tensor | None = None,
     share: Tensor | None = None,
 ) -> None:
-    """m <- momentum m + scale g + weight_decay p;  p <- p - learning_rate m, in place (torch.optim.SGD's rule).
+    """See `op.sgd`; `parameters`, `momenta` and `average` of any one float dtype, `gradients` and `shadow` of any.
 
-    Then shadow <- p, and average <- average + share (p - average), each if given. `keep` 0 leaves everything
-    as it was, whatever the gradients hold (a step skipped because fp16 gradients overflowed).
-
-    Buffers: [n], `parameters`, `momenta` and `average` of one float dtype, `gradients` and `shadow` of any;
-    `learning_rate`, `keep`, `scale` and `share`: tensors of one element. Raises `UnsupportedInput` for others.
+    Raises `UnsupportedInput` for buffers of unequal length.
     """
-    check_buffers(parameters, gradients, momenta, shadow, average, share)
+    check_buffers(parameters, share, gradients=gradients, momenta=momenta, shadow=shadow, average=average)
     scaled = gradients.to(parameters.dtype)
     if scale is not None:
         scaled = scaled * scale
@@ -43,27 +39,13 @@ def sgd(
         buffer.copy_(value if keep is None else torch.where(keep != 0, value, buffer))
 
 
-def check_buffers(
-    parameters: Tensor,
-    gradients: Tensor,
-    momenta: Tensor,
-    shadow: Tensor | None,
-    average: Tensor | None,
-    share: Tensor | None,
-) -> None:
+def check_buffers(parameters: Tensor, share: Tensor | None, **buffers: Tensor | None) -> None:
     """Raise `UnsupportedInput` unless the buffers are 1-D, of one length, and `share` comes with `average`."""
-    buffers = {
-        "parameters": parameters,
-        "gradients": gradients,
-        "momenta": momenta,
-        "shadow": shadow,
-        "average": average,
-    }
-    for name, buffer in buffers.items():
+    for name, buffer in {"parameters": parameters, **buffers}.items():
         if buffer is not None and (buffer.dim() != 1 or buffer.shape != parameters.shape):
             raise UnsupportedInput(
                 f"{name} has shape {tuple(buffer.shape)} beside parameters of {tuple(parameters.shape)}: "
                 "sgd takes flat buffers of one length"
             )
-    if (average is None) != (share is None):
+    if (buffers["average"] is None) != (share is None):
         raise UnsupportedInput("sgd takes average and share together: give both or neither")
