@@ -1,8 +1,5 @@
 """Which device, number format, kernels and kind of step a run uses, checked against what is there."""
 
-import importlib.util
-import os
-import shutil
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +11,7 @@ from fastarat.common.processes import num_here
 from fastarat.config import Config
 from fastarat.config.training import CompileMode
 from fastarat.training.step.precision import Dtype
+from fastarat.training.toolchain import why_no_code, why_no_gpu
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ def choose(config: Config, log: ChoiceLog, device: str | None = None) -> Choices
 
 
 def choose_device(config: Config, log: ChoiceLog) -> str:
-    """`cpu` or `cuda`. Raises `UserError` if more is asked for than there is."""
+    """`cpu` or `cuda`. Raises `UserError` if more is asked for than there is, or if torch cannot use what is there."""
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if num_here(config.gpus) > num_gpus:
         raise UserError(f"--gpus {config.gpus}: this machine has {_gpus(num_gpus)}: {_fix(num_gpus)}")
@@ -51,6 +49,8 @@ def choose_device(config: Config, log: ChoiceLog) -> str:
         return config.device
     if num_gpus:
         return log.choose("device", "cuda", torch.cuda.get_device_name())
+    if reason := why_no_gpu():
+        raise UserError(f"{reason}; --device cpu trains without")
     return log.choose("device", "cpu", "torch sees no GPU")
 
 
@@ -72,7 +72,7 @@ def choose_compile(config: Config, device: str, log: ChoiceLog) -> CompileMode:
     """How the step runs; `auto` is graph on a GPU, and eager on a CPU. Raises `UserError` for what cannot run here."""
     if config.compile == "graph" and device == "cpu":
         raise UserError("--compile graph captures a CUDA graph, and this run is on the CPU: give compile or eager")
-    missing = _why_no_code(device)
+    missing = why_no_code(device)
     if config.compile in ("compile", "graph") and missing:
         raise UserError(f"--compile {config.compile}: {missing}; --compile eager works without")
     if config.compile != "auto":
@@ -82,29 +82,6 @@ def choose_compile(config: Config, device: str, log: ChoiceLog) -> CompileMode:
         return "eager"
     log.choose("compile", "graph", "one launch a step")
     return "graph"
-
-
-def compiler(device: str) -> str | None:
-    """What compiled steps need: on a CPU a C++ compiler ($CXX, else g++); on a GPU a C compiler ($CC, else gcc or
-    clang), with which Triton builds what starts its kernels. The path, or None."""
-    named = os.environ.get("CXX" if device == "cpu" else "CC")
-    if named:
-        return shutil.which(named)
-    return shutil.which("g++") if device == "cpu" else shutil.which("gcc") or shutil.which("clang")
-
-
-def _why_no_code(device: str) -> str:
-    """Why no code can be compiled for this device; empty if it can."""
-    language, variable, package = ("C++", "CXX", "g++") if device == "cpu" else ("C", "CC", "gcc")
-    if not compiler(device):
-        named = os.environ.get(variable)
-        what = f"${variable} is {named!r}, which is not found" if named else f"there is no {language} compiler"
-        return f"{what}: install {package}, or set {variable} to a {language} compiler"
-    if device != "cpu" and importlib.util.find_spec("triton") is None:
-        return "the package triton is not installed"
-    if device != "cpu" and torch.cuda.get_device_capability() < (8, 0):
-        return f"{torch.cuda.get_device_name()} is older than is supported (compute capability 8.0)"
-    return ""
 
 
 def choose_kernels(config: Config, device: str, dtype: Dtype, log: ChoiceLog) -> Literal["pytorch", "triton"]:
@@ -127,7 +104,7 @@ def _why_no_triton(device: str, dtype: Dtype) -> str:
         return "Triton's kernels need a GPU"
     if dtype == "fp64":
         return "Triton's kernels take fp32, bf16 and fp16"
-    return _why_no_code(device)
+    return why_no_code(device)
 
 
 def _gpus(count: int) -> str:
@@ -137,7 +114,6 @@ def _gpus(count: int) -> str:
 def _fix(count: int) -> str:
     if count:
         return f"give --gpus {count} or fewer"
-    if torch.version.cuda is None:
-        build = f"torch {torch.__version__} is a CPU build, install a CUDA build"
-        return f"{build}, or train on the CPU (--device cpu, no --gpus)"
-    return "check the driver with nvidia-smi, or train on the CPU (--device cpu, no --gpus)"
+    build = "" if torch.version.cuda else f"torch {torch.__version__} is a CPU build, install a CUDA build"
+    fix = why_no_gpu() or build or "check the driver with nvidia-smi"
+    return f"{fix}, or train on the CPU (--device cpu, no --gpus)"

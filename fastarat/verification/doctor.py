@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from fastarat.common.environment import environment
-from fastarat.common.errors import UserError
+from fastarat.common.errors import UserError, first_line
 from fastarat.data.formats.find import KNOWN, names_under_root
 from fastarat.data.images.cache import data_root
 from fastarat.data.images.dataset import Images
-from fastarat.training.choices import compiler
+from fastarat.training.toolchain import compiler, why_no_code, why_no_gpu
 
 OPTIONAL = {
     "ffcv": "feeds trainings from a .beton (extra: ffcv)",
@@ -39,7 +39,9 @@ class Finding:
 
 def findings() -> list[Finding]:
     """Everything worth knowing before a run."""
-    return [*_software(), _training(), *_gpus(), _compiler(), *map(_optional, OPTIONAL), *_storage()]
+    devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    steps = map(_training, devices)
+    return [*_software(), *steps, *_gpus(), _compiler(devices[-1]), *map(_optional, OPTIONAL), *_storage()]
 
 
 def _software() -> list[Finding]:
@@ -51,8 +53,8 @@ def _software() -> list[Finding]:
     ]
 
 
-def _training() -> Finding:
-    """One real step of the smallest recipe on random images: does the whole path run?"""
+def _training(device: str) -> Finding:
+    """One real step of the smallest recipe on random images, as a run there takes it: does the whole path run?"""
     from dataclasses import replace
 
     from fastarat.common.choice_log import ChoiceLog
@@ -66,19 +68,22 @@ def _training() -> Finding:
     rng = np.random.default_rng(0)
     images = Images(rng.integers(0, 17, (8, 8, 8, 1), dtype=np.uint8), np.arange(8, dtype=np.int64))
     dataset = Dataset("random", images, images, tuple("01234567"), 16, "")
-    config = replace(recipe(DEFAULT), batch=8, device="cpu")
+    config = replace(recipe(DEFAULT), batch=8, device=device)
     try:
         choices, opened = choose(config, ChoiceLog(quiet=True)), Opened(dataset, "resident", "the only one")
-        training, step = start_training(config, opened, choices, World(torch.device("cpu")))
+        training, step = start_training(config, opened, choices, World(torch.device(device)))
         metrics = training.advance(step, next(iter(training.loader.batches(1))))
-    except RuntimeError as e:
-        return Finding("training step", "broken", str(e).splitlines()[0])
-    finite = bool(metrics["loss"].isfinite())
-    return Finding("training step", "ok" if finite else "broken", f"{DEFAULT} on the CPU")
+        finite = bool(metrics["loss"].isfinite())
+    except Exception as error:  # what a GPU's driver, compiler or kernels may raise is without end
+        return Finding(f"training step on {device}", "broken", first_line(error))
+    how = f"{DEFAULT}: {choices.dtype}, {choices.compile}, {choices.kernels} kernels"
+    return Finding(f"training step on {device}", "ok" if finite else "broken", how)
 
 
 def _gpus() -> list[Finding]:
     if not torch.cuda.is_available():
+        if reason := why_no_gpu():
+            return [Finding("GPU", "broken", reason)]
         build = "a CPU build of torch" if torch.version.cuda is None else "no driver or no device"
         return [Finding("GPU", "missing", f"{build}: runs go to the CPU")]
     found = []
@@ -90,12 +95,11 @@ def _gpus() -> list[Finding]:
     return found
 
 
-def _compiler() -> Finding:
+def _compiler(device: str) -> Finding:
     """What --compile needs."""
-    device, language, package = ("cuda", "C", "gcc") if torch.cuda.is_available() else ("cpu", "C++", "g++")
-    found = compiler(device)
-    fix = f"compiled steps need it: install {package}"
-    return Finding(f"{language} compiler", "ok" if found else "missing", found or fix)
+    subject, reason = f"{'C++' if device == 'cpu' else 'C'} compiler", why_no_code(device)
+    detail = f"compiled steps need it: {reason}" if reason else str(compiler(device))
+    return Finding(subject, "missing" if reason else "ok", detail)
 
 
 def _optional(name: str) -> Finding:

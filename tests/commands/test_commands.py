@@ -59,7 +59,7 @@ def test_doctor_finds_this_machine_able_to_train(fastarat):
     result = fastarat("doctor")
     assert result.code == 0 and "training step" in result.out and "broken" not in result.out
     rows = {row["subject"]: row["state"] for row in fastarat("doctor", "--json").json}
-    assert rows["torch"] == rows["training step"] == rows["runs/"] == "ok" and rows["data"] == "missing"
+    assert rows["torch"] == rows["training step on cpu"] == rows["runs/"] == "ok" and rows["data"] == "missing"
 
 
 def test_eval_prints_a_row_a_class_with_intervals(fastarat, trained):

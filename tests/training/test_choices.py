@@ -9,20 +9,25 @@ import torch
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.errors import UserError
 from fastarat.config.recipes import recipe
-from fastarat.training.choices import choose_compile, choose_kernels
+from fastarat.training import toolchain
+from fastarat.training.choices import choose_compile, choose_device, choose_kernels
+from fastarat.verification.doctor import _gpus
 
 CONFIG = recipe("digits-arat")
 
 
 @pytest.fixture
-def machine(monkeypatch):
-    """A machine whose GPU has this compute capability, and these compilers."""
+def machine(monkeypatch, tmp_path):
+    """A machine whose GPU has this compute capability, and these compilers; it may lack headers or libcuda."""
+    (tmp_path / "Python.h").touch()
 
-    def with_parts(capability=(9, 0), compilers=("gcc", "g++")):
+    def with_parts(capability=(9, 0), compilers=("gcc", "g++"), lacks=""):
         monkeypatch.delenv("CC", raising=False)
         monkeypatch.delenv("CXX", raising=False)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
+        monkeypatch.setattr(toolchain, "python_headers", lambda: tmp_path / "none" if lacks == "Python.h" else tmp_path)
+        monkeypatch.setattr(toolchain, "_libcuda", lambda: lacks != "libcuda")
         monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}" if name in compilers else None)
 
     return with_parts
@@ -45,7 +50,13 @@ def test_a_gpu_with_a_compiler_gets_the_captured_step_and_the_fused_kernels(mach
 
 
 @pytest.mark.parametrize(
-    ("parts", "word"), [({"compilers": ()}, "install gcc"), ({"capability": (7, 5)}, "Some GPU is older")]
+    ("parts", "word"),
+    [
+        ({"compilers": ()}, "install gcc"),
+        ({"capability": (7, 5)}, "Some GPU is older"),
+        ({"lacks": "Python.h"}, "install python3-dev"),
+        ({"lacks": "libcuda"}, "run /sbin/ldconfig"),
+    ],
 )
 def test_a_gpu_that_triton_cannot_serve_runs_eagerly_in_pytorch_and_the_record_says_why(machine, parts, word):
     machine(**parts)
@@ -77,3 +88,33 @@ def test_a_compiler_that_is_named_and_missing_is_named_back(machine, monkeypatch
     monkeypatch.setenv("CXX", "ccache g++")
     with pytest.raises(UserError, match=r"\$CXX is 'ccache g\+\+', which is not found"):
         chosen("compile", "cpu", compile="compile")
+
+
+@pytest.fixture
+def old_driver(monkeypatch, tmp_path):
+    """A machine with an NVIDIA driver that this CUDA build of torch cannot use."""
+    version = tmp_path / "version"
+    version.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023\n")
+    monkeypatch.setattr(toolchain, "DRIVER", version)
+    monkeypatch.setattr(toolchain, "DRIVER_VERSION", version)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def test_a_driver_that_torch_cannot_use_is_refused_and_never_a_training_on_the_cpu(old_driver, monkeypatch):
+    log = ChoiceLog(quiet=True)
+    for settings in ({}, {"device": "cuda"}, {"gpus": 1}):
+        with pytest.raises(UserError, match=r"with NVIDIA driver 535\.104\.05: install a newer driver.*--device cpu"):
+            choose_device(replace(CONFIG, **settings), log)
+    assert [finding.state for finding in _gpus()] == ["broken"]
+    assert choose_device(replace(CONFIG, device="cpu"), log) == "cpu"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # hidden on purpose
+    assert choose_device(CONFIG, log) == "cpu"
+
+
+def test_triton_s_places_are_those_where_fastarat_looks(monkeypatch, tmp_path):
+    assert (toolchain.python_headers() / "Python.h").exists()
+    monkeypatch.setenv("LD_LIBRARY_PATH", f"/nowhere:{tmp_path}")
+    (tmp_path / "libcuda.so.1").touch()
+    assert toolchain._libcuda()

@@ -1,0 +1,78 @@
+"""What a machine needs besides torch: a driver that torch can use, and what compiles code for its device."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import torch
+
+DRIVER = Path("/dev/nvidiactl")
+"""there where an NVIDIA driver is loaded and its devices may be used"""
+DRIVER_VERSION = Path("/proc/driver/nvidia/version")
+
+
+def compiler(device: str) -> str | None:
+    """What compiled steps need: on a CPU a C++ compiler ($CXX, else g++); on a GPU a C compiler ($CC, else gcc or
+    clang), with which Triton builds what starts its kernels. The path, or None."""
+    named = os.environ.get("CXX" if device == "cpu" else "CC")
+    if named:
+        return shutil.which(named)
+    return shutil.which("g++") if device == "cpu" else shutil.which("gcc") or shutil.which("clang")
+
+
+def why_no_code(device: str) -> str:
+    """Why no code can be compiled for this device, with what mends it; empty if it can."""
+    language, variable, package = ("C++", "CXX", "g++") if device == "cpu" else ("C", "CC", "gcc")
+    if not compiler(device):
+        named = os.environ.get(variable)
+        what = f"${variable} is {named!r}, which is not found" if named else f"there is no {language} compiler"
+        return f"{what}: install {package}, or set {variable} to a {language} compiler"
+    return "" if device == "cpu" else _why_no_triton_code()
+
+
+def _why_no_triton_code() -> str:
+    """Why Triton cannot build what starts its kernels."""
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed"
+    if torch.cuda.get_device_capability() < (8, 0):
+        return f"{torch.cuda.get_device_name()} is older than is supported (compute capability 8.0)"
+    if not (python_headers() / "Python.h").exists():
+        return f"Triton compiles with Python.h, which is not in {python_headers()}: install python3-dev"
+    if not _libcuda():
+        return "Triton links libcuda.so.1, which the linker does not list: run /sbin/ldconfig as root"
+    return ""
+
+
+def python_headers() -> Path:
+    """The folder in which Triton looks for Python.h; Debian's own scheme names one that its packages do not fill."""
+    scheme = sysconfig.get_default_scheme()
+    return Path(sysconfig.get_paths("posix_prefix" if scheme == "posix_local" else scheme)["include"])
+
+
+def _libcuda() -> bool:
+    """Whether Triton will find libcuda.so.1, by the places in which it looks."""
+    folders = [os.environ.get("TRITON_LIBCUDA_PATH", ""), *os.environ.get("LD_LIBRARY_PATH", "").split(":")]
+    if any(folder and Path(folder, "libcuda.so.1").exists() for folder in folders):
+        return True
+    try:
+        listed = subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return "libcuda.so.1" in listed
+
+
+def why_no_gpu() -> str:
+    """Why torch uses no GPU although this machine's NVIDIA driver offers one, with what mends it; empty where there is
+    no driver, or where the GPUs were hidden on purpose."""
+    if not DRIVER.exists() or torch.cuda.is_available() or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return ""
+    found = re.search(r"\s(\d+\.\d+(\.\d+)?)\s", DRIVER_VERSION.read_text()) if DRIVER_VERSION.exists() else None
+    driver = f"NVIDIA driver {found[1]}" if found else "an NVIDIA driver"
+    if torch.version.cuda is None:
+        return f"there is {driver}, but torch {torch.__version__} is a CPU build: install a CUDA build"
+    newer = f"install a newer driver, or a torch build for an older CUDA than {torch.version.cuda}"
+    return f"torch {torch.__version__} cannot use a GPU with {driver}: {newer}"
