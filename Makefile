@@ -7,10 +7,10 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # `make check` runs its parts in the order written, cheapest first
-.PHONY: help venv train test lint types layers check aot docs slow gpu clean
+.PHONY: help venv train test lint types layers check aot docs slow gpu simulated-gpu clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 15
 
 venv: .venv/.run  ## make .venv with everything a run needs
 
@@ -64,6 +64,15 @@ slow: .venv/.loaders  ## run the tests that take longer than a check should
 
 gpu: .venv/.loaders  ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+SIMULATED := build/simulated-gpu
+$(SIMULATED)/.made: tests/simulated_gpu/environment.sh tests/simulated_gpu/build.py $(wildcard tests/simulated_gpu/library/*)
+	@PYTHON=$(PYTHON) tests/simulated_gpu/environment.sh $(SIMULATED)
+	@touch $@
+
+simulated-gpu: $(SIMULATED)/.made  ## run the GPU's paths on a CPU: launches and captures real, then values true
+	SIMGPU_VALUES=0 tests/simulated_gpu/run python -m pytest tests/simulated_gpu -p no:cacheprovider
+	SIMGPU_VALUES=1 tests/simulated_gpu/run python -m pytest tests/simulated_gpu tests/gpu -p no:cacheprovider
 
 clean:  ## remove what this file made; runs/ and data/ stay
 	rm -rf .venv build dist site *.egg-info .pytest_cache .ruff_cache .coverage .coverage.*
