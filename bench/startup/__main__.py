@@ -68,8 +68,8 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
     arguments.recipe = arguments.recipe or ("cifar10-resnet18-arat" if on_gpu else "digits-arat")
     config = training_config(vars(arguments)).checked()
     if not on_gpu:  # on a GPU the first process says it: this one must not hold the GPU
-        choose_compile(config, "cpu", ChoiceLog(quiet=True))
-        choose_kernels(config, "cpu", "fp32", ChoiceLog(quiet=True))
+        mode = choose_compile(config, "cpu", ChoiceLog(quiet=True))
+        choose_kernels(config, "cpu", "fp32", mode, ChoiceLog(quiet=True))
     command.check_positive(arguments, "budget")
     command.check_writable(arguments.rows)
     return arguments

@@ -56,7 +56,7 @@ class Config:
     graph on a GPU"""
     kernels: Literal["auto", "pytorch", "triton"] = "auto"
     """batch-norm, attack update, augmentation and pooling in plain PyTorch or by fused Triton kernels (a GPU's);
-    auto: triton where it runs"""
+    auto: triton where it runs in a CUDA graph"""
     sync_bn: bool = False
     """batch-norm statistics over all processes"""
     fidelity: Fidelity = "paper"

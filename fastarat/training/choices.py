@@ -32,8 +32,8 @@ def choose(config: Config, log: ChoiceLog, device: str | None = None) -> Choices
     """
     device = device or choose_device(config, log)
     dtype = choose_dtype(config, device, log)
-    kernels = choose_kernels(config, device, dtype, log)
-    return Choices(device, dtype, kernels, choose_compile(config, device, log))
+    mode = choose_compile(config, device, log)
+    return Choices(device, dtype, choose_kernels(config, device, dtype, mode, log), mode)
 
 
 def choose_device(config: Config, log: ChoiceLog) -> str:
@@ -72,10 +72,12 @@ def choose_compile(config: Config, device: str, log: ChoiceLog) -> CompileMode:
     """How the step runs; `auto` is graph on a GPU, and eager on a CPU. Raises `UserError` for what cannot run here."""
     if config.compile == "graph" and device == "cpu":
         raise UserError("--compile graph captures a CUDA graph, and this run is on the CPU: give compile or eager")
+    if config.compile == "eager":
+        return "eager"
     missing = why_no_code(device)
-    if config.compile in ("compile", "graph") and missing:
-        raise UserError(f"--compile {config.compile}: {missing}; --compile eager works without")
     if config.compile != "auto":
+        if missing:
+            raise UserError(f"--compile {config.compile}: {missing}; --compile eager works without")
         return config.compile
     if device == "cpu" or missing:
         log.choose("compile", "eager", missing or "on a CPU compiling takes longer than a short run gains")
@@ -84,15 +86,24 @@ def choose_compile(config: Config, device: str, log: ChoiceLog) -> CompileMode:
     return "graph"
 
 
-def choose_kernels(config: Config, device: str, dtype: Dtype, log: ChoiceLog) -> Literal["pytorch", "triton"]:
-    """The kernels; `auto` is triton wherever its kernels run. Raises `UserError` for triton where they do not."""
+def choose_kernels(
+    config: Config, device: str, dtype: Dtype, mode: CompileMode, log: ChoiceLog
+) -> Literal["pytorch", "triton"]:
+    """The kernels of a step that runs in `mode`; `auto` is triton where they run and a CUDA graph starts them.
+
+    Raises `UserError` for triton where they do not run.
+    """
+    if config.kernels == "pytorch":
+        return "pytorch"
     missing = _why_no_triton(device, dtype)
-    if config.kernels == "triton" and missing:
-        raise UserError(f"--kernels triton: {missing}; give --kernels pytorch, or auto")
-    if config.kernels != "auto":
-        return config.kernels
-    if missing:
-        log.choose("kernels", "pytorch", missing)
+    if config.kernels == "triton":
+        if missing:
+            raise UserError(f"--kernels triton: {missing}; give --kernels pytorch, or auto")
+        return "triton"
+    if missing or mode != "graph":
+        # Some 900 launches a step, each of tens of microseconds of Python: the device would wait for the host.
+        why = missing or "the host starts Triton's one by one, which is slower but in a CUDA graph"
+        log.choose("kernels", "pytorch", why)
         return "pytorch"
     log.choose("kernels", "triton", "fused batch-norm, attack update, augmentation and pooling")
     return "triton"

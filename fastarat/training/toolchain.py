@@ -6,9 +6,13 @@ import re
 import shutil
 import subprocess
 import sysconfig
+from functools import cache
 from pathlib import Path
 
 import torch
+from fastarat_kernels.implementations import TRITON
+
+from fastarat.common.errors import first_line
 
 DRIVER = Path("/dev/nvidiactl")
 """there where an NVIDIA driver is loaded and its devices may be used"""
@@ -25,7 +29,7 @@ def compiler(device: str) -> str | None:
 
 
 def why_no_code(device: str) -> str:
-    """Why no code can be compiled for this device, with what mends it; empty if it can."""
+    """Why no code can be compiled for this device, with what mends it; empty if it can. On a GPU a kernel is tried."""
     language, variable, package = ("C++", "CXX", "g++") if device == "cpu" else ("C", "CC", "gcc")
     if not compiler(device):
         named = os.environ.get(variable)
@@ -44,6 +48,18 @@ def _why_no_triton_code() -> str:
         return f"Triton compiles with Python.h, which is not in {python_headers()}: install python3-dev"
     if not _libcuda():
         return "Triton links libcuda.so.1, which the linker does not list: run /sbin/ldconfig as root"
+    return _why_no_kernel()
+
+
+@cache
+def _why_no_kernel() -> str:
+    """Why a small kernel does not run on this GPU; empty if it does. Takes seconds where none was ever built."""
+    images = torch.ones(1, 16, 2, 2, device="cuda").contiguous(memory_format=torch.channels_last)
+    try:
+        TRITON.pooled_features(images)
+        torch.cuda.synchronize()
+    except Exception as error:  # its compilers, its driver, its libraries: each fails in a way of its own
+        return f"Triton cannot run a kernel here ({first_line(error)})"
     return ""
 
 

@@ -1,10 +1,13 @@
 """Kernels and the kind of step are chosen by what the machine has; what it has not is said with its fix."""
 
+import re
 import shutil
 from dataclasses import replace
+from subprocess import CalledProcessError
 
 import pytest
 import torch
+from fastarat_kernels.implementations import TRITON
 
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.errors import UserError
@@ -21,7 +24,7 @@ def machine(monkeypatch, tmp_path):
     """A machine whose GPU has this compute capability, and these compilers; it may lack headers or libcuda."""
     (tmp_path / "Python.h").touch()
 
-    def with_parts(capability=(9, 0), compilers=("gcc", "g++"), lacks=""):
+    def with_parts(capability=(9, 0), compilers=("gcc", "g++"), lacks="", kernel=lambda images: None):
         monkeypatch.delenv("CC", raising=False)
         monkeypatch.delenv("CXX", raising=False)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
@@ -29,17 +32,27 @@ def machine(monkeypatch, tmp_path):
         monkeypatch.setattr(toolchain, "python_headers", lambda: tmp_path / "none" if lacks == "Python.h" else tmp_path)
         monkeypatch.setattr(toolchain, "_libcuda", lambda: lacks != "libcuda")
         monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}" if name in compilers else None)
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+        monkeypatch.setattr(torch, "ones", lambda *size, device: torch.zeros(size))
+        monkeypatch.setattr(toolchain, "TRITON", replace(TRITON, pooled_features=kernel))
+        toolchain._why_no_kernel.cache_clear()
 
-    return with_parts
+    yield with_parts
+    toolchain._why_no_kernel.cache_clear()
 
 
-def chosen(name, device, dtype="bf16", **settings):
+def no_kernel(images):
+    raise CalledProcessError(1, "gcc")
+
+
+def chosen(name, device, dtype="bf16", mode="graph", **settings):
     """The choice, and the reasons that were recorded."""
     record = ChoiceLog(quiet=True)
     config = replace(CONFIG, **settings)
-    made = (
-        choose_compile(config, device, record) if name == "compile" else choose_kernels(config, device, dtype, record)
-    )
+    if name == "compile":
+        made = choose_compile(config, device, record)
+    else:
+        made = choose_kernels(config, device, dtype, mode, record)
     return made, [choice["why"] for choice in record.choices]
 
 
@@ -56,17 +69,26 @@ def test_a_gpu_with_a_compiler_gets_the_captured_step_and_the_fused_kernels(mach
         ({"capability": (7, 5)}, "Some GPU is older"),
         ({"lacks": "Python.h"}, "install python3-dev"),
         ({"lacks": "libcuda"}, "run /sbin/ldconfig"),
+        ({"kernel": no_kernel}, "cannot run a kernel here .*gcc"),
     ],
 )
 def test_a_gpu_that_triton_cannot_serve_runs_eagerly_in_pytorch_and_the_record_says_why(machine, parts, word):
     machine(**parts)
     for name, choice in (("compile", "eager"), ("kernels", "pytorch")):
         made, (why,) = chosen(name, "cuda")
-        assert made == choice and word in why
+        assert made == choice and re.search(word, why)
     with pytest.raises(UserError, match=f"--compile graph: .*{word}.*--compile eager"):
         chosen("compile", "cuda", compile="graph")
     with pytest.raises(UserError, match=f"--kernels triton: .*{word}.*--kernels pytorch"):
         chosen("kernels", "cuda", kernels="triton")
+
+
+@pytest.mark.parametrize("mode", ["compile", "eager"])
+def test_kernels_that_the_host_starts_one_by_one_are_not_chosen_but_can_be_asked_for(machine, mode):
+    machine()
+    made, (why,) = chosen("kernels", "cuda", mode=mode)
+    assert made == "pytorch" and "CUDA graph" in why
+    assert chosen("kernels", "cuda", mode=mode, kernels="triton") == ("triton", [])
 
 
 def test_eager_and_plain_pytorch_need_nothing(machine):

@@ -40,3 +40,13 @@ def test_ffcvs_compiled_module_is_where_doctor_looks():
     names = [Path(file).name for file in importlib.metadata.files("ffcv") or [] if file.suffix == ".so"]
     (place,) = doctor._places("ffcv")
     assert names == [path.name for path in place.glob("*.so")] and names
+
+
+def test_a_step_that_fails_is_broken_with_the_first_line_of_its_reason(monkeypatch):
+    def no_step(*_):
+        raise AssertionError("libcuda.so cannot found!\nPossible files are located at []")
+
+    monkeypatch.setattr("fastarat.training.build.start_training", no_step)
+    finding = doctor._training("cpu")
+    assert (finding.subject, finding.state) == ("training step on cpu", "broken")
+    assert finding.detail == "libcuda.so cannot found!"
