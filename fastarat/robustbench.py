@@ -9,6 +9,7 @@ clean, robust = benchmark(model, n_examples=1000, dataset="cifar10", threat_mode
 
 import json
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -23,6 +24,7 @@ from fastarat.common.files import as_file_name, write_text
 from fastarat.config.attack import Norm
 from fastarat.config.evaluation import NUM_TARGETS, STANDARD, EvaluationSettings
 from fastarat.data.open import open_dataset
+from fastarat.evaluation.accuracies import device_of
 from fastarat.evaluation.autoattack.state import as_numbers
 from fastarat.evaluation.autoattack.warnings import with_further_start
 from fastarat.evaluation.evaluate import as_images, evaluate
@@ -107,8 +109,7 @@ class AutoAttack:
         With `return_labels` also what the model says of them: int64 [N]. `state_path` is a directory that keeps what is
         done, so that the same call goes on from there. `evaluation` then says all else.
         """
-        self.evaluation = found = self._evaluated(self.attacks_to_run, x_orig, y_orig, bs, state_path)
-        self._tell(found)
+        found = self._evaluated(x_orig, y_orig, bs, state_path)
         x_adv = as_numbers(x_orig).clone()
         x_adv[found.rows.to(x_adv.device)] = found.x_adv.to(x_adv.device)
         return (x_adv, self._labels(x_adv, bs)) if return_labels else x_adv
@@ -117,14 +118,11 @@ class AutoAttack:
         self, x_orig: Tensor, y_orig: Tensor, bs: int = 250, return_labels: bool = False
     ) -> dict[str, Any]:
         """What `run_standard_evaluation` gives, for each of the attacks by itself."""
-        together = self.attacks_to_run
-        found = {}
-        try:
-            for name in together:
-                self.attacks_to_run = [name]
-                found[name] = self.run_standard_evaluation(x_orig, y_orig, bs, return_labels)
-        finally:
-            self.attacks_to_run = together
+        alone, found = copy(self), {}
+        for name in self.attacks_to_run:
+            alone.attacks_to_run = [name]
+            found[name] = alone.run_standard_evaluation(x_orig, y_orig, bs, return_labels)
+            self.evaluation = alone.evaluation
         return found
 
     def clean_accuracy(self, x_orig: Tensor, y_orig: Tensor, bs: int = 250) -> float:
@@ -132,10 +130,9 @@ class AutoAttack:
         settings = EvaluationSettings("none", batch=bs)
         return evaluate(self.model, x_orig, y_orig, settings, device=self._device(x_orig)).clean / 100
 
-    def _evaluated(
-        self, attacks: Sequence[str], x: Tensor, y: Tensor, bs: int, state_path: Path | str | None
-    ) -> Evaluation:
-        names, device = self._names(attacks), self._device(x)
+    def _evaluated(self, x: Tensor, y: Tensor, bs: int, state_path: Path | str | None) -> Evaluation:
+        """What the attacks leave of the images `x`: told, and kept as `evaluation`."""
+        names, device = self._names(self.attacks_to_run), self._device(x)
         threat = {"norm": NORMS[self.norm], "eps": self.epsilon}
         settings = EvaluationSettings(",".join(names), seed=self.seed, batch=bs, targets=self._targets(), **threat)
         with progress("AutoAttack", len(x)) as advance:
@@ -149,6 +146,8 @@ class AutoAttack:
             again = replace(settings, attack="apgd-ce", seed=self.seed + start)
             more = evaluate(self.model, x[rows], y[rows], again, device=device, state=own)
             found = _together(found, more, left)
+        self.evaluation = found
+        self._tell(found)
         return found
 
     def _names(self, attacks: Sequence[str]) -> list[str]:
@@ -173,13 +172,13 @@ class AutoAttack:
 
     @torch.no_grad()
     def _labels(self, x: Tensor, bs: int) -> Tensor:
-        device = next((tensor.device for tensor in self.model.parameters()), self._device(x) or x.device)
+        device = device_of(self.model, torch.device(self._device(x) or x.device))
         return torch.cat([self.model(part.to(device)).argmax(1).to(x.device) for part in x.split(bs)])
 
     def _tell(self, found: Evaluation) -> None:
         after = ", ".join(f"{name} {percent:.2f} %" for name, percent in found.after.items())
-        lines = [f"clean {found.clean:.2f} %; robust after {after}"] if self.verbose else []
-        lines += [f"warning: {warning}" for warning in found.warnings]
+        summary = [f"clean {found.clean:.2f} %; robust after {after}"] if self.verbose else []
+        lines = [*summary, *(f"warning: {warning}" for warning in found.warnings)]
         for line in lines:
             notice(line)
         if self.log_path is not None:
@@ -191,10 +190,11 @@ class AutoAttack:
 
 
 class Called(nn.Module):
-    """A function as a module; a method of a module brings the module along."""
+    """A function, in eval mode, as a module; a method of a module brings the module along."""
 
     def __init__(self, call: Callable[[Tensor], Tensor]):
         super().__init__()
+        self.training = False
         owner = getattr(call, "__self__", None)
         if isinstance(owner, nn.Module):
             self.owner = owner
@@ -210,9 +210,7 @@ def as_module(model: Callable[[Tensor], Tensor]) -> nn.Module:
         return model
     if not callable(model):
         raise UserError(f"the model is a {type(model).__name__}: give a torch.nn.Module, or a function of images")
-    called = Called(model)
-    called.training = False
-    return called
+    return Called(model)
 
 
 def benchmark(
@@ -255,9 +253,7 @@ def benchmark(
     module = as_module(model)
     module = module if device is None else module.to(device)
     attack = AutoAttack(module, norm=threat_model, eps=eps, device=device, log_path=log_path)
-    attack.run_standard_evaluation(x_test[:n_examples], y_test[:n_examples], bs=batch_size, state_path=aa_state_path)
-    found = attack.evaluation
-    assert found is not None
+    found = attack._evaluated(x_test[:n_examples], y_test[:n_examples], batch_size, aa_state_path)
     if to_disk:
         _write(Path("model_info") / as_file_name(str(dataset)) / threat_model, str(model_name), str(dataset), found)
     return found.clean / 100, found.robust / 100
@@ -284,15 +280,10 @@ def _writable(path: Path) -> Path:
 
 def _together(found: Evaluation, more: Evaluation, rows: Tensor) -> Evaluation:
     """`found`, and what another start of one of its attacks broke among its images `rows` (int64), which were left."""
-    [*_, before, name] = more.flags
-    broken = rows[more.flags[before] & ~more.flags[name]]
-    stages = list(found.flags)
-    first = stages.index(name)
-    flags = {
-        stage: of.index_fill(0, broken, False) if i >= first else of
-        for i, (stage, of) in enumerate(found.flags.items())
-    }
-    places, order = torch.cat([found.rows, rows[more.rows]]).sort()
+    (name,), broken, stages = more.traces, rows[more.rows], list(found.flags)
+    begun = stages[stages.index(name) :]
+    flags = {stage: of.index_fill(0, broken, False) if stage in begun else of for stage, of in found.flags.items()}
+    places, order = torch.cat([found.rows, broken]).sort()
     both = with_further_start(found.traces[name], more.traces[name], rows, broken)
     return replace(
         found,

@@ -8,7 +8,7 @@ it is given is padded to the next such number with copies of the first row, whos
 import warnings
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,16 +27,11 @@ SIZES = 8
 _WARM_UP_MOVES = 2
 
 
-class Mover(Protocol):
-    """Calls `move`, a function of tensors alone, or does what amounts to it."""
+Mover = Callable[[tuple, Callable[[Any], Any], Any], Any]
+"""From a name, a function `move` of tensors alone, and a state to `move(state)`, or what amounts to it.
 
-    def __call__(self, name: tuple, move: Callable[[S], S], state: S) -> S:
-        """`move(state)`. `name`, one of `FORWARDS` first, says all that `move` is made from, but for the model.
-
-        `state`: a named tuple of tensors, of as many rows as its first, or without dimensions. A state that was
-        returned is overwritten by the next call.
-        """
-        ...
+The name, one of `FORWARDS` first, says all that `move` is made from, but for the model. The state is a named tuple of
+tensors, of as many rows as its first, or without dimensions; one that was returned is overwritten by the next call."""
 
 
 def directly(name: tuple, move: Callable[[S], S], state: S) -> S:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fastarat.commands.parsing import Printed, device_of, parse, require_positive
+from fastarat.commands.parsing import Printed, named_device, parse, require_positive
 from fastarat.common.console import notice, print_json, print_table, progress, stdout
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import read_json, write_text
@@ -66,7 +66,7 @@ def run(args: list[str]) -> int:
     from fastarat.runs.run import Run
 
     kept_states(Run(arguments.run), arguments.epochs)
-    device = device_of(arguments.device)
+    device = named_device(arguments.device)
     out = arguments.out or arguments.run / "analysis"
     _make(out, is_own=arguments.out is None)
     try:

@@ -105,7 +105,7 @@ def require_positive(arguments: object, *names: str) -> None:
             raise UserError(f"--{name.replace('_', '-')} {value}: give 1 or more")
 
 
-def device_of(name: str) -> "torch.device":
+def named_device(name: str) -> "torch.device":
     """The device that `--device` names; `auto` is the GPU where there is one, and is told. Raises `UserError` for a GPU
     that is not there."""
     import torch

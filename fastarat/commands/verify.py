@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from fastarat.commands.parsing import Printed, device_of, parse
+from fastarat.commands.parsing import Printed, named_device, parse
 from fastarat.common.console import print_json, progress, stdout
 from fastarat.common.errors import UserError
 from fastarat.verification import PARTS, PartName
@@ -42,7 +42,7 @@ class VerifyArguments(Printed):
 def run(args: list[str]) -> int:
     """Print a row per quantity; 1 if one does not hold."""
     arguments = parse(VerifyArguments, args, "fastarat verify")
-    rows, device = [], device_of(arguments.device)
+    rows, device = [], named_device(arguments.device)
     with _full_float32():
         for row in _rows(arguments, device):
             rows.append(row)

@@ -19,7 +19,7 @@ from fastarat.common.errors import UserError
 from fastarat.config.attack import AttackConfig
 from fastarat.config.model import Branch
 from fastarat.data.images.dataset import Images
-from fastarat.evaluation.verdicts import DeviceImages, Verdict, on_clean, under_attack
+from fastarat.evaluation.verdicts import DeviceImages, on_clean, under_attack
 from fastarat.models.batch_norm import batch_norm_mode
 from fastarat.models.split_batch_norm import forward, forward_context
 
@@ -97,11 +97,16 @@ def accuracies(
     what is done, as a number of images. The model is left in the mode it was in. Raises `UserError` for bad settings or
     no images.
     """
-    _check(images, attack, settings.num_attacked)
+    problems = attack.problems() + ([] if len(images.labels) else ["there are no images to evaluate"])
+    if settings.num_attacked is not None and settings.num_attacked < 1:
+        problems.append(f"num_attacked is {settings.num_attacked}: give 1 or more")
+    if problems:
+        raise UserError("; ".join(problems))
     attack, batch, weights = replace(attack, batch_norm="eval"), settings.batch, settings.weights
     world = world or World(device_of(model))
     num_attacked = min(settings.num_attacked or len(images.labels), len(images.labels))
-    share, num_first = _share(images, num_attacked, max_value, settings.dtype or _dtype_of(model), world)
+    dtype = settings.dtype or next((parameter.dtype for parameter in model.parameters()), torch.float32)
+    share, num_first = _share(images, num_attacked, max_value, dtype, world)
     told_clean, told_restart = _progress(advance, len(images.labels), num_attacked, attack, settings.restarts, world)
     # The attack needs no parameter's gradient, which fused kernels would compute along.
     if weights is None and forward_context(model):
@@ -117,24 +122,14 @@ def accuracies(
         robust = under_attack(
             logits_of, first, right, attack, settings.restarts, settings.seed, batch, advance=told_restart
         )
-    counted = [(of, flags) for of, verdict in ((share, clean), (first, robust)) for flags in _counted(verdict)]
-    counts = torch.stack([of.per_class(chosen, num_classes) for of, chosen in counted])
-    rows = [tuple(row) for row in sum_over_processes(counts, world).tolist()]
+    counts = [
+        of.per_class(flags, num_classes)
+        for of, (right, *others) in ((share, clean), (first, robust))
+        for flags in (right, torch.ones_like(right), *others)
+    ]
+    rows = [tuple(row) for row in sum_over_processes(torch.stack(counts), world).tolist()]
     on, under = (Accuracy(right, total, sum(nan), sum(blind)) for right, total, nan, blind in (rows[:4], rows[4:]))
     return on, under
-
-
-def _counted(verdict: Verdict) -> tuple[Tensor, ...]:
-    """Flags, bool [N] each, of which an `Accuracy` has the sums."""
-    return verdict.right, torch.ones_like(verdict.right), verdict.undefined, verdict.not_attackable
-
-
-def _check(images: Images, attack: AttackConfig, num_attacked: int | None) -> None:
-    problems = attack.problems() + ([] if len(images.labels) else ["there are no images to evaluate"])
-    if num_attacked is not None and num_attacked < 1:
-        problems.append(f"num_attacked is {num_attacked}: give 1 or more")
-    if problems:
-        raise UserError("; ".join(problems))
 
 
 def _share(
@@ -144,12 +139,10 @@ def _share(
     parts = np.split(np.arange(len(images.labels)), [num_attacked])
     attacked, rest = (np.array_split(part, world.size)[world.rank] for part in parts)
     mine = np.concatenate([attacked, rest])
-
-    def there(values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(world.device)
-
-    share = DeviceImages(there(images.images[mine]), there(images.labels[mine]), there(mine), max_value, dtype)
-    return share, len(attacked)
+    pixels, labels, rows = (
+        torch.from_numpy(part).to(world.device) for part in (images.images[mine], images.labels[mine], mine)
+    )
+    return DeviceImages(pixels, labels, rows, max_value, dtype), len(attacked)
 
 
 def _progress(
@@ -173,7 +166,3 @@ def device_of(model: nn.Module, otherwise: torch.device = CPU) -> torch.device:
     """Where the model's tensors are; `otherwise` where it has none."""
     found = next(chain(model.parameters(), model.buffers()), None)
     return otherwise if found is None else found.device
-
-
-def _dtype_of(model: nn.Module) -> torch.dtype:
-    return next((parameter.dtype for parameter in model.parameters()), torch.float32)

@@ -1,14 +1,13 @@
 """How robust any model is: `evaluate` attacks it, and an `Evaluation` says what is left."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from fastarat.attacks.pgd import Logits
 from fastarat.attacks.registry import ATTACKS
 from fastarat.common.console import notice
 from fastarat.common.errors import UserError, WorkError
@@ -50,17 +49,21 @@ def evaluate(
     device = _device_of(model, device)
     check_model(model, images[:2].to(device), attacks=settings.names)
     first = as_numbers(images[:2].to(device))
-    with _enough_memory(settings.batch), prepared(model, first) as logits_of, _searching(model, first, settings) as own:
-        found = autoattack(
-            logits_of,
-            images.to(device),
-            labels.to(device),
-            settings,
-            searching=own,
-            state=None if state is None else Path(state),
-            budget=budget,
-            advance=advance,
-        )
+    try:
+        searching = nullcontext() if settings.dtype == "fp32" else prepared(InBf16(model, device.type), first)
+        with prepared(model, first) as logits_of, searching as own:
+            found = autoattack(
+                logits_of,
+                images.to(device),
+                labels.to(device),
+                settings,
+                searching=own,
+                state=None if state is None else Path(state),
+                budget=budget,
+                advance=advance,
+            )
+    except torch.OutOfMemoryError as error:
+        raise WorkError(f"out of GPU memory at batch {settings.batch}: give a smaller batch") from error
     return replace(found, options=departures(settings, device))
 
 
@@ -124,16 +127,3 @@ def _device_of(model: nn.Module, device: torch.device | str | None) -> torch.dev
     if asked is not None and (asked.type != there.type or asked.index not in (None, there.index)):
         raise UserError(f"the model is on {there}, not on {asked}: move it there with its to({str(asked)!r})")
     return there
-
-
-def _searching(model: nn.Module, x: Tensor, settings: EvaluationSettings) -> AbstractContextManager[Logits | None]:
-    """What attacks look at, where that is not the model itself."""
-    return nullcontext() if settings.dtype == "fp32" else prepared(InBf16(model, x.device.type), x)
-
-
-@contextmanager
-def _enough_memory(batch: int) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise WorkError(f"out of GPU memory at batch {batch}: give a smaller batch") from error

@@ -9,7 +9,7 @@ from torch import Tensor
 from fastarat.config.attack import Norm
 from fastarat.evaluation.accuracies import Accuracy
 from fastarat.evaluation.autoattack.state import BatchOutcome, Task, nothing
-from fastarat.evaluation.autoattack.warnings import Traces, afterthoughts, traces
+from fastarat.evaluation.autoattack.warnings import Traces, afterthoughts, never_searched, traces
 from fastarat.models.predictions import are_undefined
 
 
@@ -100,10 +100,7 @@ class Evaluation:
     @property
     def num_not_attackable(self) -> int:
         """How many of the images that are robust in the end no attack could search."""
-        by_none = list(self.flags.values())[-1].clone()
-        for rows in self.not_attackable.values():
-            by_none &= torch.zeros_like(by_none).index_fill(0, rows, True)
-        return int(by_none.sum()) if self.traces else 0
+        return never_searched(list(self.flags.values())[-1], self.traces)
 
     def accuracy(self, stage: str) -> Accuracy:
         """Class by class after `clean` or an attack, with the interval."""

@@ -28,7 +28,7 @@ def report(work: "Work", evaluation: "Evaluation") -> None:
 
 def as_json(work: "Work", evaluation: "Evaluation") -> dict[str, Any]:
     """The result with what it was made with."""
-    classes, stages = work.data.classes, list(evaluation.flags)
+    classes, told = work.data.classes, evaluation.to_json()
     result: dict[str, Any] = {
         "model": work.arguments.model,
         "branch": work.arguments.branch,
@@ -38,18 +38,13 @@ def as_json(work: "Work", evaluation: "Evaluation") -> dict[str, Any]:
         "clean": _summary(evaluation, "clean", classes),
     }
     if not work.settings.names:
-        result["warnings"] = list(evaluation.warnings)
+        result["warnings"] = told["warnings"]
     else:
-        result["robust"] = _summary(evaluation, stages[-1], classes)
-        result["attack"] = _attack(work)
-        result["counts"] = evaluation.counts
-        result["not_attackable"] = {name: len(rows) for name, rows in evaluation.not_attackable.items()}
-        result["undefined_logits"] = {name: len(rows) for name, rows in evaluation.undefined.items()}
-        result["after"] = {name: round(percent, 3) for name, percent in evaluation.after.items()}
-        result["seconds"] = {name: round(seconds, 3) for name, seconds in evaluation.seconds.items()}
-        result["warnings"] = list(evaluation.warnings)
-        result["options"] = list(evaluation.options)
-        result["complete"], result["stopped"] = evaluation.complete, evaluation.stopped
+        result |= {"robust": _summary(evaluation, list(evaluation.flags)[-1], classes), "attack": _attack(work)}
+        result |= {name: told[name] for name in ("counts", "not_attackable", "undefined_logits")}
+        for name in ("after", "seconds"):
+            result[name] = {attack: round(number, 3) for attack, number in told[name].items()}
+        result |= {name: told[name] for name in ("warnings", "options", "complete", "stopped")}
     return {**result, "record": _record(work)}
 
 

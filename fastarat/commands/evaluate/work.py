@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastarat.commands.parsing import device_of
+from fastarat.commands.parsing import named_device
 from fastarat.common.console import notice, progress
 from fastarat.common.errors import Interrupted, UserError, WorkError
 from fastarat.common.signals import number_of
@@ -43,7 +43,7 @@ class Work:
         self.arguments = arguments
         asked = _asked(arguments)
         check_attacks(asked.names)
-        self.device = device_of(arguments.device)
+        self.device = named_device(arguments.device)
         model, description = _model(arguments)
         self.model = to_mode(model.to(self.device), training=False)
         norm, self.eps_255 = _threat(arguments, description)

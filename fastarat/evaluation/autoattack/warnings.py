@@ -115,34 +115,33 @@ def afterthoughts(asked: Sequence[str], flags: dict[str, Tensor], of: dict[str, 
 def _no_gradient(asked: Sequence[str], robust: Tensor, of: dict[str, Traces]) -> list[str]:
     """What searches began without a gradient, what images had none at all, and which robust images were never searched:
     a warning for each attack."""
-    found = [" ".join([*_zero_gradients(name, own), *_not_attackable(name, own)]) for name, own in of.items()]
-    found = [warning for warning in found if warning]
-    never = robust.clone()
-    for own in of.values():
-        never &= torch.zeros_like(never).index_fill(0, own.not_attackable, True)
-    if of and never.any():
-        found[-1] += f" No attack could search {int(never.sum())} of the {int(robust.sum())} robust images."
+    found = [warning for warning in (_of_one_attack(name, own) for name, own in of.items()) if warning]
+    if never := never_searched(robust, of):
+        found[-1] += f" No attack could search {never} of the {int(robust.sum())} robust images."
         if "square" not in asked:
             found[-1] += " Add square, which needs no gradient."
     return found
 
 
-def _zero_gradients(name: str, own: Traces) -> list[str]:
-    zero, searches = own.zero_gradients.tolist()
-    if not zero or name not in NO_GRADIENT:
-        return []
-    return [f"{zero} of {searches} searches of {name} began with a gradient of exactly zero: {NO_GRADIENT[name]}"]
+def never_searched(robust: Tensor, of: dict[str, Traces]) -> int:
+    """How many of the images `robust` (bool [N]) none of the attacks could search; 0 where there was none."""
+    never = robust.clone()
+    for own in of.values():
+        never &= torch.zeros_like(never).index_fill(0, own.not_attackable, True)
+    return int(never.sum()) if of else 0
 
 
-def _not_attackable(name: str, own: Traces) -> list[str]:
-    number = len(own.not_attackable)
-    what = "gradient free of NaN to follow" if ATTACKS[name].follows_gradient else "finite margin to lower"
-    if not number:
-        return []
-    return [
-        f"{number} of {own.num_images} images were not attackable by {name}, which found no {what} at any point "
-        "that it tried: they count as robust to it, without evidence."
-    ]
+def _of_one_attack(name: str, own: Traces) -> str:
+    said, number, (zero, searches) = [], len(own.not_attackable), own.zero_gradients.tolist()
+    if zero and name in NO_GRADIENT:
+        said += [f"{zero} of {searches} searches of {name} began with a gradient of exactly zero: {NO_GRADIENT[name]}"]
+    if number:
+        what = "gradient free of NaN to follow" if ATTACKS[name].follows_gradient else "finite margin to lower"
+        said += [
+            f"{number} of {own.num_images} images were not attackable by {name}, which found no {what} at any point "
+            "that it tried: they count as robust to it, without evidence."
+        ]
+    return " ".join(said)
 
 
 def _undefined(number: int, when: str) -> str:
