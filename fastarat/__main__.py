@@ -24,17 +24,11 @@ COMMANDS = {
 
 def overview() -> str:
     """The text of `fastarat --help`."""
-    lines = [f"  {name:10s}{text}" for name, text in COMMANDS.items()]
-    return "\n".join(
-        [
-            f"fastarat {__version__}: adversarial training of image classifiers as fast as the GPU allows",
-            "",
-            "usage: fastarat COMMAND …    (fastarat COMMAND --help says more)",
-            "",
-            *lines,
-            "",
-            "for example: fastarat train digits-arat",
-        ]
+    lines = "\n".join(f"  {name:10s}{text}" for name, text in COMMANDS.items())
+    return (
+        f"fastarat {__version__}: adversarial training of image classifiers as fast as the GPU allows\n\n"
+        f"usage: fastarat COMMAND …    (fastarat COMMAND --help says more)\n\n{lines}\n\n"
+        "for example: fastarat train digits-arat"
     )
 
 

@@ -4,15 +4,15 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastarat.analysis import mixture
 from fastarat.analysis.conflict import conflict, naive_invariance
-from fastarat.analysis.layers import Values, parameter_groups
+from fastarat.analysis.layers import Values, is_split, parameter_groups
 from fastarat.data.loading.loader import Batch
 from fastarat.models.batch_norm import batch_norm_mode
 from fastarat.models.predictions import widened
-from fastarat.models.split_batch_norm import SplitBatchNorm2d, forward_with_features
+from fastarat.models.split_batch_norm import forward_with_features
 from fastarat.training.state import Training
 from fastarat.training.step.train_step import Controls, StepParts, ascend, start
 
@@ -43,11 +43,6 @@ def measure_batch(training: Training, batch: Batch, number: int, aligned: tuple[
         # A parameter set of its own for each branch: their gradients never meet.
         branches |= {name: None for name, layer in parts.model.named_modules() if is_split(layer)}
         return BatchMeasures(own, naive, branches, apart)
-
-
-def is_split(layer: nn.Module) -> bool:
-    """Whether it is a batch-norm with a parameter set for each branch."""
-    return isinstance(layer, SplitBatchNorm2d) and layer.kind == "split"
 
 
 def own_conflict(parts: StepParts, x: Tensor, x_adv: Tensor, y: Tensor) -> Values:

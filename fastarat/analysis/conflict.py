@@ -1,13 +1,9 @@
 """Gradient conflict: whether two losses pull a layer's weights the same way (AR-AT, Waseda et al., ICLR 2025).
 
 For each layer, the cosine between the gradients of two scalar losses of one training batch by all parameters of the
-layer: 1 they agree, 0 they do not meet, below 0 a step down one raises the other. Three pairs are measured:
-
-`own`: the method's invariance terms against its classification terms, each summed with the method's weights.
-`naive`: what a plain invariance would do to this net: 1 - cosine of the pooled clean and adversarial features,
-averaged over the aligned layers, with no predictor and no stopped gradient, against CE(f(x), y) + CE(f(x'), y). The
-same for every method, with or without invariance terms.
-`clean_adversarial`: CE(f(x), y) against CE(f(x'), y), each by its own branch where the net has two.
+layer: 1 they agree, 0 they do not meet, below 0 a step down one raises the other. `DEFINITIONS` has the three pairs
+that are measured: the method's own terms, each with its weight; what a plain invariance would do to this net, the same
+for every method; and the clean against the adversarial loss, each by its own branch where the net has two.
 """
 
 from collections.abc import Mapping, Sequence

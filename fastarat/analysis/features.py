@@ -1,11 +1,8 @@
 """Features of clean and adversarial images: how alike they are, and whether they are still spread out.
 
-Features are a layer's output after ReLU and global average pooling, [N, d]. Two measures:
-
-`similarity`: the cosine between an image's clean and adversarial features, mean over images: 1 means that the attack
-moves nothing. A net whose features are all the same reaches 1 too, so it is read beside
-`spread`: the deviation over images of z / |z|, mean over the d features, times sqrt(d) (Chen and He, 2021): 1 where
-features point into all directions alike, 0 where they have collapsed to one.
+Features are a layer's output after ReLU and global average pooling, [N, d]; `DEFINITIONS` has the measures. A cosine of
+1 means that the attack moves nothing, or that all features are the same: so it is read beside their spread (Chen and
+He, 2021).
 """
 
 from collections.abc import Sequence
@@ -15,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastarat.analysis.layers import Values
+from fastarat.analysis.layers import Values, is_split
 from fastarat.config.model import Branch
 from fastarat.models.batch_norm import batch_norm_mode
-from fastarat.models.split_batch_norm import SplitBatchNorm2d, forward_with_features
+from fastarat.models.split_batch_norm import forward_with_features
 
 DEFINITIONS = {
     "feature_cosine": "per layer, cosine of the pooled features of a test image and of its adversarial image, both by "
@@ -32,7 +29,7 @@ DEFINITIONS = {
 
 @dataclass(frozen=True)
 class FeatureMeasures:
-    """Each measure by layer; see this file's head."""
+    """Each measure by layer; see `DEFINITIONS`."""
 
     feature_cosine: Values
     branch_cosine: Values | None
@@ -47,7 +44,7 @@ def measure_features(
     clean = features(model, x, "adv", layers, batch)
     adversarial = features(model, x_adv, "adv", layers, batch)
     branches: Values | None = None
-    if any(isinstance(module, SplitBatchNorm2d) and module.kind == "split" for module in model.modules()):
+    if any(map(is_split, model.modules())):
         by_clean = features(model, x, "clean", layers, batch)
         branches = {layer: similarity(by_clean[layer], adversarial[layer]) for layer in layers}
     return FeatureMeasures(

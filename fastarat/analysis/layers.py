@@ -33,15 +33,15 @@ def observe(model: nn.Module, aligned: Sequence[str]) -> tuple[str, ...]:
     return tuple(layers)
 
 
+def is_split(layer: nn.Module) -> bool:
+    """Whether it is a batch-norm with a parameter set for each branch."""
+    return isinstance(layer, SplitBatchNorm2d) and layer.kind == "split"
+
+
 def parameter_groups(model: nn.Module) -> dict[str, list[Tensor]]:
     """The parameters of each convolution, batch-norm and linear layer: those that a module holds itself."""
     own: dict[str, list[Tensor]] = {name: [*module.parameters(recurse=False)] for name, module in model.named_modules()}
     return {name: parameters for name, parameters in own.items() if parameters}
-
-
-def mean_over_batches(measured: Sequence[Mapping[str, float | None]]) -> Values:
-    """Each layer's mean over the batches in which its value is defined."""
-    return {layer: mean(batch[layer] for batch in measured) for layer in measured[0]}
 
 
 def mean_over(values: Mapping[str, float | None], model: nn.Module, layers: Sequence[str]) -> float | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastarat.analysis.batches import attacking, measure_batch
 from fastarat.analysis.conflict import DEFINITIONS as CONFLICTS
 from fastarat.analysis.features import measure_features
-from fastarat.analysis.layers import Values, mean_over, mean_over_batches, mean_over_shared, observe
+from fastarat.analysis.layers import Values, mean, mean_over, mean_over_shared, observe
 from fastarat.analysis.perturbations import STEPS, attack_images, pgd_20
 from fastarat.common.errors import UserError
 from fastarat.config.attack import AttackConfig
@@ -95,4 +95,8 @@ class View:
             batch = Batch(*(tensor[: self.rows] for tensor in batch))
             measured.append(measure_batch(training, batch, i, self.aligned))
             advance(self.rows * (steps + 6))
-        return {name: mean_over_batches([getattr(one, name) for one in measured]) for name in vars(measured[0])}
+        first, *_ = measured
+        return {
+            name: {layer: mean(getattr(one, name)[layer] for one in measured) for layer in layers}
+            for name, layers in vars(first).items()
+        }

@@ -8,6 +8,7 @@ sqrt((variance + variance') / 2 + the layer's eps), and averaged over channels: 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,16 +29,12 @@ def distances(model: nn.Module) -> Iterator[Values]:
     """Fills in the distance of every batch-norm that a forward over the rows [clean; adversarial] goes through."""
     found: Values = {}
 
-    def watch(name: str):
-        def record(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-            assert isinstance(layer, SplitBatchNorm2d)
-            clean, adversarial = inputs[0].detach().chunk(2)
-            found[name] = distance(clean, adversarial, layer.eps)
-
-        return record
+    def record(name: str, eps: float, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        clean, adversarial = inputs[0].detach().chunk(2)
+        found[name] = distance(clean, adversarial, eps)
 
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, SplitBatchNorm2d)]
-    hooks = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers]
+    hooks = [layer.register_forward_pre_hook(partial(record, name, layer.eps)) for name, layer in layers]
     try:
         yield found
     finally:

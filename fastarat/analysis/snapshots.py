@@ -14,7 +14,8 @@ from fastarat.data.images.dataset import other_images
 from fastarat.data.loading.choose import open_for_training
 from fastarat.runs.checkpoint import load_checkpoint
 from fastarat.runs.run import Run
-from fastarat.training.build import build_training
+from fastarat.training.build import start_training
+from fastarat.training.choices import Choices
 from fastarat.training.state import Training, in_order_of_state
 
 
@@ -51,22 +52,22 @@ def kept_states(run: Run, epochs: Sequence[int] = ()) -> list[Kept]:
 def reconstruct(config: Config, data: str | None, device: torch.device, checkpoint: Path | None = None) -> Training:
     """The training of a configuration on one process, in float32 (float64 where it trained so), in plain PyTorch.
 
-    `data`: where the images lie now, if elsewhere. Classes are in the order that those of `checkpoint` have.
+    `data`: where the images lie now, if elsewhere. Classes are in the order that those of `checkpoint` have. Raises
+    `UserError` for images that are not there, or do not fit.
     """
     config = replace(config, data=data or config.data)
-    dtype = "fp64" if config.dtype == "fp64" else "fp32"
     try:
         opened = open_for_training(replace(config, loading=replace(config.loading, decode="cpu")), device)
-    except UserError as e:
-        raise UserError(f"{str(e).rstrip('.')}: name with --data where this run's images lie now") from None
-    dataset = opened.dataset
+    except UserError as error:
+        raise UserError(f"{error}: name with --data where this run's images lie now") from error
     if checkpoint is not None:
-        dataset = in_order_of_state(dataset, load_checkpoint(checkpoint), checkpoint)
-    return build_training(config, dataset, World(device), dtype=dtype, loader=opened.loader)
+        opened = replace(opened, dataset=in_order_of_state(opened.dataset, load_checkpoint(checkpoint), checkpoint))
+    choices = Choices(device.type, "fp64" if config.dtype == "fp64" else "fp32")
+    return start_training(config, opened, choices, World(device))[0]
 
 
 def load(training: Training, kept: Kept) -> None:
-    """Put a state's weights, statistics and average into the training."""
+    """Put a state's weights, statistics and average into the training. Raises `UserError` for what does not fit it."""
     state = load_checkpoint(kept.path)
     if other_images(training.dataset, state.get("fingerprint"), state.get("labels_fingerprint")):
         raise UserError(f"{kept.path} was trained on other images than {training.config.data} holds: give its --data")
@@ -76,6 +77,5 @@ def load(training: Training, kept: Kept) -> None:
         if training.average:
             training.average.load_state_dict(state["average"])
         training.step, training.epoch = state["step"], state["epoch"]
-    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as e:
-        reason = first_line(e)
-        raise UserError(f"{kept.path} does not fit the run's config.json: {reason}") from None
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise UserError(f"{kept.path} does not fit the run's config.json: {first_line(error)}") from error

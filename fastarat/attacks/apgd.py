@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,14 +15,6 @@ from fastarat.config.evaluation import NUM_TARGETS, EvaluationSettings
 # Most points that break do so within the first tens of iterations. Dropping them every ten wastes five iterations
 # of a hundred on each, and asks the device ten times how many are left: a wait of microseconds beside ten passes.
 COMPACT_EVERY = 10
-
-
-class Outcome(NamedTuple):
-    """What is known of all points of a run so far."""
-
-    places: Tensor
-    """of the points that are still searched, among all of them: int64"""
-    found: Found
 
 
 @dataclass(frozen=True)
@@ -50,9 +41,9 @@ def apgd(logits_of: Logits, x: Tensor, y: Tensor, rows: Tensor, conditions: Cond
 
     Returns a misclassified iterate of every broken point; the others stay `x`.
     """
-    outcome = Outcome(torch.arange(len(x), device=x.device), nothing_found(x))
+    found, places = nothing_found(x), torch.arange(len(x), device=x.device)  # of what is still searched
     if not len(x):
-        return outcome.found
+        return found
     norm, eps, seed = conditions.settings.norm, conditions.settings.eps, conditions.settings.seed
     first = random_start(x, rows, norm, eps, seed, ascent.run) if ascent.start is None else ascent.start
     search = begin(logits_of, x, y, y if ascent.target is None else ascent.target, first, eps, ascent.loss)
@@ -68,10 +59,12 @@ def apgd(logits_of: Logits, x: Tensor, y: Tensor, rows: Tensor, conditions: Cond
         if iteration in windows:
             search = look_back(search, windows[iteration])
         if iteration % ascent.compact_every == 0 or iteration == ascent.steps:
-            search, outcome = compact(search, outcome)
-            if not len(outcome.places):
+            found = written(found, places, Found(search.found, search.broken, search.attackable))
+            kept = (~search.broken).nonzero().flatten()  # the host waits for the device here, and nowhere else in a run
+            search, places = Search(*(tensor[kept] for tensor in search)), places[kept]
+            if not len(places):
                 break
-    return outcome.found
+    return found
 
 
 def apgd_ce(
@@ -93,13 +86,6 @@ def apgd_t(logits_of: Logits, x: Tensor, y: Tensor, rows: Tensor, conditions: Co
         return apgd(logits_of, x[left], y[left], rows[left], conditions, ascent)
 
     return towards_targets("apgd-t", search, logits_of, x, y, conditions, least=APGD_T.fewest_classes)
-
-
-def compact(search: Search, outcome: Outcome) -> tuple[Search, Outcome]:
-    """Write down what the search has, and drop its broken points."""
-    found = written(outcome.found, outcome.places, Found(search.found, search.broken, search.attackable))
-    kept = (~search.broken).nonzero().flatten()  # the host waits for the device here, and nowhere else in a run
-    return Search(*(tensor[kept] for tensor in search)), Outcome(outcome.places[kept], found)
 
 
 def _cost_of_targets(settings: EvaluationSettings) -> Cost:

@@ -16,15 +16,8 @@ from fastarat.common.files import read_json, write_text
 if TYPE_CHECKING:
     from fastarat.analysis import Analysis
 
-FILES = (
-    "analysis.json",
-    "conflict.png",
-    "mixture.png",
-    "features.png",
-    "surface.png",
-    "perturbations.png",
-    "gallery.png",
-)
+PICTURES = ("conflict", "mixture", "features", "surface", "perturbations", "gallery")
+FILES = ("analysis.json", *(f"{name}.png" for name in PICTURES))
 
 
 @dataclass(frozen=True)

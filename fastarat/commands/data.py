@@ -113,11 +113,11 @@ def run(args: list[str]) -> int:
 
 
 def _overview() -> str:
-    lines = ["usage: fastarat data COMMAND …  ('fastarat data COMMAND --help' explains one)", ""]
-    for name, (arguments, _) in COMMANDS.items():
-        lines.append(f"  {name:8} {(arguments.__doc__ or '').splitlines()[0]}")
-    lines += ["", "For example: fastarat data fetch cifar10"]
-    return "\n".join([*lines, "", f"Named data sets lie under {data_root()} (FASTARAT_DATA)."])
+    lines = "\n".join(f"  {name:8} {(told.__doc__ or '').splitlines()[0]}" for name, (told, _) in COMMANDS.items())
+    return (
+        f"usage: fastarat data COMMAND …  ('fastarat data COMMAND --help' explains one)\n\n{lines}\n\n"
+        f"For example: fastarat data fetch cifar10\n\nNamed data sets lie under {data_root()} (FASTARAT_DATA)."
+    )
 
 
 def _list(arguments: ListArguments) -> int:

@@ -47,7 +47,7 @@ def parse(arguments: type[T], args: list[str], prog: str, default: T | None = No
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise UserError(_one_line(captured.getvalue(), default, prog)) from None
+        raise UserError(_one_line(captured.getvalue(), default, prog)) from stop
 
 
 @contextlib.contextmanager

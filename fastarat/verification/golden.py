@@ -4,7 +4,7 @@ Nothing is stored but results (see `named_tensor`), so that both sides can build
 """
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +104,7 @@ class Golden:
 
     def reset(self) -> None:
         """Build the state afresh: every tensor from its name."""
-        layers = tuple(key.partition("/")[2] for key in self.vectors if key.startswith("feature_clean/"))
+        layers = tuple(self.entries("feature_clean"))
         _, height, width, channels = self.vectors["images"].shape
         image_shape = (channels, height, width)
         settings = ARATConfig(gamma=float(self.vectors["gamma"]), layers=layers)
@@ -112,10 +112,10 @@ class Golden:
         tap_layers(self.model, layers)
         try:
             widths = feature_widths(self.model, image_shape, layers)
-        except (RuntimeError, ValueError) as e:
-            if isinstance(e, UserError):
-                raise
-            raise UserError(f"{self.path}: its net takes no images {list(image_shape)}") from None
+        except UserError:
+            raise
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"{self.path}: its net takes no images {list(image_shape)}") from error
         self.method = ARAT(settings, widths)
         for part in (self.model, self.method):
             part.to(self.device, self.dtype)
@@ -139,11 +139,9 @@ class Golden:
         """What the optimiser updates."""
         return [*self.model.parameters(), *self.method.parameters()]
 
-    def entries(self, prefix: str) -> Iterator[tuple[str, np.ndarray]]:
-        """Names and values of the entries `prefix/NAME`."""
-        for key, value in self.vectors.items():
-            if key.startswith(f"{prefix}/"):
-                yield key.partition("/")[2], value
+    def entries(self, prefix: str) -> dict[str, np.ndarray]:
+        """The entries `prefix/NAME` by their names."""
+        return {key.partition("/")[2]: value for key, value in self.vectors.items() if key.startswith(f"{prefix}/")}
 
     def row(self, quantity: str, pairs: list[tuple[float, float]]) -> Row:
         """A row from pairs (largest absolute error, scale)."""
@@ -164,7 +162,7 @@ class Golden:
     def compare(self, quantity: str, ours: Mapping[str, Tensor], scales: Mapping[str, float] | None = None) -> Row:
         """The largest relative error over the entries `quantity/NAME` (their first elements, if `ours` has more)."""
         pairs = []
-        for name, expected in self.entries(quantity):
+        for name, expected in self.entries(quantity).items():
             if name not in ours:
                 raise UserError(f"the golden file names {name!r}, which this net does not have")
             ours_head = ours[name].detach().flatten()[: expected.size].double().cpu().numpy()

@@ -136,6 +136,6 @@ def _gradients(golden: Golden, gradients: list[Tensor]) -> Iterator[Row]:
     by_model = dict(zip(model, gradients, strict=False))
     by_method = dict(zip(method, gradients[len(model) :], strict=True))
     ours = golden.by_name(by_model, by_method)
-    norms = {name: float(value.flat[0]) for name, value in golden.entries("grad_norm")}
+    norms = {name: float(value.flat[0]) for name, value in golden.entries("grad_norm").items()}
     yield golden.compare("grad_norm", {name: g.norm() for name, g in ours.items()})
     yield golden.compare("grad_head", ours, norms)

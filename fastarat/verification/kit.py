@@ -117,9 +117,9 @@ class Kit:
         model.requires_grad_(False).to(self.device)
         try:
             logits = model(self.x[:1])
-        except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as e:  # each layer in its own way
-            reason = first_line(e)
-            raise UserError(f"{path} takes no images {list(self.x.shape[1:])} of data.npz: {reason}") from None
+        except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:  # each layer in its own way
+            shape = list(self.x.shape[1:])
+            raise UserError(f"{path} takes no images {shape} of data.npz: {first_line(error)}") from error
         if logits.ndim != 2 or self.y.min() < 0 or self.y.max() >= logits.shape[1]:
             shape = f"{list(logits.shape[1:])} an image, and labels reach {int(self.y.max())}"
             raise UserError(f"{path} does not fit data.npz: it returns {shape}")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fastarat.attacks.pgd import pgd
 from fastarat.attacks.projections import lengths
-from fastarat.config.attack import AttackConfig, Norm, Objective
+from fastarat.config.attack import AttackConfig, Objective
 from fastarat.evaluation.autoattack.state import TOLERANCE
 from fastarat.models.predictions import are_right
 from fastarat.verification.compare import Count, Row
@@ -87,7 +87,8 @@ def pgd_rows(kit: Kit, result: Result, tag: str) -> Iterator[Row | Count]:
     name, steps = re.fullmatch(r"(pgd|cw)(\d+)", tag).groups()  # type: ignore[union-attr]
     x = kit.x.double()
     start = (x + stored.numbers("noise", *x.shape).double().to(kit.device)).clamp(0, 1)
-    settings = _settings(result.norm, kit.eps(result), stored.scalar("step"), int(steps), OBJECTIVES[name])
+    sizes = {"eps_255": 255 * kit.eps(result), "step_255": 255 * stored.scalar("step"), "steps": int(steps)}
+    settings = AttackConfig(norm=result.norm, objective=OBJECTIVES[name], **sizes)
     model: nn.Module = kit.net(result.net).double()
     logits = model(pgd(settings, model, x, start, kit.y)).cpu()
     model.float()
@@ -97,12 +98,7 @@ def pgd_rows(kit: Kit, result: Result, tag: str) -> Iterator[Row | Count]:
     if f"{tag}_logits_f64" in stored:
         theirs = stored.numbers(f"{tag}_logits_f64", *logits.shape)
         median = float((logits - theirs).abs().amax(1).quantile(0.5))
-        tolerance = allowed(AFTER_PGD, theirs, torch.float64)
-        yield Row(f"{result.label}: {tag} logits, median", median, tolerance)
-
-
-def _settings(norm: Norm, eps: float, step: float, steps: int, objective: Objective) -> AttackConfig:
-    return AttackConfig(norm=norm, eps_255=255 * eps, step_255=255 * step, steps=steps, objective=objective)
+        yield Row(f"{result.label}: {tag} logits, median", median, allowed(AFTER_PGD, theirs, torch.float64))
 
 
 def pgd_tags(result: Result) -> list[str]:

@@ -1,6 +1,6 @@
 """What there is to verify in a folder, and in which order: all that is quick first."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -85,7 +85,7 @@ def _parts(kit: Kit, result: Result) -> list[Part]:
     return [images, Part("attacks", work, partial(attack_rows, kit, result))]
 
 
-def _quick(work: float, rows: Callable[..., Rows], *given: object) -> Callable[[Advance], Rows]:
+def _quick(work: float, rows: Callable[..., Iterable[Row | Count]], *given: object) -> Callable[[Advance], Rows]:
     """What tells of its work once it is done."""
 
     def run(advance: Advance) -> Rows:

@@ -100,30 +100,24 @@ def load_kit_model(folder: Path, name: str) -> nn.Module:
     """
     path = folder / f"arch_{name}.json"
     description = _read_description(path)
-    tensors = _read_tensors(folder / (description.get("weights") or f"{name}.safetensors"))
+    weights = folder / (description.get("weights") or f"{name}.safetensors")
+    if not weights.is_file():
+        raise UserError(f"{weights} does not exist: the net's weights belong there")
+    tensors, _ = read_tensors(weights)
     layers = [_build(layer, tensors, path, number) for number, layer in enumerate(description["layers"])]
     return nn.Sequential(*layers).eval()
 
 
 def _read_description(path: Path) -> dict[str, Any]:
     description = read_json(path)
-    layers, weights = (description.get("layers"), description.get("weights", "")) if _is(description) else (None, None)
-    named = isinstance(layers, list) and all(_is(each) and isinstance(each.get("op"), str) for each in layers)
+    found: dict[str, Any] = description if isinstance(description, dict) else {}
+    layers, weights = found.get("layers", ""), found.get("weights", "")
+    named = fits(layers, tuple[dict, ...]) and all(isinstance(layer.get("op"), str) for layer in layers)
     if not named or not isinstance(weights, str):
         raise UserError(f"{path} is no description of a net: give a JSON object with 'layers', each with its 'op'")
     if Path(weights).name != weights:
         raise UserError(f"{path}: the weights {weights[:80]!r} are not in its own folder")
     return description
-
-
-def _is(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _read_tensors(path: Path) -> Tensors:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: the net's weights belong there")
-    return read_tensors(path)[0]
 
 
 def _build(layer: Layer, tensors: Tensors, path: Path, number: int) -> nn.Module:
@@ -136,6 +130,6 @@ def _build(layer: Layer, tensors: Tensors, path: Path, number: int) -> nn.Module
     try:
         module = OPERATIONS[operation](layer, own)
         module.load_state_dict(own)
-    except (KeyError, TypeError, ValueError, RuntimeError) as e:
-        raise UserError(f"{at} ({operation}): {str(e).strip().splitlines()[-1].strip()}") from None
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{at} ({operation}): {str(error).strip().splitlines()[-1].strip()}") from error
     return module

@@ -20,15 +20,12 @@ ROUNDING, RESIDUAL, LENGTH = 1e-6, 3.3e-6, 1e-4
 LOSSES: dict[str, PointLoss] = {"dlr": "dlr", "dlr_targeted": "targeted-dlr"}
 
 
-def unit_rows(stored: Stored, device: torch.device) -> Iterator[Row | Count]:
+def unit_rows(stored: Stored, device: torch.device) -> list[Row | Count]:
     """Rows of all units that the file has. Raises `UserError` if it has none, or only half of one."""
-    found = 0
-    for rows in (_projections(stored, device), _losses(stored, device), _schedule(stored), _templates(stored)):
-        for row in rows:
-            found += 1
-            yield row
+    found = [*_projections(stored, device), *_losses(stored, device), *_schedule(stored), *_templates(stored)]
     if not found:
         raise UserError(f"{stored.path} holds no unit that is known: projections, DLR losses, Square's sizes")
+    return found
 
 
 def _projections(stored: Stored, device: torch.device) -> Iterator[Row | Count]:
