@@ -41,6 +41,10 @@ def write_row(path: Path | None, row: Row) -> None:
     append_line(path, row)
 
 
+RENAMED = {"fastarat.trainer": "fastarat.training.train"}
+"""modules by the names that older rows have"""
+
+
 def read_rows(*paths: Path) -> Iterator[Row]:
     """All rows of these files, in order; a file that is not there has none, nor has a last line that was cut off.
 
@@ -88,7 +92,9 @@ def _row(line: bytes) -> Row | None:
         row = json.loads(line.decode())
     except ValueError:
         return None
-    return row if isinstance(row, dict) else None
+    if not isinstance(row, dict):
+        return None
+    return {**row, "module": RENAMED.get(row["module"], row["module"])} if "module" in row else row
 
 
 def _end_last_line(path: Path) -> None:

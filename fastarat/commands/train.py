@@ -77,7 +77,8 @@ def parse_arguments(args: list[str]) -> TrainArguments:
     method = _value(rest, "--method.name")
     if method not in (None, base.method.name):
         raise UserError(
-            f"--method.name {method}: the method is the recipe's; 'fastarat recipes' lists those of {method}"
+            f"--method.name {method}: the method is the recipe's, here {base.method.name}: give another recipe; "
+            "'fastarat recipes' lists all with their methods"
         )
     arguments = parse(TrainArguments, rest, "fastarat train", TrainArguments(base))
     arguments = replace(arguments, config=arguments.config.checked())
