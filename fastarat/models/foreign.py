@@ -5,7 +5,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -117,7 +117,8 @@ def _module(name: str) -> Any:
 
 def _function(module: Any, name: str) -> Any:
     if not hasattr(module, name):
-        there = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        kinds = (FunctionType, type(nn.Module))
+        there = [key for key, value in vars(module).items() if isinstance(value, kinds) and not key.startswith("_")]
         raise unknown(f"function of the module {module.__name__}", name, there)
     if not callable(getattr(module, name)):
         raise UserError(f"{name} of the module {module.__name__} is no function: give one that returns the net")

@@ -46,7 +46,7 @@ class Evaluations:
 
     @cached_property
     def watched(self) -> Images:
-        """The images that evaluations look at, in an order in which the first so many are attacked."""
+        """The images that evaluations look at, in the order in which the first ones are attacked."""
         held_out, settings = self.training.held_out, self.config.evaluation
         if settings.num_images >= len(held_out.labels):
             return held_out

@@ -44,7 +44,7 @@ _WARM_UP_STEPS = 1 + _TIMED_STEPS
 def first_recorded(training: Training, num_steps: int) -> int:
     """After how many steps the recording begins: `num_steps` lie in one epoch, and those timed before in the same.
 
-    Raises `UserError` if the training has not so many steps left.
+    Raises `UserError` if the training has fewer steps left.
     """
     per_epoch = training.loader.steps_per_epoch
     begins = range(training.step + _WARM_UP_STEPS, training.config.epochs * per_epoch)[: 2 * per_epoch]
