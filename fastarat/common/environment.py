@@ -1,4 +1,4 @@
-"""What a run was made with: versions, machine, commit, and every automatic choice with its reason."""
+"""What a run was made with: versions, machine, commit."""
 
 import os
 import platform

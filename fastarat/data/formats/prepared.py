@@ -53,7 +53,10 @@ def allocate(folder: Path, split: str, count: int, shape: tuple[int, ...]) -> Im
 
 def seal(folder: Path, name: str, classes: tuple[str, ...], *, max_value: int, source: str) -> None:
     """Bring the arrays in `folder` to the disk and write the manifest, last, that makes them a data set."""
-    train, test = (_load(folder, split) for split in SPLITS)
+    train, test = (
+        Images(np.load(folder / f"{split}_images.npy", mmap_mode="r"), np.load(folder / f"{split}_labels.npy"))
+        for split in SPLITS
+    )
     dataset = from_splits(name, train, test, classes, max_value)
     manifest = {
         "version": FORMAT_VERSION,
@@ -170,12 +173,6 @@ def _stored(folder: Path, split: str, part: Images, size: tuple[int, int]) -> St
     )
 
 
-def _load(folder: Path, split: str) -> Images:
-    """Both arrays of a split, as they were just written."""
-    images = np.load(folder / f"{split}_images.npy", mmap_mode="r", allow_pickle=False)
-    return Images(images, np.load(folder / f"{split}_labels.npy", allow_pickle=False))
-
-
 def _read_manifest(folder: Path) -> dict[str, Any]:
     manifest = read_sealed(folder / MANIFEST, FORMAT_VERSION, fix=AGAIN)
     if not _fits(manifest):
@@ -209,7 +206,11 @@ def _open(folder: Path, split: str, manifest: dict[str, Any]) -> Images:
     count, shape = manifest["counts"][split], tuple(manifest["image_shape"])
     paths = [folder / f"{split}_{part}.npy" for part in ("images", "labels")]
     for path in paths:
-        _require_size(path, manifest["files"][path.name]["bytes"])
+        if not path.is_file():
+            raise UserError(f"{path} is missing: {AGAIN}")
+        found, size = path.stat().st_size, manifest["files"][path.name]["bytes"]
+        if found != size:
+            raise UserError(f"{path} has {found} bytes instead of {size}: copy it or {AGAIN}")
     try:
         images = arrays.open_mapped(paths[0], np.uint8, (count, *shape))
         labels = np.array(arrays.open_mapped(paths[1], np.int64, (count,)))
@@ -218,11 +219,3 @@ def _open(folder: Path, split: str, manifest: dict[str, Any]) -> Images:
     if problem := label_problem(labels, len(manifest["classes"])):
         raise UserError(f"{paths[1]}: {problem}; {AGAIN}")
     return Images(images, labels)
-
-
-def _require_size(path: Path, size: int) -> None:
-    if not path.is_file():
-        raise UserError(f"{path} is missing: {AGAIN}")
-    found = path.stat().st_size
-    if found != size:
-        raise UserError(f"{path} has {found} bytes instead of {size}: copy it or {AGAIN}")

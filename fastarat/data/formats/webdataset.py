@@ -35,7 +35,8 @@ def samples(path: Path, shard: str, problems: list[str]) -> Iterator[Sample]:
     found = _found(path, shard, problems)
     pairs: dict[str, list[Entry]] = defaultdict(list)
     for stem, images in found.images.items():
-        owner = _owner(stem, found)
+        # Under which name an image has a class; its own if there is none.
+        owner = next((name for name in (stem, *_shorter(stem)) if name in found.labels), stem)
         if owner == stem or owner not in found.images:
             pairs[owner].extend(images)
     for stem, images in pairs.items():
@@ -73,11 +74,6 @@ def _found(path: Path, shard: str, problems: list[str]) -> Found:
                 problems.append(f"{shard}: {stem} has two classes")
             labels[stem] = _label(first)
     return Found(images, labels)
-
-
-def _owner(stem: str, found: Found) -> str:
-    """Under which name an image has a class; its own if there is none."""
-    return next((name for name in (stem, *_shorter(stem)) if name in found.labels), stem)
 
 
 def _shorter(stem: str) -> Iterator[str]:

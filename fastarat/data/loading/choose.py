@@ -55,7 +55,11 @@ def open_for_training(config: Config, device: torch.device) -> Opened:
 
 def _opened(config: Config, found: Found, loader: str, *, why: str) -> Opened:
     if loader != "resident":
-        _require_fit(loader, found)
+        decoder = decoder_named(loader)
+        if decoder.made_for and not _is_made_for(loader, found):
+            raise UserError(decoder.refusal(found.name))
+        if not is_installed(loader):
+            raise UserError(f"--loader {loader} is not installed: pip install 'fastarat[{loader}]'")
         size = (config.size, config.size) if config.size else None
         stored = found.open_stored(config.loading.corrupt)
         return Opened(with_decoded_test(stored, size, config.augment.central_share), loader, why)
@@ -120,11 +124,3 @@ def is_installed(loader: str) -> bool:
         return not package or find_spec(package) is not None
     except ModuleNotFoundError:  # not even the package round it
         return False
-
-
-def _require_fit(loader: str, found: Found) -> None:
-    decoder = decoder_named(loader)
-    if decoder.made_for and not _is_made_for(loader, found):
-        raise UserError(decoder.refusal(found.name))
-    if not is_installed(loader):
-        raise UserError(f"--loader {loader} is not installed: pip install 'fastarat[{loader}]'")

@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 import torch
 from fastarat_kernels import philox
+from fastarat_kernels.implementations import Kernels
 from fastarat_kernels.philox import Stream
 from torch import Tensor
 
+from fastarat.data.images.dataset import MAX_VALUE
 from fastarat.data.loading.sampling import Sampling
 
 
@@ -24,11 +26,16 @@ class Batch(NamedTuple):
 
 
 class Loader(ABC):
-    """Batches of `num_images` images; their order is computed on `order_device`.
+    """Batches of `num_images` images, made by `kernels` in `dtype`; their order is computed on `order_device`.
 
     Order and augmentation are functions of (seed, epoch, index): the same for any number of processes and after any
     resume. A last batch that is not full is dropped.
     """
+
+    dtype: torch.dtype
+    kernels: Kernels
+    max_value: int = MAX_VALUE
+    """pixels are stored values / `max_value`"""
 
     def __init__(self, num_images: int, sampling: Sampling, order_device: torch.device):
         self.num_images, self.sampling, self.order_device = num_images, sampling, order_device
@@ -58,6 +65,24 @@ class Loader(ABC):
     @abstractmethod
     def _batches(self, order: Tensor, batch: int, epoch: int, *, augment: bool) -> Generator[Batch, None, None]:
         """This process's shares of the images `order`, int64 [N], N > 0, taken by `batch`."""
+
+    def _augmented(
+        self, pixels: Tensor, index: Tensor, epoch: int, *, augment: bool = True, identity: Tensor | None = None
+    ) -> Tensor:
+        """The images `index` of `pixels`, uint8 [N, H, W, C], as [B, C, H, W] in [0, 1]: flipped, and cropped where crops
+        are padded, as the images of the set that `identity` (int64 [B], default `index`) says."""
+        settings = self.sampling.augment
+        return self.kernels.augment(
+            pixels,
+            index,
+            epoch=epoch,
+            max_value=self.max_value,
+            dtype=self.dtype,
+            crop_padding=settings.crop_padding if augment and settings.crop == "padded" else 0,
+            flip=augment and settings.flip,
+            seed=self.sampling.seed,
+            identity=identity,
+        )
 
     @abstractmethod
     def close(self) -> None:

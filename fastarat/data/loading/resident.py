@@ -53,16 +53,7 @@ class ResidentLoader(Loader):
         for whole in order.split(batch):
             index, rows = self.sampling.share(whole)
             if augment:
-                x = self.kernels.augment(
-                    self.images,
-                    index,
-                    epoch=epoch,
-                    max_value=self.max_value,
-                    dtype=self.dtype,
-                    crop_padding=self.sampling.augment.crop_padding,
-                    flip=self.sampling.augment.flip,
-                    seed=self.sampling.seed,
-                )
+                x = self._augmented(self.images, index, epoch)
             else:
                 x = gather(self.images, index, self.max_value, self.dtype)
             yield Batch(x, self.labels[index], rows)

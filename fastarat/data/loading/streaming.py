@@ -9,7 +9,6 @@ from fastarat_kernels import philox
 from fastarat_kernels.implementations import PYTORCH, Kernels
 from torch import Tensor
 
-from fastarat.data.images.dataset import MAX_VALUE
 from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading.decoders.decoder import Decoder, Request
 from fastarat.data.loading.loader import Batch, Loader
@@ -53,7 +52,9 @@ class StreamLoader(Loader):
         with closing(self.decoder.decode(requests)) as decoded:
             for index, pixels in zip(there.split(batch), self._on_device(decoded), strict=True):
                 index, rows = share(index)
-                yield Batch(self._augmented(pixels, index, epoch, augment=augment), self.labels[index], rows)
+                places = torch.arange(len(pixels), device=self.device)
+                x = self._augmented(pixels, places, epoch, augment=augment, identity=index)
+                yield Batch(x, self.labels[index], rows)
 
     def _request(self, index: np.ndarray, epoch: int, augment: bool) -> Request:
         sampling, sizes = self.sampling, self.images.sizes[index]
@@ -80,18 +81,3 @@ class StreamLoader(Loader):
             now.wait_stream(stream)
             copied.record_stream(now)
             yield copied
-
-    def _augmented(self, pixels: Tensor, index: Tensor, epoch: int, *, augment: bool) -> Tensor:
-        """Pixels, uint8 [B, H, W, 3], as images [B, C, H, W] in [0, 1]: flipped, and cropped where crops are padded."""
-        settings = self.sampling.augment
-        return self.kernels.augment(
-            pixels,
-            torch.arange(len(pixels), device=self.device),
-            epoch=epoch,
-            max_value=MAX_VALUE,
-            dtype=self.dtype,
-            crop_padding=settings.crop_padding if augment and settings.crop == "padded" else 0,
-            flip=augment and settings.flip,
-            seed=self.sampling.seed,
-            identity=index,
-        )

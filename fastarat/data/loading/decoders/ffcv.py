@@ -103,7 +103,10 @@ class FFCVDecoder(Decoder):
                 thread.join()
 
     def _start(self, request: Request, tasks: "SimpleQueue[_Part | None]") -> tuple[Tensor, list[_Part]]:
-        self._require_inside(request)
+        sizes, boxes = self.images.sizes[request.index], request.boxes
+        # OpenCV ends the process for a box that is not inside its image.
+        if (boxes < (0, 0, 1, 1)).any() or (boxes[:, :2] + boxes[:, 2:] > sizes).any() or min(request.size) < 1:
+            raise ValueError("a box lies outside of its image")
         width, height = request.size
         batch = torch.empty((len(request.index), height, width, 3), dtype=torch.uint8, pin_memory=self.pin)
         rows = np.array_split(np.arange(len(request.index)), PARTS * self.workers)
@@ -152,9 +155,3 @@ class FFCVDecoder(Decoder):
         except Exception as error:  # Pillow raises almost any type for a damaged file
             reason = reason_of(file.content, error)
             raise WorkError(f"{name} cannot be decoded ({reason}): build {path} again") from error
-
-    def _require_inside(self, request: Request) -> None:
-        """OpenCV ends the process for a box that is not inside its image."""
-        sizes, boxes = self.images.sizes[request.index], request.boxes
-        if (boxes < (0, 0, 1, 1)).any() or (boxes[:, :2] + boxes[:, 2:] > sizes).any() or min(request.size) < 1:
-            raise ValueError("a box lies outside of its image")
