@@ -27,6 +27,5 @@ def published_code(config: Config) -> Config:
         evaluation=replace(config.evaluation, start="published-code"),
     )
     if isinstance(config.method, ARATConfig):
-        method = replace(config.method, balance_images=1024, balance_augmented=True)
-        config = replace(config, method=method)
+        return replace(config, method=replace(config.method, balance_images=1024, balance_augmented=True))
     return config

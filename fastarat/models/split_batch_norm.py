@@ -116,9 +116,8 @@ class SplitBatchNorm2d(nn.Module):
         if statistics == "train":
             if any(batch.layer is self for batch in context.batches):
                 move_by_batches(context)  # a layer that a net calls twice moves twice
-            num_elements = (
-                x.numel() // x.shape[1] // num_groups * (context.group.size() if context.group is not None else 1)
-            )
+            num_processes = context.group.size() if context.group is not None else 1
+            num_elements = x.numel() // x.shape[1] // num_groups * num_processes
             context.batches.append(BatchStatistics(self, rows, found, num_elements))
         return out
 

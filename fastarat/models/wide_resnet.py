@@ -57,10 +57,7 @@ class WideResNet(nn.Module):
         self.block3 = WideStage(num_blocks, channels[2], channels[3], 2, norm)
         self.bn1 = norm(channels[3])
         self.fc = nn.Linear(channels[3], num_classes)
-        self.aligned_layers = (
-            *(f"block3.layer.{i}.relu{j}" for i in range(num_blocks) for j in (1, 2)),
-            "avgpool",
-        )
+        self.aligned_layers = (*(f"block3.layer.{i}.relu{j}" for i in range(num_blocks) for j in (1, 2)), "avgpool")
         self.pooled_layer = "avgpool"
 
     def forward(self, x: Tensor) -> Tensor:

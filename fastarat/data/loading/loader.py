@@ -69,8 +69,8 @@ class Loader(ABC):
     def _augmented(
         self, pixels: Tensor, index: Tensor, epoch: int, *, augment: bool = True, identity: Tensor | None = None
     ) -> Tensor:
-        """The images `index` of `pixels`, uint8 [N, H, W, C], as [B, C, H, W] in [0, 1]: flipped, and cropped where crops
-        are padded, as the images of the set that `identity` (int64 [B], default `index`) says."""
+        """The images `index` of `pixels`, uint8 [N, H, W, C], as [B, C, H, W] in [0, 1]: flipped, and cropped where
+        crops are padded, as the images of the set that `identity` (int64 [B], default `index`) says."""
         settings = self.sampling.augment
         return self.kernels.augment(
             pixels,

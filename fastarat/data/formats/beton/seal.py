@@ -4,7 +4,6 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -59,22 +58,16 @@ def read(path: Path) -> Seal | None:
     size, again = path.stat().st_size, f"copy it again, or {REBUILD}"
     # Images are larger than their checksums.
     values = read_sealed(place, FORMAT_VERSION, fix=again, most_bytes=max(size, MOST_JSON_BYTES))
-    seal = _seal_of(values)
-    if seal is None:
-        raise UserError(f"{place} cannot be read (its parts do not fit together): {again}")
+    try:
+        seal: Seal = build(Seal, values, str(place))
+        fits = seal.max_value == MAX_VALUE and 1 <= len(seal.classes) <= MOST_CLASSES
+        if not fits or len(seal.checksums()) != sum(seal.counts.values()):
+            raise ValueError("numbers of pixels, classes or images")
+    except ValueError as error:
+        raise UserError(f"{place} cannot be read (its parts do not fit together): {again}") from error
     if size != seal.bytes:
         raise UserError(f"{path} has {size} bytes instead of {seal.bytes}: {again}")
     return seal
-
-
-def _seal_of(values: dict[str, Any]) -> Seal | None:
-    """The seal of these values; None unless every one is there and has its type and bounds."""
-    try:
-        seal: Seal = build(Seal, values, "the seal")
-        fits = seal.max_value == MAX_VALUE and 1 <= len(seal.classes) <= MOST_CLASSES
-        return seal if fits and len(seal.checksums()) == sum(seal.counts.values()) else None
-    except ValueError:
-        return None
 
 
 def sha256_of(path: Path) -> str:
