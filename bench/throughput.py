@@ -115,7 +115,10 @@ def _ladders(arguments: argparse.Namespace, device: torch.device) -> list[StepSe
     """What is measured, in order. Raises `UserError` for what cannot be."""
     found = []
     for model in arguments.model:
-        dataset = _dataset(arguments, model)
+        if arguments.data is not None:
+            dataset = open_dataset(arguments.data)
+        else:
+            dataset = random_images("digits" if model == "digits" else "cifar10")
         for method in arguments.method:
             found += [
                 StepSetting(_config(arguments, dataset, model, method=method, batch=b), dataset, device)
@@ -137,12 +140,6 @@ def _config(arguments: argparse.Namespace, dataset: Dataset, model: str, *, meth
         attack=replace(config.attack, steps=min(arguments.attack_steps or math.inf, config.attack.steps)),
         optimizer=replace(config.optimizer, learning_rate=LEARNING_RATE),
     ).checked()
-
-
-def _dataset(arguments: argparse.Namespace, model: str) -> Dataset:
-    if arguments.data is not None:
-        return open_dataset(arguments.data)
-    return random_images("digits" if model == "digits" else "cifar10")
 
 
 def _done(arguments: argparse.Namespace) -> dict[tuple[Any, ...], set[str]]:

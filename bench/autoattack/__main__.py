@@ -155,14 +155,8 @@ def _ours(case: Case, name: str, rows: Tensor, seed: int) -> Tensor:
 
 
 def _reference(case: Case, name: str, rows: Tensor, seed: int) -> Tensor:
-    attack = package()(
-        case.model,
-        norm=NORMS[case.norm],
-        eps=case.eps,
-        seed=seed,
-        version="standard",
-        device=case.images.device,
-    )
+    options = {"norm": NORMS[case.norm], "eps": case.eps, "seed": seed, "device": case.images.device}
+    attack = package()(case.model, version="standard", **options)
     # Version "custom" would run APGD-CE from five starts, where the standard has one.
     attack.attacks_to_run = [name]
     return attack.run_standard_evaluation(case.images[rows], case.labels[rows], batch_size=BATCH)[0]

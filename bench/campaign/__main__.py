@@ -65,7 +65,7 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
     if arguments.state is None:
         arguments.state = ROOT / "runs" / ("campaign-smoke" if arguments.smoke else "campaign")
     for name in ("out", "state"):
-        setattr(arguments, name, _folder(f"--{name}", getattr(arguments, name)))
+        setattr(arguments, name, command.folder(f"--{name}", getattr(arguments, name)))
     if arguments.state.is_relative_to(arguments.out):
         raise UserError(f"--state {arguments.state} lies in --out, which is for results alone: give another")
     (arguments.state / "rows").mkdir(exist_ok=True)
@@ -74,18 +74,6 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
     if arguments.data is not None:
         arguments.data = _absolute(arguments.data)
     return arguments
-
-
-def _folder(flag: str, path: Path) -> Path:
-    """The folder, absolute, made if need be. Raises `UserError` if it cannot be written."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"cannot write to {flag} {path}: {error.strerror}; give another folder") from error
-    return path.resolve()
 
 
 def _absolute(data: str) -> str:

@@ -132,6 +132,18 @@ def check_spread(repeats: int) -> None:
         raise UserError("--repeats is 1: one turn has no spread, give 2 or more")
 
 
+def folder(flag: str, path: Path) -> Path:
+    """The folder that a flag names, absolute, made if need be. Raises `UserError` if it cannot be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to {flag} {path}: {error.strerror}: give another folder") from error
+    return path.resolve()
+
+
 def check_writable(path: Path | None) -> None:
     """Raise `UserError` if rows are to go to this file and cannot be written to it."""
     if path is None:

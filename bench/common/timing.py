@@ -21,15 +21,6 @@ COPY_BYTES = {"cuda": 1 << 30, "cpu": 64 << 20}
 
 
 @dataclass(frozen=True)
-class Quantiles:
-    """Milliseconds of one call."""
-
-    p20: float
-    p50: float
-    p80: float
-
-
-@dataclass(frozen=True)
 class Timed:
     """What is timed at once: `num_calls` calls."""
 
@@ -62,13 +53,13 @@ def prepare(build: Callable[[], Sequence[Call]], device: torch.device) -> Timed:
     return Timed(graph.replay, len(calls), calls)
 
 
-def measure(runs: Mapping[Key, Timed], repeats: int, device: torch.device) -> dict[Key, Quantiles]:
-    """Time each run `repeats` times, in turns."""
+def measure(runs: Mapping[Key, Timed], repeats: int, device: torch.device) -> dict[Key, dict[str, float]]:
+    """Time each run `repeats` times, in turns: `percentiles` of the milliseconds of one call."""
     start_once = _on_gpu(device) if device.type == "cuda" else _on_cpu
     times: dict[Key, list[Callable[[], float]]] = {key: [] for key in runs}
     for key in take_turns(list(runs), repeats):
         times[key].append(start_once(runs[key]))
-    return {key: _quantiles([time() for time in times[key]], runs[key].num_calls) for key in runs}
+    return {key: percentiles("ms", [time() / runs[key].num_calls for time in times[key]]) for key in runs}
 
 
 def copy_bandwidth(device: torch.device, repeats: int) -> float:
@@ -76,7 +67,7 @@ def copy_bandwidth(device: torch.device, repeats: int) -> float:
     source = torch.ones(COPY_BYTES[device.type] // 8, device=device)
     target = torch.empty_like(source)
     run = prepare(lambda: [lambda: target.copy_(source)], device)
-    milliseconds = measure({"copy": run}, repeats, device)["copy"].p50
+    milliseconds = measure({"copy": run}, repeats, device)["copy"]["ms_p50"]
     return COPY_BYTES[device.type] / milliseconds * 1000
 
 
@@ -118,9 +109,10 @@ def _on_gpu(device: torch.device) -> Callable[[Timed], Callable[[], float]]:
     return start_once
 
 
-def _quantiles(times: Sequence[float], num_calls: int) -> Quantiles:
-    milliseconds = torch.tensor(times, dtype=torch.float64) / num_calls
-    return Quantiles(*(float(milliseconds.quantile(q)) for q in (0.2, 0.5, 0.8)))
+def percentiles(unit: str, values: Sequence[float]) -> dict[str, float]:
+    """The 20th, 50th and 80th percentile, as a row names them: `ms_p20` and so on."""
+    found = torch.tensor(values, dtype=torch.float64)
+    return {f"{unit}_p{percent}": float(found.quantile(percent / 100)) for percent in (20, 50, 80)}
 
 
 def one_line(error: Exception) -> str:

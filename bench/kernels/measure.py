@@ -48,7 +48,8 @@ def measure_case(case: Case, bench: Bench) -> list[dict[str, Any]]:
         name = _name(variant, bench)
         try:
             function = build()
-            problem, error = _compare(case, _results(case, function, _copy(case, inputs), dy=dy), truth)
+            own = _clone(inputs) if case.in_place else inputs
+            problem, error = _compare(case, _results(case, function, own, dy=dy), truth)
             prepared = {} if problem else _prepared(case, function, inputs, dy=dy, device=bench.device)
         except Exception as raised:
             problem, error, prepared = one_line(raised), None, {}
@@ -62,8 +63,8 @@ def measure_case(case: Case, bench: Bench) -> list[dict[str, Any]]:
     for row in rows:
         found = times.get((row["variant"], row["direction"]))
         if found is not None:
-            row |= {f"ms_{name}": getattr(found, name) for name in ("p20", "p50", "p80")}
-            row["gb_per_s"] = row["bytes"] / found.p50 / 1e6
+            row |= found
+            row["gb_per_s"] = row["bytes"] / row["ms_p50"] / 1e6
             row["bandwidth_share"] = row["gb_per_s"] * 1e9 / bench.bandwidth
     return _with_choice(rows)
 
@@ -151,11 +152,6 @@ def _results(case: Case, function: Function, inputs: Inputs, *, dy: Tensor | Non
 
 def _leaves(inputs: Inputs) -> dict[str, Tensor]:
     return {name: value for name, value in inputs.items() if value is not None and value.requires_grad}
-
-
-def _copy(case: Case, inputs: Inputs) -> Inputs:
-    """The inputs for a variant that may change them."""
-    return _clone(inputs) if case.in_place else inputs
 
 
 def _clone(inputs: Inputs) -> Inputs:

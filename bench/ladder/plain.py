@@ -143,12 +143,18 @@ class Plain:
         self.net.train(attack.batch_norm == "train")
         x_adv = self.start(batch, attack, self.steps_done)
         self._require_gradients(not self.freeze)
-        target = self._prediction(x) if attack.objective == "kl" else None
+        target = None
+        if attack.objective == "kl":
+            with torch.no_grad(), self.autocast():
+                target = self.forward(x, "adv")[0].softmax(1)
         for _ in range(attack.steps):
             x_adv = x_adv.detach().requires_grad_()
             with self.autocast():
                 logits = self.forward(x_adv, "adv")[0]
-                loss = F.cross_entropy(logits, y) if target is None else _divergence(logits, target)
+                if target is None:
+                    loss = F.cross_entropy(logits, y)
+                else:
+                    loss = F.kl_div(logits.log_softmax(1), target, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, x_adv)
             moved = x_adv.detach() + attack.step * gradient.sign()
             if attack.project:
@@ -157,11 +163,6 @@ class Plain:
         self._require_gradients(True)
         self.net.train()
         return x_adv.detach()
-
-    @torch.no_grad()
-    def _prediction(self, x: Tensor) -> Tensor:
-        with self.autocast():
-            return self.forward(x, "adv")[0].softmax(1)
 
     def _require_gradients(self, wanted: bool) -> None:
         if self.freeze:
@@ -173,10 +174,6 @@ class Plain:
         method = self.config.method
         given = Given(self.forward, method, self.predictors, self.teach, self.balance)
         return LOSSES[method.name](given, x, x_adv, y)
-
-
-def _divergence(logits: Tensor, target: Tensor) -> Tensor:
-    return F.kl_div(logits.log_softmax(1), target, reduction="sum")
 
 
 def fresh_start(batch: Batch, attack: AttackConfig, step: int) -> Tensor:

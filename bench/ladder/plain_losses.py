@@ -84,12 +84,7 @@ def lbgat(given: Given, x: Tensor, x_adv: Tensor, y: Tensor) -> Losses:
     guidance, cross_entropy = F.mse_loss(adversarial, taught), F.cross_entropy(taught, y)
     divergence = F.kl_div(adversarial.log_softmax(1), clean.softmax(1), reduction="batchmean")
     loss = guidance + cross_entropy + given.settings.beta * divergence
-    return {
-        "loss": loss,
-        "guidance": guidance,
-        "teacher_cross_entropy": cross_entropy,
-        "divergence": divergence,
-    }
+    return {"loss": loss, "guidance": guidance, "teacher_cross_entropy": cross_entropy, "divergence": divergence}
 
 
 LOSSES: dict[str, Callable[[Given, Tensor, Tensor, Tensor], Losses]] = {

@@ -9,6 +9,7 @@ import torch
 
 from bench.common.inputs import method_of
 from bench.common.rows import base_row
+from bench.common.timing import percentiles
 from bench.ladder.turns import Rung
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.distributed import World
@@ -33,12 +34,7 @@ def cost_of(setting: StepSetting) -> Cost:
 
 
 def row_of(
-    entry: Rung,
-    entries: Sequence[Rung],
-    cost: Cost,
-    *,
-    bandwidth: float,
-    settings: Mapping[str, Any],
+    entry: Rung, entries: Sequence[Rung], cost: Cost, *, bandwidth: float, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The row of a variant: what it is, and if it is right and was timed its speeds."""
     setting, verdict = entry.variant.setting, entry.verdict
@@ -68,13 +64,12 @@ def row_of(
 
 
 def _speeds(entry: Rung, entries: Sequence[Rung], cost: Cost, *, bandwidth: float) -> dict[str, Any]:
-    milliseconds = torch.tensor(entry.step_ms, dtype=torch.float64)
     rate = median(entry.rates)
     steps_per_s = rate / entry.variant.setting.config.batch
     on_gpu = entry.variant.setting.device.type == "cuda"
     return {
         "images_per_s": rate,
-        **{f"ms_p{percent}": float(milliseconds.quantile(percent / 100)) for percent in (20, 50, 80)},
+        **percentiles("ms", entry.step_ms),
         # The definition's work, however a variant does it; x-variants do less, and their share would say nothing.
         "mfu": cost.flops * steps_per_s / PEAK_FLOPS if on_gpu and not entry.name.startswith("x-") else None,
         "bandwidth_share": None if entry.name.startswith("x-") else cost.bytes * steps_per_s / bandwidth,

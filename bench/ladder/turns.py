@@ -85,7 +85,10 @@ def time_in_turns(entries: Sequence[Rung], effort: Effort, advance: Callable[[fl
         advance(1 / effort.repeats / len(running))
     for entry in _running(entries):
         with _out_if_it_fails(entry):
-            _check_finite(entry)
+            assert entry.subject is not None
+            if not all(bool(value.isfinite().all()) for value in entry.subject.parameters().values()):
+                # Such numbers are computed at another speed than real ones.
+                raise ValueError("WRONG: the weights are not finite after the timed steps")
     # A profiler that was once at work slows every launch after it.
     for entry in _running(entries):
         with suppress(Exception):
@@ -127,10 +130,3 @@ def _launches(entry: Rung) -> int | None:
         torch.cuda.synchronize()
     events = recorded.events() or []
     return sum(event.device_type == DeviceType.CUDA for event in events)
-
-
-def _check_finite(entry: Rung) -> None:
-    assert entry.subject is not None
-    if not all(bool(value.isfinite().all()) for value in entry.subject.parameters().values()):
-        # Such numbers are computed at another speed than real ones.
-        raise ValueError("WRONG: the weights are not finite after the timed steps")

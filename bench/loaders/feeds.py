@@ -4,8 +4,9 @@ Crops inside the image, flips and normalisation happen on the training's device,
 """
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,16 +26,15 @@ LOADERS = ("resident", "plain", "ffcv", "dali", "ffcv-own")
 SEED = 0
 
 
-class Feed(Protocol):
+class Feed(ABC):
     """A loader at work."""
 
+    @abstractmethod
     def epoch(self, number: int) -> Iterator[Tensor]:
         """All images once, in random order: uint8 [B, H, W, 3]."""
-        ...
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  some run in this process alone, or end with an epoch
         """End what runs."""
-        ...
 
 
 def feed_of(case: LoaderCase, images: StoredImages) -> Feed:
@@ -44,7 +44,7 @@ def feed_of(case: LoaderCase, images: StoredImages) -> Feed:
     return FFCVOwnFeed(case, len(images)) if case.loader == "ffcv-own" else DecoderFeed(case, images)
 
 
-class DecoderFeed:
+class DecoderFeed(Feed):
     """One of fastarat's decoders, asked for what its streaming loader asks for."""
 
     def __init__(self, case: LoaderCase, images: StoredImages):
@@ -60,7 +60,7 @@ class DecoderFeed:
         self.decoder.close()
 
 
-class ResidentFeed:
+class ResidentFeed(Feed):
     """Every image in memory, as the resident loader has them: a batch is one gather."""
 
     def __init__(self, case: LoaderCase, images: StoredImages):
@@ -74,11 +74,8 @@ class ResidentFeed:
         for index in philox.permutation(SEED, number, len(pixels)).split(self.case.batch):
             yield pixels[index]
 
-    def close(self) -> None:
-        """Nothing runs."""
 
-
-class FFCVOwnFeed:
+class FFCVOwnFeed(Feed):
     """FFCV's loader as its documentation has it: random order, its own decoders with their random crops."""
 
     def __init__(self, case: LoaderCase, num_images: int):
@@ -92,9 +89,6 @@ class FFCVOwnFeed:
     def epoch(self, number: int) -> Iterator[Tensor]:
         for (pixels,) in self.loader:
             yield pixels
-
-    def close(self) -> None:
-        """Its threads end with an epoch."""
 
 
 def whole_decoder() -> Any:

@@ -14,14 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from bench.common import command
 from bench.common.rows import RESULTS, read_rows, write_row
 from bench.robustness import report as robustness_report
 from bench.robustness.row import is_finished, measure
 from bench.robustness.suites import SUITES, Suite, SuiteTraining, entries
-from fastarat.common.console import notice, print_table
+from fastarat.common.console import notice, print_table, stdout
 from fastarat.common.errors import Interrupted, UserError
 from fastarat.common.signals import number_of
 from fastarat.config import from_dict
@@ -39,22 +38,15 @@ def main(args: list[str] | None) -> int:
     """Run a suite and print its table; 1 if the budget was over, 128 and its number after a signal."""
     arguments = _arguments(args)
     suite: Suite = SUITES[arguments.suite]
-    wanted = list(
-        entries(
-            suite,
-            arguments.methods,
-            arguments.data,
-            num_seeds=arguments.seeds,
-            runs=arguments.runs,
-            fidelity=arguments.fidelity,
-        )
-    )
+    options = {"num_seeds": arguments.seeds, "runs": arguments.runs, "fidelity": arguments.fidelity}
+    wanted = list(entries(suite, arguments.methods, arguments.data, **options))
     try:
         with _within(arguments.budget):
             for number, entry in enumerate(wanted, 1):
                 if not _has_row(arguments, entry) or _is_needed(arguments, entry, wanted):
                     notice(f"{arguments.suite}, {number} of {len(wanted)}: {entry.name}")
-                    write_row(arguments.rows, _row(arguments, suite, entry))
+                    options = {"num_autoattack": arguments.num_autoattack, "analysed": suite.analysed}
+                    write_row(arguments.rows, measure(arguments.suite, entry, arguments.num_images, **options))
     except _Stopped as stopped:
         done = sum(_has_row(arguments, entry) for entry in wanted)
         notice(f"stopped with {done} of {len(wanted)} rows; the same command goes on from there")
@@ -89,21 +81,13 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
         raise UserError(f"--num-autoattack is {arguments.num_autoattack}: give 0 or more")
     arguments.seeds = suite.seeds if arguments.seeds is None else arguments.seeds
     command.check_writable(arguments.rows)
-    try:
-        arguments.runs.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make --runs {arguments.runs}: {error.strerror}: give another folder") from error
-    _set_numbers(arguments, suite)
+    command.folder("--runs", arguments.runs)
+    most = len(open_dataset(arguments.data or suite.data).test.labels)
+    for name in ("num_images", "num_autoattack"):  # as asked, else the suite's, no more than there are
+        asked = getattr(suite, name) if getattr(arguments, name) is None else getattr(arguments, name)
+        most = most if asked is None else min(asked, most)
+        setattr(arguments, name, most)
     return arguments
-
-
-def _set_numbers(arguments: argparse.Namespace, suite: Suite) -> None:
-    """How many images are wanted: as asked, else the suite's, no more than there are."""
-    all_images = len(open_dataset(arguments.data or suite.data).test.labels)
-    asked = suite.num_images if arguments.num_images is None else arguments.num_images
-    arguments.num_images = all_images if asked is None else min(asked, all_images)
-    asked = suite.num_autoattack if arguments.num_autoattack is None else arguments.num_autoattack
-    arguments.num_autoattack = arguments.num_images if asked is None else min(asked, arguments.num_images)
 
 
 class _Stopped(Exception):
@@ -140,12 +124,6 @@ def _within(budget: float | None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, earlier)
 
 
-def _row(arguments: argparse.Namespace, suite: Suite, entry: SuiteTraining) -> dict[str, Any]:
-    return measure(
-        arguments.suite, entry, arguments.num_images, num_autoattack=arguments.num_autoattack, analysed=suite.analysed
-    )
-
-
 def _has_row(arguments: argparse.Namespace, entry: SuiteTraining) -> bool:
     """Whether the training is measured on as many images as are wanted now, or more."""
     return any(
@@ -175,6 +153,7 @@ def _report(arguments: argparse.Namespace, wanted: list[SuiteTraining]) -> None:
         picture = arguments.runs / f"{arguments.suite}.png"
         robustness_report.picture(picture, rows)
         notice(f"accuracy and robustness: {picture}")
+        stdout.print(robustness_report.headline(rows), markup=False)
     lines = {entry.name: Run(entry.out).metrics() for entry in wanted if entry.config.seed == 0}
     lines = {name: found for name, found in lines.items() if found}
     if lines:

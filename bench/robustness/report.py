@@ -57,11 +57,6 @@ MEASURES = {
 """of an analysis, see `fastarat.analysis`"""
 
 
-def title_of(method: str) -> str:
-    """What tables and pictures call a method."""
-    return TITLES.get(method, method)
-
-
 def rows_of(suite: str, rows: Iterable[Row]) -> list[Row]:
     """The suite's rows: of each training the last one, methods in the order of `TITLES`."""
     newest = {(row["method"], row["fidelity"], row["seed"]): row for row in rows if row.get("suite") == suite}
@@ -74,7 +69,7 @@ def by_method(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """The rows of each method, by its title."""
     found: dict[str, list[Row]] = {}
     for row in rows:
-        title = title_of(row["method"])
+        title = str(TITLES.get(row["method"], row["method"]))
         if row["fidelity"] != "paper":
             title += PUBLISHED
         found.setdefault(title, []).append(row)
@@ -97,13 +92,23 @@ def table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     return columns, cells
 
 
+def headline(rows: list[Row]) -> str:
+    """In a line: the method that is the most robust, by AutoAttack where all rows have it."""
+    attack = "autoattack" if all(row["autoattack"] is not None for row in rows) else "pgd20"
+    methods = by_method(rows)
+    best = max(methods, key=lambda title: mean(row[attack] for row in methods[title]))
+    clean, robust = (spread([row[name] for row in methods[best]]) for name in ("clean", attack))
+    name = {"autoattack": "AutoAttack", "pgd20": "PGD-20"}[attack]
+    return f"most robust of {len(methods)}: {best}, {name} {robust} %, clean {clean} %"
+
+
 def spread(values: list[float | None], digits: int = 1) -> str:
     """Mean and, for several values, their standard deviation; `-` for none."""
     known = [value for value in values if value is not None]
     if not known:
         return "-"
-    average = f"{mean(known):.{digits}f}"
-    return f"{average} ± {stdev(known):.{digits}f}" if len(known) > 1 else average
+    average, deviation = _point(known)
+    return f"{average:.{digits}f}{f' ± {deviation:.{digits}f}' if len(known) > 1 else ''}"
 
 
 def picture(path: Path, rows: list[Row]) -> None:
@@ -114,10 +119,11 @@ def picture(path: Path, rows: list[Row]) -> None:
     """
     first = rows[0]
     attack = "autoattack" if all(row["autoattack"] is not None for row in rows) else "pgd20"
+    methods = by_method(rows)
     ours = {
         title: (_point([row["clean"] for row in own]), _point([row[attack] for row in own]))
-        for title, own in by_method(rows).items()
-        if title != TITLES["standard"] or len(by_method(rows)) == 1
+        for title, own in methods.items()
+        if title != TITLES["standard"] or len(methods) == 1
     }
     net = first["model"] if first["model"] in PAPER else "resnet18"
     theirs = {TITLES[name]: ((clean, 0.0), (robust, 0.0)) for name, (clean, robust) in PAPER[net].items()}
@@ -125,7 +131,7 @@ def picture(path: Path, rows: list[Row]) -> None:
         names = list(dict.fromkeys([*ours, *theirs]))
         _panel(axes[0], ours)
         _panel(axes[1], theirs)
-        num_seeds = max(len(own) for own in by_method(rows).values())
+        num_seeds = max(map(len, methods.values()))
         seeds = f"{num_seeds} seeds" if num_seeds > 1 else "one seed"
         robust = {"autoattack": "AutoAttack", "pgd20": f"PGD-20, {first['num_images']:,} images"}[attack]
         axes[0].set(title=f"here: net {first['model']} on {first['dataset']}, {seeds}", ylabel=f"{robust}, %")

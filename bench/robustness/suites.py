@@ -6,6 +6,7 @@ share the trainings of one name: each is run once.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -79,35 +80,29 @@ def entries(
     runs: Path,
     fidelity: Fidelity = "paper",
 ) -> Iterator[SuiteTraining]:
-    """The suite's trainings of these `methods`, seed by seed, in the suite's order."""
-    for seed in range(num_seeds):
-        for method in suite.methods:
-            if method in methods:
-                yield entry(suite, method, data or suite.data, seed=seed, runs=runs, fidelity=fidelity)
+    """The suite's trainings of these `methods`, seed by seed, in the suite's order.
 
-
-def entry(
-    suite: Suite, method: str, data: str, *, seed: int, runs: Path, fidelity: Fidelity = "paper"
-) -> SuiteTraining:
-    """One training; ARREST's begins with the net of `standard` of the same seed."""
+    ARREST's begins with the net of `standard` of the same seed.
+    """
     mark = "" if fidelity == "paper" else f"-{fidelity}"
-
-    def place(name: str) -> Path:
-        return runs / f"{suite.family}-{name}{mark}-seed{seed}"
-
     alike = recipe(f"{suite.family}-at", fidelity)
-    config = recipe(f"{suite.family}-{'arat' if method in ABLATIONS else method}", fidelity)
-    if isinstance(config.method, ARATConfig) and method in ABLATIONS:
-        config = replace(config, method=replace(config.method, **ABLATIONS[method]))
-    if isinstance(config.method, ARRESTConfig):
-        config = replace(config, method=replace(config.method, teacher=str(place("standard"))))
     history = max(alike.epochs // suite.snapshots, 1) if suite.snapshots else 0
-    config = replace(
-        config,
-        epochs=alike.epochs,
-        schedule=alike.schedule,
-        seed=seed,
-        data=data,
-        checkpoint=replace(config.checkpoint, history=history),
-    )
-    return SuiteTraining(f"arat/{method}" if method in ABLATIONS else method, config, place(method))
+    for seed, method in product(range(num_seeds), suite.methods):
+        if method not in methods:
+            continue
+        config = recipe(f"{suite.family}-{'arat' if method in ABLATIONS else method}", fidelity)
+        if isinstance(config.method, ARATConfig) and method in ABLATIONS:
+            config = replace(config, method=replace(config.method, **ABLATIONS[method]))
+        if isinstance(config.method, ARRESTConfig):
+            teacher = runs / f"{suite.family}-standard{mark}-seed{seed}"
+            config = replace(config, method=replace(config.method, teacher=str(teacher)))
+        config = replace(
+            config,
+            epochs=alike.epochs,
+            schedule=alike.schedule,
+            seed=seed,
+            data=data or suite.data,
+            checkpoint=replace(config.checkpoint, history=history),
+        )
+        name = f"arat/{method}" if method in ABLATIONS else method
+        yield SuiteTraining(name, config, runs / f"{suite.family}-{method}{mark}-seed{seed}")

@@ -15,12 +15,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import quantiles
+from statistics import median
 from typing import Any
 
 from bench.common import command
 from bench.common.processes import Failed, OutOfTime, environment, result_of
 from bench.common.rows import RESULTS, Row, known_rows, write_row
+from bench.common.timing import percentiles
 from bench.startup.in_a_process import training_config
 from bench.startup.report import headline, print_tables
 from fastarat.common.choice_log import ChoiceLog
@@ -135,8 +136,9 @@ class Starts:
                     raise WorkError(f"import {module} fails: {error}") from error
         for row in rows:
             of_torch, own = zip(*found[row["module"]], strict=True)
-            times = dict(zip(("s_p20", "s_p50", "s_p80"), _quantiles(own), strict=True))
-            yield {**row, "correct": True, "torch_s": _quantiles(of_torch)[1], **times, "promised_s": PROMISED_S}
+            times = {"torch_s": median(of_torch), **percentiles("s", own)}
+            rounded = {name: round(value, 4) for name, value in times.items()}
+            yield {**row, "correct": True, **rounded, "promised_s": PROMISED_S}
 
     def _start(self, row: Row) -> Row:
         """A training's start, to its second step."""
@@ -158,12 +160,6 @@ def _is_among(row: Row, rows: list[Row]) -> bool:
     # As JSON: what is read back has lists for tuples.
     wanted = json.loads(json.dumps({key: row.get(key) for key in KEYS}))
     return any(found["correct"] and {key: found.get(key) for key in KEYS} == wanted for found in rows)
-
-
-def _quantiles(values: tuple[float, ...]) -> tuple[float, float, float]:
-    """The 20th, 50th and 80th percentile."""
-    fifths = quantiles(values, n=10, method="inclusive")
-    return round(fifths[1], 4), round(fifths[4], 4), round(fifths[7], 4)
 
 
 if __name__ == "__main__":

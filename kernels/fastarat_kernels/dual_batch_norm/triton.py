@@ -262,13 +262,8 @@ def _division(x: Tensor, groups: int) -> tuple[tuple[int, int, int], dict[str, i
     rows = x.numel() // channels // groups
     splits = num_splits(rows, channels, groups)
     block_c = block_channels(channels)
-    grid = (ceil_div(channels, block_c), splits, groups)
-    return (
-        grid,
-        {"BLOCK_R": block_rows(channels, x.element_size()), "BLOCK_C": block_c, "num_warps": NUM_WARPS},
-        rows,
-        ceil_div(rows, splits),
-    )
+    blocks = {"BLOCK_R": block_rows(channels, x.element_size()), "BLOCK_C": block_c, "num_warps": NUM_WARPS}
+    return (ceil_div(channels, block_c), splits, groups), blocks, rows, ceil_div(rows, splits)
 
 
 def _check_like(x: Tensor, other: Tensor, name: str) -> None:
@@ -394,14 +389,14 @@ def configurations() -> Iterator[tuple[str, Callable[[], object]]]:
     attack on one by its own and by given statistics. `start` runs a forward and a backward pass on tensors of device
     meta."""
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        name = str(dtype).removeprefix("torch.")
         for channels, side, kinds in RESNET_18 + WRN_34_10 + RESNET_50:
             for has_residual, relu in kinds:
-                kind = f"{dtype} {channels}x{side}x{side}{' residual' * has_residual}{' relu' * relu}".removeprefix(
-                    "torch."
-                )
+                kind = f"{name} {channels}x{side}x{side}{' residual' * has_residual}{' relu' * relu}"
                 for label, groups, batch_statistics in (("train", 2, True), ("attack", 1, True), ("given", 1, False)):
                     shape = (128 * groups, channels, side, side)
-                    yield f"{label} {kind}", partial(_pass, shape, dtype, groups, has_residual, relu, batch_statistics)
+                    start = partial(_pass, shape, dtype, groups, has_residual, relu, batch_statistics)
+                    yield f"{label} {kind}", start
 
 
 def _pass(

@@ -250,7 +250,7 @@ def test_a_teacher_that_is_no_more_than_its_row_is_trained_where_arrest_needs_it
         (["--seeds", "0"], "--seeds is 0"),
         (["--num-images", "0"], "--num-images is 0"),
         (["--data", "digitz"], "unknown data set 'digitz'"),
-        (["--runs", "/dev/null/runs"], "cannot make --runs /dev/null/runs"),
+        (["--runs", "/dev/null/runs"], "cannot write to --runs /dev/null/runs"),
         (["--suite", "digit"], "invalid choice: 'digit'"),
     ],
 )
