@@ -32,9 +32,9 @@ __all__ = ["Interrupted", "train"]
 def train(config: Config, out: Path, *, resume: bool = False, profile: int | None = None) -> Run:
     """Train to the end and return the run; in several processes if they were started by the launcher.
 
-    `profile`: record this number of steps, and write where their time goes to `profile/` in the run (`training.profiling`).
-    Raises `UserError` for what can be known before, `WorkError` for a failure in work, `Interrupted` when a
-    signal stopped it after a checkpoint; in any thread but the main one signals are the caller's.
+    `profile`: record this number of steps, and write where their time goes to `profile/` in the run
+    (`training.profiling`). Raises `UserError` for what can be known before, `WorkError` for a failure in work,
+    `Interrupted` when a signal stopped it after a checkpoint; in any thread but the main one signals are the caller's.
     """
     config, run = config.checked(), Run(out)
     log = ChoiceLog(quiet=not is_first())

@@ -52,7 +52,7 @@ class StepParts:
 
 
 class Controls(NamedTuple):
-    """What changes between steps, in addition to the batch: scalars on the device, so that nothing waits for the host."""
+    """What changes between steps, beyond the batch: scalars on the device, so that nothing waits for the host."""
 
     step: Tensor
     """int64, from 0"""
