@@ -11,6 +11,7 @@ from fastarat.common.version import __version__
 
 COMMANDS = {
     "train": "train a robust model by a recipe",
+    "tune": "find the fastest right form of a recipe's step on this machine",
     "eval": "measure clean and robust accuracy",
     "analyze": "look inside a run: losses' conflict, statistics, features, loss surface",
     "export": "write a model that needs only PyTorch",

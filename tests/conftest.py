@@ -28,6 +28,14 @@ TESTS = Path(__file__).parent
 GOLDEN = TESTS.parents[1] / "shared" / "golden"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def untuned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No training takes up what whoever runs the tests has tuned."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastarat.training.tuning.kept.cache_folder", lambda: tmp_path_factory.getbasetemp() / "untuned")
+        yield
+
+
 @contextmanager
 def uncounted() -> Iterator[None]:
     """Without coverage, in xdist's workers, too, where pytest-cov starts it twice."""

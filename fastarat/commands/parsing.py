@@ -17,6 +17,7 @@ import tyro
 
 from fastarat.common.console import notice
 from fastarat.common.errors import UserError, did_you_mean
+from fastarat.config import Config, Fidelity, recipes
 
 if TYPE_CHECKING:
     import torch
@@ -80,6 +81,26 @@ def _one_line(boxed: str, default: Any, prog: str) -> str:
         hint = "" if default is None else did_you_mean(flag, flags(default), str)
         return f"unknown option {flag}: see '{prog} --help'{hint}"
     return f"{text[:1].lower()}{text[1:]} (see '{prog} --help')"
+
+
+def recipe_of(args: list[str]) -> tuple[Config, list[str]]:
+    """The recipe that `[RECIPE] [overrides]` begin with, by default `recipes.DEFAULT`, and the overrides. Raises
+    `UserError` for an unknown name."""
+    named = [args[0]] if args and not args[0].startswith("-") else []
+    rest = args[len(named) :]
+    fidelity: Fidelity = "published-code" if value_of(rest, "--fidelity") == "published-code" else "paper"
+    return recipes.recipe(named[0] if named else recipes.DEFAULT, fidelity), rest
+
+
+def value_of(args: list[str], flag: str) -> str | None:
+    """What a flag is given, the last time it is."""
+    found = None
+    for i, arg in enumerate(args):
+        if arg == flag and i + 1 < len(args):
+            found = args[i + 1]
+        elif arg.startswith(f"{flag}="):
+            found = arg.partition("=")[2]
+    return found
 
 
 def flags(value: Any, prefix: str = "--") -> list[str]:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fastarat.commands.parsing import Printed, parse, require_positive
+from fastarat.commands.parsing import Printed, parse, recipe_of, require_positive, value_of
 from fastarat.common.console import command, notice, print_json
 from fastarat.common.errors import Interrupted, UserError
 from fastarat.common.processes import is_first, launched, num_started
-from fastarat.config import Config, Fidelity, load_config, recipes
+from fastarat.config import Config, load_config, recipes
 
 if TYPE_CHECKING:
     from fastarat.runs.run import Run
@@ -74,7 +74,7 @@ def parse_arguments(args: list[str]) -> TrainArguments:
     """
     args = _resume_takes_a_run(args)
     base, rest = _base_config(args)
-    method = _value(rest, "--method.name")
+    method = value_of(rest, "--method.name")
     if method not in (None, base.method.name):
         raise UserError(
             f"--method.name {method}: the method is the recipe's, here {base.method.name}: give another recipe; "
@@ -107,14 +107,13 @@ def _base_config(args: list[str]) -> tuple[Config, list[str]]:
     """What the flags override, and the flags without the recipe's name."""
     named = [args[0]] if args and not args[0].startswith("-") else []
     rest = args[len(named) :]
-    source = _value(rest, "--from")
+    source = value_of(rest, "--from")
     if source is None and "--resume" in rest:
         found = _run_to_resume(named, rest)
         return _config_of(found, named, rest), [*rest, "--out", str(found)]
     if source is not None:
         return _config_of(Path(source), named, rest), rest
-    fidelity: Fidelity = "published-code" if _value(rest, "--fidelity") == "published-code" else "paper"
-    return recipes.recipe(named[0] if named else recipes.DEFAULT, fidelity), rest
+    return recipe_of(args)
 
 
 def _config_of(run: Path, named: list[str], rest: list[str]) -> Config:
@@ -123,13 +122,13 @@ def _config_of(run: Path, named: list[str], rest: list[str]) -> Config:
     config = load_config(Run(run).config_file)
     if named and named[0] != config.recipe:
         raise UserError(f"{run} is a run of {config.recipe}, not of {named[0]}: leave the recipe out")
-    if _value(rest, "--fidelity") not in (None, config.fidelity):
+    if value_of(rest, "--fidelity") not in (None, config.fidelity):
         raise UserError(f"--fidelity changes many settings of a recipe: start from the recipe, not from {run}")
     return config
 
 
 def _run_to_resume(named: list[str], rest: list[str]) -> Path:
-    out = _value(rest, "--out")
+    out = value_of(rest, "--out")
     if out is not None:
         if not (Path(out) / "config.json").exists():
             raise UserError(f"nothing to resume: {out} is no run directory")
@@ -139,17 +138,6 @@ def _run_to_resume(named: list[str], rest: list[str]) -> Path:
     if not found:
         raise UserError(f"nothing to resume: there is no runs/{pattern}; name a run with --out")
     return found[-1]
-
-
-def _value(args: list[str], flag: str) -> str | None:
-    """What a flag is given, the last time it is."""
-    found = None
-    for i, arg in enumerate(args):
-        if arg == flag and i + 1 < len(args):
-            found = args[i + 1]
-        elif arg.startswith(f"{flag}="):
-            found = arg.partition("=")[2]
-    return found
 
 
 def _resumed(arguments: TrainArguments) -> TrainArguments:
@@ -174,7 +162,7 @@ def _launch(arguments: TrainArguments, args: list[str]) -> int:
 
     choose_device(arguments.config, ChoiceLog(quiet=True))
     args = _resume_takes_a_run(args)
-    if _value(args, "--out") is None:
+    if value_of(args, "--out") is None:
         # The directory is named here, once: each process would find a name of its own.
         args = [*args, "--out", str(arguments.out)]
     return launch(arguments.config.num_processes, ["train", *args], arguments.port)

@@ -32,6 +32,7 @@ def environment() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if on_gpu else None,
         "driver": _driver() if on_gpu else None,
         "machine": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
         "threads": torch.get_num_threads(),
     }
 
@@ -56,6 +57,16 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+@cache
+def _processor() -> str | None:
+    """The CPU's name, where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
 
 
 @cache

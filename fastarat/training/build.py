@@ -40,7 +40,9 @@ def start_training(config: Config, opened: Opened, choices: Choices, world: Worl
         keep_caches()
     kernels = IMPLEMENTATIONS[choices.kernels]
     training = build_training(config, opened.dataset, world, dtype=choices.dtype, kernels=kernels, loader=opened.loader)
-    unroll = unrolled_size(training.parts) <= MOST_UNROLLED
+    unroll = choices.unroll
+    if unroll is None:
+        unroll = unrolled_size(training.parts) <= MOST_UNROLLED
     return training, build_step(training.parts, training.controls, choices.compile, unroll=unroll)
 
 

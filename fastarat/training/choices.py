@@ -1,5 +1,7 @@
 """Which device, number format, kernels and kind of step a run uses, checked against what is there."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +25,21 @@ class Choices:
     dtype: Dtype = "fp32"
     kernels: Literal["pytorch", "triton"] = "pytorch"
     compile: CompileMode = "eager"
+    unroll: bool | None = None
+    """compiled: the whole step as one graph, or a graph a stage; None: by its size"""
+    threads: int | None = None
+    """of PyTorch on a CPU; None: as many as it has"""
+
+
+@contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """Compute by so many threads on a CPU; None: by as many as there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def choose(config: Config, log: ChoiceLog, device: str | None = None) -> Choices:

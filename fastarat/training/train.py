@@ -19,12 +19,13 @@ from fastarat.data.loading.choose import Opened, open_for_training
 from fastarat.runs.checkpoint import load_checkpoint
 from fastarat.runs.run import Run, settled
 from fastarat.training.build import start_training
-from fastarat.training.choices import Choices, choose, choose_device
+from fastarat.training.choices import Choices, choose, choose_device, threads
 from fastarat.training.loop import Loop
 from fastarat.training.profiling.profiler import first_recorded, profiling
 from fastarat.training.reporting import learning_curves
 from fastarat.training.state import Training, in_order_of_state
 from fastarat.training.step.compiled import MOST_UNROLLED, StepBySize, unrolled_size
+from fastarat.training.tuning.kept import TUNED, tuned_choices
 
 __all__ = ["Interrupted", "train"]
 
@@ -42,7 +43,7 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
     world = join_world(device)
     training = None
     try:
-        choices = decided(lambda: choose(config, log, device), world)
+        choices = decided(lambda: tuned_choices(config, device, log) or choose(config, log, device), world)
         opened = _opened_by_all(config, world)
         kept = _kept(run, resume, world)
         if kept:
@@ -54,7 +55,8 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
             first_recorded(training, profile)  # before there is a run
         _open_run(run, training, resume, kept, log, _facts(training, opened, choices, log))
         del kept  # as large as the training itself
-        with profiling(training, profile, run.path / "profile", choices.compile) as profiler:
+        record = profiling(training, profile, run.path / "profile", choices.compile)
+        with threads(choices.threads), record as profiler:
             marked = profiler.marked(step) if profiler else step
             Loop(training, run, marked, compiles=choices.compile != "eager", profiler=profiler).fit()
         if world.is_main:
@@ -116,8 +118,10 @@ def _log_the_rest(training: Training, opened: Opened, choices: Choices, log: Cho
     if choices.compile != "eager":
         size, steps = unrolled_size(training.parts), config.attack.steps
         three = f"three graphs: start, one attack step that runs {steps} times, update"
-        form = "one graph" if size <= MOST_UNROLLED else three
-        log.choose("compiled step", form, f"{size} convolutions in one graph; up to {MOST_UNROLLED} compile in time")
+        by_size = size <= MOST_UNROLLED
+        why = f"{size} convolutions in one graph; up to {MOST_UNROLLED} compile in time"
+        form = "one graph" if (by_size if choices.unroll is None else choices.unroll) else three
+        log.choose("compiled step", form, why if choices.unroll is None else TUNED)
 
 
 def _facts(training: Training, opened: Opened, choices: Choices, log: ChoiceLog) -> dict[str, Any]:
@@ -128,6 +132,7 @@ def _facts(training: Training, opened: Opened, choices: Choices, log: ChoiceLog)
         "dtype": choices.dtype,
         "compile": choices.compile,
         "kernels": choices.kernels,
+        "threads": choices.threads or torch.get_num_threads(),
         "data": {
             "name": dataset.name,
             "fingerprint": dataset.fingerprint,

@@ -116,7 +116,7 @@ def only_parse(monkeypatch) -> None:
         raise Parsed
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
-    for name in ("analyze", "convert", "data", "doctor", "evaluate", "export", "recipes", "verify"):
+    for name in ("analyze", "convert", "data", "doctor", "evaluate", "export", "recipes", "tune", "verify"):
         module = importlib.import_module(f"fastarat.commands.{name}")
 
         def parse(*args: Any, real: Callable = module.parse, **settings: Any) -> None:

@@ -185,6 +185,16 @@ def _compiler_errors() -> Iterator[None]:
         raise WorkError(f"the step could not be compiled ({reason}); --compile eager runs it as it is") from error
 
 
+def cache_folder() -> Path | None:
+    """Where compiled code is kept: $TORCHINDUCTOR_CACHE_DIR, or in the user's cache directory, if there is one."""
+    chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    folder = Path(chosen or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "fastarat-compiled"))
+    try:
+        return folder.expanduser()
+    except RuntimeError:  # with no home at all ~ stays as it is: a folder of that name is nowhere, and is not made
+        return None
+
+
 def keep_caches() -> Path:
     """Let compiled code outlive the process: in $TORCHINDUCTOR_CACHE_DIR, or the user's cache directory.
 

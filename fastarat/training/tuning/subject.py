@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +16,9 @@ from fastarat.data.loading.choose import Opened
 from fastarat.data.loading.loader import Batch
 from fastarat.models.split_batch_norm import BRANCHES, SplitBatchNorm2d, forward, forward_context
 from fastarat.training.build import start_training
-from fastarat.training.choices import Choices
+from fastarat.training.choices import Choices, threads
 from fastarat.training.state import Training
+from fastarat.training.step.compiled import StepBySize
 
 BALANCE = 0.6
 """w, the weight of AR-AT's adversarial loss; other than 1/2, so that a swap of the two would show"""
@@ -70,6 +71,7 @@ class FastaratSubject(Subject):
 
     def __init__(self, setting: StepSetting, choices: Choices):
         opened = Opened(setting.dataset, "resident", "the fastest")
+        self.choices = choices
         self.training, self.run = start_training(setting.config, opened, choices, World(setting.device))
         self.training.parts.method.begin_epoch(torch.tensor(BALANCE))
         if setting.config.attack.batch_norm == "eval":
@@ -95,6 +97,15 @@ class FastaratSubject(Subject):
 
     def statistics(self) -> State:
         return adversarial_statistics(self.training)
+
+    @contextmanager
+    def flags(self) -> Iterator[None]:
+        with super().flags(), threads(self.choices.threads):
+            yield
+
+    def close(self) -> None:
+        if isinstance(self.run, StepBySize):
+            self.run.close()
 
 
 def state_of(training: Training) -> State:

@@ -1,0 +1,129 @@
+"""What `fastarat tune` found, kept for this machine, these versions and a recipe's shape; and what a training takes of
+it."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from fastarat.common.choice_log import ChoiceLog
+from fastarat.common.console import command, notice
+from fastarat.common.environment import environment
+from fastarat.common.errors import UserError, WorkError
+from fastarat.common.files import checksum_of, read_sealed, write_text
+from fastarat.common.typed import build
+from fastarat.config import Config
+from fastarat.data.formats.find import place_of
+from fastarat.training.choices import Choices
+from fastarat.training.step.compiled import cache_folder
+from fastarat.training.tuning.candidates import open_forms
+from fastarat.training.tuning.trial import Tried, fastest
+
+VERSION = 1
+_MOST_BYTES = 1 << 20
+TUNED = "tuned on this machine"
+LEVERS = ("dtype", "kernels", "compile")
+"""settings that a recipe leaves open by `auto`"""
+_MACHINE = ("processor", "gpu", "driver", "threads", "fastarat", "commit", "python", "torch", "triton")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """All candidates, the plainest first, and how many images an epoch has at most."""
+
+    num_images: int
+    tried: list[Tried]
+
+
+def keep(config: Config, device: str, tuned: Tuned) -> Path | None:
+    """Keep it for trainings to come; the file, or None, with a notice, where nothing can be written."""
+    key = key_of(config, device)
+    place = place_for(key)
+    values = {"version": VERSION, "key": key, "num_images": tuned.num_images, "tried": [asdict(t) for t in tuned.tried]}
+    values["checksum"] = checksum_of(values)
+    try:
+        if place is None:
+            raise WorkError("this user has no cache directory")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_text(place, json.dumps(values, indent=1) + "\n")
+    except (OSError, WorkError) as error:
+        notice(f"what was tuned is not kept ({error}): set TORCHINDUCTOR_CACHE_DIR to a folder for it")
+        return None
+    return place
+
+
+def kept(config: Config, device: str) -> Tuned | None:
+    """What was kept for exactly this; None if nothing was, or, with a notice, if it cannot be read."""
+    key = key_of(config, device)
+    place = place_for(key)
+    if place is None or not os.path.lexists(place):
+        return None
+    try:
+        return _checked(read_sealed(place, VERSION, fix="it is left aside", most_bytes=_MOST_BYTES), key, str(place))
+    except UserError as error:
+        notice(f"what was tuned: {error}; {command('tune', config.recipe)} makes it anew")
+        return None
+
+
+def tuned_choices(config: Config, device: str, log: ChoiceLog) -> Choices | None:
+    """The form by which this training ends first, by what was tuned; None if nothing was that fits.
+
+    What the configuration names wins: among the forms that were tried only those count that have it. Several processes
+    share their cores and wait for each other, which no trial has measured. Raises `UserError` as `candidates` does.
+    """
+    if config.num_processes > 1 or all(getattr(config, name) != "auto" for name in LEVERS):
+        return None
+    tuned = kept(config, device) or kept(replace(config, **dict.fromkeys(LEVERS, "auto")), device)
+    if tuned is None:
+        return None
+    forms = open_forms(config, device)
+    usable = [one for one in tuned.tried if one.form in forms]
+    num_images = config.epochs * (config.num_train_images or tuned.num_images)
+    best = fastest(tuned.tried, num_images, usable)
+    if best is None:
+        return None
+    why = f"{TUNED}: {best.ratio[1]:.2f} x the plainest step's speed"
+    for name in LEVERS:
+        if getattr(config, name) == "auto":
+            log.choose(name, getattr(best.form, name), why)
+    if best.form.threads:
+        log.choose("threads", str(best.form.threads), why)
+    return best.form
+
+
+def key_of(config: Config, device: str) -> dict[str, Any]:
+    """Machine, versions and shape: what the speed of a step depends on."""
+    here = environment()
+    shape = {
+        **{name: asdict(getattr(config, name)) for name in ("model", "method", "attack")},
+        **{name: getattr(config, name) for name in ("batch", "size", *LEVERS)},
+        "device": device,
+        "data": place_of(config.data),
+    }
+    machine = {**{name: here[name] for name in _MACHINE}, "cores": len(os.sched_getaffinity(0))}
+    return json.loads(json.dumps({"machine": machine, "shape": shape}))
+
+
+def place_for(key: dict[str, Any]) -> Path | None:
+    """The file of this key, beside the compiled code; None where this user has no cache directory."""
+    folder = cache_folder()
+    name = sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+    return folder and folder / "tuned" / f"{name}.json"
+
+
+def _checked(values: dict[str, Any], key: dict[str, Any], source: str) -> Tuned:
+    """Raises `UserError`, which begins with `source`, for a table of something else, or in which a value cannot be."""
+    number, entries = values.get("num_images"), values.get("tried")
+    if values.get("key") != key:
+        raise UserError(f"{source} belongs to something else")
+    if type(number) is not int or number < 1 or not isinstance(entries, list) or not entries:
+        raise UserError(f"{source} has no candidates")
+    tried = [build(Tried, entry if isinstance(entry, dict) else {}, source) for entry in entries]
+    for one in tried:
+        if one.ready_s < 0 or one.images_per_s < 0 or min(one.ratio) <= 0:
+            raise UserError(f"{source} has a candidate of an impossible speed")
+    if tried[0].problem is not None or tried[0].images_per_s <= 0:
+        raise UserError(f"{source} has no speed of the plainest form")
+    return Tuned(number, tried)

@@ -1,0 +1,186 @@
+"""Candidates held against the definition; those that are right are timed in turns with the plainest of them."""
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+import torch
+
+from fastarat.common.console import notice
+from fastarat.common.errors import WorkError, first_line
+from fastarat.common.turns import ratio_of, ratio_text, take_turns
+from fastarat.data.loading.loader import Batch
+from fastarat.training.choices import Choices
+from fastarat.training.tuning.candidates import candidates, described, other_threads
+from fastarat.training.tuning.chunks import WARM_UP, chunk, steps_for
+from fastarat.training.tuning.gate import Right, batches_of, compare, definition
+from fastarat.training.tuning.subject import FastaratSubject, StepSetting, Subject
+
+TURNS = 5
+_TURNS_SECONDS = 60.0
+"""no turn of a candidate begins later, but for the first two"""
+_WORK = {"eager": 1, "compile": 8, "graph": 8}
+"""of trying a form, for the time left: the compiler takes the most of it"""
+_LONG = 1e12
+"""images of a run in which the first step counts for nothing"""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What came of a candidate."""
+
+    form: Choices
+    problem: str | None = None
+    """why it is refused; None: it trains as the definition does"""
+    ready_s: float = 0.0
+    """seconds of its first step, once its code is kept"""
+    images_per_s: float = 0.0
+    ratio: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """times the plainest form's speed, turn by turn: least, median, most"""
+
+    @property
+    def is_faster(self) -> bool:
+        """Whether every turn says that it beats the plainest form."""
+        return self.problem is None and self.ratio[0] > 1
+
+    @property
+    def ratio_text(self) -> str:
+        """The ratio as tables show it."""
+        return ratio_text(dict(zip(("low", "median", "high"), self.ratio, strict=True)))
+
+
+def fastest(tried: Sequence[Tried], num_images: float, usable: Sequence[Tried]) -> Tried | None:
+    """The usable form by which training on so many images ends first, its first step included; None if there is none.
+
+    Only the plainest, which was tried first, and those that every turn says are faster can be it.
+    """
+    plain = tried[0]
+
+    def seconds(one: Tried) -> float:
+        return one.ready_s + num_images / (plain.images_per_s * one.ratio[1])
+
+    return min((one for one in usable if one == plain or one.is_faster), key=seconds, default=None)
+
+
+def try_all(setting: StepSetting, advance: Callable[[float], None]) -> list[Tried]:
+    """Every candidate, the plainest first; then the fastest with other numbers of threads.
+
+    `advance` is told of shares of the work, 1 in all. Raises `UserError` as `candidates` does, and `WorkError` if the
+    plainest form is refused.
+    """
+    forms, threads = candidates(setting.config, setting.device.type), other_threads(setting.device.type)
+    work = [_WORK["eager"], *(_WORK[form.compile] for form in forms), *(_WORK["compile"] for _ in threads)]
+    batches = batches_of(setting)
+    trial = Trial(setting, (batches, definition(setting, batches)), forms[0])
+    found = [trial.plain]
+    advance((work[0] + work[1]) / sum(work))
+    for form in forms[1:]:
+        found.append(_said(trial.of(form)))
+        advance(_WORK[form.compile] / sum(work))
+    best = fastest(found, _LONG, found)
+    assert best is not None  # the plainest, at least
+    for number in threads:
+        found.append(_said(trial.of(replace(best.form, threads=number))))
+        advance(_WORK["compile"] / sum(work))
+    trial.close()
+    return found
+
+
+def _said(tried: Tried) -> Tried:
+    """Show what came of a candidate as soon as it is known."""
+    notice(f"{described(tried.form)}: {tried.problem or tried.ratio_text}")
+    return tried
+
+
+@dataclass
+class Running:
+    """A candidate that takes steps."""
+
+    subject: Subject
+    feed: Iterator[Batch]
+    steps: int
+    """of a chunk"""
+
+
+class Trial:
+    """What candidates are compared with: the results of the definition, and the plainest form, which runs beside."""
+
+    def __init__(self, setting: StepSetting, right: Right, form: Choices):
+        self.setting, self.right = setting, right
+        try:
+            self.base, ready = self._ready(form)
+            rates = [self._rate(self.base) for _ in range(TURNS)]
+        except _Refused as error:
+            raise WorkError(f"the plainest form of the step ({described(form)}) {error}") from error
+        self.plain = Tried(form, None, ready, median(rates))
+
+    def close(self) -> None:
+        """Let go of the plainest form."""
+        self.base.subject.close()
+
+    def of(self, form: Choices) -> Tried:
+        """Compare a candidate with the definition and time it; what fails or differs is refused, and said."""
+        running = None
+        try:
+            running, ready = self._ready(form)
+            pair, rates = [self.base, running], ([], [])
+            for one in take_turns([0, 1], TURNS, time.monotonic() + _TURNS_SECONDS):
+                rates[one].append(self._rate(pair[one]))
+            if not all(bool(value.isfinite().all()) for value in running.subject.parameters().values()):
+                raise _Refused("has weights that are not finite after the timed steps")
+            ratio = ratio_of(rates[1], rates[0])
+            return Tried(form, None, ready, median(rates[1]), (ratio["low"], ratio["median"], ratio["high"]))
+        except _Refused as error:
+            return Tried(form, str(error))
+        except Exception as error:  # whatever a candidate dies of, the others go on
+            return Tried(form, f"fails: {type(error).__name__}: {first_line(error)}")
+        finally:
+            if running:
+                running.subject.close()
+            del running
+            _free()
+
+    def _ready(self, form: Choices) -> tuple[Running, float]:
+        """The form, right and warm, and the seconds of its first step; raises `_Refused`."""
+        subject = FastaratSubject(self.setting, form)
+        verdict = compare(subject, self.right, _precision(form))
+        subject.close()
+        if verdict.problem:
+            first, *more = verdict.problem.split("; ")
+            raise _Refused(f"differs from the definition: {first}{f' and {len(more)} more' * bool(more)}")
+        # Once more, with what the compiler has kept of the first time: so will it be in the trainings to come.
+        del subject
+        _free()
+        started = time.perf_counter()
+        subject = FastaratSubject(self.setting, form)
+        running = Running(subject, subject.batches(), 1)
+        with subject.flags():
+            float(subject.step(next(running.feed))["loss"])  # waits for the device
+        ready = time.perf_counter() - started
+        chunk(subject, running.feed, self.setting, WARM_UP)
+        running.steps = steps_for(self.setting, self._rate(running))
+        return running, ready
+
+    def _rate(self, running: Running) -> float:
+        """Images/s of a chunk."""
+        return chunk(running.subject, running.feed, self.setting, running.steps)[1]
+
+
+class _Refused(Exception):
+    """Says what is wrong with a candidate."""
+
+
+def _precision(form: Choices) -> str:
+    """Whose tolerance it gets: PyTorch's float32 convolutions are TF32 on a GPU."""
+    if form.dtype == "fp64":
+        return "fp32"
+    return "tf32" if form.dtype == "fp32" and form.device == "cuda" else form.dtype
+
+
+def _free() -> None:
+    """Give back what a candidate held: its graphs and its tensors refer to each other."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

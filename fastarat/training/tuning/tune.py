@@ -1,0 +1,64 @@
+"""Tune a recipe's step to this machine: what `fastarat tune` does."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from fastarat.common.choice_log import ChoiceLog
+from fastarat.common.console import notice, progress
+from fastarat.common.distributed import join_world
+from fastarat.common.errors import UserError
+from fastarat.config import Config
+from fastarat.config.data import AugmentConfig, ExtraConfig
+from fastarat.config.training import AveragingConfig, ScheduleConfig
+from fastarat.data.images.dataset import Dataset, Images
+from fastarat.data.loading.choose import open_for_training
+from fastarat.training.choices import choose_device
+from fastarat.training.tuning.gate import LEARNING_RATE, SCALES
+from fastarat.training.tuning.kept import Tuned, keep, kept
+from fastarat.training.tuning.subject import StepSetting
+from fastarat.training.tuning.trial import try_all
+
+
+def tune(config: Config, *, again: bool = False) -> Tuned:
+    """The candidates of this configuration's step, tried now, or (unless `again`) when they were last.
+
+    Raises `UserError` for what can be known before, and `WorkError` if the plainest form of the step is refused.
+    """
+    if config.num_processes > 1:
+        raise UserError("tune times one process: leave --gpus and --procs out")
+    device = choose_device(config, ChoiceLog())
+    known = None if again else kept(config, device)
+    if known is not None:
+        notice("this was tuned before on this machine: --again tries anew")
+        return known
+    world = join_world(device)
+    dataset = open_for_training(config, world.device).dataset
+    setting = setting_of(config, dataset, world.device)
+    with progress(f"tuning {config.recipe}", 1) as advance:
+        tried = try_all(setting, advance)
+    tuned = Tuned(len(dataset.train.labels) - config.num_validation_images, tried)
+    keep(config, device, tuned)
+    return tuned
+
+
+def setting_of(config: Config, dataset: Dataset, device: torch.device) -> StepSetting:
+    """The step of `config` on random images of the data set's shape; how images come to it is not tuned."""
+    changed = replace(
+        config,
+        size=None,
+        loader="resident",
+        num_train_images=None,
+        num_validation_images=0,
+        augment=AugmentConfig(),
+        extra=ExtraConfig(),
+        averaging=AveragingConfig(),
+        schedule=ScheduleConfig("constant"),
+        optimizer=replace(config.optimizer, learning_rate=LEARNING_RATE),
+    )
+    rng, num_classes = np.random.default_rng(0), len(dataset.classes)
+    count = len(SCALES) * config.batch
+    pixels = rng.integers(0, dataset.max_value + 1, (count, *dataset.image_shape), dtype=np.uint8)
+    images = Images(pixels, rng.integers(0, num_classes, count))
+    return StepSetting(changed, Dataset("random", images, images, dataset.classes, dataset.max_value, ""), device)

@@ -1,0 +1,71 @@
+"""`fastarat tune`: a table and what trainings take; the second call reads it, and a training takes it up."""
+
+import json
+
+import pytest
+
+from fastarat.training.choices import Choices
+from fastarat.training.tuning import kept
+from fastarat.training.tuning import tune as module
+from fastarat.training.tuning.trial import Tried
+from tests.helpers.command_line import ONE_EPOCH
+
+SHAPE = ("digits-arat", "--attack.steps", "1", "--batch", "16")
+HALF = Choices(dtype="bf16")
+
+
+@pytest.fixture
+def trials(tmp_path, monkeypatch):
+    """The settings that were tried: for show, with bf16 for the fastest and a compiler that fails."""
+    done = []
+
+    def try_all(setting, advance):
+        done.append(setting)
+        advance(1)
+        return [
+            Tried(Choices(), None, 0.1, 100.0),
+            Tried(HALF, None, 0.1, 200.0, (1.9, 2.0, 2.1)),
+            Tried(Choices(compile="compile", unroll=True), "fails: RuntimeError: no compiler"),
+        ]
+
+    monkeypatch.setattr(module, "try_all", try_all)
+    monkeypatch.setattr(kept, "cache_folder", lambda: tmp_path / "cache")
+    # Whatever this CPU computes: bf16 is a form of it.
+    monkeypatch.setattr(kept, "open_forms", lambda config, device: [f for f in (Choices(), HALF) if _fits(f, config)])
+    return done
+
+
+def _fits(form, config):
+    return config.dtype in ("auto", form.dtype)
+
+
+def test_the_table_says_what_is_fastest_and_the_second_call_reads_it(fastarat, trials):
+    first = fastarat("tune", *SHAPE)
+    assert first.code == 0 and "2.00 (1.90-2.10)" in first.out and "refused: fails: RuntimeError: no comp" in first.out
+    assert "'fastarat train digits-arat' takes bf16, pytorch, eager" in first.err
+    (setting,) = trials
+    assert setting.config.batch == 16 and setting.dataset.image_shape == (8, 8, 1)
+    second = fastarat("tune", *SHAPE)
+    assert second.out == first.out and "was tuned before" in second.err and len(trials) == 1
+    found = json.loads(fastarat("tune", *SHAPE, "--json", "--again").out)
+    assert found["chosen"]["dtype"] == "bf16" and len(found["tried"]) == 3 and len(trials) == 2
+
+
+def test_a_training_takes_it_up_and_says_so_and_a_name_wins(fastarat, trials, tmp_path):
+    fastarat("tune", *SHAPE)
+
+    def dtype(out, *flags):
+        result = fastarat("train", "digits-arat", *ONE_EPOCH, *flags, "--out", tmp_path / out)
+        assert result.code == 0
+        (session,) = json.loads((tmp_path / out / "record.json").read_text())["sessions"]
+        return session["dtype"], [c["why"] for c in session["choices"] if c["what"] == "dtype"], result.err
+
+    chosen, (why,), said = dtype("tuned")
+    assert chosen == "bf16" and why.startswith("tuned on this machine: 2.00 x")
+    assert "dtype: bf16 (tuned on this machine" in said
+    assert dtype("named", "--dtype", "fp32")[:2] == ("fp32", [])
+
+
+def test_several_processes_are_not_tuned(fastarat, trials):
+    result = fastarat("tune", "digits-arat", "--procs", "2")
+    assert result.code == 2 and "leave --gpus and --procs out" in result.err and not trials

@@ -1,0 +1,104 @@
+"""What was tuned is taken up where machine, versions and shape are the same; a damaged table is left aside."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from fastarat.common.choice_log import ChoiceLog
+from fastarat.common.files import checksum_of
+from fastarat.config.recipes import recipe
+from fastarat.training.choices import Choices
+from fastarat.training.tuning import kept as module
+from fastarat.training.tuning.kept import Tuned, keep, kept, tuned_choices
+from fastarat.training.tuning.trial import Tried
+
+CONFIG = recipe("digits-arat")
+COMPILED = Choices(compile="compile", unroll=False)
+HALF = Choices(dtype="bf16", threads=1)
+TUNED = Tuned(1437, [Tried(Choices(), None, 0.1, 100.0), Tried(COMPILED, None, 1.0, 200.0, (1.9, 2.0, 2.1))])
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """The file in which `TUNED` was kept."""
+    monkeypatch.setattr(module, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(module, "environment", dict.fromkeys(module._MACHINE, "the same").copy)
+    monkeypatch.setattr("fastarat.training.tuning.candidates.other_threads", lambda device: [])
+    place = keep(CONFIG, "cpu", TUNED)
+    assert place is not None
+    return place
+
+
+def taken(**settings):
+    """What a training with these settings takes, and what its record says of it."""
+    log = ChoiceLog(quiet=True)
+    return tuned_choices(replace(CONFIG, **settings), "cpu", log), {c["what"]: c["why"] for c in log.choices}
+
+
+def test_the_fastest_form_is_taken_up_and_recorded(place):
+    assert kept(CONFIG, "cpu") == TUNED
+    form, said = taken()
+    assert form == COMPILED
+    assert said.keys() == {"dtype", "kernels", "compile"}
+    assert "tuned on this machine: 2.00 x the plainest step's speed" in said["compile"]
+
+
+def test_what_is_given_by_name_wins(place):
+    form, said = taken(compile="eager")
+    assert form == Choices() and "compile" not in said
+    assert taken(dtype="bf16") == taken(dtype="fp64") == (None, {})
+    assert taken(dtype="fp32", kernels="pytorch", compile="compile") == (None, {})
+
+
+def test_a_short_run_does_not_wait_for_the_compiler(place):
+    assert taken(epochs=1, num_train_images=64)[0] == Choices()
+
+
+def test_another_shape_machine_or_number_of_processes_was_not_tuned(place, monkeypatch):
+    for other in ({"batch": 32}, {"attack": replace(CONFIG.attack, steps=1)}, {"procs": 2}):
+        assert taken(**other) == (None, {})
+    monkeypatch.setattr(module, "environment", dict.fromkeys(module._MACHINE, "another").copy)
+    assert taken() == (None, {})
+
+
+def changed(place, **values):
+    """A table of ours but for these values, with the checksum that belongs to it."""
+    found = json.loads(place.read_text()) | values
+    return json.dumps({**found, "checksum": checksum_of(found)})
+
+
+DAMAGED = {
+    "cut off": lambda place: place.read_text()[:200],
+    "no JSON": lambda place: "\x00\x01",
+    "of another version": lambda place: changed(place, version=99),
+    "changed since": lambda place: place.read_text().replace("1437", "1438"),
+    "of another": lambda place: changed(place, key={}),
+    "without candidates": lambda place: changed(place, tried=[]),
+    "no candidates": lambda place: changed(place, tried=[1, "x"]),
+    "a speed of minus one": lambda place: changed(place, tried=[{"form": {}, "images_per_s": -1.0}]),
+    "a form that does not fit": lambda place: changed(place, tried=[{"form": {"compile": "rm -rf"}}]),
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_table_is_one_notice_and_left_aside(place, content, capsys):
+    place.write_text(content(place))
+    assert taken(dtype="fp32", compile="eager") == (None, {})
+    assert kept(CONFIG, "cpu") is None
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"what was tuned: {place}") and "'fastarat tune digits-arat' makes it anew" in line
+
+
+def test_a_form_that_this_machine_would_not_try_is_not_taken(place):
+    for form in (replace(HALF, dtype="fp16"), replace(HALF, threads=10**6), replace(COMPILED, device="cuda")):
+        keep(CONFIG, "cpu", Tuned(1437, [TUNED.tried[0], Tried(form, None, 0.0, 900.0, (8.0, 9.0, 9.1))]))
+        assert taken()[0] == Choices()
+
+
+def test_where_nothing_can_be_written_it_is_said(place, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", None):
+        monkeypatch.setattr(module, "cache_folder", lambda folder=folder: folder)
+        assert keep(CONFIG, "cpu", TUNED) is None
+        assert "what was tuned is not kept" in capsys.readouterr().err

@@ -1,0 +1,84 @@
+"""Candidates that train as the definition does are timed with the plainest; the others are refused, and said."""
+
+from dataclasses import replace
+
+import pytest
+
+from fastarat.common.errors import WorkError
+from fastarat.training.choices import Choices
+from fastarat.training.tuning import candidates, chunks, trial
+from fastarat.training.tuning.subject import FastaratSubject
+from fastarat.training.tuning.trial import Tried, fastest, try_all
+from tests.helpers.ladders import WRONG, setting_of
+
+PLAIN = Choices()
+RIGHT, WRONG_ONE, BROKEN = replace(PLAIN, dtype="bf16"), replace(PLAIN, unroll=True), replace(PLAIN, unroll=False)
+SETTING = setting_of(batch=8, steps=2)
+
+
+@pytest.fixture
+def tried(monkeypatch):
+    """What comes of a right candidate, one made wrong, one that fails, and another number of threads."""
+
+    def build(setting, form):
+        if form is WRONG_ONE:
+            setting = WRONG["a halved learning rate"](setting)
+        if form is BROKEN:
+            raise RuntimeError("no such kernel\nmore lines")
+        return FastaratSubject(setting, form)
+
+    monkeypatch.setattr(trial, "FastaratSubject", build)
+    monkeypatch.setattr(trial, "candidates", lambda *_: [PLAIN, RIGHT, WRONG_ONE, BROKEN])
+    monkeypatch.setattr(trial, "other_threads", lambda _: [1])
+    monkeypatch.setattr(trial, "TURNS", 2)
+    monkeypatch.setattr(chunks, "_CHUNK_SECONDS", 0.01)
+    shares, said = [], []
+    monkeypatch.setattr(trial, "notice", said.append)
+    found = try_all(SETTING, shares.append)
+    assert sum(shares) == pytest.approx(1)
+    assert said[1].endswith(found[2].problem) and said[2].endswith("RuntimeError: no such kernel")
+    return found
+
+
+def test_what_is_wrong_or_fails_is_refused_and_the_others_are_timed(tried):
+    plain, right, wrong, broken, threads = tried
+    assert wrong.problem.startswith("differs from the definition: ") and " more" in wrong.problem
+    assert broken.problem == "fails: RuntimeError: no such kernel"
+    assert not wrong.is_faster and not broken.is_faster and not wrong.images_per_s
+    for one in (plain, right, threads):
+        assert one.problem is None and one.images_per_s > 0 and one.ready_s > 0
+    assert threads.form.threads == 1 and right.ratio[0] <= right.ratio[1] <= right.ratio[2]
+
+
+def test_a_plainest_form_that_is_refused_ends_it(monkeypatch):
+    wrong = WRONG["a halved learning rate"]
+    monkeypatch.setattr(trial, "FastaratSubject", lambda setting, form: FastaratSubject(wrong(setting), form))
+    monkeypatch.setattr(trial, "candidates", lambda *_: [PLAIN])
+    with pytest.raises(WorkError, match=r"fp32, pytorch, eager\) differs from the definition"):
+        try_all(SETTING, lambda share: None)
+
+
+def test_the_form_by_which_a_run_ends_first_depends_on_its_length():
+    plain = Tried(PLAIN, None, 0.1, 100.0)
+    compiled = Tried(replace(PLAIN, compile="compile"), None, 10.0, 200.0, (1.9, 2.0, 2.1))
+    open_ended = Tried(replace(PLAIN, dtype="bf16"), None, 0.0, 900.0, (0.9, 9.0, 9.1))
+    refused = Tried(replace(PLAIN, dtype="fp16"), "differs", 0.0, 900.0, (8.0, 9.0, 9.1))
+    every = [plain, compiled, open_ended, refused]
+    assert fastest(every, 1000, every) == plain  # 10 s, and 15 s compiled
+    assert fastest(every, 10_000, every) == compiled
+    assert fastest(every, 10_000, [plain, refused]) == plain
+    assert fastest(every, 10_000, [refused, open_ended]) is None
+
+
+def test_only_what_runs_here_and_is_left_open_is_a_candidate(monkeypatch):
+    config = SETTING.config
+    forms = candidates.candidates(config, "cpu")
+    assert forms[0] == PLAIN and {form.compile for form in forms} == {"eager", "compile"}
+    assert {form.kernels for form in forms} == {"pytorch"}
+    assert {form.unroll for form in forms if form.compile == "compile"} == {True, False}
+    named = candidates.candidates(replace(config, dtype="bf16", compile="eager"), "cpu")
+    assert named == [replace(PLAIN, dtype="bf16")]
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert {form.compile for form in candidates.candidates(config, "cpu")} == {"eager"}
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert candidates.other_threads("cpu") == [] == candidates.other_threads("cuda")
