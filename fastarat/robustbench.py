@@ -89,7 +89,12 @@ class AutoAttack:
             raise UserError("is_tf_model: fastarat attacks models of PyTorch alone")
         self.model, self.epsilon, self.seed = as_module(model), eps, seed or 0
         self.norm, self.version, self.verbose, self.device = norm, version, verbose, device
-        self.log_path = None if log_path is None else _writable(Path(log_path))
+        self.log_path = None if log_path is None else Path(log_path)
+        try:  # before there is anything to add
+            if self.log_path is not None:
+                self.log_path.open("a").close()
+        except OSError as error:
+            raise UserError(f"log_path {log_path}: {error.strerror}; give a file in a folder that is there") from error
         self.attacks_to_run = list(attacks_to_run or VERSIONS[version])
         self.apgd = Knobs("apgd", n_restarts=CUSTOM_RESTARTS if version == "custom" else 1)
         self.apgd_targeted = Knobs("apgd_targeted", n_target_classes=NUM_TARGETS)
@@ -267,15 +272,6 @@ def _write(folder: Path, name: str, dataset: str, found: Evaluation) -> None:
         write_text(folder / f"{as_file_name(name)}.json", json.dumps(values, indent=2) + "\n")
     except OSError as error:
         notice(f"cannot make {folder}: {error.strerror}; the result was {json.dumps(values)}")
-
-
-def _writable(path: Path) -> Path:
-    """A file to add lines to. Raises `UserError` where that cannot be, before there are any."""
-    try:
-        path.open("a").close()
-    except OSError as error:
-        raise UserError(f"log_path {path}: {error.strerror}; give a file in a folder that is there") from error
-    return path
 
 
 def _together(found: Evaluation, more: Evaluation, rows: Tensor) -> Evaluation:

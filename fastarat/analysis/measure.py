@@ -42,7 +42,8 @@ class View:
 
     @classmethod
     def of(cls, training: Training, num_images: int, num_batches: int, seed: int) -> "View":
-        """Random test images by the seed; a training's nets begin to record their layers' features here."""
+        """Random test images by the seed; a training's nets begin to record their layers' features here. Raises
+        `UserError` for more batches than an epoch has."""
         model, average, config = training.parts.model, training.average, training.config
         aligned = tuple(getattr(config.method, "layers", ()) or getattr(model, "aligned_layers", ()))
         if num_batches > training.loader.steps_per_epoch:

@@ -128,12 +128,16 @@ def require_positive(arguments: object, *names: str) -> None:
 
 def named_device(name: str) -> "torch.device":
     """The device that `--device` names; `auto` is the GPU where there is one, and is told. Raises `UserError` for a GPU
-    that is not there."""
+    that is not there, or that torch cannot use."""
     import torch
+
+    from fastarat.training.toolchain import why_no_gpu
 
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this machine has no GPU that torch can use; leave it out for the CPU")
     if name == "auto":
+        if reason := why_no_gpu():
+            raise UserError(f"{reason}; --device cpu works without")
         name = "cuda" if torch.cuda.is_available() else "cpu"
         notice(f"device: {name}")
     return torch.device(name)

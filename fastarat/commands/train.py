@@ -43,9 +43,14 @@ def run(args: list[str]) -> int:
     arguments = parse_arguments(args)
     from fastarat.training.train import train
 
-    if arguments.config.num_processes > 1 and not launched():
+    found, wanted = num_started(), arguments.config.num_processes
+    if wanted > 1 and not launched():
         return _launch(arguments, args)
-    _check_launched(arguments)
+    if launched() and found != wanted:  # by another launcher
+        raise UserError(
+            f"this is one of {found} processes that a launcher started, and the settings say {wanted}: give --gpus "
+            f"{found}, or --procs {found} on CPUs"
+        )
     assert arguments.out is not None
     try:
         finished = train(arguments.config, arguments.out, resume=arguments.resume, profile=arguments.profile)
@@ -57,20 +62,11 @@ def run(args: list[str]) -> int:
     return 0
 
 
-def _check_launched(arguments: TrainArguments) -> None:
-    """Raise `UserError` where another launcher started other processes than the settings say."""
-    found, wanted = num_started(), arguments.config.num_processes
-    if launched() and found != wanted:
-        raise UserError(
-            f"this is one of {found} processes that a launcher started, and the settings say {wanted}: give --gpus "
-            f"{found}, or --procs {found} on CPUs"
-        )
-
-
 def parse_arguments(args: list[str]) -> TrainArguments:
     """The run directory is settled here, and the configuration checked.
 
-    Settings come from the recipe, from `--from RUN`, or (`--resume`) from the run itself; flags override.
+    Settings come from the recipe, from `--from RUN`, or (`--resume`) from the run itself; flags override. Raises
+    `UserError` for what does not fit.
     """
     args = _resume_takes_a_run(args)
     base, rest = _base_config(args)

@@ -48,7 +48,7 @@ def named_tensor(name: str, shape: tuple[int, ...], salt: int) -> np.ndarray:
 
 
 class Golden:
-    """A golden file, and the net, predictors and inputs that it describes."""
+    """A golden file, and the net, predictors and inputs that it describes. All raise `UserError` for what it lacks."""
 
     def __init__(self, path: Path, dtype: torch.dtype, device: torch.device):
         self.path, self.vectors = path, read_npz(path)

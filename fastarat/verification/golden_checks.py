@@ -30,7 +30,7 @@ REACHED, LEFT = 0.05, 0.2
 
 
 def verify_file(path: Path, dtype: torch.dtype, device: torch.device) -> Iterator[Row]:
-    """Rows of everything the file holds, as they are computed."""
+    """Rows of everything the file holds, as they are computed. Raises `UserError` for what is no golden file."""
     golden = Golden(path, dtype, device)
     yield from _evaluation(golden)
     yield from _attacks(golden)
@@ -131,11 +131,8 @@ def _training_step(golden: Golden) -> Iterator[Row]:
 
 
 def _gradients(golden: Golden, gradients: list[Tensor]) -> Iterator[Row]:
-    model = [name for name, _ in golden.model.named_parameters()]
-    method = [name for name, _ in golden.method.named_parameters()]
-    by_model = dict(zip(model, gradients, strict=False))
-    by_method = dict(zip(method, gradients[len(model) :], strict=True))
-    ours = golden.by_name(by_model, by_method)
+    left, parts = iter(gradients), (golden.model, golden.method)
+    ours = golden.by_name(*({name: next(left) for name, _ in part.named_parameters()} for part in parts))
     norms = {name: float(value.flat[0]) for name, value in golden.entries("grad_norm").items()}
     yield golden.compare("grad_norm", {name: g.norm() for name, g in ours.items()})
     yield golden.compare("grad_head", ours, norms)

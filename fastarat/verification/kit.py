@@ -126,7 +126,8 @@ class Kit:
         return model
 
     def eps(self, result: Result) -> float:
-        """The radius of the ball: as stored with the result or for its net and norm, else as far as images went."""
+        """The radius of the ball: as stored with the result or for its net and norm, else as far as images went. Raises
+        `UserError` for what is none."""
         own = self.recorded.get(result.key)
         entries = [own.get(result.run), own, *own.values()] if isinstance(own, dict) else []
         found = [result.stored.scalar("eps")] if "eps" in result.stored else []

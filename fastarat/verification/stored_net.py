@@ -19,33 +19,15 @@ MOST = 64
 """of a stride, and of a padding"""
 
 
-class Scale(nn.Module):
-    """Its input times a factor."""
+class Applied(nn.Module):
+    """A function without weights as a layer."""
 
-    def __init__(self, factor: float):
+    def __init__(self, function: Callable[[Tensor], Tensor]):
         super().__init__()
-        self.factor = factor
-
-    def forward(self, z: Tensor) -> Tensor:
-        return z * self.factor
-
-
-class Quantize(nn.Module):
-    """Its input rounded to multiples of 1 / levels, halves to even; the gradient is zero."""
-
-    def __init__(self, levels: float):
-        super().__init__()
-        self.levels = levels
+        self.function = function
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.round(x * self.levels) / self.levels
-
-
-class GlobalAveragePool(nn.Module):
-    """The mean over height and width: [N, C, H, W] to [N, C]."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3))
+        return self.function(x)
 
 
 def _whole(layer: Layer, key: str, default: int, least: int, most: int = MOST) -> int:
@@ -70,6 +52,17 @@ def _conv2d(layer: Layer, tensors: Tensors) -> nn.Module:
     return nn.Conv2d(given * groups, width, kernel, stride, padding, groups=groups, bias="bias" in tensors)  # type: ignore[arg-type]
 
 
+def _scale(layer: Layer, tensors: Tensors) -> nn.Module:
+    factor = _number(layer, "factor")
+    return Applied(lambda x: x * factor)
+
+
+def _quantize(layer: Layer, tensors: Tensors) -> nn.Module:
+    """Rounds to multiples of 1 / levels, halves to even; the gradient is zero."""
+    levels = _number(layer, "levels")
+    return Applied(lambda x: torch.round(x * levels) / levels)
+
+
 def _linear(layer: Layer, tensors: Tensors) -> nn.Module:
     width, given = tensors["weight"].shape
     return nn.Linear(given, width, bias="bias" in tensors)
@@ -86,9 +79,9 @@ OPERATIONS: dict[str, Callable[[Layer, Tensors], nn.Module]] = {
     "linear": _linear,
     "relu": lambda layer, tensors: nn.ReLU(),
     "flatten": lambda layer, tensors: nn.Flatten(),
-    "global_avgpool": lambda layer, tensors: GlobalAveragePool(),
-    "scale": lambda layer, tensors: Scale(_number(layer, "factor")),
-    "quantize": lambda layer, tensors: Quantize(_number(layer, "levels")),
+    "global_avgpool": lambda layer, tensors: Applied(lambda x: x.mean((2, 3))),
+    "scale": _scale,
+    "quantize": _quantize,
 }
 
 

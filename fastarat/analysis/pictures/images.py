@@ -77,18 +77,16 @@ def gallery_picture(path: Path, analysis: Analysis) -> None:
     scale = float(np.abs(shift).max()) or 1.0
     rows = (clean, 0.5 + shift / (2 * scale), moved)
     names = ("clean", f"perturbation\n(grey 0, black and\nwhite ±{255 * scale:.3g}/255)", "adversarial")
-    with figure_of(
-        path, 3, len(shown), (1.35 * len(shown) + 1.3, 5.2), _title("Predictions of clean and attacked", result)
-    ) as (_, axes):
+    size, title = (1.35 * len(shown) + 1.3, 5.2), _title("Predictions of clean and attacked", result)
+    with figure_of(path, 3, len(shown), size, title) as (_, axes):
         for j, entry in enumerate(result["gallery"]):
             for i in range(3):
                 axes[i, j].imshow(rows[i][j].clip(0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
                 axes[i, j].set(xticks=[], yticks=[])
             axes[0, j].set_title(f"image {entry['image']}\nlabel: {_short(entry['label'])}", fontsize=8)
             for i, prediction in ((0, "clean"), (2, "adversarial")):
-                right = entry[prediction] == entry["label"]
-                colour = COLOURS[0] if right else COLOURS[1]
-                axes[i, j].set_xlabel(f"{'✓' if right else '✗'} {_short(entry[prediction])}", fontsize=8, color=colour)
+                mark, colour = ("✓", COLOURS[0]) if entry[prediction] == entry["label"] else ("✗", COLOURS[1])
+                axes[i, j].set_xlabel(f"{mark} {_short(entry[prediction])}", fontsize=8, color=colour)
         for i, name in enumerate(names):
             axes[i, 0].set_ylabel(name, fontsize=8)
 

@@ -1,8 +1,10 @@
 """Pictures of an analysis, layer by layer: the last state beside the curves over training."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from fastarat.common.figures import COLOURS, figure_of, finish
 
@@ -102,21 +104,11 @@ def training_panel(axes: Any, result: Mapping[str, Any], kind: str, ylabel: str)
     for i, layer in enumerate(layers):
         colour = colormaps["cividis"](0.9 * i / max(len(layers) - 1, 1))
         named = len(layers) <= 8 or i in (0, len(layers) - 1)
-        axes.plot(
-            epochs,
-            _or_gaps(s["layers"][kind][layer] for s in states),
-            mark + "-",
-            color=colour,
-            linewidth=1,
-            label=layer if named else None,
-        )
-    means = [state["means"][kind] for state in states]
-    axes.plot(epochs, _or_gaps(means), "--", color=COLOURS[1], linewidth=2, label="mean in the summary")
+        values = np.array([state["layers"][kind][layer] for state in states], float)  # None is a gap
+        axes.plot(epochs, values, f"{mark}-", color=colour, linewidth=1, label=layer if named else None)
+    means = np.array([state["means"][kind] for state in states], float)
+    axes.plot(epochs, means, "--", color=COLOURS[1], linewidth=2, label="mean in the summary")
     axes.set(xlabel="epoch", ylabel=ylabel)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_title("over training, by layer", fontsize=9)
     finish(axes, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-
-
-def _or_gaps(values: Iterator[float | None] | Sequence[float | None]) -> list[float]:
-    return [float("nan") if value is None else value for value in values]

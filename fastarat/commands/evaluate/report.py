@@ -134,10 +134,8 @@ def _print_attack(result: dict[str, Any], attack: dict[str, Any]) -> None:
         print_table("", ["after", "images", "%", "not attackable", "seconds"], rows)
     line = f"{attack['name']}, {attack['norm']}, eps {attack['eps_255']:g}/255"
     if "steps" in attack:
-        line += (
-            f", step {attack['step_255']:g}/255, {attack['restarts']} restart{'s' if attack['restarts'] > 1 else ''}"
-        )
-        line += ": right at every iterate"
+        starts = f"{attack['restarts']} restart{'s' if attack['restarts'] > 1 else ''}"
+        line += f", step {attack['step_255']:g}/255, {starts}: right at every iterate"
     stdout.print(line)
 
 

@@ -107,7 +107,12 @@ def afterthoughts(asked: Sequence[str], flags: dict[str, Tensor], of: dict[str, 
         *_no_gradient(asked, robust[-1], of),
         *(_undefined(len(own.undefined), f"under {name}") for name, own in of.items()),
         _gained_by_square(robust, list(of)),
-        *(_unconfirmed(len(own.unconfirmed), name) for name, own in of.items()),
+        *(
+            f"{len(own.unconfirmed)} images that {name} found were not confirmed: run again in float32, they are "
+            "classified correctly, or they lie outside the ball or [0, 1]. They count as robust to it."
+            for name, own in of.items()
+            if len(own.unconfirmed)
+        ),
     ]
     return tuple(filter(None, said))
 
@@ -161,13 +166,4 @@ def _gained_by_square(robust: list[Tensor], names: list[str]) -> str:
     return (
         f"Square, which needs no gradient, lowered robust accuracy by {gained:.1f} points after the attacks with "
         "gradients: the model probably hides its gradient, and true robust accuracy may be lower."
-    )
-
-
-def _unconfirmed(number: int, name: str) -> str:
-    if not number:
-        return ""
-    return (
-        f"{number} images that {name} found were not confirmed: run again in float32, they are classified "
-        "correctly, or they lie outside the ball or [0, 1]. They count as robust to it."
     )
