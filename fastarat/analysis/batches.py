@@ -1,12 +1,13 @@
 """Training batches as the method sees them: attacked and measured as in training, nothing updated."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastarat.analysis import mixture
+from fastarat.analysis.conflict import DEFINITIONS as CONFLICTS
 from fastarat.analysis.conflict import conflict, naive_invariance
 from fastarat.analysis.layers import Values, is_split, parameter_groups
 from fastarat.data.loading.loader import Batch
@@ -17,18 +18,10 @@ from fastarat.training.state import Training
 from fastarat.training.step.train_step import Controls, StepParts, ascend, start
 
 
-@dataclass(frozen=True)
-class BatchMeasures:
-    """What one batch shows, by layer: the three conflicts (`conflict`) and the statistics' distance (`mixture`)."""
-
-    gradient_conflict: Values
-    naive_conflict: Values
-    clean_adversarial_conflict: Values
-    mixture_distance: Values
-
-
-def measure_batch(training: Training, batch: Batch, number: int, aligned: tuple[str, ...]) -> BatchMeasures:
-    """Attack the batch, start noise numbered `number`, and measure. Weights, statistics and modes stay as they are."""
+def measure_batch(training: Training, batch: Batch, number: int, aligned: tuple[str, ...]) -> dict[str, Values]:
+    """Attack the batch, start noise numbered `number`, and measure by layer the three conflicts (`conflict`) and the
+    statistics' distance (`mixture`), named as in their `DEFINITIONS`. Weights, statistics and modes stay as they are.
+    """
     parts, controls = attacking(training)
     controls.step.fill_(number)
     with batch_norm_mode(parts.model, "frozen"), batch_norm_mode(parts.method, "frozen"):
@@ -42,7 +35,7 @@ def measure_batch(training: Training, batch: Batch, number: int, aligned: tuple[
         branches = conflict(clean, adversarial, groups)
         # A parameter set of its own for each branch: their gradients never meet.
         branches |= {name: None for name, layer in parts.model.named_modules() if is_split(layer)}
-        return BatchMeasures(own, naive, branches, apart)
+        return dict(zip([*CONFLICTS, *mixture.DEFINITIONS], (own, naive, branches, apart), strict=True))
 
 
 def own_conflict(parts: StepParts, x: Tensor, x_adv: Tensor, y: Tensor) -> Values:

@@ -6,7 +6,6 @@ He, 2021).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -27,32 +26,23 @@ DEFINITIONS = {
 }
 
 
-@dataclass(frozen=True)
-class FeatureMeasures:
-    """Each measure by layer; see `DEFINITIONS`."""
-
-    feature_cosine: Values
-    branch_cosine: Values | None
-    spread: Values
-    spread_adversarial: Values
-
-
 def measure_features(
-    model: nn.Module, x: Tensor, x_adv: Tensor, layers: Sequence[str], batch: int = 500
-) -> FeatureMeasures:
-    """Look at clean and adversarial images [N, C, H, W] with running statistics. The net is left as it was."""
+    model: nn.Module, x: Tensor, x_adv: Tensor, layers: Sequence[str], *, batch: int = 500
+) -> dict[str, Values | None]:
+    """Each measure of `DEFINITIONS` by layer, of clean and adversarial images [N, C, H, W] with running statistics. The
+    net is left as it was."""
     clean = features(model, x, "adv", layers, batch)
     adversarial = features(model, x_adv, "adv", layers, batch)
     branches: Values | None = None
     if any(map(is_split, model.modules())):
         by_clean = features(model, x, "clean", layers, batch)
         branches = {layer: similarity(by_clean[layer], adversarial[layer]) for layer in layers}
-    return FeatureMeasures(
-        {layer: similarity(clean[layer], adversarial[layer]) for layer in layers},
-        branches,
-        {layer: spread(clean[layer]) for layer in layers},
-        {layer: spread(adversarial[layer]) for layer in layers},
-    )
+    return {
+        "feature_cosine": {layer: similarity(clean[layer], adversarial[layer]) for layer in layers},
+        "branch_cosine": branches,
+        "spread": {layer: spread(clean[layer]) for layer in layers},
+        "spread_adversarial": {layer: spread(adversarial[layer]) for layer in layers},
+    }
 
 
 def features(model: nn.Module, x: Tensor, branch: Branch, layers: Sequence[str], batch: int) -> dict[str, Tensor]:

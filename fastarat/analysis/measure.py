@@ -1,7 +1,7 @@
 """One state of a training, measured: the same batches and test images for every state, so that states compare."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -76,7 +76,7 @@ class View:
         attacked = attack_images(
             model, self.x, self.y, self.attack, self.seed, batch, lambda n: advance(n * (STEPS + 1))
         )
-        values |= asdict(measure_features(model, self.x, attacked.x_adv, self.layers, batch))
+        values |= measure_features(model, self.x, attacked.x_adv, self.layers, batch=batch)
         means = {name: self.mean(name, layers) if layers else None for name, layers in values.items()}
         epoch = self.training.step / self.training.loader.steps_per_epoch
         return {"step": self.training.step, "epoch": epoch, "means": means, "layers": values}
@@ -98,6 +98,6 @@ class View:
             advance(self.rows * (steps + 6))
         first, *_ = measured
         return {
-            name: {layer: mean(getattr(one, name)[layer] for one in measured) for layer in layers}
-            for name, layers in vars(first).items()
+            name: {layer: mean(one[name][layer] for one in measured) for layer in layers}
+            for name, layers in first.items()
         }

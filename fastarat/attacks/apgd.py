@@ -6,15 +6,20 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fastarat.attacks.apgd_search import MOMENTUM, Search, advance, begin, look_back, random_start, window_lengths
+from fastarat.attacks.apgd_search import (
+    COMPACT_EVERY,
+    MOMENTUM,
+    Search,
+    advance,
+    begin,
+    look_back,
+    random_start,
+    window_lengths,
+)
 from fastarat.attacks.attack import Attack, Conditions, Cost, Found, nothing_found, towards_targets, written
 from fastarat.attacks.objectives import PointLoss
 from fastarat.attacks.pgd import Logits
 from fastarat.config.evaluation import NUM_TARGETS, EvaluationSettings
-
-# Most points that break do so within the first tens of iterations. Dropping them every ten wastes five iterations
-# of a hundred on each, and asks the device ten times how many are left: a wait of microseconds beside ten passes.
-COMPACT_EVERY = 10
 
 
 @dataclass(frozen=True)

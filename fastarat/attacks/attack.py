@@ -13,9 +13,6 @@ from fastarat.common.errors import UserError
 from fastarat.config.evaluation import EvaluationSettings
 from fastarat.models.predictions import are_right
 
-Observer = Callable[[int, Any], None]
-"""is given the number and the state of each iterate of APGD, from 0 for the start"""
-
 
 @dataclass(frozen=True)
 class Conditions:
@@ -26,7 +23,8 @@ class Conditions:
     """[B, K], to save their computation"""
     mover: Mover = directly
     """calls what leads from one iterate to the next"""
-    show: Observer = lambda iteration, state: None
+    show: Callable[[int, Any], None] = lambda iteration, state: None
+    """is given the number and the state of each iterate of APGD, from 0 for the start"""
 
 
 class Found(NamedTuple):

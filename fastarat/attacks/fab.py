@@ -24,7 +24,7 @@ import torch
 from fastarat_kernels.pgd_step.ball import finite_gradient
 from torch import Tensor
 
-from fastarat.attacks.apgd_search import random_shift
+from fastarat.attacks.apgd_search import COMPACT_EVERY, random_shift
 from fastarat.attacks.attack import Attack, Conditions, Cost, Found, towards_targets
 from fastarat.attacks.objectives import has_direction, is_known, is_lost, moved_on
 from fastarat.attacks.pgd import Logits
@@ -37,10 +37,6 @@ OVERSHOOT = 1.05
 MOST_OF_IMAGE = 0.1
 TURN_BACK = 0.9
 SHORTEST = 1e-8
-
-# A point inside the ball is broken, however much nearer one could come. Dropping such points every ten iterations
-# wastes five of a hundred on each, and asks the device ten times how many are left.
-COMPACT_EVERY = 10
 
 
 class Search(NamedTuple):
@@ -92,7 +88,8 @@ def fab(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One search towards the classes `target` (int64 [B]); the other arguments are `fab_t`'s.
 
-    A point is searched no further once its distance is at most `eps`, the radius of the ball from which a search goes
+    A point is searched no further once its distance is at most `eps`: it is broken, however much nearer one could come;
+    `eps` is also the radius of the ball from which a search goes
     on that has no direction; with 0 all are searched to the end. Returns the nearest misclassified points (`x` where
     none was found), their distances [B], infinite where none was found, and which had a direction to follow: bool [B].
     """

@@ -4,7 +4,7 @@ import math
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -92,7 +92,10 @@ class Kit:
             raise UserError(
                 f"{folder} holds no results to compare with: unit_vectors.npz, or aa_, pgd_ or trace_ files"
             )
-        self.recorded = _recorded(folder / "expected.json")
+        expected = folder / "expected.json"
+        self.recorded = read_json(expected) if expected.exists() else {}
+        if not isinstance(self.recorded, dict):
+            raise UserError(f"{expected} is no JSON object of what was run")
         if self.results:
             self._read_images()
         self.net = cache(self._net)
@@ -151,13 +154,3 @@ class Kit:
                 shift = (stored.numbers(name, -1, *x.shape) - x).flatten(0, 1)
                 far = max(far, float(lengths(shift, result.norm).max()))
         return float(f"{far:.6g}")
-
-
-def _recorded(path: Path) -> dict[str, Any]:
-    """The description of the runs, if there is one."""
-    if not path.exists():
-        return {}
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is no JSON object of what was run")
-    return found

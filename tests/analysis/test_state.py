@@ -60,7 +60,7 @@ def test_own_conflict_is_of_the_methods_own_terms_and_nothing_is_moved(kind):
     assert all(torch.equal(a, b) for a, b in zip(state, after, strict=True))
     assert [module.training for module in modules] == modes
     assert all(parameter.grad is None for parameter in parts.parameters)
-    assert set(measured.gradient_conflict) == set(parameter_groups(parts.model))
+    assert set(measured["gradient_conflict"]) == set(parameter_groups(parts.model))
 
     x_adv = (batch.x + 0.1).clamp(0, 1)
     with batch_norm_mode(parts.model, "frozen"), batch_norm_mode(parts.method, "frozen"):
