@@ -124,16 +124,16 @@ def _unloadable(places: list[Path]) -> str:
     try:
         for module in (path for place in places for path in place.glob("*.so")):
             ctypes.CDLL(str(module))
-    except OSError as e:
-        return str(e)
+    except OSError as error:
+        return str(error)
     return ""
 
 
 def _data() -> Finding:
     try:
         root = data_root()
-    except UserError as e:
-        return Finding("data", "missing", str(e))
+    except UserError as error:
+        return Finding("data", "missing", str(error))
     names = [*KNOWN, *names_under_root()] if root.is_dir() else list(KNOWN)
     there = f"{root} ($FASTARAT_DATA); known: {', '.join(dict.fromkeys(names))}"
     return Finding("data", "ok" if root.is_dir() else "missing", there)
