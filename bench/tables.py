@@ -96,28 +96,14 @@ def ladder_table(rows: list[Row]) -> str:
 def startup_table() -> str:
     """Seconds to the first step, and what imports cost, as Markdown."""
     rows = [row for row in read_rows(RESULTS / "startup.jsonl") if row["correct"]]
-    starts = [
-        [
-            row["recipe"],
-            f"{row['compile']}, {row['kernels']}, {row['dtype']}",
-            row["cache"],
-            f"{row['seconds']:.1f}",
-            f"{list(row['parts_s'].values())[-1]:.1f}",
-            place(row),
-        ]
-        for row in rows
-        if row["case"] == "first step"
-    ]
-    imports = [
-        [
-            row["module"],
-            f"{row['s_p50']:.2f} ({row['s_p20']:.2f}-{row['s_p80']:.2f})",
-            f"{row['torch_s']:.2f}",
-            place(row),
-        ]
-        for row in rows
-        if row["case"] == "import"
-    ]
+    starts, imports = [], []
+    for row in rows:
+        if row["case"] == "first step":
+            step, in_it = f"{row['compile']}, {row['kernels']}, {row['dtype']}", list(row["parts_s"].values())[-1]
+            starts.append([row["recipe"], step, row["cache"], f"{row['seconds']:.1f}", f"{in_it:.1f}", place(row)])
+        else:
+            seconds = f"{row['s_p50']:.2f} ({row['s_p20']:.2f}-{row['s_p80']:.2f})"
+            imports.append([row["module"], seconds, f"{row['torch_s']:.2f}", place(row)])
     columns = ["recipe", "step", "caches", "seconds to the first step", "of it in that step", "machine"]
     parts = [markdown(columns, starts)] if starts else []
     columns = ["import", "seconds beyond torch: p50 (p20-p80)", "torch itself", "machine"]

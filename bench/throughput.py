@@ -95,8 +95,9 @@ def _run(arguments: argparse.Namespace, device: torch.device) -> Iterator[dict[s
     for setting in ladders:
         config = setting.config
         title = f"{config.model.name} {method_of(config.recipe)}, batch {config.batch}"
-        wanted = set(arguments.variants) - left_out(config)
-        if wanted and wanted <= done.get(_key(config, arguments), set()):
+        wanted, of_run = set(arguments.variants) - left_out(config), (arguments.attack_steps, arguments.smoke)
+        key = (config.model.name, method_of(config.recipe), config.batch, config.data, *of_run)
+        if wanted and wanted <= done.get(key, set()):
             notice(f"{title}: has rows of this commit")
             continue
         if time.monotonic() > end:
@@ -153,11 +154,6 @@ def _done(arguments: argparse.Namespace) -> dict[tuple[Any, ...], set[str]]:
             key = (row["model"], row["method"], row["batch"], row["dataset"], of_run["attack_steps"], of_run["smoke"])
             found.setdefault(key, set()).add(row["variant"])
     return found
-
-
-def _key(config: Config, arguments: argparse.Namespace) -> tuple[Any, ...]:
-    of_config = config.model.name, method_of(config.recipe), config.batch, config.data
-    return (*of_config, arguments.attack_steps, arguments.smoke)
 
 
 if __name__ == "__main__":

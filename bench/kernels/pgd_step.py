@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
 
 import torch
 from fastarat_kernels.pgd_step import pgd_step, start_point, twin
@@ -11,36 +12,26 @@ from bench.kernels.cases import SEED, Case, Draw, Inputs, Scale, named, variants
 
 def cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
     """Step and start, both norms, on CIFAR's images and on ImageNet's."""
-    sides = (8,) if scale.smoke else (32, 224)
-    for side in sides:
+    # A step reads iterate, gradient and centre, and writes the next iterate; a start reads images and writes points.
+    kinds = (
+        ("step", twin.pgd_step, pgd_step, {}, _step_inputs, 4),
+        ("start", twin.start_point, start_point, {"seed": SEED}, _start_inputs, 2),
+    )
+    for side, norm, kind in product((8,) if scale.smoke else (32, 224), ("linf", "l2"), kinds):
+        name, of_twin, ours, settings, inputs, images_moved = kind
         shape = (scale.batch, 3, side, side)
-        image_bytes = torch.Size(shape).numel() * dtype.itemsize
-        for norm in ("linf", "l2"):
-            label = f"{norm} {'x'.join(map(str, shape))}"
-            step = partial(named, twin.pgd_step, norm=norm)
-            yield Case(
-                "pgd_step",
-                f"step {label}",
-                shape,
-                dtype,
-                {"forward": 4 * image_bytes},  # reads iterate, gradient and centre, writes the next iterate
-                partial(_step_inputs, shape, dtype, norm),
-                step,
-                variants_of(step, partial(named, pgd_step, norm=norm)),
-                layer=side <= 32,
-            )
-            start = partial(named, twin.start_point, seed=SEED, norm=norm)
-            yield Case(
-                "pgd_step",
-                f"start {label}",
-                shape,
-                dtype,
-                {"forward": 2 * image_bytes},  # reads the images, writes the start
-                partial(_start_inputs, shape, dtype, norm),
-                start,
-                variants_of(start, partial(named, start_point, seed=SEED, norm=norm)),
-                layer=side <= 32,
-            )
+        plain = partial(named, of_twin, norm=norm, **settings)
+        yield Case(
+            "pgd_step",
+            f"{name} {norm} {'x'.join(map(str, shape))}",
+            shape,
+            dtype,
+            {"forward": images_moved * torch.Size(shape).numel() * dtype.itemsize},
+            partial(inputs, shape, dtype, norm),
+            plain,
+            variants_of(plain, partial(named, ours, norm=norm, **settings)),
+            layer=side <= 32,
+        )
 
 
 def _radius(shape: tuple[int, ...], norm: str) -> float:

@@ -102,7 +102,8 @@ def mean_lines(rows: list[Row]) -> Iterator[str]:
 
 def verdicts(rows: list[Row]) -> Iterator[str]:
     """The batch-norm's share of copy bandwidth on maps of 256 MB and more, against the target and the aim."""
-    large = [row for row in rows if row["kernel"] == "dual_batch_norm" and row["variant"] == "triton" and is_large(row)]
+    ours = [row for row in rows if (row["kernel"], row["variant"]) == ("dual_batch_norm", "triton")]
+    large = [row for row in ours if prod(row["shape"]) * ITEM_SIZE[row["dtype"]] >= LARGE_BYTES]
     for row in large:
         what = f"dual_batch_norm {row['case']} {row['dtype']} {row['direction']}"
         share = row["bandwidth_share"]
@@ -119,8 +120,3 @@ def verdicts(rows: list[Row]) -> Iterator[str]:
         yield f"{what}: {100 * share:.1f} % of copy bandwidth ({speeds}): {verdict}"
     if not large:
         yield "dual_batch_norm: share of copy bandwidth not judged, which takes a GPU and maps of 256 MB and more"
-
-
-def is_large(row: Row) -> bool:
-    """Whether the case's tensor has 256 MB and more."""
-    return prod(row["shape"]) * ITEM_SIZE[row["dtype"]] >= LARGE_BYTES

@@ -25,12 +25,9 @@ def cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
     sizes = {"smoke": [64, 48, 16]} if scale.smoke else dict(zip(NETS, of_nets, strict=True))
     for net, tensors in sizes.items():
         tensors[-1] += -sum(tensors) % 16  # as fastarat pads its flat buffers, so that loads are of 16 bytes
-        if dtype == torch.float32:
-            yield _sgd(net, tensors, dtype, shadow_dtype=None, average=False)
-            yield _sgd(net, tensors, dtype, shadow_dtype=None, average=True)
-        else:
-            yield _sgd(net, tensors, torch.float32, shadow_dtype=dtype, average=False)
-            yield _sgd(net, tensors, dtype, shadow_dtype=dtype, average=True)
+        shadow_dtype = None if dtype == torch.float32 else dtype
+        yield _sgd(net, tensors, torch.float32, shadow_dtype=shadow_dtype, average=False)
+        yield _sgd(net, tensors, dtype, shadow_dtype=shadow_dtype, average=True)
 
 
 def _sgd(

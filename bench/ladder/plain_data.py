@@ -1,7 +1,7 @@
 """How plain trainings get their batches: PIL in worker processes, or a few operations on the device."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import NamedTuple
 
 import numpy as np
@@ -49,7 +49,7 @@ class PILImages(TorchDataset):
         return torch.from_numpy(values).permute(2, 0, 1).contiguous(), int(images.labels[index])
 
 
-def worker_batches(source: Source, batch: int, device: torch.device) -> Iterator[Batch]:
+def worker_batches(source: Source, batch: int, device: torch.device) -> Generator[Batch, None, None]:
     """Batches without end from 8 worker processes, NCHW."""
     # As many as published code starts, however many cores there are.
     warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
@@ -70,7 +70,7 @@ def worker_batches(source: Source, batch: int, device: torch.device) -> Iterator
 
 def resident_batches(
     source: Source, batch: int, device: torch.device, *, layout: torch.memory_format
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Batches without end from uint8 images on the device, cropped and flipped there in plain PyTorch."""
     pixels = torch.from_numpy(source.images.images.copy()).to(device).permute(0, 3, 1, 2)
     pixels = pixels.contiguous(memory_format=layout)

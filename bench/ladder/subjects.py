@@ -1,6 +1,6 @@
 """Training in plain PyTorch as the ladder times it: fastarat's initial weights, and its state by fastarat's names."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -61,7 +61,7 @@ class PlainSubject(Subject):
             net.to(memory_format=self.layout)  # type: ignore[call-overload]
         if form.mode is not None:
             self.plain.compile(form.mode)
-        self.feed: Iterator[Batch] | None = None
+        self.feed: Generator[Batch, None, None] | None = None
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         return self.plain.step(batch._replace(x=batch.x.contiguous(memory_format=self.layout)))
@@ -109,9 +109,8 @@ class PlainSubject(Subject):
         return found
 
     def close(self) -> None:
-        close = getattr(self.feed, "close", None)
-        if close is not None:
-            close()
+        if self.feed is not None:
+            self.feed.close()
 
 
 def _plain(setting: StepSetting, form: PlainForm, start: Training) -> Plain:

@@ -74,7 +74,8 @@ def time_in_turns(entries: Sequence[Rung], effort: Effort, advance: Callable[[fl
     steps = {}
     for entry in _running(entries):
         with _out_if_it_fails(entry):
-            steps[entry.name] = _steps_of(entry, effort)
+            _, rate = _timed(entry, 1 if effort.steps == 1 else WARM_UP)
+            steps[entry.name] = effort.steps or steps_for(entry.variant.setting, rate)
     running = _running(entries)
     for entry in take_turns(running, effort.repeats, effort.deadline):
         with _out_if_it_fails(entry):
@@ -105,14 +106,6 @@ def _out_if_it_fails(entry: Rung) -> Iterator[None]:
         yield
     except Exception as error:
         entry.fail(one_line(error))
-
-
-def _steps_of(entry: Rung, effort: Effort) -> int:
-    """How many steps a chunk has; warms the entry up on the way."""
-    _, rate = _timed(entry, 1 if effort.steps == 1 else WARM_UP)
-    if effort.steps is not None:
-        return effort.steps
-    return steps_for(entry.variant.setting, rate)
 
 
 def _timed(entry: Rung, steps: int) -> tuple[list[float], float]:

@@ -57,7 +57,7 @@ def measure(
     lines = [line for line in run.metrics() if "train" in line]
     return {
         **base_row("robustness", config, dataset.name, device=device.type),
-        "trained_by": _commit_of(run),
+        "trained_by": json.loads(run.record_file.read_text())["sessions"][-1]["commit"],
         "correct": robust.percent <= clean.percent
         and not robust.not_attackable
         and all(line["train"]["loss"] < float("inf") for line in lines),
@@ -127,11 +127,6 @@ class _Attacked:
 def _analysis(out: Path, device: torch.device, name: str) -> dict[str, float]:
     with progress(f"analysing {name}", 100) as advance:
         return analyze(out, device=device, advance=advance)["summary"]
-
-
-def _commit_of(run: Run) -> str | None:
-    """The commit that finished the training."""
-    return json.loads(run.record_file.read_text())["sessions"][-1]["commit"]
 
 
 def _minutes(lines: list[dict[str, Any]], attacking: float) -> dict[str, float]:

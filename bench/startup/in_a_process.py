@@ -47,7 +47,16 @@ def main(started: float, settings: dict[str, Any]) -> dict[str, Any]:
     config = training_config(settings)
     dataset = random_images(config.data, 4 * config.batch if settings["smoke"] else None)
     ended("data")
-    training, step, chosen = _set_up(config, dataset)
+    # As `fastarat train` builds them.
+    from fastarat.common.choice_log import ChoiceLog
+    from fastarat.common.distributed import join_world
+    from fastarat.data.loading.choose import Opened
+    from fastarat.training.build import start_training
+    from fastarat.training.choices import choose
+
+    choices = choose(config, ChoiceLog(quiet=True))
+    opened = Opened(dataset, "resident", "the fastest")
+    training, step = start_training(config, opened, choices, join_world(choices.device))
     ended("net")
     batches = training.loader.batches(1)
     for part in ("first_step", "second_step"):
@@ -55,21 +64,8 @@ def main(started: float, settings: dict[str, Any]) -> dict[str, Any]:
         int(training.first_bad_step)  # waits for the device
         ended(part)
     second = parts.pop("second_step")
+    chosen = {name: getattr(choices, name) for name in ("dtype", "compile", "kernels")}
     return {"seconds": round(sum(parts.values()), 3), "parts_s": parts, "second_step_s": second, **chosen}
-
-
-def _set_up(config: "Config", dataset: Any) -> tuple[Any, Any, dict[str, str]]:
-    """A training and its step, built as `fastarat train` builds them."""
-    from fastarat.common.choice_log import ChoiceLog
-    from fastarat.common.distributed import join_world
-    from fastarat.data.loading.choose import Opened
-    from fastarat.training.build import start_training
-    from fastarat.training.choices import choose
-
-    chosen = choose(config, ChoiceLog(quiet=True))
-    opened = Opened(dataset, "resident", "the fastest")
-    training, step = start_training(config, opened, chosen, join_world(chosen.device))
-    return training, step, {"dtype": chosen.dtype, "compile": chosen.compile, "kernels": chosen.kernels}
 
 
 if __name__ == "__main__":

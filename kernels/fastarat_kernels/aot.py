@@ -143,13 +143,6 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
         yield "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip()
 
 
-def summary(rows: Sequence[Row], seconds: float) -> str:
-    """One line on all rows."""
-    failed = sum(row.failure is not None for row in rows)
-    verdict = f"{failed} of {len(rows)} FAILED" if failed else f"all {len(rows)} compile without a spill"
-    return f"{verdict}; {seconds:.1f} s"
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{message}\n")
@@ -169,12 +162,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("triton is not installed: pip install triton")
     start = time.monotonic()
     rows = check({name: configurations(name) for name in chosen.kernels}, [int(arch) for arch in chosen.arch])
-    seconds, failed = time.monotonic() - start, any(row.failure for row in rows)
+    seconds, num_failed = time.monotonic() - start, sum(row.failure is not None for row in rows)
     if chosen.json:
-        print(json.dumps({"rows": [asdict(row) for row in rows], "failed": failed, "seconds": seconds}))
+        print(json.dumps({"rows": [asdict(row) for row in rows], "failed": num_failed > 0, "seconds": seconds}))
     else:
-        print(*table(rows), summary(rows, seconds), sep="\n")
-    return int(failed)
+        verdict = f"{num_failed} of {len(rows)} FAILED" if num_failed else f"all {len(rows)} compile without a spill"
+        print(*table(rows), f"{verdict}; {seconds:.1f} s", sep="\n")
+    return int(num_failed > 0)
 
 
 if __name__ == "__main__":

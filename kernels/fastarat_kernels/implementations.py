@@ -26,10 +26,8 @@ class Kernels:
 
 
 PYTORCH = Kernels(
-    *("pytorch", False),
-    *(pgd_twin.start_point, pgd_twin.pgd_step, pooled_twin.pooled_features, augment_twin.augment),
+    "pytorch", False, pgd_twin.start_point, pgd_twin.pgd_step, pooled_twin.pooled_features, augment_twin.augment
 )
 TRITON = Kernels(
-    *("triton", True),
-    *(pgd_step.start_point, pgd_step.pgd_step, pooled_features.pooled_features, augment.augment),
+    "triton", True, pgd_step.start_point, pgd_step.pgd_step, pooled_features.pooled_features, augment.augment
 )
