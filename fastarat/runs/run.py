@@ -87,6 +87,11 @@ class Run:
         except WorkError as error:
             raise UserError(str(error)) from error
 
+    def last_session(self) -> dict[str, Any] | None:
+        """What was recorded of the session that trained last; None if nothing was. Raises `UserError` for a damaged
+        record."""
+        return next(reversed(self._recorded() if self.record_file.exists() else []), None)
+
     def _recorded(self) -> list[dict[str, Any]]:
         fix = "move it away, and --resume writes a new one"
         try:

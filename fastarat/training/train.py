@@ -25,7 +25,7 @@ from fastarat.training.profiling.profiler import first_recorded, profiling
 from fastarat.training.reporting import learning_curves
 from fastarat.training.state import Training, in_order_of_state
 from fastarat.training.step.compiled import MOST_UNROLLED, StepBySize, unrolled_size
-from fastarat.training.tuning.kept import TUNED, tuned_choices
+from fastarat.training.tuning.kept import TUNED, begun_with, tuned_choices
 
 __all__ = ["Interrupted", "train"]
 
@@ -43,7 +43,8 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
     world = join_world(device)
     training = None
     try:
-        choices = decided(lambda: tuned_choices(config, device, log) or choose(config, log, device), world)
+        tuned = decided(lambda: _tuned(config, run, resume, device, log), world)
+        choices = tuned or decided(lambda: choose(config, log, device), world)
         opened = _opened_by_all(config, world)
         kept = _kept(run, resume, world)
         if kept:
@@ -53,7 +54,7 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
         _log_the_rest(training, opened, choices, log)
         if profile:
             first_recorded(training, profile)  # before there is a run
-        _open_run(run, training, resume, kept, log, _facts(training, opened, choices, log))
+        _open_run(run, training, resume, kept, log, _facts(training, opened, choices, log, tuned))
         del kept  # as large as the training itself
         record = profiling(training, profile, run.path / "profile", choices.compile)
         with threads(choices.threads), record as profiler:
@@ -82,6 +83,14 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
             training.loader.close()
         run.unlock()
     return run
+
+
+def _tuned(config: Config, run: Run, resume: bool, device: str, log: ChoiceLog) -> Choices | None:
+    """The tuned form of a step: of a new run the fastest, of one that goes on what it began with."""
+    session = run.last_session() if resume else None
+    if session is not None:
+        return begun_with(session, config, device, log)
+    return tuned_choices(config, device, log)
 
 
 def _opened_by_all(config: Config, world: World) -> Opened:
@@ -124,7 +133,9 @@ def _log_the_rest(training: Training, opened: Opened, choices: Choices, log: Cho
         log.choose("compiled step", form, why if choices.unroll is None else TUNED)
 
 
-def _facts(training: Training, opened: Opened, choices: Choices, log: ChoiceLog) -> dict[str, Any]:
+def _facts(
+    training: Training, opened: Opened, choices: Choices, log: ChoiceLog, tuned: Choices | None
+) -> dict[str, Any]:
     dataset, extra = training.dataset, training.extra
     return {
         **environment(),
@@ -132,6 +143,7 @@ def _facts(training: Training, opened: Opened, choices: Choices, log: ChoiceLog)
         "dtype": choices.dtype,
         "compile": choices.compile,
         "kernels": choices.kernels,
+        "tuned": tuned and asdict(tuned),
         "threads": choices.threads or torch.get_num_threads(),
         "data": {
             "name": dataset.name,

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from fastarat.commands.train import parse_arguments
 from fastarat.training.choices import Choices
 from fastarat.training.tuning import kept
 from fastarat.training.tuning import tune as module
@@ -64,6 +65,22 @@ def test_a_training_takes_it_up_and_says_so_and_a_name_wins(fastarat, trials, tm
     assert chosen == "bf16" and why.startswith("tuned on this machine: 2.00 x")
     assert "dtype: bf16 (tuned on this machine" in said
     assert dtype("named", "--dtype", "fp32")[:2] == ("fp32", [])
+
+
+def test_a_run_that_goes_on_stays_as_it_began_whatever_was_tuned_since(fastarat, trials, tmp_path):
+    flags = ("digits-arat", *ONE_EPOCH, "--dtype", "auto", "--out")
+
+    def dtypes(out, *more):
+        assert fastarat("train", *flags, tmp_path / out, *more).code == 0
+        return [session["dtype"] for session in json.loads((tmp_path / out / "record.json").read_text())["sessions"]]
+
+    (before,) = dtypes("untuned")
+    fastarat("tune", *SHAPE)
+    assert dtypes("tuned") == ["bf16"]
+    assert dtypes("untuned", "--resume", "--epochs", "2") == [before, before]
+    (kept.place_for(kept.key_of(parse_arguments([*flags, "x"]).config, "cpu"))).unlink()
+    assert dtypes("tuned", "--resume", "--epochs", "2") == ["bf16", "bf16"]
+    assert dtypes("tuned", "--resume", "--epochs", "3", "--dtype", "fp32")[-1] == "fp32"
 
 
 def test_several_processes_are_not_tuned(fastarat, trials):

@@ -3,6 +3,7 @@ it."""
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -84,13 +85,32 @@ def tuned_choices(config: Config, device: str, log: ChoiceLog) -> Choices | None
     best = fastest(tuned.tried, num_images, usable)
     if best is None:
         return None
-    why = f"{TUNED}: {best.ratio[1]:.2f} x the plainest step's speed"
+    return _told(best.form, config, log, f"{TUNED}: {best.ratio[1]:.2f} x the plainest step's speed")
+
+
+def begun_with(session: Mapping[str, Any], config: Config, device: str, log: ChoiceLog) -> Choices | None:
+    """The tuned form of a run that goes on, by its last `session`: whatever was tuned since, it stays as it is.
+
+    None if the run was begun otherwise, or its form cannot run here or is not what the configuration names now.
+    """
+    values = session.get("tuned")
+    if config.num_processes > 1 or not isinstance(values, dict):
+        return None
+    try:
+        form = build(Choices, values, "the run's record")
+    except UserError:
+        return None
+    return _told(form, config, log, "as the run began") if form in open_forms(config, device) else None
+
+
+def _told(form: Choices, config: Config, log: ChoiceLog, why: str) -> Choices:
+    """Note what of the form was open."""
     for name in LEVERS:
         if getattr(config, name) == "auto":
-            log.choose(name, getattr(best.form, name), why)
-    if best.form.threads:
-        log.choose("threads", str(best.form.threads), why)
-    return best.form
+            log.choose(name, getattr(form, name), why)
+    if form.threads:
+        log.choose("threads", str(form.threads), why)
+    return form
 
 
 def key_of(config: Config, device: str) -> dict[str, Any]:
