@@ -7,12 +7,23 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
+
+from fastarat.common.distributed import World
+from fastarat.config import Config
+from fastarat.data.images.dataset import Dataset, Images
+from fastarat.data.loading.choose import Opened
+from fastarat.training.build import start_training
+from fastarat.training.choices import Choices
+from fastarat.training.step.compiled import StepBySize
 
 IS_HERE = torch.cuda.is_available() and "(simulated)" in torch.cuda.get_device_name()
 HAS_VALUES = os.environ.get("SIMGPU_VALUES") == "1"
@@ -115,3 +126,25 @@ def counting() -> Iterator[Counts]:
     reset()
     yield counts
     read(counts)
+
+
+def black_images(size: int, channels: int, num_images: int) -> Dataset:
+    """A set of 10 classes, as training and as test images."""
+    images = Images(np.zeros((num_images, size, size, channels), np.uint8), np.arange(num_images) % 10)
+    return Dataset("black images", images, images, tuple("0123456789"), 255, "")
+
+
+def step_counts(config: Config, dataset: Dataset, choices: Choices) -> Counts:
+    """What the sixth step asks of the device: by then the allocator has all that it needs."""
+    device = torch.device("cuda", 0)
+    training, step = start_training(config, Opened(dataset, "resident", ""), choices, World(device))
+    *first, last = islice(training.loader.batches(1), 6)
+    for batch in first:
+        training.advance(step, batch)
+    frames = sum(counters["frames"].values())
+    with counting() as counts:
+        training.advance(step, last)
+    assert sum(counters["frames"].values()) == frames, "it was compiled again"
+    if isinstance(step, StepBySize):
+        step.close()
+    return counts

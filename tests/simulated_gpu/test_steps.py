@@ -1,23 +1,18 @@
 """A step on the simulated GPU: nothing in it waits, copies from the host or allocates; nothing is compiled again."""
 
 from dataclasses import replace
-from itertools import islice
+from typing import Literal
 
-import numpy as np
 import pytest
-import torch
-from torch._dynamo.utils import counters
 
-from fastarat.common.distributed import World
 from fastarat.config import Config
 from fastarat.config.recipes import recipe
-from fastarat.data.images.dataset import Dataset, Images
-from fastarat.data.loading.choose import Opened
-from fastarat.training.build import start_training
+from fastarat.config.training import CompileMode
 from fastarat.training.choices import Choices
-from fastarat.training.step.compiled import StepBySize
-from tests.helpers.simulated_gpu import Counts, counted_only, counting
+from fastarat.training.step.precision import Dtype
+from tests.helpers.simulated_gpu import Counts, black_images, counted_only, step_counts
 from tests.helpers.simulated_gpu import pytestmark as needs_simulated_gpu
+from tests.simulated_gpu.step_table import counted, rows
 
 pytestmark = [*needs_simulated_gpu, counted_only]
 
@@ -38,38 +33,21 @@ def small(method: str) -> Config:
     return replace(config, batch=32, attack=replace(config.attack, steps=min(config.attack.steps, 2)))
 
 
-def digits() -> Dataset:
-    images = Images(np.zeros((160, 8, 8, 1), np.uint8), np.arange(160) % 10)
-    return Dataset("digits of zeros", images, images, tuple("0123456789"), 16, "")
-
-
-def step_counts(config: Config, choices: Choices, after: int = 2) -> Counts:
-    """What one step asks of the device, `after` the first ones."""
-    device = torch.device("cuda", 0)
-    training, step = start_training(config, Opened(digits(), "resident", ""), choices, World(device))
-    batches = training.loader.batches(1)
-    for batch in islice(batches, after):
-        training.advance(step, batch)
-    given = next(batches)
-    frames = sum(counters["frames"].values())
-    with counting() as counts:
-        training.advance(step, given)
-    assert sum(counters["frames"].values()) == frames, "it was compiled again"
-    if isinstance(step, StepBySize):
-        step.close()
-    return counts
+def digits_counts(method: str, dtype: Dtype, kernels: Literal["pytorch", "triton"], compile: CompileMode) -> Counts:
+    """What a step of a recipe on the digits asks of the device."""
+    return step_counts(small(method), black_images(8, 1, 192), Choices("cuda", dtype, kernels, compile))
 
 
 @pytest.mark.parametrize(("method", "dtype", "kernels"), EAGER)
 def test_an_eager_step_leaves_the_host_alone(method, dtype, kernels):
-    counts = step_counts(small(method), Choices("cuda", dtype, kernels, "eager"))
+    counts = digits_counts(method, dtype, kernels, "eager")
     assert counts.disturbances == {} and not counts.stray and not counts.nodes
     assert counts.launches > 50 and (counts.families["fastarat"] > 0) == (kernels == "triton")
 
 
 @pytest.mark.parametrize(("method", "dtype", "kernels"), COMPILED)
 def test_a_captured_step_is_one_launch(method, dtype, kernels):
-    counts = step_counts(small(method), Choices("cuda", dtype, kernels, "graph"))
+    counts = digits_counts(method, dtype, kernels, "graph")
     assert counts.disturbances == {} and not counts.stray
     assert counts.stats["graph_launches"] == 1 and counts.nodes > 50
     # The learning rate, the step's number, sums of metrics, the first step that was not finite.
@@ -77,7 +55,22 @@ def test_a_captured_step_is_one_launch(method, dtype, kernels):
 
 
 def test_a_compiled_step_launches_what_the_captured_one_replays():
-    compiled = step_counts(small("at"), Choices("cuda", "bf16", "triton", "compile"))
-    captured = step_counts(small("at"), Choices("cuda", "bf16", "triton", "graph"))
+    compiled = digits_counts("at", "bf16", "triton", "compile")
+    captured = digits_counts("at", "bf16", "triton", "graph")
     assert compiled.disturbances == captured.disturbances == {}
     assert compiled.launches + compiled.copies - captured.nodes <= captured.launches + captured.copies
+
+
+TABLE = rows()
+
+
+@pytest.mark.parametrize("cell", [cell for cell in TABLE if ":eager:" in cell and "wrn" not in cell])
+def test_the_table_of_steps_is_what_they_launch(cell):
+    row = counted(cell)
+    # What libraries keep for themselves is there before the first of these steps, or comes with it.
+    assert abs(row.pop("peak_mb") - TABLE[cell]["peak_mb"]) < 100
+    assert row == {name: TABLE[cell][name] for name in row}
+
+
+def test_no_step_of_the_table_disturbs_the_host():
+    assert TABLE and {cell: row["disturbances"] for cell, row in TABLE.items() if row["disturbances"]} == {}
