@@ -9,7 +9,7 @@ from fastarat.common.console import command
 from fastarat.common.errors import UserError, unknown
 from fastarat.common.files import expanded
 from fastarat.data.formats import arrays, cifar, digits, image_folder, prepared, shard_index, shards
-from fastarat.data.formats.archives import ARCHIVE_SUFFIXES, is_clutter
+from fastarat.data.formats.archives import ARCHIVE_SUFFIXES, is_clutter, is_compressed
 from fastarat.data.formats.beton import file as beton
 from fastarat.data.images.cache import CACHES, data_root
 from fastarat.data.images.damaged import readable
@@ -78,7 +78,7 @@ FORMATS: dict[str, Format] = {
         ARCHIVE_SUFFIXES,
         image_folder.tells,
         stored=image_folder.stored,
-        one_by_one=image_folder.reads_one_by_one,
+        one_by_one=lambda path: not is_compressed(path),
         decode=Decoding(image_folder.prepare, image_folder.decoded_once, image_folder.is_decoded, image_folder.outline),
         problems=image_folder.problems,
     ),

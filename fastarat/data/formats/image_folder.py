@@ -31,11 +31,6 @@ def tells(path: Path) -> bool:
     return is_archive(path)
 
 
-def reads_one_by_one(source: Path) -> bool:
-    """Whether an image can be read without those in front of it."""
-    return not is_compressed(source)
-
-
 def outline(source: Path) -> tuple[int, tuple[int, int]]:
     """The number of training images, and the first image's (width, height)."""
     layout = survey(source)
