@@ -13,10 +13,11 @@ from fastarat.common.errors import WorkError, first_line
 from fastarat.common.turns import ratio_of, ratio_text, take_turns
 from fastarat.data.loading.loader import Batch
 from fastarat.training.choices import Choices
+from fastarat.training.step.compiled import MOST_UNROLLED, unrolled_size
 from fastarat.training.tuning.candidates import candidates, described, other_threads
 from fastarat.training.tuning.chunks import WARM_UP, chunk, steps_for
 from fastarat.training.tuning.gate import Right, batches_of, compare, definition
-from fastarat.training.tuning.subject import FastaratSubject, StepSetting, Subject
+from fastarat.training.tuning.subject import FastaratSubject, StepSetting
 
 TURNS = 5
 _TURNS_SECONDS = 60.0
@@ -98,7 +99,7 @@ def _said(tried: Tried) -> Tried:
 class Running:
     """A candidate that takes steps."""
 
-    subject: Subject
+    subject: FastaratSubject
     feed: Iterator[Batch]
     steps: int
     """of a chunk"""
@@ -122,7 +123,9 @@ class Trial:
 
     def of(self, form: Choices) -> Tried:
         """Compare a candidate with the definition and time it; what fails or differs is refused, and said."""
-        running = None
+        running, size = None, unrolled_size(self.base.subject.training.parts)
+        if form.unroll and size > MOST_UNROLLED:
+            return Tried(form, f"not tried: {size} convolutions in one graph; up to {MOST_UNROLLED} compile in time")
         try:
             running, ready = self._ready(form)
             pair, rates = [self.base, running], ([], [])

@@ -1,6 +1,7 @@
 """Candidates that train as the definition does are timed with the plainest; the others are refused, and said."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -30,6 +31,8 @@ def tried(monkeypatch):
     monkeypatch.setattr(trial, "FastaratSubject", build)
     monkeypatch.setattr(trial, "candidates", lambda *_: [PLAIN, RIGHT, WRONG_ONE, BROKEN])
     monkeypatch.setattr(trial, "other_threads", lambda _: [1])
+    # One graph of this step is in time, and not one more convolution.
+    monkeypatch.setattr(trial, "MOST_UNROLLED", trial.unrolled_size(FastaratSubject(SETTING, PLAIN).training.parts))
     monkeypatch.setattr(trial, "TURNS", 2)
     monkeypatch.setattr(chunks, "_CHUNK_SECONDS", 0.01)
     shares, said = [], []
@@ -56,6 +59,13 @@ def test_a_plainest_form_that_is_refused_ends_it(monkeypatch):
     monkeypatch.setattr(trial, "candidates", lambda *_: [PLAIN])
     with pytest.raises(WorkError, match=r"fp32, pytorch, eager\) differs from the definition"):
         try_all(SETTING, lambda share: None)
+
+
+def test_one_graph_that_would_take_too_long_to_compile_is_not_tried(monkeypatch):
+    monkeypatch.setattr(trial, "MOST_UNROLLED", 5)
+    running = SimpleNamespace(subject=FastaratSubject(SETTING, PLAIN))
+    found = trial.Trial.of(SimpleNamespace(base=running), replace(PLAIN, compile="compile", unroll=True))
+    assert "not tried: " in found.problem and "up to 5 compile in time" in found.problem
 
 
 def test_the_form_by_which_a_run_ends_first_depends_on_its_length():
