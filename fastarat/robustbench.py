@@ -138,8 +138,13 @@ class AutoAttack:
     def _evaluated(self, x: Tensor, y: Tensor, bs: int, state_path: Path | str | None) -> Evaluation:
         """What the attacks leave of the images `x`: told, and kept as `evaluation`."""
         names, device = self._names(self.attacks_to_run), self._device(x)
+        targets, of_fab = self.apgd_targeted.n_target_classes, self.fab.n_target_classes
+        if targets != of_fab:
+            raise UserError(
+                f"apgd_targeted.n_target_classes is {targets} and fab.n_target_classes {of_fab}: give both one"
+            )
         threat = {"norm": NORMS[self.norm], "eps": self.epsilon}
-        settings = EvaluationSettings(",".join(names), seed=self.seed, batch=bs, targets=self._targets(), **threat)
+        settings = EvaluationSettings(",".join(names), seed=self.seed, batch=bs, targets=targets, **threat)
         with progress("AutoAttack", len(x)) as advance:
             found = evaluate(self.model, x, y, settings, device=device, state=state_path, advance=advance)
         for start in range(1, self.apgd.n_restarts if "apgd-ce" in names else 1):
@@ -163,14 +168,6 @@ class AutoAttack:
             if name in TARGETED:
                 notice(f"{name} runs in its targeted form, {TARGETED[name]}, which is the one that there is here")
         return list(dict.fromkeys(TARGETED.get(name, name) for name in attacks))
-
-    def _targets(self) -> int:
-        ours, theirs = self.apgd_targeted.n_target_classes, self.fab.n_target_classes
-        if ours != theirs:
-            raise UserError(
-                f"apgd_targeted.n_target_classes is {ours} and fab.n_target_classes {theirs}: give both one"
-            )
-        return ours
 
     def _device(self, x: Tensor) -> torch.device | str | None:
         return x.device if self.device is None and isinstance(self.model, Called) else self.device

@@ -144,7 +144,8 @@ class _Graph:
         """Move the own state on."""
         moved = zip(self.own, self.move(self.own), strict=True)
         # What comes from another place of the state is saved before that place is written.
-        changes = [(own, new.clone() if _is_among(new, self.own) else new) for own, new in moved if new is not own]
+        places = set(map(id, self.own))
+        changes = [(own, new.clone() if id(new) in places else new) for own, new in moved if new is not own]
         for own, new in changes:
             own.copy_(new)
 
@@ -180,7 +181,3 @@ def _padded(tensor: Tensor, size: int) -> Tensor:
     if not tensor.dim():
         return tensor.clone()
     return torch.cat([tensor, tensor[:1].expand(size - len(tensor), *tensor.shape[1:])])
-
-
-def _is_among(tensor: Tensor, others: Any) -> bool:
-    return any(tensor is other for other in others)

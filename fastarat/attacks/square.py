@@ -59,10 +59,6 @@ class Best(NamedTuple):
     """Linf: the highest image; L2: signs of this block's queries, [B, BLOCK, C]"""
 
 
-Propose = Callable[[Best], Tensor]
-"""From what is best so far to images to try."""
-
-
 def fraction(query: int) -> float:
     """p, the part of an image's area that the window of this query has."""
     return 0.8 / 2 ** bisect_left(HALVED_AFTER, query)
@@ -130,14 +126,11 @@ class _Linf(_Search):
         """What this block's queries need to know of the images."""
         return (x - self.eps).clamp_min(0), (x + self.eps).clamp_max(1)
 
-    def proposal(self, side: int) -> Propose:
-        """The proposal of any query: the side of its windows is looked up."""
-        return self._propose
-
-    def _propose(self, best: Best) -> Tensor:
-        signs, corner, side = (_at(best.query, table) for table in (self.signs, self.corners, self.lengths))
+    def propose(self, side: int, best: Best) -> Tensor:
+        """Images to try in any query: `side` is 0, and that of its windows is looked up."""
+        signs, corner, length = (_at(best.query, table) for table in (self.signs, self.corners, self.lengths))
         step = 2 * self.eps * signs.to(best.x_adv.dtype)
-        return step_window(best.x_adv, step, corner[0], side).clamp_(best.first, best.second)
+        return step_window(best.x_adv, step, corner[0], length).clamp_(best.first, best.second)
 
 
 class _L2(_Search):
@@ -168,12 +161,14 @@ class _L2(_Search):
         words = philox.words(self.seed, Stream.SQUARE_SIGN, block.start, rows, x.shape[1] * BLOCK)
         return x, _signs(words).view(-1, BLOCK, x.shape[1]).to(x.dtype)
 
-    def proposal(self, side: int) -> Propose:
-        """The proposal of a query whose windows have this side."""
-        return partial(self._propose, self.templates[side])
-
-    def _propose(self, shape: Tensor, best: Best) -> Tensor:
-        x, turned, corners = best.first, _at(best.query, self.signs), _at(best.query, self.corners)
+    def propose(self, side: int, best: Best) -> Tensor:
+        """Images to try in a query whose windows have this side."""
+        shape, x, turned, corners = (
+            self.templates[side],
+            best.first,
+            _at(best.query, self.signs),
+            _at(best.query, self.corners),
+        )
         signs = best.second.index_select(1, (best.query % BLOCK).view(1)).view(-1, x.shape[1], 1, 1)
         shape = signs * torch.where(turned[0] > 0, shape.T, shape)
         return self._around(x, move_mass(best.x_adv - x, shape, corners, self.eps))
@@ -224,8 +219,8 @@ def verdict(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return margins(logits, y).nan_to_num(-torch.inf, torch.inf, -torch.inf), ~are_right(logits, y)
 
 
-def _try(logits_of: Logits, propose: Propose, best: Best) -> Best:
-    """The state after one more query."""
+def _try(logits_of: Logits, propose: Callable[[Best], Tensor], best: Best) -> Best:
+    """The state after one more query, of the images that are proposed from what is best so far."""
     tried = propose(best)
     margin, wrong = verdict(logits_of(tried), best.y)
     better = (best.margin > 0) & (margin < best.margin)
@@ -267,7 +262,7 @@ def square(
             best = Best(x_adv[left], margin[left], broken[left], y[left], number, *about)
             for query in block:
                 side = search.sides[query] if norm == "l2" else 0
-                move = partial(_try, logits_of, search.proposal(side))
+                move = partial(_try, logits_of, partial(search.propose, side))
                 best = conditions.mover(("square", norm, eps, seed, queries, side), move, best)
             x_adv[left], margin[left], broken[left] = best.x_adv, best.margin, best.broken
         advance(len(block))

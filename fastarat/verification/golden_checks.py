@@ -32,7 +32,10 @@ REACHED, LEFT = 0.05, 0.2
 def verify_file(path: Path, dtype: torch.dtype, device: torch.device) -> Iterator[Row]:
     """Rows of everything the file holds, as they are computed. Raises `UserError` for what is no golden file."""
     golden = Golden(path, dtype, device)
-    yield from _evaluation(golden)
+    for branch in ("clean", "adv"):
+        with torch.no_grad():
+            logits = forward(golden.model, golden.x, branch, "eval")
+        yield _single(golden, f"eval_logits_{branch}", logits)
     yield from _attacks(golden)
     yield from _training_step(golden)
 
@@ -41,12 +44,6 @@ def _single(golden: Golden, quantity: str, ours: Tensor) -> Row:
     expected = golden.expected(quantity, ours.shape)
     error = float(np.abs(ours.detach().double().cpu().numpy() - expected).max())
     return golden.row(quantity, [(error, float(np.abs(expected).max()))])
-
-
-def _evaluation(golden: Golden) -> Iterator[Row]:
-    with torch.no_grad():
-        yield _single(golden, "eval_logits_clean", forward(golden.model, golden.x, "clean", "eval"))
-        yield _single(golden, "eval_logits_adv", forward(golden.model, golden.x, "adv", "eval"))
 
 
 def _attacks(golden: Golden) -> Iterator[Row]:

@@ -97,7 +97,11 @@ class Kit:
         if not isinstance(self.recorded, dict):
             raise UserError(f"{expected} is no JSON object of what was run")
         if self.results:
-            self._read_images()
+            data = Stored(folder / "data.npz")
+            self.x = data.numbers("x_test", -1, -1, -1, -1).float().to(device)
+            self.y = data.whole("y_test", len(self.x)).to(device)
+            if not len(self.x) or not (self.x.min() >= 0 and self.x.max() <= 1):
+                raise UserError(f"{data.path}: x_test are no images in [0, 1]")
         self.net = cache(self._net)
 
     def _result(self, path: Path) -> Result:
@@ -106,13 +110,6 @@ class Kit:
             raise UserError(f"{path} belongs to a net that is not there: {self.folder / f'arch_{net}.json'} is missing")
         label = " ".join(part for part in (net, norm, run.replace("_", " ")) if part)
         return Result(Stored(path), kind, net, NORMS[norm], f"{net}_{norm}", label, run)
-
-    def _read_images(self) -> None:
-        data = Stored(self.folder / "data.npz")
-        self.x = data.numbers("x_test", -1, -1, -1, -1).float().to(self.device)
-        self.y = data.whole("y_test", len(self.x)).to(self.device)
-        if not len(self.x) or not (self.x.min() >= 0 and self.x.max() <= 1):
-            raise UserError(f"{data.path}: x_test are no images in [0, 1]")
 
     def _net(self, name: str) -> nn.Module:
         """The float32 net called `name`, which takes the images and has a logit for every label."""

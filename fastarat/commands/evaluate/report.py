@@ -28,6 +28,8 @@ def report(work: "Work", evaluation: "Evaluation") -> None:
 
 def as_json(work: "Work", evaluation: "Evaluation") -> dict[str, Any]:
     """The result with what it was made with."""
+    from fastarat.common.environment import environment
+
     classes, told = work.data.classes, evaluation.to_json()
     result: dict[str, Any] = {
         "model": work.arguments.model,
@@ -45,7 +47,10 @@ def as_json(work: "Work", evaluation: "Evaluation") -> dict[str, Any]:
         for name in ("after", "seconds"):
             result[name] = {attack: round(number, 3) for attack, number in told[name].items()}
         result |= {name: told[name] for name in ("warnings", "options", "complete", "stopped")}
-    return {**result, "record": _record(work)}
+    kept = ("fastarat", "commit", "date", "python", "torch", "cuda", "gpu", "driver", "threads")
+    found = environment()
+    record = {"device": work.device.type, "seed": work.arguments.seed, **{name: found[name] for name in kept}}
+    return {**result, "record": record}
 
 
 def save(path: "Path", work: "Work", evaluation: "Evaluation") -> None:
@@ -86,14 +91,6 @@ def _attack(work: "Work") -> dict[str, Any]:
     if any(ATTACKS[name].fewest_classes for name in names):
         attack["targets"] = a.targets
     return {**attack, "dtype": a.dtype, "engine": a.engine, "batch": a.batch}
-
-
-def _record(work: "Work") -> dict[str, Any]:
-    from fastarat.common.environment import environment
-
-    kept = ("fastarat", "commit", "date", "python", "torch", "cuda", "gpu", "driver", "threads")
-    found = environment()
-    return {"device": work.device.type, "seed": work.arguments.seed, **{name: found[name] for name in kept}}
 
 
 def _summary(evaluation: "Evaluation", stage: str, classes: tuple[str, ...]) -> dict[str, Any]:
