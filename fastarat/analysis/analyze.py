@@ -77,7 +77,8 @@ def whole_analysis(
     states = measured_states(view, kept, done)
     deployed, _ = load_deployed(path)
     deployed.to(device, view.x.dtype)
-    attacked = attack_images(deployed, view.x, view.y, view.attack, seed, view.training.config.evaluation.batch)
+    batch = view.training.config.evaluation.batch
+    attacked = attack_images(deployed, view.x, view.y, view.attack, seed=seed, batch=batch)
     shown = examples(attacked, NUM_SHOWN)
     chosen = examples(attacked, NUM_SURFACES)
     x, y, attack = view.x[chosen], view.y[chosen], view.attack

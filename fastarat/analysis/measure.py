@@ -73,8 +73,9 @@ class View:
         model = self.training.deployed
         values: dict[str, Values | None] = self.on_training_batches(advance)
         batch = self.training.config.evaluation.batch
+        sizes = {"seed": self.seed, "batch": batch}
         attacked = attack_images(
-            model, self.x, self.y, self.attack, self.seed, batch, lambda n: advance(n * (STEPS + 1))
+            model, self.x, self.y, self.attack, **sizes, advance=lambda n: advance(n * (STEPS + 1))
         )
         values |= measure_features(model, self.x, attacked.x_adv, self.layers, batch=batch)
         means = {name: self.mean(name, layers) if layers else None for name, layers in values.items()}

@@ -54,6 +54,7 @@ def attack_images(
     x: Tensor,
     y: Tensor,
     attack: AttackConfig,
+    *,
     seed: int,
     batch: int = 500,
     advance: Callable[[int], None] = lambda num_images: None,

@@ -163,12 +163,8 @@ class _L2(_Search):
 
     def propose(self, side: int, best: Best) -> Tensor:
         """Images to try in a query whose windows have this side."""
-        shape, x, turned, corners = (
-            self.templates[side],
-            best.first,
-            _at(best.query, self.signs),
-            _at(best.query, self.corners),
-        )
+        shape, x = self.templates[side], best.first
+        turned, corners = _at(best.query, self.signs), _at(best.query, self.corners)
         signs = best.second.index_select(1, (best.query % BLOCK).view(1)).view(-1, x.shape[1], 1, 1)
         shape = signs * torch.where(turned[0] > 0, shape.T, shape)
         return self._around(x, move_mass(best.x_adv - x, shape, corners, self.eps))

@@ -67,7 +67,8 @@ class Work:
             raise UserError(f"{self.data.name} has no test images: give --data a set of the same classes that has some")
         chosen = subset(self.data.decoded_test, arguments.num_images, arguments.seed)
         self.images, self.labels = as_images(chosen, self.data.max_value)
-        check_model(self.model, self.images[:2].to(self.device), len(self.data.classes), self.settings.names)
+        first, attacks = self.images[:2].to(self.device), self.settings.names
+        check_model(self.model, first, len(self.data.classes), attacks=attacks)
         self.state = self._state()
 
     def evaluate(self) -> "Evaluation":

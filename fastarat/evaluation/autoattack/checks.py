@@ -40,7 +40,7 @@ def check_images(images: Tensor) -> None:
 
 
 def check_model(
-    module: nn.Module, images: Tensor, num_classes: int | None = None, attacks: Sequence[str] = STANDARD
+    module: nn.Module, images: Tensor, num_classes: int | None = None, *, attacks: Sequence[str] = STANDARD
 ) -> None:
     """Raise `UserError` unless `module`, in eval mode, maps `images` (as `autoattack` takes them) to logits, each by
     its image alone, of which there is a gradient if one of `attacks` follows it.
