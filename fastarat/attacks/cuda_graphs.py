@@ -5,6 +5,7 @@ device. `Captured` records such a function once for each of a few numbers of row
 it is given is padded to the next such number with copies of the first row, whose results nobody sees.
 """
 
+import gc
 import warnings
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -136,7 +137,7 @@ class _Graph:
             with _refusing_to_wait():
                 self.move(self.own)
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            with capturing(self.graph, pool=pool, stream=stream):
                 self.advance()
         here.wait_stream(stream)
 
@@ -160,6 +161,31 @@ class _Graph:
         if self.handed[0] is None or len(self.handed[0]) != rows:
             self.handed = type(state)(*(own[:rows] if own.dim() else own for own in self.own))
         return self.handed
+
+
+@contextmanager
+def capturing(graph: torch.cuda.CUDAGraph, **options: Any) -> Iterator[None]:
+    """Record what is launched within in `graph`; `options` as `torch.cuda.graph` takes them.
+
+    Nothing is collected meanwhile, since garbage may hold what no capture lets go of. Raises what failed within, and
+    not what the end of an invalid capture says of it.
+    """
+    gc.collect()
+    collects, reason = gc.isenabled(), None
+    gc.disable()
+    try:
+        # Thread-local: what NCCL's own threads ask of the device does not end the capture.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local", **options):
+            try:
+                yield
+            except Exception as error:
+                reason = error
+                raise
+    except Exception as error:
+        raise reason or error  # noqa: B904, the end's words stay its context
+    finally:
+        if collects:
+            gc.enable()
 
 
 @contextmanager

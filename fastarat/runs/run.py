@@ -110,6 +110,11 @@ class Run:
         """Whether there are test images beside those of the session that runs."""
         return self._sessions[-1]["data"]["test_images"] > 0
 
+    def record_choices(self, **chosen: str) -> None:
+        """Write anew what the session that runs computes with, and its list of choices with it."""
+        self._sessions[-1].update(chosen)
+        self._write_sessions()
+
     def record_event(self, text: str) -> None:
         """Add what happened to the record of the session that runs."""
         self._sessions[-1].setdefault("events", []).append(text)

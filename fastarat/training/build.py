@@ -36,14 +36,32 @@ def start_training(config: Config, opened: Opened, choices: Choices, world: Worl
     Raises `UserError` for settings that do not fit the images, or a folder of $TORCHINDUCTOR_CACHE_DIR that cannot be
     written.
     """
-    if choices.compile != "eager":
-        keep_caches()
     kernels = IMPLEMENTATIONS[choices.kernels]
     training = build_training(config, opened.dataset, world, dtype=choices.dtype, kernels=kernels, loader=opened.loader)
+    return training, step_of(training, choices)
+
+
+def step_of(training: Training, choices: Choices) -> Step:
+    """The step that trains it, as `choices` say how it runs. Raises `UserError` as `keep_caches` does."""
+    if choices.compile != "eager":
+        keep_caches()
     unroll = choices.unroll
     if unroll is None:
         unroll = unrolled_size(training.parts) <= MOST_UNROLLED
-    return training, build_step(training.parts, training.controls, choices.compile, unroll=unroll)
+    return build_step(training.parts, training.controls, choices.compile, unroll=unroll)
+
+
+def compute_with(training: Training, kernels: Kernels) -> None:
+    """Let other kernels compute the steps of this training from now on; its tensors stay."""
+    training.parts = training.parts.computed_with(kernels)
+    training.loader.kernels = kernels
+    _let_compute(training.parts.model, kernels)
+    _let_compute(training.parts.method, kernels)
+
+
+def _let_compute(net: nn.Module, kernels: Kernels) -> None:
+    if context := forward_context(net):
+        context.kernels = kernels
 
 
 def build_training(
@@ -116,9 +134,8 @@ def _build_net(
     model.to(world.device, precision.parameter_dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     method.to(world.device, precision.parameter_dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for net in (model, method):  # a teacher is part of the method
-        context = forward_context(net)
-        if context is not None:
-            context.kernels = kernels
+        _let_compute(net, kernels)
+        if context := forward_context(net):
             context.group = world.group if config.sync_bn else None
     for layer in method.modules():
         if isinstance(layer, BatchNorm1d) and config.sync_bn:

@@ -87,7 +87,8 @@ class Loop:
         seconds = time.monotonic() - started
         self.compile_seconds += seconds
         height, width = batch.x.shape[2:]
-        self.display.note(f"compiled for images of {width}x{height} in {duration(seconds)}")
+        if self.compiles:  # it may have fallen back
+            self.display.note(f"compiled for images of {width}x{height} in {duration(seconds)}")
         self.display.count_from(self.training.step)
         self.epoch_started += seconds
         self.epoch_first_step += 1

@@ -1,6 +1,7 @@
 """Train by a configuration: what `fastarat train` does, and the same from Python."""
 
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from fastarat.runs.checkpoint import load_checkpoint
 from fastarat.runs.run import Run, settled
 from fastarat.training.build import start_training
 from fastarat.training.choices import Choices, choose, choose_device, threads
+from fastarat.training.fallback import FallbackStep
 from fastarat.training.loop import Loop
 from fastarat.training.profiling.profiler import first_recorded, profiling
 from fastarat.training.reporting import learning_curves
 from fastarat.training.state import Training, in_order_of_state
-from fastarat.training.step.compiled import MOST_UNROLLED, StepBySize, unrolled_size
+from fastarat.training.step.compiled import MOST_UNROLLED, unrolled_size
 from fastarat.training.tuning.kept import TUNED, begun_with, tuned_choices
 
 __all__ = ["Interrupted", "train"]
@@ -50,6 +52,7 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
         if kept:
             opened = replace(opened, dataset=in_order_of_state(opened.dataset, *kept))
         training, step = start_training(config, opened, choices, world)
+        step = FallbackStep(training, step, choices, log)
         _check_alike(training, world)
         _log_the_rest(training, opened, choices, log)
         if profile:
@@ -59,11 +62,12 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
         record = profiling(training, profile, run.path / "profile", choices.compile)
         with threads(choices.threads), record as profiler:
             marked = profiler.marked(step) if profiler else step
-            Loop(training, run, marked, compiles=choices.compile != "eager", profiler=profiler).fit()
+            loop = Loop(training, run, marked, compiles=choices.compile != "eager", profiler=profiler)
+            step.is_stopped, step.fell_back = lambda: loop.stop_signal > 0, partial(_fell_back, loop)
+            loop.fit()
         if world.is_main:
             learning_curves(run.path / "learning_curves.png", {config.recipe: run.metrics()}, str(run.path))
-        if isinstance(step, StepBySize):
-            step.close()
+        step.close()
         # Not after a failure: whoever leaves may wait for those who cannot come.
         leave_world(world)
     except torch.OutOfMemoryError:
@@ -154,6 +158,13 @@ def _facts(
         "loader": {"name": opened.loader, **asdict(training.config.loading)},
         "last_batch": "dropped if not full",
     }
+
+
+def _fell_back(loop: Loop, choices: Choices) -> None:
+    """The loop and the record say how the steps run now."""
+    loop.compiles = choices.compile != "eager"
+    if loop.world.is_main:
+        loop.run.record_choices(compile=choices.compile, kernels=choices.kernels)
 
 
 def _kept(run: Run, resume: bool, world: World) -> tuple[dict[str, Any], Path] | None:

@@ -34,6 +34,7 @@ class Loader(ABC):
 
     dtype: torch.dtype
     kernels: Kernels
+    """crop and flip; others may take their place between two batches"""
     max_value: int = MAX_VALUE
     """pixels are stored values / `max_value`"""
 

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastarat.attacks.cuda_graphs import capturing
 from fastarat.common.console import notice
-from fastarat.common.errors import UserError, WorkError
+from fastarat.common.errors import UserError, WorkError, first_line
 from fastarat.common.processes import is_first
 from fastarat.config.training import CompileMode
 from fastarat.data.loading.loader import Batch
@@ -32,6 +33,14 @@ MOST_UNROLLED = 60
 """The most convolutions, counted once a forward, of a step that is compiled as one graph: 40 took 54 s from a cold
 cache (one CPU core), 66 took 137 s, more than the 90 s that a start should cost at most."""
 _WARM_UP_STEPS = 3
+
+
+class NotCompiled(WorkError):
+    """The compiler refused the step, or failed."""
+
+
+class NotCaptured(WorkError):
+    """The step runs, but no CUDA graph takes it."""
 
 
 def unrolled_size(parts: StepParts) -> int:
@@ -136,29 +145,23 @@ class CapturedStep:
         self.batch = Batch(*(tensor.clone() for tensor in batch))
         # What is compiled, tuned or allocated at first use must be so before the capture; then all that
         # these steps moved is put back.
-        state = state_tensors(self.parts)
-        before = [tensor.detach().clone() for tensor in state]  # a graph would bind the parameters to a stream
+        put_back = remembered(self.parts)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(_WARM_UP_STEPS):
                 self.step(self.batch)
         torch.cuda.current_stream().wait_stream(side)
-        with torch.no_grad():
-            for tensor, value in zip(state, before, strict=True):
-                tensor.copy_(value)
+        put_back()
         graph = torch.cuda.CUDAGraph()
         try:
-            # Thread-local: what NCCL's own threads ask of the device does not end the capture.
-            with torch.cuda.graph(graph, self.pool, capture_error_mode="thread_local"):
+            with capturing(graph, pool=self.pool):
                 self.metrics = self.step(self.batch)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            reason = next(iter(str(error).splitlines()), "")
-            raise WorkError(
-                f"the step could not be captured ({reason}); --compile compile runs it uncaptured"
-            ) from error
+            fix = "--compile compile --kernels pytorch runs it uncaptured"
+            raise NotCaptured(f"the step could not be captured ({first_line(error)}); {fix}") from error
         self.graph = graph
 
 
@@ -167,6 +170,19 @@ def state_tensors(parts: StepParts) -> list[Tensor]:
     precision = parts.precision
     buffers = (*parts.model.buffers(), *parts.method.buffers())
     return [*parts.parameters, *parts.momenta, *buffers, precision.scale, precision.good_steps]
+
+
+def remembered(parts: StepParts) -> Callable[[], None]:
+    """What puts all that steps move back as it is now, bit by bit."""
+    state = state_tensors(parts)
+    before = [tensor.detach().clone() for tensor in state]  # a graph would bind the parameters to a stream
+
+    @torch.no_grad()
+    def put_back() -> None:
+        for tensor, value in zip(state, before, strict=True):
+            tensor.copy_(value)
+
+    return put_back
 
 
 @contextmanager
@@ -182,7 +198,8 @@ def _compiler_errors() -> Iterator[None]:
         # A C++ compiler's own report stands further down.
         reported = next((line.strip() for line in lines if "error: " in line), "")
         reason = ": ".join(filter(None, [*lines[:1], reported])) or type(cause).__name__
-        raise WorkError(f"the step could not be compiled ({reason}); --compile eager runs it as it is") from error
+        fix = "--compile eager --kernels pytorch runs it as it is"
+        raise NotCompiled(f"the step could not be compiled ({reason}); {fix}") from error
 
 
 def cache_folder() -> Path | None:

@@ -5,6 +5,7 @@ The step has three stages, each a function of tensors, so that it can be compile
 """
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -49,6 +50,12 @@ class StepParts:
         object.__setattr__(self, "parameters", parameters)
         object.__setattr__(self, "momenta", [torch.zeros_like(parameter) for parameter in parameters])
         object.__setattr__(self, "zero", torch.zeros((), dtype=dtype, device=device, requires_grad=True))
+
+    def computed_with(self, kernels: Kernels) -> "StepParts":
+        """The same with other kernels; it shares every tensor, momenta too."""
+        other = copy(self)
+        object.__setattr__(other, "kernels", kernels)
+        return other
 
 
 class Controls(NamedTuple):

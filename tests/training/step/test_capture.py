@@ -1,5 +1,8 @@
 """What stands round a captured graph (warm-up, restoring, copies, controls), with CUDA's part pretended."""
 
+import gc
+from contextlib import contextmanager
+
 import pytest
 import torch
 from fastarat_kernels.implementations import PYTORCH, TRITON
@@ -39,6 +42,34 @@ def test_no_graph_of_autograd_lives_on_from_warm_up_to_capture(monkeypatch):
     with pretended_capture(monkeypatch, captured):
         captured(batch(0, parts))
     assert not any(met_again[:3])
+
+
+def test_what_fails_in_a_capture_is_said_and_not_what_its_end_says_and_nothing_is_collected_in_it(monkeypatch):
+    step, parts, _ = built("eager")
+    captured, collects = CapturedStep(parts, step), []
+
+    def fails_when_captured(given):
+        collects.append(gc.isenabled())
+        if len(collects) > 3:
+            raise RuntimeError("cudaMalloc is not allowed")
+        return step(given)
+
+    captured.step = fails_when_captured
+    with pretended_capture(monkeypatch, captured):
+        inner = torch.cuda.graph
+
+        @contextmanager
+        def ending_badly(*args, **options):
+            try:
+                with inner(*args, **options):
+                    yield
+            except RuntimeError:
+                raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904
+
+        monkeypatch.setattr(torch.cuda, "graph", ending_badly)
+        with pytest.raises(WorkError, match="cudaMalloc is not allowed"):
+            captured(batch(0, parts))
+    assert collects == [True, True, True, False] and gc.isenabled()
 
 
 def test_a_capture_that_fails_names_the_way_round_it(monkeypatch):

@@ -1,0 +1,146 @@
+"""What `auto` chose gives way to the next best with one line, and trains as the eager step; what was named does not."""
+
+import json
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fastarat_kernels.implementations import TRITON
+from fastarat_kernels.launch import UnsupportedInput
+from torch._dynamo.exc import TorchDynamoException
+
+from fastarat.__main__ import main
+from fastarat.training import fallback
+from fastarat.training.build import IMPLEMENTATIONS
+from fastarat.training.choices import Choices
+from tests.helpers.command_line import ONE_EPOCH, Result, assert_same, metrics, newest, state_of
+
+
+def refuse(*_, **__):
+    raise UnsupportedInput("x is not dense")
+
+
+FLAGS = ("digits-arat", *ONE_EPOCH, "--device", "cpu", "--dtype", "fp32")
+
+
+@pytest.fixture(scope="module")
+def eager(tmp_path_factory) -> Path:
+    """The run of the eager step with PyTorch's kernels."""
+    run = tmp_path_factory.mktemp("eager") / "run"
+    assert main(["train", *FLAGS, "--compile", "eager", "--kernels", "pytorch", "--out", str(run)]) == 0
+    return run
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path, capsys) -> Callable[..., Result]:
+    """`machine(mode, fails, *flags)` trains where `auto` chooses `mode` and Triton's kernels, and these parts fail when
+    the weights have moved; a "compiler later" compiles what is captured."""
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name, value in {"Stream": lambda: stream, "current_stream": lambda: stream, "CUDAGraph": object}.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+
+    @contextmanager
+    def no_capture(*_, **__):
+        yield
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    monkeypatch.setattr(torch.cuda, "graph", no_capture)
+
+    def run(mode: str, fails: tuple[str, ...], *flags: str) -> Result:
+        built = []
+
+        def compiled(function, **_):
+            built.append(function)
+            broken = "compiler" in fails or ("compiler later" in fails and len(built) > 1)
+
+            def step(*args):
+                metrics = function(*args)
+                if broken:
+                    raise TorchDynamoException("no such instruction")
+                return metrics
+
+            return step
+
+        monkeypatch.setattr(torch, "compile", compiled)
+        if "kernel" in fails:
+            monkeypatch.setitem(IMPLEMENTATIONS, "triton", replace(TRITON, pgd_step=refuse))
+        choices = Choices("cpu", "fp32", "triton", mode)  # type: ignore[arg-type]
+        monkeypatch.setattr("fastarat.training.train.choose", lambda *_: choices)
+        capsys.readouterr()
+        code = main(["train", *FLAGS, *flags, "--out", str(tmp_path / "run")])
+        return Result(code, *capsys.readouterr())
+
+    return run
+
+
+def assert_same_training(ours: Path, theirs: Path) -> None:
+    assert [line["train"] for line in metrics(ours)] == [line["train"] for line in metrics(theirs)]
+    mine, other = state_of(newest(ours)), state_of(newest(theirs))
+    for part in ("model", "method", "momenta", "totals"):
+        assert_same(mine[part], other[part], part)
+
+
+CASES = {
+    "capture": ("graph", ("capture",), ("compile", "pytorch"), ["compile: compile (the step could not be captured"]),
+    "compiler": (
+        "graph",
+        ("compiler",),
+        ("eager", "pytorch"),
+        ["compile: eager (the step could not be compiled"],
+    ),
+    "both": (
+        *("graph", ("capture", "compiler later"), ("eager", "pytorch")),
+        ["compile: compile (the step could not be captured", "compile: eager (the step could not be compiled"],
+    ),
+    "kernel": ("compile", ("kernel",), ("compile", "pytorch"), ["kernels: pytorch (x is not dense)"]),
+}
+
+
+@pytest.mark.parametrize(("mode", "fails", "takes", "lines"), CASES.values(), ids=CASES)
+def test_a_better_way_that_fails_gives_way_with_a_line_and_every_bit_is_the_eager_step_s(
+    machine, eager, tmp_path, mode, fails, takes, lines
+):
+    result = machine(mode, fails)
+    assert result.code == 0, result.err
+    said = [line for line in result.err.splitlines() if line.startswith(("compile: ", "kernels: pytorch (x"))]
+    assert len(said) == len(lines) and all(map(str.startswith, said, lines)), result.err
+    assert_same_training(tmp_path / "run", eager)
+    (session,) = json.loads((tmp_path / "run" / "record.json").read_text())["sessions"]
+    assert (session["compile"], session["kernels"]) == takes
+    recorded = [f"{choice['what']}: {choice['value']} ({choice['why']})" for choice in session["choices"]]
+    assert set(said) <= set(recorded)
+    assert ("compiled for images" in result.err) == (takes[0] != "eager")
+
+
+@pytest.mark.parametrize(
+    ("mode", "fails", "flags", "words"),
+    [
+        ("graph", ("capture",), ("--compile", "graph"), "operation not permitted"),
+        ("compile", ("compiler",), ("--compile", "compile"), "no such instruction"),
+        ("compile", ("kernel",), ("--kernels", "triton", "--compile", "compile"), "x is not dense"),
+    ],
+)
+def test_what_was_asked_for_by_name_and_fails_ends_the_run_with_one_line(machine, mode, fails, flags, words):
+    result = machine(mode, fails, *flags)
+    assert result.code == 1 and words in result.error and "--kernels pytorch" in result.error
+
+
+def test_all_processes_go_on_alike_by_the_worst_of_them(machine, eager, tmp_path, monkeypatch):
+    asked = []
+
+    def worst(mine, world):
+        asked.append(mine)
+        return (fallback.WAYS.index(("eager", "pytorch")),)
+
+    monkeypatch.setattr(fallback, "largest", worst)
+    result = machine("compile", ())
+    assert result.code == 0 and "compile: eager (another process could not take the step)" in result.err
+    assert asked == [(fallback.WAYS.index(("compile", "triton")),), (fallback.WAYS.index(("eager", "pytorch")),)]
+    assert_same_training(tmp_path / "run", eager)
