@@ -131,7 +131,7 @@ def turn(case: Case, seed: int, advance: Callable[[float], None]) -> Turn:
         done.attacked.append(len(left))
         for engine in in_turn(ENGINES, seed):
             begun, cpu_begun = time.perf_counter(), time.process_time()
-            x_adv = RUNS[engine](case, name, left, seed) if len(left) else case.images[left]
+            x_adv = RUNS[engine](case, name, left, seed=seed) if len(left) else case.images[left]
             if x_adv.is_cuda:
                 torch.cuda.synchronize()
             done.seconds[engine].append(time.perf_counter() - begun)
@@ -146,7 +146,7 @@ def turn(case: Case, seed: int, advance: Callable[[float], None]) -> Turn:
     return done
 
 
-def _ours(case: Case, name: str, rows: Tensor, seed: int) -> Tensor:
+def _ours(case: Case, name: str, rows: Tensor, *, seed: int) -> Tensor:
     x, y = case.images[rows], case.labels[rows]
     settings = EvaluationSettings(name, norm=case.norm, eps=case.eps, seed=seed, batch=BATCH)
     with prepared(case.model, x) as logits_of:
@@ -154,7 +154,7 @@ def _ours(case: Case, name: str, rows: Tensor, seed: int) -> Tensor:
     return x.index_copy(0, result.rows.to(x.device), result.x_adv.to(x.device))
 
 
-def _reference(case: Case, name: str, rows: Tensor, seed: int) -> Tensor:
+def _reference(case: Case, name: str, rows: Tensor, *, seed: int) -> Tensor:
     options = {"norm": NORMS[case.norm], "eps": case.eps, "seed": seed, "device": case.images.device}
     attack = package()(case.model, version="standard", **options)
     # Version "custom" would run APGD-CE from five starts, where the standard has one.

@@ -39,7 +39,7 @@ def main(args: list[str] | None) -> int:
     arguments = _arguments(args)
     given = Given(arguments.out, arguments.state / "aside")
     carry(arguments.state / "rows", arguments.out, commit())
-    campaign = Campaign(_setting(arguments), arguments.state, started + arguments.budget, given)
+    campaign = Campaign(_setting(arguments), arguments.state, started + arguments.budget, given=given)
     if commit() is None:
         notice("commit: unknown, so nothing counts as done; set FASTARAT_COMMIT to what this copy was made from")
     results = campaign.run(stages(campaign.setting))

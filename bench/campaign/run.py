@@ -46,7 +46,7 @@ class Campaign:
     Raises `UserError` if a file of rows cannot be read.
     """
 
-    def __init__(self, setting: CampaignSetting, state: Path, end: float, given: Given):
+    def __init__(self, setting: CampaignSetting, state: Path, end: float, *, given: Given):
         self.setting, self.state, self.end, self.given = setting, state, end, given
         left = end - time.monotonic()
         self.grace_s = min(15, left / 12)
@@ -62,14 +62,13 @@ class Campaign:
 
     def run(self, stages: Sequence[Stage]) -> list[Result]:
         """The results in the order of `stages`. What failed in an earlier call has its turn after the others."""
-        found: dict[str, Result] = {}
-        always = [stage for stage in stages if stage.is_of_call]
-        for stage in always:
-            found[stage.name] = self._result(stage)
-        self._learn_facts()
+        found = {stage.name: self._result(stage) for stage in stages if stage.is_of_call}
+        # The first of them wrote what machine this is: this process never touches the GPU.
+        for row in rows_in(self.setting.out):
+            if row.get("benchmark") == "environment":
+                self.facts = {name: row.get(name) for name in FACTS}
         others = [stage for stage in stages if not stage.is_of_call]
-        for stage in sorted(others, key=self._has_failed):
-            found[stage.name] = self._result(stage)
+        found |= {stage.name: self._result(stage) for stage in sorted(others, key=self._has_failed)}
         return [found[stage.name] for stage in stages]
 
     def _result(self, stage: Stage) -> Result:
@@ -165,12 +164,6 @@ class Campaign:
             TORCHINDUCTOR_CACHE_DIR=str(caches / "inductor"),
             TRITON_CACHE_DIR=str(caches / "triton"),
         )
-
-    def _learn_facts(self) -> None:
-        """The machine's, from the row that the first stage wrote: this process never touches the GPU."""
-        rows = [row for row in rows_in(self.setting.out) if row.get("benchmark") == "environment"]
-        if rows:
-            self.facts = {name: rows[-1].get(name) for name in FACTS}
 
     def _config(self, stage: Stage) -> Row:
         data = self.setting.data and Path(self.setting.data).name

@@ -30,12 +30,12 @@ def cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
         )
 
 
-def _plain_augment(images: Tensor, index: Tensor, epoch: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+def _plain_augment(images: Tensor, index: Tensor, epoch: Tensor, *, dtype: torch.dtype) -> dict[str, Tensor]:
     # The epoch is a tensor: the copy of a Python number to the GPU could not be captured.
     return {"y": twin.augment(images, index, epoch, 255, dtype, 4, True, SEED)}  # type: ignore[arg-type]
 
 
-def _fused_augment(images: Tensor, index: Tensor, epoch: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+def _fused_augment(images: Tensor, index: Tensor, epoch: Tensor, *, dtype: torch.dtype) -> dict[str, Tensor]:
     return {"y": augment(images, index, EPOCH, 255, dtype, 4, True, SEED)}
 
 

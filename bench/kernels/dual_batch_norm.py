@@ -51,7 +51,7 @@ def _batch_norm(layer: Layer, images: int, groups: int, *, dtype: torch.dtype, l
         shape,
         dtype,
         counted,
-        partial(_batch_norm_inputs, layer, shape, groups, dtype, label != "attack"),
+        partial(_batch_norm_inputs, layer=layer, shape=shape, groups=groups, dtype=dtype, train=label != "attack"),
         partial(_definition, **settings),
         variants,
         # A residual is read once, and has a gradient to be written.
@@ -97,7 +97,7 @@ def _apex_batch_norm(channels: int, groups: int, relu: bool) -> Function:
 
 
 def _batch_norm_inputs(
-    layer: Layer, shape: tuple[int, ...], groups: int, dtype: torch.dtype, train: bool, draw: Draw
+    draw: Draw, *, layer: Layer, shape: tuple[int, ...], groups: int, dtype: torch.dtype, train: bool
 ) -> Inputs:
     """x, weight and bias [groups, C] float32 (with gradients in training), and a residual or None."""
     weight, bias = draw.uniform(groups, layer.channels) + 0.5, draw.normal(groups, layer.channels)

@@ -27,7 +27,7 @@ def cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
             shape,
             dtype,
             {"forward": images_moved * torch.Size(shape).numel() * dtype.itemsize},
-            partial(inputs, shape, dtype, norm),
+            partial(inputs, shape=shape, dtype=dtype, norm=norm),
             plain,
             variants_of(plain, partial(named, ours, norm=norm, **settings)),
             layer=side <= 32,
@@ -39,7 +39,7 @@ def _radius(shape: tuple[int, ...], norm: str) -> float:
     return 0.25 if norm == "linf" else 0.15 * torch.Size(shape[1:]).numel() ** 0.5
 
 
-def _step_inputs(shape: tuple[int, ...], dtype: torch.dtype, norm: str, draw: Draw) -> Inputs:
+def _step_inputs(draw: Draw, *, shape: tuple[int, ...], dtype: torch.dtype, norm: str) -> Inputs:
     centre, radius = draw.uniform(*shape), _radius(shape, norm)
     x_adv = (centre + 0.45 * (draw.uniform(*shape) - 0.5)).clamp(0, 1)
     return {
@@ -51,7 +51,7 @@ def _step_inputs(shape: tuple[int, ...], dtype: torch.dtype, norm: str, draw: Dr
     }
 
 
-def _start_inputs(shape: tuple[int, ...], dtype: torch.dtype, norm: str, draw: Draw) -> Inputs:
+def _start_inputs(draw: Draw, *, shape: tuple[int, ...], dtype: torch.dtype, norm: str) -> Inputs:
     return {
         "x": draw.uniform(*shape).to(dtype),
         "rows": torch.arange(shape[0], device=draw.device) + 1000,

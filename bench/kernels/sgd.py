@@ -54,7 +54,7 @@ def _sgd(
         shadow_dtype or torch.float32,
         # Weights and momenta are read and written, gradients read, shadow weights written, an average read and written.
         {"forward": num * (16 + gradient_dtype.itemsize + shadow_size + 8 * average)},
-        partial(_sgd_inputs, num, gradient_dtype, shadow_dtype, average),
+        partial(_sgd_inputs, num=num, gradient_dtype=gradient_dtype, shadow_dtype=shadow_dtype, average=average),
         flat,
         variants,
         in_place=True,
@@ -62,7 +62,7 @@ def _sgd(
 
 
 def _sgd_inputs(
-    num: int, gradient_dtype: torch.dtype, shadow_dtype: torch.dtype | None, average: bool, draw: Draw
+    draw: Draw, *, num: int, gradient_dtype: torch.dtype, shadow_dtype: torch.dtype | None, average: bool
 ) -> Inputs:
     return {
         "parameters": draw.normal(num),

@@ -54,7 +54,7 @@ class BatchNorms(nn.Module):
 class PlainNet(nn.Module):
     """A net with a set of ordinary batch-norms for each branch: `net(x, branch)` gives logits and features."""
 
-    def __init__(self, name: str, num_classes: int, in_channels: int, branches: tuple[Branch, ...]):
+    def __init__(self, name: str, num_classes: int, in_channels: int, *, branches: tuple[Branch, ...]):
         super().__init__()
         self.route = Route()
         cls, arguments = architecture(name, num_classes, in_channels)

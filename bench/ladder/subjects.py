@@ -116,11 +116,11 @@ class PlainSubject(Subject):
 def _plain(setting: StepSetting, form: PlainForm, start: Training) -> Plain:
     config, channels = setting.config, setting.dataset.image_shape[2]
     branches = BRANCHES if config.method.name == "arat" else ("adv",)
-    net = PlainNet(config.model.name, len(setting.dataset.classes), channels, branches)
+    net = PlainNet(config.model.name, len(setting.dataset.classes), channels, branches=branches)
     widths = [layers[0].in_features for layers in getattr(start.parts.method, "predictors", ())]
     teacher = None
     if isinstance(config.method, LBGATConfig):
-        teacher = PlainNet(config.method.teacher, len(setting.dataset.classes), channels, branches)
+        teacher = PlainNet(config.method.teacher, len(setting.dataset.classes), channels, branches=branches)
         teacher.to(setting.device).train()
 
     def same_start(batch: Batch, attack: AttackConfig, step: int) -> Tensor:

@@ -95,7 +95,8 @@ def _timed(case: LoaderCase, images: StoredImages) -> Iterator[Part]:
 def _kept(case: LoaderCase, images: StoredImages) -> Iterator[Part]:
     """The middle of each image, without resizing."""
     side = min(KEPT_SIDE, int(images.sizes.min()))
-    asked = [Request(rows, _middle(images.sizes[rows], side), (side, side)) for rows in _in_order(case, images)]
+    boxes = np.concatenate([(images.sizes - side) // 2, np.full_like(images.sizes, side)], 1)
+    asked = [Request(rows, boxes[rows], (side, side)) for rows in _in_order(case, images)]
     with closing(DecoderFeed(case, images)) as feed:
         yield from _paired(iter(asked), feed.decoder.decode(asked))
 
@@ -124,7 +125,3 @@ def _paired(asked: Iterator[Request], batches: Iterator[Tensor]) -> Iterator[Par
 
 def _in_order(case: LoaderCase, images: StoredImages) -> list[np.ndarray]:
     return list(np.split(np.arange(len(images)), range(case.batch, len(images), case.batch)))
-
-
-def _middle(sizes: np.ndarray, side: int) -> np.ndarray:
-    return np.concatenate([(sizes - side) // 2, np.full_like(sizes, side)], 1)

@@ -158,13 +158,9 @@ def _ratios(turns: list[Result], base: list[Result]) -> Row:
     """Turn by turn: images/s, and images per second of CPU time, over the base's."""
     if not base:
         return {}
-    found = {"images_per_s": ratio_of(_each(turns, "images_per_s"), _each(base, "images_per_s"))}
-    used = _each(turns, "cpu_s_per_1000"), _each(base, "cpu_s_per_1000")
+    speeds, used = ([[turn[n] for turn in each] for each in (turns, base)] for n in ("images_per_s", "cpu_s_per_1000"))
+    found = {"images_per_s": ratio_of(*speeds)}
     # A process that ends is counted from then on in ticks, rounded down: a very short turn may have nothing left.
     if all(seconds > 0 for pair in zip(*used, strict=False) for seconds in pair):
         found["images_per_cpu_s"] = ratio_of(*reversed(used))
     return {name: {which: round(value, 4) for which, value in ratio.items()} for name, ratio in found.items()}
-
-
-def _each(turns: list[Result], name: str) -> list[float]:
-    return [turn[name] for turn in turns]

@@ -84,20 +84,14 @@ def _difference(row: Row) -> str:
     return ", ".join(f"{mean:.2f}" for mean in means) or "-"
 
 
-def trainings(rows: list[Row]) -> str:
-    """The training that was fed, and its speed."""
-    fed = [row for row in rows if row["stage"] == "training" and row["correct"]]
-    if not fed:
-        return ""
-    speeds = [row["images_per_s"] for row in fed]
-    first = fed[0]
-    what = f"{first['model']}, batch {first['batch']}, {first['attack_steps']} attack steps"
-    return f"fed training: {what}, {min(speeds):,.1f} to {max(speeds):,.1f} images/s"
-
-
 def caption(rows: list[Row]) -> str:
-    """What the group was measured on."""
-    return "; ".join(filter(None, (title(rows[0]), trainings(rows), place(rows[0]))))
+    """What the group was measured on, and the training that was fed, with its speed."""
+    fed, what = [row for row in rows if row["stage"] == "training" and row["correct"]], [title(rows[0])]
+    if fed:
+        first, speeds = fed[0], [row["images_per_s"] for row in fed]
+        what.append(f"fed training: {first['model']}, batch {first['batch']}, {first['attack_steps']} attack steps")
+        what[-1] += f", {min(speeds):,.1f} to {max(speeds):,.1f} images/s"
+    return "; ".join([*what, place(rows[0])])
 
 
 def print_tables(rows: list[Row]) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Iterator
 from dataclasses import replace
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any, Literal
 
 import torch
@@ -33,26 +33,31 @@ def training(case: LoaderCase, seconds: float) -> dict[str, Any]:
     of it costs nothing.
     """
     config, on_gpu = config_of(case), case.device == "cuda"
-    state, step = _built(config)
+    choices = choose(config, ChoiceLog(quiet=True))
+    world = join_world(choices.device)
+    state, step = start_training(
+        config, open_for_training(config, world.device), choices, world
+    )  # as in fastarat train
+    state.parts.method.begin_epoch(torch.tensor(0.5))
     feed = _endless(state.loader)
     try:
         for _ in range(WARM_UP):  # compiles what is compiled
             state.advance(step, next(feed))
-        rate = _steps(state, step, feed, count=1, on_gpu=on_gpu)
-        count = max(round(1e3 * seconds / rate["ms"]), LEAST_STEPS)
+        rate = _steps(state, step, feed, steps=1, on_gpu=on_gpu)
+        steps = max(round(1e3 * seconds / rate["ms"]), LEAST_STEPS)
         before = cpu_seconds()
-        found = _steps(state, step, feed, count=count, on_gpu=on_gpu)
-        images = count * config.batch
+        found = _steps(state, step, feed, steps=steps, on_gpu=on_gpu)
+        images = steps * config.batch
         return {
             "model": config.model.name,
             "batch": config.batch,
             "attack_steps": config.attack.steps,
-            "steps": count,
+            "steps": steps,
             "images": images,
             "images_per_s": 1e3 * images / found["ms"],
             "cpu_s_per_1000": 1000 * (cpu_seconds() - before) / images,
             "waiting_share": found["waiting_ms"] / found["ms"],
-            "ms_a_step": found["ms"] / count,
+            "ms_a_step": found["ms"] / steps,
         }
     finally:
         feed.close()
@@ -79,26 +84,15 @@ def config_of(case: LoaderCase) -> Config:
     ).checked()
 
 
-def _built(config: Config) -> tuple[Training, Step]:
-    """A training and its step, as `fastarat train` builds them."""
-    choices = choose(config, ChoiceLog(quiet=True))
-    world = join_world(choices.device)
-    state, step = start_training(config, open_for_training(config, world.device), choices, world)
-    state.parts.method.begin_epoch(torch.tensor(0.5))
-    return state, step
-
-
 def _endless(loader: Loader) -> Generator[Batch, None, None]:
-    epoch = 0
-    while True:
-        epoch += 1
+    for epoch in count(1):
         yield from loader.batches(epoch)
 
 
-def _steps(state: Training, step: Step, feed: Iterator[Batch], *, count: int, on_gpu: bool) -> dict[str, float]:
-    """Milliseconds of `count` steps, and of the gaps before each."""
+def _steps(state: Training, step: Step, feed: Iterator[Batch], *, steps: int, on_gpu: bool) -> dict[str, float]:
+    """Milliseconds of `steps` steps, and of the gaps before each."""
     marks = [mark(on_gpu)]
-    for _ in range(count):
+    for _ in range(steps):
         batch = next(feed)
         marks.append(mark(on_gpu))
         state.advance(step, batch)

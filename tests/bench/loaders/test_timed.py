@@ -98,7 +98,7 @@ def test_waiting_is_the_time_between_a_steps_end_and_the_next_ones_start(monkeyp
 
     seen, times = [], iter([0.0, 1.0, 4.0, 4.5, 8.0])  # waits 1, steps 3, waits 0.5, steps 3.5
     monkeypatch.setattr(loaders_training, "mark", lambda on_gpu: next(times))
-    found = loaders_training._steps(State(), None, iter("ab"), count=2, on_gpu=False)  # type: ignore[arg-type]
+    found = loaders_training._steps(State(), None, iter("ab"), steps=2, on_gpu=False)  # type: ignore[arg-type]
     assert found == {"ms": 8000, "waiting_ms": 1500} and seen == ["a", "b"]
 
 
