@@ -33,11 +33,10 @@ def training(case: LoaderCase, seconds: float) -> dict[str, Any]:
     of it costs nothing.
     """
     config, on_gpu = config_of(case), case.device == "cuda"
+    # All as `fastarat train` builds it.
     choices = choose(config, ChoiceLog(quiet=True))
     world = join_world(choices.device)
-    state, step = start_training(
-        config, open_for_training(config, world.device), choices, world
-    )  # as in fastarat train
+    state, step = start_training(config, open_for_training(config, world.device), choices, world)
     state.parts.method.begin_epoch(torch.tensor(0.5))
     feed = _endless(state.loader)
     try:

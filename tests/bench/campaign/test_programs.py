@@ -13,7 +13,7 @@ def test_the_machine_is_a_row_of_facts_without_a_path_of_it(tmp_path, capsys):
     assert machine.main(["--device", "cpu", "--rows", str(path)]) == 0
     (row,) = read_rows(path)
     assert row["benchmark"] == "environment" and row["correct"] and row["torch"] == torch.__version__
-    assert row["findings"]["training step"] == "ok" and set(row["findings"].values()) <= {"ok", "missing"}
+    assert row["findings"]["training step on cpu"] == "ok" and set(row["findings"].values()) <= {"ok", "missing"}
     # A campaign shows the last line.
     assert capsys.readouterr().err.splitlines()[-1].startswith("CPU, ")
 
