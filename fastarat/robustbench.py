@@ -246,7 +246,7 @@ def benchmark(
     if (x_test is None) != (y_test is None):
         raise UserError("give x_test and y_test, or neither")
     if to_disk and not model_name:
-        raise UserError("to_disk needs a model_name, which the file is called by")
+        raise UserError("to_disk needs a model_name: give one, which the file is called by")
     if data_dir is not None:
         raise UserError(f"data_dir {data_dir}: give the path of the data set as dataset, or set FASTARAT_DATA")
     if x_test is None or y_test is None:

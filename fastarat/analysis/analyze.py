@@ -23,7 +23,7 @@ DEFINITIONS = {**conflict.DEFINITIONS, **mixture.DEFINITIONS, **features.DEFINIT
 
 @dataclass(frozen=True)
 class Analysis:
-    """What `fastarat analyze` writes, and what its pictures show besides."""
+    """What `fastarat analyze` writes, and what else its pictures show."""
 
     result: dict[str, Any]
     """JSON-able"""

@@ -83,7 +83,7 @@ class View:
         return {"step": self.training.step, "epoch": epoch, "means": means, "layers": values}
 
     def mean(self, name: str, layers: Values) -> float | None:
-        """Of a conflict over convolutions and linear layers, of anything else over the aligned layers."""
+        """A conflict's mean is over convolutions and linear layers, any other over the aligned layers."""
         model = self.training.parts.model
         return mean_over_shared(layers, model) if name in CONFLICTS else mean_over(layers, model, self.aligned)
 

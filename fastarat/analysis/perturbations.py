@@ -32,7 +32,7 @@ class Attacked:
     adversarial_prediction: Tensor
     """int64 [N]; the same"""
     not_attackable: Tensor
-    """of which the attack had no gradient free of NaN to follow at any point: bool [N]"""
+    """the images of which the attack had no gradient free of NaN to follow at any point: bool [N]"""
 
     @property
     def groups(self) -> dict[str, Tensor]:

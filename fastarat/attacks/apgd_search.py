@@ -186,7 +186,7 @@ def look_back(s: Search, window: int) -> Search:
 
 
 def _direction(gradient: Tensor, norm: Norm) -> Tensor:
-    """Of steepest ascent. L2 as in the standard: a gradient whose squares underflow in float32 moves nothing."""
+    """The steepest ascent. L2 is as in the standard: a gradient whose squares underflow in float32 moves nothing."""
     if norm == "linf":
         return gradient.sign()  # of a NaN it is 0
     gradient = finite_gradient(gradient)

@@ -16,7 +16,7 @@ from fastarat.models.predictions import are_right
 
 @dataclass(frozen=True)
 class Conditions:
-    """What an attack on a batch of B images is given besides them."""
+    """What an attack is given in addition to a batch of B images."""
 
     settings: EvaluationSettings
     clean_logits: Tensor | None = None
@@ -77,7 +77,7 @@ def written(found: Found, places: Tensor, part: Found) -> Found:
 
 
 def searched(found: Found, times: int, search: Callable[[int, Tensor], Found]) -> Found:
-    """`found` after so many searches, each, by its number, on the images (places, int64) that are not broken yet."""
+    """`found` after up to `times` further searches: each is given its number and the places (int64) of what is left."""
     for number in range(times):
         left = (~found.broken).nonzero().flatten()
         if not len(left):

@@ -23,7 +23,7 @@ S = TypeVar("S", bound=NamedTuple)
 FORWARDS = {"apgd": 1, "fab": 2, "square": 1}
 """how often a move runs the model on each row"""
 
-# Up to this many numbers of rows have graphs of their own. Of a batch that lost some rows under an eighth is padding.
+# Up to this many numbers of rows have graphs of their own. Under an eighth of a batch that lost rows is padding.
 SIZES = 8
 _WARM_UP_MOVES = 2
 

@@ -21,7 +21,7 @@ from fastarat.config.attack import AttackConfig, Objective
 from fastarat.config.evaluation import EvaluationSettings
 from fastarat.models.predictions import are_right, are_undefined, margins, widened
 
-# Of the largest entry of a gradient by logits, in float32 or wider: what its sum may be. Roundings alone come to 1e-6.
+# The sum of a gradient by logits may be this part of its largest entry, in float32 or wider; roundings come to 1e-6.
 ROUNDED_AWAY = 1e-2
 
 

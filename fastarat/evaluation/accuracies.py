@@ -97,7 +97,7 @@ def accuracies(
     what is done, as a number of images. The model is left in the mode it was in. Raises `UserError` for bad settings or
     no images.
     """
-    problems = attack.problems() + ([] if len(images.labels) else ["there are no images to evaluate"])
+    problems = attack.problems() + ([] if len(images.labels) else ["there are no images to evaluate: give one or more"])
     if settings.num_attacked is not None and settings.num_attacked < 1:
         problems.append(f"num_attacked is {settings.num_attacked}: give 1 or more")
     if problems:

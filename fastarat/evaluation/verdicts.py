@@ -48,7 +48,7 @@ class DeviceImages:
 
 
 class Verdict(NamedTuple):
-    """Of N images, on their device: bool [N] each."""
+    """What is known of N images, on their device: bool [N] each."""
 
     right: Tensor
     undefined: Tensor

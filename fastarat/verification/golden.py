@@ -156,7 +156,9 @@ class Golden:
             raise UserError(f"the golden file has no entry {quantity}: is it complete?")
         found = self.vectors[quantity]
         if found.shape != tuple(shape):
-            raise UserError(f"the golden file's {quantity} is {found.shape}, expected {tuple(shape)}")
+            raise UserError(
+                f"the golden file's {quantity} is {found.shape}, expected {tuple(shape)}: is it of another net?"
+            )
         return found
 
     def compare(self, quantity: str, ours: Mapping[str, Tensor], scales: Mapping[str, float] | None = None) -> Row:
@@ -164,10 +166,10 @@ class Golden:
         pairs = []
         for name, expected in self.entries(quantity).items():
             if name not in ours:
-                raise UserError(f"the golden file names {name!r}, which this net does not have")
+                raise UserError(f"the golden file names {name!r}, which this net does not have: is it of another net?")
             ours_head = ours[name].detach().flatten()[: expected.size].double().cpu().numpy()
             if ours_head.size != expected.size or (scales is not None and name not in scales):
-                raise UserError(f"the golden file's {quantity}/{name} does not fit this net")
+                raise UserError(f"the golden file's {quantity}/{name} does not fit this net: is it of another net?")
             scale = scales[name] if scales else float(np.abs(expected).max())
             pairs.append((float(np.abs(ours_head - expected.flatten()).max()), scale))
         return self.row(quantity, pairs)

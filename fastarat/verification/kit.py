@@ -95,7 +95,7 @@ class Kit:
         expected = folder / "expected.json"
         self.recorded = read_json(expected) if expected.exists() else {}
         if not isinstance(self.recorded, dict):
-            raise UserError(f"{expected} is no JSON object of what was run")
+            raise UserError(f"{expected} is no JSON object of what was run: write one, or leave it out")
         if self.results:
             data = Stored(folder / "data.npz")
             self.x = data.numbers("x_test", -1, -1, -1, -1).float().to(device)

@@ -16,7 +16,7 @@ from fastarat.common.typed import fits
 Layer = dict[str, Any]
 Tensors = dict[str, Tensor]
 MOST = 64
-"""of a stride, and of a padding"""
+"""the largest stride, and padding"""
 
 
 class Applied(nn.Module):

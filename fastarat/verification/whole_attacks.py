@@ -39,7 +39,7 @@ class Stage(NamedTuple):
 
 
 def images_of(points: float, n: int) -> int:
-    """So many points of percentage in images; one at least, since that is what a single image changes."""
+    """How many images these points of percentage are: one at least, since that is what a single image changes."""
     return max(int(points * n / 100 + 1e-9), 1)
 
 
@@ -59,7 +59,9 @@ def attacks_of(result: Result) -> tuple[str, ...]:
         if name not in ("clean", *STANDARD):
             raise UserError(f"{result.stored.path}: {unknown('attack', name, STANDARD)}")
     if not set(names) - {"clean"}:
-        raise UserError(f"{result.stored.path} holds no robust_after_ or robust_to_ flags of an attack")
+        raise UserError(
+            f"{result.stored.path} holds no robust_after_ or robust_to_ flags of an attack: is it complete?"
+        )
     return tuple(name for name in STANDARD if name in names)
 
 

@@ -69,7 +69,7 @@ def labels(net, images) -> Tensor:
         ({"dtype": "fp16"}, "unknown dtype 'fp16'"),
         ({"engine": "slow"}, "unknown engine 'slow'"),
         ({"engine": "pyautoattack", "attack": "pgd"}, "pyautoattack has no pgd"),
-        ({"engine": "pyautoattack", "targets": 3, "attack": "fab-t"}, "the standard's 9 targets"),
+        ({"engine": "pyautoattack", "targets": 3, "attack": "fab-t"}, "the standard's targets, not 3: give 9"),
     ],
     ids=lambda value: "" if isinstance(value, dict) else value,
 )

@@ -16,7 +16,7 @@ from fastarat.evaluation.autoattack.state import Task, as_numbers
 from fastarat.models.batch_norm import switchable
 
 SQUARE_L2_LEAST_SIDE = 5
-# How far logits of an image may lie apart, of their length, when another image of its batch changes.
+# How far an image's logits may move, as a part of their length, when another image of its batch changes.
 OF_THE_IMAGE_ALONE = 1e-3
 
 
@@ -25,7 +25,7 @@ def check_images(images: Tensor) -> None:
     if images.ndim != 4:
         raise UserError(f"images have the shape {list(images.shape)}: give [N, C, H, W]")
     if not len(images):
-        raise UserError("there are no images to evaluate")
+        raise UserError("there are no images to evaluate: give one or more")
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise UserError(f"images are {images.dtype}: give bytes, or floats in [0, 1]")
     not_a_number = int(images.isnan().sum()) if images.is_floating_point() else 0

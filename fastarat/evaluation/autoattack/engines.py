@@ -67,7 +67,7 @@ def check_engine(settings: EvaluationSettings) -> None:
     if foreign:
         raise UserError(f"pyautoattack has no {foreign[0]}: it runs {', '.join(STANDARD)}")
     if settings.targets != NUM_TARGETS:
-        raise UserError(f"pyautoattack takes the standard's {NUM_TARGETS} targets, not {settings.targets}")
+        raise UserError(f"pyautoattack takes the standard's targets, not {settings.targets}: give {NUM_TARGETS}")
     package()
 
 

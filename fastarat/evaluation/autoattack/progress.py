@@ -11,7 +11,7 @@ from fastarat.attacks.registry import ATTACKS
 from fastarat.config.evaluation import STANDARD, EvaluationSettings
 
 PASSES = {name: ATTACKS[name].cost(EvaluationSettings()).passes for name in STANDARD}
-"""of an image that survives the standard's attacks"""
+"""model passes of an image that survives each of the standard's attacks"""
 
 
 class Progress:
@@ -60,5 +60,5 @@ class Budget:
         return perf_counter() - self.begun + work * self.per_pass <= self.seconds
 
     def learn(self, work: float, seconds: float) -> None:
-        """A batch of `work` passes took so long. The slowest counts: others ended early, with nothing left."""
+        """Note how long a batch of `work` passes took. The slowest counts: others ended early, with nothing left."""
         self.per_pass = max(self.per_pass, seconds / work)
