@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ("core", "runtime", "driver", "blas", "dnn", "nccl")
+SOURCES = ("core", "memory", "graphs", "kernels", "devices", "streams", "driver", "blas", "dnn", "nccl")
 VERSIONED = ("libcudart", "libcublas", "libcudnn")
 """libraries whose functions carry the library's name as their version"""
 

@@ -6,11 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-cudaError_t sim_attribute(int *v, int a, int d);
-cudaError_t sim_wait_on(const void *stream, const char *api);
-int sim_blocks(int threads, size_t shared);
-cudaError_t sim_record(struct CUevent_st *e, const void *stream, bool external);
-cudaError_t sim_wait_event(const void *stream, struct CUevent_st *e, bool external);
 cudaError_t cudaStreamIsCapturing(cudaStream_t, enum cudaStreamCaptureStatus *);
 
 static struct CUctx_st {
@@ -59,7 +54,6 @@ EXPORT CUresult cuDeviceGetUuid_v2(CUuuid *u, CUdevice d)
 }
 EXPORT CUresult cuDeviceTotalMem_v2(size_t *n, CUdevice d)
 {
-    extern long long sim_capacity(void);
     (void)d;
     *n = sim_capacity();
     return 0;
