@@ -55,5 +55,5 @@ def _row(one: "Tried", *, is_plain: bool) -> list[str]:
 
     if one.problem is not None:
         return [described(one.form), "-", "-", "-", f"refused: {one.problem}"]
-    verdict = "the plainest" if is_plain else "faster" if one.is_faster else "not faster in every turn"
+    verdict = "right, the plainest" if is_plain else "right"
     return [described(one.form), f"{one.images_per_s:,.0f}", one.ratio_text, f"{one.ready_s:.1f}", verdict]
