@@ -1,12 +1,13 @@
 """`fastarat COMMAND …`: find the command and run it."""
 
 import importlib
+import os
 import sys
 from types import ModuleType
 
 from fastarat.common.ending import ended
 from fastarat.common.errors import unknown
-from fastarat.common.processes import end_with_launcher
+from fastarat.common.processes import end_with_launcher, launched
 from fastarat.common.version import __version__
 
 COMMANDS = {
@@ -57,4 +58,9 @@ def _run(args: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if code in (1, 2) and launched():
+        # What ends a process group in order would wait for the others, who wait for this one.
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -73,6 +73,8 @@ def choose_device(config: Config, log: ChoiceLog) -> str:
 
 def choose_dtype(config: Config, device: str, log: ChoiceLog) -> Dtype:
     """The number format; `auto` is bf16 on a GPU that has it, else fp16 there, and fp32 on a CPU."""
+    if device != "cpu" and config.dtype == "fp32" and torch.backends.cudnn.allow_tf32:
+        log.choose("fp32 convolutions", "TF32", "cuDNN's default: factors are rounded to 10 bits, sums are fp32")
     if config.dtype != "auto":
         return config.dtype
     if device == "cpu":

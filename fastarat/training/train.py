@@ -1,5 +1,6 @@
 """Train by a configuration: what `fastarat train` does, and the same from Python."""
 
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -43,7 +44,7 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
     log = ChoiceLog(quiet=not is_first())
     device = choose_device(config, log)
     world = join_world(device)
-    training = None
+    training = step = None
     try:
         tuned = decided(lambda: _tuned(config, run, resume, device, log), world)
         choices = tuned or decided(lambda: choose(config, log, device), world)
@@ -67,7 +68,7 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
             loop.fit()
         if world.is_main:
             learning_curves(run.path / "learning_curves.png", {config.recipe: run.metrics()}, str(run.path))
-        step.close()
+        step.close()  # NCCL, part of which is in the graphs, does not end before they do
         # Not after a failure: whoever leaves may wait for those who cannot come.
         leave_world(world)
     except torch.OutOfMemoryError:
@@ -83,6 +84,9 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
             raise WorkError("another process has ended: it was killed, or failed for the reason above") from error
         raise
     finally:
+        if isinstance(step, FallbackStep):
+            with suppress(RuntimeError):  # a GPU that has failed fails again, and what it said first counts
+                step.close()
         if training:
             training.loader.close()
         run.unlock()

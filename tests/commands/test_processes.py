@@ -145,6 +145,43 @@ def test_when_a_process_is_killed_all_end_and_one_line_says_so(launching, tmp_pa
     assert len(ranks) == 2 and all(_gone(child) for child in ranks)
 
 
+FAILS_IN_ITS_THIRD_STEP = """
+import os
+from threading import Event
+
+import torch.distributed
+
+from fastarat.common.errors import WorkError
+from fastarat.training.state import Training
+
+advance = Training.advance
+
+
+def wait_for_the_others():
+    Event().wait(100)
+    os._exit(77)
+
+
+def fail(training, *args):
+    if training.step == 2 and os.environ.get("RANK") == "1":
+        raise WorkError("the disk is full")
+    return advance(training, *args)
+
+
+torch.distributed.destroy_process_group = wait_for_the_others
+Training.advance = fail
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_says_why_and_waits_for_nobody(launching, monkeypatch, tmp_path):
+    """NCCL does not end before all processes end it."""
+    (tmp_path / "sitecustomize.py").write_text(FAILS_IN_ITS_THIRD_STEP)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
+    code, said = launching(lambda: train([*ENDLESS, "--out", "run"]))
+    assert code == 1 and Result(code, "", said).error == "the disk is full"
+
+
 def test_what_is_wrong_is_said_once_by_all_processes_together(launching):
     """Both find it, in the settings already; the launcher says it."""
     code, said = launching(lambda: launch(2, ["train", "--epochs", "0", "--out", "run"], port=0))

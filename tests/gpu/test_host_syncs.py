@@ -9,7 +9,7 @@ from fastarat_kernels.implementations import PYTORCH, TRITON
 from fastarat.config.data import AugmentConfig
 from fastarat.config.recipes import recipe
 from fastarat.config.training import AveragingConfig
-from fastarat.training.step.compiled import CapturedStep
+from fastarat.training.step.compiled import CapturedStep, StepBySize
 from tests.helpers.host_syncs import QuietLoop
 
 pytestmark = [
@@ -46,7 +46,8 @@ def waiting_is_an_error():
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
 def test_twenty_captured_steps_of_the_loop_never_wait(waiting_is_an_error, dtype, kernels, averaging):
     made = loop("graph", kernels, dtype, averaging)
-    assert isinstance(made.step, CapturedStep)
+    assert isinstance(made.step, StepBySize)
+    assert all(isinstance(step, CapturedStep) for step in made.step.steps.values())
     waiting_is_an_error()
     totals = made.epochs(2)
     torch.cuda.set_sync_debug_mode("default")

@@ -13,7 +13,7 @@ from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.errors import UserError
 from fastarat.config.recipes import recipe
 from fastarat.training import toolchain
-from fastarat.training.choices import choose_compile, choose_device, choose_kernels
+from fastarat.training.choices import choose_compile, choose_device, choose_dtype, choose_kernels
 from fastarat.verification.doctor import _gpus
 
 CONFIG = recipe("digits-arat")
@@ -140,3 +140,11 @@ def test_triton_s_places_are_those_where_fastarat_looks(monkeypatch, tmp_path):
     monkeypatch.setenv("LD_LIBRARY_PATH", f"/nowhere:{tmp_path}")
     (tmp_path / "libcuda.so.1").touch()
     assert toolchain._libcuda()
+
+
+@pytest.mark.parametrize(("allowed", "dtype"), [(True, "fp32"), (False, "fp32"), (True, "bf16")])
+def test_fp32_on_a_gpu_says_that_its_convolutions_round_to_tf32(monkeypatch, allowed, dtype):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
+    log = ChoiceLog(quiet=True)
+    assert choose_dtype(replace(CONFIG, dtype=dtype), "cuda", log) == dtype
+    assert [choice["value"] for choice in log.choices] == (["TF32"] if allowed and dtype == "fp32" else [])
