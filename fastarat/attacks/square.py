@@ -136,7 +136,9 @@ class _Linf(_Search):
 class _L2(_Search):
     def __init__(self, x: Tensor, norm: Norm, eps: float, seed: int, queries: int):
         if min(x.shape[2:]) < 5:
-            raise UserError(f"Square in L2 needs images of 5 x 5 pixels or more, not {x.shape[2]} x {x.shape[3]}")
+            raise UserError(
+                f"square in L2 needs images of 5 x 5 pixels or more, not {x.shape[2]} x {x.shape[3]}: leave it out"
+            )
         super().__init__(x, norm, eps, seed, queries)
         self.templates = {length: template(length).to(x) for length in set(self.sides)}
         self.tile = template(min(x.shape[2:]) // 5).to(x)

@@ -116,7 +116,8 @@ def _overview() -> str:
     lines = "\n".join(f"  {name:8} {(told.__doc__ or '').splitlines()[0]}" for name, (told, _) in COMMANDS.items())
     return (
         f"usage: fastarat data COMMAND …  ('fastarat data COMMAND --help' explains one)\n\n{lines}\n\n"
-        f"For example: fastarat data fetch cifar10\n\nNamed data sets lie under {data_root()} (FASTARAT_DATA)."
+        "For example: fastarat data fetch cifar10"
+        f"\n\nNamed data sets lie under {data_root()} (FASTARAT_DATA)."
     )
 
 

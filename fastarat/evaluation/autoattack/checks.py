@@ -143,7 +143,7 @@ def check_task(task: Task) -> None:
     check_labels(task.images, task.labels)
     square_in_l2 = "square" in task.settings.names and task.settings.norm == "l2"
     if square_in_l2 and min(task.images.shape[2:]) < SQUARE_L2_LEAST_SIDE:
-        raise UserError("Square in L2 needs images of 5 x 5 pixels or more: leave it out of the attacks")
+        raise UserError("square in L2 needs images of 5 x 5 pixels or more: leave it out of the attacks")
 
 
 def check_attacks(names: Sequence[str]) -> None:
