@@ -27,6 +27,9 @@ KERNEL_TESTS = {
 }
 """one case of each kernel, which begin the correctness of a GPU: all cases would compile for longer than it may take"""
 
+_STEP_TESTS = TESTS / "gpu" / "test_captured_step.py"
+CAPTURED_STEP = f"{_STEP_TESTS}::test_the_captured_step_tracks_the_eager_one_over_200_replays"
+
 
 def gpu_tests(tests: Path = TESTS) -> list[str]:
     """The files with tests that are marked as a GPU's, and the folders whose conftest.py marks them."""

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 
-from bench.campaign.checks import TESTS, gpu_tests, kernel_tests
+from bench.campaign.checks import CAPTURED_STEP, TESTS, gpu_tests, kernel_tests
 from bench.common.inputs import METHODS
 from bench.common.rows import Row
 from bench.kernels import report as kernels
@@ -92,6 +92,7 @@ def stages(setting: CampaignSetting) -> list[Stage]:
         _loaders(setting),
         *_trainings(setting),
         _other_methods(setting),
+        *_gpu_tests(setting),
         _kernel_tests(setting),
         _rest(setting),
     ]
@@ -117,8 +118,15 @@ def _pytest(*tests: str) -> tuple[str, ...]:
 
 
 def _correctness(setting: CampaignSetting) -> Stage:
-    command = _pytest(str(TESTS / "gpu"), *kernel_tests())
-    return Stage("correctness", command, 240, lacks=_without_pytest())
+    """A case of each kernel and one captured step: from cold caches all tests of a GPU compile for ten minutes."""
+    return Stage("correctness", _pytest(*kernel_tests(), CAPTURED_STEP), 240, lacks=_without_pytest())
+
+
+def _gpu_tests(setting: CampaignSetting) -> list[Stage]:
+    """The tests of a GPU's steps and attacks, each file in a time of its own."""
+    lacks = "left out by --smoke" if setting.smoke else _without_pytest()
+    files = sorted((TESTS / "gpu").glob("test_*.py"))
+    return [Stage(file.stem.replace("_", " "), _pytest(str(file)), 600, lacks=lacks) for file in files]
 
 
 def _kernel_tests(setting: CampaignSetting) -> Stage:

@@ -1,12 +1,14 @@
 """What only a CUDA device can show; `make gpu` runs these."""
 
 import json
+import socket
 
 import pytest
 import torch
 
 from fastarat.__main__ import main
 from fastarat.verification.golden_checks import verify_file
+from tests.helpers.command_line import finish, start
 
 pytestmark = [
     pytest.mark.gpu,
@@ -33,10 +35,18 @@ def test_the_digits_train_on_the_gpu_in_every_precision(tmp_path, dtype):
     assert last["evaluation"]["robust"] > 50
 
 
-def test_one_gpu_through_the_launcher_gives_a_run(tmp_path):
+def test_a_process_of_a_launcher_trains_with_nccl_in_its_graph_and_ends(tmp_path):
+    """Several GPUs are not needed for it: a world of one process has all that NCCL captures, and waits for."""
     pytest.importorskip("tyro", reason="the command line needs it")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    world = {"TORCHELASTIC_RUN_ID": "alone", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     out = tmp_path / "run"
-    assert main(["train", "digits-at", "--gpus", "1", "--epochs", "1", "--out", str(out)]) == 0
+    process = start("train", "digits-at", "--gpus", "1", "--epochs", "1", "--out", out, environment=world)
+    result = finish(process, timeout=300)
+    assert result.code == 0, result.err
     assert (out / "model.safetensors").exists()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench.campaign import __main__ as campaign
-from bench.campaign.checks import KERNEL_TESTS, gpu_tests, kernel_tests
+from bench.campaign.checks import CAPTURED_STEP, KERNEL_TESTS, gpu_tests, kernel_tests
 from bench.campaign.stages import BUDGET, CampaignSetting, stages
 from bench.common.inputs import random_images
 from fastarat.data.formats import prepared
@@ -22,7 +22,9 @@ def test_the_stages_come_in_the_order_of_what_is_wanted_most(tmp_path):
         *(f"kernel {name}" for name in ("dual_batch_norm", "pgd_step", "augment", "pooled_features", "sgd")),
         *("profile", "startup", "loaders"),
         *("training arat", "autoattack arat", "training at", "autoattack at"),
-        *("other methods", "kernel tests", "rest of the ladder"),
+        "other methods",
+        *("test captured attacks", "test captured step", "test dali gpu", "test host syncs", "test on a gpu"),
+        *("test stream gpu", "kernel tests", "rest of the ladder"),
     ]
     ladder, batches = found[3], found[4]
     assert {row["variant"] for row in ladder.covers} == {"published", "strong", "default"}
@@ -32,7 +34,9 @@ def test_the_stages_come_in_the_order_of_what_is_wanted_most(tmp_path):
     ladders = [stage for stage in found if "bench.throughput" in stage.command]
     assert len(ladders) == 5 and all(stage.grace == 30 < stage.least for stage in ladders)
     commands = {stage.name: stage.command for stage in found}
-    assert set(commands["correctness"]) >= {str(ROOT / "tests" / "gpu"), *kernel_tests()}
+    assert set(commands["correctness"]) >= {CAPTURED_STEP, *kernel_tests()}
+    file, test = CAPTURED_STEP.split("::")
+    assert f"def {test}(" in Path(file).read_text() and file in commands["test captured step"]
     assert str(ROOT / "tests" / "kernels") in commands["kernel tests"]
 
 
