@@ -114,7 +114,7 @@ class Starts:
             "import json, sys; from bench.common.rows import base_row\n"
             "from bench.startup.in_a_process import training_config\n"
             "settings = json.loads(sys.argv[1])\n"
-            "print(json.dumps(base_row('startup', training_config(settings), 'random', settings['device'])))"
+            "print(json.dumps(base_row('startup', training_config(settings), 'random', device=settings['device'])))"
         )
         try:
             return self._result("-c", code, json.dumps(self.settings))
