@@ -118,7 +118,10 @@ def test_a_function_is_a_screen_long():
     assert breaking(files("fastarat", "bench", "kernels"), long) == {}
 
 
-@pytest.mark.parametrize("args", [["--help"], ["train", "--help"], ["eval", "--help"], ["recipes"]], ids=" ".join)
+WITHOUT_WORK = [["--help"], ["train", "--help"], ["eval", "--help"], ["tune", "--help"], ["recipes"]]
+
+
+@pytest.mark.parametrize("args", WITHOUT_WORK, ids=" ".join)
 def test_help_answers_without_torch(args):
     code = (
         "import sys; from fastarat.__main__ import main\n"
