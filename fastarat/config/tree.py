@@ -50,10 +50,10 @@ class Config:
     procs: int = 0
     """processes on the CPU; 0: one process"""
     dtype: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = "auto"
-    """number format of forwards and gradients; auto: bf16 on a GPU, fp32 on a CPU"""
+    """number format of forwards and gradients; auto: bf16 where the GPU or the CPU computes it"""
     compile: Literal["auto", "eager", "compile", "graph"] = "auto"
-    """how the step runs: as it is, compiled, or compiled and captured in a CUDA graph; auto: eager on a CPU,
-    graph on a GPU"""
+    """how the step runs: as it is, compiled, or compiled and captured in a CUDA graph; auto: graph on a GPU; on a CPU
+    compile where that saves more time than it takes, else eager"""
     kernels: Literal["auto", "pytorch", "triton"] = "auto"
     """batch-norm, attack update, augmentation and pooling in plain PyTorch or by fused Triton kernels (a GPU's);
     auto: triton where it runs in a CUDA graph"""

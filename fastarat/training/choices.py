@@ -1,9 +1,9 @@
 """Which device, number format, kernels and kind of step a run uses, checked against what is there."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 
@@ -53,6 +53,17 @@ def choose(config: Config, log: ChoiceLog, device: str | None = None) -> Choices
     return Choices(device, dtype, choose_kernels(config, device, dtype, mode, log), mode)
 
 
+def as_begun(config: Config, session: Mapping[str, Any], device: str, log: ChoiceLog) -> Config:
+    """`config` with what `auto` chose in the last `session` of a run's record: a run that goes on computes as it did.
+
+    On another kind of device it is chosen anew.
+    """
+    if session.get("device") != device:
+        return config
+    left_open = [name for name in ("dtype", "kernels", "compile") if getattr(config, name) == "auto"]
+    return replace(config, **{name: log.choose(name, session[name], "as the run has it so far") for name in left_open})
+
+
 def choose_device(config: Config, log: ChoiceLog) -> str:
     """`cpu` or `cuda`. Raises `UserError` if more is asked for than there is, or if torch cannot use what is there."""
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -72,13 +83,16 @@ def choose_device(config: Config, log: ChoiceLog) -> str:
 
 
 def choose_dtype(config: Config, device: str, log: ChoiceLog) -> Dtype:
-    """The number format; `auto` is bf16 on a GPU that has it, else fp16 there, and fp32 on a CPU."""
+    """The number format; `auto` is bf16 where the device computes it, else fp16 on a GPU and fp32 on a CPU."""
     if device != "cpu" and config.dtype == "fp32" and torch.backends.cudnn.allow_tf32:
         log.choose("fp32 convolutions", "TF32", "cuDNN's default: factors are rounded to 10 bits, sums are fp32")
     if config.dtype != "auto":
         return config.dtype
     if device == "cpu":
-        log.choose("dtype", "fp32", "the CPU's fastest exact format")
+        if cpu_computes_bf16():
+            log.choose("dtype", "bf16", "the CPU computes it; statistics and losses in fp32")
+            return "bf16"
+        log.choose("dtype", "fp32", "the CPU has no instructions for bf16")
         return "fp32"
     if torch.cuda.is_bf16_supported(including_emulation=False):
         log.choose("dtype", "bf16", "the GPU has it")
@@ -87,8 +101,17 @@ def choose_dtype(config: Config, device: str, log: ChoiceLog) -> Dtype:
     return "fp16"
 
 
+def cpu_computes_bf16() -> bool:
+    """Whether this CPU has instructions for products in bf16: AVX512-BF16 or AMX."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
 def choose_compile(config: Config, device: str, log: ChoiceLog) -> CompileMode:
-    """How the step runs; `auto` is graph on a GPU, and eager on a CPU. Raises `UserError` for what cannot run here."""
+    """How the step runs; `auto` is graph on a GPU; on a CPU eager, until the steps are timed (`is_timed`).
+
+    Raises `UserError` for what cannot run here.
+    """
     if config.compile == "graph" and device == "cpu":
         raise UserError("--compile graph captures a CUDA graph, and this run is on the CPU: give compile or eager")
     if config.compile == "eager":
@@ -98,11 +121,18 @@ def choose_compile(config: Config, device: str, log: ChoiceLog) -> CompileMode:
         if missing:
             raise UserError(f"--compile {config.compile}: {missing}; --compile eager works without")
         return config.compile
-    if device == "cpu" or missing:
-        log.choose("compile", "eager", missing or "on a CPU compiling takes longer than a short run gains")
+    if missing:
+        log.choose("compile", "eager", missing)
+        return "eager"
+    if device == "cpu":
         return "eager"
     log.choose("compile", "graph", "one launch a step")
     return "graph"
+
+
+def is_timed(config: Config, device: str) -> bool:
+    """Whether the time left decides how the step runs: `auto` on a CPU that can compile."""
+    return config.compile == "auto" and device == "cpu" and not why_no_code(device)
 
 
 def choose_kernels(

@@ -18,6 +18,7 @@ from fastarat.training.evaluations import Evaluations
 from fastarat.training.profiling.profiler import Profiler
 from fastarat.training.reporting import Display, Events, duration
 from fastarat.training.state import Training
+from fastarat.training.step.compile_times import keep_seconds, seconds_to_compile, step_key
 from fastarat.training.step.compiled import Step
 
 
@@ -74,7 +75,12 @@ class Loop:
         """The first step of a size: it shows what is being waited for, and its time does not count as training."""
         self.compiled_shapes.add(batch.x.shape)
         started = time.monotonic()
-        with self.display.waiting("compiling the step: minutes at first, seconds from the cache"):
+        key = step_key(self.training.parts, self.config, (batch.x.shape[2], batch.x.shape[3]))
+        expected = seconds_to_compile(key)
+        usual = "minutes at first, seconds from the cache"
+        if expected is not None:
+            usual = f"about {duration(expected)}, by the last time on this machine"
+        with self.display.waiting(f"compiling the step: {usual}", expected):
             try:
                 self.training.advance(self.step, batch)
             except WorkError:
@@ -88,6 +94,8 @@ class Loop:
         self.compile_seconds += seconds
         height, width = batch.x.shape[2:]
         if self.compiles:  # it may have fallen back
+            if self.world.is_main:
+                keep_seconds(key, seconds)
             self.display.note(f"compiled for images of {width}x{height} in {duration(seconds)}")
         self.display.count_from(self.training.step)
         self.epoch_started += seconds

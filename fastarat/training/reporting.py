@@ -34,11 +34,15 @@ def duration(seconds: float) -> str:
 
 
 class _Description(TextColumn):
-    """What a task is, and of one that only waits for how long."""
+    """What a task is, and of one that only waits for how long, and how much longer where that is known."""
 
     def render(self, task: Task) -> Text:
-        text = super().render(task)
-        return text.append(f" · {duration(task.elapsed or 0)}") if task.fields.get("waits") else text
+        text, elapsed = super().render(task), task.elapsed or 0
+        if not task.fields.get("waits"):
+            return text
+        expected = task.fields.get("expected")
+        left = "" if expected is None or elapsed > expected else f" · {duration(expected - elapsed)} left"
+        return text.append(f" · {duration(elapsed)}{left}")
 
 
 class Display:
@@ -84,10 +88,10 @@ class Display:
         self.bar.update(self.task, completed=step, description=" · ".join([*parts, *_described(metrics)]))
 
     @contextmanager
-    def waiting(self, text: str) -> Iterator[None]:
-        """Say what is waited for, and on a terminal for how long already."""
+    def waiting(self, text: str, expected: float | None = None) -> Iterator[None]:
+        """Say what is waited for, and on a terminal for how long already, of `expected` seconds where that is known."""
         self.note(text)
-        task = self.bar.add_task(text, total=None, waits=True)
+        task = self.bar.add_task(text, total=None, waits=True, expected=expected)
         try:
             yield
         finally:

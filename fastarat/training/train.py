@@ -20,8 +20,9 @@ from fastarat.data.loading.build import MOST_WORKERS, num_workers
 from fastarat.data.loading.choose import Opened, open_for_training
 from fastarat.runs.checkpoint import load_checkpoint
 from fastarat.runs.run import Run, settled
-from fastarat.training.build import start_training
-from fastarat.training.choices import Choices, choose, choose_device, threads
+from fastarat.training.build import start_training, step_of
+from fastarat.training.choices import Choices, as_begun, choose, choose_device, is_timed, threads
+from fastarat.training.compiling import faster_mode
 from fastarat.training.fallback import FallbackStep
 from fastarat.training.loop import Loop
 from fastarat.training.profiling.profiler import first_recorded, profiling
@@ -47,14 +48,20 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
     training = step = None
     try:
         tuned = decided(lambda: _tuned(config, run, resume, device, log), world)
-        choices = tuned or decided(lambda: choose(config, log, device), world)
+        begun = decided(lambda: config if tuned else _as_begun(config, run, resume, device, log), world)
+        choices = tuned or decided(lambda: choose(begun, log, device), world)
         opened = _opened_by_all(config, world)
         kept = _kept(run, resume, world)
         if kept:
             opened = replace(opened, dataset=in_order_of_state(opened.dataset, *kept))
         training, step = start_training(config, opened, choices, world)
-        step = FallbackStep(training, step, choices, log)
         _check_alike(training, world)
+        if not tuned and is_timed(begun, device):
+            mode = faster_mode(training, step, kept[0]["step"] if kept else 0, log)
+            if mode != choices.compile:
+                choices = replace(choices, compile=mode)
+                step = step_of(training, choices)
+        step = FallbackStep(training, step, choices, log)
         _log_the_rest(training, opened, choices, log)
         if profile:
             first_recorded(training, profile)  # before there is a run
@@ -99,6 +106,12 @@ def _tuned(config: Config, run: Run, resume: bool, device: str, log: ChoiceLog) 
     if session is not None:
         return begun_with(session, config, device, log)
     return tuned_choices(config, device, log)
+
+
+def _as_begun(config: Config, run: Run, resume: bool, device: str, log: ChoiceLog) -> Config:
+    """A run that goes on computes with what was chosen when it began."""
+    session = run.last_session() if resume else None
+    return as_begun(config, session, device, log) if session else config
 
 
 def _opened_by_all(config: Config, world: World) -> Opened:
@@ -148,6 +161,7 @@ def _facts(
     return {
         **environment(),
         "choices": log.choices,
+        "device": choices.device,
         "dtype": choices.dtype,
         "compile": choices.compile,
         "kernels": choices.kernels,

@@ -32,7 +32,17 @@ FEW = (
     *("--evaluation.num-images", "20", "--evaluation.steps", "1", "--loading.workers", "1"),
 )
 SMALL = ("cifar10-tiny-arat", *FEW)
-LONG = (*SMALL, "--epochs", "400", "--evaluation.every-epochs", "0", "--checkpoint.every-s", "0.2")
+LONG = (
+    *SMALL,
+    "--compile",
+    "eager",
+    "--epochs",
+    "400",
+    "--evaluation.every-epochs",
+    "0",
+    "--checkpoint.every-s",
+    "0.2",
+)
 
 
 def write_images(folder: Path, size: int, train: int = 40, test: int = 10) -> None:

@@ -68,6 +68,26 @@ def test_a_stopped_run_goes_on_to_the_same_bits(fastarat, tmp_path, monkeypatch,
     assert_same_run(tmp_path / "stopped", whole)
 
 
+@pytest.mark.no_cover  # what it runs is counted by others
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_a_run_goes_on_in_the_format_that_it_began_with_to_the_same_bits(fastarat, tmp_path, monkeypatch, has_bf16):
+    settings = (*ONE_EPOCH, "--epochs", "2", "--device", "cpu", "--dtype", "auto", "--compile", "auto")
+    monkeypatch.setattr("fastarat.training.choices.cpu_computes_bf16", lambda: has_bf16)
+    assert fastarat("train", *settings, "--out", "whole").code == 0
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        assert fastarat("train", *settings, "--out", "stopped").code == 130
+    # As on another machine.
+    monkeypatch.setattr("fastarat.training.choices.cpu_computes_bf16", lambda: not has_bf16)
+    resumed = fastarat("train", "--resume", "stopped")
+    dtype = "bf16" if has_bf16 else "fp32"
+    assert f"dtype: {dtype} (as the run has it so far)" in resumed.err
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+    sessions = json.loads((tmp_path / "stopped/record.json").read_text())["sessions"]
+    chosen = [tuple(session[name] for name in ("device", "dtype", "compile")) for session in sessions]
+    assert chosen == [("cpu", dtype, "eager")] * 2
+
+
 def test_resuming_a_finished_run_changes_nothing(fastarat, trained, copied):
     assert fastarat("train", "--resume", copied).code == 0
     assert_same_run(trained, copied)

@@ -31,7 +31,7 @@ def test_a_run_leaves_the_directory_of_the_contract(trained):
     ]
     assert [(line["epoch"], line["step"]) for line in metrics(trained)] == [(1, 4), (2, 8)]
     (session,) = json.loads((trained / "record.json").read_text())["sessions"]
-    assert {choice["what"] for choice in session["choices"]} == {"device", "dtype", "kernels", "compile", "loader"}
+    assert {choice["what"] for choice in session["choices"]} == {"device", "kernels", "loader"}
     assert all(choice["why"] for choice in session["choices"])
     assert session["torch"] == torch.__version__ and session["data"]["name"] == "digits"
     _, description = load_model(trained / "model.safetensors")

@@ -11,6 +11,7 @@ from fastarat.training.tuning import tune as module
 from fastarat.training.tuning.trial import Tried
 from tests.helpers.command_line import ONE_EPOCH
 
+OPEN = (*ONE_EPOCH, "--dtype", "auto", "--compile", "auto")
 SHAPE = ("digits-arat", "--attack.steps", "1", "--batch", "16")
 HALF = Choices(dtype="bf16")
 
@@ -56,7 +57,7 @@ def test_a_training_takes_it_up_and_says_so_and_a_name_wins(fastarat, trials, tm
     fastarat("tune", *SHAPE)
 
     def dtype(out, *flags):
-        result = fastarat("train", "digits-arat", *ONE_EPOCH, *flags, "--out", tmp_path / out)
+        result = fastarat("train", "digits-arat", *OPEN, *flags, "--out", tmp_path / out)
         assert result.code == 0
         (session,) = json.loads((tmp_path / out / "record.json").read_text())["sessions"]
         return session["dtype"], [c["why"] for c in session["choices"] if c["what"] == "dtype"], result.err
@@ -68,7 +69,7 @@ def test_a_training_takes_it_up_and_says_so_and_a_name_wins(fastarat, trials, tm
 
 
 def test_a_run_that_goes_on_stays_as_it_began_whatever_was_tuned_since(fastarat, trials, tmp_path):
-    flags = ("digits-arat", *ONE_EPOCH, "--dtype", "auto", "--out")
+    flags = ("digits-arat", *OPEN, "--out")
 
     def dtypes(out, *more):
         assert fastarat("train", *flags, tmp_path / out, *more).code == 0

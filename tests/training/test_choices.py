@@ -13,7 +13,7 @@ from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.errors import UserError
 from fastarat.config.recipes import recipe
 from fastarat.training import toolchain
-from fastarat.training.choices import choose_compile, choose_device, choose_dtype, choose_kernels
+from fastarat.training.choices import as_begun, choose_compile, choose_device, choose_dtype, choose_kernels
 from fastarat.verification.doctor import _gpus
 
 CONFIG = recipe("digits-arat")
@@ -148,3 +148,24 @@ def test_fp32_on_a_gpu_says_that_its_convolutions_round_to_tf32(monkeypatch, all
     log = ChoiceLog(quiet=True)
     assert choose_dtype(replace(CONFIG, dtype=dtype), "cuda", log) == dtype
     assert [choice["value"] for choice in log.choices] == (["TF32"] if allowed and dtype == "fp32" else [])
+
+
+@pytest.mark.parametrize(
+    ("has", "dtype"), [(("avx512_bf16",), "bf16"), (("avx2", "amx_bf16"), "bf16"), (("avx512_f", "amx_tile"), "fp32")]
+)
+def test_a_cpu_trains_in_bf16_where_it_has_instructions_for_it(monkeypatch, has, dtype):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(has, True) | {"avx512_4vnniw": False})
+    log = ChoiceLog(quiet=True)
+    assert choose_dtype(CONFIG, "cpu", log) == dtype == log.choices[0]["value"]
+    assert choose_dtype(replace(CONFIG, dtype="fp32"), "cpu", log) == "fp32" and len(log.choices) == 1
+
+
+def test_a_run_that_goes_on_keeps_what_was_chosen_but_for_what_is_asked_for_and_on_another_device():
+    session = {"device": "cpu", "dtype": "bf16", "kernels": "pytorch", "compile": "compile"}
+    log = ChoiceLog(quiet=True)
+    kept = as_begun(replace(CONFIG, kernels="pytorch"), session, "cpu", log)
+    assert (kept.dtype, kept.compile) == ("bf16", "compile")
+    assert {choice["what"]: choice["value"] for choice in log.choices} == {"dtype": "bf16", "compile": "compile"}
+    assert as_begun(replace(CONFIG, dtype="fp32"), session, "cpu", log).dtype == "fp32"
+    assert as_begun(CONFIG, session, "cuda", log) == CONFIG
+    assert as_begun(CONFIG, {"dtype": "fp32"}, "cpu", log) == CONFIG  # of an older version, which did not say where

@@ -1,5 +1,6 @@
 """The loop: what happens when a compiled step does not come back, and what counts as training time."""
 
+import json
 import signal
 import weakref
 from contextlib import nullcontext
@@ -79,7 +80,9 @@ def test_an_epochs_seconds_hold_all_but_what_was_compiled_and_its_speed_leaves_t
     monkeypatch.setattr(Evaluations, "measure_balance", pass_time(4.0, Evaluations.measure_balance))
     monkeypatch.setattr(Evaluations, "evaluate", pass_time(1000.0, Evaluations.evaluate))
     monkeypatch.setattr(loop_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     loop.fit()
+    assert json.loads((tmp_path / "seconds.json").read_text()).popitem()[1] == {"first": 100.0}
     entry = training.metrics[0]
     assert entry["seconds"] == 4 + 100 + 3 * 2 and entry["compile_seconds"] == 100
     assert entry["evaluation_seconds"] == 1000

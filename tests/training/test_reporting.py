@@ -1,8 +1,10 @@
 """Learning curves say what their accuracies are of."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from fastarat.training.reporting import _evaluation_of, learning_curves
+from fastarat.training.reporting import _Description, _evaluation_of, learning_curves
 
 HELD = {"images": "test", "num_images": 1000, "steps": 10, "clean": 80.0, "robust": 40.0}
 
@@ -38,3 +40,17 @@ def test_every_run_has_its_curves_in_a_colour_of_its_own(num_runs, tmp_path, mon
     plt.close(figure)
     assert [curve.get_label() for curve in losses] == [f"run {i}" for i in range(num_runs)]
     assert len({curve.get_color() for curve in losses}) == num_runs and len(accuracies) == 2 * num_runs
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        ({}, "compiling"),
+        ({"waits": True, "expected": None}, "compiling · 20 s"),
+        ({"waits": True, "expected": 65.0}, "compiling · 20 s · 45 s left"),
+        ({"waits": True, "expected": 10.0}, "compiling · 20 s"),
+    ],
+)
+def test_what_is_waited_for_shows_how_long_and_how_much_longer_where_that_is_known(fields, shown):
+    task = SimpleNamespace(description="compiling", elapsed=20.0, fields=fields)
+    assert _Description("{task.description}", markup=False).render(task).plain == shown  # type: ignore[arg-type]

@@ -218,23 +218,25 @@ def keep_caches() -> Path:
     Where the user's cache directory cannot be written, code lies in a folder that goes with the process, and that is
     said. Raises `UserError` if $TORCHINDUCTOR_CACHE_DIR is set and cannot be written.
     """
-    chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    # With no home at all, ~ stays as it is: a folder of that name is nowhere, and is not made.
-    folder = Path(chosen or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "fastarat-compiled"))
-    try:
-        folder = folder.expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
-    except (OSError, RuntimeError):  # the latter: no home
-        writable = False
-    if not writable and chosen:
+    chosen, folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR"), cache_folder()
+    if folder is not None and _is_writable(folder):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+        return folder
+    if chosen:
         raise UserError(f"compiled code cannot be kept in {folder}: set TORCHINDUCTOR_CACHE_DIR, or --compile eager")
-    if not writable:
-        if is_first():
-            notice(
-                f"compiled code is not kept for the next run: {folder} cannot be written; set TORCHINDUCTOR_CACHE_DIR"
-            )
-        folder = Path(mkdtemp(prefix="fastarat-compiled-"))  # for this user alone: what lies in it is run
-        atexit.register(rmtree, folder, ignore_errors=True)
+    if is_first():
+        place = folder or "~/.cache"
+        notice(f"compiled code is not kept for the next run: {place} cannot be written; set TORCHINDUCTOR_CACHE_DIR")
+    folder = Path(mkdtemp(prefix="fastarat-compiled-"))  # for this user alone: what lies in it is run
+    atexit.register(rmtree, folder, ignore_errors=True)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     return folder
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether it is there, or can be made, and takes files."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)

@@ -1,0 +1,94 @@
+"""Whether a run on a CPU compiles its step: if that saves more of the time left than it takes."""
+
+import math
+import time
+
+import torch
+from torch import nn
+
+from fastarat.common.choice_log import ChoiceLog
+from fastarat.common.distributed import decided
+from fastarat.config.training import CompileMode
+from fastarat.data.loading.loader import Batch
+from fastarat.training.reporting import duration
+from fastarat.training.state import Training
+from fastarat.training.step.compile_times import seconds_to_compile, step_key
+from fastarat.training.step.compiled import Step, remembered
+
+SAVED = {"fp32": 0.2, "bf16": 0.25}
+"""the share of an eager step's time that the compiled one saves at least, of the nets of the recipes for CPUs"""
+MOST_CONVOLUTIONS = 12
+"""of such a net; in a ResNet-18 on a CPU products take the time, which compiling does not change"""
+_SECONDS_A_COMPILER = 30
+_SECONDS_A_CONVOLUTION = 2.5
+"""what a first compilation takes, by the net's convolutions, on one core of a busy machine"""
+_MOST_STEPS = 4
+_ENOUGH_SECONDS = 2.0
+
+
+def faster_mode(training: Training, step: Step, done: int, log: ChoiceLog) -> CompileMode:
+    """Eager or compile, for a run with `done` steps behind it, whose eager `step` is timed.
+
+    What the timed steps move is put back, bit by bit; all processes take them, and the first one's clock counts.
+    """
+    parts, left = training.parts, training.config.epochs * training.loader.steps_per_epoch - done
+    share, cost = SAVED.get(parts.precision.dtype, 0.0), decided(lambda: _cost(training), parts.world)
+    if not share or num_convolutions(parts.model) > MOST_CONVOLUTIONS:
+        log.choose("compile", "eager", f"no gain is known of compiling this net on a CPU in {parts.precision.dtype}")
+        return "eager"
+    seconds, spent, batch = math.inf, 0.0, _made_up(training)
+    put_back = remembered(parts)
+    for _ in range(_MOST_STEPS):
+        started = time.monotonic()
+        step(batch)
+        mine = time.monotonic() - started
+        took = decided(lambda mine=mine: mine, parts.world)
+        seconds, spent = min(seconds, took), spent + took
+        if spent > _ENOUGH_SECONDS or not pays(seconds * left, share, cost):
+            break
+    put_back()
+    mode: CompileMode = "compile" if pays(seconds * left, share, cost) else "eager"
+    log.choose("compile", mode, _why(seconds * left, share, cost))
+    return mode
+
+
+def pays(left: float, share: float, cost: float) -> bool:
+    """Whether compiling for `cost` seconds, which saves this `share` of the `left` ones, ends sooner."""
+    return share * left > cost
+
+
+def _why(left: float, share: float, cost: float) -> str:
+    saved = duration(share * left)
+    return f"about {duration(left)} of steps are left: compiling takes {duration(cost)} and saves {saved}"
+
+
+def _cost(training: Training) -> float:
+    """Seconds to compile the step for every size of images that comes: by the last time, else by the net's size."""
+    config, dataset = training.config, training.dataset
+    height, width, _ = dataset.image_shape
+    sides = {config.size_in(epoch) for epoch in range(training.epoch, config.epochs + 1)}
+    sizes = {(side, side) if side else (height, width) for side in sides}
+    known = [seconds_to_compile(step_key(training.parts, config, size)) for size in sizes]
+    return sum(estimate(training) if seconds is None else seconds for seconds in known)
+
+
+def estimate(training: Training) -> float:
+    """Seconds of a first compilation."""
+    convolutions = num_convolutions(training.parts.model) + num_convolutions(training.parts.method)
+    return _SECONDS_A_COMPILER + _SECONDS_A_CONVOLUTION * convolutions
+
+
+def num_convolutions(net: nn.Module) -> int:
+    """How many convolutions the net has."""
+    return sum(isinstance(layer, nn.Conv2d) for layer in net.modules())
+
+
+def _made_up(training: Training) -> Batch:
+    """A batch of random images as the loader gives them; no loader is started for it, no random state moves."""
+    parts, (height, width, channels) = training.parts, training.dataset.image_shape
+    side, rows = training.config.size_in(training.epoch), training.config.batch // parts.world.size
+    shape = (rows, channels, side or height, side or width)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(shape, generator=generator, dtype=parts.precision.parameter_dtype)
+    places = torch.arange(rows) + parts.world.rank * rows
+    return Batch(x.contiguous(memory_format=torch.channels_last), places % len(training.dataset.classes), places)

@@ -1,0 +1,129 @@
+"""On a CPU the step is compiled where that saves more of the time left than it takes, by the last time here."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from fastarat.common.choice_log import ChoiceLog
+from fastarat.common.distributed import World
+from fastarat.config.recipes import recipe
+from fastarat.data.loading.choose import Opened
+from fastarat.data.open import open_dataset
+from fastarat.training import compiling
+from fastarat.training.build import start_training
+from fastarat.training.choices import Choices
+from fastarat.training.compiling import estimate, faster_mode
+from fastarat.training.step.compile_times import NAME, keep_seconds, seconds_to_compile, step_key
+from fastarat.training.step.compiled import state_tensors
+
+SECOND = 1.0
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A folder of compiled code with nothing in it."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """How many steps were timed, each of which takes a second."""
+    taken: list[float] = []
+    monkeypatch.setattr(compiling, "time", SimpleNamespace(monotonic=lambda: len(taken) * SECOND))
+    return taken
+
+
+def training_of(steps=None, dtype="fp32", epochs=1, batch=8, num_images=80):
+    config = replace(recipe("digits-arat"), epochs=epochs, batch=batch, num_train_images=num_images)
+    config = replace(config, attack=replace(config.attack, steps=1))
+    opened = Opened(open_dataset("digits"), "resident", "")
+    training, step = start_training(config, opened, Choices(dtype=dtype), World(torch.device("cpu")))
+
+    def counted(batch):
+        steps.append(SECOND)
+        return step(batch)
+
+    return training, counted if steps is not None else step
+
+
+def key_of(training):
+    return step_key(training.parts, training.config, (8, 8))
+
+
+def chosen(training, step, done=0):
+    log = ChoiceLog(quiet=True)
+    mode = faster_mode(training, step, done, log)
+    (choice,) = log.choices
+    assert choice["what"] == "compile" and choice["value"] == mode
+    return mode, choice["why"]
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_timed_steps_leave_every_bit_as_it_was(dtype):
+    training, step = training_of(dtype=dtype)
+    keep_seconds(key_of(training), 0.001)
+    before, random = [tensor.clone() for tensor in state_tensors(training.parts)], torch.get_rng_state()
+    assert chosen(training, step)[0] == "compile"
+    assert all(map(torch.equal, state_tensors(training.parts), before))
+    assert torch.equal(torch.get_rng_state(), random) and training.step == 0
+
+
+def test_a_short_run_stays_eager_after_one_step_and_says_why(steps):
+    mode, why = chosen(*training_of(steps))
+    assert mode == "eager" and len(steps) == 1
+    assert why == "about 10 s of steps are left: compiling takes 45 s and saves 2 s"
+
+
+@pytest.mark.parametrize(("done", "mode"), [(0, "compile"), (700, "eager")])
+def test_what_is_left_of_a_long_run_decides(steps, done, mode):
+    training, step = training_of(steps, epochs=80)
+    assert estimate(training) == 45
+    assert chosen(training, step, done)[0] == mode
+
+
+def test_a_step_whose_code_is_kept_is_compiled_for_less(steps):
+    training, step = training_of(steps, epochs=10)
+    assert chosen(training, step)[0] == "eager"
+    keep_seconds(key_of(training), 40)
+    assert chosen(training, step) == (
+        "compile",
+        "about 1 min 40 s of steps are left: compiling takes 8 s and saves 20 s",
+    )
+
+
+def test_a_format_of_which_nothing_is_known_is_not_timed(steps):
+    assert chosen(*training_of(steps, dtype="fp64"))[0] == "eager" and not steps
+
+
+def test_every_size_of_images_has_its_code():
+    training, _ = training_of(epochs=4)
+    growing = replace(training.config, size=8, augment=replace(training.config.augment, crop="resized", start_size=4))
+    training.config = growing
+    keep_seconds(key_of(training), 100)
+    sizes = {growing.size_in(epoch) for epoch in range(1, 5)}
+    assert len(sizes) > 1 and compiling._cost(training) == 20 + (len(sizes) - 1) * 45
+
+
+def test_the_last_time_counts_and_a_spoiled_file_is_no_time(cache):
+    assert seconds_to_compile("a") is None
+    keep_seconds("a", 50)
+    assert seconds_to_compile("a") == 10  # what is kept comes sooner
+    keep_seconds("a", 7)
+    keep_seconds("a", 6)
+    assert seconds_to_compile("a") == 6 and seconds_to_compile("b") is None
+    for spoiled in ("[", "[]", json.dumps({"a": 1}), json.dumps({"a": {}}), json.dumps({"a": {"last": "soon"}})):
+        (cache / NAME).write_text(spoiled)
+        assert seconds_to_compile("a") is None
+    keep_seconds("a", 5)
+    assert seconds_to_compile("a") == 5
+
+
+def test_a_step_of_another_shape_or_format_is_another():
+    training, _ = training_of()
+    others = [training_of(dtype="bf16"), training_of(batch=10)]
+    keys = {key_of(training), step_key(training.parts, training.config, (4, 4)), *(key_of(of) for of, _ in others)}
+    assert len(keys) == 4 and key_of(training_of()[0]) in keys
