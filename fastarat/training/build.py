@@ -9,7 +9,6 @@ from fastarat.common.distributed import World
 from fastarat.common.errors import UserError
 from fastarat.config import Config
 from fastarat.config.model import FOREIGN
-from fastarat.config.training import CompileMode
 from fastarat.data.images.dataset import Dataset, Images
 from fastarat.data.images.stored import StoredImages
 from fastarat.data.images.whole_sets import Form, decoded_now
