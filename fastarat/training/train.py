@@ -56,7 +56,7 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
             opened = replace(opened, dataset=in_order_of_state(opened.dataset, *kept))
         training, step = start_training(config, opened, choices, world)
         _check_alike(training, world)
-        if not tuned and is_timed(begun, device):
+        if not tuned and choices.compile == "eager" and is_timed(begun, device):
             mode = faster_mode(training, step, kept[0]["step"] if kept else 0, log)
             if mode != choices.compile:
                 choices = replace(choices, compile=mode)

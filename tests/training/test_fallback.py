@@ -24,7 +24,7 @@ def refuse(*_, **__):
     raise UnsupportedInput("x is not dense")
 
 
-FLAGS = ("digits-arat", *ONE_EPOCH, "--device", "cpu", "--dtype", "fp32")
+FLAGS = ("digits-arat", *ONE_EPOCH, "--device", "cpu", "--dtype", "fp32", "--compile", "auto")
 
 
 @pytest.fixture(scope="module")
