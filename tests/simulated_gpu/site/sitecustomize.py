@@ -84,7 +84,7 @@ COUNTED = {
     "fastarat.training.state": _training,
     "fastarat.evaluation.accuracies": _accuracies,
     "fastarat.evaluation.autoattack.checks": _checks,
-    "bench.ladder.gate": _ladder,
+    "fastarat.training.tuning.gate": _ladder,
     "bench.kernels.measure": _kernels,
 }
 AFTER = {"torch": _torch, **(TRUE if HAS_VALUES else COUNTED)}
