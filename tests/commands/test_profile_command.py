@@ -38,7 +38,7 @@ def test_a_profile_is_written_and_shown_and_the_weights_are_those_of_a_run_witho
 
 @pytest.mark.parametrize(
     ("steps", "says"),
-    [("0", "give 1 step or more"), ("-3", "give 1 step or more"), ("2", "give --profile 1 or fewer")],
+    [("0", "give 1 or more"), ("-3", "give 1 or more"), ("2", "give --profile 1 or fewer")],
 )
 def test_a_number_of_steps_that_cannot_be_recorded_is_refused_before_there_is_a_run(fastarat, tmp_path, steps, says):
     done = fastarat("train", "digits-arat", *TINY, "--out", "run", "--profile", steps)
