@@ -37,7 +37,7 @@ class Choices:
 
 @contextmanager
 def threads(number: int | None) -> Iterator[None]:
-    """Compute by so many threads on a CPU; None: by as many as there are."""
+    """Compute by this number of threads on a CPU; None: by as many as there are."""
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
     try:

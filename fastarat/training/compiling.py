@@ -4,7 +4,6 @@ import math
 import time
 
 import torch
-from torch import nn
 
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.distributed import decided
@@ -13,7 +12,7 @@ from fastarat.data.loading.loader import Batch
 from fastarat.training.reporting import duration
 from fastarat.training.state import Training
 from fastarat.training.step.compile_times import seconds_to_compile, step_key
-from fastarat.training.step.compiled import Step, remembered
+from fastarat.training.step.compiled import Step, num_convolutions, remembered
 
 SAVED = {"fp32": 0.2}
 """the share of an eager step's time that the compiled one saves at least, of the nets of the recipes for CPUs"""
@@ -76,11 +75,6 @@ def estimate(training: Training) -> float:
     """Seconds of a first compilation."""
     convolutions = num_convolutions(training.parts.model) + num_convolutions(training.parts.method)
     return _SECONDS_A_COMPILER + _SECONDS_A_CONVOLUTION * convolutions
-
-
-def num_convolutions(net: nn.Module) -> int:
-    """How many convolutions the net has."""
-    return sum(isinstance(layer, nn.Conv2d) for layer in net.modules())
 
 
 def _made_up(training: Training) -> Batch:

@@ -47,16 +47,14 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
     world = join_world(device)
     training = step = None
     try:
-        tuned = decided(lambda: _tuned(config, run, resume, device, log), world)
-        begun = decided(lambda: config if tuned else _as_begun(config, run, resume, device, log), world)
-        choices = tuned or decided(lambda: choose(begun, log, device), world)
+        choices, tuned, timed = decided(lambda: _chosen(config, run if resume else None, device, log), world)
         opened = _opened_by_all(config, world)
         kept = _kept(run, resume, world)
         if kept:
             opened = replace(opened, dataset=in_order_of_state(opened.dataset, *kept))
         training, step = start_training(config, opened, choices, world)
         _check_alike(training, world)
-        if not tuned and choices.compile == "eager" and is_timed(begun, device):
+        if timed:
             mode = faster_mode(training, step, kept[0]["step"] if kept else 0, log)
             if mode != choices.compile:
                 choices = replace(choices, compile=mode)
@@ -100,18 +98,18 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
     return run
 
 
-def _tuned(config: Config, run: Run, resume: bool, device: str, log: ChoiceLog) -> Choices | None:
-    """The tuned form of a step: of a new run the fastest, of one that goes on what it began with."""
-    session = run.last_session() if resume else None
-    if session is not None:
-        return begun_with(session, config, device, log)
-    return tuned_choices(config, device, log)
-
-
-def _as_begun(config: Config, run: Run, resume: bool, device: str, log: ChoiceLog) -> Config:
-    """A run that goes on computes with what was chosen when it began."""
-    session = run.last_session() if resume else None
-    return as_begun(config, session, device, log) if session else config
+def _chosen(config: Config, begun: Run | None, device: str, log: ChoiceLog) -> tuple[Choices, Choices | None, bool]:
+    """What the run computes with, the tuned form that this is (if it is one), and whether timed steps have to say how
+    it runs. A new run takes the fastest form that was tuned; one that goes on (`begun`) what it began with."""
+    session = begun.last_session() if begun else None
+    is_new = session is None
+    tuned = tuned_choices(config, device, log) if is_new else begun_with(session, config, device, log)
+    if tuned:
+        return tuned, tuned, False
+    if session:
+        config = as_begun(config, session, device, log)
+    choices = choose(config, log, device)
+    return choices, None, choices.compile == "eager" and is_timed(config, device)
 
 
 def _opened_by_all(config: Config, world: World) -> Opened:

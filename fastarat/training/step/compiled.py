@@ -45,11 +45,12 @@ class NotCaptured(WorkError):
 
 def unrolled_size(parts: StepParts) -> int:
     """How many convolutions the whole step runs forward; up to `MOST_UNROLLED` it is compiled as one graph."""
+    return num_convolutions(parts.model) * (parts.attack.steps + 1) + num_convolutions(parts.method)
 
-    def convolutions(net: nn.Module) -> int:
-        return sum(isinstance(layer, nn.Conv2d) for layer in net.modules())
 
-    return convolutions(parts.model) * (parts.attack.steps + 1) + convolutions(parts.method)
+def num_convolutions(net: nn.Module) -> int:
+    """How many convolutions the net has."""
+    return sum(isinstance(layer, nn.Conv2d) for layer in net.modules())
 
 
 def build_step(
