@@ -125,6 +125,6 @@ def _off_the_kink(
     added = torch.zeros((), device=x.device) if residual is None else residual.double()
     normed, statistics = twin.batch_norm(x.double(), weight.double(), bias.double(), None, False, groups, EPS)
     value, margins = normed + added, margin * (1 + normed.abs() + added.abs())
-    slope = (weight * torch.rsqrt(statistics[:, 1] + EPS)).repeat_interleave(len(x) // groups, 0)[:, :, None, None]
+    slope = (weight * torch.rsqrt(statistics[1] + EPS)).repeat_interleave(len(x) // groups, 0)[:, :, None, None]
     shift = torch.where(value < 0, -margins, margins) / slope
     return torch.where(value.abs() < margins, x + shift, x).float().contiguous(memory_format=torch.channels_last)

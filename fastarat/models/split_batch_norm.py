@@ -100,7 +100,7 @@ class SplitBatchNorm2d(nn.Module):
         statistics = context.statistics or ("train" if self.training else "eval")
         given = None
         if statistics == "eval":
-            given = torch.stack([self.running_mean[rows], self.running_var[rows]], 1).expand(num_groups, -1, -1)
+            given = torch.stack([self.running_mean[rows], self.running_var[rows]]).expand(-1, num_groups, -1)
         group = context.group.group_name if context.group is not None and given is None else ""
         out, found = dual_batch_norm(
             x,
@@ -147,7 +147,7 @@ class SplitBatchNorm2d(nn.Module):
 
 
 class BatchStatistics(NamedTuple):
-    """What a fused layer saw: mean and biased variance [groups, 2, C] over `num_elements` a group."""
+    """What a fused layer saw: mean and biased variance [2, groups, C] over `num_elements` a group."""
 
     layer: SplitBatchNorm2d
     rows: slice
@@ -162,13 +162,13 @@ def move_by_batches(context: ForwardContext) -> None:
     running, batch, scales, momenta = [], [], [], []
     for layer, rows, found, num_elements in context.batches:
         momentum = layer.momentum if context.momentum is None else context.momentum
-        if len(found) > rows.stop - rows.start:
+        if found.shape[1] > rows.stop - rows.start:
             # Both halves move one running set, one after the other: together one move by a weighted mean.
-            first, second = (found[BRANCHES.index(branch)] for branch in context.order)
-            found = (((1 - momentum) * first + second) / (2 - momentum))[None]
+            first, second = (found[:, BRANCHES.index(branch)] for branch in context.order)
+            found = (((1 - momentum) * first + second) / (2 - momentum))[:, None]
             momentum = 1 - (1 - momentum) ** 2
         running += [layer.running_mean[rows], layer.running_var[rows]]
-        batch += [found[:, 0], found[:, 1]]
+        batch += [*found]
         scales += [1.0, num_elements / max(num_elements - 1, 1)]
         momenta += [momentum, momentum]
     context.batches = []

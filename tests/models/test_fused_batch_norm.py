@@ -67,6 +67,16 @@ def assert_the_same(model, kind, branch, statistics):
             torch.testing.assert_close(mine, theirs, **CLOSE)
 
 
+@pytest.mark.parametrize("kind", ["split", "shared"])
+def test_running_statistics_move_by_dense_lists(kind):
+    _, fused = pair(kind)
+    # PyTorch moves lists by one launch where every tensor is dense, else each tensor by its own.
+    with patch("fastarat.models.split_batch_norm.move_running_statistics") as move:
+        forward(fused, images(), "both", "train")
+    running, batch, _, _ = move.call_args.args
+    assert all(tensor.is_contiguous() for tensor in (*running, *batch))
+
+
 @pytest.mark.parametrize("order", [("clean", "adv"), ("adv", "clean")])
 def test_shared_statistics_move_in_the_methods_order(order):
     nets = pair("shared")

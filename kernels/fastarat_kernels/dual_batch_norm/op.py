@@ -32,18 +32,19 @@ def dual_batch_norm(
         y = relu((x - mean_g) * rsqrt(variance_g + eps) * weight_s + bias_s + residual)
 
     `weight`, `bias`: [groups, C], or [1, C] for all groups; float32 (float64 with x). `residual`: as x, or None.
-    `given`: [groups, 2, C], mean and biased variance to normalise by, instead of the batch's; no gradient flows into
+    `given`: [2, groups, C], mean and biased variance to normalise by, instead of the batch's; no gradient flows into
     them. `process_group`: name of a torch.distributed group, "" for none: statistics over the rows of all its
     processes, each with equally many; parameters then get the gradient of this process's loss terms, to be averaged
     as torch.nn.parallel.DistributedDataParallel does.
 
-    Returns y (x's dtype and layout) and the statistics used, [groups, 2, C], detached, float32 (float64 with x).
+    Returns y (x's dtype and layout) and the statistics used, [2, groups, C] like `given`, detached, float32 (float64 with
+    x): so laid out, the means of all groups are dense, and so are the variances.
     Raises `UnsupportedInput` for shapes that do not fit; on a GPU also unless x and residual are channels-last.
     """
     _check(x, weight, bias, residual, groups, given)
     batch_statistics = given is None
     if given is not None:
-        partials = torch.cat([torch.ones_like(given[:, :1]), given], 1)[None].detach()
+        partials = torch.stack([torch.ones_like(given[0]), *given], 1)[None].detach()
     else:
         partials = _gathered(batch_norm_partials(x.detach(), groups), process_group)
     y, _, statistics = batch_norm_apply(
@@ -73,9 +74,9 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, gro
         raise UnsupportedInput(
             f"residual is {residual.dtype} {tuple(residual.shape)}, x is {x.dtype} {tuple(x.shape)}: give both alike"
         )
-    if given is not None and (given.shape != (groups, 2, channels) or given.dtype != wide):
+    if given is not None and (given.shape != (2, groups, channels) or given.dtype != wide):
         raise UnsupportedInput(
-            f"given is {given.dtype} {tuple(given.shape)}: give {wide} [{groups}, 2, {channels}] (mean, variance)"
+            f"given is {given.dtype} {tuple(given.shape)}: give {wide} [2, {groups}, {channels}] (mean, variance)"
         )
 
 
@@ -107,7 +108,7 @@ def _empty_apply(
     groups, _, relu = settings[:3]
     channels = x.shape[1]
     num_bits = (x.numel() // channels, (channels + 7) // 8) if relu and residual is not None else (0,)
-    return torch.empty_like(x), x.new_empty(num_bits, dtype=torch.uint8), partials.new_empty(groups, 2, channels)
+    return torch.empty_like(x), x.new_empty(num_bits, dtype=torch.uint8), partials.new_empty(2, groups, channels)
 
 
 def _empty_gradient_partials(

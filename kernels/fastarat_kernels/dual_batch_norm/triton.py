@@ -104,11 +104,11 @@ def _statistics(partials_ptr, num_partials, group, groups, channels, C, BLOCK_C:
 
 
 @triton.jit
-def _channel_terms(statistics_ptr, weight_ptr, bias_ptr, group, sets, channels, C, eps):
+def _channel_terms(statistics_ptr, weight_ptr, bias_ptr, group, groups, sets, channels, C, eps):
     """mean, rstd, scale = weight * rstd and bias [BLOCK_C] of this program's group."""
     inside = channels < C
-    mean = tl.load(statistics_ptr + group * 2 * C + channels, mask=inside, other=0.0)
-    variance = tl.load(statistics_ptr + (group * 2 + 1) * C + channels, mask=inside, other=0.0)
+    mean = tl.load(statistics_ptr + group * C + channels, mask=inside, other=0.0)
+    variance = tl.load(statistics_ptr + (groups + group) * C + channels, mask=inside, other=0.0)
     weight = tl.load(weight_ptr + group % sets * C + channels, mask=inside, other=0.0)
     bias = tl.load(bias_ptr + group % sets * C + channels, mask=inside, other=0.0)
     rstd = tl.rsqrt(variance + eps)
@@ -166,8 +166,8 @@ def _apply_kernel(
     group, first, num, channels = _place(rows, rows_per_split, C, BLOCK_C)
     mean, variance = _statistics(partials_ptr, num_partials, group, groups, channels, C, BLOCK_C)
     if tl.program_id(1) == 0:
-        tl.store(statistics_ptr + group * 2 * C + channels, mean, mask=channels < C)
-        tl.store(statistics_ptr + (group * 2 + 1) * C + channels, variance, mask=channels < C)
+        tl.store(statistics_ptr + group * C + channels, mean, mask=channels < C)
+        tl.store(statistics_ptr + (groups + group) * C + channels, variance, mask=channels < C)
     weight = tl.load(weight_ptr + group % sets * C + channels, mask=channels < C, other=0.0)
     bias = tl.load(bias_ptr + group % sets * C + channels, mask=channels < C, other=0.0)
     scale = weight * tl.rsqrt(variance + eps)
@@ -198,7 +198,7 @@ def _gradient_partials_kernel(
 ):  # fmt: skip
     """Sums of g and of g * xhat of each split, and g where there are bits."""
     group, first, num, channels = _place(rows, rows_per_split, C, BLOCK_C)
-    mean, rstd, scale, bias = _channel_terms(statistics_ptr, weight_ptr, bias_ptr, group, sets, channels, C, eps)
+    mean, rstd, scale, bias = _channel_terms(statistics_ptr, weight_ptr, bias_ptr, group, groups, sets, channels, C, eps)
     sum_g = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
     sum_gx = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
     for k in tl.range(0, tl.cdiv(num, BLOCK_R), num_stages=STAGES):
@@ -224,7 +224,7 @@ def _input_gradient_kernel(
 ):  # fmt: skip
     """dx, totals of the sums, and g where there are bits; every program adds up the sums of its channels."""
     group, first, num, channels = _place(rows, rows_per_split, C, BLOCK_C)
-    mean, rstd, scale, bias = _channel_terms(statistics_ptr, weight_ptr, bias_ptr, group, sets, channels, C, eps)
+    mean, rstd, scale, bias = _channel_terms(statistics_ptr, weight_ptr, bias_ptr, group, groups, sets, channels, C, eps)
     total_g = tl.zeros([BLOCK_C], tl.float32)
     total_gx = tl.zeros([BLOCK_C], tl.float32)
     for start in range(0, num_partials, BLOCK_P):
@@ -304,7 +304,7 @@ def batch_norm_apply(
     y = torch.empty_like(x)
     num_bits = [groups * rows, ceil_div(channels, 8)] if relu and residual is not None else [0]
     bits = torch.empty(num_bits, dtype=torch.uint8, device=x.device)
-    statistics = torch.empty(groups, 2, channels, dtype=torch.float32, device=x.device)
+    statistics = torch.empty(2, groups, channels, dtype=torch.float32, device=x.device)
     launch(
         _apply_kernel, grid, x, partials, weight, bias, residual, y, _or_none(bits), statistics,
         len(partials), rows, rows_per_split, groups, len(weight), channels, eps,

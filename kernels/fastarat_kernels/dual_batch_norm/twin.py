@@ -22,10 +22,10 @@ def batch_norm(
     eps: float,
     given: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The definition: y = relu((x - mean_g) * rstd_g * weight_s + bias_s + residual), and statistics [groups, 2, C]."""
+    """The definition: y = relu((x - mean_g) * rstd_g * weight_s + bias_s + residual), and statistics [2, groups, C]."""
     rows = as_rows(x, groups)
-    statistics = torch.stack([rows.mean(1), rows.var(1, correction=0)], 1) if given is None else given
-    mean, variance = statistics[:, None].unbind(2)
+    statistics = torch.stack([rows.mean(1), rows.var(1, correction=0)]) if given is None else given
+    mean, variance = statistics[:, :, None]
     out = (rows - mean) * torch.rsqrt(variance + eps) * weight[:, None] + bias[:, None]
     if residual is not None:
         out = out + as_rows(residual, groups)
@@ -56,12 +56,12 @@ def batch_norm_partials(x: Tensor, groups: int) -> Tensor:
 
 
 def merge_partials(partials: Tensor) -> Tensor:
-    """Statistics [groups, 2, C] (mean, biased variance) of partials [P, groups, 3, C]; a count may be zero."""
+    """Statistics [2, groups, C] (mean, biased variance) of partials [P, groups, 3, C]; a count may be zero."""
     count, mean, squares = partials.unbind(2)
     total = count.sum(0)
     merged = (count * mean).sum(0) / total
     merged = merged + (count * (mean - merged)).sum(0) / total  # what rounding lost, which counts where |mean| >> std
-    return torch.stack([merged, (squares + count * (mean - merged).square()).sum(0) / total], 1)
+    return torch.stack([merged, (squares + count * (mean - merged).square()).sum(0) / total])
 
 
 def batch_norm_apply(
@@ -139,12 +139,13 @@ def batch_norm_input_gradient(
     if batch_statistics:
         mean_g, mean_gx = totals[:, :, None] / num_rows
         dx = g - mean_g - _normalised(rows, statistics, eps) * mean_gx
-    dx = dx * torch.rsqrt(statistics[:, 1:] + eps) * weight[:, None]
+    dx = dx * torch.rsqrt(statistics[1, :, None] + eps) * weight[:, None]
     return _laid_out_as(x, dx), _laid_out_as(dy, g) if bits.numel() else dy.new_empty(0), totals
 
 
 def _normalised(rows: Tensor, statistics: Tensor, eps: float) -> Tensor:
-    return (rows - statistics[:, :1]) * torch.rsqrt(statistics[:, 1:] + eps)
+    mean, variance = statistics[:, :, None]
+    return (rows - mean) * torch.rsqrt(variance + eps)
 
 
 def _affine(rows: Tensor, statistics: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:

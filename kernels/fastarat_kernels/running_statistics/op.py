@@ -17,6 +17,6 @@ def move_running_statistics(
     """running <- running + momentum (scale batch - running), in place, for each entry of the lists.
 
     `running`, `batch`: tensors of equal shapes and one float dtype; `scales` make a biased variance unbiased.
-    No tensor may stand in `running` twice.
+    No tensor may stand in `running` twice. Where one is not dense, PyTorch moves each tensor by launches of its own.
     """
     torch._foreach_lerp_(running, torch._foreach_mul(batch, scales), momenta)
