@@ -80,9 +80,11 @@ class SplitBatchNorm2d(nn.Module):
         """Normalise, then add `residual` (same shape as `x`), then ReLU, each if asked for."""
         context = self.context
         tapped = bool(self.taps) and context.record
-        if context.kernels.fused_batch_norm and not tapped:
+        # By running statistics a batch-norm is pointwise: a compiler fuses it with all that stands round it.
+        fused = context.kernels.fused_batch_norm and self._statistics != "eval"
+        if fused and not tapped:
             return self._fused(x, residual, relu)
-        out = self._fused(x) if context.kernels.fused_batch_norm else self._normalise(x)
+        out = self._fused(x) if fused else self._normalise(x)
         if tapped:
             context.features |= dict.fromkeys(self.taps, context.kernels.pooled_features(out))
             if residual is None and not relu:
@@ -91,17 +93,16 @@ class SplitBatchNorm2d(nn.Module):
             out = out + residual
         return F.relu(out) if relu else out
 
+    @property
+    def _statistics(self) -> Statistics:
+        return self.context.statistics or ("train" if self.training else "eval")
+
     def _fused(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         context = self.context
         num_groups = 2 if context.branch == "both" and self.kind != "mixed" else 1
         i = BRANCHES.index("adv" if context.branch == "both" else context.branch)
         rows = slice(0, 2) if num_groups == 2 else slice(i, i + 1)
         rows = rows if self.kind == "split" else slice(0, 1)
-        statistics = context.statistics or ("train" if self.training else "eval")
-        given = None
-        if statistics == "eval":
-            given = torch.stack([self.running_mean[rows], self.running_var[rows]]).expand(-1, num_groups, -1)
-        group = context.group.group_name if context.group is not None and given is None else ""
         out, found = dual_batch_norm(
             x,
             self.weight[rows],
@@ -110,10 +111,9 @@ class SplitBatchNorm2d(nn.Module):
             relu,
             groups=num_groups,
             eps=self.eps,
-            given=given,
-            process_group=group,
+            process_group=context.group.group_name if context.group is not None else "",
         )
-        if statistics == "train":
+        if self._statistics == "train":
             if any(batch.layer is self for batch in context.batches):
                 move_by_batches(context)  # a layer that a net calls twice moves twice
             num_processes = context.group.size() if context.group is not None else 1
@@ -139,7 +139,7 @@ class SplitBatchNorm2d(nn.Module):
             self.running_var[i],
             self.weight[i],
             self.bias[i],
-            context.statistics or ("train" if self.training else "eval"),
+            self._statistics,
             self.momentum if context.momentum is None else context.momentum,
             self.eps,
             context.group,

@@ -162,49 +162,40 @@ def test_the_backward_kernels_give_what_the_twins_give(kernels, shape, dtype, gr
     bits = x.new_empty(0, dtype=torch.uint8)
     if has_residual and relu:
         bits = twin.pack(torch.rand(rows, x.shape[1], device=DEVICE) > 0.5)
-    common = (dy, x, statistics, weight, bias, bits)
+    common = (x, statistics, weight, bias)
     settings = (groups, EPS, relu and not has_residual)
     with poisoned():
-        sums, g = kernels.batch_norm_gradient_partials(*common, *settings)
-    sums_twin, g_twin = twin.batch_norm_gradient_partials(*common, *settings)
+        sums, g = kernels.batch_norm_gradient_partials(dy, *common, bits, *settings)
+    sums_twin, g_twin = twin.batch_norm_gradient_partials(dy, *common, bits, *settings)
     assert distance(sums.sum(0), sums_twin.sum(0)) < SUM_BOUND
-    assert torch.equal(g, g_twin)
-    for given_sums, batch_statistics in ((sums, True), (sums[:0], False)):
-        rest = (given_sums, rows // groups, *settings, batch_statistics)
-        with poisoned():
-            dx, g, totals = kernels.batch_norm_input_gradient(*common, *rest)
-        dx_twin, g_twin, totals_twin = twin.batch_norm_input_gradient(*common, *rest)
-        assert distance(dx, dx_twin) < BOUND[dtype] and dx.stride() == dx_twin.stride()
-        assert torch.equal(g, g_twin) and g.stride() == g_twin.stride()
-        torch.testing.assert_close(totals, totals_twin)
+    assert torch.equal(g, g_twin) and g.stride() == g_twin.stride()
+    arguments = (g if bits.numel() else dy, *common, sums, rows // groups, *settings)
+    with poisoned():
+        dx, totals = kernels.batch_norm_input_gradient(*arguments)
+    dx_twin, totals_twin = twin.batch_norm_input_gradient(*arguments)
+    assert distance(dx, dx_twin) < BOUND[dtype] and dx.stride() == dx_twin.stride()
+    torch.testing.assert_close(totals, totals_twin)
 
 
 @pytest.mark.no_cover  # the kernels' lines are counted above
 @pytest.mark.parametrize("dtype", BOUND, ids=str)
 @pytest.mark.usefixtures("interpreted")
 def test_training_through_the_kernels_gives_the_gradients_of_autograd(dtype):
-    forms = ((True, True, False), (False, True, False), (True, False, False), (True, True, True))
+    forms = ((True, True), (False, True), (True, False))
     if dtype != torch.float32:  # the formats differ in casts alone
         forms = forms[:1]
-    for has_residual, relu, has_given in forms:
+    for has_residual, relu in forms:
         inputs = inputs_of((2, 16, 7, 5), dtype, 2, 2)
-        compare_with_autograd(inputs, 2, has_residual, relu, has_given, BOUND[dtype])
+        compare_with_autograd(inputs, 2, has_residual, relu, BOUND[dtype])
 
 
-def compare_with_autograd(
-    inputs: dict[str, Tensor], groups: int, has_residual: bool, relu: bool, has_given: bool, bound: float
-) -> None:
+def compare_with_autograd(inputs: dict[str, Tensor], groups: int, has_residual: bool, relu: bool, bound: float) -> None:
     """y and all gradients of `dual_batch_norm` against autograd through the twin on the same values in float64."""
     used = {name: value for name, value in inputs.items() if has_residual or name != "residual"}
-    channels = inputs["x"].shape[1]
-    given = torch.rand(2, groups, channels, dtype=inputs["weight"].dtype, device=inputs["x"].device) + 0.5
-    given = given if has_given else None
     leaves = {name: value.detach().clone().requires_grad_() for name, value in used.items()}
     exact = {name: value.detach().double().requires_grad_() for name, value in used.items()}
-    y, statistics = dual_batch_norm(**leaves, relu=relu, groups=groups, eps=EPS, given=given)
-    y_exact, statistics_exact = twin.batch_norm(
-        **{"residual": None} | exact, relu=relu, groups=groups, eps=EPS, given=None if given is None else given.double()
-    )
+    y, statistics = dual_batch_norm(**leaves, relu=relu, groups=groups, eps=EPS)
+    y_exact, statistics_exact = twin.batch_norm(**{"residual": None} | exact, relu=relu, groups=groups, eps=EPS)
     assert not statistics.requires_grad and distance(statistics.double(), statistics_exact) < max(bound**2, SUM_BOUND)
     assert y.dtype == inputs["x"].dtype and distance(y.detach().double(), y_exact.detach()) < bound
     dy = torch.randn_like(y)
@@ -216,19 +207,17 @@ def compare_with_autograd(
 
 
 @pytest.mark.parametrize(("groups", "num_sets"), [(1, 1), (2, 1), (2, 2)])
-@pytest.mark.parametrize("has_given", [False, True], ids=["batch", "given"])
-def test_the_twin_gives_the_gradients_of_autograd(groups, num_sets, has_given):
+def test_the_twin_gives_the_gradients_of_autograd(groups, num_sets):
     for has_residual, relu, shape in product((True, False), (True, False), ((4, 3, 5, 2), (6, 16))):
         # Two float64 computations.
         inputs = inputs_of(shape, torch.float64, groups, num_sets, "cpu")
-        compare_with_autograd(inputs, groups, has_residual, relu, has_given, 1e-12)
+        compare_with_autograd(inputs, groups, has_residual, relu, 1e-12)
 
 
 def test_each_half_is_what_torch_makes_of_it_alone():
     inputs = inputs_of((6, 5, 4, 3), torch.float64, 2, 2, "cpu")
     x, weight, bias = inputs["x"], inputs["weight"], inputs["bias"]
     y, statistics = dual_batch_norm(x, weight, bias, groups=2, eps=EPS)
-    by_given, _ = dual_batch_norm(x, weight, bias, groups=2, eps=EPS, given=statistics)
     halves = []
     for i, half in enumerate(x.chunk(2)):
         mean, variance = torch.zeros(2, 5, dtype=torch.float64)
@@ -236,7 +225,6 @@ def test_each_half_is_what_torch_makes_of_it_alone():
         count = half.numel() // 5
         torch.testing.assert_close(statistics[:, i], torch.stack([mean, variance * (count - 1) / count]))
     torch.testing.assert_close(y, torch.cat(halves))
-    torch.testing.assert_close(by_given, y)
 
 
 def test_gradients_agree_with_finite_differences():
@@ -255,33 +243,21 @@ def test_an_expanded_gradient_and_a_plain_layout_are_taken():
     torch.testing.assert_close(dx, expected)
 
 
-def test_only_needed_gradients_are_computed(monkeypatch):
-    inputs = inputs_of((4, 3, 5, 2), torch.float64, 2, 1, "cpu")
-    x, given = inputs["x"].requires_grad_(), torch.rand(2, 2, 3, dtype=torch.float64) + 0.5
-    called = []
-    reduce = op.batch_norm_gradient_partials
-    monkeypatch.setattr(op, "batch_norm_gradient_partials", lambda *a: called.append(1) or reduce(*a))
-    y, _ = dual_batch_norm(**inputs, relu=True, groups=2, eps=EPS, given=given)
-    y.sum().backward()
-    assert x.grad is not None and not called
-
-
-@pytest.mark.parametrize("mode", ["residual, relu", "relu", "given"])
+@pytest.mark.parametrize("mode", ["residual, relu", "relu", "neither"])
 def test_the_ops_keep_the_rules_of_pytorch_ops(mode):
     inputs = inputs_of((4, 9, 3, 2), torch.float32, 2, 2, "cpu")
     x, weight, bias = inputs["x"], inputs["weight"], inputs["bias"]
-    residual, relu = (inputs["residual"] if mode == "residual, relu" else None), mode != "given"
-    recompute, batch = relu and residual is None, mode != "given"
+    residual, relu = (inputs["residual"] if mode == "residual, relu" else None), mode != "neither"
+    recompute = relu and residual is None
     partials = op.batch_norm_partials(x, 2)
-    y, bits, statistics = op.batch_norm_apply(x, partials, weight, bias, residual, 2, EPS, relu, batch, "")
-    common = (y, x, statistics, weight, bias, bits)
-    sums, _ = op.batch_norm_gradient_partials(*common, 2, EPS, recompute)
-    sums = sums if batch else sums[:0]
+    y, bits, statistics = op.batch_norm_apply(x, partials, weight, bias, residual, 2, EPS, relu, "")
+    common = (y, x, statistics, weight, bias)
+    sums, _ = op.batch_norm_gradient_partials(*common, bits, 2, EPS, recompute)
     torch.library.opcheck(op.batch_norm_partials, (x, 2))
-    torch.library.opcheck(op.batch_norm_gradient_partials, (*common, 2, EPS, recompute))
-    torch.library.opcheck(op.batch_norm_input_gradient, (*common, sums, 12, 2, EPS, recompute, batch))
+    torch.library.opcheck(op.batch_norm_gradient_partials, (*common, bits, 2, EPS, recompute))
+    torch.library.opcheck(op.batch_norm_input_gradient, (*common, sums, 12, 2, EPS, recompute))
     leaves = [None if v is None else v.requires_grad_() for v in (x, weight, bias, residual)]
-    torch.library.opcheck(op.batch_norm_apply, (leaves[0], partials, *leaves[1:], 2, EPS, relu, batch, ""))
+    torch.library.opcheck(op.batch_norm_apply, (leaves[0], partials, *leaves[1:], 2, EPS, relu, ""))
 
 
 class Net(nn.Module):
@@ -292,24 +268,22 @@ class Net(nn.Module):
         self.convolutions = nn.ModuleList([nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)])
         self.weight, self.bias = nn.Parameter(torch.rand(2, 2, 8) + 0.5), nn.Parameter(torch.randn(2, 2, 8))
 
-    def forward(self, x: Tensor, given: Tensor | None, process_group: str = "") -> Tensor:
+    def forward(self, x: Tensor, process_group: str = "") -> Tensor:
         h = None
         for convolution, weight, bias in zip(self.convolutions, self.weight, self.bias, strict=True):
             x = convolution(x if h is None else h)
-            h, _ = dual_batch_norm(
-                x, weight, bias, h, True, groups=2, eps=EPS, given=given, process_group=process_group
-            )
+            h, _ = dual_batch_norm(x, weight, bias, h, True, groups=2, eps=EPS, process_group=process_group)
         assert h is not None
         return h.mean((2, 3)).square().sum()
 
 
-def step(net: Net, x: Tensor, zero: Tensor, given: Tensor | None, process_group: str = "") -> tuple[Tensor, ...]:
+def step(net: Net, x: Tensor, zero: Tensor, process_group: str = "") -> tuple[Tensor, ...]:
     """A step of an attack on the input, then the gradients of the parameters on its result."""
     for _ in range(2):
         leaf = x.detach() + zero
-        (dx,) = grad(net(leaf, given, process_group), [leaf])
+        (dx,) = grad(net(leaf, process_group), [leaf])
         x = x + 0.1 * dx
-    return dx, *grad(net(x.detach(), None, process_group), list(net.parameters()))
+    return dx, *grad(net(x.detach(), process_group), list(net.parameters()))
 
 
 @contextmanager
@@ -323,15 +297,14 @@ def processes(folder: Path, rank: int = 0, number: int = 1) -> Iterator[str]:
 
 
 @pytest.mark.no_cover  # dynamo traces
-@pytest.mark.parametrize("statistics", ["batch", "given", "of a process group"])
+@pytest.mark.parametrize("statistics", ["batch", "of a process group"])
 def test_attack_and_training_step_are_one_graph_with_the_same_bits(statistics, tmp_path):
     net = Net().to(memory_format=torch.channels_last)
-    given = torch.rand(2, 2, 8) + 0.5 if statistics == "given" else None
     x, zero = tensor((4, 3, 6, 5), device="cpu"), torch.zeros((), requires_grad=True)
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager", dynamic=False)
     group = processes(tmp_path) if statistics == "of a process group" else nullcontext("")
     with group as name, torch._dynamo.config.patch(trace_autograd_ops=True):
-        ours, eager = compiled(net, x, zero, given, name), step(net, x, zero, given, name)
+        ours, eager = compiled(net, x, zero, name), step(net, x, zero, name)
     assert all(torch.equal(our, their) for our, their in zip(ours, eager, strict=True))
 
 
@@ -339,7 +312,7 @@ def of_two_processes(rank: int, net: Net, x: Tensor, folder: Path) -> tuple[Tens
     """A step of one of two processes, with its rows of each half."""
     mine = torch.cat([half.chunk(2)[rank] for half in x.chunk(2)])
     with processes(folder, rank, 2) as name:
-        return step(net, mine, torch.zeros((), requires_grad=True), None, name)
+        return step(net, mine, torch.zeros((), requires_grad=True), name)
 
 
 def second_process(_: int, net: Net, x: Tensor, folder: Path) -> None:
@@ -357,7 +330,7 @@ def test_two_processes_with_half_the_rows_each_are_one_with_all(tmp_path):
     while not other.join():
         pass
     second = torch.load(tmp_path / "second.pt")
-    dx, *parameters = step(net, x, torch.zeros((), requires_grad=True), None)
+    dx, *parameters = step(net, x, torch.zeros((), requires_grad=True))
     halves = [torch.cat(parts) for parts in zip(first[0].chunk(2), second[0].chunk(2), strict=True)]
     torch.testing.assert_close(torch.cat(halves), dx)
     # The loss is a sum over images: what each process finds of the parameters' gradients adds up.
@@ -375,20 +348,20 @@ def test_recorded_launches_cover_every_kernel(kernels):
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_what_is_traced_for_a_gpu_has_the_shapes_and_strides_that_the_kernels_give(kernels, groups):
-    def outputs(device: str, functions: Any, *more: Any) -> list[tuple[Any, ...]]:
+    def outputs(device: str, functions: Any) -> list[tuple[Any, ...]]:
         x = torch.empty(256, 160, 8, 8, dtype=torch.bfloat16, device=device).to(memory_format=torch.channels_last)
         weight = torch.empty(1, 160, device=device)
         partials = functions.batch_norm_partials(x, groups)
-        y, bits, statistics = functions.batch_norm_apply(x, partials, weight, weight, x, groups, EPS, True, *more)
-        common = (y, x, statistics, weight, weight, bits)
-        sums, g = functions.batch_norm_gradient_partials(*common, groups, EPS, False)
-        last = functions.batch_norm_input_gradient(*common, sums, 9, groups, EPS, False, True)
+        y, bits, statistics = functions.batch_norm_apply(x, partials, weight, weight, x, groups, EPS, True)
+        common = (y, x, statistics, weight, weight)
+        sums, g = functions.batch_norm_gradient_partials(*common, bits, groups, EPS, False)
+        last = functions.batch_norm_input_gradient(*common, sums, 9, groups, EPS, False)
         return [(z.shape, z.stride(), z.dtype) for z in (partials, y, bits, statistics, sums, g, *last)]
 
     with recording():
         launched = outputs("meta", kernels)
     with FakeTensorMode():
-        assert outputs("cuda", op, True, "") == launched
+        assert outputs("cuda", op) == launched
 
 
 WRONG = {
@@ -400,7 +373,6 @@ WRONG = {
     "affine": ({"bias": torch.ones(1, 4).half()}, r"bias is torch.float16"),
     "unlike": ({"bias": torch.ones(2, 4)}, "give both alike"),
     "residual": ({"residual": torch.zeros(2, 3)}, "give both alike"),
-    "given": ({"given": torch.zeros(2, 1, 4)}, r"give torch.float32 \[2, 2, 4\]"),
 }
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from fastarat_kernels.implementations import PYTORCH, TRITON
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastarat.config.model import MODELS
 from fastarat.models.convert import convert_to_split_batch_norm
@@ -75,6 +76,32 @@ def test_running_statistics_move_by_dense_lists(kind):
         forward(fused, images(), "both", "train")
     running, batch, _, _ = move.call_args.args
     assert all(tensor.is_contiguous() for tensor in (*running, *batch))
+
+
+@pytest.mark.parametrize("branch", ["adv", "both"])
+def test_by_running_statistics_no_launch_is_added_to_the_plain_ones(branch):
+    plain, fused = (called(net, branch) for net in pair("split"))
+    assert plain == fused and not any("fastarat" in name for name in fused)
+
+
+def called(net, branch) -> list[str]:
+    """The operations of a forward pass by running statistics and of the input's gradient."""
+    x = images().requires_grad_()
+    with Called() as operations:
+        torch.autograd.grad(forward(net, x, branch, "eval").sum(), x)
+    return operations.names
+
+
+class Called(TorchDispatchMode):
+    """Notes the names of operations."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("order", [("clean", "adv"), ("adv", "clean")])

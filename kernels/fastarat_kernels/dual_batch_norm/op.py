@@ -24,7 +24,6 @@ def dual_batch_norm(
     *,
     groups: int,
     eps: float,
-    given: Tensor | None = None,
     process_group: str = "",
 ) -> tuple[Tensor, Tensor]:
     """Normalise each of the `groups` equal parts of x [N, C, H, W] (or [N, C]) by its own statistics:
@@ -32,28 +31,21 @@ def dual_batch_norm(
         y = relu((x - mean_g) * rsqrt(variance_g + eps) * weight_s + bias_s + residual)
 
     `weight`, `bias`: [groups, C], or [1, C] for all groups; float32 (float64 with x). `residual`: as x, or None.
-    `given`: [2, groups, C], mean and biased variance to normalise by, instead of the batch's; no gradient flows into
-    them. `process_group`: name of a torch.distributed group, "" for none: statistics over the rows of all its
+    `process_group`: name of a torch.distributed group, "" for none: statistics over the rows of all its
     processes, each with equally many; parameters then get the gradient of this process's loss terms, to be averaged
     as torch.nn.parallel.DistributedDataParallel does.
 
-    Returns y (x's dtype and layout) and the statistics used, [2, groups, C] like `given`, detached, float32 (float64 with
-    x): so laid out, the means of all groups are dense, and so are the variances.
+    Returns y (x's dtype and layout), and mean and biased variance [2, groups, C], detached, float32 (float64 with x).
+    So laid out, the means of all groups are dense, and so are the variances.
     Raises `UnsupportedInput` for shapes that do not fit; on a GPU also unless x and residual are channels-last.
     """
-    _check(x, weight, bias, residual, groups, given)
-    batch_statistics = given is None
-    if given is not None:
-        partials = torch.stack([torch.ones_like(given[0]), *given], 1)[None].detach()
-    else:
-        partials = _gathered(batch_norm_partials(x.detach(), groups), process_group)
-    y, _, statistics = batch_norm_apply(
-        x, partials, weight, bias, residual, groups, eps, relu, batch_statistics, process_group
-    )
+    _check(x, weight, bias, residual, groups)
+    partials = _gathered(batch_norm_partials(x.detach(), groups), process_group)
+    y, _, statistics = batch_norm_apply(x, partials, weight, bias, residual, groups, eps, relu, process_group)
     return y, statistics.detach()
 
 
-def _check(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, groups: int, given: Tensor | None) -> None:
+def _check(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, groups: int) -> None:
     if x.dim() not in (2, 4):
         raise UnsupportedInput(f"x has shape {tuple(x.shape)}: give [N, C] or [N, C, H, W]")
     if groups not in (1, 2):
@@ -73,10 +65,6 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, gro
     if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
         raise UnsupportedInput(
             f"residual is {residual.dtype} {tuple(residual.shape)}, x is {x.dtype} {tuple(x.shape)}: give both alike"
-        )
-    if given is not None and (given.shape != (2, groups, channels) or given.dtype != wide):
-        raise UnsupportedInput(
-            f"given is {given.dtype} {tuple(given.shape)}: give {wide} [2, {groups}, {channels}] (mean, variance)"
         )
 
 
@@ -114,17 +102,14 @@ def _empty_apply(
 def _empty_gradient_partials(
     dy: Tensor, x: Tensor, statistics: Tensor, weight: Tensor, bias: Tensor, bits: Tensor, groups: int, *_: Any
 ) -> tuple[Tensor, Tensor]:
-    return statistics.new_empty(_num_splits(x, groups), 2, groups, x.shape[1]), _empty_g(dy, bits)
+    g = torch.empty_like(dy) if bits.numel() else dy.new_empty(0)
+    return statistics.new_empty(_num_splits(x, groups), 2, groups, x.shape[1]), g
 
 
 def _empty_input_gradient(
-    dy: Tensor, x: Tensor, statistics: Tensor, weight: Tensor, bias: Tensor, bits: Tensor, sums: Tensor, *_: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(x), _empty_g(dy, bits), sums.new_empty(sums.shape[1:] if len(sums) else (0,))
-
-
-def _empty_g(dy: Tensor, bits: Tensor) -> Tensor:
-    return torch.empty_like(dy) if bits.numel() else dy.new_empty(0)
+    g: Tensor, x: Tensor, statistics: Tensor, weight: Tensor, bias: Tensor, sums: Tensor, *_: Any
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), sums.new_empty(sums.shape[1:])
 
 
 batch_norm_partials = torch_op(twin.batch_norm_partials, _empty_partials)
@@ -134,7 +119,7 @@ batch_norm_input_gradient = torch_op(twin.batch_norm_input_gradient, _empty_inpu
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, _, weight, bias, residual, ctx.groups, ctx.eps, relu, ctx.batch_statistics, ctx.process_group = inputs
+    x, _, weight, bias, residual, ctx.groups, ctx.eps, relu, ctx.process_group = inputs
     _, bits, statistics = output
     ctx.recompute_relu = relu and residual is None
     ctx.save_for_backward(x, statistics, weight, bias, bits)
@@ -145,28 +130,21 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 def _backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     """Gradients of x, weight, bias and residual; the other arguments have none."""
     if dy is None:
-        return (None,) * 10
+        return (None,) * 9
     x, statistics, weight, bias, bits = ctx.saved_tensors
     needs_x, _, needs_weight, needs_bias, needs_residual = ctx.needs_input_grad[:5]
     settings = (ctx.groups, ctx.eps, ctx.recompute_relu)
     dy = dy.contiguous(memory_format=torch.channels_last if dy.dim() == 4 else torch.contiguous_format)
-    sums = statistics.new_empty(0, 2, ctx.groups, x.shape[1])
-    if ctx.batch_statistics or needs_weight or needs_bias:
-        sums, g = batch_norm_gradient_partials(dy, x, statistics, weight, bias, bits, *settings)
-        if bits.numel():
-            dy, bits = g, bits.new_empty(0)
-    everyones = _gathered(sums, ctx.process_group) if ctx.batch_statistics else sums
-    processes = len(everyones) // len(sums) if len(sums) else 1
-    num_rows = x.numel() // x.shape[1] // ctx.groups * processes
-    dx, g, totals = batch_norm_input_gradient(
-        dy, x, statistics, weight, bias, bits, everyones, num_rows, *settings, ctx.batch_statistics
-    )
+    sums, g = batch_norm_gradient_partials(dy, x, statistics, weight, bias, bits, *settings)
+    g = g if bits.numel() else dy
+    everyones = _gathered(sums, ctx.process_group)
+    num_rows = x.numel() // x.shape[1] // ctx.groups * (len(everyones) // len(sums))
+    dx, totals = batch_norm_input_gradient(g, x, statistics, weight, bias, everyones, num_rows, *settings)
     # The gradients of parameters are of this process's rows: the owner of the parameters averages them.
     totals = totals if everyones is sums else sums.sum(0)
-    dresidual = (g if bits.numel() else dy) if needs_residual else None
     dweight = _of_sets(totals[1], weight) if needs_weight else None
     dbias = _of_sets(totals[0], bias) if needs_bias else None
-    return dx if needs_x else None, None, dweight, dbias, dresidual, None, None, None, None, None
+    return dx if needs_x else None, None, dweight, dbias, g if needs_residual else None, None, None, None, None
 
 
 def _of_sets(gradient: Tensor, parameter: Tensor) -> Tensor:

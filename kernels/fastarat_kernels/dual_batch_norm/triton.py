@@ -116,17 +116,9 @@ def _channel_terms(statistics_ptr, weight_ptr, bias_ptr, group, groups, sets, ch
 
 
 @triton.jit
-def _gradient(
-    dy_ptr, bits_ptr, centred, scale, bias, offsets, inside, k, first, num, C,
-    RECOMPUTE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    """dy in float32, zero where the ReLU cut: as the bits say, or as computed again."""
-    g = tl.load(dy_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
-    if bits_ptr is not None:
-        at, there = _bits_tile(k, first, num, C, BLOCK_R, BLOCK_C)
-        byte = tl.load(bits_ptr + at, mask=there, other=0).to(tl.int32)
-        bit = (byte[:, :, None] >> tl.arange(0, 8)[None, None, :]) & 1
-        g = tl.where(tl.reshape(bit, [BLOCK_R, BLOCK_C]) == 0, 0.0, g)
+def _gradient(g_ptr, centred, scale, bias, offsets, inside, RECOMPUTE: tl.constexpr):
+    """The gradient in float32; zero where the ReLU cut, if that is to be computed again."""
+    g = tl.load(g_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
     if RECOMPUTE:
         g = tl.where(centred * scale[None, :] + bias[None, :] <= 0, 0.0, g)
     return g
@@ -198,15 +190,20 @@ def _gradient_partials_kernel(
 ):  # fmt: skip
     """Sums of g and of g * xhat of each split, and g where there are bits."""
     group, first, num, channels = _place(rows, rows_per_split, C, BLOCK_C)
-    mean, rstd, scale, bias = _channel_terms(statistics_ptr, weight_ptr, bias_ptr, group, groups, sets, channels, C, eps)
+    mean, rstd, scale, bias = _channel_terms(
+        statistics_ptr, weight_ptr, bias_ptr, group, groups, sets, channels, C, eps
+    )
     sum_g = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
     sum_gx = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
     for k in tl.range(0, tl.cdiv(num, BLOCK_R), num_stages=STAGES):
         offsets, inside = _tile(k, first, num, channels, C, BLOCK_R)
         centred = tl.load(x_ptr + offsets, mask=inside, other=0.0).to(tl.float32) - mean[None, :]
-        g = _gradient(
-            dy_ptr, bits_ptr, centred, scale, bias, offsets, inside, k, first, num, C, RECOMPUTE, BLOCK_R, BLOCK_C
-        )  # fmt: skip
+        g = _gradient(dy_ptr, centred, scale, bias, offsets, inside, RECOMPUTE)
+        if bits_ptr is not None:
+            at, there = _bits_tile(k, first, num, C, BLOCK_R, BLOCK_C)
+            byte = tl.load(bits_ptr + at, mask=there, other=0).to(tl.int32)
+            bit = (byte[:, :, None] >> tl.arange(0, 8)[None, None, :]) & 1
+            g = tl.where(tl.reshape(bit, [BLOCK_R, BLOCK_C]) == 0, 0.0, g)
         sum_g += g
         sum_gx += g * centred
         if bits_ptr is not None:
@@ -218,13 +215,15 @@ def _gradient_partials_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def _input_gradient_kernel(
-    dy_ptr, x_ptr, statistics_ptr, weight_ptr, bias_ptr, bits_ptr, sums_ptr, dx_ptr, g_ptr, totals_ptr,
+    g_ptr, x_ptr, statistics_ptr, weight_ptr, bias_ptr, sums_ptr, dx_ptr, totals_ptr,
     num_partials, num_rows, rows, rows_per_split, groups, sets, C, eps,
-    RECOMPUTE: tl.constexpr, BATCH_STATISTICS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+    RECOMPUTE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """dx, totals of the sums, and g where there are bits; every program adds up the sums of its channels."""
+    """dx and totals of the sums; every program adds up the sums of its channels."""
     group, first, num, channels = _place(rows, rows_per_split, C, BLOCK_C)
-    mean, rstd, scale, bias = _channel_terms(statistics_ptr, weight_ptr, bias_ptr, group, groups, sets, channels, C, eps)
+    mean, rstd, scale, bias = _channel_terms(
+        statistics_ptr, weight_ptr, bias_ptr, group, groups, sets, channels, C, eps
+    )
     total_g = tl.zeros([BLOCK_C], tl.float32)
     total_gx = tl.zeros([BLOCK_C], tl.float32)
     for start in range(0, num_partials, BLOCK_P):
@@ -233,7 +232,7 @@ def _input_gradient_kernel(
         at = sums_ptr + ((index * 2 * groups + group) * C)[:, None] + channels[None, :]
         total_g += tl.sum(tl.load(at, mask=there, other=0.0), 0)
         total_gx += tl.sum(tl.load(at + groups * C, mask=there, other=0.0), 0)
-    if totals_ptr is not None and tl.program_id(1) == 0:
+    if tl.program_id(1) == 0:
         tl.store(totals_ptr + group * C + channels, total_g, mask=channels < C)
         tl.store(totals_ptr + (groups + group) * C + channels, total_gx, mask=channels < C)
     mean_g = total_g / num_rows
@@ -242,16 +241,9 @@ def _input_gradient_kernel(
     for step in tl.range(0, num_tiles, num_stages=STAGES):
         k = num_tiles - 1 - step
         offsets, inside = _tile(k, first, num, channels, C, BLOCK_R)
-        centred = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
-        if BATCH_STATISTICS or RECOMPUTE:  # otherwise dx does not depend on x
-            centred = tl.load(x_ptr + offsets, mask=inside, other=0.0).to(tl.float32) - mean[None, :]
-        g = _gradient(
-            dy_ptr, bits_ptr, centred, scale, bias, offsets, inside, k, first, num, C, RECOMPUTE, BLOCK_R, BLOCK_C
-        )  # fmt: skip
-        if bits_ptr is not None:
-            tl.store(g_ptr + offsets, g.to(g_ptr.dtype.element_ty), mask=inside)
-        if BATCH_STATISTICS:
-            g = g - mean_g[None, :] - centred * slope[None, :]
+        centred = tl.load(x_ptr + offsets, mask=inside, other=0.0).to(tl.float32) - mean[None, :]
+        g = _gradient(g_ptr, centred, scale, bias, offsets, inside, RECOMPUTE)
+        g = g - mean_g[None, :] - centred * slope[None, :]
         tl.store(dx_ptr + offsets, (g * scale[None, :]).to(dx_ptr.dtype.element_ty), mask=inside)
 
 
@@ -292,7 +284,6 @@ def batch_norm_apply(
     groups: int,
     eps: float,
     relu: bool,
-    batch_statistics: bool = True,
     process_group: str = "",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As the twin's: (y, bits, statistics)."""
@@ -339,33 +330,30 @@ def batch_norm_gradient_partials(
 
 
 def batch_norm_input_gradient(
-    dy: Tensor,
+    g: Tensor,
     x: Tensor,
     statistics: Tensor,
     weight: Tensor,
     bias: Tensor,
-    bits: Tensor,
     sums: Tensor,
     num_rows: int,
     groups: int,
     eps: float,
     recompute_relu: bool,
-    batch_statistics: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As the twin's: (dx, g, totals)."""
+) -> tuple[Tensor, Tensor]:
+    """As the twin's: (dx, totals)."""
     weight, bias = weight.contiguous(), bias.contiguous()
     grid, blocks, rows, rows_per_split = _division(x, groups)
-    _check_like(x, dy, "dy")
+    _check_like(x, g, "g")
     channels = x.shape[1]
     dx = torch.empty_like(x)
-    g = torch.empty_like(dy) if bits.numel() else dy.new_empty(0)
-    totals = torch.empty(sums.shape[1:] if len(sums) else (0,), dtype=torch.float32, device=x.device)
+    totals = torch.empty(sums.shape[1:], dtype=torch.float32, device=x.device)
     launch(
-        _input_gradient_kernel, grid, dy, x, statistics, weight, bias, _or_none(bits), sums, dx, _or_none(g),
-        _or_none(totals), len(sums), num_rows, rows, rows_per_split, groups, len(weight), channels, eps,
-        RECOMPUTE=recompute_relu, BATCH_STATISTICS=batch_statistics, **blocks,
+        _input_gradient_kernel, grid, g, x, statistics, weight, bias, sums, dx, totals,
+        len(sums), num_rows, rows, rows_per_split, groups, len(weight), channels, eps,
+        RECOMPUTE=recompute_relu, **blocks,
     )  # fmt: skip
-    return dx, g, totals
+    return dx, totals
 
 
 def _or_none(tensor: Tensor) -> Tensor | None:
@@ -386,32 +374,26 @@ RESNET_50 = (
 
 def configurations() -> Iterator[tuple[str, Callable[[], object]]]:
     """(label, start) for the layers of ResNet-18, WRN-34-10 and ResNet-50 at batch 128: training on both halves, the
-    attack on one by its own and by given statistics. `start` runs a forward and a backward pass on tensors of device
+    attack on one. `start` runs a forward and a backward pass on tensors of device
     meta."""
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         name = str(dtype).removeprefix("torch.")
         for channels, side, kinds in RESNET_18 + WRN_34_10 + RESNET_50:
             for has_residual, relu in kinds:
                 kind = f"{name} {channels}x{side}x{side}{' residual' * has_residual}{' relu' * relu}"
-                for label, groups, batch_statistics in (("train", 2, True), ("attack", 1, True), ("given", 1, False)):
+                for label, groups in (("train", 2), ("attack", 1)):
                     shape = (128 * groups, channels, side, side)
-                    start = partial(_pass, shape, dtype, groups, has_residual, relu, batch_statistics)
+                    start = partial(_pass, shape, dtype, groups, has_residual, relu)
                     yield f"{label} {kind}", start
 
 
-def _pass(
-    shape: tuple[int, ...], dtype: torch.dtype, groups: int, has_residual: bool, relu: bool, batch_statistics: bool
-) -> None:
+def _pass(shape: tuple[int, ...], dtype: torch.dtype, groups: int, has_residual: bool, relu: bool) -> None:
     """One forward and backward pass as the op runs them, on tensors without memory."""
     x = torch.empty(shape, dtype=dtype, device="meta", memory_format=torch.channels_last)
     weight = torch.empty(groups, shape[1], device="meta")
-    given = torch.empty(1, groups, 3, shape[1], device="meta")
-    partials = batch_norm_partials(x, groups) if batch_statistics else given
+    partials = batch_norm_partials(x, groups)
     y, bits, statistics = batch_norm_apply(x, partials, weight, weight, x if has_residual else None, groups, 1e-5, relu)
     settings = (groups, 1e-5, relu and not has_residual)
-    dy, sums = y, torch.empty(0, 2, groups, shape[1], device="meta")
-    if batch_statistics:
-        sums, g = batch_norm_gradient_partials(y, x, statistics, weight, weight, bits, *settings)
-        dy, bits = (g, bits.new_empty(0)) if bits.numel() else (y, bits)
+    sums, g = batch_norm_gradient_partials(y, x, statistics, weight, weight, bits, *settings)
     rows = x.numel() // shape[1] // groups
-    batch_norm_input_gradient(dy, x, statistics, weight, weight, bits, sums, rows, *settings, batch_statistics)
+    batch_norm_input_gradient(g if bits.numel() else y, x, statistics, weight, weight, sums, rows, *settings)

@@ -13,18 +13,11 @@ from torch import Tensor
 
 
 def batch_norm(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    residual: Tensor | None,
-    relu: bool,
-    groups: int,
-    eps: float,
-    given: Tensor | None = None,
+    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, relu: bool, groups: int, eps: float
 ) -> tuple[Tensor, Tensor]:
     """The definition: y = relu((x - mean_g) * rstd_g * weight_s + bias_s + residual), and statistics [2, groups, C]."""
     rows = as_rows(x, groups)
-    statistics = torch.stack([rows.mean(1), rows.var(1, correction=0)]) if given is None else given
+    statistics = torch.stack([rows.mean(1), rows.var(1, correction=0)])
     mean, variance = statistics[:, :, None]
     out = (rows - mean) * torch.rsqrt(variance + eps) * weight[:, None] + bias[:, None]
     if residual is not None:
@@ -73,14 +66,12 @@ def batch_norm_apply(
     groups: int,
     eps: float,
     relu: bool,
-    batch_statistics: bool = True,
     process_group: str = "",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(y, bits, statistics): `batch_norm` by the partials' statistics; bits [rows, ceil(C/8)] uint8 say which
     elements the ReLU let through, if there are both a residual and a ReLU, else they are empty.
 
-    The last two change nothing here: by them the op's gradient knows that x has its part in the statistics too
-    (`batch_statistics`), and which processes share those.
+    The last changes nothing here: by it the op's gradient knows which processes share the statistics.
     """
     statistics = merge_partials(partials)
     out = _affine(as_rows(x, groups), statistics, weight, bias, eps)
@@ -115,32 +106,26 @@ def batch_norm_gradient_partials(
 
 
 def batch_norm_input_gradient(
-    dy: Tensor,
+    g: Tensor,
     x: Tensor,
     statistics: Tensor,
     weight: Tensor,
     bias: Tensor,
-    bits: Tensor,
     sums: Tensor,
     num_rows: int,
     groups: int,
     eps: float,
     recompute_relu: bool,
-    batch_statistics: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(dx, g, totals [2, groups, C]): dx = weight * rstd * (g - mean(g) - xhat * mean(g*xhat)), the means (over
-    `num_rows`) only where the statistics are the batch's; totals are the sums over P, empty if there are none. g as
-    above."""
+) -> tuple[Tensor, Tensor]:
+    """(dx, totals [2, groups, C]): dx = weight * rstd * (g - mean(g) - xhat * mean(g*xhat)), the means over `num_rows`;
+    totals are the sums over P. g as above, or dy where the ReLU's choice is computed again (`recompute_relu`)."""
     rows = as_rows(x, groups)
     out = _affine(rows, statistics, weight, bias, eps) if recompute_relu else None
-    g = _masked(as_rows(dy, groups), bits, out)
-    totals = sums.sum(0) if len(sums) else sums.new_empty(0)
-    dx = g
-    if batch_statistics:
-        mean_g, mean_gx = totals[:, :, None] / num_rows
-        dx = g - mean_g - _normalised(rows, statistics, eps) * mean_gx
-    dx = dx * torch.rsqrt(statistics[1, :, None] + eps) * weight[:, None]
-    return _laid_out_as(x, dx), _laid_out_as(dy, g) if bits.numel() else dy.new_empty(0), totals
+    g = _masked(as_rows(g, groups), out=out)
+    totals = sums.sum(0)
+    mean_g, mean_gx = totals[:, :, None] / num_rows
+    dx = g - mean_g - _normalised(rows, statistics, eps) * mean_gx
+    return _laid_out_as(x, dx * torch.rsqrt(statistics[1, :, None] + eps) * weight[:, None]), totals
 
 
 def _normalised(rows: Tensor, statistics: Tensor, eps: float) -> Tensor:
@@ -152,9 +137,9 @@ def _affine(rows: Tensor, statistics: Tensor, weight: Tensor, bias: Tensor, eps:
     return _normalised(rows, statistics, eps) * weight[:, None] + bias[:, None]
 
 
-def _masked(g: Tensor, bits: Tensor, out: Tensor | None) -> Tensor:
+def _masked(g: Tensor, bits: Tensor | None = None, out: Tensor | None = None) -> Tensor:
     """The gradient as rows, zero where the ReLU cut: as the bits say, or as `out`, what it was given, does."""
-    if bits.numel():
+    if bits is not None and bits.numel():
         return torch.where(unpack(bits, g.shape[2]).view_as(g), g, 0.0)
     return g if out is None else torch.where(out <= 0, 0.0, g)
 
