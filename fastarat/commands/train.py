@@ -156,12 +156,12 @@ def _launch(arguments: TrainArguments, args: list[str]) -> int:
     from fastarat.training.choices import choose_device
     from fastarat.training.launch import launch
 
-    choose_device(arguments.config, ChoiceLog(quiet=True))
+    on_gpus = choose_device(arguments.config, ChoiceLog(quiet=True)) == "cuda"
     args = _resume_takes_a_run(args)
     if value_of(args, "--out") is None:
         # The directory is named here, once: each process would find a name of its own.
         args = [*args, "--out", str(arguments.out)]
-    return launch(arguments.config.num_processes, ["train", *args], arguments.port)
+    return launch(arguments.config.num_processes, ["train", *args], arguments.port, on_gpus=on_gpus)
 
 
 def _report(run: "Run", as_json: bool) -> None:

@@ -31,6 +31,12 @@ def num_here(num_processes: int) -> int:
     return min(num_processes, int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))) if launched() else num_processes
 
 
+def num_seen(num_gpus: int) -> int:
+    """How many GPUs this process of a run on `num_gpus` has to see: with a launcher those up to its own, which is the
+    first where each process sees its own alone."""
+    return min(num_gpus, int(os.environ.get("LOCAL_RANK", "0")) + 1) if launched() else num_gpus
+
+
 def is_first() -> bool:
     """Whether this process is alone or the first of several: the one that prints."""
     return not launched() or os.environ.get("RANK", "0") == "0"

@@ -9,7 +9,7 @@ import torch
 
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.errors import UserError
-from fastarat.common.processes import num_here
+from fastarat.common.processes import num_seen
 from fastarat.config import Config
 from fastarat.config.training import CompileMode
 from fastarat.training.step.precision import Dtype
@@ -73,7 +73,7 @@ def as_begun(config: Config, session: Mapping[str, Any], device: str, log: Choic
 def choose_device(config: Config, log: ChoiceLog) -> str:
     """`cpu` or `cuda`. Raises `UserError` if more is asked for than there is, or if torch cannot use what is there."""
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if num_here(config.gpus) > num_gpus:
+    if num_seen(config.gpus) > num_gpus:
         raise UserError(f"--gpus {config.gpus}: this machine has {_gpus(num_gpus)}: {_fix(num_gpus)}")
     if config.device == "cuda" and num_gpus == 0:
         raise UserError(f"--device cuda: this machine has {_gpus(0)}: {_fix(0)}")

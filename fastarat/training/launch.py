@@ -21,11 +21,12 @@ ENDING = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP")
 """signals that the launcher passes on to its processes, by their names"""
 
 
-def launch(num_processes: int, args: list[str], port: int) -> int:
+def launch(num_processes: int, args: list[str], port: int, *, on_gpus: bool = False) -> int:
     """Run `fastarat ARGS` in N processes that know each other; returns the command's exit code.
 
-    `port` 0 takes any free one. Raises what the first process to fail said, and `UserError` if the port that was asked
-    for is in use.
+    `port` 0 takes any free one. `on_gpus`: each process has a GPU of those in CUDA_VISIBLE_DEVICES, sees no other, and
+    knows it as device 0: so all of them compile the same code, and find it compiled. Raises what the first process to
+    fail said, and `UserError` if the port that was asked for is in use.
     """
     check_port(port)
     # What a process has to say it says itself, in one line; the launcher's own reports would repeat it.
@@ -35,10 +36,10 @@ def launch(num_processes: int, args: list[str], port: int) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // num_processes, 1)))
     os.environ[LAUNCHER] = str(os.getpid())
     with TemporaryDirectory(prefix="fastarat-", ignore_cleanup_errors=True) as said:
-        return _run(num_processes, args, port, Path(said))
+        return _run(num_processes, args, port, said=Path(said), on_gpus=on_gpus)
 
 
-def _run(num_processes: int, args: list[str], port: int, said: Path) -> int:
+def _run(num_processes: int, args: list[str], port: int, *, said: Path, on_gpus: bool) -> int:
     """`said`: a folder in which processes that fail say why."""
     config = LaunchConfig(
         min_nodes=1,
@@ -52,6 +53,7 @@ def _run(num_processes: int, args: list[str], port: int, said: Path) -> int:
         monitor_interval=0.1,
         logs_specs=DefaultLogsSpecs(str(said)),
         signals_to_handle=",".join(_answered()),
+        virtual_local_rank=on_gpus,
     )
     try:
         elastic_launch(config, sys.executable)("-m", "fastarat", *args)

@@ -138,6 +138,9 @@ def _log_the_rest(training: Training, opened: Opened, choices: Choices, log: Cho
     if opened.loader != "resident" and not config.loading.workers:
         workers = num_workers(config.loading, config.num_processes)
         log.choose("loading workers", str(workers), f"cores for each process, at most {MOST_WORKERS}")
+    if config.num_processes > 1 and not config.sync_bn:
+        rows = f"{config.batch // config.num_processes} of {config.batch}"
+        log.choose("images that a batch-norm sees", rows, "those of its process; --sync-bn takes all")
     if skipped := opened.dataset.num_skipped:
         log.choose("images left out", str(skipped), "they cannot be decoded, and --loading.corrupt is skip")
     for images in (training.dataset, training.extra):

@@ -196,10 +196,14 @@ def test_another_number_of_processes_is_said_and_recorded(tmp_path, monkeypatch,
     Meetings(monkeypatch)
     capsys.readouterr()
     train(small(), run.path, resume=True)
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("processes: 2 (1 so far")]
+    lines = capsys.readouterr().err.splitlines()
+    said = [line for line in lines if line.startswith("processes: 2 (1 so far")]
     assert len(said) == 1 and "a batch-norm sees 32 images instead of 64" in said[0]
-    choices = json.loads(run.record_file.read_text())["sessions"][-1]["choices"]
-    assert {"processes": "2"} in [{choice["what"]: choice["value"]} for choice in choices]
+    assert "images that a batch-norm sees: 32 of 64 (those of its process; --sync-bn takes all)" in lines
+    sessions = json.loads(run.record_file.read_text())["sessions"]
+    first, second = ([{choice["what"]: choice["value"]} for choice in each["choices"]] for each in sessions)
+    assert {"processes": "2"} in second and {"images that a batch-norm sees": "32 of 64"} in second
+    assert not any("images that a batch-norm sees" in choice for choice in first)
 
 
 def test_a_training_in_another_thread_leaves_signals_to_the_caller(tmp_path):
@@ -219,7 +223,13 @@ def test_a_training_in_another_thread_leaves_signals_to_the_caller(tmp_path):
 
 def started_by_another(monkeypatch, world: int, here: int) -> None:
     """As torchrun starts processes, on several machines."""
-    values = {"TORCHELASTIC_RUN_ID": "other", "RANK": "0", "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": here}
+    values = {
+        "TORCHELASTIC_RUN_ID": "other",
+        "RANK": "0",
+        "WORLD_SIZE": world,
+        "LOCAL_WORLD_SIZE": here,
+        "LOCAL_RANK": 1,
+    }
     for name, value in values.items():
         monkeypatch.setenv(name, str(value))
 

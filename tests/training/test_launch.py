@@ -1,0 +1,59 @@
+"""What the processes of a launch find in their environment, and how many GPUs each of them needs."""
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from fastarat.common import processes
+from fastarat.common.processes import num_seen
+from fastarat.training import launch as launch_module
+from fastarat.training.launch import launch
+
+SAYS = """
+import json, os, sys
+names = ("LOCAL_RANK", "CUDA_VISIBLE_DEVICES")
+open(f"{sys.argv[1]}/{os.environ['RANK']}", "w").write(json.dumps([os.environ.get(name) for name in names]))
+"""
+
+
+def found(folder: Path, monkeypatch, on_gpus: bool) -> list[list[str]]:
+    """LOCAL_RANK and CUDA_VISIBLE_DEVICES of two processes in the place of ours."""
+    real = launch_module.elastic_launch
+
+    def started(config, _):
+        return lambda *args: partial(real(config, sys.executable), "-c", SAYS)(str(folder))
+
+    monkeypatch.setattr(launch_module, "elastic_launch", started)
+    for name in (processes.LAUNCHER, "OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL"):
+        monkeypatch.setenv(name, "1")
+    assert launch(2, ["train"], 0, on_gpus=on_gpus) == 0
+    return [json.loads((folder / str(rank)).read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [(None, ["0", "1"]), ("5,3,1", ["5", "3"]), ("GPU-1a2b,MIG-3c4d", ["GPU-1a2b", "MIG-3c4d"])],
+)
+def test_each_process_sees_its_own_gpu_alone_as_the_first(tmp_path, monkeypatch, visible, expected):
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert found(tmp_path, monkeypatch, on_gpus=True) == [["0", name] for name in expected]
+
+
+def test_processes_on_a_cpu_keep_what_hides_the_gpus(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert found(tmp_path, monkeypatch, on_gpus=False) == [["0", ""], ["1", ""]]
+
+
+def test_a_launched_process_needs_the_gpus_up_to_its_own(monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert num_seen(8) == 8
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "fastarat")
+    for local_rank, needed in (("0", 1), ("5", 6)):
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+        assert num_seen(8) == needed and num_seen(0) == 0
