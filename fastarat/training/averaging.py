@@ -7,6 +7,7 @@ from functools import partial
 from typing import Literal
 
 import torch
+from fastarat_kernels.implementations import PYTORCH
 from torch import Tensor, nn
 
 from fastarat.attacks.pgd import pgd, start
@@ -29,6 +30,8 @@ class Average:
     def __init__(self, settings: AveragingConfig, model: nn.Module):
         self.settings = settings
         self.model = copy.deepcopy(model)
+        if context := forward_context(self.model):
+            context.kernels = PYTORCH  # it runs eagerly alone, where the host starts Triton's kernels one by one
         self.num_snapshots = 0
         # Tensors that change in place only, listed once.
         self.averages = list(self.model.state_dict().values())

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from fastarat_kernels.implementations import PYTORCH, TRITON
 from torch import nn
 
 from fastarat.attacks.pgd import pgd, start
@@ -34,6 +35,13 @@ def train(net: nn.Module) -> dict[str, torch.Tensor]:
 def assert_tensors(net: nn.Module, expected: dict[str, torch.Tensor]) -> None:
     for name, tensor in net.state_dict().items():
         torch.testing.assert_close(tensor, expected[name], **CLOSE, msg=name)
+
+
+def test_an_average_computes_by_pytorch_whatever_its_net_does(small_net):
+    net = convert_to_split_batch_norm(small_net)
+    forward_context(net).kernels = TRITON
+    average = Average(AveragingConfig(kind="swa"), net)
+    assert forward_context(average.model).kernels is PYTORCH and forward_context(net).kernels is TRITON
 
 
 def test_swa_is_the_equal_mean_of_snapshots_from_its_first_epoch_on(small_net):
