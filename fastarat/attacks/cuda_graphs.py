@@ -76,6 +76,11 @@ class Captured:
                 notice(f"the attacks run uncaptured: {self.problem}")
         return move(state) if self.problem else self.graphs[key](state)
 
+    def forget(self) -> None:
+        """Give up the graphs and their memory. The pool goes with them: none is taken up again once it is empty."""
+        self.graphs.clear()
+        self.pool = None
+
 
 class Counted:
     """A model that tells how many images go through it."""
@@ -113,6 +118,11 @@ class Graphs:
             return moved
 
         return model, telling
+
+    def forget(self) -> None:
+        """Give up the graphs of every model, with the states in them, which the next attack has no use for."""
+        for captured in self.captured.values():
+            captured.forget()
 
 
 def graphs_on(device: torch.device, batch: int, random: bool) -> Graphs | None:

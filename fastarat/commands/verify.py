@@ -1,7 +1,6 @@
 """`fastarat verify FILE.npz|DIR`: check this installation against stored results."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -42,8 +41,10 @@ class VerifyArguments(Printed):
 def run(args: list[str]) -> int:
     """Print a row per quantity; 1 if one does not hold."""
     arguments = parse(VerifyArguments, args, "fastarat verify")
+    from fastarat.common.tf32 import without_tf32
+
     rows, device = [], named_device(arguments.device)
-    with _full_float32():
+    with without_tf32():
         for row in _rows(arguments, device):
             rows.append(row)
             if not arguments.json:
@@ -71,16 +72,3 @@ def _rows(arguments: VerifyArguments, device: "torch.device") -> "Iterator[Row |
         with progress(f"verifying {path.name}", sum(part.work for part in parts)) as advance:
             for part in parts:
                 yield from part.rows(advance)
-
-
-@contextmanager
-def _full_float32() -> Iterator[None]:
-    """No TF32, which keeps 10 bits of 23: not what float32 promises."""
-    import torch
-
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before

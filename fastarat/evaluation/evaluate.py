@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from fastarat.attacks.registry import ATTACKS
 from fastarat.common.console import notice
 from fastarat.common.errors import UserError, WorkError
+from fastarat.common.tf32 import rounded_to_tf32
 from fastarat.config.evaluation import NUM_TARGETS, EvaluationSettings
 from fastarat.data.images.dataset import Images
 from fastarat.evaluation.accuracies import CPU, device_of
 from fastarat.evaluation.autoattack.checks import check_labels, check_model, check_settings
 from fastarat.evaluation.autoattack.driver import autoattack
-from fastarat.evaluation.autoattack.prepared_model import InBf16, prepared
+from fastarat.evaluation.autoattack.prepared_model import InBf16, in_full_float32, prepared
 from fastarat.evaluation.autoattack.state import as_numbers
 from fastarat.evaluation.result import Evaluation
 
@@ -52,6 +53,8 @@ def evaluate(
     try:
         searching = nullcontext() if settings.dtype == "fp32" else prepared(InBf16(model, device.type), first)
         with prepared(model, first) as logits_of, searching as own:
+            if rounded_to_tf32(device):
+                own, logits_of = own or logits_of, in_full_float32(logits_of)
             found = autoattack(
                 logits_of,
                 images.to(device),
@@ -78,15 +81,12 @@ def departures(settings: EvaluationSettings, device: torch.device) -> tuple[str,
     found = []
     if settings.targets != NUM_TARGETS and any(ATTACKS[name].fewest_classes for name in settings.names):
         found.append(f"{settings.targets} targets instead of {NUM_TARGETS}")
-    if settings.dtype == "bf16":
-        found.append("attacks in bf16, what they find confirmed in fp32")
     if settings.engine == "pyautoattack":
         found.append("attacks of pyautoattack")
-    # Not the older `allow_tf32`: it raises where a program has set the newer names.
-    if device.type == "cuda" and torch.backends.cudnn.conv.fp32_precision == "tf32":  # type: ignore[attr-defined]
-        found.append("TF32 convolutions, as PyTorch's default")
-    if device.type == "cuda" and torch.backends.cuda.matmul.fp32_precision == "tf32":
-        found.append("TF32 matrix products")
+    if settings.dtype == "bf16":
+        found.append("attacks in bf16, what they find confirmed in fp32")
+    elif rounded := rounded_to_tf32(device):
+        found.append(f"attacks with TF32 {rounded}, what they find confirmed in fp32")
     return tuple(found)
 
 

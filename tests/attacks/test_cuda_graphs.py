@@ -3,6 +3,8 @@
 CUDA's graphs are pretended: a capture computes nothing, a replay runs what was captured.
 """
 
+import gc
+import weakref
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -212,6 +214,21 @@ def test_a_model_has_its_graphs_for_all_batches(net):
     assert list(graphs.captured) == [net]
 
 
+def test_graphs_of_an_attack_are_gone_before_the_next_and_so_is_their_memory(net, images, pretended, monkeypatch):
+    graphs, alive, pools = Graphs(batch=24), [], []
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: pools.append((0, len(pools))) or pools[-1])
+    _, mover = graphs.of(net)
+    state = Pair(torch.rand(5, 2), torch.rand(5, 2), torch.tensor(0))
+    for _ in range(2):
+        assert all(map(torch.equal, mover(("apgd",), swapped, state), swapped(state)))
+        alive += [weakref.ref(graph) for graph in graphs.captured[net].graphs.values()]
+        assert alive[-1]() is not None
+        graphs.forget()
+        gc.collect()
+        assert not any(graph() for graph in alive)
+    assert len(pools) == len(alive) == 2
+
+
 def test_only_a_gpu_captures_and_never_a_randomised_model():
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
     assert graphs_on(gpu, 8, random=False) and not graphs_on(gpu, 8, random=True)
@@ -223,8 +240,10 @@ def test_a_captured_autoattack_ends_in_the_same_flags_and_tells_of_all_images(ne
     y, told = net(images).argmax(1), []
     direct = autoattacked(net, images, y, **settings)
     assert not pretended
-    monkeypatch.setattr(module, "graphs_on", lambda device, batch, random: Graphs(batch))
+    graphs = Graphs(8)
+    monkeypatch.setattr(module, "graphs_on", lambda device, batch, random: graphs)
     captured = autoattacked(net, images, y, advance=told.append, **settings)
+    assert not any(of.graphs for of in graphs.captured.values())
     assert len(pretended) <= 8 and torch.equal(broken_by(captured), broken_by(direct))
     torch.testing.assert_close(captured.x_adv, direct.x_adv, rtol=0, atol=1e-9)
     assert sum(told) == pytest.approx(20) and min(told) >= 0 and len(told) > 100

@@ -1,5 +1,6 @@
 """`fastarat.evaluate`: any model under any attack, which is left as it was, and what an `Evaluation` says."""
 
+import importlib
 import json
 
 import pytest
@@ -178,7 +179,27 @@ def test_departures_from_the_standard_are_named(net, images, labels, monkeypatch
     assert departures(EvaluationSettings("pgd", targets=3), torch.device("cpu")) == ()
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     on_gpu = departures(EvaluationSettings("apgd-ce"), torch.device("cuda"))
-    assert on_gpu == ("TF32 convolutions, as PyTorch's default",)
+    assert on_gpu == ("attacks with TF32 convolutions, what they find confirmed in fp32",)
+
+
+def test_finds_with_tf32_convolutions_are_confirmed_without_them(net, images, labels, monkeypatch):
+    class Net(nn.Module):
+        """Other labels wherever convolutions are TF32, so that whatever is found there is refused."""
+
+        def forward(self, x):
+            rounds = torch.backends.cudnn.conv.fp32_precision == "tf32"
+            seen.append(rounds)
+            return -net(x) if rounds else net(x)
+
+    seen: list[bool] = []
+    flags = torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
+    plain = fastarat.evaluate(net, images, labels, "pgd", eps=EPS)
+    module = importlib.import_module("fastarat.evaluation.evaluate")
+    monkeypatch.setattr(module, "rounded_to_tf32", lambda device: "convolutions")
+    confirmed = fastarat.evaluate(Net().eval(), images, labels, "pgd", eps=EPS)
+    assert True in seen and False in seen and confirmed.robust == plain.robust
+    assert flags == (torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision)
+    assert torch.backends.cudnn.allow_tf32, "the older name can be read again"
 
 
 def test_tf32_is_named_where_a_program_asked_for_it_by_the_newer_names():
@@ -186,7 +207,8 @@ def test_tf32_is_named_where_a_program_asked_for_it_by_the_newer_names():
     before = convolutions.fp32_precision, products.fp32_precision
     convolutions.fp32_precision, products.fp32_precision = "ieee", "tf32"
     try:
-        assert departures(EvaluationSettings("apgd-ce"), torch.device("cuda")) == ("TF32 matrix products",)
+        (found,) = departures(EvaluationSettings("apgd-ce"), torch.device("cuda"))
+        assert found == "attacks with TF32 matrix products, what they find confirmed in fp32"
     finally:
         convolutions.fp32_precision, products.fp32_precision = before
 

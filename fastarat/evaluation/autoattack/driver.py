@@ -72,6 +72,8 @@ def autoattack(
         progress, outcomes, stopped = Progress(advance, settings, robust[0]), [], ""
         for name in settings.names:
             own, stopped = _attack(runner, name, task, robust[-1], saved, progress)
+            if graphs:
+                graphs.forget()
             if own:
                 outcomes.append(own)
                 broken = torch.cat([outcome.broken for outcome in own])

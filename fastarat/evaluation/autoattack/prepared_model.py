@@ -9,6 +9,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from fastarat.attacks.pgd import Logits
 from fastarat.common.errors import UserError, WorkError
+from fastarat.common.tf32 import without_tf32
 from fastarat.models.convert import copied
 
 
@@ -51,6 +52,16 @@ def _telling(logits_of: Logits, tried: int) -> Logits:
                 f"the model fails on a batch of {len(x)} images, though it took {tried} ({one_line(error)}): let it "
                 "take any number (export it with a dynamic batch), or give another batch size"
             ) from error
+
+    return call
+
+
+def in_full_float32(logits_of: Logits) -> Logits:
+    """`logits_of`, computed without TF32."""
+
+    def call(x: Tensor) -> Tensor:
+        with without_tf32():
+            return logits_of(x)
 
     return call
 
