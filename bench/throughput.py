@@ -24,7 +24,7 @@ import torch
 
 from bench.common import command
 from bench.common.inputs import METHODS, RECIPES, method_of, random_images
-from bench.common.rows import RESULTS, known_rows, write_row
+from bench.common.rows import RESULTS, known_rows, write_rows
 from bench.common.timing import copy_bandwidth
 from bench.ladder.ladder import Effort, run_ladder
 from bench.ladder.report import headline, print_tables
@@ -104,12 +104,13 @@ def _run(arguments: argparse.Namespace, device: torch.device) -> Iterator[dict[s
             notice(f"budget: {title} left out")
             continue
         with progress(title, 1) as advance:
-            rows = run_ladder(
+            rows: list[dict[str, Any]] = []
+            for newer in run_ladder(
                 setting, arguments.variants, effort, bandwidth=bandwidth, settings=settings, advance=advance
-            )
-        for row in rows:
-            write_row(arguments.rows, row)
-            yield row
+            ):
+                write_rows(arguments.rows, newer, instead_of=rows)
+                rows = newer
+        yield from rows
 
 
 def _ladders(arguments: argparse.Namespace, device: torch.device) -> list[StepSetting]:

@@ -1,14 +1,14 @@
 """Result rows: one JSON line each, with what they were measured on and made from; and tables of them."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from fastarat.common.environment import environment
 from fastarat.common.errors import UserError
-from fastarat.common.files import append_line
+from fastarat.common.files import append_line, write_atomically
 from fastarat.config import Config
 
 Row = dict[str, Any]
@@ -39,6 +39,20 @@ def write_row(path: Path | None, row: Row) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     _end_last_line(path)
     append_line(path, row)
+
+
+def write_rows(path: Path | None, rows: Sequence[Row], *, instead_of: Sequence[Row] = ()) -> None:
+    """Append rows, or put them, whole or not at all, in the place of `instead_of`, if those are a file's last."""
+    before, last = _bytes(path) if path is not None and instead_of else b"", _lines(instead_of)
+    if path is not None and before and before.endswith(last):
+        write_atomically(path, lambda new: new.write_bytes(before.removesuffix(last) + _lines(rows)))
+        return
+    for row in rows:
+        write_row(path, row)
+
+
+def _lines(rows: Iterable[Row]) -> bytes:
+    return "".join(f"{json.dumps(row)}\n" for row in rows).encode()
 
 
 RENAMED = {"fastarat.trainer": "fastarat.training.train"}

@@ -3,7 +3,7 @@
 import gc
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 
 from bench.common.timing import one_line
 from bench.ladder.rows import cost_of, row_of
-from bench.ladder.turns import TURN_SECONDS, Effort, Rung, time_in_turns
+from bench.ladder.turns import TURN_SECONDS, Effort, Rung, count_launches, time_in_turns
 from bench.ladder.variants import NEEDS_GPU, fresh_compiler, ladder_of
 from fastarat.common.console import notice
 from fastarat.common.signals import Stopped, answered, stop
@@ -29,8 +29,9 @@ def run_ladder(
     bandwidth: float,
     settings: dict[str, Any],
     advance: Callable[[float], None],
-) -> list[dict[str, Any]]:
-    """Rows of these variants, in the ladder's order; of those that there was time for.
+) -> Iterator[list[dict[str, Any]]]:
+    """Rows of these variants, in the ladder's order; of those that there was time for. On a GPU they come twice: when
+    all are timed, and with the launches of a step.
 
     `bandwidth`: bytes/s of a large copy; `settings`: of the benchmark, for rows. `advance` is told of shares of the
     work, 1 in all.
@@ -49,9 +50,12 @@ def run_ladder(
     time_in_turns(list(entries.values()), effort, lambda share: advance(0.5 * share))
     found = [entry for entry in entries.values() if entry.problem or entry.rates]
     rows = [row_of(entry, found, cost, bandwidth=bandwidth, settings=settings) for entry in found]
+    yield rows
+    if setting.device.type == "cuda":
+        count_launches(found)
+        yield [row | {"launches": entry.launches} for row, entry in zip(rows, found, strict=True)]
     for entry in entries.values():
         entry.close()
-    return rows
 
 
 def _check_all(entries: dict[str, Rung], effort: Effort, advance: Callable[[float], None]) -> None:

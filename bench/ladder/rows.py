@@ -55,7 +55,7 @@ def row_of(
         "compile_mode": entry.form or None,
         "modes": entry.forms if len(entry.variant.builds) > 1 else None,
         "ready_s": entry.ready_seconds or None,
-        "launches": entry.launches,
+        "launches": None,
         "peak_memory_gb": entry.peak_memory,
         "copy_gb_per_s": bandwidth / 1e9,
         **dict.fromkeys(("images_per_s", "ms_p20", "ms_p50", "ms_p80", "mfu", "bandwidth_share", "ratios")),

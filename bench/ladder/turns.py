@@ -90,7 +90,11 @@ def time_in_turns(entries: Sequence[Rung], effort: Effort, advance: Callable[[fl
             if not all(bool(value.isfinite().all()) for value in entry.subject.parameters().values()):
                 # Such numbers are computed at another speed than real ones.
                 raise ValueError("WRONG: the weights are not finite after the timed steps")
-    # A profiler that was once at work slows every launch after it.
+
+
+def count_launches(entries: Sequence[Rung]) -> None:
+    """Count what the GPU runs in a step of each entry that runs. A profiler that was once at work slows every launch
+    after it, and may end the process where there are many CUDA graphs."""
     for entry in _running(entries):
         with suppress(Exception):
             entry.launches = _launches(entry)
@@ -113,10 +117,8 @@ def _timed(entry: Rung, steps: int) -> tuple[list[float], float]:
     return chunk(entry.subject, entry.feed, entry.variant.setting, steps)
 
 
-def _launches(entry: Rung) -> int | None:
+def _launches(entry: Rung) -> int:
     """Kernels, copies and fills that the GPU runs in one step."""
-    if entry.variant.setting.device.type == "cpu":
-        return None
     assert entry.subject is not None and entry.feed is not None
     with entry.subject.flags(), profile(activities=[ProfilerActivity.CUDA]) as recorded:
         entry.subject.step(next(entry.feed))

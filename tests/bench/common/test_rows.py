@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from bench.common.rows import RESULTS, read_rows, write_row
+from bench.common.rows import RESULTS, read_rows, write_row, write_rows
 from fastarat.common.errors import UserError
 
 
@@ -18,6 +18,18 @@ def test_rows_are_read_in_the_order_in_which_they_were_written(tmp_path):
 def test_an_older_row_s_module_has_its_name_of_today():
     imports = [row for row in read_rows(RESULTS / "startup.jsonl") if row["case"] == "import"]
     assert imports and all(importlib.util.find_spec(row["module"]) for row in imports)
+
+
+def test_rows_take_the_place_of_those_that_were_written_last(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    first, second = [{"number": 1}, {"number": 2}], [{"number": 1, "launches": 3}, {"number": 2, "launches": None}]
+    write_row(path, {"number": 0})
+    write_rows(path, first)
+    write_rows(path, second, instead_of=first)
+    assert list(read_rows(path)) == [{"number": 0}, *second]
+    write_rows(path, first, instead_of=[{"number": 0}])  # which are the last no more
+    assert list(read_rows(path)) == [{"number": 0}, *second, *first]
+    write_rows(None, second, instead_of=first)
 
 
 @pytest.mark.parametrize("rest", [b'{"number": 2, "na', b'{"name": "\xc3', b"\0\0"])

@@ -66,7 +66,7 @@ def test_resume_skips_ladders_that_have_rows_of_this_commit(smoke_row, tmp_path,
 
     def measure(setting, names, *rest, **more):
         measured.append(names)
-        return [{**smoke_row, "commit": "abc", "variant": name} for name in names]
+        return [[{**smoke_row, "commit": "abc", "variant": name} for name in names]]
 
     monkeypatch.setattr(throughput, "run_ladder", measure)
     monkeypatch.setattr(throughput, "commit", lambda: "abc")

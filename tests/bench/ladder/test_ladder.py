@@ -4,6 +4,8 @@ import os
 import signal
 from dataclasses import replace
 
+import torch
+
 from bench import throughput
 from bench.ladder import ladder, turns
 from bench.ladder import report as throughput_report
@@ -37,7 +39,7 @@ def rows_of(names, monkeypatch, **wrong):
         return found
 
     monkeypatch.setattr(ladder, "ladder_of", mutated)
-    return run_ladder(
+    (rows,) = run_ladder(
         setting_of(batch=8),
         names,
         Effort(2, 1),
@@ -45,6 +47,7 @@ def rows_of(names, monkeypatch, **wrong):
         settings={"attack_steps": None},
         advance=lambda share: None,
     )
+    return rows
 
 
 def test_a_variant_made_wrong_gets_no_speed_and_no_ratio_and_the_others_do(monkeypatch):
@@ -108,6 +111,29 @@ def test_sigterm_ends_the_building_and_what_is_ready_is_timed(monkeypatch):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_rows_are_there_before_a_profiler_counts_the_launches(monkeypatch):
+    """It may end the process, and hours of turns with it."""
+    done = []
+
+    def check_all(entries, *_):
+        entries["default"].problem = "as it was timed"
+
+    def count_launches(entries):
+        done.append("counted")
+        entries[0].launches = 7
+
+    monkeypatch.setattr(ladder, "_check_all", check_all)
+    monkeypatch.setattr(ladder, "time_in_turns", lambda *_: done.append("timed"))
+    monkeypatch.setattr(ladder, "count_launches", count_launches)
+    monkeypatch.setattr(ladder, "cost_of", lambda setting: None)
+    variants, on_gpu = ladder_of(setting_of()), replace(setting_of(), device=torch.device("cuda"))
+    monkeypatch.setattr(ladder, "ladder_of", lambda setting: variants)
+    found = run_ladder(on_gpu, ["default"], Effort(2, 1), bandwidth=1, settings={}, advance=lambda share: None)
+    (row,) = next(found)
+    assert done == ["timed"] and row["launches"] is None and row["error"] == "as it was timed"
+    assert next(found) == [row | {"launches": 7}] and not list(found)
+
+
 def test_of_several_forms_the_fastest_counts_and_what_is_wrong_with_the_others_is_kept(monkeypatch):
     def several(setting):
         found = ladder_of(setting)
@@ -120,7 +146,7 @@ def test_of_several_forms_the_fastest_counts_and_what_is_wrong_with_the_others_i
         return found | {"default": replace(found["default"], builds=builds)}
 
     monkeypatch.setattr(ladder, "ladder_of", several)
-    (row,) = run_ladder(
+    ((row,),) = run_ladder(
         setting_of(batch=8), ["default"], Effort(2, 1), bandwidth=1e10, settings={}, advance=lambda share: None
     )
     assert row["correct"] and row["compile_mode"] == "right" and row["images_per_s"] > 0
