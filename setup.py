@@ -20,6 +20,7 @@ EXTRAS = {
     # FFCV compiles against OpenCV and libjpeg-turbo, and imports the last two without asking for them.
     "ffcv": ["ffcv==1.0.2", "pillow>=11", "setuptools>=77"],
     "dali": ["nvidia-dali-cuda130>=2.4"],
+    "dali12": ["nvidia-dali-cuda120>=2.0"],  # for a torch of CUDA 12, and the drivers that run no newer one
     "tensorboard": ["tensorboard>=2.20"],
     "reference": ["pyautoattack>=0.2"],
     "onnx": ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.5"],

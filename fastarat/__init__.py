@@ -9,9 +9,13 @@ The parts of the command line, from Python: see each one's docstring.
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from fastarat.common.version import __version__
+
+if sys.platform == "win32":
+    raise ImportError("fastarat does not run on Windows itself: install it in WSL2 (wsl --install)")
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

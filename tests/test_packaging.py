@@ -2,6 +2,8 @@
 
 import re
 import runpy
+import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
@@ -122,8 +124,18 @@ def test_no_loader_brings_a_torch_of_its_own():
         assert installs and all("--no-deps" in line for line in installs)
 
 
+def test_windows_is_refused_in_one_line_that_names_wsl():
+    code = "import sys; sys.platform = 'win32'; import fastarat.__main__"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    line = "ImportError: fastarat does not run on Windows itself: install it in WSL2 (wsl --install)"
+    assert done.stderr.splitlines()[-1] == line
+
+
 def test_optional_parts_are_extras_and_never_required(metadata):
-    assert metadata["extras_require"].keys() == {"ffcv", "dali", "tensorboard", "onnx", "reference", "docs", "dev"}
+    assert metadata["extras_require"].keys() == {
+        *("ffcv", "dali", "dali12", "tensorboard", "onnx", "reference", "docs", "dev")
+    }
     required = {canonicalize_name(Requirement(line).name) for line in metadata["install_requires"]}
     assert not required & {"ffcv", "nvidia-dali-cuda130", "apex", "tensorboard", "onnx", "torchvision", "pyautoattack"}
 

@@ -14,7 +14,7 @@ import torch
 
 from fastarat.common.version import __version__
 
-PACKAGES = ("numpy", "triton", "safetensors", "ffcv", "nvidia-dali-cuda130")
+PACKAGES = ("numpy", "triton", "safetensors", "ffcv", "nvidia-dali-cuda130", "nvidia-dali-cuda120")
 
 
 def environment() -> dict[str, Any]:

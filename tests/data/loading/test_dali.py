@@ -314,11 +314,13 @@ def test_a_disk_that_hangs_is_an_error_within_seconds(images, monkeypatch):
     os.close(os.open(images.paths[6], os.O_RDWR | os.O_NONBLOCK))  # the reading thread goes on, and ends
 
 
-def test_a_missing_dali_says_how_to_get_it(images, monkeypatch):
+@pytest.mark.parametrize(("cuda", "extra"), [(None, "dali"), ("12.6", "dali12"), ("13.0", "dali")])
+def test_a_missing_dali_says_how_to_get_that_of_this_cuda(images, monkeypatch, cuda, extra):
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
     with pytest.raises(UserError) as error:
         DALIDecoder(images, 1)
-    assert "pip install 'fastarat[dali]'" in one_line(error)
+    assert f"pip install 'fastarat[{extra}]'" in one_line(error)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -34,7 +34,7 @@ def require(device: Literal["cpu", "gpu"]) -> None:
     try:
         import nvidia.dali  # noqa: F401
     except ImportError as error:
-        raise UserError("DALI is not installed: pip install 'fastarat[dali]'") from error
+        raise UserError(f"DALI is not installed: {_installed_by()}") from error
     _choose_codecs(device)
     if device == "gpu":
         _require_gpu()
@@ -111,7 +111,14 @@ def _require_gpu() -> None:
     # Without nvJPEG it would decode on the CPU and say so nowhere.
     loaded = Path("/proc/self/maps").read_text()
     if "libnvjpeg_ext" in loaded and "libnvjpeg.so" not in loaded:
-        raise UserError("--loading.decode gpu needs NVIDIA's nvJPEG, which pip install 'fastarat[dali]' brings")
+        raise UserError(f"--loading.decode gpu needs NVIDIA's nvJPEG: {_installed_by()} brings it")
+
+
+def _installed_by() -> str:
+    """The command that brings the DALI of this torch's CUDA."""
+    import torch
+
+    return f"pip install 'fastarat[{'dali12' if (torch.version.cuda or '').startswith('12.') else 'dali'}]'"
 
 
 def _choose_codecs(device: Literal["cpu", "gpu"]) -> None:
