@@ -6,7 +6,7 @@ import pkgutil
 import random
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from itertools import groupby
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import fastarat
 from fastarat.common.files import write_text
 from tests.helpers.optional import say_what_brings_them
+from tests.helpers.unmeasured import uncounted
 
 torch.set_num_threads(1)
 if not torch.cuda.is_available():
@@ -34,17 +35,6 @@ def untuned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fastarat.training.tuning.kept.cache_folder", lambda: tmp_path_factory.getbasetemp() / "untuned")
         yield
-
-
-@contextmanager
-def uncounted() -> Iterator[None]:
-    """Without coverage, in xdist's workers, too, where pytest-cov starts it twice."""
-    tracer = sys.gettrace()
-    sys.settrace(None)
-    try:
-        yield
-    finally:
-        sys.settrace(tracer)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -26,6 +26,7 @@ from tests.layers import (
     within,
 )
 
+pytestmark = pytest.mark.no_cover  # reading all files runs nothing of them
 WITHOUT_TORCH = [path for path in files("fastarat") if room_of(module_of(path)) in ("config", "commands")]
 WITHOUT_TORCH += [PACKAGE / "common" / f"{name}.py" for name in ("errors", "console", "files", "processes", "version")]
 SIGNATURES_OF_OTHERS = {

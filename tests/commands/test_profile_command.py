@@ -10,12 +10,15 @@ import pytest
 from fastarat.training.profiling.parts import PARTS
 from fastarat.training.profiling.profiler import Profiler
 from tests.helpers.command_line import TINY, assert_same_run, finish, start
+from tests.helpers.step_parts import nets_of_one_block
 
 FILES = {"trace.json.gz", "profile.json", "profile.txt", "profile.png"}
 
 
-def test_a_profile_is_written_and_shown_and_the_weights_are_those_of_a_run_without(fastarat, trained, tmp_path):
-    done = fastarat("train", "digits-arat", *TINY, "--out", "run", "--profile", "1")
+def test_a_profile_is_written_and_shown_and_the_weights_are_those_of_a_run_without(fastarat, tmp_path):
+    with nets_of_one_block():
+        assert fastarat("train", "digits-arat", *TINY, "--out", "without").code == 0
+        done = fastarat("train", "digits-arat", *TINY, "--out", "run", "--profile", "1")
     assert done.code == 0, done.err
     folder = tmp_path / "run" / "profile"
     assert {path.name for path in folder.iterdir()} == FILES
@@ -33,7 +36,7 @@ def test_a_profile_is_written_and_shown_and_the_weights_are_those_of_a_run_witho
     text = (folder / "profile.txt").read_text()
     assert text.strip() in done.err and "ui.perfetto.dev" in done.err
     assert all(part in text for part in PARTS)
-    assert_same_run(tmp_path / "run", trained)
+    assert_same_run(tmp_path / "run", tmp_path / "without")
 
 
 @pytest.mark.parametrize(
@@ -56,11 +59,13 @@ def test_stopped_in_the_recording_it_leaves_no_half_profile_and_a_run_that_goes_
 
     begin = Profiler._start
     monkeypatch.setattr(Profiler, "_start", begin_and_press_ctrl_c)
-    stopped = fastarat("train", "digits-arat", *TINY, "--out", "run", "--profile", "1")
+    with nets_of_one_block():
+        stopped = fastarat("train", "digits-arat", *TINY, "--out", "run", "--profile", "1")
     assert stopped.code == 128 + signal.SIGINT and "goes on from there" in stopped.err
     assert not (tmp_path / "run" / "profile").exists()
     monkeypatch.setattr(Profiler, "_start", begin)
-    done = fastarat("train", "--resume", "run", "--epochs", "3", "--profile", "1", "--json")
+    with nets_of_one_block():
+        done = fastarat("train", "--resume", "run", "--epochs", "3", "--profile", "1", "--json")
     assert done.code == 0, done.err
     assert done.json["epoch"] == 3  # stdout is the result alone
     assert {path.name for path in (tmp_path / "run" / "profile").iterdir()} == FILES

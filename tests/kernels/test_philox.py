@@ -105,11 +105,13 @@ def test_all_orders_are_about_equally_frequent():
 @needs_compiler
 @pytest.mark.no_cover  # the compiler's own work would be traced too
 def test_compiled_words_are_the_same_words():
-    # Compiled C++ need not wrap a product that overflows; the largest counters and seeds would show it.
+    # Compiled C++ need not wrap a product that overflows; the largest counters and the largest seed would show it.
     rows, step = torch.tensor([0, 1, 2**31, ONES]), torch.tensor(ONES)
 
-    def of_both_seeds(step, rows):
-        return [words(seed, Stream.ATTACK_START, step, rows, 64) for seed in (0, 2**64 - 1)]
+    def of_the_largest_seed(step, rows):
+        return words(2**64 - 1, Stream.ATTACK_START, step, rows, 64)
 
-    compiled = torch.compile(of_both_seeds, fullgraph=True, dynamic=False)
-    assert all(map(torch.equal, compiled(step, rows), of_both_seeds(step, rows)))
+    # Neither each set of instructions is tried first, nor are headers compiled for programs to come.
+    options = {"cpp.vec_isa_ok": True, "cpp_cache_precompile_headers": False}
+    compiled = torch.compile(of_the_largest_seed, fullgraph=True, dynamic=False, options=options)
+    assert torch.equal(compiled(step, rows), of_the_largest_seed(step, rows))

@@ -295,6 +295,7 @@ def test_nothing_to_compare_is_no_success(own, capsys):
     assert "holds no units: give other parts to --only" in capsys.readouterr().err
 
 
+@pytest.mark.no_cover  # the kit above runs the same lines
 def test_all_but_the_whole_attacks_hold_on_the_golden_kit(golden_kit):
     assert failing(golden_kit) == []
 
