@@ -25,6 +25,25 @@ GAUSSIAN = 0.001
 """Standard deviation of the gaussian start, in pixel units, as TRADES (Zhang et al., 2019) has it."""
 
 
+FP16_FACTOR = 1024
+"""on the objective, whose size does not matter: without it the gradient of a confidently classified image underflows"""
+
+
+class Means(NamedTuple):
+    """What a step of training computes gradients with."""
+
+    kernels: Kernels = PYTORCH
+    zero: Tensor | None = None
+    """a scalar 0 that requires grad. A compiled step passes one in, since a graph can differentiate by what it is
+    given, but not make a leaf of its own"""
+    factor: Tensor | None = None
+    """on the objective, a float32 scalar on the device: halved in place after an overflow, whose entries count as 0;
+    None: as `loss_scale` says"""
+
+
+PLAIN = Means()
+
+
 class Ball(NamedTuple):
     """Where iterates may be, and how far a step goes. Sizes are in pixel units: numbers, or scalars on the device."""
 
@@ -70,13 +89,11 @@ def ascend(
     y: Tensor,
     ball: Ball,
     clean_log_probabilities: Tensor | None = None,
-    *,
-    zero: Tensor | None = None,
-    kernels: Kernels = PYTORCH,
+    means: Means = PLAIN,
 ) -> tuple[Tensor, Tensor]:
     """One step: the next iterate, and the logits of this one (detached). Arguments as of `input_gradient`."""
-    gradient, logits = input_gradient(settings, logits_of, x_adv, y, clean_log_probabilities, zero)
-    return kernels.pgd_step(x_adv, gradient, ball.centre, ball.step_size, ball.eps, settings.norm), logits
+    gradient, logits = input_gradient(settings, logits_of, x_adv, y, clean_log_probabilities, means)
+    return means.kernels.pgd_step(x_adv, gradient, ball.centre, ball.step_size, ball.eps, settings.norm), logits
 
 
 def input_gradient(
@@ -85,27 +102,35 @@ def input_gradient(
     x_adv: Tensor,
     y: Tensor,
     clean_log_probabilities: Tensor | None = None,
-    zero: Tensor | None = None,
+    means: Means = PLAIN,
 ) -> tuple[Tensor, Tensor]:
     """The gradient of the objective at `x_adv` (its shape and dtype), and the logits there (detached).
 
-    `y`: int64 [N]; `clean_log_probabilities`: see there. `zero`: a scalar 0 that requires grad. A compiled step passes
-    one in, since a graph can differentiate by what it is given, but not make a leaf of its own.
+    `y`: int64 [N]; `clean_log_probabilities`: see there.
     """
-    zero = x_adv.new_zeros((), requires_grad=True) if zero is None else zero
+    zero = x_adv.new_zeros((), requires_grad=True) if means.zero is None else means.zero
     with torch.enable_grad():
         leaf = x_adv.detach() + zero
         logits = logits_of(leaf)
         value = objective(settings.objective, logits, y, clean_log_probabilities)
         # Only the input's gradient is asked for: autograd computes no parameter's.
-        (gradient,) = torch.autograd.grad(value * loss_scale(logits), leaf)
+        factor = loss_scale(logits) if means.factor is None else means.factor
+        (gradient,) = torch.autograd.grad(value * factor, leaf)
+    if means.factor is not None:
+        gradient = _without_overflow(gradient, means.factor)
     return gradient, logits.detach()
 
 
+def _without_overflow(gradient: Tensor, factor: Tensor) -> Tensor:
+    """`gradient` with 0 for what is not finite; `factor`, by which it was multiplied, is then halved, down to 1."""
+    finite = gradient.isfinite()
+    factor.mul_(torch.where(finite.all(), 1.0, 0.5)).clamp_(min=1)
+    return torch.where(finite, gradient, 0.0)
+
+
 def loss_scale(logits: Tensor) -> int:
-    """A factor on the objective, whose size does not matter: in fp16 the gradient of a confidently classified image
-    would underflow."""
-    return 1024 if logits.dtype == torch.float16 else 1
+    """The factor on the objective for logits of this format."""
+    return FP16_FACTOR if logits.dtype == torch.float16 else 1
 
 
 def clean_log_probabilities(settings: AttackConfig, logits_of: Logits, x: Tensor) -> Tensor | None:

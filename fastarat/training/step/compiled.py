@@ -170,7 +170,8 @@ def state_tensors(parts: StepParts) -> list[Tensor]:
     """Every tensor that a step updates in place."""
     precision = parts.precision
     buffers = (*parts.model.buffers(), *parts.method.buffers())
-    return [*parts.parameters, *parts.momenta, *buffers, precision.scale, precision.good_steps]
+    factors = [] if precision.attack_factor is None else [precision.attack_factor]
+    return [*parts.parameters, *parts.momenta, *buffers, precision.scale, precision.good_steps, *factors]
 
 
 def remembered(parts: StepParts) -> Callable[[], None]:

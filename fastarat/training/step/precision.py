@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from fastarat.attacks.pgd import FP16_FACTOR
+
 Dtype = Literal["fp64", "fp32", "bf16", "fp16"]
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -25,6 +27,8 @@ class Precision:
         # The scale, and the number of good steps since it last changed (Micikevicius et al., 2018).
         self.scale = torch.full((), 2.0**16 if self.scales else 1.0, device=device)
         self.good_steps = torch.zeros((), dtype=torch.int32, device=device)
+        # See `fastarat.attacks.pgd.Means`. No checkpoint keeps it: a run that goes on finds it again.
+        self.attack_factor = torch.full((), float(FP16_FACTOR), device=device) if self.scales else None
 
     def autocast(self) -> AbstractContextManager:
         """The context for forwards and losses."""

@@ -41,7 +41,7 @@ class StepParts:
     momenta: list[Tensor] = field(init=False)
     """of the optimizer, one for each parameter, in its shape and dtype"""
     zero: Tensor = field(init=False)
-    """a scalar 0 that requires grad: see `input_gradient`"""
+    """a scalar 0 that requires grad: see `fastarat.attacks.pgd.Means`"""
 
     def __post_init__(self) -> None:
         parameters = [p for p in (*self.model.parameters(), *self.method.parameters()) if p.requires_grad]
@@ -111,9 +111,9 @@ def ascend(parts: StepParts, x_adv: Tensor, y: Tensor, fixed: Fixed, controls: C
     attack, logits_of = parts.attack, _attacked(parts, fixed.weights)
     eps = controls.eps if attack.project else torch.full_like(controls.eps, attack.radius)
     ball, constant = pgd.Ball(fixed.centre, eps, controls.step_size), fixed.clean_log_probabilities
-    how = {"zero": parts.zero, "kernels": parts.kernels}
+    means = pgd.Means(parts.kernels, parts.zero, parts.precision.attack_factor)
     with parts.precision.autocast():
-        x_adv, _ = pgd.ascend(attack, logits_of, x_adv, y, ball, constant, **how)
+        x_adv, _ = pgd.ascend(attack, logits_of, x_adv, y, ball, constant, means)
     return x_adv
 
 

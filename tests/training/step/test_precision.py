@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from fastarat.attacks import pgd
+from fastarat.config.attack import AttackConfig
 from fastarat.training.step.precision import Precision
 
 CPU = torch.device("cpu")
@@ -51,6 +53,28 @@ def test_an_overflow_halves_the_scale_and_drops_the_step(bad):
     gradients, keep = precision.unscale([torch.ones(2), torch.tensor([bad, 1.0])])
     assert float(keep) == 0 and all(gradient.isfinite().all() for gradient in gradients)
     assert float(precision.scale) == 2**15 and int(precision.good_steps) == 0
+
+
+def test_an_attack_s_overflow_moves_nothing_and_halves_its_factor_until_there_is_none():
+    """The gradient is 100 times the factor, and 65,504 is the most that fp16 holds."""
+    factor, x = Precision("fp16", CPU).attack_factor, torch.ones(2, 1, 1, 2)
+
+    def logits_of(images: torch.Tensor) -> torch.Tensor:
+        return torch.stack([images[..., 0].flatten().half() * 100, images[..., 1].flatten().half() * 0.01], 1)
+
+    settings = AttackConfig(norm="l2", objective="margin")
+    found = []
+    for _ in range(3):
+        means = pgd.Means(factor=factor)
+        moved, _ = pgd.ascend(settings, logits_of, x, torch.zeros(2).long(), pgd.Ball(x * 0.5, 9, 0.1), None, means)
+        assert moved.isfinite().all()
+        found.append((float(factor), bool((moved[..., 0] < 1).all())))
+    assert found == [(512, False), (512, True), (512, True)]
+
+
+@pytest.mark.parametrize("name", ["fp64", "fp32", "bf16"])
+def test_other_formats_have_no_factor_on_an_attack(name):
+    assert Precision(name, CPU).attack_factor is None
 
 
 def test_two_thousand_good_steps_double_the_scale():
