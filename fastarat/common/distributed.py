@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -14,6 +14,9 @@ from torch.distributed import ProcessGroup
 from fastarat.common.processes import launched
 
 T = TypeVar("T")
+
+LONGEST_WAIT = timedelta(hours=1)
+"""for a process that does the same as the others: compiling a step from a cold cache takes minutes"""
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,22 @@ def join_world(device: str) -> World:
         torch.cuda.set_device(here)
     dist.init_process_group("nccl" if on_gpu else "gloo", device_id=here if on_gpu else None)
     # The first process may decode a large data set while the others wait; the launcher sees who died.
-    control = dist.new_group(backend="gloo", timeout=timedelta(days=1))
-    assert isinstance(control, ProcessGroup)
+    control = _waiting(timedelta(days=1))
     return World(here, dist.get_rank(), dist.get_world_size(), dist.group.WORLD, control)
+
+
+def with_short_waits(world: World) -> World:
+    """`world`, whose processes wait for each other `LONGEST_WAIT` at most: from when the data is open they do the same.
+
+    All processes call it together.
+    """
+    return world if world.control is None else replace(world, control=_waiting(LONGEST_WAIT))
+
+
+def _waiting(longest: timedelta) -> ProcessGroup:
+    group = dist.new_group(backend="gloo", timeout=longest)
+    assert isinstance(group, ProcessGroup)
+    return group
 
 
 def leave_world(world: World) -> None:

@@ -11,7 +11,7 @@ from fastarat_kernels.launch import UnsupportedInput, triton_errors
 
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.console import notice
-from fastarat.common.distributed import World, barrier, decided, join_world, leave_world
+from fastarat.common.distributed import World, barrier, decided, join_world, leave_world, with_short_waits
 from fastarat.common.environment import environment
 from fastarat.common.errors import Interrupted, UserError, WorkError, first_line
 from fastarat.common.processes import is_first
@@ -49,6 +49,7 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
     try:
         choices, tuned, timed = decided(lambda: _chosen(config, run if resume else None, device, log), world)
         opened = _opened_by_all(config, world)
+        world = with_short_waits(world)
         kept = _kept(run, resume, world)
         if kept:
             opened = replace(opened, dataset=in_order_of_state(opened.dataset, *kept))
@@ -85,8 +86,8 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
         reason = first_line(error)
         raise WorkError(f"a Triton kernel failed ({reason}): --kernels pytorch does without it") from error
     except RuntimeError as error:
-        if world.group is not None and "onnection" in str(error):
-            raise WorkError("another process has ended: it was killed, or failed for the reason above") from error
+        if world.group is not None and (of_others := _said_of_others(str(error))):
+            raise WorkError(of_others) from error
         raise
     finally:
         if isinstance(step, FallbackStep):
@@ -96,6 +97,15 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
             training.loader.close()
         run.unlock()
     return run
+
+
+def _said_of_others(error: str) -> str:
+    """What a collective's error says of another process, in our words; empty if it is none."""
+    if "onnection" in error:
+        return "another process has ended: it was killed, or failed for the reason above"
+    if "imed out" in error:
+        return "another process hangs, and was waited for too long: end it, then --resume goes on"
+    return ""
 
 
 def _chosen(config: Config, begun: Run | None, device: str, log: ChoiceLog) -> tuple[Choices, Choices | None, bool]:

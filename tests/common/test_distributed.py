@@ -1,8 +1,12 @@
 """A process alone: what would talk to others gives back what it was given."""
 
+import socket
+from datetime import timedelta
+
 import torch
 
 from fastarat.common.distributed import (
+    LONGEST_WAIT,
     World,
     average_in_place,
     barrier,
@@ -12,6 +16,7 @@ from fastarat.common.distributed import (
     leave_world,
     mean_over_processes,
     sum_over_processes,
+    with_short_waits,
 )
 from fastarat.common.processes import is_first
 
@@ -43,6 +48,27 @@ def test_averaging_in_place_changes_nothing():
 def test_what_is_decided_alone_is_our_own():
     assert largest((3, 0), ALONE) == (3, 0) and decided(lambda: "ours", ALONE) == "ours"
     barrier(ALONE)
+
+
+def test_processes_wait_a_day_for_the_data_and_then_for_each_other_no_longer_than_an_hour(monkeypatch):
+    names = {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        names["MASTER_PORT"] = str(free.getsockname()[1])
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    world = join_world("cpu")
+    try:
+        shorter = with_short_waits(world)
+        assert [longest_wait(each) for each in (world, shorter)] == [timedelta(days=1), LONGEST_WAIT]
+        assert shorter.group is world.group and decided(lambda: "ours", shorter) == "ours"
+    finally:
+        leave_world(world)
+    assert with_short_waits(ALONE) is ALONE
+
+
+def longest_wait(world: World) -> timedelta:
+    return world.control._get_backend(torch.device("cpu")).options._timeout
 
 
 def test_only_the_first_of_several_processes_prints(monkeypatch):

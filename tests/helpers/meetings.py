@@ -23,6 +23,7 @@ class Meetings:
         monkeypatch.setattr(dist, "barrier", lambda group: self._meet("barrier"))
         monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
         monkeypatch.setattr(trainer, "join_world", lambda device: self.world())
+        monkeypatch.setattr(trainer, "with_short_waits", lambda world: world)
         monkeypatch.setattr(trainer, "is_first", lambda: self.rank == 0)
 
     def world(self) -> World:

@@ -191,6 +191,22 @@ def test_a_signal_to_any_process_stops_all_and_gives_its_number(tmp_path, monkey
     assert stopped.value.number == signal.SIGTERM
 
 
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        ("Connection closed by peer [127.0.0.1]:29500", "another process has ended"),
+        ("Timed out waiting 3600000ms for recv operation to complete", "another process hangs"),
+    ],
+)
+def test_what_a_collective_says_of_another_process_is_one_line(tmp_path, monkeypatch, meetings, error, says):
+    def fails(*_):
+        raise RuntimeError(f"[gloo/transport/tcp/unbound_buffer.cc:78] {error}")
+
+    monkeypatch.setattr(trainer, "_check_alike", fails)
+    with pytest.raises(WorkError, match=says):
+        train(small(), tmp_path / "run")
+
+
 def test_another_number_of_processes_is_said_and_recorded(tmp_path, monkeypatch, capsys):
     run = train(small(procs=0, epochs=1), tmp_path / "run")
     Meetings(monkeypatch)
