@@ -10,6 +10,7 @@ import torch
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.errors import UserError
 from fastarat.common.processes import num_seen
+from fastarat.common.tf32 import rounded_to_tf32
 from fastarat.config import Config
 from fastarat.config.training import CompileMode
 from fastarat.training.step.precision import Dtype
@@ -90,7 +91,7 @@ def choose_device(config: Config, log: ChoiceLog) -> str:
 
 def choose_dtype(config: Config, device: str, log: ChoiceLog) -> Dtype:
     """The number format; `auto` is bf16 where the device computes it, else fp16 on a GPU and fp32 on a CPU."""
-    if device != "cpu" and config.dtype == "fp32" and torch.backends.cudnn.allow_tf32:
+    if device != "cpu" and config.dtype == "fp32" and "convolutions" in rounded_to_tf32(torch.device(device)):
         log.choose("fp32 convolutions", "TF32", "cuDNN's default: factors are rounded to 10 bits, sums are fp32")
     if config.dtype != "auto":
         return config.dtype

@@ -31,7 +31,7 @@ from fastarat.training.build import build_training
 from fastarat.training.profiling.cost import step_cost
 from fastarat.training.profiling.parts import Shapes
 from fastarat.training.profiling.report import as_text, profile_picture, summary
-from fastarat.training.profiling.roofs import measure_roofs
+from fastarat.training.profiling.roofs import measure_roofs, named_format
 from fastarat.training.profiling.trace import STEP, Times, activities, times_of
 from fastarat.training.state import Training
 from fastarat.training.step.compiled import Step
@@ -142,7 +142,7 @@ class Profiler:
             "recipe": config.recipe,
             "device": torch.cuda.get_device_name(self.device) if cuda else f"CPU, threads: {torch.get_num_threads()}",
             "torch": torch.__version__,
-            "dtype": str(precision.autocast_dtype or precision.parameter_dtype).removeprefix("torch."),
+            "dtype": named_format(precision.autocast_dtype or precision.parameter_dtype, self.device),
             "kernels": self.training.parts.kernels.name,
             "compile": self.mode,
             "batch": config.batch // self.training.parts.world.size,

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+from fastarat.common.tf32 import rounded_to_tf32
+
 _SECONDS = 0.4
 
 
@@ -14,6 +16,12 @@ class Roofs(NamedTuple):
 
     flops_per_s: float
     bytes_per_s: float
+
+
+def named_format(dtype: torch.dtype, device: torch.device) -> str:
+    """The name of the format in which a device computes, and what of it is TF32."""
+    rounded = rounded_to_tf32(device) if dtype == torch.float32 else ""
+    return str(dtype).removeprefix("torch.") + (f" ({rounded} in TF32)" if rounded else "")
 
 
 def measure_roofs(device: torch.device, dtype: torch.dtype) -> Roofs:
@@ -26,7 +34,7 @@ def measure_roofs(device: torch.device, dtype: torch.dtype) -> Roofs:
     out = torch.empty_like(a)
     source, target = (torch.ones(size, dtype=torch.uint8, device=device) for _ in range(2))
     precision = torch.get_float32_matmul_precision()
-    if cuda and torch.backends.cudnn.allow_tf32:
+    if rounded_to_tf32(device):
         torch.set_float32_matmul_precision("high")
     try:
         product = _fastest(lambda: torch.mm(a, b, out=out), device)

@@ -1,5 +1,6 @@
 """A recorded step is divided among its parts: every kernel is known, nothing counts twice, nothing is lost."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,11 +11,12 @@ from fastarat_kernels.launch import recording
 from fastarat_kernels.registry import KERNELS
 
 from fastarat.common.errors import UserError
+from fastarat.common.tf32 import without_tf32
 from fastarat.training.profiling.cost import Cost
 from fastarat.training.profiling.parts import PARTS, Shapes, part_of_kernel
 from fastarat.training.profiling.profiler import first_recorded
 from fastarat.training.profiling.report import as_text, summary
-from fastarat.training.profiling.roofs import Roofs, measure_roofs
+from fastarat.training.profiling.roofs import Roofs, measure_roofs, named_format
 from fastarat.training.profiling.trace import GAPS, Activity, activities, times_of
 
 KNOWN = Shapes((3, 32, 32), frozenset({(64, 3, 3, 3), (64, 64, 3, 3), (64,)}))
@@ -246,6 +248,14 @@ def profile(unknown: dict[str, float]) -> dict[str, Any]:
     facts = {"recipe": "r", "batch": 8, "attack_steps": 1, "dtype": "bfloat16", "kernels": "triton", "torch": "2"}
     facts |= {"compile": "graph", "device": "a GPU", "recorded_steps": 1, "ms_a_step": 2.0, "launches_a_step": 1.0}
     return {**facts, "ms_a_step_unrecorded": 1.9, **table}
+
+
+@pytest.mark.parametrize(("rounds", "name"), [(True, "float32 (convolutions in TF32)"), (False, "float32")])
+def test_a_profile_says_that_convolutions_of_float32_are_tf32(rounds, name):
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    with nullcontext() if rounds else without_tf32():
+        assert named_format(torch.float32, gpu) == name and named_format(torch.float32, cpu) == "float32"
+        assert named_format(torch.bfloat16, gpu) == "bfloat16"
 
 
 def test_the_table_names_what_it_did_not_recognise_and_what_has_no_kernels():
