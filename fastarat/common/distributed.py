@@ -79,8 +79,12 @@ def mean_over_processes(tensors: list[Tensor], world: World) -> list[Tensor]:
     if world.group is None:
         return tensors
     flat = torch.cat([tensor.flatten() for tensor in tensors])
-    dist.all_reduce(flat, group=world.group)
-    parts = (flat / world.size).split([tensor.numel() for tensor in tensors])
+    if world.device.type == "cuda":  # NCCL divides as it adds; gloo cannot
+        dist.all_reduce(flat, op=dist.ReduceOp.AVG, group=world.group)
+    else:
+        dist.all_reduce(flat, group=world.group)
+        flat = flat / world.size
+    parts = flat.split([tensor.numel() for tensor in tensors])
     return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
 
 
