@@ -16,10 +16,6 @@ from fastarat.config.training import CompileMode
 from fastarat.training.step.precision import Dtype
 from fastarat.training.toolchain import why_no_code, why_no_gpu
 
-WRONG_IN_BF16 = "what torch's compiler makes of the step in bf16 is not right"
-"""On a CPU (torch 2.13): where inductor lays convolutions' tensors out by itself and vectorises, the gradient of the
-digits' first batch-norm is NaN, which neither eager code nor AOTAutograd's graph run op by op gives."""
-
 
 @dataclass(frozen=True)
 class Choices:
@@ -55,8 +51,6 @@ def choose(config: Config, log: ChoiceLog, device: str | None = None) -> Choices
     device = device or choose_device(config, log)
     dtype = choose_dtype(config, device, log)
     mode = choose_compile(config, device, log)
-    if (device, dtype, mode) == ("cpu", "bf16", "compile"):
-        raise UserError(f"--compile compile with bf16 on a CPU: {WRONG_IN_BF16}: give --dtype fp32 or --compile eager")
     return Choices(device, dtype, choose_kernels(config, device, dtype, mode, log), mode)
 
 
@@ -96,9 +90,6 @@ def choose_dtype(config: Config, device: str, log: ChoiceLog) -> Dtype:
     if config.dtype != "auto":
         return config.dtype
     if device == "cpu":
-        if config.compile == "compile":
-            log.choose("dtype", "fp32", WRONG_IN_BF16)
-            return "fp32"
         if cpu_computes_bf16():
             log.choose("dtype", "bf16", "the CPU computes it; statistics and losses in fp32")
             return "bf16"

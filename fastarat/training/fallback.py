@@ -1,8 +1,9 @@
 """A step that was chosen automatically gives way to the next best where it fails; each time one line is printed and
 recorded.
 
-A captured step that cannot be captured is run compiled, one that cannot be compiled as it is written, and where one of
-Triton's kernels fails PyTorch computes in its place. What was asked for by name stays, and its failure ends the run.
+A captured step that cannot be captured is run compiled, one that cannot be compiled, or is compiled wrong, as it is
+written, and where one of Triton's kernels fails PyTorch computes in its place. What was asked for by name stays, and
+its failure ends the run.
 """
 
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from fastarat.config.training import CompileMode
 from fastarat.data.loading.loader import Batch
 from fastarat.training.build import IMPLEMENTATIONS, compute_with, step_of
 from fastarat.training.choices import Choices
+from fastarat.training.first_step import held_against
 from fastarat.training.state import Training
 from fastarat.training.step.compiled import NotCaptured, Step, StepBySize, remembered
 
@@ -68,7 +70,7 @@ class FallbackStep:
         Raises the error for which there is none.
         """
         try:
-            metrics = self.step(batch)
+            metrics = self._first(batch)
             if batch.x.is_cuda:
                 torch.cuda.synchronize(batch.x.device)  # a kernel that fails is known only then
         except torch.OutOfMemoryError:
@@ -79,6 +81,14 @@ class FallbackStep:
                 raise
             return None, WAYS.index(way), first_line(error)
         return metrics, WAYS.index((self.choices.compile, self.choices.kernels)), ""
+
+    def _first(self, batch: Batch) -> dict[str, Tensor]:
+        """The first step with images of a size. On a CPU compiled code is held against the eager step: every machine
+        has a C++ compiler of its own."""
+        if self.choices.compile != "compile" or batch.x.is_cuda:
+            return self.step(batch)
+        written = step_of(self.training, replace(self.choices, compile="eager"))
+        return held_against(written, self.step, self.training.parts, batch)
 
     def _next_best(self, error: Exception) -> Way | None:
         """The way to go after this error; None if there is none."""

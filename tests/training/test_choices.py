@@ -13,7 +13,7 @@ from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.errors import UserError
 from fastarat.config.recipes import recipe
 from fastarat.training import toolchain
-from fastarat.training.choices import as_begun, choose, choose_compile, choose_device, choose_dtype, choose_kernels
+from fastarat.training.choices import as_begun, choose_compile, choose_device, choose_dtype, choose_kernels
 from fastarat.verification.doctor import _gpus
 
 CONFIG = recipe("digits-arat")
@@ -169,12 +169,3 @@ def test_a_run_that_goes_on_keeps_what_was_chosen_but_for_what_is_asked_for_and_
     assert as_begun(replace(CONFIG, dtype="fp32"), session, "cpu", log).dtype == "fp32"
     assert as_begun(CONFIG, session, "cuda", log) == CONFIG
     assert as_begun(CONFIG, {"dtype": "fp32"}, "cpu", log) == CONFIG  # of an older version, which did not say where
-
-
-def test_compiled_by_name_a_cpu_trains_in_fp32_and_refuses_bf16(monkeypatch, machine):
-    machine()
-    monkeypatch.setattr("fastarat.training.choices.cpu_computes_bf16", lambda: True)
-    named, log = replace(CONFIG, compile="compile"), ChoiceLog(quiet=True)
-    assert choose(named, log, "cpu").dtype == "fp32" and "in bf16 is not right" in log.choices[0]["why"]
-    with pytest.raises(UserError, match=r"--compile compile with bf16 on a CPU: .*: give --dtype fp32 or"):
-        choose(replace(named, dtype="bf16"), log, "cpu")

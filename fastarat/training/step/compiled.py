@@ -8,6 +8,7 @@ made when the first batch of them comes.
 
 import atexit
 import os
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,9 @@ MOST_UNROLLED = 60
 """The most convolutions, counted once a forward, of a step that is compiled as one graph: 40 took 54 s from a cold
 cache (one CPU core), 66 took 137 s, more than the 90 s that a start should cost at most."""
 _WARM_UP_STEPS = 3
+_FOR_GCC: dict[str, Any] = {"cpp.march": "native -fno-tree-loop-distribute-patterns"}
+"""What inductor writes after `-march=`. At -O3 GCC 12.2 leaves parts of a transposed tile of bf16 unwritten where it
+makes copies out of loops: sums over that tile were NaN, and are right without (or at -O2)."""
 
 
 class NotCompiled(WorkError):
@@ -67,8 +71,11 @@ def build_step(
     # With autograd traced, attack and training are one graph.
     torch._dynamo.config.trace_autograd_ops = True
 
+    on_cpu = parts.precision.device_type == "cpu"
+    options: Any = _FOR_GCC if on_cpu and backend == "inductor" and platform.machine() == "x86_64" else None
+
     def full_graph(function: FunctionType) -> Callable:
-        return torch.compile(_with_own_code(function), fullgraph=True, dynamic=False, backend=backend)
+        return torch.compile(_with_own_code(function), fullgraph=True, dynamic=False, backend=backend, options=options)
 
     def compiled() -> Step:
         whole = full_graph(train_step) if unroll else train_step

@@ -1,0 +1,54 @@
+"""Compiled code is held against the step as it is written, once for each size of images, before a run trains by it.
+
+Compilers make mistakes of which no error tells. The bounds are those of the gate by which forms of the step are tuned.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastarat.data.loading.loader import Batch
+from fastarat.training.step.compiled import NotCompiled, Step, remembered
+from fastarat.training.step.train_step import StepParts
+from fastarat.training.tuning.gate import LENGTH, bound
+
+
+def held_against(written: Step, compiled: Step, parts: StepParts, batch: Batch) -> dict[str, Tensor]:
+    """Take a step by `compiled` code, and return its metrics, if it does what the step as `written` does.
+
+    Compared are the loss, and how far the weights and the running statistics move. Raises `NotCompiled` where they
+    differ by more than rounding; the state has moved then.
+    """
+    put_back, before = remembered(parts), _state(parts)
+    right, its_moves = float(written(batch)["loss"]), _moved(before, _state(parts))
+    put_back()
+    metrics = compiled(batch)
+    moves = _moved(before, _state(parts))
+    errors = {"the loss": abs(float(metrics["loss"]) - right) / abs(right)}
+    errors |= {f"how far {name} moved": abs(moves[name] / its_moves[name] - 1) for name in moves if its_moves[name]}
+    dtype = parts.precision.dtype
+    precision = "fp32" if dtype == "fp64" else dtype
+    allowed = dict.fromkeys(errors, 2 * LENGTH) | {"the loss": bound("full size: loss", precision, len(batch.y))}
+    # What is not finite as it is written is no fault of the compiler.
+    wrong = [name for name, error in errors.items() if not error <= allowed[name]]  # NaN is wrong
+    if wrong and torch.tensor([right, *its_moves.values()]).isfinite().all():
+        name = wrong[0]
+        found = f"{name} is off by {errors[name]:.2g} of it (allowed: {allowed[name]:.2g})"
+        raise NotCompiled(f"the compiled step is not right: {found}; --compile eager runs it as it is written")
+    return metrics
+
+
+def _state(parts: StepParts) -> dict[str, list[Tensor]]:
+    buffers = [buffer for net in (parts.model, parts.method) for buffer in net.buffers() if buffer.is_floating_point()]
+    groups = {"the weights": parts.parameters, "the running statistics": buffers}
+    return {name: [tensor.detach().clone() for tensor in tensors] for name, tensors in groups.items() if tensors}
+
+
+def _moved(before: dict[str, list[Tensor]], after: dict[str, list[Tensor]]) -> dict[str, float]:
+    """The length of each group's movement."""
+    return {name: _length(after[name], before[name]) for name in before}
+
+
+def _length(after: Sequence[Tensor], before: Sequence[Tensor]) -> float:
+    return float(torch.stack([(one - other).norm() for one, other in zip(after, before, strict=True)]).norm())
