@@ -6,7 +6,7 @@ What fastarat's speed is compared with, by `python -m bench.throughput`. It shar
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from fastarat.config.attack import AttackConfig
 from fastarat.config.model import Branch
 from fastarat.data.loading.loader import Batch
 from fastarat.models.registry import architecture
+from fastarat.training.step.compiled import compiler_options
 
 Mode = Literal["default", "reduce-overhead", "max-autotune"]
 Start = Callable[[Batch, AttackConfig, int], Tensor]
@@ -118,9 +119,11 @@ class Plain:
 
     def compile(self, mode: Mode) -> None:
         """Run the nets by torch.compile from now on."""
-        self.forward = torch.compile(self.net, mode=mode, dynamic=False)
+        options = compiler_options(self.device.type)  # either these or a mode
+        how: dict[str, Any] = {"options": options} if options else {"mode": mode}
+        self.forward = torch.compile(self.net, dynamic=False, **how)
         if self.teacher is not None:
-            self.teach = torch.compile(self.teacher, mode=mode, dynamic=False)
+            self.teach = torch.compile(self.teacher, dynamic=False, **how)
 
     def autocast(self) -> torch.autocast:
         """The context of forwards and losses."""

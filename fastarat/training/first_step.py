@@ -34,8 +34,9 @@ def held_against(written: Step, compiled: Step, parts: StepParts, batch: Batch) 
     wrong = [name for name, error in errors.items() if not error <= allowed[name]]  # NaN is wrong
     if wrong and torch.tensor([right, *its_moves.values()]).isfinite().all():
         name = wrong[0]
-        found = f"{name} is off by {errors[name]:.2g} of it (allowed: {allowed[name]:.2g})"
-        raise NotCompiled(f"the compiled step is not right: {found}; --compile eager runs it as it is written")
+        found = f"{name} is off by {errors[name]:.2g} of it, {allowed[name]:.2g} is rounding"
+        fix = "--compile eager --kernels pytorch runs it as it is"
+        raise NotCompiled(f"the compiled step is not right ({found}); {fix}")
     return metrics
 
 

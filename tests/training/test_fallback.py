@@ -62,6 +62,8 @@ def machine(monkeypatch, tmp_path, capsys) -> Callable[..., Result]:
 
             def step(*args):
                 metrics = function(*args)
+                if "values" in fails:
+                    args[0].parameters[0].data.add_(1)
                 if broken:
                     raise TorchDynamoException("no such instruction")
                 return metrics
@@ -99,6 +101,12 @@ CASES = {
         *("graph", ("capture", "compiler later"), ("eager", "pytorch")),
         ["compile: compile (the step could not be captured", "compile: eager (the step could not be compiled"],
     ),
+    "values": (
+        "compile",
+        ("values",),
+        ("eager", "pytorch"),
+        ["compile: eager (the compiled step is not right (how far"],
+    ),
     "kernel": ("compile", ("kernel",), ("compile", "pytorch"), ["kernels: pytorch (x is not dense)"]),
 }
 
@@ -124,6 +132,7 @@ def test_a_better_way_that_fails_gives_way_with_a_line_and_every_bit_is_the_eage
     [
         ("graph", ("capture",), ("--compile", "graph"), "operation not permitted"),
         ("compile", ("compiler",), ("--compile", "compile"), "no such instruction"),
+        ("compile", ("values",), ("--compile", "compile"), "the weights moved is off by"),
         ("compile", ("kernel",), ("--kernels", "triton", "--compile", "compile"), "x is not dense"),
     ],
 )

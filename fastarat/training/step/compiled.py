@@ -34,9 +34,6 @@ MOST_UNROLLED = 60
 """The most convolutions, counted once a forward, of a step that is compiled as one graph: 40 took 54 s from a cold
 cache (one CPU core), 66 took 137 s, more than the 90 s that a start should cost at most."""
 _WARM_UP_STEPS = 3
-_FOR_GCC: dict[str, Any] = {"cpp.march": "native -fno-tree-loop-distribute-patterns"}
-"""What inductor writes after `-march=`. At -O3 GCC 12.2 leaves parts of a transposed tile of bf16 unwritten where it
-makes copies out of loops: sums over that tile were NaN, and are right without (or at -O2)."""
 
 
 class NotCompiled(WorkError):
@@ -70,9 +67,7 @@ def build_step(
         return lambda batch: train_step(parts, batch, controls)
     # With autograd traced, attack and training are one graph.
     torch._dynamo.config.trace_autograd_ops = True
-
-    on_cpu = parts.precision.device_type == "cpu"
-    options: Any = _FOR_GCC if on_cpu and backend == "inductor" and platform.machine() == "x86_64" else None
+    options = compiler_options(parts.precision.device_type) if backend == "inductor" else None
 
     def full_graph(function: FunctionType) -> Callable:
         return torch.compile(_with_own_code(function), fullgraph=True, dynamic=False, backend=backend, options=options)
@@ -91,6 +86,19 @@ def build_step(
         return StepBySize(compiled)
     pool = torch.cuda.graph_pool_handle()
     return StepBySize(lambda: CapturedStep(parts, compiled(), pool))
+
+
+def compiler_options(device_type: str) -> dict[str, Any] | None:
+    """The `options` of inductor by which its code is right.
+
+    At -O3 GCC 12.2 leaves parts of a transposed tile of bf16 unwritten where it makes copies out of loops: sums over
+    that tile are NaN, and right without. The way to a flag is `march`, after which inductor writes nothing.
+    """
+    if device_type != "cpu" or platform.machine() != "x86_64":
+        return None
+    from torch._inductor.config import cpp  # seconds to import
+
+    return {"cpp.march": f"{cpp.march or 'native'} -fno-tree-loop-distribute-patterns"}
 
 
 def _with_own_code(function: FunctionType) -> FunctionType:

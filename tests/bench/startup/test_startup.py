@@ -32,7 +32,7 @@ def test_a_start_is_timed_part_by_part_and_measured_once(tmp_path, monkeypatch, 
         assert list(row["parts_s"]) == ["torch", "fastarat", "data", "net", "first_step"]
         assert row["seconds"] == pytest.approx(sum(row["parts_s"].values()), abs=0.01)
         assert row["second_step_s"] > 0 and row["compile"] == "eager" and row["recipe"] == "digits-arat"
-    assert "digits-arat (eager, pytorch, fp32)" in capsys.readouterr().out
+    assert f"digits-arat (eager, pytorch, {rows[0]['dtype']})" in capsys.readouterr().out
 
     assert startup.main([*SMOKE, "--rows", str(path), "--resume"]) == 0
     assert list(read_rows(path)) == rows

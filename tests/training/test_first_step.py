@@ -1,0 +1,53 @@
+"""What this machine's compilers make of a step is held against the step as it is written."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fastarat.common.distributed import World
+from fastarat.config.recipes import recipe
+from fastarat.data.loading.choose import Opened
+from fastarat.data.open import open_dataset
+from fastarat.training.build import start_training, step_of
+from fastarat.training.choices import Choices
+from fastarat.training.first_step import held_against
+from fastarat.training.step.compiled import NotCompiled
+
+
+def training_of(dtype, batch):
+    config = replace(recipe("digits-arat"), batch=batch)
+    config = replace(config, attack=replace(config.attack, steps=1))
+    opened = Opened(open_dataset("digits"), "resident", "")
+    training, step = start_training(config, opened, Choices(dtype=dtype), World(torch.device("cpu")))
+    training.controls.learning_rate.fill_(0.1)
+    return training, step, next(training.loader.batches(1))
+
+
+@pytest.mark.slow
+def test_inductor_s_step_of_the_digits_in_bf16_is_the_eager_one():
+    # Of one channel, so that tiles are transposed; 64 rows, so that they are whole.
+    training, eager, batch = training_of("bf16", 64)
+    compiled = step_of(training, Choices(dtype="bf16", compile="compile", unroll=False))
+    held_against(eager, compiled, training.parts, batch)
+
+
+def test_what_is_not_finite_as_it_is_written_is_no_fault_of_the_compiler():
+    training, eager, batch = training_of("fp32", 8)
+    infinite = batch._replace(x=batch.x * torch.inf)
+    metrics = held_against(eager, eager, training.parts, infinite)
+    assert metrics["loss"].isnan()
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), 100.0])
+def test_statistics_that_move_another_way_are_told_apart_from_rounding(wrong):
+    training, eager, batch = training_of("bf16", 8)
+
+    def miscompiled(batch):
+        metrics = eager(batch)
+        training.parts.model.bn1.running_var.fill_(wrong)
+        return metrics
+
+    held_against(eager, eager, training.parts, batch)
+    with pytest.raises(NotCompiled, match=r"how far the running statistics moved is off by .*; --compile eager"):
+        held_against(eager, miscompiled, training.parts, batch)
