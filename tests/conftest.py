@@ -13,12 +13,16 @@ from pathlib import Path
 import fastarat_kernels
 import pytest
 import torch
+import tyro
+from matplotlib import pyplot
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import fastarat
 from fastarat.common.files import write_text
+from fastarat.training.reporting import learning_curves
 from tests.helpers.optional import say_what_brings_them
-from tests.helpers.unmeasured import uncounted
+from tests.helpers.unmeasured import uncounted, uncounted_calls
 
 torch.set_num_threads(1)
 if not torch.cuda.is_available():
@@ -34,6 +38,15 @@ def untuned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No training takes up what whoever runs the tests has tuned."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fastarat.training.tuning.kept.cache_folder", lambda: tmp_path_factory.getbasetemp() / "untuned")
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def uncounted_libraries() -> Iterator[None]:
+    """What parses flags and what draws call themselves thousands of times: as long again for the tracer."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in ((tyro, "cli"), (pyplot, "subplots"), (Figure, "savefig")):
+            patch.setattr(module, name, uncounted_calls(getattr(module, name)))
         yield
 
 
@@ -84,19 +97,21 @@ def golden() -> Path:
     return GOLDEN
 
 
-@pytest.fixture
-def with_curves() -> None:
-    """A test that asks for this has the learning curves of its runs drawn."""
+@pytest.fixture(autouse=True, scope="session")
+def without_curves() -> Iterator[None]:
+    """Learning curves take longer to draw than a tiny run to train: most are a file of no picture.
 
-
-@pytest.fixture(autouse=True)
-def without_curves(request, monkeypatch) -> None:
-    """Learning curves take longer to draw than a tiny run to train: all but those are a file of no picture.
-
-    Processes of their own draw them, and so do the runs that many tests share.
+    Processes of their own draw them.
     """
-    if "with_curves" not in request.fixturenames:
-        monkeypatch.setattr("fastarat.training.train.learning_curves", lambda path, *_: write_text(path, "no picture"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastarat.training.train.learning_curves", lambda path, *_: write_text(path, "no picture"))
+        yield
+
+
+@pytest.fixture
+def with_curves(monkeypatch) -> None:
+    """A test that asks for this has the learning curves of its runs drawn."""
+    monkeypatch.setattr("fastarat.training.train.learning_curves", learning_curves)
 
 
 class SmallNet(nn.Module):

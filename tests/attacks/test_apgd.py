@@ -201,6 +201,7 @@ def test_from_the_standards_starts_apgd_ce_leaves_the_standards_flags(kit, name,
     assert (~broken != expected[mine]).sum() <= 2
 
 
+@pytest.mark.no_cover  # what it runs is counted by others
 def test_from_the_standards_starts_apgd_t_leaves_the_standards_flags(kit):
     data, flags = stored(kit / "data.npz"), stored(kit / "aa_plain_L2_sequential_seed0.npz")
     net, left = load_kit_model(kit, "plain"), flags["robust_after_apgd_ce"].nonzero().flatten()
@@ -262,8 +263,7 @@ def test_found_points_are_misclassified_and_inside_and_the_rest_is_untouched(net
 
 @NORMS
 def test_broken_means_any_iterate_and_found_is_the_last_misclassified_one(net, norm):
-    x, y = batch(net, 64)
-    rows = torch.arange(64)
+    (x, y), rows = batch(net, 64), torch.arange(64)
     common = {"norm": norm, "eps": EPS[norm] / 2, "loss": "cross-entropy", "seed": 0, "run": 0}
     seen = iterates(logits_of=net, x=x, y=y, rows=rows, **common)[0]
     found, broken, _ = apgd(net, x, y, rows, compact_every=1000, **common)

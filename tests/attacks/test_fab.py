@@ -92,6 +92,7 @@ def test_the_search_takes_the_steps_of_the_standard(kit, norm, dtype):
     assert (off < 1e-4).sum() >= 11 and off.max() < 0.02
 
 
+@pytest.mark.no_cover  # what it runs is counted by others
 def test_alone_it_breaks_what_the_standard_breaks(kit):
     model, x, y, stored = kit("aa_plain_Linf_individual_seed0.npz")
     _, broken, _ = fab_t(model, x[:60], y[:60], norm="linf", eps=EPS["linf"])

@@ -1,10 +1,13 @@
 """What training and the benchmarks import: nothing heavy that torch did not, nothing that a borrowed machine lacks."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
+
+from tests.helpers.unmeasured import UNMEASURED
 
 # Each takes a second or more to import, and only some commands need it.
 HEAVY = ("sklearn", "matplotlib", "tyro", "pooch", "scipy", "pandas", "torchvision", "torch._dynamo", "torch._inductor")
@@ -33,7 +36,9 @@ print(json.dumps([training, doctor, code]))
 @pytest.fixture(scope="module")
 def process():
     """What one process brings in for training, and for looking for loaders too; then the stages, and kernels run."""
-    return subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", CODE], capture_output=True, text=True, env={**os.environ, **UNMEASURED}
+    )
 
 
 def test_training_brings_nothing_heavy_that_torch_did_not_nor_does_looking_for_loaders(process):

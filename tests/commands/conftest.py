@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fastarat.__main__ import main
+from fastarat.training.reporting import learning_curves
 from tests.helpers.command_line import ONE_EPOCH, TINY, Result
 
 
@@ -51,8 +52,11 @@ def _train(run: Path, *settings: str) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
-    """A finished run of two epochs on the digits, made once; a test that changes it takes a copy."""
-    return _train(tmp_path_factory.mktemp("trained") / "run", *TINY)
+    """A finished run of two epochs on the digits, made once, with its learning curves; a test that changes it takes a
+    copy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastarat.training.train.learning_curves", learning_curves)
+        return _train(tmp_path_factory.mktemp("trained") / "run", *TINY)
 
 
 @pytest.fixture(scope="session")

@@ -14,11 +14,10 @@ from fastarat.__main__ import main
 from fastarat.analysis import analyze
 from fastarat.analysis.pictures import images as report_images
 from fastarat.analysis.pictures import layers as report_analysis
-from fastarat.common.files import write_atomically, write_text
+from fastarat.common.files import write_text
 from fastarat.runs.checkpoint import load_checkpoint
 from fastarat.runs.run import Run
 from tests.helpers.command_line import TINY, assert_same_run, newest, state_of
-from tests.helpers.unmeasured import uncounted
 
 FEW = ("--num-images", "20", "--batches", "1", "--device", "cpu")
 PICTURES = ("conflict", "mixture", "features", "surface", "perturbations", "gallery")
@@ -41,12 +40,7 @@ def kept(tmp_path_factory) -> Path:
     return run
 
 
-def test_a_run_is_analysed_at_every_state_it_kept_and_stays_as_it_was(fastarat, kept, tmp_path, monkeypatch):
-    def drawn(path, draw):  # by matplotlib, whose own calls a tracer would follow
-        with uncounted():
-            write_atomically(path, draw)
-
-    monkeypatch.setattr("fastarat.common.figures.write_atomically", drawn)
+def test_a_run_is_analysed_at_every_state_it_kept_and_stays_as_it_was(fastarat, kept, tmp_path):
     run = shutil.copytree(kept, tmp_path / "run")
     before = digests(run)
     result = fastarat("analyze", run, *FEW)

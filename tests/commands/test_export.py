@@ -1,6 +1,7 @@
 """An exported model gives the same answers where there is no fastarat."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from fastarat.models.convert import plain_branch
 from fastarat.models.registry import build_model
 from fastarat.runs.deployed import load_deployed
 from fastarat.runs.weights import Description, load_model, save_weights
+from tests.helpers.unmeasured import UNMEASURED
 
 # Exported and trained nets run the same operations on the same weights; only the memory format (and so the
 # order of sums) may differ: a few float32 roundings of 6e-8 through up to forty layers.
@@ -91,7 +93,7 @@ def answers(trained, tmp_path_factory) -> dict[str, dict]:
         assert main(["export", *map(str, source), "--out", str(folder / name)]) == 0
     torch.save(_images((1, 8, 8)), folder / "images.pt")
     command = [sys.executable, "-I", "-c", textwrap.dedent(OUTSIDE), *sources]
-    subprocess.run(command, cwd=folder, check=True, timeout=120)
+    subprocess.run(command, cwd=folder, check=True, timeout=120, env={**os.environ, **UNMEASURED})
     weights = {name: folder / f"{name}.safetensors" for name in NETS}
     return {name: {**torch.load(folder / name / "answers.pt"), "weights": weights.get(name)} for name in sources}
 

@@ -24,6 +24,7 @@ from tests.helpers.command_line import (
     wait_for_checkpoint,
 )
 from tests.helpers.optional import each_loader, needs_dali, needs_ffcv
+from tests.helpers.step_parts import nets_of_one_block
 
 SHARED = CHECKOUT.parent / "shared" / "data"
 LOADERS = {"resident": "folder", "plain": "folder", "dali": "folder", "ffcv": "folder.beton"}
@@ -73,12 +74,19 @@ def folder(sources, tmp_path) -> Path:
     return shutil.copytree(sources / "folder", tmp_path / "folder")
 
 
+@pytest.fixture
+def small_nets():
+    with nets_of_one_block():
+        yield
+
+
 @pytest.fixture(scope="module")
 def whole(sources, tmp_path_factory) -> Path:
     """A run by the resident loader that nothing stopped, made once."""
     run = tmp_path_factory.mktemp("whole") / "run"
     data = ("--data", str(sources / "folder"), "--loader", "resident")
-    assert main(["train", *SMALL, *data, "--out", str(run)]) == 0
+    with nets_of_one_block():
+        assert main(["train", *SMALL, *data, "--out", str(run)]) == 0
     return run
 
 
@@ -109,6 +117,7 @@ def children_of(process: int) -> list[int]:
     return [int(child) for task in tasks for child in task.read_text().split()]
 
 
+@pytest.mark.usefixtures("small_nets")
 @pytest.mark.no_cover  # what it runs is counted by others
 @pytest.mark.parametrize("loader", each_loader("plain", "dali", "ffcv"))
 def test_a_run_stopped_in_mid_epoch_and_resumed_by_another_loader_trains_the_same_bits(
@@ -146,6 +155,7 @@ def test_imagenet_s_recipe_takes_a_step(fastarat, folder, tmp_path):
     assert line["step"] == 2 and 0 < line["train"]["loss"] < 80  # 30 times an invariance of up to 2, and the rest
 
 
+@pytest.mark.usefixtures("small_nets")
 def test_a_run_goes_on_with_another_loader_but_not_with_other_images(fastarat, folder, whole, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
     more = ("train", "--resume", "run", "--epochs", "3", "--data", "folder")
@@ -166,6 +176,7 @@ def test_ctrl_c_in_mid_epoch_leaves_a_checkpoint_and_no_process(folder, tmp_path
     assert processes_in(process.pid) == []
 
 
+@pytest.mark.usefixtures("small_nets")
 def test_a_worker_killed_in_mid_epoch_is_one_line_and_the_run_goes_on_from_its_checkpoint(
     fastarat, folder, tmp_path, monkeypatch
 ):
@@ -198,6 +209,7 @@ def test_two_processes_share_the_batches_of_one(fastarat, folder, tmp_path):
     assert two == pytest.approx(one, rel=1e-6, abs=1e-6)
 
 
+@pytest.mark.usefixtures("small_nets")
 @needs_dali
 def test_a_loader_s_choice_is_printed_and_recorded(fastarat, folder, tmp_path):
     result = fastarat(

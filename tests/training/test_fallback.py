@@ -18,6 +18,7 @@ from fastarat.training import fallback
 from fastarat.training.build import IMPLEMENTATIONS
 from fastarat.training.choices import Choices
 from tests.helpers.command_line import ONE_EPOCH, Result, assert_same, metrics, newest, state_of
+from tests.helpers.step_parts import nets_of_one_block
 
 
 def refuse(*_, **__):
@@ -25,6 +26,12 @@ def refuse(*_, **__):
 
 
 FLAGS = ("digits-arat", *ONE_EPOCH, "--device", "cpu", "--dtype", "fp32", "--compile", "auto")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_nets():
+    with nets_of_one_block():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,13 @@ from fastarat_kernels.implementations import PYTORCH, TRITON
 from fastarat.common.errors import WorkError
 from fastarat.training.step.compiled import CapturedStep, state_tensors
 from tests.helpers.captured import batch, built, pretended_capture, set_controls, taken
+from tests.helpers.step_parts import nets_of_one_block
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_nets():
+    with nets_of_one_block():
+        yield
 
 
 @pytest.mark.parametrize(("precision", "kernels"), [("fp32", TRITON), ("bf16", PYTORCH), ("fp16", PYTORCH)])

@@ -11,6 +11,7 @@ from fastarat.training.tuning import candidates, chunks, trial
 from fastarat.training.tuning.subject import FastaratSubject
 from fastarat.training.tuning.trial import Tried, fastest, try_all
 from tests.helpers.ladders import WRONG, setting_of
+from tests.helpers.step_parts import nets_of_one_block
 
 PLAIN = Choices()
 RIGHT, WRONG_ONE, BROKEN = replace(PLAIN, dtype="bf16"), replace(PLAIN, unroll=True), replace(PLAIN, unroll=False)
@@ -32,12 +33,15 @@ def tried(monkeypatch):
     monkeypatch.setattr(trial, "candidates", lambda *_: [PLAIN, RIGHT, WRONG_ONE, BROKEN])
     monkeypatch.setattr(trial, "other_threads", lambda _: [1])
     # One graph of this step is in time, and not one more convolution.
-    monkeypatch.setattr(trial, "MOST_UNROLLED", trial.unrolled_size(FastaratSubject(SETTING, PLAIN).training.parts))
+    with nets_of_one_block():
+        size = trial.unrolled_size(FastaratSubject(SETTING, PLAIN).training.parts)
+    monkeypatch.setattr(trial, "MOST_UNROLLED", size)
     monkeypatch.setattr(trial, "TURNS", 2)
     monkeypatch.setattr(chunks, "_CHUNK_SECONDS", 0.01)
     shares, said = [], []
     monkeypatch.setattr(trial, "notice", said.append)
-    found = try_all(SETTING, shares.append)
+    with nets_of_one_block():
+        found = try_all(SETTING, shares.append)
     assert sum(shares) == pytest.approx(1)
     assert said[1].endswith(found[2].problem) and said[2].endswith("RuntimeError: no such kernel")
     return found
