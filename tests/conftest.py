@@ -7,6 +7,7 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 
@@ -43,10 +44,16 @@ def untuned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def uncounted_libraries() -> Iterator[None]:
-    """What parses flags and what draws call themselves thousands of times: as long again for the tracer."""
+    """What parses flags, draws and exports calls itself thousands of times: as long again for the tracer.
+
+    And tyro, which forgets between two calls what docstrings say, would read them for half of its time.
+    """
+    libraries = ((tyro, "cli"), (pyplot, "subplots"), (Figure, "savefig"), (torch.onnx, "export"))
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((tyro, "cli"), (pyplot, "subplots"), (Figure, "savefig")):
+        for module, name in libraries:
             patch.setattr(module, name, uncounted_calls(getattr(module, name)))
+        with suppress(AttributeError):  # it is private: another version may have none
+            patch.setattr(tyro._docstrings, "get_field_docstring", cache(tyro._docstrings.get_field_docstring))
         yield
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastarat.runs.checkpoint import load_checkpoint
-from tests.helpers.command_line import TINY, full_disk, newest
+from tests.helpers.command_line import ONE_EPOCH, TINY, full_disk, newest
 
 # What is typed after `fastarat train`, and words of the answer.
 SETTINGS = [
@@ -98,7 +98,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_earlier_checkpoint_whole(
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", until_full)
-        result = fastarat("train", *TINY, "--out", "run")
+        result = fastarat("train", *ONE_EPOCH, "--out", "run")
     assert result.code == 1 and "No space left" in result.error and "free some space" in result.error
     files = sorted((tmp_path / "run/checkpoints").iterdir())
     assert [file.name for file in files] == ["step-000000000.pt"][:writes_before]
@@ -108,13 +108,13 @@ def test_a_full_disk_ends_the_run_and_leaves_the_earlier_checkpoint_whole(
 
 def test_a_write_that_the_system_cuts_off_ends_the_run_in_one_line(fastarat, tmp_path):
     with full_disk(100_000):
-        result = fastarat("train", *TINY, "--out", "run")
+        result = fastarat("train", *ONE_EPOCH, "--out", "run")
     assert result.code == 1 and "cannot write" in result.error and "step-000000000.pt" in result.error
     assert list((tmp_path / "run/checkpoints").iterdir()) == []
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_the_advice_works(fastarat, tmp_path):
-    result = fastarat("train", *TINY, "--optimizer.learning-rate", "1e30", "--out", "run")
+    result = fastarat("train", *ONE_EPOCH, "--optimizer.learning-rate", "1e30", "--out", "run")
     assert result.code == 1 and "not finite at step 1" in result.error and "--optimizer.learning-rate" in result.error
     state = load_checkpoint(newest(tmp_path / "run"))
     assert str(newest(Path("run"))) in result.error
