@@ -22,7 +22,7 @@ from tests.helpers.spoiled import Spoiled, nan
 CPU = torch.device("cpu")
 ROWS = torch.arange(20)
 EPS = {"linf": 0.04, "l2": 0.16}
-SHORT = {"apgd-ce": {"steps": 40}, "apgd-t": {"steps": 20}, "fab-t": {"steps": 20}, "square": {"queries": 80}}
+SHORT = {"apgd-ce": {"steps": 25}, "apgd-t": {"steps": 15}, "fab-t": {"steps": 12}, "square": {"queries": 80}}
 
 
 def attack(name: str, model, x: Tensor, y: Tensor, norm: str, mover: Mover) -> Found:
