@@ -11,6 +11,7 @@ from fastarat.common import processes
 from fastarat.common.processes import num_seen
 from fastarat.training import launch as launch_module
 from fastarat.training.launch import launch
+from tests.helpers.unmeasured import UNMEASURED
 
 SAYS = """
 import json, os, sys
@@ -27,8 +28,9 @@ def found(folder: Path, monkeypatch, on_gpus: bool) -> list[list[str]]:
         return lambda *args: partial(real(config, sys.executable), "-c", SAYS)(str(folder))
 
     monkeypatch.setattr(launch_module, "elastic_launch", started)
-    for name in (processes.LAUNCHER, "OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL"):
-        monkeypatch.setenv(name, "1")
+    given = dict.fromkeys((processes.LAUNCHER, "OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL"), "1")
+    for name, value in {**UNMEASURED, **given}.items():  # they run nothing of ours
+        monkeypatch.setenv(name, value)
     assert launch(2, ["train"], 0, on_gpus=on_gpus) == 0
     return [json.loads((folder / str(rank)).read_text()) for rank in range(2)]
 
