@@ -3,6 +3,7 @@
 Compilers make mistakes of which no error tells. The bounds are those of the gate by which forms of the step are tuned.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -13,20 +14,26 @@ from fastarat.training.step.compiled import NotCompiled, Step, remembered
 from fastarat.training.step.train_step import StepParts
 from fastarat.training.tuning.gate import LENGTH, bound
 
+_LOSS = 0.1
+"""the least loss of which an error is a share: of a smaller one rounding is a large part"""
+
 
 def held_against(written: Step, compiled: Step, parts: StepParts, batch: Batch) -> dict[str, Tensor]:
     """Take a step by `compiled` code, and return its metrics, if it does what the step as `written` does.
 
-    Compared are the loss, and how far the weights and the running statistics move. Raises `NotCompiled` where they
-    differ by more than rounding; the state has moved then.
+    Compared are the loss, and how far weights, momenta and running statistics move: lengths, which tell what is not
+    finite or was never written, and not directions, which the gate tells. Raises `NotCompiled` where they differ by
+    more than rounding; the state has moved then.
     """
     put_back, before = remembered(parts), _state(parts)
     right, its_moves = float(written(batch)["loss"]), _moved(before, _state(parts))
     put_back()
     metrics = compiled(batch)
     moves = _moved(before, _state(parts))
-    errors = {"the loss": abs(float(metrics["loss"]) - right) / abs(right)}
-    errors |= {f"how far {name} moved": abs(moves[name] / its_moves[name] - 1) for name in moves if its_moves[name]}
+    errors = {"the loss": abs(float(metrics["loss"]) - right) / max(abs(right), _LOSS)}
+    for name, its in its_moves.items():
+        difference = abs(moves[name] - its)
+        errors[f"how far {name} moved"] = difference / its if its else math.inf if difference else difference
     dtype = parts.precision.dtype
     precision = "fp32" if dtype == "fp64" else dtype
     allowed = dict.fromkeys(errors, 2 * LENGTH) | {"the loss": bound("full size: loss", precision, len(batch.y))}
@@ -42,7 +49,8 @@ def held_against(written: Step, compiled: Step, parts: StepParts, batch: Batch) 
 
 def _state(parts: StepParts) -> dict[str, list[Tensor]]:
     buffers = [buffer for net in (parts.model, parts.method) for buffer in net.buffers() if buffer.is_floating_point()]
-    groups = {"the weights": parts.parameters, "the running statistics": buffers}
+    # Momenta hold the gradient, whatever the learning rate.
+    groups = {"the weights": parts.parameters, "the momenta": parts.momenta, "the running statistics": buffers}
     return {name: [tensor.detach().clone() for tensor in tensors] for name, tensors in groups.items() if tensors}
 
 

@@ -85,6 +85,8 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
     except triton_errors() as error:
         reason = first_line(error)
         raise WorkError(f"a Triton kernel failed ({reason}): --kernels pytorch does without it") from error
+    except WorkError:  # a RuntimeError that says what it is
+        raise
     except RuntimeError as error:
         if world.group is not None and (of_others := _said_of_others(str(error))):
             raise WorkError(of_others) from error

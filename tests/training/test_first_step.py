@@ -51,3 +51,17 @@ def test_statistics_that_move_another_way_are_told_apart_from_rounding(wrong):
     held_against(eager, eager, training.parts, batch)
     with pytest.raises(NotCompiled, match=r"how far the running statistics moved is off by .*; --compile eager"):
         held_against(eager, miscompiled, training.parts, batch)
+
+
+def test_a_gradient_is_compared_where_the_learning_rate_is_0():
+    training, eager, batch = training_of("bf16", 8)
+    training.controls.learning_rate.fill_(0)
+
+    def miscompiled(batch):
+        metrics = eager(batch)
+        training.parts.momenta[0].fill_(float("nan"))
+        return metrics
+
+    held_against(eager, eager, training.parts, batch)
+    with pytest.raises(NotCompiled, match="how far the momenta moved is off by"):
+        held_against(eager, miscompiled, training.parts, batch)
