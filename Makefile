@@ -42,7 +42,7 @@ TESTS := $(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist worksteal
 test: .venv/.loaders  ## run the CPU tests
 	$(TESTS)
 
-coverage: .venv/.loaders  ## run the CPU tests and count the lines that they reach, which takes a quarter longer
+coverage: .venv/.loaders  ## run the CPU tests and count the lines that they reach, which takes a third longer
 	$(TESTS) --cov --cov-report=term
 
 lint: .venv/.dev  ## check style and format

@@ -1,6 +1,7 @@
 """Compiled code is held against the step as it is written, once for each size of images, before a run trains by it.
 
-Compilers make mistakes of which no error tells. The bounds are those of the gate by which forms of the step are tuned.
+Compilers make mistakes of which no error tells. The bound of the loss is that of the gate by which forms of the step
+are tuned; lengths, compared at the run's own learning rate and attack, may differ twice as much as there.
 """
 
 import math
