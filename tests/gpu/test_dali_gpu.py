@@ -12,10 +12,12 @@ from PIL import Image
 from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading.decoders.dali import DALIDecoder
 from fastarat.data.loading.decoders.decoder import Request
+from tests.helpers import simulated_gpu
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.skipif(simulated_gpu.IS_HERE, reason="DALI cannot decode on a simulated GPU"),
 ]
 SIZE = (160, 120)
 
