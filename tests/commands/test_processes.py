@@ -108,7 +108,7 @@ def test_several_processes_stop_at_a_signal_and_go_on_to_the_same_bits(tmp_path)
 def launching(monkeypatch, capfd) -> Callable[..., tuple[int, str]]:
     """`launching(work)`: the exit code and the stderr of a command that launches processes from this one."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "kernels")]))
-    for name, value in {**UNMEASURED, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR", LAUNCHER: ""}.items():
+    for name, value in {**UNMEASURED, "TORCH_CPP_LOG_LEVEL": "ERROR", LAUNCHER: ""}.items():
         monkeypatch.setenv(name, value)
     levels = {logger: logger.level for logger in map(logging.getLogger, QUIETENED)}
     quit_before = signal.getsignal(signal.SIGQUIT)

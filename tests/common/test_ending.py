@@ -211,7 +211,7 @@ def test_the_launcher_answers_sighup_but_where_nohup_has_it_ignored(monkeypatch,
         return lambda *args: held.update(names=config.signals_to_handle.split(","), args=args)
 
     monkeypatch.setattr(launch_module, "elastic_launch", started)
-    for name in (processes.LAUNCHER, "OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL"):
+    for name in (processes.LAUNCHER, "TORCH_CPP_LOG_LEVEL"):
         monkeypatch.setenv(name, "1")
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
     try:

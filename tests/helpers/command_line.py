@@ -58,13 +58,13 @@ class Result:
 def start(
     *args: object, environment: dict[str, str] | None = None, measured: bool = False, **options: Any
 ) -> subprocess.Popen:
-    """Start `fastarat ARGS` in a process of its own, on one thread, with these environment variables besides ours.
+    """Start `fastarat ARGS` in a process of its own, with these environment variables besides ours.
 
     `measured`: for coverage, for what no test runs in its own process; it takes a third longer and bears no signal.
     """
     paths = {"PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "kernels")])}
     coverage = {} if measured else UNMEASURED
-    env = {**os.environ, **coverage, **paths, "OMP_NUM_THREADS": "1", **(environment or {})}
+    env = {**os.environ, **coverage, **paths, **(environment or {})}
     command = [sys.executable, "-m", "fastarat", *map(str, args)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, **{"env": env, **pipes, **options})

@@ -28,7 +28,7 @@ def found(folder: Path, monkeypatch, on_gpus: bool) -> list[list[str]]:
         return lambda *args: partial(real(config, sys.executable), "-c", SAYS)(str(folder))
 
     monkeypatch.setattr(launch_module, "elastic_launch", started)
-    given = dict.fromkeys((processes.LAUNCHER, "OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL"), "1")
+    given = dict.fromkeys((processes.LAUNCHER, "TORCH_CPP_LOG_LEVEL"), "1")
     for name, value in {**UNMEASURED, **given}.items():  # they run nothing of ours
         monkeypatch.setenv(name, value)
     assert launch(2, ["train"], 0, on_gpus=on_gpus) == 0

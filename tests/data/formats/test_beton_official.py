@@ -73,7 +73,7 @@ for name in ("raw", "jpeg"):
 
 
 def run(script: str, folder: Path, **variables: str) -> None:
-    environment = {**os.environ, **UNMEASURED, "OMP_NUM_THREADS": "1", **variables}
+    environment = {**os.environ, **UNMEASURED, **variables}
     command = [sys.executable, "-c", script, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr
