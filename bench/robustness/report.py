@@ -23,6 +23,10 @@ TITLES = {
     "arat/split-batch-norm": "+ split batch-norm",
     "arat": "AR-AT",
     "arat-swa": "AR-AT + SWA",
+    "at/fp32": "AT, fp32",
+    "at/bf16": "AT, bf16",
+    "arat/fp32": "AR-AT, fp32",
+    "arat/bf16": "AR-AT, bf16",
 }
 PUBLISHED = " (as published)"
 # Clean and AutoAttack accuracy (%) in the AR-AT paper's table (ICLR 2025), CIFAR-10, by net. Its published code scores

@@ -1,14 +1,14 @@
 """Which trainings a suite of the robustness benchmark compares: equal data, net, epochs and threat model.
 
-A training is named `<family>-<method>`, after its recipe, or `<family>-<variant>` for an ablation of AR-AT. Suites
-share the trainings of one name: each is run once.
+A training is named `<family>-<method>`, after its recipe, or `<family>-<variant>` for an ablation of AR-AT, with the
+number format behind it where a suite compares formats. Suites share the trainings of one name: each is run once.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bench.common.inputs import METHODS, PAPER
 from fastarat.config import Config, Fidelity
@@ -41,12 +41,28 @@ class Suite:
     """measure gradient conflict, mixture of distributions and collapse too"""
     snapshots: int = 4
     """states of each training that are kept for `fastarat analyze`"""
+    dtypes: tuple[Literal["auto", "fp32", "bf16"], ...] = ("auto",)
+    """number formats of each training"""
+    num_train_images: int | None = None
+    """of the data, the first; None: all but those for validation"""
 
 
 DISTILLED = ("at", "trades", "lbgat", "standard", "arrest")
 SUITES = {
     "digits": Suite("digits", METHODS, "digits", 3, None, 200),
     "cifar10-tiny": Suite("cifar10-tiny", ("at", "trades", "arat"), "cifar10-jpeg", 1, 2000, 500, snapshots=0),
+    "digits-formats": Suite("digits", ("at", "arat"), "digits", 3, None, 200, snapshots=0, dtypes=("fp32", "bf16")),
+    "cifar10-tiny-formats": Suite(
+        "cifar10-tiny",
+        ("at", "arat"),
+        "cifar10-jpeg",
+        3,
+        2000,
+        500,
+        snapshots=0,
+        dtypes=("fp32", "bf16"),
+        num_train_images=10_000,
+    ),
     "ablation": Suite("digits", (*ABLATIONS, "arat", *DISTILLED), "digits", 1, None, 200, analysed=True),
     "paper-resnet18": Suite("cifar10-resnet18", PAPER, "cifar10-jpeg", 1, None, None),
     "paper-wrn": Suite("cifar10-wrn-34-10", PAPER, "cifar10-jpeg", 1, None, None),
@@ -85,9 +101,11 @@ def entries(
     ARREST's begins with the net of `standard` of the same seed.
     """
     mark = "" if fidelity == "paper" else f"-{fidelity}"
+    if suite.num_train_images is not None:
+        mark += f"-{suite.num_train_images}"
     alike = recipe(f"{suite.family}-at", fidelity)
     history = max(alike.epochs // suite.snapshots, 1) if suite.snapshots else 0
-    for seed, method in product(range(num_seeds), suite.methods):
+    for seed, method, dtype in product(range(num_seeds), suite.methods, suite.dtypes):
         if method not in methods:
             continue
         config = recipe(f"{suite.family}-{'arat' if method in ABLATIONS else method}", fidelity)
@@ -103,6 +121,11 @@ def entries(
             seed=seed,
             data=data or suite.data,
             checkpoint=replace(config.checkpoint, history=history),
+            dtype=dtype,
         )
+        if suite.num_train_images is not None:
+            config = replace(config, num_train_images=suite.num_train_images, num_validation_images=0)
         name = f"arat/{method}" if method in ABLATIONS else method
+        if dtype != "auto":
+            name, method = f"{name}/{dtype}", f"{method}-{dtype}"
         yield SuiteTraining(name, config, runs / f"{suite.family}-{method}{mark}-seed{seed}")

@@ -132,6 +132,13 @@ def test_methods_of_a_suite_differ_in_method_attack_and_optimiser_alone(tmp_path
         assert len(alike) == 1
 
 
+def test_trainings_that_compare_number_formats_differ_in_them_alone(tmp_path):
+    suite = suites.SUITES["cifar10-tiny-formats"]
+    single, half = suites.entries(suite, ("arat",), None, num_seeds=1, runs=tmp_path)
+    assert (single.method, half.method) == ("arat/fp32", "arat/bf16") and single.out != half.out
+    assert replace(single.config, dtype="bf16") == half.config and half.config.num_train_images == 10_000
+
+
 def test_arrest_starts_from_the_standard_net_of_its_seed_which_is_trained_before_it(tmp_path):
     suite = suites.SUITES["digits"]
     outs = []
