@@ -6,7 +6,7 @@ What fastarat's speed is compared with, by `python -m bench.throughput`. It shar
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -119,11 +119,11 @@ class Plain:
 
     def compile(self, mode: Mode) -> None:
         """Run the nets by torch.compile from now on."""
-        options = compiler_options(self.device.type)  # either these or a mode
-        how: dict[str, Any] = {"options": options} if options else {"mode": mode}
-        self.forward = torch.compile(self.net, dynamic=False, **how)
+        # torch.compile takes a mode or options, of which a mode is a name.
+        options = {**torch._inductor.list_mode_options(mode), **(compiler_options(self.device.type) or {})}
+        self.forward = torch.compile(self.net, dynamic=False, options=options)
         if self.teacher is not None:
-            self.teach = torch.compile(self.teacher, dynamic=False, **how)
+            self.teach = torch.compile(self.teacher, dynamic=False, options=options)
 
     def autocast(self) -> torch.autocast:
         """The context of forwards and losses."""

@@ -37,8 +37,8 @@ class Means(NamedTuple):
     """a scalar 0 that requires grad. A compiled step passes one in, since a graph can differentiate by what it is
     given, but not make a leaf of its own"""
     factor: Tensor | None = None
-    """on the objective, a float32 scalar on the device: halved in place after an overflow, whose entries count as 0;
-    None: as `loss_scale` says"""
+    """on the objective, a float32 scalar on the device: halved in place after an overflow, whose entries keep their
+    signs; None: as `loss_scale` says"""
 
 
 PLAIN = Means()
@@ -117,15 +117,16 @@ def input_gradient(
         factor = loss_scale(logits) if means.factor is None else means.factor
         (gradient,) = torch.autograd.grad(value * factor, leaf)
     if means.factor is not None:
-        gradient = _without_overflow(gradient, means.factor)
+        gradient = _cut_to_fp16(gradient, means.factor)
     return gradient, logits.detach()
 
 
-def _without_overflow(gradient: Tensor, factor: Tensor) -> Tensor:
-    """`gradient` with 0 for what is not finite; `factor`, by which it was multiplied, is then halved, down to 1."""
-    finite = gradient.isfinite()
-    factor.mul_(torch.where(finite.all(), 1.0, 0.5)).clamp_(min=1)
-    return torch.where(finite, gradient, 0.0)
+def _cut_to_fp16(gradient: Tensor, factor: Tensor) -> Tensor:
+    """`gradient` with the largest number of fp16 for what is larger, 0 for NaN; `factor`, by which it was multiplied,
+    is halved if anything is not finite, down to 1."""
+    factor.mul_(torch.where(gradient.isfinite().all(), 1.0, 0.5)).clamp_(min=1)
+    largest = torch.finfo(torch.float16).max
+    return gradient.nan_to_num(nan=0.0, posinf=largest, neginf=-largest)
 
 
 def loss_scale(logits: Tensor) -> int:

@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 LONGEST_WAIT = timedelta(hours=1)
 """for a process that does the same as the others: compiling a step from a cold cache takes minutes"""
+LONGEST_STEP = timedelta(minutes=15)
+"""for its part of a step, which all of them have compiled: the longest that a loader may stand still"""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ def join_world(device: str) -> World:
     here = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(here)
-    dist.init_process_group("nccl" if on_gpu else "gloo", device_id=here if on_gpu else None)
+    backend = "nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, device_id=here if on_gpu else None, timeout=LONGEST_STEP)
     # The first process may decode a large data set while the others wait; the launcher sees who died.
     control = _waiting(timedelta(days=1))
     return World(here, dist.get_rank(), dist.get_world_size(), dist.group.WORLD, control)
@@ -125,6 +128,24 @@ def largest(values: tuple[int, ...], world: World) -> tuple[int, ...]:
     found = torch.tensor(values, dtype=torch.int64)
     dist.all_reduce(found, op=dist.ReduceOp.MAX, group=world.control)
     return tuple(found.tolist())
+
+
+def gathered(value: T, world: World) -> list[T]:
+    """What each process gives, in their order. `T`: what pickle takes, and small."""
+    if world.control is None:
+        return [value]
+    found: list[Any] = [None] * world.size
+    dist.all_gather_object(found, value, group=world.control)
+    return found
+
+
+def said_of_others(error: str, world: World) -> str:
+    """What a collective's error says of another process, in our words; empty if it is none."""
+    if "onnection" in error:
+        return "another process has ended: it was killed, or failed for the reason above"
+    if "imed out" in error:
+        return f"another process hangs, and process {world.rank} has waited too long: end it, then --resume goes on"
+    return ""
 
 
 def barrier(world: World) -> None:

@@ -1,5 +1,7 @@
 """A training run at its beginning, built from a configuration."""
 
+from functools import partial
+
 import torch
 from fastarat_kernels import philox
 from fastarat_kernels.implementations import PYTORCH, TRITON, Kernels
@@ -23,8 +25,10 @@ from fastarat.models.registry import build_model
 from fastarat.models.split_batch_norm import forward_context
 from fastarat.training.choices import Choices
 from fastarat.training.state import Training
-from fastarat.training.step.compiled import MOST_UNROLLED, Step, build_step, keep_caches, unrolled_size
+from fastarat.training.step.code_folder import keep_caches
+from fastarat.training.step.compiled import MOST_UNROLLED, Step, build_step, unrolled_size
 from fastarat.training.step.precision import Dtype, Precision
+from fastarat.training.step.together import meet
 from fastarat.training.step.train_step import StepParts
 
 IMPLEMENTATIONS = {"pytorch": PYTORCH, "triton": TRITON}
@@ -48,7 +52,8 @@ def step_of(training: Training, choices: Choices) -> Step:
     unroll = choices.unroll
     if unroll is None:
         unroll = unrolled_size(training.parts) <= MOST_UNROLLED
-    return build_step(training.parts, training.controls, choices.compile, unroll=unroll)
+    together = partial(meet, choices.way, world) if (world := training.parts.world).control else None
+    return build_step(training.parts, training.controls, choices.compile, unroll=unroll, meet=together)
 
 
 def compute_with(training: Training, kernels: Kernels) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,10 @@ from fastarat.config import Config
 from fastarat.config.training import CompileMode
 from fastarat.training.step.precision import Dtype
 from fastarat.training.toolchain import why_no_code, why_no_gpu
+
+Way = tuple[CompileMode, Literal["triton", "pytorch"]]
+WAYS: tuple[Way, ...] = tuple(product(("graph", "compile", "eager"), ("triton", "pytorch")))
+"""how the step runs and who computes, each better than those after it"""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,11 @@ class Choices:
     """compiled: the whole step as one graph, or a graph a stage; None: by its size"""
     threads: int | None = None
     """of PyTorch on a CPU; None: as many as it has"""
+
+    @property
+    def way(self) -> int:
+        """The place among `WAYS` of how its steps run."""
+        return WAYS.index((self.compile, self.kernels))
 
 
 @contextmanager

@@ -8,27 +8,21 @@ its failure ends the run.
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import product
-from typing import Literal
 
 import torch
 from fastarat_kernels.launch import UnsupportedInput, triton_errors
 from torch import Tensor
 
 from fastarat.common.choice_log import ChoiceLog
-from fastarat.common.distributed import largest
+from fastarat.common.distributed import gathered, largest
 from fastarat.common.errors import first_line
-from fastarat.config.training import CompileMode
 from fastarat.data.loading.loader import Batch
 from fastarat.training.build import IMPLEMENTATIONS, compute_with, step_of
-from fastarat.training.choices import Choices
+from fastarat.training.choices import WAYS, Choices, Way
 from fastarat.training.first_step import held_against
 from fastarat.training.state import Training
 from fastarat.training.step.compiled import NotCaptured, Step, StepBySize, remembered
-
-Way = tuple[CompileMode, Literal["triton", "pytorch"]]
-WAYS: tuple[Way, ...] = tuple(product(("graph", "compile", "eager"), ("triton", "pytorch")))
-"""how the step runs and who computes, each better than those after it"""
+from fastarat.training.step.together import LeftBehind, meet
 
 
 class FallbackStep:
@@ -51,13 +45,11 @@ class FallbackStep:
         while True:
             put_back = remembered(self.training.parts)
             metrics, way, why = self._tried(batch)
-            # All go on alike, by the worst that any of them has to take.
-            (worst,) = largest((way,), self.training.parts.world)
-            if metrics is not None and worst == way:
+            if metrics is not None:
                 self.sizes.add(batch.x.shape)
                 return metrics
             put_back()
-            self._take(worst, why or "another process could not take the step")
+            self._take(way, self._of_all(why))
 
     def close(self) -> None:
         """Give up what was captured."""
@@ -65,22 +57,34 @@ class FallbackStep:
             self.step.close()
 
     def _tried(self, batch: Batch) -> tuple[dict[str, Tensor] | None, int, str]:
-        """The step's metrics, if it can be taken; the way to go, by its place among `WAYS`; and why, if it is another.
+        """The step's metrics, if all processes can take it; the way that all go on, by its place among `WAYS`; and why
+        this process takes another.
 
         Raises the error for which there is none.
         """
+        world = self.training.parts.world
         try:
             metrics = self._first(batch)
             if batch.x.is_cuda:
                 torch.cuda.synchronize(batch.x.device)  # a kernel that fails is known only then
+            meet(self.choices.way, world)
         except torch.OutOfMemoryError:
             raise
+        except LeftBehind as error:
+            return None, error.way, ""
         except Exception as error:
             way = self._next_best(error)
             if way is None:
                 raise
-            return None, WAYS.index(way), first_line(error)
-        return metrics, WAYS.index((self.choices.compile, self.choices.kernels)), ""
+            # The others are at a meeting, or will be: all go on alike, by the worst that any of them has to take.
+            (worst,) = largest((WAYS.index(way),), world)
+            return None, worst, first_line(error)
+        return metrics, self.choices.way, ""
+
+    def _of_all(self, why: str) -> str:
+        """Why they go on another way: for a reason of this process, or of another, which is named."""
+        reasons = gathered(why, self.training.parts.world)
+        return why or next(f"process {rank}: {reason}" for rank, reason in enumerate(reasons) if reason)
 
     def _first(self, batch: Batch) -> dict[str, Tensor]:
         """The first step with images of a size. On a CPU compiled code is held against the eager step: every machine

@@ -80,8 +80,9 @@ def _raise_killed(failures: dict[int, ProcessFailure]) -> None:
     for rank, failure in sorted(failures.items()):
         if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
             name = signal.Signals(-failure.exitcode).name
+            cause = "NCCL waited for another process, or a library failed" if name == "SIGABRT" else "out of memory?"
             raise WorkError(
-                f"process {rank} was killed ({name}; out of memory?); --resume goes on from the last checkpoint"
+                f"process {rank} was killed ({name}; {cause}); --resume goes on from the last checkpoint"
             ) from None
 
 

@@ -11,7 +11,15 @@ from fastarat_kernels.launch import UnsupportedInput, triton_errors
 
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.console import notice
-from fastarat.common.distributed import World, barrier, decided, join_world, leave_world, with_short_waits
+from fastarat.common.distributed import (
+    World,
+    barrier,
+    decided,
+    join_world,
+    leave_world,
+    said_of_others,
+    with_short_waits,
+)
 from fastarat.common.environment import environment
 from fastarat.common.errors import Interrupted, UserError, WorkError, first_line
 from fastarat.common.processes import is_first
@@ -88,7 +96,7 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
     except WorkError:  # a RuntimeError that says what it is
         raise
     except RuntimeError as error:
-        if world.group is not None and (of_others := _said_of_others(str(error))):
+        if world.group is not None and (of_others := said_of_others(str(error), world)):
             raise WorkError(of_others) from error
         raise
     finally:
@@ -99,15 +107,6 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
             training.loader.close()
         run.unlock()
     return run
-
-
-def _said_of_others(error: str) -> str:
-    """What a collective's error says of another process, in our words; empty if it is none."""
-    if "onnection" in error:
-        return "another process has ended: it was killed, or failed for the reason above"
-    if "imed out" in error:
-        return "another process hangs, and was waited for too long: end it, then --resume goes on"
-    return ""
 
 
 def _chosen(config: Config, begun: Run | None, device: str, log: ChoiceLog) -> tuple[Choices, Choices | None, bool]:

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from fastarat.common.distributed import (
+    LONGEST_STEP,
     LONGEST_WAIT,
     World,
     average_in_place,
@@ -67,7 +68,7 @@ def test_what_is_decided_alone_is_our_own():
     barrier(ALONE)
 
 
-def test_processes_wait_a_day_for_the_data_and_then_for_each_other_no_longer_than_an_hour(monkeypatch):
+def test_processes_wait_a_day_for_the_data_then_for_each_other_an_hour_and_minutes_in_a_step(monkeypatch):
     names = {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -77,15 +78,16 @@ def test_processes_wait_a_day_for_the_data_and_then_for_each_other_no_longer_tha
     world = join_world("cpu")
     try:
         shorter = with_short_waits(world)
-        assert [longest_wait(each) for each in (world, shorter)] == [timedelta(days=1), LONGEST_WAIT]
+        assert [longest_wait(each.control) for each in (world, shorter)] == [timedelta(days=1), LONGEST_WAIT]
+        assert longest_wait(world.group) == LONGEST_STEP
         assert shorter.group is world.group and decided(lambda: "ours", shorter) == "ours"
     finally:
         leave_world(world)
     assert with_short_waits(ALONE) is ALONE
 
 
-def longest_wait(world: World) -> timedelta:
-    return world.control._get_backend(torch.device("cpu")).options._timeout
+def longest_wait(group: Any) -> timedelta:
+    return group._get_backend(torch.device("cpu")).options._timeout
 
 
 def test_only_the_first_of_several_processes_prints(monkeypatch):

@@ -188,6 +188,9 @@ def test_finds_with_tf32_convolutions_are_confirmed_without_them(net, images, la
 
         def forward(self, x):
             rounds = torch.backends.cudnn.conv.fp32_precision == "tf32"
+            assert torch.backends.cudnn.allow_tf32 == rounds and torch.get_float32_matmul_precision() == "highest"
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=rounds):  # reads the older names, too
+                pass
             seen.append(rounds)
             return -net(x) if rounds else net(x)
 

@@ -14,7 +14,6 @@ from fastarat_kernels.launch import UnsupportedInput
 from torch._dynamo.exc import TorchDynamoException
 
 from fastarat.__main__ import main
-from fastarat.training import fallback
 from fastarat.training.build import IMPLEMENTATIONS
 from fastarat.training.choices import Choices
 from tests.helpers.command_line import ONE_EPOCH, Result, assert_same, metrics, newest, state_of
@@ -146,17 +145,3 @@ def test_a_better_way_that_fails_gives_way_with_a_line_and_every_bit_is_the_eage
 def test_what_was_asked_for_by_name_and_fails_ends_the_run_with_one_line(machine, mode, fails, flags, words):
     result = machine(mode, fails, *flags)
     assert result.code == 1 and words in result.error and "--kernels pytorch" in result.error
-
-
-def test_all_processes_go_on_alike_by_the_worst_of_them(machine, eager, tmp_path, monkeypatch):
-    asked = []
-
-    def worst(mine, world):
-        asked.append(mine)
-        return (fallback.WAYS.index(("eager", "pytorch")),)
-
-    monkeypatch.setattr(fallback, "largest", worst)
-    result = machine("compile", ())
-    assert result.code == 0 and "compile: eager (another process could not take the step)" in result.err
-    assert asked == [(fallback.WAYS.index(("compile", "triton")),), (fallback.WAYS.index(("eager", "pytorch")),)]
-    assert_same_training(tmp_path / "run", eager)

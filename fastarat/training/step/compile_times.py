@@ -12,7 +12,7 @@ from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import read_json, write_text
 from fastarat.common.version import __version__
 from fastarat.config import Config
-from fastarat.training.step.compiled import cache_folder
+from fastarat.training.step.code_folder import cache_folder
 from fastarat.training.step.train_step import StepParts
 
 NAME = "seconds.json"

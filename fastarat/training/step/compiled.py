@@ -6,14 +6,9 @@ graph captures the whole step either way: one launch from the host. Images of an
 made when the first batch of them comes.
 """
 
-import atexit
-import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from shutil import rmtree
-from tempfile import mkdtemp
 from types import FunctionType
 from typing import Any
 
@@ -21,11 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from fastarat.attacks.cuda_graphs import capturing
-from fastarat.common.console import notice
-from fastarat.common.errors import UserError, WorkError, first_line
-from fastarat.common.processes import is_first
+from fastarat.common.errors import WorkError, first_line
 from fastarat.config.training import CompileMode
 from fastarat.data.loading.loader import Batch
+from fastarat.training.step.together import Compile, in_turn
 from fastarat.training.step.train_step import EAGER, Controls, Stages, StepParts, train_step
 
 Step = Callable[[Batch], dict[str, Tensor]]
@@ -55,22 +49,29 @@ def num_convolutions(net: nn.Module) -> int:
 
 
 def build_step(
-    parts: StepParts, controls: Controls, mode: CompileMode, *, unroll: bool, backend: str = "inductor"
+    parts: StepParts,
+    controls: Controls,
+    mode: CompileMode,
+    *,
+    unroll: bool,
+    backend: str = "inductor",
+    meet: Callable[[], None] | None = None,
 ) -> Step:
     """The step in `mode`; nothing is compiled before its first call with images of a size, which raises `WorkError`
     if that fails.
 
-    `unroll`: one graph for the whole step, or one a stage. `backend`: of torch.compile. Batches may differ in the size
-    of their images only.
+    `unroll`: one graph for the whole step, or one a stage. `backend`: of torch.compile. `meet`: of several processes,
+    for which see `fastarat.training.step.together`. Batches may differ in the size of their images only.
     """
     if mode == "eager":
         return lambda batch: train_step(parts, batch, controls)
     # With autograd traced, attack and training are one graph.
     torch._dynamo.config.trace_autograd_ops = True
-    options = compiler_options(parts.precision.device_type) if backend == "inductor" else None
+    compiler = _compiler(backend, parts.precision.device_type)
+    compiler = in_turn(compiler, meet, parts.world) if meet else compiler
 
     def full_graph(function: FunctionType) -> Callable:
-        return torch.compile(_with_own_code(function), fullgraph=True, dynamic=False, backend=backend, options=options)
+        return torch.compile(_with_own_code(function), fullgraph=True, dynamic=False, backend=compiler)
 
     def compiled() -> Step:
         whole = full_graph(train_step) if unroll else train_step
@@ -85,7 +86,20 @@ def build_step(
     if mode == "compile":
         return StepBySize(compiled)
     pool = torch.cuda.graph_pool_handle()
-    return StepBySize(lambda: CapturedStep(parts, compiled(), pool))
+    return StepBySize(lambda: CapturedStep(parts, compiled(), pool, meet))
+
+
+def _compiler(backend: str, device_type: str) -> Compile:
+    """The backend of torch.compile; inductor with the options by which its code is right."""
+    if backend != "inductor":
+        return torch._dynamo.lookup_backend(backend)
+
+    def by_inductor(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        from torch._inductor.compile_fx import compile_fx  # seconds to import
+
+        return compile_fx(graph, inputs, config_patches=compiler_options(device_type))
+
+    return by_inductor
 
 
 def compiler_options(device_type: str) -> dict[str, Any] | None:
@@ -134,11 +148,11 @@ class CapturedStep:
     """A step captured in a CUDA graph at its first call: one launch replays it all.
 
     The metrics of a call are overwritten by the next one. `pool`: the handle of memory that several captured
-    steps share, of which one runs at a time; None: its own.
+    steps share, of which one runs at a time; None: its own. `meet`: as for `build_step`.
     """
 
-    def __init__(self, parts: StepParts, step: Step, pool: Any = None):
-        self.parts, self.step, self.pool = parts, step, pool
+    def __init__(self, parts: StepParts, step: Step, pool: Any = None, meet: Callable[[], None] | None = None):
+        self.parts, self.step, self.pool, self.meet = parts, step, pool, meet
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
@@ -178,6 +192,8 @@ class CapturedStep:
         except RuntimeError as error:
             fix = "--compile compile --kernels pytorch runs it uncaptured"
             raise NotCaptured(f"the step could not be captured ({first_line(error)}); {fix}") from error
+        if self.meet:
+            self.meet()
         self.graph = graph
 
 
@@ -211,49 +227,11 @@ def _compiler_errors() -> Iterator[None]:
         yield
     except (TorchDynamoException, FailOnRecompileLimitHit) as error:
         cause = getattr(error, "inner_exception", error)
+        if isinstance(cause, WorkError):  # of another process
+            raise cause from None
         lines = str(cause).splitlines()
         # A C++ compiler's own report stands further down.
         reported = next((line.strip() for line in lines if "error: " in line), "")
         reason = ": ".join(filter(None, [*lines[:1], reported])) or type(cause).__name__
         fix = "--compile eager --kernels pytorch runs it as it is"
         raise NotCompiled(f"the step could not be compiled ({reason}); {fix}") from error
-
-
-def cache_folder() -> Path | None:
-    """Where compiled code is kept: $TORCHINDUCTOR_CACHE_DIR, or in the user's cache directory, if there is one."""
-    chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    folder = Path(chosen or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "fastarat-compiled"))
-    try:
-        return folder.expanduser()
-    except RuntimeError:  # with no home at all ~ stays as it is: a folder of that name is nowhere, and is not made
-        return None
-
-
-def keep_caches() -> Path:
-    """Let compiled code outlive the process: in $TORCHINDUCTOR_CACHE_DIR, or the user's cache directory.
-
-    Where the user's cache directory cannot be written, code lies in a folder that goes with the process, and that is
-    said. Raises `UserError` if $TORCHINDUCTOR_CACHE_DIR is set and cannot be written.
-    """
-    chosen, folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR"), cache_folder()
-    if folder is not None and _is_writable(folder):
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
-        return folder
-    if chosen:
-        raise UserError(f"compiled code cannot be kept in {folder}: set TORCHINDUCTOR_CACHE_DIR, or --compile eager")
-    if is_first():
-        place = folder or "~/.cache"
-        notice(f"compiled code is not kept for the next run: {place} cannot be written; set TORCHINDUCTOR_CACHE_DIR")
-    folder = Path(mkdtemp(prefix="fastarat-compiled-"))  # for this user alone: what lies in it is run
-    atexit.register(rmtree, folder, ignore_errors=True)
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
-    return folder
-
-
-def _is_writable(folder: Path) -> bool:
-    """Whether it is there, or can be made, and takes files."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)

@@ -27,7 +27,7 @@ class Precision:
         # The scale, and the number of good steps since it last changed (Micikevicius et al., 2018).
         self.scale = torch.full((), 2.0**16 if self.scales else 1.0, device=device)
         self.good_steps = torch.zeros((), dtype=torch.int32, device=device)
-        # See `fastarat.attacks.pgd.Means`. No checkpoint keeps it: a run that goes on finds it again.
+        # See `fastarat.attacks.pgd.Means`.
         self.attack_factor = torch.full((), float(FP16_FACTOR), device=device) if self.scales else None
 
     def autocast(self) -> AbstractContextManager:
@@ -72,9 +72,12 @@ class Precision:
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint keeps."""
-        return {"scale": self.scale, "good_steps": self.good_steps}
+        state = {"scale": self.scale, "good_steps": self.good_steps}
+        return state if self.attack_factor is None else {**state, "attack_factor": self.attack_factor}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` gave."""
         self.scale.copy_(state["scale"])
         self.good_steps.copy_(state["good_steps"])
+        if self.attack_factor is not None:
+            self.attack_factor.copy_(state["attack_factor"])

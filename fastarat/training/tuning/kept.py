@@ -18,7 +18,7 @@ from fastarat.common.typed import build
 from fastarat.config import Config
 from fastarat.data.formats.find import place_of
 from fastarat.training.choices import Choices
-from fastarat.training.step.compiled import cache_folder
+from fastarat.training.step.code_folder import cache_folder
 from fastarat.training.tuning.candidates import open_forms
 from fastarat.training.tuning.trial import Tried, fastest
 

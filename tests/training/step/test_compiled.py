@@ -1,9 +1,6 @@
 """The compiled step is the eager step: one graph whatever the method, format and attack, and the same numbers."""
 
-import os
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +8,7 @@ from fastarat_kernels.implementations import PYTORCH, TRITON
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from fastarat.common.distributed import World
-from fastarat.common.errors import UserError, WorkError
+from fastarat.common.errors import WorkError
 from fastarat.config.attack import AttackConfig
 from fastarat.config.method import (
     ARATConfig,
@@ -28,7 +25,7 @@ from fastarat.data.open import open_dataset
 from fastarat.methods.registry import build_method
 from fastarat.models.registry import build_model
 from fastarat.training.build import build_training
-from fastarat.training.step.compiled import MOST_UNROLLED, build_step, keep_caches, unrolled_size
+from fastarat.training.step.compiled import MOST_UNROLLED, build_step, unrolled_size
 from fastarat.training.step.train_step import Controls
 from tests.helpers.step_parts import nets_of_one_block, parts_of
 
@@ -234,32 +231,3 @@ def test_a_compiler_that_fails_is_named_with_the_way_round_it():
     with pytest.raises(WorkError, match=r"no such instruction.*--compile eager") as failure:
         trained("compile", method=METHODS["standard"], attack=ATTACKS["none"], backend=broken, num_steps=1)
     assert "\n" not in str(failure.value)
-
-
-def test_compiled_code_is_kept_where_it_can_be_written(tmp_path, monkeypatch):
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert keep_caches().is_relative_to(tmp_path) and keep_caches().is_dir()
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file" / "below"))
-    with pytest.raises(UserError, match="TORCHINDUCTOR_CACHE_DIR"):
-        keep_caches()
-
-
-@pytest.mark.parametrize("home", ["a home that cannot be written", "no home"])
-def test_where_it_cannot_be_kept_it_goes_with_the_process_and_that_is_said(tmp_path, monkeypatch, capsys, home):
-    # Set first, so that what the product sets is undone.
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
-    (tmp_path / "file").write_text("")
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "file"))
-    if home == "no home":
-        monkeypatch.delenv("HOME")
-        monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    folder = keep_caches()
-    assert folder.parent == tmp_path and folder.stat().st_mode & 0o077 == 0
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder) and not Path("~").exists()
-    (said,) = capsys.readouterr().err.splitlines()
-    assert "is not kept for the next run" in said and "set TORCHINDUCTOR_CACHE_DIR" in said
