@@ -11,16 +11,18 @@ from fastarat.config.training import CompileMode
 from fastarat.data.loading.loader import Batch
 from fastarat.training.reporting import duration
 from fastarat.training.state import Training
-from fastarat.training.step.compile_times import seconds_to_compile, step_key
+from fastarat.training.step.compile_times import last_slowness, seconds_to_compile, step_key
 from fastarat.training.step.compiled import Step, num_convolutions, remembered
 
 SAVED = {"fp32": 0.2, "bf16": 0.3}
 """the share of an eager step's time that the compiled one saves at least, of the nets of the recipes for CPUs"""
 MOST_CONVOLUTIONS = 12
 """of such a net; in a ResNet-18 on a CPU products take the time, which compiling does not change"""
-_SECONDS_A_COMPILER = 30
+_SECONDS_A_COMPILER = 35.0
 _SECONDS_A_CONVOLUTION = 2.5
-"""what a first compilation takes, by the net's convolutions, on one core of a busy machine"""
+"""what a first compilation takes, by the net's convolutions, on two idle cores: 49 s were measured for 6"""
+_SECONDS_OF_SORTING = 0.02
+"""what a hundred thousand words take there"""
 _MOST_STEPS = 4
 _ENOUGH_SECONDS = 2.0
 
@@ -31,10 +33,11 @@ def faster_mode(training: Training, step: Step, done: int, log: ChoiceLog) -> Co
     What the timed steps move is put back, bit by bit; all processes take them, and the first one's clock counts.
     """
     parts, left = training.parts, training.config.epochs * training.loader.steps_per_epoch - done
-    share, cost = SAVED.get(parts.precision.dtype, 0.0), decided(lambda: _cost(training), parts.world)
+    share = SAVED.get(parts.precision.dtype, 0.0)
     if not share or num_convolutions(parts.model) > MOST_CONVOLUTIONS:
         log.choose("compile", "eager", f"no gain is known of compiling this net on a CPU in {parts.precision.dtype}")
         return "eager"
+    cost = decided(lambda: _cost(training), parts.world)
     seconds, spent, batch = math.inf, 0.0, _made_up(training)
     put_back = remembered(parts)
     for _ in range(_MOST_STEPS):
@@ -68,13 +71,36 @@ def _cost(training: Training) -> float:
     sides = {config.size_in(epoch) for epoch in range(training.epoch, config.epochs + 1)}
     sizes = {(side, side) if side else (height, width) for side in sides}
     known = [seconds_to_compile(step_key(training.parts, config, size)) for size in sizes]
-    return sum(estimate(training) if seconds is None else seconds for seconds in known)
+    estimated = estimate(training) if None in known else 0.0
+    return sum(estimated if seconds is None else seconds for seconds in known)
+
+
+def expected(training: Training, size: tuple[int, int]) -> tuple[float | None, str]:
+    """Seconds to compile the step for images of this size (height, width), and by what they are known; None if not."""
+    seconds = seconds_to_compile(step_key(training.parts, training.config, size))
+    if seconds is not None:
+        return seconds, "by the last time on this machine"
+    if training.parts.world.device.type != "cpu" or num_convolutions(training.parts.model) > MOST_CONVOLUTIONS:
+        return None, ""
+    return estimate(training), "by the net's size and the machine's speed now"
 
 
 def estimate(training: Training) -> float:
-    """Seconds of a first compilation."""
+    """Seconds of a first compilation on this machine, as slow as it is now, or was at its last one."""
+    return idle_seconds(training) * max(1.0, last_slowness(), _slowness_now())
+
+
+def idle_seconds(training: Training) -> float:
+    """Seconds of a first compilation on two idle cores."""
     convolutions = num_convolutions(training.parts.model) + num_convolutions(training.parts.method)
     return _SECONDS_A_COMPILER + _SECONDS_A_CONVOLUTION * convolutions
+
+
+def _slowness_now() -> float:
+    """How many times as long as on an idle core a little work takes."""
+    started = time.monotonic()
+    sorted(map(str, range(100_000)))
+    return (time.monotonic() - started) / _SECONDS_OF_SORTING
 
 
 def _made_up(training: Training) -> Batch:

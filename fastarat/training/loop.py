@@ -14,11 +14,12 @@ from fastarat.common.signals import answered
 from fastarat.data.loading.loader import Batch
 from fastarat.runs.metrics import has_overfitted, may_overfit, overfitting_begins, overfitting_sentence
 from fastarat.runs.run import Run
+from fastarat.training.compiling import expected, idle_seconds
 from fastarat.training.evaluations import Evaluations
 from fastarat.training.profiling.profiler import Profiler
 from fastarat.training.reporting import Display, Events, duration
 from fastarat.training.state import Training
-from fastarat.training.step.compile_times import keep_seconds, seconds_to_compile, step_key
+from fastarat.training.step.compile_times import keep_seconds, step_key
 from fastarat.training.step.compiled import Step
 
 
@@ -76,11 +77,9 @@ class Loop:
         self.compiled_shapes.add(batch.x.shape)
         started = time.monotonic()
         key = step_key(self.training.parts, self.config, (batch.x.shape[2], batch.x.shape[3]))
-        expected = seconds_to_compile(key)
-        usual = "minutes at first, seconds from the cache"
-        if expected is not None:
-            usual = f"about {duration(expected)}, by the last time on this machine"
-        with self.display.waiting(f"compiling the step: {usual}", expected):
+        seconds, why = expected(self.training, (batch.x.shape[2], batch.x.shape[3]))
+        usual = "minutes at first, seconds from the cache" if seconds is None else f"about {duration(seconds)}, {why}"
+        with self.display.waiting(f"compiling the step: {usual}", seconds):
             try:
                 self.training.advance(self.step, batch)
             except WorkError:
@@ -95,7 +94,7 @@ class Loop:
         height, width = batch.x.shape[2:]
         if self.compiles:  # it may have fallen back
             if self.world.is_main:
-                keep_seconds(key, seconds)
+                keep_seconds(key, seconds, idle_seconds(self.training))
             self.display.note(f"compiled for images of {width}x{height} in {duration(seconds)}")
         self.display.count_from(self.training.step)
         self.epoch_started += seconds

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from platform import node
 from types import SimpleNamespace
 
 import pytest
@@ -15,8 +16,8 @@ from fastarat.data.open import open_dataset
 from fastarat.training import compiling
 from fastarat.training.build import start_training
 from fastarat.training.choices import Choices
-from fastarat.training.compiling import estimate, faster_mode
-from fastarat.training.step.compile_times import NAME, keep_seconds, seconds_to_compile, step_key
+from fastarat.training.compiling import estimate, expected, faster_mode
+from fastarat.training.step.compile_times import NAME, keep_seconds, last_slowness, seconds_to_compile, step_key
 from fastarat.training.step.compiled import state_tensors
 
 SECOND = 1.0
@@ -65,7 +66,7 @@ def chosen(training, step, done=0):
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_timed_steps_leave_every_bit_as_it_was(dtype):
     training, step = training_of(dtype=dtype)
-    keep_seconds(key_of(training), 0.001)
+    keep_seconds(key_of(training), 0.001, 50)
     before, random = [tensor.clone() for tensor in state_tensors(training.parts)], torch.get_rng_state()
     assert chosen(training, step)[0] == "compile"
     assert all(map(torch.equal, state_tensors(training.parts), before))
@@ -75,20 +76,20 @@ def test_timed_steps_leave_every_bit_as_it_was(dtype):
 def test_a_short_run_stays_eager_after_one_step_and_says_why(steps):
     mode, why = chosen(*training_of(steps))
     assert mode == "eager" and len(steps) == 1
-    assert why == "about 10 s of steps are left: compiling takes 45 s and saves 2 s"
+    assert why == "about 10 s of steps are left: compiling takes 50 s and saves 2 s"
 
 
 @pytest.mark.parametrize(("done", "mode"), [(0, "compile"), (700, "eager")])
 def test_what_is_left_of_a_long_run_decides(steps, done, mode):
     training, step = training_of(steps, epochs=80)
-    assert estimate(training) == 45
+    assert estimate(training) == 50
     assert chosen(training, step, done)[0] == mode
 
 
 def test_a_step_whose_code_is_kept_is_compiled_for_less(steps):
     training, step = training_of(steps, epochs=10)
     assert chosen(training, step)[0] == "eager"
-    keep_seconds(key_of(training), 40)
+    keep_seconds(key_of(training), 40, 50)
     assert chosen(training, step) == (
         "compile",
         "about 1 min 40 s of steps are left: compiling takes 8 s and saves 20 s",
@@ -99,26 +100,51 @@ def test_a_format_of_which_nothing_is_known_is_not_timed(steps):
     assert chosen(*training_of(steps, dtype="fp64"))[0] == "eager" and not steps
 
 
-def test_every_size_of_images_has_its_code():
+def test_every_size_of_images_has_its_code(steps):
     training, _ = training_of(epochs=4)
     growing = replace(training.config, size=8, augment=replace(training.config.augment, crop="resized", start_size=4))
     training.config = growing
-    keep_seconds(key_of(training), 100)
+    keep_seconds(key_of(training), 100, 50)
     sizes = {growing.size_in(epoch) for epoch in range(1, 5)}
-    assert len(sizes) > 1 and compiling._cost(training) == 20 + (len(sizes) - 1) * 45
+    assert len(sizes) > 1 and compiling._cost(training) == 20 + (len(sizes) - 1) * 100
+
+
+def test_an_estimate_follows_the_machine_as_slow_as_it_is_now_or_was_when_it_last_compiled(monkeypatch):
+    training, _ = training_of()
+    clock = iter(range(0, 100, 3))  # three seconds pass between two looks at it
+    monkeypatch.setattr(compiling, "time", SimpleNamespace(monotonic=lambda: next(clock) * 0.02))
+    seconds, why = expected(training, (8, 8))
+    assert seconds == pytest.approx(3 * 50) and "by the net's size" in why
+    keep_seconds("another step", 500, 50)
+    assert last_slowness() == 10 and expected(training, (8, 8))[0] == pytest.approx(500)
+    keep_seconds(key_of(training), 200, 50)
+    assert expected(training, (8, 8)) == (40, "by the last time on this machine")
+    monkeypatch.setattr("fastarat.training.step.compile_times.node", lambda: "another machine")
+    assert last_slowness() == 0
+
+
+def test_of_a_large_net_nothing_is_expected(monkeypatch):
+    monkeypatch.setattr(compiling, "MOST_CONVOLUTIONS", 1)
+    assert expected(training_of()[0], (8, 8)) == (None, "")
 
 
 def test_the_last_time_counts_and_a_spoiled_file_is_no_time(cache):
     assert seconds_to_compile("a") is None
-    keep_seconds("a", 50)
+    keep_seconds("a", 50, 50)
     assert seconds_to_compile("a") == 10  # what is kept comes sooner
-    keep_seconds("a", 7)
-    keep_seconds("a", 6)
+    keep_seconds("a", 7, 50)
+    keep_seconds("a", 6, 50)
     assert seconds_to_compile("a") == 6 and seconds_to_compile("b") is None
-    for spoiled in ("[", "[]", json.dumps({"a": 1}), json.dumps({"a": {}}), json.dumps({"a": {"last": "soon"}})):
+    for spoiled in (
+        "[",
+        "[]",
+        json.dumps({"a": 1}),
+        json.dumps({"a": {}}),
+        json.dumps({"a": {"last": "soon", "machine": node()}}),
+    ):
         (cache / NAME).write_text(spoiled)
-        assert seconds_to_compile("a") is None
-    keep_seconds("a", 5)
+        assert seconds_to_compile("a") is None and last_slowness() == 0
+    keep_seconds("a", 5, 50)
     assert seconds_to_compile("a") == 5
 
 

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import platform
 from pathlib import Path
+from platform import node
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ from fastarat.training.step.code_folder import cache_folder
 from fastarat.training.step.train_step import StepParts
 
 NAME = "seconds.json"
-"""the file: for each step the seconds of its first compilation, and of the last one, whose code was kept"""
+"""the file: for each step the seconds of its first compilation, and of the last one, whose code was kept; and how many
+times as long as on an idle machine the first one took, where"""
 _KEPT_SHARE = 0.2
 """of a first compilation's time what one takes whose code is kept, until it is measured: 5.5 of 48.8 s, with room"""
 
@@ -26,7 +27,7 @@ def step_key(parts: StepParts, config: Config, size: tuple[int, int]) -> str:
     precision, world = parts.precision, parts.world
     rows = config.batch // world.size
     shape = (config.model, config.method, config.attack, config.optimizer, config.sync_bn, rows, size)
-    machine = (platform.node(), torch.get_num_threads(), world.size, precision.device_type)
+    machine = (node(), torch.get_num_threads(), world.size, precision.device_type)
     what = (*shape, precision.dtype, parts.kernels.name, *machine, torch.__version__, __version__)
     return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
 
@@ -40,11 +41,22 @@ def seconds_to_compile(key: str) -> float | None:
         return None
 
 
-def keep_seconds(key: str, seconds: float) -> None:
-    """Remember how long it took; where the folder cannot be written, the next run will not know."""
+def last_slowness() -> float:
+    """How many times as long as on an idle machine the last first compilation on this one took; 0 if there was none."""
+    entries = [entry for entry in _kept().values() if isinstance(entry, dict) and entry.get("machine") == node()]
+    try:
+        return float(entries[-1]["slowness"]) if entries else 0.0
+    except (KeyError, TypeError, ValueError):
+        return 0.0
+
+
+def keep_seconds(key: str, seconds: float, idle: float) -> None:
+    """Remember how long it took, where an idle machine takes `idle` seconds at first; where the folder cannot be
+    written, the next run will not know."""
     kept = _kept()
     entry = kept.get(key)
-    kept[key] = {**entry, "last": round(seconds, 2)} if isinstance(entry, dict) else {"first": round(seconds, 2)}
+    first = {"first": round(seconds, 2), "slowness": round(seconds / idle, 2), "machine": node()}
+    kept[key] = {**entry, "last": round(seconds, 2)} if isinstance(entry, dict) else first
     file = _file()
     if file is None:
         return
