@@ -18,12 +18,13 @@ pytestmark = needs_simulated_gpu
 ROOT = Path(__file__).parents[2]
 SMALL = ["--batch", "32", "--num-train-images", "96", "--evaluation.num-images", "20", "--evaluation.steps", "2"]
 SMALL += ["--evaluation.num-clean-images", "20", "--attack.steps", "2"]
-METHODS = ("arat", "trades", "mart", "lbgat", "fgsm-rs", "standard")
+OF_ONE_STEP = ("fgsm-rs", "n-fgsm", "standard")
+METHODS = ("at", "arat", "trades", "mart", "lbgat", *OF_ONE_STEP)
 
 
 def trained(out: Path, method: str, *flags: str, epochs: int = 1) -> dict:
     """The last line of the metrics of a run."""
-    few = SMALL[:-2] if method in ("fgsm-rs", "standard") else SMALL
+    few = SMALL[:-2] if method in OF_ONE_STEP else SMALL
     code = main(["train", f"digits-{method}", *few, "--epochs", str(epochs), "--out", str(out), *flags])
     assert code == 0
     assert (out / "model.safetensors").exists() and list((out / "checkpoints").iterdir())
