@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = ["--batch", "32", "--num-train-images", "96", "--evaluation.num-images", "20", "--evaluation.steps", "2"]
 SMALL += ["--evaluation.num-clean-images", "20", "--attack.steps", "2"]
 OF_ONE_STEP = ("fgsm-rs", "n-fgsm", "standard")
-METHODS = ("at", "arat", "trades", "mart", "lbgat", *OF_ONE_STEP)
+METHODS = ("at", "arat", "trades", "mart", "lbgat", "arrest", *OF_ONE_STEP)
 
 
 def trained(out: Path, method: str, *flags: str, epochs: int = 1) -> dict:
@@ -33,7 +33,11 @@ def trained(out: Path, method: str, *flags: str, epochs: int = 1) -> dict:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_evaluates_and_keeps_its_run(tmp_path, method):
-    last = trained(tmp_path / "run", method, "--compile", "eager")
+    teacher = []
+    if method == "arrest":
+        trained(tmp_path / "teacher", "standard", "--compile", "eager")
+        teacher = ["--method.teacher", str(tmp_path / "teacher")]
+    last = trained(tmp_path / "run", method, "--compile", "eager", *teacher)
     assert last["step"] == 3 and "evaluation" in last
     if HAS_VALUES:
         assert 0 < last["train"]["loss"] < 100
