@@ -103,16 +103,21 @@ def _compiler(backend: str, device_type: str) -> Compile:
 
 
 def compiler_options(device_type: str) -> dict[str, Any] | None:
-    """The `options` of inductor by which its code is right.
+    """The `options` of inductor by which its code is right, and compiled sooner.
 
     At -O3 GCC 12.2 leaves parts of a transposed tile of bf16 unwritten where it makes copies out of loops: sums over
     that tile are NaN, and right without. The way to a flag is `march`, after which inductor writes nothing.
+
+    The others save a quarter of a first compilation (`digits-arat`, bf16: 118 CPU seconds, 87 with them): inductor does
+    not build programs to find out whether the compiler knows AVX, which one that takes torch's headers does; and what
+    is left of a loop that is no multiple of a vector stays scalar, which no step was slower for.
     """
     if device_type != "cpu" or platform.machine() != "x86_64":
         return None
     from torch._inductor.config import cpp  # seconds to import
 
-    return {"cpp.march": f"{cpp.march or 'native'} -fno-tree-loop-distribute-patterns"}
+    march = f"{cpp.march or 'native'} -fno-tree-loop-distribute-patterns"
+    return {"cpp.march": march, "cpp.vec_isa_ok": True, "cpp.enable_loop_tail_vec": False}
 
 
 def _with_own_code(function: FunctionType) -> FunctionType:
