@@ -75,7 +75,7 @@ def test_a_compiled_run_is_the_eager_run_and_goes_on_from_a_checkpoint_to_the_sa
 
 
 def failing(error: Exception):
-    def build(*_, unroll):
+    def build(*_, **__):
         def step(batch):
             raise error
 
