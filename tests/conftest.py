@@ -23,7 +23,7 @@ from tests.helpers.optional import say_what_brings_them
 from tests.helpers.unmeasured import uncounted, uncounted_calls
 
 torch.set_num_threads(1)
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start: two tests share a machine's cores
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start: two tests share a machine's cores
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton: kernels run in its interpreter
 

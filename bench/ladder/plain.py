@@ -19,7 +19,7 @@ from fastarat.config.attack import AttackConfig
 from fastarat.config.model import Branch
 from fastarat.data.loading.loader import Batch
 from fastarat.models.registry import architecture
-from fastarat.training.step.compiled import compiler_options
+from fastarat.training.step.compiled import right_code
 
 Mode = Literal["default", "reduce-overhead", "max-autotune"]
 Start = Callable[[Batch, AttackConfig, int], Tensor]
@@ -120,7 +120,7 @@ class Plain:
     def compile(self, mode: Mode) -> None:
         """Run the nets by torch.compile from now on."""
         # torch.compile takes a mode or options, of which a mode is a name.
-        options = {**torch._inductor.list_mode_options(mode), **(compiler_options(self.device.type) or {})}
+        options = {**torch._inductor.list_mode_options(mode), **right_code(self.device.type)}
         self.forward = torch.compile(self.net, dynamic=False, options=options)
         if self.teacher is not None:
             self.teach = torch.compile(self.teacher, dynamic=False, options=options)

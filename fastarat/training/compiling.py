@@ -11,7 +11,7 @@ from fastarat.config.training import CompileMode
 from fastarat.data.loading.loader import Batch
 from fastarat.training.reporting import duration
 from fastarat.training.state import Training
-from fastarat.training.step.compile_times import last_slowness, seconds_to_compile, step_key
+from fastarat.training.step.compile_times import keep_seconds, last_slowness, seconds_to_compile, step_key
 from fastarat.training.step.compiled import Step, num_convolutions, remembered
 
 SAVED = {"fp32": 0.2, "bf16": 0.3}
@@ -80,14 +80,26 @@ def expected(training: Training, size: tuple[int, int]) -> tuple[float | None, s
     seconds = seconds_to_compile(step_key(training.parts, training.config, size))
     if seconds is not None:
         return seconds, "by the last time on this machine"
-    if training.parts.world.device.type != "cpu" or num_convolutions(training.parts.model) > MOST_CONVOLUTIONS:
+    if not _is_estimated(training):
         return None, ""
-    return estimate(training), "by the net's size and the machine's speed now"
+    return estimate(training), "by the net's size and how slow the machine is"
 
 
 def estimate(training: Training) -> float:
-    """Seconds of a first compilation on this machine, as slow as it is now, or was at its last one."""
+    """Seconds of a first compilation on this machine, as slow as it is now, or was at its last one in this hour."""
     return idle_seconds(training) * max(1.0, last_slowness(), _slowness_now())
+
+
+def keep_compile_seconds(training: Training, key: str, seconds: float) -> None:
+    """Remember how long the step `key` took to compile, and how slow the machine was if that can be said: of a net like
+    the measured ones, by a process that waited for no other."""
+    alone = training.parts.world.size == 1
+    keep_seconds(key, seconds, idle_seconds(training) if alone and _is_estimated(training) else None)
+
+
+def _is_estimated(training: Training) -> bool:
+    """Whether the time of a first compilation is known by the net's size."""
+    return training.parts.world.device.type == "cpu" and num_convolutions(training.parts.model) <= MOST_CONVOLUTIONS
 
 
 def idle_seconds(training: Training) -> float:

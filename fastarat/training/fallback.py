@@ -14,7 +14,7 @@ from fastarat_kernels.launch import UnsupportedInput, triton_errors
 from torch import Tensor
 
 from fastarat.common.choice_log import ChoiceLog
-from fastarat.common.distributed import gathered, largest
+from fastarat.common.distributed import gathered, largest, said_of_others
 from fastarat.common.errors import first_line
 from fastarat.data.loading.loader import Batch
 from fastarat.training.build import IMPLEMENTATIONS, compute_with, step_of
@@ -74,7 +74,7 @@ class FallbackStep:
             return None, error.way, ""
         except Exception as error:
             way = self._next_best(error)
-            if way is None:
+            if way is None or said_of_others(str(error), world):  # the step of one that waited has not failed
                 raise
             # The others are at a meeting, or will be: all go on alike, by the worst that any of them has to take.
             (worst,) = largest((WAYS.index(way),), world)

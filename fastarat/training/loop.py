@@ -14,12 +14,12 @@ from fastarat.common.signals import answered
 from fastarat.data.loading.loader import Batch
 from fastarat.runs.metrics import has_overfitted, may_overfit, overfitting_begins, overfitting_sentence
 from fastarat.runs.run import Run
-from fastarat.training.compiling import expected, idle_seconds
+from fastarat.training.compiling import expected, keep_compile_seconds
 from fastarat.training.evaluations import Evaluations
 from fastarat.training.profiling.profiler import Profiler
 from fastarat.training.reporting import Display, Events, duration
 from fastarat.training.state import Training
-from fastarat.training.step.compile_times import keep_seconds, step_key
+from fastarat.training.step.compile_times import step_key
 from fastarat.training.step.compiled import Step
 
 
@@ -94,7 +94,7 @@ class Loop:
         height, width = batch.x.shape[2:]
         if self.compiles:  # it may have fallen back
             if self.world.is_main:
-                keep_seconds(key, seconds, idle_seconds(self.training))
+                keep_compile_seconds(self.training, key, seconds)
             self.display.note(f"compiled for images of {width}x{height} in {duration(seconds)}")
         self.display.count_from(self.training.step)
         self.epoch_started += seconds

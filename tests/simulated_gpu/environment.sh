@@ -14,5 +14,5 @@ if ! "$folder/venv/bin/python" -c 'import torch, pytest, tyro' 2>/dev/null; then
     grep -h '^pytest' requirements/dev.txt | grep -v cov >>"$folder/requirements.txt"
     "$folder/venv/bin/python" -m pip install --quiet "torch==$torch" -r "$folder/requirements.txt"
 fi
-requirements/loaders.sh "$folder/venv/bin/python" "$folder/.loaders"
+[[ -e $folder/.loaders ]] || requirements/loaders.sh "$folder/venv/bin/python" "$folder/.loaders"
 "$folder/venv/bin/python" "$here/build.py" "$folder/venv"

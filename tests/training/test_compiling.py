@@ -117,6 +117,11 @@ def test_an_estimate_follows_the_machine_as_slow_as_it_is_now_or_was_when_it_las
     assert seconds == pytest.approx(3 * 50) and "by the net's size" in why
     keep_seconds("another step", 500, 50)
     assert last_slowness() == 10 and expected(training, (8, 8))[0] == pytest.approx(500)
+    keep_seconds("of a large net", 5000, None)
+    assert last_slowness() == 10
+    with monkeypatch.context() as later:
+        later.setattr("fastarat.training.step.compile_times._RECENT_S", 0)
+        assert last_slowness() == 0
     keep_seconds(key_of(training), 200, 50)
     assert expected(training, (8, 8)) == (40, "by the last time on this machine")
     monkeypatch.setattr("fastarat.training.step.compile_times.node", lambda: "another machine")

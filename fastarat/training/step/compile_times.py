@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from pathlib import Path
 from platform import node
 from typing import Any
@@ -13,13 +14,15 @@ from fastarat.common.files import read_json, write_text
 from fastarat.common.version import __version__
 from fastarat.config import Config
 from fastarat.training.step.code_folder import cache_folder
+from fastarat.training.step.compiled import FLAG, SOONER
 from fastarat.training.step.train_step import StepParts
 
 NAME = "seconds.json"
 """the file: for each step the seconds of its first compilation, and of the last one, whose code was kept; and how many
-times as long as on an idle machine the first one took, where"""
+times as long as on an idle machine the first one took, and on which machine"""
 _KEPT_SHARE = 0.2
 """of a first compilation's time what one takes whose code is kept, until it is measured: 5.5 of 48.8 s, with room"""
+_RECENT_S = 3600
 
 
 def step_key(parts: StepParts, config: Config, size: tuple[int, int]) -> str:
@@ -28,7 +31,8 @@ def step_key(parts: StepParts, config: Config, size: tuple[int, int]) -> str:
     rows = config.batch // world.size
     shape = (config.model, config.method, config.attack, config.optimizer, config.sync_bn, rows, size)
     machine = (node(), torch.get_num_threads(), world.size, precision.device_type)
-    what = (*shape, precision.dtype, parts.kernels.name, *machine, torch.__version__, __version__)
+    code = (precision.dtype, parts.kernels.name, FLAG, SOONER, torch.__version__, __version__)
+    what = (*shape, *code, *machine)
     return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
 
 
@@ -42,20 +46,25 @@ def seconds_to_compile(key: str) -> float | None:
 
 
 def last_slowness() -> float:
-    """How many times as long as on an idle machine the last first compilation on this one took; 0 if there was none."""
+    """How many times as long as on an idle machine the last first compilation on this one took; 0 if there was none in
+    the last hour: what made it slow has ended by then."""
     entries = [entry for entry in _kept().values() if isinstance(entry, dict) and entry.get("machine") == node()]
+    entries = [entry for entry in entries if "slowness" in entry]
     try:
-        return float(entries[-1]["slowness"]) if entries else 0.0
+        is_recent = bool(entries) and time.time() - float(entries[-1]["when"]) < _RECENT_S
+        return float(entries[-1]["slowness"]) if is_recent else 0.0
     except (KeyError, TypeError, ValueError):
         return 0.0
 
 
-def keep_seconds(key: str, seconds: float, idle: float) -> None:
-    """Remember how long it took, where an idle machine takes `idle` seconds at first; where the folder cannot be
-    written, the next run will not know."""
+def keep_seconds(key: str, seconds: float, idle: float | None) -> None:
+    """Remember how long it took, where an idle machine takes `idle` seconds at first (None: not known); where the
+    folder cannot be written, the next run will not know."""
     kept = _kept()
     entry = kept.get(key)
-    first = {"first": round(seconds, 2), "slowness": round(seconds / idle, 2), "machine": node()}
+    first = {"first": round(seconds, 2), "when": int(time.time()), "machine": node()}
+    if idle is not None:
+        first["slowness"] = round(seconds / idle, 2)
     kept[key] = {**entry, "last": round(seconds, 2)} if isinstance(entry, dict) else first
     file = _file()
     if file is None:

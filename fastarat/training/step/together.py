@@ -1,4 +1,4 @@
-"""Several processes run only what each of them could compile, and those of a machine compile one after the other.
+"""Several processes run only what each of them could compile, and the first of a machine compiles before its others.
 
 A process whose compiler fails alone would leave the others waiting for it in the step's first collective: so all meet
 after compiling, before any of them runs. Before that they meet in between: what the first process of a machine has

@@ -95,5 +95,13 @@ def test_only_what_runs_here_and_is_left_open_is_a_candidate(monkeypatch):
     assert named == [replace(PLAIN, dtype="bf16")]
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert {form.compile for form in candidates.candidates(config, "cpu")} == {"eager"}
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert candidates.other_threads("cpu") == [] == candidates.other_threads("cuda")
+
+
+def test_half_and_twice_the_threads_are_tried_where_nobody_gives_their_number(monkeypatch):
+    monkeypatch.setattr("torch.get_num_threads", lambda: 4)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8), raising=False)
+    assert candidates.other_threads("cpu") == []  # OMP_NUM_THREADS is set
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert candidates.other_threads("cpu") == [2, 8] and candidates.other_threads("cuda") == []
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(4))
+    assert candidates.other_threads("cpu") == [2]
