@@ -42,11 +42,6 @@ def is_first() -> bool:
     return not launched() or os.environ.get("RANK", "0") == "0"
 
 
-def is_first_here() -> bool:
-    """Whether this process is alone or the first of several on this machine."""
-    return not launched() or int(os.environ["RANK"]) % int(os.environ["LOCAL_WORLD_SIZE"]) == 0
-
-
 def end_with_parent(parent: int) -> None:
     """Let SIGTERM come to this process when its parent ends, even if nobody could tell it. `parent`: its process id."""
     if sys.platform == "linux":

@@ -1,10 +1,8 @@
-"""Several processes run only what each of them could compile, and the first of a machine compiles before its others.
+"""Several processes run only what each of them could compile.
 
 A process whose compiler fails alone would leave the others waiting for it in the step's first collective: so all meet
-after compiling, before any of them runs. Before that they meet in between: what the first process of a machine has
-compiled, the others find in the folder of compiled code. A process that fails goes to no meeting of these: it says so
-at the one in which all meet after their first step (`fastarat.training.fallback`), the others hear it at theirs, and
-leave the step.
+after compiling, before any of them runs. A process that fails goes to no meeting of these: it says so at the one in
+which all meet after their first step (`fastarat.training.fallback`), the others hear it at theirs, and leave the step.
 """
 
 from collections.abc import Callable
@@ -14,7 +12,6 @@ import torch
 
 from fastarat.common.distributed import World, largest, said_of_others
 from fastarat.common.errors import WorkError
-from fastarat.common.processes import is_first_here
 
 Compile = Callable[[torch.fx.GraphModule, list[Any]], Callable]
 """a backend of torch.compile"""
@@ -43,24 +40,22 @@ def meet(way: int, world: World) -> None:
         raise LeftBehind(plainest)
 
 
-def in_turn(compile_graph: Compile, meet: Callable[[], None], world: World) -> Compile:
-    """`compile_graph`, by the first process of each machine and then by the others; what it gives runs for the first
-    time when all have it. A process whose code names a GPU of its own would find no other's, and waits for none."""
-    shares = world.device.index in (None, 0)
-    waits = shares and not is_first_here()
+def run_together(compile_graph: Compile, meet: Callable[[], None]) -> Compile:
+    """`compile_graph`, of which what it gives runs for the first time when all processes have it.
 
-    def compiled_in_turn(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable:
-        if waits:
-            meet()
-        compiled, meetings = compile_graph(graph, inputs), 1 if waits else 2
+    Nobody meets while compiling: dynamo may begin anew, and compile a graph more often in one process than in another.
+    """
+
+    def compiled_by_all(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable:
+        compiled, met = compile_graph(graph, inputs), False
 
         def run(*args: Any) -> Any:
-            nonlocal meetings
-            while meetings:
-                meetings -= 1
+            nonlocal met
+            if not met:
+                met = True
                 meet()
             return compiled(*args)
 
         return run
 
-    return compiled_in_turn
+    return compiled_by_all
