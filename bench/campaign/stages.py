@@ -152,7 +152,7 @@ def _golden(setting: CampaignSetting) -> Stage:
 def _throughput(setting: CampaignSetting, model: str, batches: Sequence[int], *, variants: Sequence[str]) -> Stage:
     """AR-AT at these batches; a smoke run takes a small net, and a sixteenth of the first batch.
 
-    It leaves `strong`, which compiles for half a minute, to the rest of the ladder.
+    A smoke run leaves `strong`, which compiles for half a minute, to the rest of the ladder.
     """
     if setting.smoke:
         model, batches = SMOKE_MODELS[model], [batches[0] // 16]

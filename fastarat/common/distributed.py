@@ -140,7 +140,9 @@ def gathered(value: T, world: World) -> list[T]:
 
 
 def said_of_others(error: str, world: World) -> str:
-    """What a collective's error says of another process, in our words; empty if it is none."""
+    """What a collective's error says of another process, in our words; empty if it is none, or there is no other."""
+    if world.group is None:
+        return ""
     if "onnection" in error:
         return "another process has ended: it was killed, or failed for the reason above"
     if "imed out" in error:

@@ -96,7 +96,7 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
     except WorkError:  # a RuntimeError that says what it is
         raise
     except RuntimeError as error:
-        if world.group is not None and (of_others := said_of_others(str(error), world)):
+        if of_others := said_of_others(str(error), world):
             raise WorkError(of_others) from error
         raise
     finally:

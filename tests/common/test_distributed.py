@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from fastarat.common.distributed import (
+from fastarat.common.distributed import (, said_of_others
     LONGEST_STEP,
     LONGEST_WAIT,
     World,
@@ -94,3 +94,7 @@ def test_only_the_first_of_several_processes_prints(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "fastarat")
     monkeypatch.setenv("RANK", "1")
     assert not is_first()
+
+
+def test_a_single_process_blames_no_other():
+    assert said_of_others("the compiler timed out", World(torch.device("cpu"))) == ""

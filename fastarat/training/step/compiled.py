@@ -116,11 +116,8 @@ def compiler_options(device_type: str) -> dict[str, Any]:
         return {}
     from torch._inductor.config import cpp  # seconds to import
 
-    return {
-        **right_code(device_type),
-        **SOONER,
-        **({} if cpp.vec_isa_ok is None else {"cpp.vec_isa_ok": cpp.vec_isa_ok}),
-    }
+    own = {} if cpp.vec_isa_ok is None else {"cpp.vec_isa_ok": cpp.vec_isa_ok}
+    return {**right_code(device_type), **SOONER, **own}
 
 
 def right_code(device_type: str) -> dict[str, Any]:

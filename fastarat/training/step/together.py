@@ -43,7 +43,7 @@ def meet(way: int, world: World) -> None:
 def run_together(compile_graph: Compile, meet: Callable[[], None]) -> Compile:
     """`compile_graph`, of which what it gives runs for the first time when all processes have it.
 
-    Nobody meets while compiling: dynamo may begin anew, and compile a graph more often in one process than in another.
+    Nobody meets while compiling: two processes need not be asked for code equally often.
     """
 
     def compiled_by_all(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable:
