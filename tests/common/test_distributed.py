@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from fastarat.common.distributed import (, said_of_others
+from fastarat.common.distributed import (
     LONGEST_STEP,
     LONGEST_WAIT,
     World,
@@ -19,6 +19,7 @@ from fastarat.common.distributed import (, said_of_others
     largest,
     leave_world,
     mean_over_processes,
+    said_of_others,
     sum_over_processes,
     with_short_waits,
 )
@@ -97,4 +98,4 @@ def test_only_the_first_of_several_processes_prints(monkeypatch):
 
 
 def test_a_single_process_blames_no_other():
-    assert said_of_others("the compiler timed out", World(torch.device("cpu"))) == ""
+    assert said_of_others("the compiler timed out", ALONE) == ""
