@@ -14,6 +14,13 @@ def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
 
 
+def mean_of_pixels(x: Tensor) -> Tensor:
+    """[N, C, H, W] to the mean over each channel's pixels, [N, C]."""
+    # The gradient comes back channels-last, as all others are: that of `x.mean((2, 3))` does not, and makes the ReLU
+    # before it convert every element.
+    return x.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution where the shape changes."""
 
@@ -116,4 +123,4 @@ class ResNet(nn.Module):
         x = self.pool(self.bn1(self.conv1(x), relu=True))
         for i in range(1, self.num_stages + 1):
             x = getattr(self, f"layer{i}")(x)
-        return self.linear(x.mean((2, 3)))
+        return self.linear(mean_of_pixels(x))

@@ -9,6 +9,13 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 
+def mean_of_pixels(x: Tensor) -> Tensor:
+    """[N, C, H, W] to the mean over each channel's pixels, [N, C]."""
+    # The gradient comes back channels-last, as all others are: that of `x.mean((2, 3))` does not, and makes the ReLU
+    # before it convert every element.
+    return x.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
+
+
 class WideBlock(nn.Module):
     """Batch-norm and ReLU before each of two 3x3 convolutions; the shortcut skips both."""
 
@@ -63,7 +70,7 @@ class WideResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, in_channels, H, W] in [0, 1] to logits [N, num_classes]."""
         x = self.block3(self.block2(self.block1(self.conv1(x))))
-        return self.fc(self.bn1(x, relu=True).mean((2, 3)))
+        return self.fc(mean_of_pixels(self.bn1(x, relu=True)))
 
     def layer_of(self, name: str) -> str:
         """The module behind a published layer name: the activations have none of their own here, and

@@ -12,7 +12,8 @@ def pooled_features(z: Tensor) -> Tensor:
     for float64.
     """
     x = F.relu(z).to(_wide(z))
-    return x.mean((2, 3)) if z.dim() == 4 else x
+    # Its gradient comes back channels-last, as `z` is: that of `x.mean((2, 3))` would not.
+    return x.permute(0, 2, 3, 1).flatten(1, 2).mean(1) if z.dim() == 4 else x
 
 
 def pooled_features_backward(gradient: Tensor, z: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from fastarat_kernels import philox
 from fastarat_kernels.implementations import PYTORCH, TRITON
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from fastarat.attacks import pgd
 from fastarat.config.attack import AttackConfig
@@ -183,3 +185,36 @@ def test_every_format_takes_a_step_with_finite_metrics_and_moves_all_parameters(
     assert all(value.isfinite() for value in metrics.values())
     assert all(not torch.equal(p, was) for p, was in zip(parts.parameters, before, strict=True))
     assert all(p.grad is None for p in parts.parameters)
+
+
+class Layouts(TorchDispatchMode):
+    """Collects the operations that read images of one shape in two layouts, or write them in another than they read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mixed: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        images = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor) and t.dim() == 4]
+        layouts: dict[torch.Size, set[tuple[int, ...]]] = {}
+        for image in images:
+            if min(image.shape) > 1:
+                layouts.setdefault(image.shape, set()).add(image.stride())
+        if any(len(strides) > 1 for strides in layouts.values()):
+            self.mixed.add(str(func))
+        return out
+
+
+@pytest.mark.parametrize("net", ["tiny", "wrn-10-2"])
+def test_no_operation_of_a_step_meets_two_layouts(net):
+    """One that does reads element by element: on a CPU it takes forty times as long as another."""
+    model = build_model(net, 10).to(memory_format=torch.channels_last).train()
+    method = build_method(ARATConfig(gamma=GAMMA), model, (3, 32, 32)).to(memory_format=torch.channels_last).train()
+    parts = parts_of(model, method, ATTACK, "bf16")
+    images = torch.rand(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    given = batch()._replace(x=images)
+    with Layouts() as layouts:
+        train_step(parts, given, Controls.of(parts, learning_rate=RATE))
+    # The start of the attack, once a step: its noise is numbered row by row, in the order of the stored images.
+    assert layouts.mixed <= {"aten.add.Tensor"}
