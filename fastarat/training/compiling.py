@@ -11,11 +11,12 @@ from fastarat.config.training import CompileMode
 from fastarat.data.loading.loader import Batch
 from fastarat.training.reporting import duration
 from fastarat.training.state import Training
-from fastarat.training.step.compile_times import keep_seconds, last_slowness, seconds_to_compile, step_key
+from fastarat.training.step.compile_times import gain_of, keep_seconds, last_slowness, seconds_to_compile, step_key
 from fastarat.training.step.compiled import Step, num_convolutions, remembered
 
 SAVED = {"fp32": 0.2, "bf16": 0.3}
-"""the share of an eager step's time that the compiled one saves at least, of the nets of the recipes for CPUs"""
+"""the share of an eager step's time that the compiled one saves, of the nets of the recipes for CPUs: until it is known
+of this step on this machine"""
 MOST_CONVOLUTIONS = 12
 """of such a net; in a ResNet-18 on a CPU products take the time, which compiling does not change"""
 _SECONDS_A_COMPILER = 35.0
@@ -33,9 +34,10 @@ def faster_mode(training: Training, step: Step, done: int, log: ChoiceLog) -> Co
     What the timed steps move is put back, bit by bit; all processes take them, and the first one's clock counts.
     """
     parts, left = training.parts, training.config.epochs * training.loader.steps_per_epoch - done
-    share = SAVED.get(parts.precision.dtype, 0.0)
-    if not share or num_convolutions(parts.model) > MOST_CONVOLUTIONS:
-        log.choose("compile", "eager", f"no gain is known of compiling this net on a CPU in {parts.precision.dtype}")
+    share, why = _share(training)
+    share = decided(lambda: share, parts.world)
+    if share <= 0:
+        log.choose("compile", "eager", why)
         return "eager"
     cost = decided(lambda: _cost(training), parts.world)
     seconds, spent, batch = math.inf, 0.0, _made_up(training)
@@ -64,13 +66,28 @@ def _why(left: float, share: float, cost: float) -> str:
     return f"about {duration(left)} of steps are left: compiling takes {duration(cost)} and saves {saved}"
 
 
+def _share(training: Training) -> tuple[float, str]:
+    """The share of an eager step's time that the compiled one saves, and why there is none: as it was here, else by the
+    number format and the net's size."""
+    gains = [gain_of(key) for key in _keys(training)]
+    known = [gain for gain in gains if gain is not None]
+    if known:
+        return 1 - 1 / min(known), "a compiled step was no faster here"
+    dtype = training.parts.precision.dtype
+    small = num_convolutions(training.parts.model) <= MOST_CONVOLUTIONS
+    return SAVED.get(dtype, 0.0) if small else 0.0, f"no gain is known of compiling this net on a CPU in {dtype}"
+
+
+def _keys(training: Training) -> list[str]:
+    """Of the step for every size of images that comes, see `step_key`."""
+    config, (height, width, _) = training.config, training.dataset.image_shape
+    sides = {config.size_in(epoch) for epoch in range(training.epoch, config.epochs + 1)}
+    return [step_key(training.parts, config, (side, side) if side else (height, width)) for side in sides]
+
+
 def _cost(training: Training) -> float:
     """Seconds to compile the step for every size of images that comes: by the last time, else by the net's size."""
-    config, dataset = training.config, training.dataset
-    height, width, _ = dataset.image_shape
-    sides = {config.size_in(epoch) for epoch in range(training.epoch, config.epochs + 1)}
-    sizes = {(side, side) if side else (height, width) for side in sides}
-    known = [seconds_to_compile(step_key(training.parts, config, size)) for size in sizes]
+    known = [seconds_to_compile(key) for key in _keys(training)]
     estimated = estimate(training) if None in known else 0.0
     return sum(estimated if seconds is None else seconds for seconds in known)
 

@@ -1,9 +1,9 @@
 """A step that was chosen automatically gives way to the next best where it fails; each time one line is printed and
 recorded.
 
-A captured step that cannot be captured is run compiled, one that cannot be compiled, or is compiled wrong, as it is
-written, and where one of Triton's kernels fails PyTorch computes in its place. What was asked for by name stays, and
-its failure ends the run.
+A captured step that cannot be captured is run compiled; one that cannot be compiled, or is compiled wrong or to no
+gain, as it is written; and where one of Triton's kernels fails PyTorch computes in its place. What was asked for by
+name stays, and its failure ends the run.
 """
 
 from collections.abc import Callable
@@ -14,14 +14,15 @@ from fastarat_kernels.launch import UnsupportedInput, triton_errors
 from torch import Tensor
 
 from fastarat.common.choice_log import ChoiceLog
-from fastarat.common.distributed import gathered, largest, said_of_others
+from fastarat.common.distributed import decided, gathered, largest, said_of_others
 from fastarat.common.errors import first_line
 from fastarat.data.loading.loader import Batch
 from fastarat.training.build import IMPLEMENTATIONS, compute_with, step_of
 from fastarat.training.choices import WAYS, Choices, Way
-from fastarat.training.first_step import held_against
+from fastarat.training.first_step import gain_in_turns, held_against
 from fastarat.training.state import Training
-from fastarat.training.step.compiled import NotCaptured, Step, StepBySize, remembered
+from fastarat.training.step.compile_times import keep_gain, step_key
+from fastarat.training.step.compiled import NotCaptured, NotCompiled, Step, StepBySize, remembered
 from fastarat.training.step.together import LeftBehind, meet
 
 
@@ -68,6 +69,7 @@ class FallbackStep:
             if batch.x.is_cuda:
                 torch.cuda.synchronize(batch.x.device)  # a kernel that fails is known only then
             meet(self.choices.way, world)
+            self._check_gain(batch)
         except torch.OutOfMemoryError:
             raise
         except LeftBehind as error:
@@ -91,8 +93,23 @@ class FallbackStep:
         has a C++ compiler of its own."""
         if self.choices.compile != "compile" or batch.x.is_cuda:
             return self.step(batch)
-        written = step_of(self.training, replace(self.choices, compile="eager"))
-        return held_against(written, self.step, self.training.parts, batch)
+        return held_against(self._written(), self.step, self.training.parts, batch)
+
+    def _check_gain(self, batch: Batch) -> None:
+        """Remember what compiled code that nobody asked for gains on a CPU. Raises `NotCompiled`, in all processes, if
+        that is nothing; all of them take the same steps for it."""
+        parts, config = self.training.parts, self.training.config
+        if self.choices.compile != "compile" or batch.x.is_cuda or config.compile != "auto":
+            return
+        gain = gain_in_turns(self._written(), self.step, parts, batch)
+        gain = decided(lambda: gain, parts.world)
+        if parts.world.is_main:
+            keep_gain(step_key(parts, config, (batch.x.shape[2], batch.x.shape[3])), gain)
+        if gain < 1:
+            raise NotCompiled(f"a compiled step is {gain:.2f} times as fast as an eager one here")
+
+    def _written(self) -> Step:
+        return step_of(self.training, replace(self.choices, compile="eager"))
 
     def _next_best(self, error: Exception) -> Way | None:
         """The way to go after this error; None if there is none."""

@@ -17,7 +17,15 @@ from fastarat.training import compiling
 from fastarat.training.build import start_training
 from fastarat.training.choices import Choices
 from fastarat.training.compiling import estimate, expected, faster_mode
-from fastarat.training.step.compile_times import NAME, keep_seconds, last_slowness, seconds_to_compile, step_key
+from fastarat.training.step.compile_times import (
+    NAME,
+    gain_of,
+    keep_gain,
+    keep_seconds,
+    last_slowness,
+    seconds_to_compile,
+    step_key,
+)
 from fastarat.training.step.compiled import state_tensors
 
 SECOND = 1.0
@@ -96,6 +104,20 @@ def test_a_step_whose_code_is_kept_is_compiled_for_less(steps):
     )
 
 
+def test_what_was_gained_here_counts_and_not_what_is_usual(steps):
+    training, step = training_of(steps, dtype="fp64", epochs=10)
+    keep_gain(key_of(training), 2.0)  # before a first compilation, and after it
+    keep_seconds(key_of(training), 40, 50)
+    assert chosen(training, step) == (
+        "compile",
+        "about 1 min 40 s of steps are left: compiling takes 8 s and saves 50 s",
+    )
+    steps.clear()
+    keep_gain(key_of(training), 0.97)
+    assert chosen(training, step) == ("eager", "a compiled step was no faster here") and not steps
+    assert seconds_to_compile(key_of(training)) == 8 and gain_of("another step") is None
+
+
 def test_a_format_of_which_nothing_is_known_is_not_timed(steps):
     assert chosen(*training_of(steps, dtype="fp64"))[0] == "eager" and not steps
 
@@ -145,10 +167,11 @@ def test_the_last_time_counts_and_a_spoiled_file_is_no_time(cache):
         "[]",
         json.dumps({"a": 1}),
         json.dumps({"a": {}}),
+        json.dumps({"a": {"gain": "much"}}),
         json.dumps({"a": {"last": "soon", "machine": node()}}),
     ):
         (cache / NAME).write_text(spoiled)
-        assert seconds_to_compile("a") is None and last_slowness() == 0
+        assert seconds_to_compile("a") is None and gain_of("a") is None and last_slowness() == 0
     keep_seconds("a", 5, 50)
     assert seconds_to_compile("a") == 5
 

@@ -16,6 +16,7 @@ from torch._dynamo.exc import TorchDynamoException
 from fastarat.__main__ import main
 from fastarat.training.build import IMPLEMENTATIONS
 from fastarat.training.choices import Choices
+from fastarat.training.step.compile_times import NAME
 from tests.helpers.command_line import ONE_EPOCH, Result, assert_same, metrics, newest, state_of
 from tests.helpers.step_parts import nets_of_one_block
 
@@ -79,6 +80,8 @@ def machine(monkeypatch, tmp_path, capsys) -> Callable[..., Result]:
         monkeypatch.setattr(torch, "compile", compiled)
         if "kernel" in fails:
             monkeypatch.setitem(IMPLEMENTATIONS, "triton", replace(TRITON, pgd_step=refuse))
+        gain = 0.5 if "gain" in fails else 2.0
+        monkeypatch.setattr("fastarat.training.fallback.gain_in_turns", lambda *_: gain)
         choices = Choices("cpu", "fp32", "triton", mode)  # type: ignore[arg-type]
         monkeypatch.setattr("fastarat.training.train.choose", lambda *_: choices)
         capsys.readouterr()
@@ -113,6 +116,12 @@ CASES = {
         ("eager", "pytorch"),
         ["compile: eager (the compiled step is not right (how far"],
     ),
+    "gain": (
+        "compile",
+        ("gain",),
+        ("eager", "pytorch"),
+        ["compile: eager (a compiled step is 0.50 times as fast as an eager one here)"],
+    ),
     "kernel": ("compile", ("kernel",), ("compile", "pytorch"), ["kernels: pytorch (x is not dense)"]),
 }
 
@@ -131,6 +140,12 @@ def test_a_better_way_that_fails_gives_way_with_a_line_and_every_bit_is_the_eage
     recorded = [f"{choice['what']}: {choice['value']} ({choice['why']})" for choice in session["choices"]]
     assert set(said) <= set(recorded)
     assert ("compiled for images" in result.err) == (takes[0] != "eager")
+
+
+def test_a_step_that_was_no_faster_compiled_is_not_compiled_again(machine, tmp_path):
+    assert "compile: eager (a compiled step is" in machine("compile", ("gain",)).err
+    kept = json.loads((tmp_path / "cache" / NAME).read_text())
+    assert [entry["gain"] for entry in kept.values()] == [0.5]
 
 
 @pytest.mark.parametrize(

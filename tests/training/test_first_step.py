@@ -1,6 +1,7 @@
 """What this machine's compilers make of a step is held against the step as it is written."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,10 +10,11 @@ from fastarat.common.distributed import World
 from fastarat.config.recipes import recipe
 from fastarat.data.loading.choose import Opened
 from fastarat.data.open import open_dataset
+from fastarat.training import first_step
 from fastarat.training.build import start_training, step_of
 from fastarat.training.choices import Choices
-from fastarat.training.first_step import held_against
-from fastarat.training.step.compiled import NotCompiled
+from fastarat.training.first_step import gain_in_turns, held_against
+from fastarat.training.step.compiled import NotCompiled, state_tensors
 
 
 def training_of(dtype, batch):
@@ -65,3 +67,20 @@ def test_a_gradient_is_compared_where_the_learning_rate_is_0():
     held_against(eager, eager, training.parts, batch)
     with pytest.raises(NotCompiled, match="how far the momenta moved is off by"):
         held_against(eager, miscompiled, training.parts, batch)
+
+
+def test_timed_turns_leave_every_bit_as_it_was_and_tell_the_faster(monkeypatch):
+    training, eager, batch = training_of("fp32", 8)
+    clock = [0.0]
+    monkeypatch.setattr(first_step, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def taking(seconds):
+        def step(batch):
+            clock[0] += seconds
+            return eager(batch)
+
+        return step
+
+    before = [tensor.clone() for tensor in state_tensors(training.parts)]
+    assert gain_in_turns(taking(3.0), taking(2.0), training.parts, batch) == pytest.approx(1.5)
+    assert all(map(torch.equal, state_tensors(training.parts), before))

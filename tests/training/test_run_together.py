@@ -27,9 +27,9 @@ LIMIT = timedelta(minutes=2)
 CONFIG = replace(recipe("digits-standard"), batch=16, procs=2)  # two graphs, which take little time to trace
 
 
-def taken(rank: int, folder: Path, mode: CompileMode, fails: int | None) -> None:
-    """A process takes a first step, compiled if it can be: `fails` is the rank whose compiler fails. It writes down
-    how it went on, and whether it moved as the eager step does."""
+def taken(rank: int, folder: Path, mode: CompileMode, fails: int | None, gains: tuple[float, float]) -> None:
+    """A process takes a first step, compiled if it can be: `fails` is the rank whose compiler fails, and `gains` what
+    each finds that compiling gains. It writes down how it went on, and whether it moved as the eager step does."""
     torch.set_num_threads(1)
 
     def compile_fx(graph, inputs, config_patches):
@@ -39,6 +39,7 @@ def taken(rank: int, folder: Path, mode: CompileMode, fails: int | None) -> None
 
     with pytest.MonkeyPatch.context() as patched, nets_of_one_block():
         patched.setattr("torch._inductor.compile_fx.compile_fx", compile_fx)
+        patched.setattr("fastarat.training.fallback.gain_in_turns", lambda *_: gains[rank])
         for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}.items():
             patched.setenv(name, value)
         patched.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
@@ -65,10 +66,10 @@ def taken(rank: int, folder: Path, mode: CompileMode, fails: int | None) -> None
         (folder / f"{rank}.json").write_text(json.dumps(end))
 
 
-def both(folder: Path, mode: str, fails: int | None) -> list[dict]:
+def both(folder: Path, mode: str, fails: int | None, gains: tuple[float, float] = (2.0, 2.0)) -> list[dict]:
     """How each of two processes went on."""
     others: Any = torch.multiprocessing.start_processes(
-        taken, (folder, mode, fails), nprocs=2, join=False, start_method="fork"
+        taken, (folder, mode, fails, gains), nprocs=2, join=False, start_method="fork"
     )
     while not others.join():
         pass
@@ -87,6 +88,16 @@ def test_what_one_process_cannot_compile_none_of_them_runs(tmp_path, fails, why)
         (choice,) = end["said"]
         assert end["compile"] == choice["value"] == "eager"
         assert choice["why"].startswith(f"{of}the step could not be compiled (no such instruction)")
+
+
+@pytest.mark.no_cover  # dynamo traces
+def test_what_the_first_process_finds_to_be_no_gain_all_give_up(tmp_path):
+    ends = both(tmp_path, "auto", None, (0.5, 2.0))
+    for end in ends:
+        assert end["moved as eager"] and end["compile"] == "eager"
+        assert [choice["why"] for choice in end["said"]] == [
+            "a compiled step is 0.50 times as fast as an eager one here"
+        ]
 
 
 @pytest.mark.no_cover  # dynamo traces

@@ -18,8 +18,9 @@ from fastarat.training.step.compiled import FLAG, SOONER
 from fastarat.training.step.train_step import StepParts
 
 NAME = "seconds.json"
-"""the file: for each step the seconds of its first compilation, and of the last one, whose code was kept; and how many
-times as long as on an idle machine the first one took, and on which machine"""
+"""the file: for each step the seconds of its first compilation, and of the last one, whose code was kept; how many
+times as long as on an idle machine the first one took, and on which machine; and how many times as fast as the eager
+step the compiled one is"""
 _KEPT_SHARE = 0.2
 """of a first compilation's time what one takes whose code is kept, until it is measured: 5.5 of 48.8 s, with room"""
 _RECENT_S = 3600
@@ -45,6 +46,21 @@ def seconds_to_compile(key: str) -> float | None:
         return None
 
 
+def gain_of(key: str) -> float | None:
+    """How many times as fast as the eager step the compiled one was here, by the last time; None if it is not known."""
+    entry = _kept().get(key)
+    gain = entry.get("gain") if isinstance(entry, dict) else None
+    return float(gain) if isinstance(gain, int | float) and gain > 0 else None
+
+
+def keep_gain(key: str, gain: float) -> None:
+    """Remember how many times as fast as the eager step the compiled one is."""
+    kept = _kept()
+    entry = kept.get(key)
+    kept[key] = {**(entry if isinstance(entry, dict) else {}), "gain": round(gain, 3)}
+    _keep(kept)
+
+
 def last_slowness() -> float:
     """How many times as long as on an idle machine the last first compilation on this one took; 0 if there was none in
     the last hour: what made it slow has ended by then."""
@@ -58,14 +74,19 @@ def last_slowness() -> float:
 
 
 def keep_seconds(key: str, seconds: float, idle: float | None) -> None:
-    """Remember how long it took, where an idle machine takes `idle` seconds at first (None: not known); where the
-    folder cannot be written, the next run will not know."""
+    """Remember how long it took, where an idle machine takes `idle` seconds at first (None: not known)."""
     kept = _kept()
     entry = kept.get(key)
     first = {"first": round(seconds, 2), "when": int(time.time()), "machine": node()}
     if idle is not None:
         first["slowness"] = round(seconds / idle, 2)
-    kept[key] = {**entry, "last": round(seconds, 2)} if isinstance(entry, dict) else first
+    entry = entry if isinstance(entry, dict) else {}
+    kept[key] = {**entry, **({"last": round(seconds, 2)} if {"first", "last"} & entry.keys() else first)}
+    _keep(kept)
+
+
+def _keep(kept: dict[str, Any]) -> None:
+    """Write it; where the folder cannot be written, the next run will not know."""
     file = _file()
     if file is None:
         return
