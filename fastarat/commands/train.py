@@ -1,5 +1,6 @@
 """`fastarat train [RECIPE] [overrides]`: train a robust model."""
 
+import os
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ import tyro
 from fastarat.commands.parsing import Printed, parse, recipe_of, require_positive, value_of
 from fastarat.common.console import command, notice, print_json
 from fastarat.common.errors import Interrupted, UserError
-from fastarat.common.processes import is_first, launched, num_started
+from fastarat.common.processes import is_first, join_ranks, launched, num_here, num_started
 from fastarat.config import Config, load_config, recipes
 
 if TYPE_CHECKING:
@@ -33,24 +34,24 @@ class TrainArguments(Printed):
     from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """take all settings from this run instead of a recipe"""
     port: int = 0
-    """port on which several processes find each other; 0: any free one"""
+    """port on which the processes of one machine find each other; 0: any free one"""
+    rendezvous: str = ""
+    """HOST:PORT of one of several machines (--nodes), where they find each other; the same command runs on each"""
     profile: int | None = None
     """record this many steps after the first few, and show where their time goes: profile/ in the run's directory"""
 
 
 def run(args: list[str]) -> int:
     """Parse, check, and train: here, or in the processes that are started for it."""
+    if value_of(args, "--rendezvous") is None:
+        join_ranks()  # with it our own launcher runs on each machine, whoever started that
     arguments = parse_arguments(args)
+    if launched():
+        arguments = _as_started(arguments)
+    elif arguments.config.num_processes > 1:
+        return _launch(arguments, args)
     from fastarat.training.train import train
 
-    found, wanted = num_started(), arguments.config.num_processes
-    if wanted > 1 and not launched():
-        return _launch(arguments, args)
-    if launched() and found != wanted:  # by another launcher
-        raise UserError(
-            f"this is one of {found} processes that a launcher started, and the settings say {wanted}: give --gpus "
-            f"{found}, or --procs {found} on CPUs"
-        )
     assert arguments.out is not None
     try:
         finished = train(arguments.config, arguments.out, resume=arguments.resume, profile=arguments.profile)
@@ -79,12 +80,12 @@ def parse_arguments(args: list[str]) -> TrainArguments:
     arguments = parse(TrainArguments, rest, "fastarat train", TrainArguments(base))
     arguments = replace(arguments, config=arguments.config.checked())
     require_positive(arguments, "profile")
+    if (arguments.config.nodes > 1) != bool(arguments.rendezvous) and not launched():
+        raise UserError("--nodes N and --rendezvous HOST:PORT go together: give both on every machine, or neither")
     if arguments.out == Path():
         raise UserError("--out is the current directory: give the run one of its own")
     if arguments.resume:
         return _resumed(arguments)
-    if launched() and arguments.out is None:
-        raise UserError("--out: each of several processes would name a directory of its own; give one for all")
     out = arguments.out or Path("runs") / f"{arguments.config.recipe}-{datetime.now():%Y%m%d-%H%M%S}"
     return replace(arguments, out=out)
 
@@ -151,17 +152,43 @@ def _resumed(arguments: TrainArguments) -> TrainArguments:
     return arguments
 
 
+def _as_started(arguments: TrainArguments) -> TrainArguments:
+    """With the launcher's numbers of machines and processes, where none are given. Raises `UserError` for others."""
+    config, size, here = arguments.config, num_started(), num_here(num_started())
+    if not (config.gpus or config.procs) and config.nodes == 1 and size > 1:
+        if size % here:
+            raise UserError(f"{size} processes, {here} of them on this machine: start as many on each")
+        on_cpu = config.device == "cpu" or not _has_gpus()
+        config = replace(config, nodes=size // here, **{"procs" if on_cpu else "gpus": here})
+        return replace(arguments, config=config.checked())
+    if size != config.num_processes:
+        raise UserError(
+            f"this is one of {size} processes that a launcher started, and the settings say {config.num_processes}: "
+            "leave --nodes, --gpus and --procs out, and they are as it says"
+        )
+    return arguments
+
+
+def _has_gpus() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def _launch(arguments: TrainArguments, args: list[str]) -> int:
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch reads it once
     from fastarat.common.choice_log import ChoiceLog
     from fastarat.training.choices import choose_device
-    from fastarat.training.launch import launch
+    from fastarat.training.launch import Machines, launch
 
     on_gpus = choose_device(arguments.config, ChoiceLog(quiet=True)) == "cuda"
     args = _resume_takes_a_run(args)
     if value_of(args, "--out") is None:
         # The directory is named here, once: each process would find a name of its own.
         args = [*args, "--out", str(arguments.out)]
-    return launch(arguments.config.num_processes, ["train", *args], arguments.port, on_gpus=on_gpus)
+    config, args = arguments.config, ["train", *args]
+    machines = Machines(config.nodes, arguments.rendezvous) if config.nodes > 1 else None
+    return launch(config.num_processes // config.nodes, args, arguments.port, machines, on_gpus=on_gpus)
 
 
 def _report(run: "Run", as_json: bool) -> None:

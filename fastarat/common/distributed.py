@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from fastarat.common.network import interface_of, own_address
 from fastarat.common.processes import launched
 
 T = TypeVar("T")
@@ -32,6 +33,13 @@ class World:
     """for tensors of the training; None for a single process"""
     control: ProcessGroup | None = None
     """gloo, for flags on the host: asking for them never waits for the device"""
+    local_rank: int = 0
+    """its place on this machine"""
+
+    @property
+    def is_first_here(self) -> bool:
+        """Whether this process prepares what all of its machine share."""
+        return self.local_rank == 0
 
     @property
     def is_main(self) -> bool:
@@ -50,11 +58,25 @@ def join_world(device: str) -> World:
     here = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(here)
+    _show_gloo_the_way()
     backend = "nccl" if on_gpu else "gloo"
     dist.init_process_group(backend, device_id=here if on_gpu else None, timeout=LONGEST_STEP)
     # The first process may decode a large data set while the others wait; the launcher sees who died.
     control = _waiting(timedelta(days=1))
-    return World(here, dist.get_rank(), dist.get_world_size(), dist.group.WORLD, control)
+    return World(here, dist.get_rank(), dist.get_world_size(), dist.group.WORLD, control, local_rank)
+
+
+def _show_gloo_the_way() -> None:
+    """Let gloo take the interface that leads to the first machine. By itself it takes the address of this machine's
+    name, which often is one that no other machine reaches."""
+    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE"):  # one machine
+        return
+    try:
+        interface = interface_of(own_address(os.environ["MASTER_ADDR"]))
+    except OSError:  # then torch finds no way either, and says so
+        return
+    if interface:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
 
 
 def with_short_waits(world: World) -> World:
@@ -144,7 +166,7 @@ def said_of_others(error: str, world: World) -> str:
     if world.group is None:
         return ""
     if "onnection" in error:
-        return "another process has ended: it was killed, or failed for the reason above"
+        return "another process has ended: it was killed, or failed for the reason that is said here or on its machine"
     if "imed out" in error:
         return f"another process hangs, and process {world.rank} has waited too long: end it, then --resume goes on"
     return ""

@@ -1,4 +1,7 @@
-"""This process among others, asked before torch is there: one of several, the first of them, its parent's end."""
+"""This process among others, asked before torch is there: one of several, the first of them, its parent's end.
+
+What torch's launcher says of it stands in RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+"""
 
 import ctypes
 import json
@@ -10,15 +13,30 @@ from pathlib import Path
 
 from fastarat.common.errors import WorkError
 from fastarat.common.files import write_text
+from fastarat.common.ranks import found_ranks
 
 LAUNCHER = "FASTARAT_LAUNCHER"
 """environment variable that holds the process id of our own launcher"""
 _PR_SET_PDEATHSIG = 1
 
 
+_SIGN = "TORCHELASTIC_RUN_ID"
+
+
 def launched() -> bool:
-    """Whether this process was started by the elastic launcher."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
+    """Whether this process was started by the elastic launcher, or `join_ranks` found another one."""
+    return _SIGN in os.environ
+
+
+def join_ranks() -> None:
+    """Take srun's or mpirun's numbers for those of torch's launcher, if one of them started this process among others.
+
+    Raises `UserError` where they do not tell on which machine the first process runs.
+    """
+    ranks = None if launched() else found_ranks(os.environ)
+    if ranks:
+        os.environ.update(ranks)
+        os.environ[_SIGN] = "by another launcher"
 
 
 def num_started() -> int:

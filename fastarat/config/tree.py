@@ -21,7 +21,16 @@ from fastarat.config.training import (
 )
 
 Fidelity = Literal["paper", "published-code"]
-LEAST = {"epochs": 1, "batch": 1, "num_train_images": 1, "num_validation_images": 0, "gpus": 0, "procs": 0, "seed": 0}
+LEAST = {
+    "epochs": 1,
+    "batch": 1,
+    "num_train_images": 1,
+    "num_validation_images": 0,
+    "nodes": 1,
+    "gpus": 0,
+    "procs": 0,
+    "seed": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -45,10 +54,12 @@ class Config:
     """initial weights, order, augmentation and attack noise"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU if there is one"""
+    nodes: int = 1
+    """machines, which find each other at --rendezvous"""
     gpus: int = 0
-    """processes, one a GPU; 0: one process"""
+    """processes on each machine, one a GPU; 0: one process"""
     procs: int = 0
-    """processes on the CPU; 0: one process"""
+    """processes on each machine, on the CPU; 0: one process"""
     dtype: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = "auto"
     """number format of forwards and gradients; auto: bf16 where the GPU or the CPU computes it"""
     compile: Literal["auto", "eager", "compile", "graph"] = "auto"
@@ -80,7 +91,7 @@ class Config:
     @property
     def num_processes(self) -> int:
         """How many processes train."""
-        return max(self.gpus, self.procs, 1)
+        return self.nodes * max(self.gpus, self.procs, 1)
 
     @property
     def eps_255(self) -> float:

@@ -21,7 +21,7 @@ SNAPSHOT = ("description", "fingerprint", "batch_norm", "step", "epoch", "model"
 # What may differ when a run goes on: where and how long it runs, what is kept of it, and what a loss that is not finite
 # asks for.
 FREE_ON_RESUME = (
-    *("device", "gpus", "procs", "epochs", "checkpoint", "evaluation"),
+    *("device", "nodes", "gpus", "procs", "epochs", "checkpoint", "evaluation"),
     *("optimizer", "dtype", "loader", "data", "compile", "kernels"),
 )
 MOST_DIGITS = 18

@@ -1,12 +1,14 @@
-"""Start N processes of this command with torch's own elastic launcher."""
+"""Start N processes of this command with torch's own elastic launcher, on one machine or on each of several."""
 
 import logging
 import os
 import signal
 import socket
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -14,6 +16,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import read_json
+from fastarat.common.network import own_address
 from fastarat.common.processes import LAUNCHER
 
 HOST = "127.0.0.1"
@@ -21,34 +24,79 @@ ENDING = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP")
 """signals that the launcher passes on to its processes, by their names"""
 
 
-def launch(num_processes: int, args: list[str], port: int, *, on_gpus: bool = False) -> int:
-    """Run `fastarat ARGS` in N processes that know each other; returns the command's exit code.
+JOIN_S = 1800
+"""seconds for which a machine waits for the others to come"""
 
-    `port` 0 takes any free one. `on_gpus`: each process has a GPU of those in CUDA_VISIBLE_DEVICES, sees no other, and
-    knows it as device 0: so all of them compile the same code, and find it compiled. Raises what the first process to
-    fail said, and `UserError` if the port that was asked for is in use.
+
+@dataclass(frozen=True)
+class Machines:
+    """Several machines that run the same command."""
+
+    number: int
+    rendezvous: str
+    """HOST:PORT of one of them"""
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Host and port. Raises `UserError` for what is neither."""
+        host, _, port = self.rendezvous.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise UserError(f"--rendezvous {self.rendezvous}: give the HOST:PORT of one of the machines")
+        return host, int(port)
+
+
+def launch(
+    num_processes: int, args: list[str], port: int, machines: Machines | None = None, *, on_gpus: bool = False
+) -> int:
+    """Run `fastarat ARGS` in N processes that know each other, and those of the other `machines`; returns the command's
+    exit code.
+
+    `port`, of one machine alone: 0 takes any free one. `on_gpus`: each process has a GPU of those in
+    CUDA_VISIBLE_DEVICES, sees no other, and knows it as device 0: so all of them compile the same code, and find it
+    compiled. Raises what the first process to fail said, and `UserError` if the port that was asked for is in use, or
+    no way leads to the other machines.
     """
-    check_port(port)
+    if machines is None:
+        check_port(port)
+    place = _together(machines) if machines else _alone(port)
     # What a process has to say it says itself, in one line; the launcher's own reports would repeat it.
     for name in ("torch.distributed", "torch.distributed.elastic.agent.server.api"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // num_processes, 1)))
     os.environ[LAUNCHER] = str(os.getpid())
     with TemporaryDirectory(prefix="fastarat-", ignore_cleanup_errors=True) as said:
-        return _run(num_processes, args, port, said=Path(said), on_gpus=on_gpus)
+        return _run(num_processes, args, place, said=Path(said), on_gpus=on_gpus)
 
 
-def _run(num_processes: int, args: list[str], port: int, *, said: Path, on_gpus: bool) -> int:
+def _alone(port: int) -> dict[str, Any]:
+    """What torch's launcher has to know to start the processes of one machine."""
+    return {"min_nodes": 1, "max_nodes": 1, "rdzv_endpoint": f"{HOST}:{port}", "local_addr": HOST}
+
+
+def _together(machines: Machines) -> dict[str, Any]:
+    """The same of several machines. Raises `UserError` if no way leads to the others."""
+    host, port = machines.place
+    try:
+        there = socket.gethostbyname(host)
+        own = own_address(there)
+    except OSError as error:
+        raise UserError(f"--rendezvous {machines.rendezvous}: no way leads there ({error.strerror})") from error
+    return {
+        "min_nodes": machines.number,
+        "max_nodes": machines.number,
+        "rdzv_endpoint": f"{there}:{port}",
+        "rdzv_configs": {"join_timeout": JOIN_S, "is_host": own == there or there.startswith("127.")},
+        "local_addr": own,
+    }
+
+
+def _run(num_processes: int, args: list[str], place: dict[str, Any], *, said: Path, on_gpus: bool) -> int:
     """`said`: a folder in which processes that fail say why."""
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
+        **place,
         nproc_per_node=num_processes,
         run_id="fastarat",
         rdzv_backend="c10d",
-        rdzv_endpoint=f"{HOST}:{port}",
-        local_addr=HOST,
         max_restarts=0,
         monitor_interval=0.1,
         logs_specs=DefaultLogsSpecs(str(said)),

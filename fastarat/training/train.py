@@ -1,7 +1,7 @@
 """Train by a configuration: what `fastarat train` does, and the same from Python."""
 
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from fastarat.common.distributed import (
 from fastarat.common.environment import environment
 from fastarat.common.errors import Interrupted, UserError, WorkError, first_line
 from fastarat.common.processes import is_first
+from fastarat.common.version import __version__
 from fastarat.config import Config
 from fastarat.data.loading.build import MOST_WORKERS, num_workers
 from fastarat.data.loading.choose import Opened, open_for_training
@@ -55,6 +56,8 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
     world = join_world(device)
     training = step = None
     try:
+        _check_settings(config, world)
+        run = Run(Path(decided(lambda: str(out), world)))  # each may have named one of its own
         choices, tuned, timed = decided(lambda: _chosen(config, run if resume else None, device, log), world)
         opened = _opened_by_all(config, world)
         world = with_short_waits(world)
@@ -124,11 +127,32 @@ def _chosen(config: Config, begun: Run | None, device: str, log: ChoiceLog) -> t
 
 
 def _opened_by_all(config: Config, world: World) -> Opened:
-    """The first process opens the data, then the others with the loader that it took: it may have to decode images that
-    they then find decoded."""
+    """The first process opens the data, then the first of each other machine with the loader that it took, then the
+    others: the first one of a machine may have to decode images that they then find decoded."""
     opened = open_for_training(config, world.device) if world.is_main else None
     loader = decided(lambda: opened.loader if opened else config.loader, world)
-    return opened or open_for_training(replace(config, loader=loader), world.device)
+    with_its_loader = replace(config, loader=loader)
+    if not world.is_main and world.is_first_here:
+        opened = open_for_training(with_its_loader, world.device)
+    barrier(world)
+    return opened or open_for_training(with_its_loader, world.device)
+
+
+def _check_settings(config: Config, world: World) -> None:
+    """Raise `UserError` unless all processes have the same settings and versions. Where the data lie is each machine's
+    own: `_check_alike` compares the images."""
+    mine = _settings(config)
+    theirs = decided(lambda: mine, world)
+    if other := [name for name, value in mine.items() if theirs.get(name) != value]:
+        raise UserError(
+            f"process {world.rank} has another {other[0]} than the first one: give all machines the same command, and "
+            "install the same versions on them"
+        )
+
+
+def _settings(config: Config) -> dict[str, str]:
+    own = {f.name: repr(getattr(config, f.name)) for f in fields(config) if f.name not in ("data", "extra")}
+    return {**own, "version of fastarat": __version__, "version of torch": torch.__version__}
 
 
 def _check_alike(training: Training, world: World) -> None:

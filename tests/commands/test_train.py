@@ -168,9 +168,11 @@ def test_every_switch_trains_and_makes_a_difference(fastarat, one_epoch, tmp_pat
 
 
 @pytest.mark.no_cover  # what it runs is counted by others
-@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_half_precision_trains_on_the_cpu_close_to_single(fastarat, tmp_path, dtype):
-    few = (*ONE_EPOCH, "--num-train-images", "32")  # convolutions in fp16 take their time on a CPU
+@pytest.mark.parametrize(("dtype", "num_images"), [("bf16", 32), ("fp16", 16)])
+def test_half_precision_trains_on_the_cpu_close_to_single(fastarat, tmp_path, dtype, num_images):
+    # One step in fp16, which skips the update of those whose gradients overflow until it has found its scale: whether
+    # the first one does is a matter of rounding.
+    few = (*ONE_EPOCH, "--num-train-images", str(num_images))
     for name in (dtype, "fp32"):
         assert fastarat("train", *few, "--dtype", name, "--out", name).code == 0
     half, single = (metrics(tmp_path / name)[0]["train"]["loss"] for name in (dtype, "fp32"))

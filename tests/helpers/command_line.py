@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,16 +56,21 @@ class Result:
 
 
 def start(
-    *args: object, environment: dict[str, str] | None = None, measured: bool = False, **options: Any
+    *args: object,
+    environment: dict[str, str] | None = None,
+    measured: bool = False,
+    within: Sequence[str] = (),
+    **options: Any,
 ) -> subprocess.Popen:
     """Start `fastarat ARGS` in a process of its own, with these environment variables besides ours.
 
-    `measured`: for coverage, for what no test runs in its own process; it takes a third longer and bears no signal.
+    `within`: a command that runs another one. `measured`: for coverage, for what no test runs in its own process; it
+    takes a third longer and bears no signal.
     """
     paths = {"PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "kernels")])}
     coverage = {} if measured else UNMEASURED
     env = {**os.environ, **coverage, **paths, **(environment or {})}
-    command = [sys.executable, "-m", "fastarat", *map(str, args)]
+    command = [*within, sys.executable, "-m", "fastarat", *map(str, args)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, **{"env": env, **pipes, **options})
 

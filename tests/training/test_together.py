@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from fastarat.__main__ import main
+from fastarat.commands.train import _as_started, parse_arguments
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.distributed import World
 from fastarat.common.errors import Interrupted, UserError, WorkError
@@ -146,6 +147,7 @@ def test_the_second_process_takes_format_kernels_step_and_loader_from_the_first(
 def test_a_process_that_finds_other_images_says_so_before_it_trains(tmp_path, monkeypatch, meetings):
     train(small(epochs=1), tmp_path / "first")
     meetings.second()
+    monkeypatch.setattr(trainer, "_settings", lambda config: {})  # alike, and the images are not: of another disk
     with pytest.raises(UserError, match="process 1 finds other images in digits than the first one"):
         train(small(epochs=1, num_train_images=192), tmp_path / "second")
 
@@ -257,16 +259,40 @@ def started_by_another(monkeypatch, world: int, here: int) -> None:
             ("--procs", "2", "--out", "run"),
             "one of 16 processes that a launcher started, and the settings say 2",
         ),
-        (("--procs", "16"), "each of several processes would name a directory of its own"),
+        (("--nodes", "2", "--procs", "4"), "and the settings say 8: leave --nodes, --gpus and --procs out"),
+        (("--batch", "60"), "batch 60 does not divide among 16 processes"),
     ],
 )
-def test_another_launcher_s_processes_are_what_the_settings_say_and_share_a_directory(
-    tmp_path, monkeypatch, capsys, flags, says
-):
+def test_another_launcher_s_processes_are_what_the_settings_say(tmp_path, monkeypatch, capsys, flags, says):
     started_by_another(monkeypatch, world=16, here=8)
     monkeypatch.chdir(tmp_path)
     assert main(["train", "digits-at", "--batch", "64", *flags]) == 2
     assert says in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("device", "expected"), [("auto", (2, 8, 0)), ("cpu", (2, 0, 8))])
+def test_without_numbers_the_settings_take_those_of_another_launcher(monkeypatch, device, expected):
+    started_by_another(monkeypatch, world=16, here=8)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    config = _as_started(parse_arguments(["digits-at", "--batch", "64", "--device", device])).config
+    assert (config.nodes, config.gpus, config.procs) == expected
+    started_by_another(monkeypatch, world=16, here=5)
+    with pytest.raises(UserError, match="16 processes, 5 of them on this machine"):
+        _as_started(parse_arguments(["digits-at", "--batch", "64"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("seed", "1"), ("version of torch", "'1.0'")],
+)
+def test_processes_with_other_settings_or_versions_are_told_apart(monkeypatch, name, other):
+    config = small()
+    theirs = trainer._settings(config) | {name: other}
+    monkeypatch.setattr(trainer, "decided", lambda decide, world: theirs)
+    with pytest.raises(UserError, match=f"process 3 has another {name} than the first one"):
+        trainer._check_settings(config, replace(World(torch.device("cpu")), rank=3))
+    monkeypatch.setattr(trainer, "decided", lambda decide, world: trainer._settings(config))
+    trainer._check_settings(replace(config, data="elsewhere"), World(torch.device("cpu")))
 
 
 def test_a_machine_has_its_own_share_of_the_gpus_and_of_the_workers(monkeypatch):
