@@ -21,6 +21,9 @@ LONGEST_WAIT = timedelta(hours=1)
 LONGEST_STEP = timedelta(minutes=15)
 """for its part of a step, which all of them have compiled: the longest that a loader may stand still"""
 
+ANOTHER_ENDED = "another process has ended"
+"""how a message begins that gives no reason of its own"""
+
 
 @dataclass(frozen=True)
 class World:
@@ -166,7 +169,7 @@ def said_of_others(error: str, world: World) -> str:
     if world.group is None:
         return ""
     if "onnection" in error:
-        return "another process has ended: it was killed, or failed for the reason that is said here or on its machine"
+        return f"{ANOTHER_ENDED}: it was killed, or failed for the reason that is said here or on its machine"
     if "imed out" in error:
         return f"another process hangs, and process {world.rank} has waited too long: end it, then --resume goes on"
     return ""

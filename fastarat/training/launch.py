@@ -14,6 +14,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from fastarat.common.distributed import ANOTHER_ENDED
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import read_json
 from fastarat.common.network import own_address
@@ -106,13 +107,12 @@ def _run(num_processes: int, args: list[str], place: dict[str, Any], *, said: Pa
     try:
         elastic_launch(config, sys.executable)("-m", "fastarat", *args)
     except ChildFailedError as error:
-        _raise_killed(error.failures)
-        _raise_said(said)
+        raise_why(error.failures, said)
         # A signal was sent to one of them, and all have stopped.
         code = max(failure.exitcode for failure in error.failures.values())
         return code if code > 0 else 128 - code
     except SignalException as error:
-        _raise_said(said)
+        raise_why({}, said)
         return 128 + error.sigval  # every process has saved its checkpoint and said so
     return 0
 
@@ -123,19 +123,39 @@ def _answered() -> list[str]:
     return [name for name in ENDING if name != "SIGHUP" or not ignored]
 
 
-def _raise_killed(failures: dict[int, ProcessFailure]) -> None:
-    """Speak for a process that could say nothing itself. SIGTERM is what the launcher ends the others with."""
+def raise_why(failures: dict[int, ProcessFailure], folder: Path) -> None:
+    """Raise why processes failed, if one of them says or shows it.
+
+    One that was killed could say nothing itself, and is the cause of what others say. Of those that said why, in files
+    of `folder`, the first counts that does not say it of another one. An abort counts after them: libraries abort those
+    that wait for a process that is gone.
+    """
+    killed, aborted = _killed(failures)
+    said = _said(folder)
+    own = [error for error in said if not str(error).startswith(ANOTHER_ENDED)]
+    for error in (*killed, *own, *aborted, *said):
+        raise error from None
+
+
+def _killed(failures: dict[int, ProcessFailure]) -> tuple[list[WorkError], list[WorkError]]:
+    """For each process that a signal ended an error that says so, and apart from them those that aborted. SIGTERM is
+    what the launcher ends the others with."""
+    killed, aborted = [], []
     for rank, failure in sorted(failures.items()):
-        if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
-            name = signal.Signals(-failure.exitcode).name
-            cause = "NCCL waited for another process, or a library failed" if name == "SIGABRT" else "out of memory?"
-            raise WorkError(
-                f"process {rank} was killed ({name}; {cause}); --resume goes on from the last checkpoint"
-            ) from None
+        if failure.exitcode >= 0 or failure.exitcode == -signal.SIGTERM:
+            continue
+        number = signal.Signals(-failure.exitcode)
+        cause = "a library failed, or waited too long" if number == signal.SIGABRT else "out of memory?"
+        error = WorkError(
+            f"process {rank} was killed ({number.name}; {cause}); --resume goes on from the last checkpoint"
+        )
+        (aborted if number == signal.SIGABRT else killed).append(error)
+    return killed, aborted
 
 
-def _raise_said(folder: Path) -> None:
-    """Raise what the first process to fail has said, if any has: the others failed since it was gone."""
+def _said(folder: Path) -> list[UserError | WorkError]:
+    """What processes said, in the order of time; last that there is something which cannot be read."""
+    errors: list[UserError | WorkError] = []
     files = sorted(folder.rglob("error.json"), key=lambda path: path.stat().st_mtime_ns)
     for file in files:
         try:
@@ -143,9 +163,10 @@ def _raise_said(folder: Path) -> None:
             kind, text = UserError if said["code"] == 2 else WorkError, said["message"]["message"]
         except (UserError, KeyError, TypeError):  # no file of ours
             continue
-        raise kind(text) from None
-    if files:
-        raise WorkError("a process failed, and what it said of it cannot be read") from None
+        errors.append(kind(text))
+    if len(errors) < len(files):
+        errors.append(WorkError("a process failed, and what it said of it cannot be read"))
+    return errors
 
 
 def check_port(port: int) -> None:

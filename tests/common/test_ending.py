@@ -22,7 +22,7 @@ from fastarat.common.ending import ended
 from fastarat.common.errors import Interrupted, UserError, WorkError
 from fastarat.common.signals import ENDING
 from fastarat.training import launch as launch_module
-from fastarat.training.launch import _raise_killed, _raise_said, launch
+from fastarat.training.launch import launch, raise_why
 
 
 def fails_with(error: BaseException) -> int:
@@ -173,11 +173,11 @@ def test_of_several_processes_the_launcher_says_what_the_first_to_fail_said(tmp_
         os.utime(file, ns=(0, 2000 - 1000 * rank))
     assert capsys.readouterr().err == ""
     with pytest.raises(WorkError, match=r"TypeError: the reason .*the traceback is in"):
-        _raise_said(tmp_path)
+        raise_why({}, tmp_path)
     file.write_text(json.dumps({"message": {"message": "give a file"}, "code": 2}))
     os.utime(file, ns=(0, 0))
     with pytest.raises(UserError, match=r"^give a file$"):
-        _raise_said(tmp_path)
+        raise_why({}, tmp_path)
 
 
 @pytest.mark.parametrize("cut", [b"", b'{"message": {"mess', b"\xff", b"[]", b'{"code": 2, "message": "text"}'])
@@ -188,10 +188,10 @@ def test_a_reason_that_cannot_be_read_hides_no_other_and_is_one_line_itself(tmp_
         file.write_bytes(text)
         os.utime(file, ns=(0, rank))
     with pytest.raises(WorkError, match=r"^the reason$"):
-        _raise_said(tmp_path)
+        raise_why({}, tmp_path)
     file.unlink()
     with pytest.raises(WorkError, match=r"^a process failed, and what it said of it cannot be read$"):
-        _raise_said(tmp_path)
+        raise_why({}, tmp_path)
 
 
 def test_a_reason_is_whole_or_not_there(tmp_path, monkeypatch):
@@ -222,11 +222,30 @@ def test_the_launcher_answers_sighup_but_where_nohup_has_it_ignored(monkeypatch,
     assert held["args"][-1] == "train"
 
 
-def test_a_process_that_was_killed_is_named_with_its_signal():
-    ended_by = {0: 1, 1: -signal.SIGTERM, 3: -signal.SIGKILL}  # the launcher ends those that are left
+KILLED = r"process 3 was killed \(SIGKILL; out of memory\?\); --resume goes on"
+ABORTED = r"process 3 was killed \(SIGABRT; a library failed"
+
+
+@pytest.mark.parametrize(
+    ("number", "said", "reason"),
+    [
+        (signal.SIGKILL, [], KILLED),
+        (signal.SIGKILL, ["another process has ended: look there"], KILLED),
+        (signal.SIGABRT, ["another process has ended: look there", "the disk is full"], r"^the disk is full$"),
+        (signal.SIGABRT, ["another process has ended: look there"], ABORTED),
+        (signal.SIGTERM, ["another process has ended: look there"], "look there"),
+    ],
+)
+def test_of_what_processes_say_and_show_the_cause_is_said(tmp_path, number, said, reason):
+    ended_by = {0: 1, 1: -signal.SIGTERM, 3: -number}  # the launcher ends those that are left
     failures: Any = {rank: SimpleNamespace(exitcode=code) for rank, code in ended_by.items()}
-    with pytest.raises(WorkError, match=r"process 3 was killed \(SIGKILL; out of memory\?\); --resume goes on"):
-        _raise_killed(failures)
+    for rank, text in enumerate(said):
+        file = tmp_path / str(rank) / "error.json"
+        file.parent.mkdir()
+        file.write_text(json.dumps({"message": {"message": text}, "code": 1}))
+        os.utime(file, ns=(0, rank))
+    with pytest.raises(WorkError, match=reason):
+        raise_why(failures, tmp_path)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
