@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from itertools import count
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.command_line import TINY, Result, assert_same, finish, newest, start, state_of
+from tests.helpers.command_line import TINY, Result, assert_same, finish, newest, start, state_of, wait_for
 
 NET = "10.77.0"
 BRIDGE = "fastarat-br"
@@ -99,3 +100,30 @@ def test_machines_with_other_settings_train_nothing(machines, tmp_path):
         "process 1 has another seed than the first one: give all machines the same command"
     )
     assert "another process has ended" in ended[0].error and not (tmp_path / "run").exists()
+
+
+def pids(machine: str) -> list[int]:
+    """Of what runs there."""
+    found = subprocess.run(["ip", "netns", "pids", machine], capture_output=True, text=True, check=True)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "told to end"])
+def test_a_machine_that_goes_ends_the_other_and_a_signal_saves(machines, tmp_path, is_killed):
+    meet = ("--nodes", "2", "--procs", "2", "--rendezvous", f"{NET}.1:{next(PORTS)}", "--out", "run")
+    endless = (*RUN, "--epochs", "5000", "--evaluation.every-epochs", "0")
+    first, second = (on(machine, "train", *endless, *meet) for machine in machines)
+    wait_for(tmp_path / "run/metrics.jsonl", first)
+    if is_killed:
+        for pid in pids(machines[1]):
+            os.kill(pid, signal.SIGKILL)
+    else:
+        second.terminate()
+    result, _ = all_ended([first, second])
+    assert not pids(machines[0]) and not pids(machines[1])
+    if is_killed:
+        assert result.code == 1 and result.error.startswith("another process has ended: it was killed, or failed")
+    else:
+        assert result.code == 128 + signal.SIGTERM and "stopped at step" in result.err
+        assert state_of(newest(tmp_path / "run"))["step"] > 0
