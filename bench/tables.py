@@ -131,9 +131,10 @@ def picture_name(rows: list[Row]) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "digits": partial(robustness_table, "digits"),
-    "cifar10-tiny": partial(robustness_table, "cifar10-tiny"),
-    "ablation": partial(robustness_table, "ablation"),
+    **{
+        suite: partial(robustness_table, suite)
+        for suite in ("digits", "digits-formats", "cifar10-tiny", "cifar10-tiny-formats", "ablation")
+    },
     "autoattack": autoattack_table,
     "loaders": loaders_table,
     "ladders": ladders_table,
