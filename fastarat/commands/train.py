@@ -47,7 +47,7 @@ def run(args: list[str]) -> int:
         join_ranks()  # with it our own launcher runs on each machine, whoever started that
     arguments = parse_arguments(args)
     if launched():
-        arguments = _as_started(arguments)
+        arguments = _as_started(arguments, args)
     elif arguments.config.num_processes > 1:
         return _launch(arguments, args)
     from fastarat.training.train import train
@@ -152,27 +152,26 @@ def _resumed(arguments: TrainArguments) -> TrainArguments:
     return arguments
 
 
-def _as_started(arguments: TrainArguments) -> TrainArguments:
-    """With the launcher's numbers of machines and processes, where none are given. Raises `UserError` for others."""
+def _as_started(arguments: TrainArguments, args: list[str]) -> TrainArguments:
+    """With the launcher's numbers of machines and processes, where no flag names them: those that a run was begun with
+    need not be these. Raises `UserError` for others."""
+    from fastarat.common.choice_log import ChoiceLog
+    from fastarat.training.choices import choose_device
+
     config, size, here = arguments.config, num_started(), num_here(num_started())
-    if not (config.gpus or config.procs) and config.nodes == 1 and size > 1:
+    if all(value_of(args, flag) is None for flag in ("--nodes", "--gpus", "--procs")):
         if size % here:
             raise UserError(f"{size} processes, {here} of them on this machine: start as many on each")
-        on_cpu = config.device == "cpu" or not _has_gpus()
-        config = replace(config, nodes=size // here, **{"procs" if on_cpu else "gpus": here})
-        return replace(arguments, config=config.checked())
+        device = choose_device(replace(config, gpus=min(config.gpus, 1)), ChoiceLog(quiet=True))
+        count = here if size > 1 else 0
+        gpus, procs = (count, 0) if device == "cuda" else (0, count)
+        return replace(arguments, config=replace(config, nodes=size // here, gpus=gpus, procs=procs).checked())
     if size != config.num_processes:
         raise UserError(
             f"this is one of {size} processes that a launcher started, and the settings say {config.num_processes}: "
             "leave --nodes, --gpus and --procs out, and they are as it says"
         )
     return arguments
-
-
-def _has_gpus() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def _launch(arguments: TrainArguments, args: list[str]) -> int:

@@ -36,13 +36,6 @@ class World:
     """for tensors of the training; None for a single process"""
     control: ProcessGroup | None = None
     """gloo, for flags on the host: asking for them never waits for the device"""
-    local_rank: int = 0
-    """its place on this machine"""
-
-    @property
-    def is_first_here(self) -> bool:
-        """Whether this process prepares what all of its machine share."""
-        return self.local_rank == 0
 
     @property
     def is_main(self) -> bool:
@@ -66,7 +59,7 @@ def join_world(device: str) -> World:
     dist.init_process_group(backend, device_id=here if on_gpu else None, timeout=LONGEST_STEP)
     # The first process may decode a large data set while the others wait; the launcher sees who died.
     control = _waiting(timedelta(days=1))
-    return World(here, dist.get_rank(), dist.get_world_size(), dist.group.WORLD, control, local_rank)
+    return World(here, dist.get_rank(), dist.get_world_size(), dist.group.WORLD, control)
 
 
 def _show_gloo_the_way() -> None:

@@ -60,6 +60,16 @@ def is_first() -> bool:
     return not launched() or os.environ.get("RANK", "0") == "0"
 
 
+def is_first_here() -> bool:
+    """Whether this process is alone or the first of several on this machine. Where each process sees its own GPU alone,
+    LOCAL_RANK is 0 for all of them: of our launcher, whose ranks lie together on a machine, the rank tells."""
+    if not launched():
+        return True
+    if LAUNCHER in os.environ:
+        return int(os.environ["RANK"]) % int(os.environ["LOCAL_WORLD_SIZE"]) == 0
+    return os.environ["LOCAL_RANK"] == "0"
+
+
 def end_with_parent(parent: int) -> None:
     """Let SIGTERM come to this process when its parent ends, even if nobody could tell it. `parent`: its process id."""
     if sys.platform == "linux":

@@ -29,12 +29,15 @@ from fastarat.training.step.together import LeftBehind, meet
 class FallbackStep:
     """The step of a training, which falls back where its first call with images of a size fails.
 
-    What a failed call moved is put back, bit by bit; all processes fall back together. `fell_back` is told the choices
-    that it then takes, and a failure counts as the end where `is_stopped`: Ctrl-C reaches compilers too.
+    What a failed call moved is put back, bit by bit; all processes fall back together. With `has_to_gain` compiled code
+    that is no faster on a CPU has failed: a run that goes on, or follows `tune`, takes what was chosen. `fell_back` is
+    told the choices that it then takes, and a failure counts as the end where `is_stopped`: Ctrl-C reaches compilers
+    too.
     """
 
-    def __init__(self, training: Training, step: Step, choices: Choices, log: ChoiceLog):
+    def __init__(self, training: Training, step: Step, choices: Choices, log: ChoiceLog, *, has_to_gain: bool):
         self.training, self.step, self.choices, self.log = training, step, choices, log
+        self.has_to_gain = has_to_gain
         self.sizes: set[torch.Size] = set()
         self.fell_back: Callable[[Choices], None] = lambda choices: None
         self.is_stopped: Callable[[], bool] = lambda: False
@@ -96,10 +99,10 @@ class FallbackStep:
         return held_against(self._written(), self.step, self.training.parts, batch)
 
     def _check_gain(self, batch: Batch) -> None:
-        """Remember what compiled code that nobody asked for gains on a CPU. Raises `NotCompiled`, in all processes, if
-        that is nothing; all of them take the same steps for it."""
+        """Remember what compiled code gains that has to. Raises `NotCompiled`, in all processes, if that is nothing;
+        all of them take the same steps for it."""
         parts, config = self.training.parts, self.training.config
-        if self.choices.compile != "compile" or batch.x.is_cuda or config.compile != "auto":
+        if not self.has_to_gain or self.choices.compile != "compile":
             return
         gain = gain_in_turns(self._written(), self.step, parts, batch)
         gain = decided(lambda: gain, parts.world)

@@ -22,7 +22,7 @@ from fastarat.common.distributed import (
 )
 from fastarat.common.environment import environment
 from fastarat.common.errors import Interrupted, UserError, WorkError, first_line
-from fastarat.common.processes import is_first
+from fastarat.common.processes import is_first, is_first_here
 from fastarat.common.version import __version__
 from fastarat.config import Config
 from fastarat.data.loading.build import MOST_WORKERS, num_workers
@@ -71,7 +71,7 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
             if mode != choices.compile:
                 choices = replace(choices, compile=mode)
                 step = step_of(training, choices)
-        step = FallbackStep(training, step, choices, log)
+        step = FallbackStep(training, step, choices, log, has_to_gain=timed)
         _log_the_rest(training, opened, choices, log)
         if profile:
             first_recorded(training, profile)  # before there is a run
@@ -132,7 +132,7 @@ def _opened_by_all(config: Config, world: World) -> Opened:
     opened = open_for_training(config, world.device) if world.is_main else None
     loader = decided(lambda: opened.loader if opened else config.loader, world)
     with_its_loader = replace(config, loader=loader)
-    if not world.is_main and world.is_first_here:
+    if not world.is_main and is_first_here():
         opened = open_for_training(with_its_loader, world.device)
     barrier(world)
     return opened or open_for_training(with_its_loader, world.device)
@@ -151,7 +151,8 @@ def _check_settings(config: Config, world: World) -> None:
 
 
 def _settings(config: Config) -> dict[str, str]:
-    own = {f.name: repr(getattr(config, f.name)) for f in fields(config) if f.name not in ("data", "extra")}
+    config = replace(config, data="", extra=replace(config.extra, data=None))
+    own = {f.name: repr(getattr(config, f.name)) for f in fields(config)}
     return {**own, "version of fastarat": __version__, "version of torch": torch.__version__}
 
 

@@ -80,9 +80,11 @@ def machine(monkeypatch, tmp_path, capsys) -> Callable[..., Result]:
         monkeypatch.setattr(torch, "compile", compiled)
         if "kernel" in fails:
             monkeypatch.setitem(IMPLEMENTATIONS, "triton", replace(TRITON, pgd_step=refuse))
-        gain = 0.5 if "gain" in fails else 2.0
-        monkeypatch.setattr("fastarat.training.fallback.gain_in_turns", lambda *_: gain)
+        monkeypatch.setattr("fastarat.training.fallback.gain_in_turns", lambda *_: 0.5)
         choices = Choices("cpu", "fp32", "triton", mode)  # type: ignore[arg-type]
+        if "gain" in fails:  # it is chosen by timed steps
+            choices = replace(choices, compile="eager")
+            monkeypatch.setattr("fastarat.training.train.faster_mode", lambda *_: mode)
         monkeypatch.setattr("fastarat.training.train.choose", lambda *_: choices)
         capsys.readouterr()
         code = main(["train", *FLAGS, *flags, "--out", str(tmp_path / "run")])

@@ -55,7 +55,7 @@ def taken(rank: int, folder: Path, mode: CompileMode, fails: int | None, gains: 
         eager(batch)
         expected = [parameter.clone() for parameter in training.parts.parameters]
         put_back()
-        step = FallbackStep(training, step_of(training, choices), choices, log)
+        step = FallbackStep(training, step_of(training, choices), choices, log, has_to_gain=mode == "auto")
         end: dict[str, Any] = {}
         try:
             step(batch)

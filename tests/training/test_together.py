@@ -20,6 +20,7 @@ from fastarat.commands.train import _as_started, parse_arguments
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.distributed import World
 from fastarat.common.errors import Interrupted, UserError, WorkError
+from fastarat.common.processes import LAUNCHER, is_first_here
 from fastarat.common.signals import ENDING
 from fastarat.config import Config
 from fastarat.config.data import LoadingConfig
@@ -274,16 +275,38 @@ def test_another_launcher_s_processes_are_what_the_settings_say(tmp_path, monkey
 def test_without_numbers_the_settings_take_those_of_another_launcher(monkeypatch, device, expected):
     started_by_another(monkeypatch, world=16, here=8)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    config = _as_started(parse_arguments(["digits-at", "--batch", "64", "--device", device])).config
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "pretended")
+    args = ["digits-at", "--batch", "64", "--device", device]
+    arguments = parse_arguments(args)
+    config = _as_started(arguments, args).config
     assert (config.nodes, config.gpus, config.procs) == expected
+    begun = replace(config, nodes=1, gpus=4 * bool(config.gpus), procs=4 * bool(config.procs))
+    assert _as_started(replace(arguments, config=begun), args).config == config  # it goes on with others
     started_by_another(monkeypatch, world=16, here=5)
     with pytest.raises(UserError, match="16 processes, 5 of them on this machine"):
-        _as_started(parse_arguments(["digits-at", "--batch", "64"]))
+        _as_started(arguments, args)
+
+
+def test_one_process_a_machine_is_its_first(monkeypatch):
+    assert is_first_here()
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(LAUNCHER, "1")  # ours, on GPUs: each process has the local rank 0
+    for rank, first in enumerate([True, False, True, False]):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        assert is_first_here() is first
+    monkeypatch.delenv(LAUNCHER)  # srun may deal ranks out in turn: 0 and 2 on the first machine
+    for rank, local_rank in enumerate(["0", "0", "1", "1"]):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+        assert is_first_here() is (rank < 2)
 
 
 @pytest.mark.parametrize(
     ("name", "other"),
-    [("seed", "1"), ("version of torch", "'1.0'")],
+    [("seed", "1"), ("extra", "ExtraConfig(data=None, ratio=0.7)"), ("version of torch", "1.0")],
 )
 def test_processes_with_other_settings_or_versions_are_told_apart(monkeypatch, name, other):
     config = small()
