@@ -67,7 +67,9 @@ def start(
     `within`: a command that runs another one. `measured`: for coverage, for what no test runs in its own process; it
     takes a third longer and bears no signal.
     """
-    paths = {"PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "kernels")])}
+    # What is on it already stays: with true values the simulated GPU comes that way.
+    before = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    paths = {"PYTHONPATH": os.pathsep.join(filter(None, [str(CHECKOUT), str(CHECKOUT / "kernels"), *before]))}
     coverage = {} if measured else UNMEASURED
     env = {**os.environ, **coverage, **paths, **(environment or {})}
     command = [*within, sys.executable, "-m", "fastarat", *map(str, args)]
