@@ -8,7 +8,7 @@ made when the first batch of them comes.
 
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FunctionType
 from typing import Any
 
@@ -19,6 +19,7 @@ from fastarat.attacks.cuda_graphs import capturing
 from fastarat.common.errors import WorkError, first_line
 from fastarat.config.training import CompileMode
 from fastarat.data.loading.loader import Batch
+from fastarat.training.step.decompositions import by_image
 from fastarat.training.step.together import Compile, run_together
 from fastarat.training.step.train_step import EAGER, Controls, Stages, StepParts, train_step
 
@@ -100,7 +101,8 @@ def _compiler(backend: str, device_type: str) -> Compile:
     def by_inductor(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
         from torch._inductor.compile_fx import compile_fx  # seconds to import
 
-        return compile_fx(graph, inputs, config_patches=compiler_options(device_type))
+        with by_image() if device_type == "cpu" else nullcontext():
+            return compile_fx(graph, inputs, config_patches=compiler_options(device_type))
 
     return by_inductor
 
