@@ -21,7 +21,8 @@ MOST_CONVOLUTIONS = 12
 """of such a net; in a ResNet-18 on a CPU products take the time, which compiling does not change"""
 _SECONDS_A_COMPILER = 35.0
 _SECONDS_A_CONVOLUTION = 2.5
-"""what a first compilation takes, by the net's convolutions, on two idle cores: 49 s were measured for 6"""
+"""what a first compilation takes, by the net's convolutions, on two idle cores that sort in the time below: 49 s were
+measured for 6, and 30 to 35 s on cores twice as fast"""
 _SECONDS_OF_SORTING = 0.02
 """what a hundred thousand words take there"""
 _MOST_STEPS = 4
@@ -104,7 +105,7 @@ def expected(training: Training, size: tuple[int, int]) -> tuple[float | None, s
 
 def estimate(training: Training) -> float:
     """Seconds of a first compilation on this machine, as slow as it is now, or was at its last one in this hour."""
-    return idle_seconds(training) * max(1.0, last_slowness(), _slowness_now())
+    return idle_seconds(training) * max(last_slowness(), _slowness_now())
 
 
 def keep_compile_seconds(training: Training, key: str, seconds: float) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from fastarat_kernels.implementations import PYTORCH, TRITON
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.utils import counters
 
 from fastarat.common.distributed import World
 from fastarat.common.errors import WorkError
@@ -25,7 +26,7 @@ from fastarat.data.open import open_dataset
 from fastarat.methods.registry import build_method
 from fastarat.models.registry import build_model
 from fastarat.training.build import build_training
-from fastarat.training.step.compiled import MOST_UNROLLED, build_step, unrolled_size
+from fastarat.training.step.compiled import MOST_UNROLLED, _compiler, build_step, unrolled_size
 from fastarat.training.step.train_step import Controls
 from tests.helpers.step_parts import nets_of_one_block, parts_of
 
@@ -208,6 +209,19 @@ def test_inductor_gives_the_losses_of_the_eager_step_in_float64(kernels, unroll)
     settings = {"method": replace(METHODS["arat"], gamma=1.0), "precision": "fp64"}
     eager, compiled = trained("eager", **settings), trained("compile", unroll=unroll, kernels=kernels, **settings)
     torch.testing.assert_close(eager[0], compiled[0], rtol=1e-6, atol=0)
+
+
+def test_a_graph_with_autocast_is_kept_for_the_next_run():
+    def doubled(x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return x @ x
+
+    hits = counters["aot_autograd"]
+    for _ in range(2):
+        torch._dynamo.reset()
+        before = hits["autograd_cache_hit"], hits["autograd_cache_bypass"]
+        torch.compile(doubled, backend=_compiler("inductor", "cpu"), fullgraph=True)(torch.ones(2, 2))
+    assert (hits["autograd_cache_hit"], hits["autograd_cache_bypass"]) == (before[0] + 1, before[1])
 
 
 def test_a_teachers_convolutions_count_in_the_size_of_the_step():
