@@ -99,14 +99,25 @@ def mean_over_processes(tensors: list[Tensor], world: World) -> list[Tensor]:
     """The mean of each tensor over all processes, by one all-reduce of them all, flattened."""
     if world.group is None:
         return tensors
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    if world.device.type == "cuda":  # NCCL divides as it adds; gloo cannot
-        dist.all_reduce(flat, op=dist.ReduceOp.AVG, group=world.group)
-    else:
-        dist.all_reduce(flat, group=world.group)
-        flat = flat / world.size
+    flat = finished(started_mean(torch.cat([tensor.flatten() for tensor in tensors]), world), world)
     parts = flat.split([tensor.numel() for tensor in tensors])
     return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def started_mean(values: Tensor, world: World) -> Tensor:
+    """What `finished` makes the mean of `values` over all processes; until then they are on their way.
+
+    Every process starts the same ones in the same order. A compiler traces both into its graph.
+    """
+    assert world.group is not None
+    op = "avg" if world.device.type == "cuda" else "sum"  # NCCL divides as it adds; gloo cannot
+    return torch.ops._c10d_functional.all_reduce(values, op, world.group.group_name)
+
+
+def finished(values: Tensor, world: World) -> Tensor:
+    """The mean that `started_mean` started, when it is there."""
+    values = torch.ops._c10d_functional.wait_tensor(values)
+    return values if world.device.type == "cuda" else values / world.size
 
 
 def sum_over_processes(values: Tensor, world: World) -> Tensor:

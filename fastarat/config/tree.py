@@ -70,6 +70,8 @@ class Config:
     auto: triton where it runs in a CUDA graph"""
     sync_bn: bool = False
     """batch-norm statistics over all processes"""
+    bf16_gradients: bool = False
+    """gradients travel between processes, and are added, in bf16: half the bytes"""
     fidelity: Fidelity = "paper"
     """AR-AT as its paper describes it, or with the departures of its published code"""
     num_train_images: int | None = None

@@ -101,6 +101,7 @@ def build_training(
         world=world,
         kernels=kernels,
         seed=config.seed,
+        bf16_gradients=config.bf16_gradients,
     )
     batches = build_loader(
         config,

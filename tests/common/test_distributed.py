@@ -2,11 +2,11 @@
 
 import socket
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from fastarat.common.distributed import (
     LONGEST_STEP,
@@ -43,18 +43,19 @@ def test_means_and_sums_over_one_process_are_the_values_themselves():
     assert sum_over_processes(tensors[0], ALONE) is tensors[0]
 
 
-@pytest.mark.parametrize(("device", "op", "mean"), [("cuda", dist.ReduceOp.AVG, 6.0), ("cpu", None, 3.0)])
+@pytest.mark.parametrize(("device", "op", "mean"), [("cuda", "avg", 6.0), ("cpu", "sum", 3.0)])
 def test_nccl_takes_the_mean_itself_and_of_gloo_s_sum_we_do(monkeypatch, device, op, mean):
-    def all_reduce(flat, op=None, group=None):
-        asked.append(op)
-        flat.mul_(2)
+    def all_reduce(flat, op, group):
+        asked.append((op, group))
+        return flat * 2
 
     asked: list[object] = []
-    monkeypatch.setattr(dist, "all_reduce", all_reduce)
-    group: Any = object()
+    monkeypatch.setattr(torch.ops._c10d_functional, "all_reduce", all_reduce)
+    monkeypatch.setattr(torch.ops._c10d_functional, "wait_tensor", lambda values: values)
+    group: Any = SimpleNamespace(group_name="all")
     tensors = [torch.full((2, 1), 3.0), torch.full((3,), 3.0)]
     means = mean_over_processes(tensors, World(torch.device(device), 0, 2, group))
-    assert asked == [op] and [each.flatten().tolist() for each in means] == [[mean] * 2, [mean] * 3]
+    assert asked == [(op, "all")] and [each.flatten().tolist() for each in means] == [[mean] * 2, [mean] * 3]
 
 
 def test_averaging_in_place_changes_nothing():

@@ -18,7 +18,10 @@ class Meetings:
     def __init__(self, monkeypatch):
         self.held: list[tuple[Any, Any]] = []
         self.rank, self.next = 0, 0
+        self.group_name = "all"
         monkeypatch.setattr(dist, "all_reduce", self._all_reduce)
+        monkeypatch.setattr(torch.ops._c10d_functional, "all_reduce", self._start)
+        monkeypatch.setattr(torch.ops._c10d_functional, "wait_tensor", lambda values: values)
         monkeypatch.setattr(dist, "broadcast_object_list", self._broadcast)
         monkeypatch.setattr(dist, "barrier", lambda group: self._meet("barrier"))
         monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
@@ -52,6 +55,9 @@ class Meetings:
 
     def _all_reduce(self, tensor: torch.Tensor, op: Any = None, group: Any = None) -> None:
         tensor.copy_(self._meet(("all_reduce", tensor.shape, tensor.dtype, op), tensor.clone()))
+
+    def _start(self, values: torch.Tensor, op: str, group: str) -> torch.Tensor:
+        return self._meet(("all_reduce", values.shape, values.dtype, op), values.clone())
 
     def _broadcast(self, box: list[Any], src: int, group: Any) -> None:
         box[:] = self._meet("broadcast", list(box))

@@ -39,6 +39,7 @@ def parts_of(
     seed: int = 3,
     device: torch.device = CPU,
     kernels: Kernels = PYTORCH,
+    world: World | None = None,
 ) -> StepParts:
     """Parts around `net` and `method`, which have to be in the precision's parameter dtype."""
     for part in (net, method):
@@ -51,7 +52,7 @@ def parts_of(
         attack=attack,
         optimizer=OptimizerConfig(),
         precision=Precision(precision, device),
-        world=World(device),
+        world=world or World(device),
         kernels=kernels,
         seed=seed,
     )

@@ -31,9 +31,10 @@ def step_key(parts: StepParts, config: Config, size: tuple[int, int]) -> str:
     precision, world = parts.precision, parts.world
     rows = config.batch // world.size
     shape = (config.model, config.method, config.attack, config.optimizer, config.sync_bn, rows, size)
+    sent = ("bf16",) if config.bf16_gradients else ()
     machine = (node(), torch.get_num_threads(), world.size, precision.device_type)
     code = (precision.dtype, parts.kernels.name, FLAG, SOONER, torch.__version__, __version__)
-    what = (*shape, *code, *machine)
+    what = (*shape, *sent, *code, *machine)
     return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
 
 

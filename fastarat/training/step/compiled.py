@@ -75,7 +75,7 @@ def build_step(
         return lambda batch: train_step(parts, batch, controls)
     # With autograd traced, attack and training are one graph.
     torch._dynamo.config.trace_autograd_ops = True
-    compiler = _compiler(backend, parts.precision.device_type)
+    compiler = _compiler(backend, parts.precision.device_type, overlaps=parts.world.group is not None)
     compiler = run_together(compiler, meet) if meet else compiler
 
     def full_graph(function: FunctionType) -> Callable:
@@ -97,7 +97,7 @@ def build_step(
     return StepBySize(lambda: CapturedStep(parts, compiled(), pool, meet))
 
 
-def _compiler(backend: str, device_type: str) -> Compile:
+def _compiler(backend: str, device_type: str, *, overlaps: bool) -> Compile:
     """The backend of torch.compile; inductor with the options by which its code is right."""
     if backend != "inductor":
         return torch._dynamo.lookup_backend(backend)
@@ -105,9 +105,11 @@ def _compiler(backend: str, device_type: str) -> Compile:
     def by_inductor(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
         from torch._inductor.compile_fx import compile_fx  # seconds to import
 
+        from fastarat.training.step.overlap import overlap_options
+
+        options = {**compiler_options(device_type), "unsafe_marked_cacheable_functions": KEPT}
         with by_image() if device_type == "cpu" else nullcontext():
-            options = {**compiler_options(device_type), "unsafe_marked_cacheable_functions": KEPT}
-            return compile_fx(graph, inputs, config_patches=options)
+            return compile_fx(graph, inputs, config_patches=options | (overlap_options() if overlaps else {}))
 
     return by_inductor
 

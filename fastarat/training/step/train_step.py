@@ -14,12 +14,13 @@ from fastarat_kernels.implementations import Kernels
 from torch import Tensor, nn
 
 from fastarat.attacks import pgd
-from fastarat.common.distributed import World, mean_over_processes
+from fastarat.common.distributed import World
 from fastarat.config.attack import AttackConfig
 from fastarat.config.training import OptimizerConfig
 from fastarat.data.loading.loader import Batch
 from fastarat.methods.method import Method
 from fastarat.models.split_batch_norm import forward
+from fastarat.training.step.gradients import mean_gradients
 from fastarat.training.step.precision import Precision
 from fastarat.training.step.sgd import sgd_
 
@@ -36,6 +37,8 @@ class StepParts:
     world: World
     kernels: Kernels
     seed: int
+    bf16_gradients: bool = False
+    """see `fastarat.training.step.gradients`"""
     parameters: list[Tensor] = field(init=False)
     """what is trained, of the net and of the method: float32, float64 for fp64"""
     momenta: list[Tensor] = field(init=False)
@@ -130,7 +133,7 @@ def descend(parts: StepParts, x: Tensor, x_adv: Tensor, y: Tensor, controls: Con
     gradients = torch.autograd.grad(
         parts.precision.scaled(loss), parts.parameters, allow_unused=True, materialize_grads=True
     )
-    gradients = mean_over_processes(list(gradients), parts.world)
+    gradients = mean_gradients(list(gradients), parts.world, bf16=parts.bf16_gradients)
     gradients, keep = parts.precision.unscale(gradients)
     momentum, weight_decay = parts.optimizer.momentum, parts.optimizer.weight_decay
     sgd_(parts.parameters, gradients, parts.momenta, controls.learning_rate, momentum, weight_decay, keep)

@@ -1,0 +1,48 @@
+"""Collectives of a compiled step: started as soon as what they send is there, waited for as late as can be.
+
+Autograd gives all gradients at once, so that the traced graph has the all-reduces after the backward pass. A pass over
+the graph moves each to where its last gradient is computed; inductor's scheduler, which orders by memory in use, is
+told to keep that order. Both go by the graph alone, which is every process's: none starts another collective than the
+others. On a GPU NCCL's kernels run on a stream of their own beside the backward pass's, captured with it.
+"""
+
+from typing import Any
+
+import torch
+from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
+from torch.fx import Graph, Node
+
+
+def overlap_options() -> dict[str, Any]:
+    """The `options` of inductor for a step of several processes."""
+    return {
+        "post_grad_custom_pre_pass": StartSooner(),
+        "reorder_for_compute_comm_overlap": True,
+        "reorder_for_compute_comm_overlap_passes": ["raise_comms", "sink_waits"],
+    }
+
+
+class StartSooner(CustomGraphPass):
+    """Moves every all-reduce of a graph, and what is computed for it alone, up to behind what they need."""
+
+    def __call__(self, graph: Graph) -> None:
+        """Reorder `graph`, in place."""
+        all_reduces = graph.find_nodes(op="call_function", target=torch.ops._c10d_functional.all_reduce.default)
+        for all_reduce in reversed(list(all_reduces)):  # what is moved last comes first
+            for node in _computed_for(all_reduce):
+                max(node.all_input_nodes).append(node)
+
+    def uuid(self) -> Any:
+        """What compiled code depends on."""
+        return get_hash_for_files((__file__,))
+
+
+def _computed_for(last: Node) -> list[Node]:
+    """`last`, and before it in their order all nodes whose values nothing but `last` needs, and that need some."""
+    found = {last}
+    node = last.prev
+    while node.op != "placeholder" and node.op != "root":
+        if node.users and found.issuperset(node.users) and node.all_input_nodes:
+            found.add(node)
+        node = node.prev
+    return sorted(found)

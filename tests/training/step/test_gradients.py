@@ -1,0 +1,127 @@
+"""Gradients over processes: a few buckets, each on its way as soon as the backward pass has it."""
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.distributed as dist
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from fastarat.common.distributed import World
+from fastarat.config.attack import AttackConfig
+from fastarat.config.method import ATConfig
+from fastarat.methods.registry import build_method
+from fastarat.models.registry import build_model
+from fastarat.training.step import gradients
+from fastarat.training.step.compiled import build_step
+from fastarat.training.step.gradients import in_buckets, mean_gradients
+from fastarat.training.step.overlap import StartSooner
+from fastarat.training.step.train_step import Controls, StepParts
+from tests.helpers.captured import batch
+from tests.helpers.step_parts import CPU, nets_of_one_block, parts_of
+
+pytestmark = pytest.mark.no_cover  # of compiled steps
+
+
+@pytest.fixture
+def alone() -> Iterator[World]:
+    """A process group of gloo with one process in it."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield World(CPU, 0, 1, dist.group.WORLD)
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def first_of_two() -> Iterator[World]:
+    """The first of two processes, the second of which is not there: collectives give what they are given."""
+    torch.compiler.reset()
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    yield World(CPU, 0, 2, dist.group.WORLD)
+    dist.destroy_process_group()
+
+
+def test_buckets_go_from_the_last_parameter_to_the_first():
+    assert in_buckets([1, 2, 3, 4, 5], least=6) == [[4, 3], [2, 1, 0]]
+    assert in_buckets([2, 9, 2, 2, 2], least=4) == [[4, 3], [2, 1], [0]]
+    assert in_buckets([]) == []
+
+
+def test_the_buckets_of_a_resnet_18_are_few_and_the_exposed_one_is_small():
+    net = build_model("resnet18", 10)
+    sizes = [parameter.nbytes for parameter in net.parameters()]
+    buckets = in_buckets(sizes)
+    assert sorted(i for bucket in buckets for i in bucket) == list(range(len(sizes)))
+    totals = [sum(sizes[i] for i in bucket) / 2**20 for bucket in buckets]
+    assert len(totals) <= 6 and totals[-1] < 8 and sum(totals) > 40
+
+
+def test_means_have_the_shapes_and_dtypes_of_their_gradients(alone, monkeypatch):
+    monkeypatch.setattr(gradients, "in_buckets", lambda sizes: in_buckets(sizes, least=32))
+    given = [torch.randn(3, 2).t(), torch.randn(()), torch.randn(4, 2, 1, 1).to(memory_format=torch.channels_last)]
+    for mine, own in zip(mean_gradients(given, alone), given, strict=True):
+        assert torch.equal(mine, own) and mine.dtype == own.dtype
+    for mine, own in zip(mean_gradients(given, alone, bf16=True), given, strict=True):
+        assert mine.dtype == torch.float32
+        torch.testing.assert_close(mine, own, rtol=2**-8, atol=0)  # half a last place of 8 bits
+        assert torch.equal(mine, own.bfloat16().float())
+
+
+def steps_parts(world: World) -> tuple[StepParts, Controls]:
+    with nets_of_one_block():
+        net = build_model("tiny", 10).to(memory_format=torch.channels_last).train()
+        method = build_method(ATConfig(), net, (3, 16, 16)).train()
+    parts = parts_of(net, method, AttackConfig(eps_255=8, step_255=2, steps=1), "fp32", world=world)
+    return parts, Controls.of(parts, learning_rate=0.1)
+
+
+def assert_overlapped(order: list[str], num_buckets: int) -> None:
+    """All but the last all-reduce start while gradients are to come, and none is waited for before the last of them."""
+    starts, waits, gradients = (
+        [i for i, name in enumerate(order) if word in name]
+        for word in ("all_reduce", "wait_tensor", "convolution_backward")
+    )
+    assert len(starts) == len(waits) == num_buckets
+    for start, following in pairwise(starts):
+        assert any(start < gradient < following for gradient in gradients)
+    assert gradients[-1] < starts[-1] and gradients[-1] < waits[0]
+
+
+@pytest.fixture
+def in_three_buckets(monkeypatch) -> int:
+    """The sizes of a net of one block: convolutions of 1.7, 9 and 9 kB."""
+    monkeypatch.setattr(gradients, "in_buckets", lambda sizes: in_buckets(sizes, least=8192))
+    return 3
+
+
+def test_in_the_traced_graph_a_bucket_starts_before_later_gradients_are_computed(
+    first_of_two, in_three_buckets, monkeypatch
+):
+    orders = []
+
+    def record(graph, inputs):
+        StartSooner()(graph.graph)
+        graph.graph.lint()
+        orders.append([str(node.target) for node in graph.graph.nodes])
+        return make_boxed_func(graph.forward)
+
+    monkeypatch.setattr(torch._dynamo, "lookup_backend", lambda name: aot_autograd(fw_compiler=record))
+    parts, controls = steps_parts(first_of_two)
+    build_step(parts, controls, "compile", unroll=True, backend="recorded")(batch(0, parts))
+    (order,) = orders
+    assert_overlapped(order, in_three_buckets)
+
+
+@pytest.mark.slow
+def test_compiled_code_keeps_that_order(first_of_two, in_three_buckets):
+    from torch._inductor.utils import run_and_get_code
+
+    parts, controls = steps_parts(first_of_two)
+    step = build_step(parts, controls, "compile", unroll=True)
+    _, (code,) = run_and_get_code(step, batch(0, parts))
+    calls = code[code.index("def call(") :]
+    order = re.findall(r"torch\.ops\.[\w.]*(?:all_reduce_?|wait_tensor|convolution_backward)\.default\(", calls)
+    assert_overlapped(order, in_three_buckets)
