@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
+from fastarat_kernels.gathered import gathered
+from fastarat_kernels.running_statistics import move_running_statistics
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
@@ -24,51 +25,55 @@ def batch_norm(
     statistics: Statistics,
     momentum: float = 0.1,
     eps: float = 1e-5,
-    group: ProcessGroup | None = None,
 ) -> Tensor:
-    """Normalise `x` [N, C, …] (any float dtype) over all but C; the vectors are [C].
-
-    With `group`, the statistics are those of the rows of all its processes (every one with equally
-    many rows). The running variance takes the unbiased estimate, as torch.nn.BatchNorm2d does.
-    """
+    """Normalise `x` [N, C, …] (any float dtype) over all but C; the vectors are [C]. The running variance takes the
+    unbiased estimate, as torch.nn.BatchNorm2d does."""
     if statistics == "eval":
         return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
-    if group is None:
-        running = (running_mean, running_var) if statistics == "train" else (None, None)
-        return F.batch_norm(x, *running, weight, bias, True, momentum, eps)
-    # Two reductions (mean, then squares around it) rather than one of sums and squares: half the
-    # cancellation, and a batch-norm that agrees with the one-process one to rounding.
-    num_processes = group.size()
+    running = (running_mean, running_var) if statistics == "train" else (None, None)
+    return F.batch_norm(x, *running, weight, bias, True, momentum, eps)
+
+
+def synchronised_batch_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, group: ProcessGroup, num_parts: int = 1, eps: float = 1e-5
+) -> tuple[Tensor, Tensor]:
+    """Normalise each of `num_parts` equal parts of `x` [N, C, …] by its rows in all processes, each with equally many.
+
+    `weight`, `bias`: [num_parts, C], or [1, C] for all parts. Returns the normalised `x` in its dtype, and what it was
+    normalised by, detached: mean and biased variance [2, num_parts, C]. One collective, and one for the gradient;
+    parameters get the gradient of this process's rows.
+    """
     values = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-    axes = [axis for axis in range(x.dim()) if axis != 1]
-    shape = [1, -1] + [1] * (x.dim() - 2)
-    mean = _SumOverProcesses.apply(values.mean(axes), group) / num_processes
-    centred = values - mean.view(shape)
-    variance = _SumOverProcesses.apply(centred.square().mean(axes), group) / num_processes
-    if statistics == "train":
-        count = x.numel() // x.shape[1] * num_processes
-        with torch.no_grad():
-            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-            running_var.lerp_((variance * (count / (count - 1))).to(running_var.dtype), momentum)
-    scale = weight * torch.rsqrt(variance + eps)
-    return (centred * scale.view(shape) + bias.view(shape)).to(x.dtype)
+    values = values.unflatten(0, (num_parts, -1))
+    axes = [axis for axis in range(values.dim()) if axis not in (0, 2)]
+    shape = [-1, 1, x.shape[1]] + [1] * (x.dim() - 2)
+    # Squares around each process's own mean, brought to the common one: sums and sums of squares would cancel.
+    mean = values.mean(axes)
+    variance = (values - mean.view(shape)).square().mean(axes)
+    merged = _OverProcesses.apply(torch.stack([mean, variance]), group.group_name, group.size())
+    scale = (weight * torch.rsqrt(merged[1] + eps)).view(shape)
+    out = (values - merged[0].view(shape)) * scale + bias.view(shape)
+    return out.flatten(0, 1).to(x.dtype), merged.detach()
 
 
-class _SumOverProcesses(torch.autograd.Function):
-    """The sum over processes. Its gradient is such a sum again: every process's loss depends on every summand."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, group: ProcessGroup) -> Tensor:
-        ctx.group = group
-        total = values.clone()
-        dist.all_reduce(total, group=group)
-        return total
+class _OverProcesses(torch.autograd.Function):
+    """Mean and biased variance [2, …] of the rows of all processes, from each one's (Chan, Golub and LeVeque, 1983).
+    Every process's loss depends on every one's statistics: their gradients are added up."""
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        total = gradients[0].clone()
-        dist.all_reduce(total, group=ctx.group)
-        return total, None
+    def forward(ctx: Any, own: Tensor, group: str, num_processes: int) -> Tensor:
+        ctx.group, ctx.num_processes = group, num_processes
+        means, variances = gathered(own[None], group).unbind(1)
+        mean = means.mean(0)
+        distance = own[0] - mean
+        ctx.save_for_backward(distance)
+        return torch.stack([mean, (variances + (means - mean).square()).mean(0)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (distance,) = ctx.saved_tensors
+        of_mean, of_variance = gathered(gradients[0][None].contiguous(), ctx.group).mean(0)
+        return torch.stack([of_mean + 2 * distance * of_variance, of_variance]), None, None
 
 
 class BatchNorm1d(nn.Module):
@@ -88,7 +93,14 @@ class BatchNorm1d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C] to [N, C], normalised by the batch; moves the running statistics."""
-        return batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, "train", group=self.group)
+        running = self.running_mean, self.running_var
+        if self.group is None:
+            return batch_norm(x, *running, self.weight, self.bias, "train")
+        out, statistics = synchronised_batch_norm(x, self.weight, self.bias, self.group)
+        num_rows = len(x) * self.group.size()
+        scales, momenta = [1.0, num_rows / max(num_rows - 1, 1)], [0.1, 0.1]
+        move_running_statistics([*running], [*statistics[:, 0]], scales, momenta)
+        return out
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastarat.config.model import BatchNormKind, Branch
-from fastarat.models.batch_norm import Statistics, batch_norm
+from fastarat.models.batch_norm import Statistics, batch_norm, synchronised_batch_norm
 
 BRANCHES: tuple[Branch, Branch] = ("clean", "adv")
 
@@ -40,7 +40,7 @@ class ForwardContext:
     group: ProcessGroup | None = None
     kernels: Kernels = PYTORCH
     batches: "list[BatchStatistics]" = field(default_factory=list)
-    """what fused layers saw in this forward, by which the running statistics move at its end"""
+    """what layers saw in this forward, fused or synchronised, by which the running statistics move at its end"""
     features: dict[str, Tensor] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: dict[int, object]) -> "ForwardContext":
@@ -83,8 +83,8 @@ class SplitBatchNorm2d(nn.Module):
         # By running statistics a batch-norm is pointwise: a compiler fuses it with all that stands round it.
         fused = context.kernels.fused_batch_norm and self._statistics != "eval"
         if fused and not tapped:
-            return self._fused(x, residual, relu)
-        out = self._fused(x) if fused else self._normalise(x)
+            return self._by_parts(x, residual, relu)
+        out = self._by_parts(x) if fused else self._normalise(x)
         if tapped:
             context.features |= dict.fromkeys(self.taps, context.kernels.pooled_features(out))
             if residual is None and not relu:
@@ -97,31 +97,31 @@ class SplitBatchNorm2d(nn.Module):
     def _statistics(self) -> Statistics:
         return self.context.statistics or ("train" if self.training else "eval")
 
-    def _fused(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
-        context = self.context
-        num_groups = 2 if context.branch == "both" and self.kind != "mixed" else 1
+    def _by_parts(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+        """Each part by its own statistics, in one go; `residual` and `relu` are for the fused kernels alone."""
+        context, group = self.context, self.context.group
+        num_parts = 2 if context.branch == "both" and self.kind != "mixed" else 1
         i = BRANCHES.index("adv" if context.branch == "both" else context.branch)
-        rows = slice(0, 2) if num_groups == 2 else slice(i, i + 1)
+        rows = slice(0, 2) if num_parts == 2 else slice(i, i + 1)
         rows = rows if self.kind == "split" else slice(0, 1)
-        out, found = dual_batch_norm(
-            x,
-            self.weight[rows],
-            self.bias[rows],
-            residual,
-            relu,
-            groups=num_groups,
-            eps=self.eps,
-            process_group=context.group.group_name if context.group is not None else "",
-        )
+        weight, bias = self.weight[rows], self.bias[rows]
+        if context.kernels.fused_batch_norm:
+            name = "" if group is None else group.group_name
+            affine = weight, bias, residual
+            out, found = dual_batch_norm(x, *affine, relu, groups=num_parts, eps=self.eps, process_group=name)
+        else:
+            assert group is not None
+            out, found = synchronised_batch_norm(x, weight, bias, group, num_parts, self.eps)
         if self._statistics == "train":
             if any(batch.layer is self for batch in context.batches):
                 move_by_batches(context)  # a layer that a net calls twice moves twice
-            num_processes = context.group.size() if context.group is not None else 1
-            num_elements = x.numel() // x.shape[1] // num_groups * num_processes
+            num_elements = x.numel() // x.shape[1] // num_parts * (1 if group is None else group.size())
             context.batches.append(BatchStatistics(self, rows, found, num_elements))
         return out
 
     def _normalise(self, x: Tensor) -> Tensor:
+        if self.context.group is not None and self._statistics != "eval":
+            return self._by_parts(x)
         if self.context.branch != "both":
             return self._branch(x, self.context.branch)
         if self.kind == "mixed":
@@ -142,12 +142,11 @@ class SplitBatchNorm2d(nn.Module):
             self._statistics,
             self.momentum if context.momentum is None else context.momentum,
             self.eps,
-            context.group,
         )
 
 
 class BatchStatistics(NamedTuple):
-    """What a fused layer saw: mean and biased variance [2, groups, C] over `num_elements` a group."""
+    """What a layer saw: mean and biased variance [2, groups, C] over `num_elements` a group."""
 
     layer: SplitBatchNorm2d
     rows: slice
@@ -158,7 +157,7 @@ class BatchStatistics(NamedTuple):
 
 @torch.no_grad()
 def move_by_batches(context: ForwardContext) -> None:
-    """Move the running statistics of all fused layers at once."""
+    """Move the running statistics of all layers in `context.batches` at once."""
     running, batch, scales, momenta = [], [], [], []
     for layer, rows, found, num_elements in context.batches:
         momentum = layer.momentum if context.momentum is None else context.momentum

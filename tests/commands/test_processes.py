@@ -15,6 +15,7 @@ import torch
 from fastarat.commands.train import run as train
 from fastarat.common.ending import ended
 from fastarat.common.processes import LAUNCHER
+from fastarat.config import load_config
 from fastarat.runs.weights import load_model
 from fastarat.training.launch import launch
 from tests.helpers.command_line import (
@@ -66,23 +67,37 @@ def _gone(process: int, timeout: float = 30) -> bool:
 
 
 @pytest.mark.slow
-def test_two_processes_take_the_same_twenty_steps_as_one_in_float64(fastarat, tmp_path):
+@pytest.mark.parametrize("number", [2, 4])
+def test_several_processes_take_the_same_twenty_steps_as_one_in_float64(fastarat, tmp_path, number):
     assert fastarat("train", *STEPS, "--dtype", "fp64", "--out", "one").code == 0
-    result = finish(start("train", *STEPS, "--dtype", "fp64", "--procs", "2", "--out", "two"))
+    result = finish(start("train", *STEPS, "--dtype", "fp64", "--procs", number, "--out", "several"))
     assert result.code == 0, result.err
-    one, two = _losses(tmp_path / "one"), _losses(tmp_path / "two")
+    one, two = _losses(tmp_path / "one"), _losses(tmp_path / "several")
     assert len(two) == 20
     # Sums over processes are taken in another order: float64 roundings of 1e-16, which twenty steps let
     # grow; metrics are written with six digits after the point.
     assert two == pytest.approx(one, rel=1e-6, abs=1e-6)
-    states = [state_of(newest(tmp_path / run)) for run in ("one", "two")]
+    states = [state_of(newest(tmp_path / run)) for run in ("one", "several")]
     for part in ("model", "method"):
         for name, tensor in states[0][part].items():
             assert torch.allclose(tensor, states[1][part][name], rtol=1e-6, atol=1e-9), name
-    models = [load_model(tmp_path / run / "model.safetensors")[0] for run in ("one", "two")]
+    models = [load_model(tmp_path / run / "model.safetensors")[0] for run in ("one", "several")]
     images = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.allclose(models[0](images), models[1](images), rtol=1e-5, atol=1e-6)  # float32 forwards
+
+
+@pytest.mark.slow
+def test_gradients_sent_in_bf16_train_alike_and_are_recorded(tmp_path):
+    losses = {}
+    for out, flags in (("fp32", ()), ("bf16", ("--bf16-gradients",))):
+        result = finish(start("train", *STEPS, "--dtype", "fp32", *flags, "--procs", "2", "--out", out))
+        assert result.code == 0, result.err
+        losses[out] = torch.tensor(_losses(tmp_path / out))
+        assert load_config(tmp_path / out / "config.json").bf16_gradients == (out == "bf16")
+    # The first update is of gradients rounded to 8 bits, one part in 256; twenty steps let that grow.
+    assert losses["bf16"][0] == losses["fp32"][0] and not torch.equal(losses["bf16"], losses["fp32"])
+    torch.testing.assert_close(losses["bf16"], losses["fp32"], rtol=2**-8 * 20, atol=0)
 
 
 @pytest.mark.slow

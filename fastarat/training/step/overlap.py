@@ -12,29 +12,38 @@ import torch
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 from torch.fx import Graph, Node
 
+from fastarat.training.step import sent_together
+from fastarat.training.step.sent_together import send_together
+
 
 def overlap_options() -> dict[str, Any]:
     """The `options` of inductor for a step of several processes."""
     return {
-        "post_grad_custom_pre_pass": StartSooner(),
+        "post_grad_custom_pre_pass": Overlap(),
         "reorder_for_compute_comm_overlap": True,
         "reorder_for_compute_comm_overlap_passes": ["raise_comms", "sink_waits"],
     }
 
 
-class StartSooner(CustomGraphPass):
-    """Moves every all-reduce of a graph, and what is computed for it alone, up to behind what they need."""
+class Overlap(CustomGraphPass):
+    """Fewer all-gathers, and all-reduces that start sooner."""
 
     def __call__(self, graph: Graph) -> None:
-        """Reorder `graph`, in place."""
-        all_reduces = graph.find_nodes(op="call_function", target=torch.ops._c10d_functional.all_reduce.default)
-        for all_reduce in reversed(list(all_reduces)):  # what is moved last comes first
-            for node in _computed_for(all_reduce):
-                max(node.all_input_nodes).append(node)
+        """Change `graph`, in place."""
+        send_together(graph)
+        start_sooner(graph)
 
     def uuid(self) -> Any:
         """What compiled code depends on."""
-        return get_hash_for_files((__file__,))
+        return get_hash_for_files((__file__, sent_together.__file__))
+
+
+def start_sooner(graph: Graph) -> None:
+    """Move every all-reduce, and what is computed for it alone, up to behind what they need, in place."""
+    all_reduces = graph.find_nodes(op="call_function", target=torch.ops._c10d_functional.all_reduce.default)
+    for all_reduce in reversed(list(all_reduces)):  # what is moved last comes first
+        for node in _computed_for(all_reduce):
+            max(node.all_input_nodes).append(node)
 
 
 def _computed_for(last: Node) -> list[Node]:

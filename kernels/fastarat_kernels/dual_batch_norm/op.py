@@ -4,13 +4,14 @@ An op is functional and knows no collectives: those are called between the reduc
 ways. So everything is traced into one graph, and the merge is the same for the splits of one process and of all.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastarat_kernels.dual_batch_norm import twin
 from fastarat_kernels.dual_batch_norm.blocks import num_splits
+from fastarat_kernels.gathered import gathered
 from fastarat_kernels.launch import UnsupportedInput
 from fastarat_kernels.torch_op import torch_op
 
@@ -40,7 +41,7 @@ def dual_batch_norm(
     Raises `UnsupportedInput` for shapes that do not fit; on a GPU also unless x and residual are channels-last.
     """
     _check(x, weight, bias, residual, groups)
-    partials = _gathered(batch_norm_partials(x.detach(), groups), process_group)
+    partials = gathered(batch_norm_partials(x.detach(), groups), process_group)
     y, _, statistics = batch_norm_apply(x, partials, weight, bias, residual, groups, eps, relu, process_group)
     return y, statistics.detach()
 
@@ -66,17 +67,6 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, gro
         raise UnsupportedInput(
             f"residual is {residual.dtype} {tuple(residual.shape)}, x is {x.dtype} {tuple(x.shape)}: give both alike"
         )
-
-
-def _gathered(values: Tensor, process_group: str) -> Tensor:
-    """`values` [P, …] of all processes in order, [processes * P, …]; as they are without a process group."""
-    if not process_group:
-        return values
-    from torch.distributed import distributed_c10d as c10d
-
-    size = c10d._get_group_size_by_name(cast(Any, process_group))
-    ops = torch.ops._c10d_functional
-    return ops.wait_tensor(ops.all_gather_into_tensor(values, size, process_group))
 
 
 def _num_splits(x: Tensor, groups: int) -> int:
@@ -137,7 +127,7 @@ def _backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]
     dy = dy.contiguous(memory_format=torch.channels_last if dy.dim() == 4 else torch.contiguous_format)
     sums, g = batch_norm_gradient_partials(dy, x, statistics, weight, bias, bits, *settings)
     g = g if bits.numel() else dy
-    everyones = _gathered(sums, ctx.process_group)
+    everyones = gathered(sums, ctx.process_group)
     num_rows = x.numel() // x.shape[1] // ctx.groups * (len(everyones) // len(sums))
     dx, totals = batch_norm_input_gradient(g, x, statistics, weight, bias, everyones, num_rows, *settings)
     # The gradients of parameters are of this process's rows: the owner of the parameters averages them.

@@ -6,10 +6,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-import torch.distributed as dist
 from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from fastarat.common.distributed import World
 from fastarat.config.attack import AttackConfig
@@ -19,29 +17,25 @@ from fastarat.models.registry import build_model
 from fastarat.training.step import gradients
 from fastarat.training.step.compiled import build_step
 from fastarat.training.step.gradients import in_buckets, mean_gradients
-from fastarat.training.step.overlap import StartSooner
+from fastarat.training.step.overlap import Overlap
 from fastarat.training.step.train_step import Controls, StepParts
 from tests.helpers.captured import batch
-from tests.helpers.step_parts import CPU, nets_of_one_block, parts_of
+from tests.helpers.groups import alone, first_of_two
+from tests.helpers.step_parts import nets_of_one_block, parts_of
 
 pytestmark = pytest.mark.no_cover  # of compiled steps
 
 
 @pytest.fixture
-def alone() -> Iterator[World]:
-    """A process group of gloo with one process in it."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield World(CPU, 0, 1, dist.group.WORLD)
-    dist.destroy_process_group()
+def world_of_one() -> Iterator[World]:
+    with alone() as world:
+        yield world
 
 
 @pytest.fixture
-def first_of_two() -> Iterator[World]:
-    """The first of two processes, the second of which is not there: collectives give what they are given."""
-    torch.compiler.reset()
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
-    yield World(CPU, 0, 2, dist.group.WORLD)
-    dist.destroy_process_group()
+def world_of_two() -> Iterator[World]:
+    with first_of_two() as world:
+        yield world
 
 
 def test_buckets_go_from_the_last_parameter_to_the_first():
@@ -59,12 +53,12 @@ def test_the_buckets_of_a_resnet_18_are_few_and_the_exposed_one_is_small():
     assert len(totals) <= 6 and totals[-1] < 8 and sum(totals) > 40
 
 
-def test_means_have_the_shapes_and_dtypes_of_their_gradients(alone, monkeypatch):
+def test_means_have_the_shapes_and_dtypes_of_their_gradients(world_of_one, monkeypatch):
     monkeypatch.setattr(gradients, "in_buckets", lambda sizes: in_buckets(sizes, least=32))
     given = [torch.randn(3, 2).t(), torch.randn(()), torch.randn(4, 2, 1, 1).to(memory_format=torch.channels_last)]
-    for mine, own in zip(mean_gradients(given, alone), given, strict=True):
+    for mine, own in zip(mean_gradients(given, world_of_one), given, strict=True):
         assert torch.equal(mine, own) and mine.dtype == own.dtype
-    for mine, own in zip(mean_gradients(given, alone, bf16=True), given, strict=True):
+    for mine, own in zip(mean_gradients(given, world_of_one, bf16=True), given, strict=True):
         assert mine.dtype == torch.float32
         torch.testing.assert_close(mine, own, rtol=2**-8, atol=0)  # half a last place of 8 bits
         assert torch.equal(mine, own.bfloat16().float())
@@ -98,28 +92,28 @@ def in_three_buckets(monkeypatch) -> int:
 
 
 def test_in_the_traced_graph_a_bucket_starts_before_later_gradients_are_computed(
-    first_of_two, in_three_buckets, monkeypatch
+    world_of_two, in_three_buckets, monkeypatch
 ):
     orders = []
 
     def record(graph, inputs):
-        StartSooner()(graph.graph)
+        Overlap()(graph.graph)
         graph.graph.lint()
         orders.append([str(node.target) for node in graph.graph.nodes])
         return make_boxed_func(graph.forward)
 
     monkeypatch.setattr(torch._dynamo, "lookup_backend", lambda name: aot_autograd(fw_compiler=record))
-    parts, controls = steps_parts(first_of_two)
+    parts, controls = steps_parts(world_of_two)
     build_step(parts, controls, "compile", unroll=True, backend="recorded")(batch(0, parts))
     (order,) = orders
     assert_overlapped(order, in_three_buckets)
 
 
 @pytest.mark.slow
-def test_compiled_code_keeps_that_order(first_of_two, in_three_buckets):
+def test_compiled_code_keeps_that_order(world_of_two, in_three_buckets):
     from torch._inductor.utils import run_and_get_code
 
-    parts, controls = steps_parts(first_of_two)
+    parts, controls = steps_parts(world_of_two)
     step = build_step(parts, controls, "compile", unroll=True)
     _, (code,) = run_and_get_code(step, batch(0, parts))
     calls = code[code.index("def call(") :]
