@@ -14,6 +14,7 @@ from fastarat.analysis.perturbations import Attacked, attack_images, examples, p
 from fastarat.analysis.snapshots import Kept, kept_states, load, reconstruct
 from fastarat.analysis.surface import Surface, loss_surface
 from fastarat.common.console import notice
+from fastarat.common.distributed import World, divided
 from fastarat.runs.deployed import load_deployed
 from fastarat.runs.run import Run
 
@@ -35,7 +36,7 @@ class Analysis:
     """round the images whose places `surface.images` of the result names"""
 
 
-def analyze(run: Path, **options: Any) -> dict[str, Any]:
+def analyze(run: Path, device: str | torch.device = "cpu", **options: Any) -> dict[str, Any]:
     """Everything `fastarat analyze RUN` writes to `analysis.json`: plain numbers, lists and names.
 
     Per layer, for each kept state: gradient conflict, mixture distance, feature cosine, spread (`definitions` says what
@@ -43,16 +44,16 @@ def analyze(run: Path, **options: Any) -> dict[str, Any]:
     others over the aligned layers. The deployed model's loss surfaces and perturbation norms stand beside. `options` as
     of `whole_analysis`. Raises `UserError` for what cannot be analysed.
     """
-    return whole_analysis(run, **options).result
+    return whole_analysis(run, World(torch.device(device)), **options).result
 
 
 def whole_analysis(
     path: Path,
+    world: World,
     *,
     num_images: int = 200,
     batches: int = 4,
     seed: int = 0,
-    device: str | torch.device = "cpu",
     data: str | None = None,
     epochs: Sequence[int] = (),
     advance: Callable[[float], None] = lambda percent: None,
@@ -60,12 +61,13 @@ def whole_analysis(
     """What `analyze` gives, with the images and grids that pictures need. The run's files are left as they are.
 
     `num_images`: test images; `batches`: training batches; `epochs`: of the snapshots, only these; `data`: where the
-    images lie, if not where the run found them. `advance` is told what is done, in percent. Raises `UserError` for what
+    images lie, if not where the run found them. Several processes of `world` share the states, and all get the result.
+    `advance` is told what is done, in percent. Raises `UserError` for what
     cannot be analysed.
     """
     run = Run(path)
     kept = kept_states(run, epochs)
-    training = reconstruct(run.config(), data, torch.device(device), run.checkpoint("last"))
+    training = reconstruct(run.config(), data, world.device, run.checkpoint("last"))
     if training.dataset.matched:
         notice(f"classes of {training.dataset.name}: {training.dataset.matched}")
     view = View.of(training, num_images, batches, seed)
@@ -74,9 +76,9 @@ def whole_analysis(
     def done(work: float) -> None:
         advance(100 * work / total)
 
-    states = measured_states(view, kept, done)
+    states = measured_states(view, kept, done, world)
     deployed, _ = load_deployed(path)
-    deployed.to(device, view.x.dtype)
+    deployed.to(world.device, view.x.dtype)
     batch = view.training.config.evaluation.batch
     attacked = attack_images(deployed, view.x, view.y, view.attack, seed=seed, batch=batch)
     shown = examples(attacked, NUM_SHOWN)
@@ -96,18 +98,26 @@ def whole_analysis(
     return Analysis(rounded(result), attacked, shown, found)
 
 
-def measured_states(view: View, kept: Sequence[Kept], done: Callable[[float], None]) -> list[dict[str, Any]]:
+def measured_states(
+    view: View, kept: Sequence[Kept], done: Callable[[float], None], world: World
+) -> list[dict[str, Any]]:
     """Each state's measures, by step; a step that was kept twice is measured once and has both names."""
-    states: dict[int, dict[str, Any]] = {}
+    names: dict[int, list[str]] = {}
+    first: dict[int, Kept] = {}
     for state in kept:
         load(view.training, state)
         step = view.training.step
-        if step in states:
-            states[step]["names"].append(state.name)
-            done(view.work)
-        else:
-            states[step] = {"names": [state.name], **view.measure(done)}
-    return [states[step] for step in sorted(states)]
+        names.setdefault(step, []).append(state.name)
+        first.setdefault(step, state)
+
+    def measured(step: int) -> dict[str, Any]:
+        load(view.training, first[step])
+        return view.measure(lambda work: done(work * world.size))
+
+    done(view.work * (len(kept) - len(first)))
+    steps = sorted(first)
+    found = divided(steps, measured, world)
+    return [{"names": names[step], **measures} for step, measures in zip(steps, found, strict=True)]
 
 
 def described(path: Path, view: View) -> dict[str, Any]:

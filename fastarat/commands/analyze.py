@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fastarat.commands.parsing import Printed, named_device, parse, require_positive
+from fastarat.commands.parsing import Printed, parse, require_positive
+from fastarat.commands.several import started, world_of
 from fastarat.common.console import notice, print_json, print_table, progress, stdout
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import read_json, write_text
 
 if TYPE_CHECKING:
     from fastarat.analysis import Analysis
+    from fastarat.common.distributed import World
 
 PICTURES = ("conflict", "mixture", "features", "surface", "perturbations", "gallery")
 FILES = ("analysis.json", *(f"{name}.png" for name in PICTURES))
@@ -42,6 +44,10 @@ class AnalyzeArguments(Printed):
     """choice of images, attack starts and random directions"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """where to compute"""
+    gpus: int = 0
+    """processes that share the states, one a GPU"""
+    procs: int = 0
+    """processes that share the states on the CPU"""
     out: Path | None = None
     """directory for analysis.json and the pictures; default RUN/analysis"""
 
@@ -52,6 +58,14 @@ def run(args: list[str]) -> int:
     require_positive(arguments, "num_images", "batches")
     if not 0 <= arguments.seed < 2**31:
         raise UserError(f"--seed {arguments.seed}: give 0 or more, below 2^31")
+    if (code := started(arguments, ["analyze", *args])) is not None:
+        return code
+    with world_of(arguments) as world:
+        _analyse(arguments, world)
+    return 0
+
+
+def _analyse(arguments: AnalyzeArguments, world: "World") -> None:
     import torch
 
     from fastarat.analysis import whole_analysis
@@ -59,30 +73,31 @@ def run(args: list[str]) -> int:
     from fastarat.runs.run import Run
 
     kept_states(Run(arguments.run), arguments.epochs)
-    device = named_device(arguments.device)
     out = arguments.out or arguments.run / "analysis"
-    _make(out, is_own=arguments.out is None)
+    if world.is_main:
+        _make(out, is_own=arguments.out is None)
     try:
         with progress("analysing, in percent", 100) as advance:
             analysis = whole_analysis(
                 arguments.run,
+                world,
                 num_images=arguments.num_images,
                 batches=arguments.batches,
                 seed=arguments.seed,
-                device=device,
                 data=arguments.data,
                 epochs=arguments.epochs,
                 advance=advance,
             )
     except torch.OutOfMemoryError as error:
         raise WorkError("out of GPU memory: give fewer --num-images, or --device cpu") from error
+    if not world.is_main:
+        return
     _write(out, analysis)
     if arguments.json:
         print_json({"run": str(arguments.run), "out": str(out), **analysis.result["summary"]})
     else:
         _print(analysis.result)
         notice(f"{out}: analysis.json and pictures")
-    return 0
 
 
 def _make(out: Path, is_own: bool) -> None:

@@ -1,7 +1,7 @@
 """Several processes, one a GPU (NCCL) or several on a CPU (gloo); started by torch's elastic launcher."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from torch.distributed import ProcessGroup
 from fastarat.common.network import interface_of, own_address
 from fastarat.common.processes import launched
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 LONGEST_WAIT = timedelta(hours=1)
@@ -166,6 +167,14 @@ def gathered(value: T, world: World) -> list[T]:
     found: list[Any] = [None] * world.size
     dist.all_gather_object(found, value, group=world.control)
     return found
+
+
+def divided(items: Sequence[S], work: Callable[[S], T], world: World) -> list[T]:
+    """What `work` gives for each of `items`, in their order, which are dealt out to the processes one by one: each does
+    its own, and all get all. `T`: what pickle takes, with its tensors on the CPU.
+    """
+    everyones = gathered([work(item) for item in items[world.rank :: world.size]], world)
+    return [everyones[i % world.size][i // world.size] for i in range(len(items))]
 
 
 def said_of_others(error: str, world: World) -> str:

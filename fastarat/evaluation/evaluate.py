@@ -16,6 +16,7 @@ from fastarat.config.evaluation import NUM_TARGETS, EvaluationSettings
 from fastarat.data.images.dataset import Images
 from fastarat.evaluation.accuracies import CPU, device_of
 from fastarat.evaluation.autoattack.checks import check_labels, check_model, check_settings
+from fastarat.evaluation.autoattack.conduct import Conduct
 from fastarat.evaluation.autoattack.driver import autoattack
 from fastarat.evaluation.autoattack.prepared_model import InBf16, in_full_float32, prepared
 from fastarat.evaluation.autoattack.state import as_numbers
@@ -24,8 +25,6 @@ from fastarat.evaluation.result import Evaluation
 ROUNDING = 1e-6
 
 
-@torch.inference_mode(False)
-@torch.enable_grad()
 def evaluate(
     model: nn.Module,
     images: Tensor,
@@ -40,11 +39,26 @@ def evaluate(
     """Attack any model, in eval mode, from images in [0, 1] to logits: `images` [N, C, H, W], floats in [0, 1] or
     bytes; `labels`: int64 [N].
 
-    `state`, `budget` and `advance` are `autoattack`'s. The model stays where it is, and is left as it was; images go to
-    it (or to `device`, where it must be). Raises `UserError` for bad settings, images, labels or models, `WorkError`
-    where the GPU's memory is too small, or the model fails on a batch. May be called under `torch.no_grad` or
-    `torch.inference_mode`. Pixels that a rounding has put outside [0, 1] are clipped, with a notice.
+    `state`, `budget` and `advance` are those of a `Conduct`. The model stays where it is, and is left as it was; images
+    go to it (or to `device`, where it must be). Raises `UserError` for bad settings, images, labels or models,
+    `WorkError` where the GPU's memory is too small, or the model fails on a batch. May be called under `torch.no_grad`
+    or `torch.inference_mode`. Pixels that a rounding has put outside [0, 1] are clipped, with a notice.
     """
+    conduct = Conduct(None if state is None else Path(state), budget, advance)
+    return evaluate_as(conduct, model, images, labels, settings, device)
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def evaluate_as(
+    conduct: Conduct,
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    settings: EvaluationSettings,
+    device: torch.device | str | None = None,
+) -> Evaluation:
+    """`evaluate` by this conduct: among several processes, which all call it with the same."""
     check_settings(settings)
     images, labels = checked(images, labels)
     device = _device_of(model, device)
@@ -61,9 +75,7 @@ def evaluate(
                 labels.to(device),
                 settings,
                 searching=own,
-                state=None if state is None else Path(state),
-                budget=budget,
-                advance=advance,
+                conduct=conduct,
             )
     except torch.OutOfMemoryError as error:
         raise WorkError(f"out of GPU memory at batch {settings.batch}: give a smaller batch") from error

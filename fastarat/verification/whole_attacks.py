@@ -14,6 +14,7 @@ import torch
 from fastarat.attacks.objectives import margin
 from fastarat.common.errors import UserError, unknown
 from fastarat.config.evaluation import NUM_TARGETS, STANDARD, EvaluationSettings
+from fastarat.evaluation.autoattack.conduct import Conduct
 from fastarat.evaluation.autoattack.driver import autoattack
 from fastarat.evaluation.autoattack.progress import PASSES
 from fastarat.evaluation.result import Evaluation
@@ -90,7 +91,7 @@ class Runs:
         targets = min(NUM_TARGETS, net(kit.x[:1]).shape[1] - 1)
         sizes = {"eps": eps, "batch": BATCH, "targets": targets}
         settings = EvaluationSettings(",".join(self.attacks), norm=norm, seed=seed, **sizes)
-        return autoattack(net, kit.x, kit.y, settings, advance=advance)
+        return autoattack(net, kit.x, kit.y, settings, conduct=Conduct(advance=advance))
 
 
 def _sequential(kit: Kit, result: Result, advance: Callable[[float], None]) -> Iterator[Row | Count]:

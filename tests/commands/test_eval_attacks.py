@@ -19,10 +19,12 @@ from fastarat import __main__ as command_line
 from fastarat.commands.evaluate.arguments import EvalArguments
 from fastarat.commands.evaluate.report import save
 from fastarat.commands.evaluate.work import Work
+from fastarat.common.distributed import World
 from fastarat.evaluation.autoattack.state import State
 from tests.helpers.attacks import shorten
 from tests.helpers.command_line import finish, start
 
+ALONE = World(torch.device("cpu"))
 FEW = ("--num-images", "30", "--eps-255", "20", "--batch", "10")
 
 NETS = """
@@ -159,7 +161,7 @@ def test_a_model_that_masks_its_gradient_is_warned_of(fastarat, nets, short, nam
 
 
 def test_saved_images_are_checked_once_more_and_what_does_not_break_the_model_is_left_out(trained, capsys):
-    work = Work(EvalArguments(str(trained), num_images=30, eps_255=20, steps=2, state=Path("state")))
+    work = Work(EvalArguments(str(trained), num_images=30, eps_255=20, steps=2, state=Path("state")), ALONE)
     evaluation = work.evaluate()
     clean = work.images[evaluation.rows]
     x_adv = torch.cat([clean[:1], evaluation.x_adv[1:2] + 0.5, evaluation.x_adv[2:]])

@@ -15,6 +15,7 @@ from fastarat.attacks.attack import Conditions, Found
 from fastarat.attacks.pgd import Logits
 from fastarat.attacks.registry import ATTACKS
 from fastarat.config.evaluation import STANDARD, EvaluationSettings
+from fastarat.evaluation.autoattack.conduct import Conduct
 from fastarat.evaluation.autoattack.driver import autoattack
 from fastarat.evaluation.result import Evaluation
 
@@ -32,7 +33,7 @@ def autoattacked(
 ) -> Evaluation:
     """`autoattack` with these attacks and further settings."""
     own = EvaluationSettings(",".join(attacks) or "none", **settings)
-    return autoattack(model, images, labels, own, searching=searching, state=state, advance=advance)
+    return autoattack(model, images, labels, own, searching=searching, conduct=Conduct(state, advance=advance))
 
 
 def broken_by(result: Evaluation) -> Tensor:

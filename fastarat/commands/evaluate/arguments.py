@@ -62,6 +62,10 @@ class EvalArguments(Printed):
     """directory that keeps what is done; default one beside the model, which goes once all is done"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """where to compute"""
+    gpus: int = 0
+    """processes that share the images, one a GPU; the result is that of one"""
+    procs: int = 0
+    """processes that share the images on the CPU"""
     out: Path | None = None
     """write the JSON to this file too"""
     save: Path | None = None

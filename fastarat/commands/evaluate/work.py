@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastarat.commands.parsing import named_device
 from fastarat.common.console import notice, progress
 from fastarat.common.errors import Interrupted, UserError, WorkError
 from fastarat.common.signals import number_of
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fastarat.commands.evaluate.arguments import EvalArguments
+    from fastarat.common.distributed import World
     from fastarat.data.images.dataset import Dataset
     from fastarat.evaluation.result import Evaluation
     from fastarat.runs.weights import Description
@@ -31,7 +31,7 @@ SAME = ("seed", "batch", "targets", "steps", "restarts", "dtype", "engine")
 class Work:
     """One evaluation: model, images, attack and the place of its state, all checked."""
 
-    def __init__(self, arguments: "EvalArguments"):
+    def __init__(self, arguments: "EvalArguments", world: "World"):
         from fastarat.data.images.classes import are_numbers, in_order_of
         from fastarat.data.images.dataset import subset
         from fastarat.data.open import open_dataset, open_for_evaluation
@@ -40,10 +40,10 @@ class Work:
         from fastarat.models.batch_norm import to_mode
         from fastarat.runs.deployed import images_of
 
-        self.arguments = arguments
+        self.arguments, self.world = arguments, world
         asked = _asked(arguments)
         check_attacks(asked.names)
-        self.device = named_device(arguments.device)
+        self.device = world.device
         model, description = _model(arguments)
         self.model = to_mode(model.to(self.device), training=False)
         norm, self.eps_255 = _threat(arguments, description)
@@ -73,23 +73,16 @@ class Work:
 
     def evaluate(self) -> "Evaluation":
         """The result, complete or not. Raises `Interrupted` if a signal ends it."""
-        from fastarat.evaluation.evaluate import evaluate
+        from fastarat.evaluation.autoattack.conduct import Conduct
+        from fastarat.evaluation.evaluate import evaluate_as
 
         done = len(list(self.state.glob("?-*.safetensors"))) if self.state else 0
         if done:
             notice(f"going on from {self.state}: {done} batch{'es are' if done > 1 else ' is'} done")
         try:
             with progress("evaluating", len(self.labels)) as advance:
-                return evaluate(
-                    self.model,
-                    self.images,
-                    self.labels,
-                    self.settings,
-                    device=self.device,
-                    state=self.state,
-                    budget=self.arguments.budget,
-                    advance=advance,
-                )
+                conduct = Conduct(self.state, self.arguments.budget, advance, self.world)
+                return evaluate_as(conduct, self.model, self.images, self.labels, self.settings, self.device)
         except KeyboardInterrupt as error:
             raise Interrupted(f"interrupted; {self._goes_on()}", number_of(error)) from error
         finally:

@@ -9,8 +9,6 @@ An image's random numbers depend on the seed and on its place among all images, 
 image. The standard draws a batch's noise at once instead; results agree up to the noise of its own seeds.
 """
 
-from collections.abc import Callable
-from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
@@ -20,16 +18,20 @@ from torch import Tensor
 from fastarat.attacks.cuda_graphs import graphs_on
 from fastarat.attacks.pgd import Logits
 from fastarat.attacks.registry import ATTACKS
+from fastarat.common.distributed import World, decided, divided
 from fastarat.common.errors import UserError
 from fastarat.config.attack import Norm
 from fastarat.config.evaluation import EvaluationSettings
 from fastarat.evaluation.autoattack.checks import check_logits, check_task
+from fastarat.evaluation.autoattack.conduct import Conduct
 from fastarat.evaluation.autoattack.engines import ENGINES, Engine, check_engine
 from fastarat.evaluation.autoattack.progress import Budget, Progress
 from fastarat.evaluation.autoattack.state import BatchOutcome, State, Task, are_inside, nothing
 from fastarat.evaluation.autoattack.warnings import probabilities, randomness, undefined_clean
 from fastarat.evaluation.result import Evaluation, result_of
 from fastarat.models.predictions import are_right, are_undefined
+
+ALONE = Conduct()
 
 
 def autoattack(
@@ -39,37 +41,34 @@ def autoattack(
     settings: EvaluationSettings,
     *,
     searching: Logits | None = None,
-    state: Path | None = None,
-    budget: float | None = None,
-    advance: Callable[[float], None] = lambda amount: None,
+    conduct: Conduct = ALONE,
 ) -> Evaluation:
     """Attack `images` [N, C, H, W], bytes or numbers in [0, 1], on the device where they are; `labels`: int64 [N].
 
     `logits_of` maps floats [B, C, H, W] in [0, 1] to logits [B, K] (`checks.check_model` looks at a module first); of
-    its gradients only the input's is asked for. float64 images stay so, all others are float32. `advance` is told what
-    is done, in images.
+    its gradients only the input's is asked for. float64 images stay so, all others are float32.
 
     `searching` maps like `logits_of`, but in another precision: the attacks then look at it, `logits_of` confirms what
     they find, and attacks anew what it does not confirm.
 
-    `state` is a directory that keeps what is done, batch by batch: the same call goes on from there and ends in the
-    same flags. After `budget` seconds no batch is begun, nor one that would probably end later; but one at least.
     Raises `UserError` for bad settings, images or logits, and for the state of another evaluation or one at work.
     """
     task = Task(images.detach(), labels.to(images.device), settings, searching is not None)
     check_task(task)
     if settings.engine == "pyautoattack":
         check_engine(settings)
-    runner = Runner(logits_of, searching, ENGINES[settings.engine], Budget(budget))
+    world = conduct.world or World(images.device)
+    runner = Runner(logits_of, searching, ENGINES[settings.engine], Budget(conduct.budget), world)
     task = task._replace(labels=task.labels.long())
-    clean_logits = _clean(logits_of, task)
+    clean_logits = _clean(logits_of, task, world)
     random, softmax = randomness(logits_of, task, clean_logits), probabilities(task, clean_logits)
     first = [warning for warning in (random, softmax, undefined_clean(clean_logits)) if warning]
-    with State(state, task) as saved:
+    with State(conduct.state, task, is_owner=world.is_main) as saved:
         graphs = graphs_on(images.device, settings.batch, bool(random))
-        task = task._replace(clean_logits=saved.settle(clean_logits, bool(random)), graphs=graphs)
+        settled = decided(lambda: saved.settle(clean_logits, bool(random)).cpu(), world).to(images.device)
+        task = task._replace(clean_logits=settled, graphs=graphs)
         robust = [are_right(task.clean_logits, task.labels).cpu()]
-        progress, outcomes, stopped = Progress(advance, settings, robust[0]), [], ""
+        progress, outcomes, stopped = Progress(conduct.advance, settings, robust[0], world.size), [], ""
         for name in settings.names:
             own, stopped = _attack(runner, name, task, robust[-1], saved, progress)
             if graphs:
@@ -90,6 +89,7 @@ class Runner(NamedTuple):
     searching: Logits | None
     engine: Engine
     budget: Budget
+    world: World
 
 
 def _attack(
@@ -99,23 +99,29 @@ def _attack(
 
     Returns where the budget ended it too, or ''.
     """
-    settings, left, outcomes = task.settings, robust.nonzero().flatten(), []
+    settings, left = task.settings, robust.nonzero().flatten()
     at = settings.names.index(name)
     to_come, batches = progress.share(*settings.names[at:]), left.split(settings.batch) if len(left) else ()
-    for number, rows in enumerate(batches):
+
+    def outcome_of(batch: tuple[int, Tensor]) -> BatchOutcome | None:
+        number, rows = batch
         file = f"{at + 1}-{name}-{number:05d}.safetensors"
         counting, settle = progress.counted(runner.searching or runner.logits_of, name, len(rows))
         outcome = saved.outcome(file, rows)
         if outcome is None:
             work = len(rows) * ATTACKS[name].cost(settings).passes
             if not runner.budget.allows(work):
-                return outcomes, f"{name} has done {number} of {len(batches)} batches"
+                return None
             outcome = _batch(runner, counting, name, task, rows)
             saved.save(file, outcome._asdict())
             runner.budget.learn(work, float(outcome.seconds))
         settle(len(outcome.broken), to_come)
-        outcomes.append(outcome)
-    return outcomes or [nothing(task)], ""
+        return outcome
+
+    outcomes = divided(list(enumerate(batches)), outcome_of, runner.world)
+    done = [outcome for outcome in outcomes if outcome is not None]
+    stopped = f"{name} has done {len(done)} of {len(batches)} batches" if len(done) < len(batches) else ""
+    return done or ([] if stopped else [nothing(task)]), stopped
 
 
 def _batch(runner: Runner, counting: Logits, name: str, task: Task, rows: Tensor) -> BatchOutcome:
@@ -183,14 +189,18 @@ def confirmed(
 
 
 @torch.no_grad()
-def _clean(logits_of: Logits, task: Task) -> Tensor:
+def _clean(logits_of: Logits, task: Task, world: World) -> Tensor:
     """Logits [N, K] of the clean images. Raises `UserError` for what are no logits."""
-    parts, batch = [], task.settings.batch
-    for first in range(0, len(task.labels), batch):
+    batch = task.settings.batch
+
+    def logits_from(first: int) -> Tensor:
         x = task.pixels(slice(first, first + batch))
-        parts.append(logits_of(x))
-        check_logits(parts[-1], len(x), task)
-    logits = torch.cat(parts)
+        logits = logits_of(x)
+        check_logits(logits, len(x), task)
+        return logits if world.control is None else logits.cpu()
+
+    parts = divided(range(0, len(task.labels), batch), logits_from, world)
+    logits = torch.cat(parts).to(task.images.device)
     if are_undefined(logits).all():
         raise UserError("the model returns NaN or infinity for all clean images: check its weights and its precision")
     return logits

@@ -17,16 +17,21 @@ PASSES = {name: ATTACKS[name].cost(EvaluationSettings()).passes for name in STAN
 class Progress:
     """Tells `advance` of work as a number of images: one that breaks is done at once, others by passes."""
 
-    def __init__(self, advance: Callable[[float], None], settings: EvaluationSettings, robust: Tensor):
-        """`robust`: which of all images the attacks will see, bool [N]."""
+    def __init__(
+        self, advance: Callable[[float], None], settings: EvaluationSettings, robust: Tensor, num_processes: int = 1
+    ):
+        """`robust`: which of all images the attacks will see, bool [N]. Of several processes each tells of its own
+        batches as if all were as far."""
         self.advance, self.told, self.settings = advance, 0.0, settings
         self.unit = sum(ATTACKS[name].cost(settings).passes for name in settings.names)
+        self.num_processes = 1
         self.tell(len(robust) - (int(robust.sum()) if settings.names else 0))
+        self.num_processes = num_processes
 
     def tell(self, amount: float) -> None:
         """Say that work worth `amount` images more is done."""
         self.told += amount
-        self.advance(amount)
+        self.advance(amount * self.num_processes)
 
     def share(self, *names: str) -> float:
         """The part of an image's work that these attacks are."""

@@ -85,14 +85,15 @@ def nothing(task: Task) -> BatchOutcome:
 class State:
     """A directory with a file for what it belongs to, one for the clean logits, and one for each finished batch.
 
-    As a context it keeps other processes, and other evaluations of this one, out of the directory.
+    As a context it keeps other processes, and other evaluations of this one, out of the directory; of several that
+    share the work one is its owner, and settles it for all before the others look into it.
     """
 
-    def __init__(self, folder: Path | None, task: Task):
-        self.folder, self.task, self._lock = folder, task, None
+    def __init__(self, folder: Path | None, task: Task, *, is_owner: bool = True):
+        self.folder, self.task, self.is_owner, self._lock = folder, task, is_owner, None
 
     def __enter__(self) -> "State":
-        if self.folder is not None:
+        if self.folder is not None and self.is_owner:
             try:
                 self._open(self.folder, self.folder / DESCRIPTION)
             except BaseException:

@@ -214,6 +214,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from fastarat.config.evaluation import EvaluationSettings
+from fastarat.evaluation.autoattack.conduct import Conduct
 from fastarat.evaluation.autoattack.driver import autoattack
 torch.set_num_threads(1)
 torch.manual_seed(0)
@@ -221,7 +222,7 @@ net = nn.Sequential(nn.Flatten(), nn.Linear(36, 48), nn.ReLU(), nn.Linear(48, 10
 x = torch.rand(40, 1, 6, 6)
 state = Path(sys.argv[2]) if len(sys.argv) > 2 else None
 settings = EvaluationSettings(norm="linf", eps=0.02, batch=10)
-result = autoattack(net, x, net(x).argmax(1), settings, state=state)
+result = autoattack(net, x, net(x).argmax(1), settings, conduct=Conduct(state))
 torch.save((result.rows, result.x_adv, result.flags), sys.argv[1])
 """
 

@@ -1,0 +1,89 @@
+"""A command whose work several processes share: --gpus or --procs start them here, srun or torchrun anywhere."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from fastarat.commands.parsing import named_device
+from fastarat.common.console import stderr, stdout
+from fastarat.common.errors import UserError, WorkError
+from fastarat.common.processes import is_first, is_first_here, join_ranks, launched
+
+if TYPE_CHECKING:
+    from fastarat.common.distributed import World
+
+
+class Asked(Protocol):
+    """The flags that such a command has."""
+
+    @property
+    def gpus(self) -> int: ...
+    @property
+    def procs(self) -> int: ...
+    @property
+    def device(self) -> str: ...
+
+
+def started(asked: Asked, args: list[str]) -> int | None:
+    """Do `fastarat ARGS` in the processes that are asked for; returns its exit code, or None where this process is to
+    do the work: alone, or as one of those. Raises `UserError` for numbers of processes that there cannot be."""
+    join_ranks()
+    for name, number in (("--gpus", asked.gpus), ("--procs", asked.procs)):
+        if number < 0:
+            raise UserError(f"{name} is {number}: give 1 or more")
+    if asked.gpus and (asked.procs or asked.device == "cpu"):
+        raise UserError("--gpus are processes on GPUs: leave --procs and --device out")
+    if asked.procs and asked.device == "cuda":
+        raise UserError("--procs are processes on the CPU: give --gpus N for several GPUs")
+    if launched() or max(asked.gpus, asked.procs) < 2:
+        return None
+    import torch
+
+    from fastarat.training.launch import launch
+
+    if asked.gpus > (there := torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        raise UserError(f"--gpus {asked.gpus}: this machine has {there}: give no more, or --procs N on the CPU")
+    return launch(asked.gpus or asked.procs, args, 0, on_gpus=asked.gpus > 0)
+
+
+@contextmanager
+def world_of(asked: Asked) -> Iterator["World"]:
+    """This process's place among those that share the work, of which the first one alone speaks. Raises `WorkError`
+    where another one has ended."""
+    import torch
+
+    from fastarat.common.distributed import World, join_world, leave_world, said_of_others
+
+    speaks = is_first()
+    stderr.quiet = stdout.quiet = not speaks
+    world = None
+    try:
+        device = torch.device("cpu") if asked.procs else named_device(asked.device)
+        if not launched():
+            yield World(device)
+            return
+        times_algorithms = torch.backends.cudnn.benchmark
+        world = join_world(device.type)
+        torch.backends.cudnn.benchmark = times_algorithms  # results are those of one process
+        yield world
+        leave_world(world)
+    except WorkError:
+        raise
+    except RuntimeError as error:
+        if world and (said := said_of_others(str(error), world)):
+            raise WorkError(said) from error
+        raise
+    finally:
+        stderr.quiet = stdout.quiet = False
+
+
+@contextmanager
+def first_here_first(world: "World") -> Iterator[None]:
+    """What the first process of each machine does before its others: it may prepare what they then find."""
+    from fastarat.common.distributed import barrier
+
+    if not is_first_here():
+        barrier(world)
+    yield
+    if is_first_here():
+        barrier(world)
