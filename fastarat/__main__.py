@@ -12,6 +12,7 @@ from fastarat.common.version import __version__
 
 COMMANDS = {
     "train": "train a robust model by a recipe",
+    "submit": "hand a training to Slurm, to go on whenever it was stopped",
     "tune": "find the fastest right form of a recipe's step on this machine",
     "eval": "measure clean and robust accuracy",
     "analyze": "look inside a run: losses' conflict, statistics, features, loss surface",

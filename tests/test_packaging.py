@@ -134,7 +134,7 @@ def test_windows_is_refused_in_one_line_that_names_wsl():
 
 def test_optional_parts_are_extras_and_never_required(metadata):
     assert metadata["extras_require"].keys() == {
-        *("ffcv", "dali", "dali12", "tensorboard", "onnx", "reference", "docs", "dev")
+        *("ffcv", "dali", "dali12", "tensorboard", "onnx", "reference", "slurm", "docs", "dev")
     }
     required = {canonicalize_name(Requirement(line).name) for line in metadata["install_requires"]}
     assert not required & {"ffcv", "nvidia-dali-cuda130", "apex", "tensorboard", "onnx", "torchvision", "pyautoattack"}

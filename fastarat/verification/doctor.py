@@ -24,6 +24,7 @@ OPTIONAL = {
     "triton": "fused kernels and compiled steps on a GPU",
     "tensorboard": "TensorBoard events of runs (extra: tensorboard)",
     "onnx": "export to ONNX (extra: onnx)",
+    "submitit": "trainings as Slurm jobs (extra: slurm)",
     "apex": "a row of the kernel benchmark; NVIDIA's own, from its images or source",
 }
 

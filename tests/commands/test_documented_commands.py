@@ -31,6 +31,8 @@ from tests.helpers.command_line import CHECKOUT
 PAGES = ("README.md", "CONTRIBUTING.md", "kernels/README.md", "docs/*.md")
 COMMAND = re.compile(r"(fastarat|make|bench|python3?|docker|pip|git|ln|apt-get|nohup|[A-Z]+=\S+ \S+)( |$)")
 
+NO_COMMANDS = ("python", "text", "bash", "yaml")
+
 
 # ---- what is documented -----------------------------------------------------------------------------
 
@@ -50,11 +52,12 @@ def pages() -> list[Path]:
 
 
 def _of_pages() -> Iterator[tuple[Path, list[str]]]:
-    """Every line of a block, and what begins as a command in the text; Python and plain text are not for a shell."""
+    """Every line of a block, and what begins as a command in the text; Python and plain text are not for a shell, and
+    the scripts and files of docs/cluster.md have a test of their own."""
     for path in pages():
         # Parts are text, a block's language, its lines, text, …
         parts = re.split(r"^```(\w*)\n(.*?)^```$", path.read_text(), flags=re.MULTILINE | re.DOTALL)
-        blocks = [lines for of, lines in zip(parts[1::3], parts[2::3], strict=True) if of not in ("python", "text")]
+        blocks = [lines for of, lines in zip(parts[1::3], parts[2::3], strict=True) if of not in NO_COMMANDS]
         text = "\n".join(parts[::3])
         indented = re.findall(r"^    (\S.*)$", text, re.MULTILINE)
         spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
@@ -116,7 +119,7 @@ def only_parse(monkeypatch) -> None:
         raise Parsed
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
-    for name in ("analyze", "convert", "data", "doctor", "evaluate", "export", "recipes", "tune", "verify"):
+    for name in ("analyze", "convert", "data", "doctor", "evaluate", "export", "recipes", "submit", "tune", "verify"):
         module = importlib.import_module(f"fastarat.commands.{name}")
 
         def parse(*args: Any, real: Callable = module.parse, **settings: Any) -> None:

@@ -87,11 +87,11 @@ def finish(process: subprocess.Popen, timeout: float = 120) -> Result:
     return Result(process.returncode, out or "", err)
 
 
-def wait_for(path: Path, process: subprocess.Popen, timeout: float = 120) -> None:
-    """Wait until `path` exists; the process that makes it must still run."""
+def wait_for(path: Path, process: subprocess.Popen | None = None, timeout: float = 120) -> None:
+    """Wait until `path` exists; the process that makes it, if it is a child of ours, must still run."""
     end = time.monotonic() + timeout
     while not path.exists():
-        assert process.poll() is None, process.communicate()
+        assert process is None or process.poll() is None, process.communicate()
         assert time.monotonic() < end, f"{path} has not come"
         time.sleep(0.02)
 

@@ -1,0 +1,117 @@
+"""`fastarat submit RECIPE …`: a training as a job of a cluster, which goes on where it was stopped."""
+
+import importlib.util
+from dataclasses import dataclass, fields
+from pathlib import Path
+from shutil import which
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from fastarat.commands.parsing import Printed, parse, value_of
+from fastarat.commands.train import TrainArguments, parse_arguments
+from fastarat.common.console import notice, print_json
+from fastarat.common.errors import UserError, WorkError, first_line
+from fastarat.config import Config
+from fastarat.training.job import NOTICE_S, TrainingJob
+
+
+@dataclass(frozen=True)
+class SubmitArguments(Printed):
+    """Hand a training to Slurm, by submitit: all flags of train, and these.
+
+    Before its time is over, or when it is preempted, the job saves a checkpoint, queues again, and goes on from there.
+    A task is started for each process that --nodes and --gpus ask for.
+    For example: fastarat submit cifar10-resnet18-arat --nodes 2 --gpus 8 --hours 4 --partition gpu
+    """
+
+    cluster: Literal["slurm", "local"] = "slurm"
+    """local: processes of this machine, as a job would run"""
+    partition: str | None = None
+    """Slurm's; default the cluster's own"""
+    hours: float = 24.0
+    """after which the job queues again"""
+    cpus: int = 8
+    """cores for each process"""
+    requeues: int = 100
+    """how often a job whose time is over queues again"""
+    options: tyro.conf.UseAppendAction[tuple[Annotated[str, tyro.conf.arg(metavar="NAME=VALUE")], ...]] = ()
+    """an option of sbatch, such as account=vision; again for each further one"""
+
+
+def run(args: list[str]) -> int:
+    """Submit, and say what was and where its log lies."""
+    own, of_train = _split(args)
+    arguments = parse(SubmitArguments, own, "fastarat submit")
+    for name in ("hours", "cpus", "requeues"):
+        if getattr(arguments, name) <= 0:
+            raise UserError(f"--{name} is {getattr(arguments, name):g}: give a number above 0")
+    if bad := [option for option in arguments.options if "=" not in option]:
+        raise UserError(f"--options {bad[0]}: give NAME=VALUE, such as account=vision")
+    if not importlib.util.find_spec("submitit"):
+        raise UserError("fastarat submit needs submitit: pip install 'fastarat[slurm]'")
+    wanted = _checked(of_train)
+    assert wanted.out is not None
+    out = wanted.out.resolve()
+    if value_of(of_train, "--out") is None:
+        of_train = [*of_train, "--out", str(out)]
+    executor = _executor(arguments, wanted.config, out)
+    try:
+        job = executor.submit(TrainingJob(tuple(of_train), out))
+    except Exception as error:  # a class of submitit's own, or of a cluster's plugin
+        raise WorkError(f"the job could not be submitted: {first_line(error)}") from error
+    if arguments.json:
+        print_json({"job": job.job_id, "run": str(out), "log": str(job.paths.stderr)})
+    else:
+        notice(f"job {job.job_id}: {out}; its log: {job.paths.stderr}")
+    return 0
+
+
+def _split(args: list[str]) -> tuple[list[str], list[str]]:
+    """The flags of `submit`, each with its value, and all others, which are train's."""
+    own: list[str] = []
+    names = {f"--{field.name.replace('_', '-')}" for field in fields(SubmitArguments)} - {"--json"}
+    others: list[str] = []
+    rest = iter(args)
+    for arg in rest:
+        if arg in ("--json", "-h", "--help") or (arg.partition("=")[0] in names and "=" in arg):
+            own.append(arg)
+        elif arg in names:
+            own += [arg, *([value] if (value := next(rest, None)) is not None else [])]
+        else:
+            others.append(arg)
+    return own, others
+
+
+def _checked(args: list[str]) -> TrainArguments:
+    """What they say to train. Raises `UserError` for what it would refuse; machines find each other by Slurm."""
+    if value_of(args, "--rendezvous") is not None:
+        raise UserError("--rendezvous is Slurm's to say: leave it out")
+    several = value_of(args, "--nodes") not in (None, "1")
+    return parse_arguments([*args, "--rendezvous", "slurm:1"] if several else args)
+
+
+def _executor(arguments: SubmitArguments, config: Config, out: Path) -> Any:
+    """submitit's, with what the job asks of the cluster."""
+    import submitit
+
+    is_local = arguments.cluster == "local"
+    if is_local and config.nodes > 1:
+        raise UserError(f"--cluster local: this is one machine, not {config.nodes}: leave --nodes out")
+    if not is_local and not which("srun"):
+        raise UserError("this machine has no srun: submit where Slurm is, or --cluster local, which runs the job here")
+    folder, requeues = out.parent / "submitted" / out.name, {f"{arguments.cluster}_max_num_timeout": arguments.requeues}
+    executor = submitit.AutoExecutor(folder, cluster=arguments.cluster, **requeues)
+    executor.update_parameters(name="fastarat", timeout_min=max(round(60 * arguments.hours), 1))
+    processes = config.num_processes // config.nodes
+    # On this machine our own launcher starts them; Slurm starts a task for each.
+    executor.update_parameters(tasks_per_node=1 if is_local else processes, gpus_per_node=config.gpus)
+    if not is_local:
+        executor.update_parameters(
+            nodes=config.nodes,
+            cpus_per_task=arguments.cpus,
+            slurm_signal_delay_s=NOTICE_S,
+            slurm_additional_parameters=dict(option.split("=", 1) for option in arguments.options),
+            **({"slurm_partition": arguments.partition} if arguments.partition else {}),
+        )
+    return executor

@@ -1,0 +1,80 @@
+"""`fastarat submit`: a training as a job, which goes on where it was stopped."""
+
+import os
+import signal
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.command_line import TINY, assert_same, finish, newest, start, state_of, wait_for
+
+pytest.importorskip("submitit")
+RUN = (*TINY, "--epochs", "20", "--evaluation.every-epochs", "0", "--device", "cpu", "--sync-bn")
+
+
+def children(process: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [(), ("--procs", "2")], ids=["one process", "two"])
+def test_a_job_that_is_preempted_queues_again_and_ends_in_the_same_weights(fastarat, tmp_path, processes):
+    job = fastarat("submit", "digits-at", *RUN, *processes, "--out", "run", "--cluster", "local", "--json").json
+    controller = int(job["job"])
+    wait_for(tmp_path / "run/metrics.jsonl")
+    (task,) = children(controller)
+    os.kill(task, signal.SIGUSR2)
+    assert os.waitpid(controller, 0)[1] == 0
+    log = Path(job["log"]).read_text()
+    assert "stopped at step" in log and "going on at step" in log, log
+    assert finish(start("train", "digits-at", *RUN, *processes, "--out", "whole")).code == 0
+    for part in ("model", "momenta"):
+        assert_same(*(state_of(newest(tmp_path / run))[part] for run in ("run", "whole")))
+
+
+@pytest.mark.slow
+def test_a_job_that_cannot_train_fails_and_its_log_says_why(fastarat, tmp_path):
+    job = fastarat(
+        "submit", "digits-at", *RUN, "--data", "not-there", "--out", "run", "--cluster", "local", "--json"
+    ).json
+    os.waitpid(int(job["job"]), 0)
+    log = Path(job["log"]).read_text()
+    assert "fastarat: error: " in log and "fastarat train ended with exit code" in log
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch) -> None:
+    """A Slurm that takes every job, and starts none."""
+    for name, body in (("srun", ""), ("sbatch", "echo Submitted batch job 12")):
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\n{body}\n")
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+
+
+@pytest.mark.usefixtures("slurm")
+def test_slurm_is_told_of_machines_gpus_and_of_the_notice_that_a_checkpoint_takes(fastarat, tmp_path):
+    asked = ("--nodes", "2", "--gpus", "8", "--hours", "1.5", "--partition", "gpu", "--options", "account=vision")
+    result = fastarat("submit", "cifar10-resnet18-arat", *asked)
+    assert result.code == 0 and result.err.startswith("job 12: ")
+    (script,) = tmp_path.glob("runs/submitted/*/submission_file_*.sh")
+    options = {line.removeprefix("#SBATCH --") for line in script.read_text().splitlines() if "#SBATCH" in line}
+    assert {"nodes=2", "ntasks-per-node=8", "gpus-per-node=8", "time=90", "partition=gpu"} <= options
+    assert {"signal=USR2@120", "account=vision", "cpus-per-task=8"} <= options
+
+
+def test_what_cannot_be_submitted_is_refused_in_one_line(fastarat, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for flags, said in (
+        ((), "this machine has no srun"),
+        (("--cluster", "local", "--nodes", "2", "--procs", "2"), "--cluster local: this is one machine, not 2"),
+        (("--options", "account"), "--options account: give NAME=VALUE"),
+        (("--hours", "0"), "--hours is 0"),
+        (("--rendezvous", "a:1"), "--rendezvous is Slurm's to say"),
+        (("--epochs", "0"), "epochs is 0: give 1 or more"),
+    ):
+        result = fastarat("submit", "digits-at", *flags)
+        assert result.code == 2 and result.error.startswith(said)
