@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from bench import scaling
+from bench import scaling, shared_steps
 from bench.autoattack import rows as autoattack_rows
 from bench.common.rows import RESULTS, Row, markdown, place, read_rows
 from bench.kernels import report as kernel_report
@@ -142,6 +142,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "startup": startup_table,
     "kernels": kernels_table,
     "scaling": scaling.as_markdown,
+    "shared-steps": shared_steps.as_markdown,
 }
 
 

@@ -91,6 +91,7 @@ def in_processes(out: Path, num: int, *flags: str) -> str:
         (2, ["--compile", "eager"]),
         (2, ["--compile", "eager", "--sync-bn"]),
         (2, ["--compile", "graph"]),
+        (2, ["--compile", "graph", "--sync-bn", "--bf16-gradients"]),
         (8, ["--compile", "eager", "--kernels", "pytorch"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
