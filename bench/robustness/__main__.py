@@ -2,6 +2,7 @@
 
     python -m bench.robustness --suite digits --seeds 3
     python -m bench.robustness --suite cifar10-tiny --methods at arat --budget 3600
+    python -m bench.robustness --suite ablation --share 1/4      # of four processes, each with a GPU of its own
 
 Clean accuracy, PGD-20 and the standard AutoAttack. Each training is a run directory under --runs. Trainings and attacks
 that were stopped go on; what has its row is skipped.
@@ -19,7 +20,7 @@ from bench.common import command
 from bench.common.rows import RESULTS, read_rows, write_row
 from bench.robustness import report as robustness_report
 from bench.robustness.row import is_finished, measure
-from bench.robustness.suites import SUITES, Suite, SuiteTraining, entries
+from bench.robustness.suites import SUITES, Suite, SuiteTraining, entries, shared
 from fastarat.common.console import notice, print_table, stdout
 from fastarat.common.errors import Interrupted, UserError
 from fastarat.common.signals import number_of
@@ -39,7 +40,7 @@ def main(args: list[str] | None) -> int:
     arguments = _arguments(args)
     suite: Suite = SUITES[arguments.suite]
     options = {"num_seeds": arguments.seeds, "runs": arguments.runs, "fidelity": arguments.fidelity}
-    wanted = list(entries(suite, arguments.methods, arguments.data, **options))
+    wanted = shared(list(entries(suite, arguments.methods, arguments.data, **options)), *arguments.share)
     try:
         with _within(arguments.budget):
             for number, entry in enumerate(wanted, 1):
@@ -66,6 +67,8 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--num-images", type=int, help="test images for clean accuracy and PGD-20; default the suite's")
     parser.add_argument("--num-autoattack", type=int, help="of them for AutoAttack, 0 for none; default the suite's")
     parser.add_argument("--runs", type=Path, default=Path("runs/robustness"), help="where trainings go")
+    share = "K/N: the K-th of N processes, which share the trainings; under srun $((SLURM_PROCID + 1))/$SLURM_NTASKS"
+    parser.add_argument("--share", type=_share, default=(1, 1), metavar="K/N", help=share)
     budget = "stop in time; the next call goes on"
     rows = "where rows go (bench/results/robustness.jsonl)"
     command.flags(parser, data="data set instead of the suite's own", budget=budget, rows=rows)
@@ -88,6 +91,14 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
         most = most if asked is None else min(asked, most)
         setattr(arguments, name, most)
     return arguments
+
+
+def _share(text: str) -> tuple[int, int]:
+    """K and N of `K/N`."""
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise argparse.ArgumentTypeError(f"{text} is none: give K/N, such as 1/4 to 4/4")
+    return int(number), int(of)
 
 
 class _Stopped(Exception):

@@ -129,3 +129,16 @@ def entries(
         if dtype != "auto":
             name, method = f"{name}/{dtype}", f"{method}-{dtype}"
         yield SuiteTraining(name, config, runs / f"{suite.family}-{method}{mark}-seed{seed}")
+
+
+def shared(trainings: list[SuiteTraining], number: int, of: int) -> list[SuiteTraining]:
+    """Those of the `number`-th (from 1) of `of` processes that share a suite, in their order; a training lies with the
+    one whose net it starts from."""
+
+    def start(training: SuiteTraining) -> Path:
+        method = training.config.method
+        return Path(method.teacher) if isinstance(method, ARRESTConfig) else training.out
+
+    starts = list(dict.fromkeys(map(start, trainings)))
+    mine = set(starts[number - 1 :: of])
+    return [training for training in trainings if start(training) in mine]

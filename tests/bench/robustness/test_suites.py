@@ -149,6 +149,23 @@ def test_arrest_starts_from_the_standard_net_of_its_seed_which_is_trained_before
             assert entry.config.method.teacher in outs
 
 
+@pytest.mark.parametrize("of", [1, 2, 5])
+def test_processes_share_a_suite_so_that_each_finds_the_nets_that_its_trainings_start_from(tmp_path, of):
+    suite = suites.SUITES["digits"]
+    every = list(suites.entries(suite, suite.methods, None, num_seeds=3, runs=tmp_path))
+    shares = [suites.shared(every, number, of) for number in range(1, of + 1)]
+    assert sorted(each.out for share in shares for each in share) == sorted(each.out for each in every)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 3  # an ARREST of each seed beside its standard training
+    for share in shares:
+        outs = [str(each.out) for each in share]
+        assert all(each.config.method.teacher in outs for each in share if each.method == "arrest")
+
+
+def test_a_share_that_is_none_is_refused_in_one_line(tmp_path, capsys):
+    assert robustness.main(flags(tmp_path, "--share", "5/4")) == 2
+    assert "5/4 is none: give K/N" in capsys.readouterr().err
+
+
 def be_over():
     """Let the budget's alarm come now, and wait for it."""
     left, again = signal.getitimer(signal.ITIMER_REAL)
