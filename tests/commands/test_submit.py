@@ -60,7 +60,7 @@ def test_slurm_is_told_of_machines_gpus_and_of_the_notice_that_a_checkpoint_take
     asked = ("--nodes", "2", "--gpus", "8", "--hours", "1.5", "--partition", "gpu", "--options", "account=vision")
     result = fastarat("submit", "cifar10-resnet18-arat", *asked)
     assert result.code == 0 and result.err.startswith("job 12: ")
-    (script,) = tmp_path.glob("runs/submitted/*/submission_file_*.sh")
+    (script,) = tmp_path.glob("runs/submitted/*/12_submission.sh")
     options = {line.removeprefix("#SBATCH --") for line in script.read_text().splitlines() if "#SBATCH" in line}
     assert {"nodes=2", "ntasks-per-node=8", "gpus-per-node=8", "time=90", "partition=gpu"} <= options
     assert {"signal=USR2@120", "account=vision", "cpus-per-task=8"} <= options
