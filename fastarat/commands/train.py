@@ -12,7 +12,7 @@ import tyro
 from fastarat.commands.parsing import Printed, parse, recipe_of, require_positive, value_of
 from fastarat.common.console import command, notice, print_json
 from fastarat.common.errors import Interrupted, UserError
-from fastarat.common.processes import is_first, join_ranks, launched, num_here, num_started
+from fastarat.common.processes import is_first, join_ranks, launched, num_here, num_machines, num_started
 from fastarat.config import Config, load_config, recipes
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ class TrainArguments(Printed):
     """port on which the processes of one machine find each other; 0: any free one"""
     rendezvous: str = ""
     """HOST:PORT of one of several machines (--nodes), where they find each other; the same command runs on each"""
+    max_restarts: int = 0
+    """how often the processes are started again, from the newest checkpoint, after one of them or a machine was lost"""
     profile: int | None = None
     """record this many steps after the first few, and show where their time goes: profile/ in the run's directory"""
 
@@ -48,7 +50,7 @@ def run(args: list[str]) -> int:
     arguments = parse_arguments(args)
     if launched():
         arguments = _as_started(arguments, args)
-    elif arguments.config.num_processes > 1:
+    elif arguments.config.num_processes > 1 or arguments.max_restarts:
         return _launch(arguments, args)
     from fastarat.training.train import train
 
@@ -69,7 +71,7 @@ def parse_arguments(args: list[str]) -> TrainArguments:
     Settings come from the recipe, from `--from RUN`, or (`--resume`) from the run itself; flags override. Raises
     `UserError` for what does not fit.
     """
-    args = _resume_takes_a_run(args)
+    args = _most_nodes(_resume_takes_a_run(args))
     base, rest = _base_config(args)
     method = value_of(rest, "--method.name")
     if method not in (None, base.method.name):
@@ -80,6 +82,8 @@ def parse_arguments(args: list[str]) -> TrainArguments:
     arguments = parse(TrainArguments, rest, "fastarat train", TrainArguments(base))
     arguments = replace(arguments, config=arguments.config.checked())
     require_positive(arguments, "profile")
+    if arguments.max_restarts < 0:
+        raise UserError(f"--max-restarts {arguments.max_restarts}: give 0 or more")
     if (arguments.config.nodes > 1) != bool(arguments.rendezvous) and not launched():
         raise UserError("--nodes N and --rendezvous HOST:PORT go together: give both on every machine, or neither")
     if arguments.out == Path():
@@ -98,6 +102,23 @@ def _resume_takes_a_run(args: list[str]) -> list[str]:
         if i < len(args) and not args[i].startswith("-"):
             return [*args[:i], "--out", *args[i:]]
     return args
+
+
+def _most_nodes(args: list[str]) -> list[str]:
+    """`args` with `--nodes MOST` for `--nodes LEAST:MOST`."""
+    nodes = value_of(args, "--nodes")
+    if nodes is None or ":" not in nodes:
+        return args
+    least, _, most = nodes.partition(":")
+    if not (least.isdecimal() and most.isdecimal() and 0 < int(least) <= int(most)):
+        raise UserError(f"--nodes {nodes}: give a number of machines, or LEAST:MOST such as 2:4")
+    return [*_without(args, "--nodes"), "--nodes", most]
+
+
+def _without(args: list[str], flag: str) -> list[str]:
+    """`args` without a flag and its value."""
+    dropped = {j for i, arg in enumerate(args) if arg == flag for j in (i, i + 1)}
+    return [arg for i, arg in enumerate(args) if i not in dropped and not arg.startswith(f"{flag}=")]
 
 
 def _base_config(args: list[str]) -> tuple[Config, list[str]]:
@@ -159,6 +180,8 @@ def _as_started(arguments: TrainArguments, args: list[str]) -> TrainArguments:
     from fastarat.training.choices import choose_device
 
     config, size, here = arguments.config, num_started(), num_here(num_started())
+    if nodes := num_machines():
+        return replace(arguments, config=replace(config, nodes=nodes).checked())
     if all(value_of(args, flag) is None for flag in ("--nodes", "--gpus", "--procs")):
         if size % here:
             raise UserError(f"{size} processes, {here} of them on this machine: start as many on each")
@@ -185,9 +208,28 @@ def _launch(arguments: TrainArguments, args: list[str]) -> int:
     if value_of(args, "--out") is None:
         # The directory is named here, once: each process would find a name of its own.
         args = [*args, "--out", str(arguments.out)]
-    config, args = arguments.config, ["train", *args]
-    machines = Machines(config.nodes, arguments.rendezvous) if config.nodes > 1 else None
-    return launch(config.num_processes // config.nodes, args, arguments.port, machines, on_gpus=on_gpus)
+    config, least = arguments.config, (value_of(args, "--nodes") or "").partition(":")[0]
+    machines = None
+    if config.nodes > 1:
+        machines = Machines(int(least or config.nodes), config.nodes, arguments.rendezvous)
+        _check_division(config, machines.least)
+    return launch(
+        config.num_processes // config.nodes,
+        ["train", *_without(args, "--nodes")],  # there are as many as come
+        arguments.port,
+        machines,
+        max_restarts=arguments.max_restarts,
+        on_gpus=on_gpus,
+    )
+
+
+def _check_division(config: Config, least: int) -> None:
+    """Raise `UserError` if the batch does not divide among so many machines; say with how many more it does not."""
+    replace(config, nodes=least).checked()
+    if odd := [str(n) for n in range(least, config.nodes) if config.batch % replace(config, nodes=n).num_processes]:
+        notice(
+            f"batch {config.batch} does not divide among {' or '.join(odd)} machines: with as many the run would end"
+        )
 
 
 def _report(run: "Run", as_json: bool) -> None:

@@ -22,7 +22,7 @@ LONGEST_WAIT = timedelta(hours=1)
 LONGEST_STEP = timedelta(minutes=15)
 """for its part of a step, which all of them have compiled: the longest that a loader may stand still"""
 
-ANOTHER_ENDED = "another process has ended"
+OF_ANOTHER = "another process"
 """how a message begins that gives no reason of its own"""
 
 
@@ -182,9 +182,9 @@ def said_of_others(error: str, world: World) -> str:
     if world.group is None:
         return ""
     if "onnection" in error:
-        return f"{ANOTHER_ENDED}: it was killed, or failed for the reason that is said here or on its machine"
+        return f"{OF_ANOTHER} has ended: it was killed, or failed for the reason that is said here or on its machine"
     if "imed out" in error:
-        return f"another process hangs, and process {world.rank} has waited too long: end it, then --resume goes on"
+        return f"{OF_ANOTHER} hangs, and process {world.rank} has waited too long: end it, then --resume goes on"
     return ""
 
 

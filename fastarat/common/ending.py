@@ -24,6 +24,9 @@ from fastarat.common.signals import answered, number_of, stop
 OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 """errors of writing, which name no file where it is a stream that was open before"""
 
+UNFORESEEN = "(unforeseen: "
+"""what stands in the line for an error that nobody foresaw"""
+
 
 def ended(name: str, work: Callable[[], int]) -> int:
     """Do the work of the command `name`; returns its exit code, or that of what ended it, which is then said."""
@@ -98,7 +101,7 @@ def _unforeseen(error: Exception) -> str:
     except OSError as failure:
         where = f"the traceback could not be written ({failure.strerror})"
     what = ": ".join(filter(None, [type(error).__name__, one_line(said, 500)]))
-    return f"{what} (unforeseen: {where}; please report it)"
+    return f"{what} {UNFORESEEN}{where}; please report it)"
 
 
 @contextmanager

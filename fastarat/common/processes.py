@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 
 from fastarat.common.errors import WorkError
 from fastarat.common.files import write_text
@@ -17,6 +18,10 @@ from fastarat.common.ranks import found_ranks
 
 LAUNCHER = "FASTARAT_LAUNCHER"
 """environment variable that holds the process id of our own launcher"""
+AGAIN = "FASTARAT_AGAIN"
+"""environment variable of processes that our launcher starts again: why"""
+GRACE_S = 8
+"""seconds in which a process has to end after one that it works with has"""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -42,6 +47,11 @@ def join_ranks() -> None:
 def num_started() -> int:
     """How many processes the launcher started, on all machines."""
     return int(os.environ.get("WORLD_SIZE", "1")) if launched() else 1
+
+
+def num_machines() -> int | None:
+    """On how many machines our own launcher started processes; None of any other, which does not count them."""
+    return int(os.environ["GROUP_WORLD_SIZE"]) if launched() and LAUNCHER in os.environ else None
 
 
 def num_here(num_processes: int) -> int:
@@ -79,9 +89,19 @@ def end_with_parent(parent: int) -> None:
 
 
 def end_with_launcher() -> None:
-    """`end_with_parent` for a process that a launcher started; nothing for any other."""
+    """`end_with_parent` for a process that a launcher started, which is killed if it does not end within `GRACE_S`, for
+    it may wait for one that is gone; nothing for any other."""
     if launched():
-        end_with_parent(int(os.environ.get(LAUNCHER) or os.getppid()))
+        launcher = int(os.environ.get(LAUNCHER) or os.getppid())
+        end_with_parent(launcher)
+        Thread(target=_end_after, args=(launcher,), daemon=True).start()
+
+
+def _end_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    time.sleep(GRACE_S)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def say_to_launcher(text: str, code: int) -> bool:

@@ -55,7 +55,7 @@ class Config:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU if there is one"""
     nodes: int = 1
-    """machines, which find each other at --rendezvous"""
+    """machines, which find each other at --rendezvous; LEAST:MOST: as many of them as are there"""
     gpus: int = 0
     """processes on each machine, one a GPU; 0: one process"""
     procs: int = 0

@@ -1,5 +1,6 @@
 """Train by a configuration: what `fastarat train` does, and the same from Python."""
 
+import os
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from functools import partial
@@ -12,9 +13,11 @@ from fastarat_kernels.launch import UnsupportedInput, triton_errors
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.console import notice
 from fastarat.common.distributed import (
+    OF_ANOTHER,
     World,
     barrier,
     decided,
+    gathered,
     join_world,
     leave_world,
     said_of_others,
@@ -22,7 +25,7 @@ from fastarat.common.distributed import (
 )
 from fastarat.common.environment import environment
 from fastarat.common.errors import Interrupted, UserError, WorkError, first_line
-from fastarat.common.processes import is_first, is_first_here
+from fastarat.common.processes import AGAIN, is_first, is_first_here
 from fastarat.common.version import __version__
 from fastarat.config import Config
 from fastarat.data.loading.build import MOST_WORKERS, num_workers
@@ -58,10 +61,12 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
     try:
         _check_settings(config, world)
         run = Run(Path(decided(lambda: str(out), world)))  # each may have named one of its own
-        choices, tuned, timed = decided(lambda: _chosen(config, run if resume else None, device, log), world)
+        again = _why_again(world)
+        goes_on = decided(lambda: resume or (bool(again) and run.config_file.exists()), world)
+        choices, tuned, timed = decided(lambda: _chosen(config, run if goes_on else None, device, log), world)
         opened = _opened_by_all(config, world)
         world = with_short_waits(world)
-        kept = _kept(run, resume, world)
+        kept = _kept(run, world) if goes_on else None
         if kept:
             opened = replace(opened, dataset=in_order_of_state(opened.dataset, *kept))
         training, step = start_training(config, opened, choices, world)
@@ -75,7 +80,9 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
         _log_the_rest(training, opened, choices, log)
         if profile:
             first_recorded(training, profile)  # before there is a run
-        _open_run(run, training, resume, kept, log, _facts(training, opened, choices, log, tuned))
+        _open_run(run, training, goes_on, kept, log, _facts(training, opened, choices, log, tuned))
+        if goes_on and world.is_main:
+            _say_where(run, training, kept, again)
         del kept  # as large as the training itself
         record = profiling(training, profile, run.path / "profile", choices.compile)
         with threads(choices.threads), record as profiler:
@@ -222,17 +229,22 @@ def _fell_back(loop: Loop, choices: Choices) -> None:
         loop.run.record_choices(compile=choices.compile, kernels=choices.kernels)
 
 
-def _kept(run: Run, resume: bool, world: World) -> tuple[dict[str, Any], Path] | None:
-    """What a run that goes on has kept: its newest checkpoint, which the first process names, and its file."""
-    if not resume:
-        return None
+def _why_again(world: World) -> str:
+    """Why the launcher has started the processes again, by the one that knows most; empty if it has not."""
+    reasons = [reason for reason in gathered(os.environ.get(AGAIN, ""), world) if reason]
+    return min(reasons, key=lambda reason: reason.startswith((OF_ANOTHER, "a ")), default="")
 
-    def newest() -> Path | None:
+
+def _kept(run: Run, world: World) -> tuple[dict[str, Any], Path] | None:
+    """What a run that goes on has kept: its newest checkpoint, and its file. The first process reads it for all, for no
+    other machine has to see the run's directory."""
+
+    def newest() -> tuple[dict[str, Any], Path] | None:
         run.lock()
-        return run.checkpoint("last") if run.has_checkpoint() else None
+        file = run.checkpoint("last") if run.has_checkpoint() else None
+        return (load_checkpoint(file), file) if file else None
 
-    file = decided(newest, world)
-    return (load_checkpoint(file), file) if file else None
+    return decided(newest, world)
 
 
 def _open_run(
@@ -248,22 +260,31 @@ def _open_run(
     if not kept:
         training.begin()
     if resume:
-        source = "the beginning: it had no checkpoint yet"
         if kept:
             state, source = kept
             training.load_state_dict(state, str(source))
-            _check_unfinished(run, training)
         if world.is_main:
+            _check_unfinished(run, training)
             _record_other_processes(run.config(), training.config, log)
             run.write_record(facts)
             run.write_config(training.config)
             run.restore_metrics(training.metrics)
             run.forget_snapshots_after(training.epoch - 1)
-            notice(f"going on at step {training.step} (epoch {training.epoch}) from {source}")
     elif world.is_main:
         run.create(training.config, facts)
         run.lock()
     barrier(world)
+
+
+def _say_where(run: Run, training: Training, kept: tuple[dict[str, Any], Path] | None, again: str) -> None:
+    """Say, and of a run that the launcher has started again record, where it goes on, and why."""
+    source = kept[1] if kept else "the beginning: it had no checkpoint yet"
+    said = f"going on at step {training.step} (epoch {training.epoch}) from {source}"
+    if again:
+        number = training.config.num_processes
+        said += f", in {number} process{'es' * (number > 1)}: {again}"
+        run.record_event(said)
+    notice(said)
 
 
 def _record_other_processes(was: Config, now: Config, log: ChoiceLog) -> None:

@@ -1,52 +1,39 @@
-"""Several machines: hosts in network namespaces of this one, each with a network interface of its own."""
+"""Several machines: hosts in network namespaces of this one, some of which fail."""
 
-import os
-import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.helpers.command_line import TINY, Result, assert_same, finish, newest, start, state_of, wait_for
+from bench.common.hosts import Host, hosts
+from fastarat.common.errors import UserError
+from tests.helpers.command_line import TINY, Result, assert_same, finish, newest, record, start, state_of, wait_for
 
 NET = "10.77.0"
-BRIDGE = "fastarat-br"
 RUN = (*TINY, "--epochs", "2", "--num-train-images", "256", "--batch", "64")
 PORTS = count(29500)
 
 
-def ip(*args: str) -> bool:
-    """Whether the command `ip ARGS` succeeded."""
-    return subprocess.run(["ip", *args], capture_output=True, check=False).returncode == 0
-
-
 @pytest.fixture(scope="module")
-def machines() -> Iterator[list[str]]:
-    """The names of two machines, NET.1 and NET.2."""
-    names = [f"fastarat-{i}" for i in (1, 2)]
-    if os.geteuid() or not shutil.which("ip") or not ip("netns", "add", names[0]):
-        pytest.skip("hosts in network namespaces need root, and the command ip (Debian: iproute2)")
-    try:
-        assert ip("link", "add", BRIDGE, "type", "bridge") and ip("link", "set", BRIDGE, "up")
-        assert ip("netns", "add", names[1])
-        for i, name in enumerate(names, 1):
-            assert ip("link", "add", f"fastarat-v{i}", "type", "veth", "peer", "name", "eth0", "netns", name)
-            assert ip("link", "set", f"fastarat-v{i}", "master", BRIDGE, "up")
-            assert ip("-n", name, "addr", "add", f"{NET}.{i}/24", "dev", "eth0")
-            assert all(ip("-n", name, "link", "set", device, "up") for device in ("eth0", "lo"))
-        yield names
-    finally:
-        for name in names:
-            ip("netns", "del", name)
-        ip("link", "del", BRIDGE)
+def machines() -> Iterator[list[Host]]:
+    """Two machines, NET.1 and NET.2."""
+    with ExitStack() as stack:
+        try:
+            made = stack.enter_context(hosts(2, "fastarat", NET))
+        except UserError as error:
+            pytest.skip(str(error))
+        yield made
 
 
-def on(machine: str, *command: object, environment: dict[str, str] | None = None) -> subprocess.Popen:
+def on(machine: Host, *command: object, **options: Any) -> subprocess.Popen:
     """Start `fastarat ARGS` there."""
-    return start(*command, environment=environment, within=("ip", "netns", "exec", machine))
+    return start(*command, within=machine.within, **options)
 
 
 def all_ended(processes: list[subprocess.Popen]) -> list[Result]:
@@ -102,12 +89,6 @@ def test_machines_with_other_settings_train_nothing(machines, tmp_path):
     assert "another process has ended" in ended[0].error and not (tmp_path / "run").exists()
 
 
-def pids(machine: str) -> list[int]:
-    """Of what runs there."""
-    found = subprocess.run(["ip", "netns", "pids", machine], capture_output=True, text=True, check=True)
-    return [int(pid) for pid in found.stdout.split()]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "told to end"])
 def test_a_machine_that_goes_ends_the_other_and_a_signal_saves(machines, tmp_path, is_killed):
@@ -116,14 +97,55 @@ def test_a_machine_that_goes_ends_the_other_and_a_signal_saves(machines, tmp_pat
     first, second = (on(machine, "train", *endless, *meet) for machine in machines)
     wait_for(tmp_path / "run/metrics.jsonl", first)
     if is_killed:
-        for pid in pids(machines[1]):
-            os.kill(pid, signal.SIGKILL)
+        machines[1].kill()
     else:
         second.terminate()
     result, _ = all_ended([first, second])
-    assert not pids(machines[0]) and not pids(machines[1])
+    assert not machines[0].pids() and not machines[1].pids()
     if is_killed:
         assert result.code == 1 and result.error.startswith("another process has ended: it was killed, or failed")
     else:
         assert result.code == 128 + signal.SIGTERM and "stopped at step" in result.err
         assert state_of(newest(tmp_path / "run"))["step"] > 0
+
+
+def events_of(run: Path) -> list[str]:
+    """What happened to a run, by its record."""
+    return [said for session in record(run)["sessions"] for said in session.get("events", [])]
+
+
+def wait_until(is_so: Callable[[], bool], process: subprocess.Popen, timeout: float = 120) -> None:
+    """Wait for what a process that must still run makes so."""
+    end = time.monotonic() + timeout
+    while not is_so():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_without_a_machine_that_is_lost_and_takes_one_that_comes(machines, tmp_path):
+    """Each has a disk of its own: the run lies on that of the machine where they meet, here the second."""
+    folders = [tmp_path / host.name for host in machines]
+    meet = ("--nodes", "1:2", "--procs", "1", "--rendezvous", f"{NET}.2:{next(PORTS)}", "--max-restarts", "1")
+    endless = (*RUN, "--epochs", "5000", "--evaluation.every-epochs", "0", "--out", "run")
+    for folder in folders:
+        folder.mkdir()
+    other, first = (
+        on(host, "train", *endless, *meet, cwd=folder) for host, folder in zip(machines, folders, strict=True)
+    )
+    run = folders[1] / "run"
+    wait_for(run / "metrics.jsonl", first)
+    machines[0].kill()
+    finish(other)
+    wait_until(lambda: len(events_of(run)) == 1, first)
+    back = on(machines[0], "train", *endless, *meet, cwd=folders[0])
+    wait_until(lambda: len(events_of(run)) == 2, first)
+    first.terminate()
+    result, came = all_ended([first, back])
+    lost, joined = events_of(run)
+    assert "in 1 process: another process has ended" in lost or "in 1 process: a machine is gone" in lost
+    assert "in 2 processes: a machine comes in" in joined
+    assert result.code == 128 + signal.SIGTERM and "stopped at step" in result.err
+    assert came.code and not (folders[0] / "run").exists()
+    assert not machines[0].pids() and not machines[1].pids()

@@ -26,10 +26,12 @@ from tests.helpers.command_line import (
     finish,
     metrics,
     newest,
+    record,
     results_of,
     start,
     state_of,
     wait_for,
+    wait_for_checkpoint,
 )
 from tests.helpers.unmeasured import UNMEASURED
 
@@ -160,6 +162,25 @@ def test_when_a_process_is_killed_all_end_and_one_line_says_so(launching, tmp_pa
     assert len(ranks) == 2 and all(_gone(child) for child in ranks)
 
 
+@pytest.mark.slow
+def test_a_process_that_is_lost_is_started_again_and_changes_no_bit(tmp_path):
+    flags = (*TINY, "--epochs", "60", "--procs", "2", "--sync-bn")  # of shared statistics averages change none
+    flags = (*flags, "--evaluation.every-epochs", "0", "--checkpoint.every-s", "0.1")
+    process = start("train", *flags, "--max-restarts", "2", "--out", "killed")
+    run = tmp_path / "killed"
+    wait_for_checkpoint(run, process, after=0)
+    (second,) = (child for child, variables in _children(process.pid).items() if variables.get("RANK") == "1")
+    os.kill(second, signal.SIGKILL)
+    result = finish(process)
+    assert result.code == 0 and result.err.count("process 1 was killed (SIGKILL; out of memory?): starting again") == 1
+    (event,) = (event for session in record(run)["sessions"] for event in session.get("events", []))
+    assert event.startswith("going on at step ") and event.endswith("process 1 was killed (SIGKILL; out of memory?)")
+    assert finish(start("train", *flags, "--out", "whole")).code == 0
+    assert results_of(run) == results_of(tmp_path / "whole")
+    mine, other = (state_of(newest(tmp_path / run))["model"] for run in ("killed", "whole"))
+    assert_same(mine, other)
+
+
 FAILS_IN_ITS_THIRD_STEP = """
 import os
 from threading import Event
@@ -193,8 +214,8 @@ def test_a_process_that_fails_says_why_and_waits_for_nobody(launching, monkeypat
     """NCCL does not end before all processes end it."""
     (tmp_path / "sitecustomize.py").write_text(FAILS_IN_ITS_THIRD_STEP)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
-    code, said = launching(lambda: train([*ENDLESS, "--out", "run"]))
-    assert code == 1 and Result(code, "", said).error == "the disk is full"
+    code, said = launching(lambda: train([*ENDLESS, "--max-restarts", "3", "--out", "run"]))
+    assert code == 1 and Result(code, "", said).error == "the disk is full"  # which a restart would meet again
 
 
 def test_what_is_wrong_is_said_once_by_all_processes_together(launching):

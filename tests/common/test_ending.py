@@ -21,8 +21,9 @@ from fastarat.common.console import MOST_CHARACTERS, notice, print_json, print_t
 from fastarat.common.ending import ended
 from fastarat.common.errors import Interrupted, UserError, WorkError
 from fastarat.common.signals import ENDING
-from fastarat.training import launch as launch_module
-from fastarat.training.launch import launch, raise_why
+from fastarat.training.agent import Agent
+from fastarat.training.causes import raise_why
+from fastarat.training.launch import launch
 
 
 def fails_with(error: BaseException) -> int:
@@ -207,12 +208,14 @@ def test_a_reason_is_whole_or_not_there(tmp_path, monkeypatch):
 def test_the_launcher_answers_sighup_but_where_nohup_has_it_ignored(monkeypatch, ignored):
     held = {}
 
-    def started(config, entrypoint):
-        return lambda *args: held.update(names=config.signals_to_handle.split(","), args=args)
+    def started(agent):
+        names = os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"].split(",")
+        held.update(names=names, args=agent.get_worker_group().spec.args)
 
-    monkeypatch.setattr(launch_module, "elastic_launch", started)
-    for name in (processes.LAUNCHER, "TORCH_CPP_LOG_LEVEL"):
+    monkeypatch.setattr(Agent, "run", started)
+    for name in (processes.LAUNCHER, "TORCH_CPP_LOG_LEVEL", "TORCHELASTIC_SIGNALS_TO_HANDLE"):
         monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
     try:
         assert launch(2, ["train"], 0) == 0

@@ -133,6 +133,11 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+def record(run: Path) -> dict[str, Any]:
+    """What a run recorded of its sessions."""
+    return json.loads((run / "record.json").read_text())
+
+
 TIMES = ("seconds", "evaluation_seconds", "images_per_s")
 
 

@@ -1,11 +1,10 @@
 """What the processes of a launch find in their environment, and how many GPUs each of them needs."""
 
 import json
-import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.agent.server.api import WorkerSpec
 
 from fastarat.common import processes
 from fastarat.common.processes import num_seen
@@ -22,12 +21,11 @@ open(f"{sys.argv[1]}/{os.environ['RANK']}", "w").write(json.dumps([os.environ.ge
 
 def found(folder: Path, monkeypatch, on_gpus: bool) -> list[list[str]]:
     """LOCAL_RANK and CUDA_VISIBLE_DEVICES of two processes in the place of ours."""
-    real = launch_module.elastic_launch
 
-    def started(config, _):
-        return lambda *args: partial(real(config, sys.executable), "-c", SAYS)(str(folder))
+    def started(**settings):
+        return WorkerSpec(**{**settings, "args": ("-c", SAYS, str(folder))})
 
-    monkeypatch.setattr(launch_module, "elastic_launch", started)
+    monkeypatch.setattr(launch_module, "WorkerSpec", started)
     given = dict.fromkeys((processes.LAUNCHER, "TORCH_CPP_LOG_LEVEL"), "1")
     for name, value in {**UNMEASURED, **given}.items():  # they run nothing of ours
         monkeypatch.setenv(name, value)

@@ -1,0 +1,82 @@
+"""torch's elastic agent, which starts the processes of a machine, watches them, and starts them again."""
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+
+from fastarat.common.console import notice
+from fastarat.common.processes import AGAIN, GRACE_S
+from fastarat.training.causes import cause_of
+from fastarat.training.meeting import Meeting
+
+ORDERLY_S = 30
+"""seconds for those that are told to end while all is well: they finish a step, and save"""
+# pyright: reportIncompatibleVariableOverride=false, reportCallIssue=false
+# A decorator of torch's hides from it that these are methods.
+
+
+class Agent(LocalElasticAgent):
+    """Torch's agent, but: the others end within seconds when one fails; what a restart would only meet again ends the
+    run at once; machines that fall silent are seen; and those that start again are told why.
+
+    `said`: a folder in which processes that fail say why.
+    """
+
+    def __init__(self, spec: WorkerSpec, meeting: Meeting, said: Path):
+        super().__init__(spec, DefaultLogsSpecs(str(said)), exit_barrier_timeout=ORDERLY_S, shutdown_timeout=ORDERLY_S)
+        self.meeting, self.said, self.why = meeting, said, ""
+
+    def signal_processes(self, number: int) -> None:
+        """Send a signal to the processes of this machine."""
+        for pid in self._pcontext.pids().values() if self._pcontext else ():
+            os.kill(pid, number)
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        failed = self._failed()
+        if failed and self._pcontext:
+            self._pcontext.close(signal.SIGTERM, GRACE_S)
+        result = super()._monitor_workers(worker_group)
+        if result.is_failed():
+            ranks = {worker_group.workers[i].global_rank for i in failed}
+            # What torch, or this agent, has ended is no cause.
+            result = replace(result, failures={r: f for r, f in result.failures.items() if not ranks or r in ranks})
+            cause = cause_of(result.failures, self.said)
+            self.why = cause.in_short if cause else "a process was told to end"
+            if cause and not cause.may_pass:
+                self._remaining_restarts = 0
+        elif result.state == WorkerState.HEALTHY:
+            if self.meeting.is_closed():
+                self.why, self._remaining_restarts = "another machine has ended the run, and says why", 0
+                return RunResult(WorkerState.FAILED)
+            if worker_group.spec.max_restarts == 0 and self.meeting.num_gone():
+                self.why = "a machine is gone"
+                return RunResult(WorkerState.FAILED)
+        return result
+
+    def _failed(self) -> list[int]:
+        """The local ranks of processes that have failed by themselves."""
+        handlers = self._pcontext.subprocess_handlers if self._pcontext else {}  # type: ignore[attr-defined]
+        return [rank for rank, handler in handlers.items() if handler.proc.poll() not in (None, 0)]
+
+    def _restart_workers(self, worker_group: WorkerGroup) -> None:
+        self.why = self.why or ("a machine is gone" if self.meeting.num_gone() else "a machine comes in")
+        if worker_group.group_rank == 0:
+            notice(f"{self.why}: starting again with who is there")
+        super()._restart_workers(worker_group)
+
+    def _stop_workers(self, worker_group: WorkerGroup) -> None:
+        # Who waits for a machine that is gone cannot save.
+        self._shutdown(timeout=GRACE_S if self.meeting.num_gone() else ORDERLY_S)
+
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        if self.why:
+            os.environ[AGAIN], self.why = self.why, ""
+        for file in self.said.rglob("error.json"):  # of those before
+            file.unlink()
+        return super()._start_workers(worker_group)
