@@ -84,15 +84,7 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
         if goes_on and world.is_main:
             _say_where(run, training, kept, again)
         del kept  # as large as the training itself
-        record = profiling(training, profile, run.path / "profile", choices.compile)
-        with threads(choices.threads), record as profiler:
-            marked = profiler.marked(step) if profiler else step
-            loop = Loop(training, run, marked, compiles=choices.compile != "eager", profiler=profiler)
-            step.is_stopped, step.fell_back = lambda: loop.stop_signal > 0, partial(_fell_back, loop)
-            loop.fit()
-        if world.is_main:
-            learning_curves(run.path / "learning_curves.png", {config.recipe: run.metrics()}, str(run.path))
-        step.close()  # NCCL, part of which is in the graphs, does not end before they do
+        _fit(training, run, step, choices, profile)
         # Not after a failure: whoever leaves may wait for those who cannot come.
         leave_world(world)
     except torch.OutOfMemoryError:
@@ -117,6 +109,20 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
             training.loader.close()
         run.unlock()
     return run
+
+
+def _fit(training: Training, run: Run, step: FallbackStep, choices: Choices, profile: int | None) -> None:
+    """Train to the end, and draw how it went."""
+    world, recipe = training.parts.world, training.config.recipe
+    record = profiling(training, profile, run.path / "profile", choices.compile)
+    with threads(choices.threads), record as profiler:
+        marked = profiler.marked(step) if profiler else step
+        loop = Loop(training, run, marked, compiles=choices.compile != "eager", profiler=profiler)
+        step.is_stopped, step.fell_back = lambda: loop.stop_signal > 0, partial(_fell_back, loop)
+        loop.fit()
+    if world.is_main:
+        learning_curves(run.path / "learning_curves.png", {recipe: run.metrics()}, str(run.path))
+    step.close()  # NCCL, part of which is in the graphs, does not end before they do
 
 
 def _chosen(config: Config, begun: Run | None, device: str, log: ChoiceLog) -> tuple[Choices, Choices | None, bool]:

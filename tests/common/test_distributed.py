@@ -71,7 +71,8 @@ def test_what_is_decided_alone_is_our_own():
 
 
 def test_processes_wait_a_day_for_the_data_then_for_each_other_an_hour_and_minutes_in_a_step(monkeypatch):
-    names = {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    names = {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    names["MASTER_ADDR"] = "127.0.0.1"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         names["MASTER_PORT"] = str(free.getsockname()[1])
