@@ -1,6 +1,7 @@
 """`fastarat train [RECIPE] [overrides]`: train a robust model."""
 
 import os
+import signal
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from fastarat.commands.parsing import Printed, parse, recipe_of, require_positiv
 from fastarat.common.console import command, notice, print_json
 from fastarat.common.errors import Interrupted, UserError
 from fastarat.common.processes import is_first, join_ranks, launched, num_here, num_machines, num_started
+from fastarat.common.signals import saving_answered
 from fastarat.config import Config, load_config, recipes
 
 if TYPE_CHECKING:
@@ -56,7 +58,8 @@ def run(args: list[str]) -> int:
 
     assert arguments.out is not None
     try:
-        finished = train(arguments.config, arguments.out, resume=arguments.resume, profile=arguments.profile)
+        with saving_answered(signal.SIG_IGN):  # until there is something to save
+            finished = train(arguments.config, arguments.out, resume=arguments.resume, profile=arguments.profile)
     except Interrupted as stopped:
         goes_on = f"{command('train', '--resume', arguments.out)} goes on from there"
         raise Interrupted(f"{stopped}; {goes_on}", stopped.number) from stopped

@@ -1,4 +1,4 @@
-"""Signals that ask for the end: Ctrl-C, a scheduler's SIGTERM, a terminal that has gone."""
+"""Signals that ask for the end (Ctrl-C, a scheduler's SIGTERM, a terminal that has gone), or for a checkpoint."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -10,6 +10,8 @@ from typing import Any
 from fastarat.common.errors import Interrupted
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SAVING = signal.SIGUSR1
+"""asks for a checkpoint, as a scheduler does (Slurm: --signal=USR1@120) that will end the work before long"""
 
 
 class Stopped(KeyboardInterrupt):
@@ -37,6 +39,20 @@ def answered(answer: Callable[[int, FrameType | None], Any]) -> Iterator[dict[in
     finally:
         for number, handler in afterwards.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def saving_answered(answer: Callable[[int, FrameType | None], Any] | signal.Handlers) -> Iterator[None]:
+    """Let `answer` answer `SAVING`, which a launcher holds back until then; nothing is done in any other thread."""
+    if current_thread() is not main_thread():
+        yield
+        return
+    before = signal.signal(SAVING, answer)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (SAVING,))
+    try:
+        yield
+    finally:
+        signal.signal(SAVING, before)
 
 
 def stop(number: int, frame: FrameType | None) -> None:

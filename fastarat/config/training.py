@@ -116,6 +116,8 @@ class CheckpointConfig:
 
     every_s: float = 60.0
     """seconds between checkpoints, at most; one is always written at the end"""
+    notice: str | None = None
+    """a file that comes when the machine is about to be taken away: a checkpoint is written as soon as it is there"""
     keep: int = 2
     """how many of the newest are kept, in addition to the best"""
     history: int = 0

@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,6 +14,7 @@ from fastarat.data.formats.find import place_of
 from fastarat.methods import registry  # noqa: F401 (a method's settings are known by name once its file is imported)
 from fastarat.runs.checkpoint import newest_first, numbered, save_checkpoint
 from fastarat.runs.metrics import attested, is_line
+from fastarat.runs.writer import Writer
 
 # What a run writes, which a new one must not find.
 NAMES = ("config.json", "record.json", "metrics.jsonl", "model.safetensors", "learning_curves.png", "profile")
@@ -40,6 +42,7 @@ class Run:
         self.history = self.checkpoints / "history"
         self.weights_file = path / "model.safetensors"
         self._lock: IO[str] | None = None
+        self._writer = Writer()
         self._sessions: list[dict[str, Any]] = []
 
     def create(self, config: Config, environment: dict[str, Any]) -> None:
@@ -74,7 +77,8 @@ class Run:
             remove_unfinished(folder)
 
     def unlock(self) -> None:
-        """Let others train in this directory again."""
+        """Let others train in this directory again, when all that was begun is written."""
+        self._writer.close()
         if self._lock is not None:
             self._lock.close()
 
@@ -135,13 +139,21 @@ class Run:
         return bool(newest_first(self.checkpoints))
 
     def save(self, state: dict[str, Any], keep: int) -> None:
-        """Write a checkpoint, then forget all but the newest `keep`."""
+        """Write a checkpoint in the background, then forget all but the newest `keep`.
+
+        As `save_best` and `save_snapshot` do, it waits for what was written before, and raises what went wrong with
+        that.
+        """
+        self._writer.write(partial(self._save, keep), state)
+
+    def _save(self, keep: int, state: dict[str, Any]) -> None:
         save_checkpoint(self.checkpoints / f"step-{state['step']:09d}.pt", state)
         for old in newest_first(self.checkpoints)[keep:]:
             old.unlink()
 
     def forget_from(self, step: int) -> Path | None:
         """Remove the checkpoints of `step` and later; returns the newest that is left, if any."""
+        self.finish_writing()
         for path in newest_first(self.checkpoints):
             if int(path.stem.removeprefix("step-")) < step:
                 return path
@@ -161,14 +173,23 @@ class Run:
         return next(reversed(averages or measured), None)
 
     def save_best(self, state: dict[str, Any]) -> None:
-        """Write the best checkpoint."""
-        save_checkpoint(self.best_file, state)
+        """Write the best checkpoint in the background."""
+        self._writer.write(partial(save_checkpoint, self.best_file), state)
 
     def save_snapshot(self, state: dict[str, Any]) -> None:
-        """Keep the weights after a finished epoch: of a checkpoint's state, what an analysis needs."""
+        """Keep the weights after a finished epoch in the background: what an analysis needs of a state."""
         self.history.mkdir(exist_ok=True)
         snapshot = {name: state[name] for name in SNAPSHOT}
-        save_checkpoint(self.history / f"epoch-{state['epoch'] - 1:06d}.pt", snapshot)
+        file = self.history / f"epoch-{state['epoch'] - 1:06d}.pt"
+        self._writer.write(partial(save_checkpoint, file), snapshot)
+
+    def is_writing(self) -> bool:
+        """Whether a checkpoint is not on disk yet. Raises what went wrong with it."""
+        return self._writer.is_writing
+
+    def finish_writing(self) -> None:
+        """Wait until all checkpoints are on disk. Raises what went wrong."""
+        self._writer.wait()
 
     def snapshots(self) -> dict[int, Path]:
         """The files of the snapshots by the epoch that each was taken after, in order."""

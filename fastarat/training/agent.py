@@ -12,6 +12,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 
 from fastarat.common.console import notice
 from fastarat.common.processes import AGAIN, GRACE_S
+from fastarat.common.signals import SAVING
 from fastarat.training.causes import cause_of
 from fastarat.training.meeting import Meeting
 
@@ -79,4 +80,9 @@ class Agent(LocalElasticAgent):
             os.environ[AGAIN], self.why = self.why, ""
         for file in self.said.rglob("error.json"):  # of those before
             file.unlink()
-        return super()._start_workers(worker_group)
+        # They would be killed by it while Python starts in them.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (SAVING,))
+        try:
+            return super()._start_workers(worker_group)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -18,6 +18,7 @@ from torch.distributed.elastic.rendezvous.api import (
 
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.processes import AGAIN, LAUNCHER
+from fastarat.common.signals import saving_answered
 from fastarat.training.agent import Agent
 from fastarat.training.causes import GOES_ON, raise_why
 from fastarat.training.meeting import HERE, JOIN_S, Machines, Meeting, meeting_of
@@ -68,11 +69,12 @@ def launch(
         virtual_local_rank=on_gpus,
     )
     with TemporaryDirectory(prefix="fastarat-", ignore_cleanup_errors=True) as said:
-        return _run(Agent(spec, meeting, Path(said)), meeting, machines)
+        agent = Agent(spec, meeting, Path(said))
+        with saving_answered(lambda number, _: agent.signal_processes(number)):
+            return _run(agent, meeting, machines)
 
 
 def _run(agent: Agent, meeting: Meeting, machines: Machines | None) -> int:
-    earlier = signal.signal(signal.SIGUSR1, lambda number, _: agent.signal_processes(number))
     try:
         result: RunResult | None = agent.run()  # type: ignore[assignment]
     except SignalException as error:
@@ -92,8 +94,6 @@ def _run(agent: Agent, meeting: Meeting, machines: Machines | None) -> int:
     else:
         meeting.end()
         return _code(result, agent)
-    finally:
-        signal.signal(signal.SIGUSR1, earlier)
 
 
 def _code(result: RunResult | None, agent: Agent) -> int:

@@ -10,12 +10,13 @@ from typing import Any
 
 from fastarat.common.distributed import average_in_place, barrier, decided, largest
 from fastarat.common.errors import Interrupted, WorkError
-from fastarat.common.signals import answered
+from fastarat.common.signals import answered, saving_answered
 from fastarat.data.loading.loader import Batch
 from fastarat.runs.metrics import has_overfitted, may_overfit, overfitting_begins, overfitting_sentence
 from fastarat.runs.run import Run
 from fastarat.training.compiling import expected, keep_compile_seconds
 from fastarat.training.evaluations import Evaluations
+from fastarat.training.notice import Notice
 from fastarat.training.profiling.profiler import Profiler
 from fastarat.training.reporting import Display, Events, duration
 from fastarat.training.state import Training
@@ -36,6 +37,9 @@ class Loop:
         self.evaluations = Evaluations(training, run, self.display)
         self.stop_signal = 0
         """the signal that asked for the end"""
+        self.is_asked = False
+        """whether a signal asked for a checkpoint"""
+        self.notice = Notice(self.config.checkpoint.notice)
         self.last_save = time.monotonic()
         self.epoch_started, self.epoch_first_step = time.monotonic(), training.step
 
@@ -53,6 +57,7 @@ class Loop:
                 self._epoch()
             self._check_finite()
             self.evaluations.deploy_last()
+            self.run.finish_writing()
 
     def _epoch(self) -> None:
         training, loader = self.training, self.training.loader
@@ -104,22 +109,27 @@ class Loop:
         """Log lines, checkpoints and signals, which all processes take at the same step."""
         training = self.training
         in_epoch = training.steps_in_epoch < training.loader.steps_per_epoch
-        # A signal may reach any process; the clock that counts is the first one's.
+        # A signal or a notice may reach any process; the clock that counts is the first one's.
         main = self.world.is_main
-        stop, save, line = largest(
-            (self.stop_signal, main and in_epoch and self._save_is_due(), main and self.display.due()), self.world
-        )
+        asked = in_epoch and (self.is_asked or self.notice.has_come())
+        due = main and in_epoch and self._save_is_due()
+        stop, asked, due, line = largest((self.stop_signal, asked, due, main and self.display.due()), self.world)
         if line:
             self._check_finite()
             self.display.line(training.step, training.epoch, training.means(), self._speed())
-        if save or stop:
+        if asked:
+            self.display.note(f"a checkpoint was asked for, and is written at step {training.step}")
+            self.is_asked = False
+        if asked or due or stop:
             self._save()
         if stop:
+            self.run.finish_writing()
+            barrier(self.world)  # the launcher ends those that are left
             raise Interrupted(f"stopped at step {training.step} (epoch {training.epoch})", stop)
 
     def _save_is_due(self) -> bool:
-        """By this process's own clock, with which others may disagree."""
-        return time.monotonic() - self.last_save >= self.config.checkpoint.every_s
+        """By this process's own clock, with which others may disagree; not while the one before is being written."""
+        return not self.run.is_writing() and time.monotonic() - self.last_save >= self.config.checkpoint.every_s
 
     def _end_epoch(self) -> None:
         """Close the epoch: evaluate, write its line, keep the best, save."""
@@ -177,7 +187,7 @@ class Loop:
                 self.run.save_snapshot(self.training.state_dict())
 
     def _save(self, epoch_is_done: bool = False) -> None:
-        """Write a checkpoint, unless the loss is not finite: the last good one must stay the newest."""
+        """Begin to write a checkpoint, unless the loss is not finite: the last good one must stay the newest."""
         training = self.training
         self._check_finite()
         training.share_statistics()
@@ -187,7 +197,6 @@ class Loop:
             if not epoch_is_done:
                 state["seconds"] += time.monotonic() - self.epoch_started + self.compile_seconds
             self.run.save(state, self.config.checkpoint.keep)
-        barrier(self.world)
         self.last_save = time.monotonic()
 
     def _check_finite(self) -> None:
@@ -209,12 +218,15 @@ class Loop:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """A signal asks for the end; it comes after the step that runs."""
+        """A signal asks for the end, or for a checkpoint; it comes after the step that runs."""
 
         def request(number: int, frame: FrameType | None) -> None:
             self.stop_signal = number
 
-        with answered(request) as afterwards:
+        def request_checkpoint(number: int, frame: FrameType | None) -> None:
+            self.is_asked = True
+
+        with saving_answered(request_checkpoint), answered(request) as afterwards:
             try:
                 yield
             except BaseException:

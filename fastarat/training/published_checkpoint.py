@@ -160,6 +160,7 @@ def convert(path: Path, out: Path, data: str | None = None) -> Run:
     run.create(config, {**environment(), "converted_from": path.name})
     # Whoever goes on training it may have any images.
     run.save(training.state_dict() | {"fingerprint": None, "labels_fingerprint": None}, keep=1)
+    run.finish_writing()
     save_weights(run.weights_file, plain_branch(model), training.description)
     return run
 
