@@ -7,7 +7,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # `make check` runs its parts in the order written, cheapest first
-.PHONY: help venv train test coverage lint types layers check aot docs slow gpu simulated-gpu clean
+.PHONY: help venv train test coverage lint types layers check aot docs slow soak gpu simulated-gpu clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 15
@@ -66,6 +66,9 @@ docs: .venv/.docs  ## make a site of README, docs/ and their like, in site/
 
 slow: .venv/.loaders  ## run the tests that take longer than a check should
 	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
+
+soak: .venv/.run  ## kill short trainings 1,000 times, resume them, count the bits lost (a night; KILLS=20 for less)
+	$(BIN)/python -m bench.soak --kills $(or $(KILLS),1000)
 
 gpu: .venv/.loaders  ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
