@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.common import command
+from bench.common.differences import num_different_bits
 from bench.common.processes import environment, last_line
 from bench.common.rows import RESULTS, Row, base_row, write_row
-from bench.soak.differences import num_different_bits
 from fastarat.common.console import notice, print_table, progress
 from fastarat.common.errors import WorkError
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from bench.common.differences import _differences
 from bench.common.rows import read_rows
 from bench.soak import __main__ as soak
-from bench.soak.differences import _differences
 
 
 @pytest.mark.slow

@@ -1,0 +1,191 @@
+"""The faults: what is done to two machines that train, and what has to come of it."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.faults.scene import ELASTIC, ENDLESS, FINITE, FIXED, Scene
+
+LATER = """
+import datetime
+class Later(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return super().now(tz) + datetime.timedelta(seconds=60)
+datetime.datetime = Later
+"""
+OTHER_VERSION = "import fastarat.common.version as v; v.__version__ = '0.0.9'"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that fails."""
+
+    name: str
+    do: Callable[[Scene], tuple[float, str]]
+    """lets it happen; returns seconds until the run goes on or has ended, and what was said"""
+    outcome: str
+    says: str
+    """what the line has to hold"""
+    bits_stay: bool = False
+    """whether the run ends in the bits of an undisturbed one"""
+
+
+def _since(begin: float) -> float:
+    return time.monotonic() - begin
+
+
+def _rank_killed(scene: Scene) -> tuple[float, str]:
+    scene.trains(*ELASTIC, *FINITE)
+    begin, pid = time.monotonic(), scene.rank(scene.moments.randrange(2))
+    os.kill(pid, signal.SIGKILL)
+    said, seconds = scene.goes_on(2), _since(begin)
+    scene.ended(0, 1)
+    return seconds, said
+
+
+def _rank_stopped(scene: Scene) -> tuple[float, str]:
+    scene.trains(*ELASTIC, *FINITE)
+    pid = scene.rank(scene.moments.randrange(2))
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(30)
+    begin, lines = time.monotonic(), _lines(scene)
+    os.kill(pid, signal.SIGCONT)
+    scene.wait(lambda: _lines(scene) > lines or scene.processes[0].poll() is not None)
+    seconds = _since(begin)
+    scene.ended(0, 1)
+    return seconds, "nothing" if not scene.events() else scene.events()[-1]
+
+
+def _lines(scene: Scene) -> int:
+    return (scene.run / "metrics.jsonl").read_text().count("\n")
+
+
+def _launcher_killed(scene: Scene) -> tuple[float, str]:
+    scene.trains(*ELASTIC, *ENDLESS)
+    begin = time.monotonic()
+    scene.processes[1].kill()
+    return _first(scene.goes_on(1), begin)
+
+
+def _machine_killed(scene: Scene) -> tuple[float, str]:
+    scene.trains(*ELASTIC, *ENDLESS)
+    begin = time.monotonic()
+    scene.machines[1].kill()
+    return _first(scene.goes_on(1), begin)
+
+
+def _cable_out_for_20_s(scene: Scene) -> tuple[float, str]:
+    scene.trains(*ELASTIC, *ENDLESS)
+    begin = time.monotonic()
+    scene.machines[1].plug(False)
+    time.sleep(20)
+    scene.machines[1].plug(True)
+    return _first(scene.goes_on(2), begin)
+
+
+def _cable_out(scene: Scene) -> tuple[float, str]:
+    scene.trains(*ELASTIC, *ENDLESS)
+    begin = time.monotonic()
+    scene.machines[1].plug(False)
+    found = _first(scene.goes_on(1), begin)
+    scene.ended(1)  # it finds nobody, and gives up
+    return found
+
+
+def _first(said: str, begin: float) -> tuple[float, str]:
+    return _since(begin), said
+
+
+def _disk_full(scene: Scene) -> tuple[float, str]:
+    scene.run.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", scene.run], check=True)
+    try:
+        scene.trains(*ELASTIC, *ENDLESS)
+        begin = time.monotonic()
+        subprocess.run(["dd", "if=/dev/zero", f"of={scene.run}/full", "bs=64k"], capture_output=True, check=False)
+        scene.ended(0, 1)
+        return _since(begin), scene.said(0)
+    finally:
+        subprocess.run(["umount", "-l", scene.run], check=True)
+
+
+def _store_lost(scene: Scene) -> tuple[float, str]:
+    scene.trains(*ELASTIC, *ENDLESS)
+    begin = time.monotonic()
+    scene.machines[0].kill()
+    scene.ended(1)
+    return _since(begin), scene.said(1)
+
+
+def _late(scene: Scene) -> tuple[float, str]:
+    scene.start(0, *ELASTIC, *ENDLESS)
+    scene.wait((scene.run / "metrics.jsonl").exists)
+    time.sleep(scene.moments.uniform(0, 3))
+    begin = time.monotonic()
+    scene.start(1, *ELASTIC, *ENDLESS)
+    return _first(scene.goes_on(2), begin)
+
+
+def _clocks_apart(scene: Scene) -> tuple[float, str]:
+    begin = time.monotonic()
+    scene.start(0, *ELASTIC, *ENDLESS)
+    scene.start(1, *ELASTIC, *ENDLESS, PYTHONPATH=_site(scene, LATER))
+    scene.ended(1)
+    return _since(begin), scene.said(1)
+
+
+def _other_version(scene: Scene) -> tuple[float, str]:
+    return _differs(scene, PYTHONPATH=_site(scene, OTHER_VERSION))
+
+
+def _other_recipe(scene: Scene) -> tuple[float, str]:
+    return _differs(scene, flags=("--optimizer.learning-rate", "0.05"))
+
+
+def _other_data(scene: Scene) -> tuple[float, str]:
+    for seed, disk in enumerate(scene.disks):
+        draw, labels = np.random.default_rng(seed), np.arange(512) % 10
+        images = draw.integers(0, 255, (512, 8, 8, 1), dtype=np.uint8)
+        np.savez(disk / "images.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    return _differs(scene, flags=("--data", "images.npz"), both=("--data", "images.npz"))
+
+
+def _differs(
+    scene: Scene, flags: tuple[str, ...] = (), both: tuple[str, ...] = (), **variables: str
+) -> tuple[float, str]:
+    begin = time.monotonic()
+    scene.start(0, *FIXED, *ENDLESS, *both)
+    scene.start(1, *FIXED, *ENDLESS, *flags, **variables)
+    scene.ended(0, 1)
+    return _since(begin), scene.said(1)
+
+
+def _site(scene: Scene, code: str) -> str:
+    folder = Path(scene.disks[1]) / "site"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(code)
+    return str(folder)
+
+
+FAULTS = (
+    Fault("a process is killed", _rank_killed, "goes on with both", "was killed (SIGKILL", bits_stay=True),
+    Fault("a process stands still for 30 s", _rank_stopped, "the others wait", "nothing", bits_stay=True),
+    Fault("a launcher is killed", _launcher_killed, "goes on with the other", "in 1 process"),
+    Fault("a machine is lost", _machine_killed, "goes on with the other", "in 1 process"),
+    Fault("a cable is out for 20 s", _cable_out_for_20_s, "goes on with both", "in 2 processes"),
+    Fault("a cable is out", _cable_out, "goes on with the other", "in 1 process"),
+    Fault("the disk is full", _disk_full, "ends on both", "No space left"),
+    Fault("the machine at --rendezvous is lost", _store_lost, "ends", "is that machine gone?"),
+    Fault("a machine comes late", _late, "goes on with both", "in 2 processes: a machine comes in"),
+    Fault("clocks 60 s apart", _clocks_apart, "the second ends", "clock is"),
+    Fault("other images", _other_data, "ends on both", "other images"),
+    Fault("another version", _other_version, "ends on both", "another version of fastarat"),
+    Fault("another setting", _other_recipe, "ends on both", "another optimizer"),
+)
