@@ -27,9 +27,9 @@ from fastarat.common.console import notice, print_table, progress
 from fastarat.common.errors import WorkError
 
 RUN = (
-    *("digits-arat", "--device", "cpu", "--dtype", "fp32", "--compile", "eager", "--epochs", "30"),
+    *("digits-arat", "--device", "cpu", "--dtype", "fp32", "--compile", "eager", "--epochs", "12"),
     *("--num-train-images", "512", "--batch", "64", "--attack.steps", "2", "--checkpoint.every-s", "0.1"),
-    *("--evaluation.every-epochs", "10", "--evaluation.num-images", "50", "--evaluation.steps", "1"),
+    *("--evaluation.every-epochs", "4", "--evaluation.num-images", "50", "--evaluation.steps", "1"),
 )
 LONGEST_S = 1.5
 """the latest moment of a kill, in seconds after a session has begun"""
@@ -74,10 +74,14 @@ def _soaked(arguments: argparse.Namespace, folder: Path, end: float) -> Counts:
     moments, counts, whole = random.Random(arguments.seed), Counts(), folder / "whole"
     _finished(_start("train", *RUN, "--out", whole))
     with progress("kills", arguments.kills) as advance:
-        while counts.kills < arguments.kills and time.monotonic() < end:
+
+        def has_time() -> bool:
+            return counts.kills < arguments.kills and time.monotonic() < end
+
+        while has_time():
             run = folder / f"run-{counts.runs}"
             before = counts.kills
-            while counts.kills < arguments.kills and _killed(run, moments, counts):
+            while has_time() and _killed(run, moments, counts):
                 advance(1)
             if run.exists() and not (run / "model.safetensors").exists():
                 _finished(_start("train", "--resume", run))
