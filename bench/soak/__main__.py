@@ -11,6 +11,7 @@ and how many bits of the last checkpoint, the deployed weights and the metrics d
 import argparse
 import math
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -95,24 +96,32 @@ def _soaked(arguments: argparse.Namespace, folder: Path, end: float) -> Counts:
 
 def _killed(run: Path, moments: random.Random, counts: Counts) -> bool:
     """Train on, and kill that at some moment; whether it was still training."""
+    begun = _written(run / "record.json")
     process = _start("train", "--resume", run) if run.exists() else _start("train", *RUN, "--out", run)
-    record, begun = run / "record.json", _written(run / "record.json")
-    end = time.monotonic() + START_S
-    while process.poll() is None and (_written(record) == begun or not any((run / "checkpoints").glob("step-*.pt"))):
-        if time.monotonic() > end:
-            process.kill()
-            raise WorkError(f"a session has not begun in {START_S} s")
-        time.sleep(0.005)
     try:
+        _wait_for_session(process, run, begun)
         process.wait(moments.uniform(0, LONGEST_S))
     except subprocess.TimeoutExpired:
+        pass
+    finally:  # whatever ends this
         process.kill()
-        process.communicate()
-        counts.kills += 1
-        counts.cut_off += any(run.rglob(".*.tmp"))
-        return True
-    _finished(process)
-    return False
+    is_killed = process.wait() == -signal.SIGKILL
+    counts.kills += is_killed
+    counts.cut_off += is_killed and any(run.rglob(".*.tmp"))
+    if not is_killed:
+        _finished(process)
+    return is_killed
+
+
+def _wait_for_session(process: subprocess.Popen[str], run: Path, begun: int) -> None:
+    """Wait until training has begun in this process, or it has ended. Raises `WorkError` if it does not come."""
+    end = time.monotonic() + START_S
+    while process.poll() is None:
+        if _written(run / "record.json") != begun and any((run / "checkpoints").glob("step-*.pt")):
+            return
+        if time.monotonic() > end:
+            raise WorkError(f"a session has not begun in {START_S} s")
+        time.sleep(0.005)
 
 
 def _written(file: Path) -> int:

@@ -7,6 +7,7 @@ import signal
 import stat
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -368,3 +369,25 @@ def test_a_process_whose_parent_ended_before_it_could_be_told_of_it_ends():
         processes.end_with_parent(os.getpid())  # which is not its parent
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+
+
+def test_a_process_that_hangs_when_its_launcher_is_killed_is_killed_too(monkeypatch):
+    """It holds the pipe, whose end is its end; the one between is the launcher."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "fastarat")
+    monkeypatch.delenv(processes.LAUNCHER, raising=False)
+    monkeypatch.setattr(processes, "GRACE_S", 0.1)
+    ours, its = os.pipe()
+    launcher = os.fork()
+    if launcher == 0:
+        if os.fork() == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            processes.end_with_launcher()
+            os.write(its, b"there")
+            time.sleep(1000)
+        time.sleep(1000)
+    os.close(its)
+    assert os.read(ours, 5) == b"there"
+    os.kill(launcher, signal.SIGKILL)
+    os.waitpid(launcher, 0)
+    assert os.read(ours, 1) == b""
+    os.close(ours)
