@@ -13,14 +13,17 @@ from pathlib import Path
 from bench import scaling, shared_steps
 from bench.autoattack import rows as autoattack_rows
 from bench.common.rows import RESULTS, Row, markdown, place, read_rows
+from bench.faults import __main__ as faults
 from bench.kernels import report as kernel_report
 from bench.ladder import report as throughput_report
 from bench.loaders import report as loaders_report
 from bench.robustness import report as robustness_report
 from bench.robustness.suites import SUITES
+from bench.soak import __main__ as soak
 
 ROOT = Path(__file__).parents[1]
-PAGES = tuple(ROOT / page for page in ("README.md", "docs/results.md", "docs/speed.md", "docs/cluster.md"))
+NAMES = ("results", "speed", "cluster", "training")
+PAGES = tuple(ROOT / page for page in ("README.md", *(f"docs/{name}.md" for name in NAMES)))
 IMAGES = ROOT / "docs" / "images"
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 LEGEND = (
@@ -111,6 +114,22 @@ def startup_table() -> str:
     return "\n".join([*parts, markdown(columns, imports)] if imports else parts) or "Not measured yet.\n"
 
 
+def faults_table() -> str:
+    """What became of a run for each fault, the newest row of each, as Markdown."""
+    rows = {row["case"]: row for row in read_rows(RESULTS / "faults.jsonl")}
+    if not rows:
+        return "Not measured yet.\n"
+    commits = " and ".join(dict.fromkeys(row["commit"] for row in rows.values()))
+    place_of_all = place({**next(iter(rows.values())), "commit": commits})
+    return f"{markdown(faults.COLUMNS, map(faults.cells, rows.values()))}\n{place_of_all}.\n"
+
+
+def soak_table() -> str:
+    """The newest soak in a sentence."""
+    rows = list(read_rows(RESULTS / "soak.jsonl"))
+    return f"{soak.headline(rows)} ({place(rows[-1])}).\n" if rows else "Not measured yet.\n"
+
+
 def kernels_table() -> str:
     """Every kernel beside eager PyTorch, inductor and apex, as Markdown."""
     rows = list(read_rows(RESULTS / "kernels.jsonl"))
@@ -143,6 +162,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "kernels": kernels_table,
     "scaling": scaling.as_markdown,
     "shared-steps": shared_steps.as_markdown,
+    "faults": faults_table,
+    "soak": soak_table,
 }
 
 

@@ -81,6 +81,13 @@ def _machine_killed(scene: Scene) -> tuple[float, str]:
     return _first(scene.goes_on(1), begin)
 
 
+def _told_to_end(scene: Scene) -> tuple[float, str]:
+    scene.trains(*ELASTIC, *ENDLESS)
+    begin = time.monotonic()
+    scene.processes[1].terminate()
+    return _first(scene.goes_on(1), begin)
+
+
 def _cable_out_for_20_s(scene: Scene) -> tuple[float, str]:
     scene.trains(*ELASTIC, *ENDLESS)
     begin = time.monotonic()
@@ -179,6 +186,7 @@ FAULTS = (
     Fault("a process stands still for 30 s", _rank_stopped, "the others wait", "nothing", bits_stay=True),
     Fault("a launcher is killed", _launcher_killed, "goes on with the other", "in 1 process"),
     Fault("a machine is lost", _machine_killed, "goes on with the other", "in 1 process"),
+    Fault("a machine is told to end (SIGTERM)", _told_to_end, "goes on with the other", "in 1 process"),
     Fault("a cable is out for 20 s", _cable_out_for_20_s, "goes on with both", "in 2 processes"),
     Fault("a cable is out", _cable_out, "goes on with the other", "in 1 process"),
     Fault("the disk is full", _disk_full, "ends on both", "No space left"),

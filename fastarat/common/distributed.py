@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from fastarat.common.errors import WorkError, first_line
 from fastarat.common.network import interface_of, own_address
 from fastarat.common.processes import launched
 
@@ -45,7 +46,10 @@ class World:
 
 
 def join_world(device: str) -> World:
-    """Join the processes that the launcher started; alone if it did not. `device`: cpu or cuda."""
+    """Join the processes that the launcher started; alone if it did not. `device`: cpu or cuda.
+
+    Raises `WorkError` if one of them cannot be reached.
+    """
     if device == "cuda":
         torch.backends.cudnn.benchmark = True  # shapes never change: let cuDNN time its algorithms once
     if not launched():
@@ -57,9 +61,12 @@ def join_world(device: str) -> World:
         torch.cuda.set_device(here)
     _show_gloo_the_way()
     backend = "nccl" if on_gpu else "gloo"
-    dist.init_process_group(backend, device_id=here if on_gpu else None, timeout=LONGEST_STEP)
-    # The first process may decode a large data set while the others wait; the launcher sees who died.
-    control = _waiting(timedelta(days=1))
+    try:
+        dist.init_process_group(backend, device_id=here if on_gpu else None, timeout=LONGEST_STEP)
+        # The first process may decode a large data set while the others wait; the launcher sees who died.
+        control = _waiting(timedelta(days=1))
+    except RuntimeError as error:
+        raise WorkError(f"{OF_ANOTHER} cannot be reached: {first_line(error)}") from error
     return World(here, dist.get_rank(), dist.get_world_size(), dist.group.WORLD, control)
 
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
+from torch.distributed.elastic.agent.server.api import DEFAULT_ROLE, RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.rendezvous.api import RendezvousConnectionError
 
 from fastarat.common.console import notice
 from fastarat.common.processes import AGAIN, GRACE_S
@@ -37,6 +38,13 @@ class Agent(LocalElasticAgent):
         """Send a signal to the processes of this machine."""
         for pid in self._pcontext.pids().values() if self._pcontext else ():
             os.kill(pid, number)
+
+    def _invoke_run(self, role: str = DEFAULT_ROLE) -> RunResult:
+        try:
+            return super()._invoke_run(role)
+        except RendezvousConnectionError:
+            self._shutdown_timeout = GRACE_S  # who waits for the machine that has gone cannot save
+            raise
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         failed = self._failed()
