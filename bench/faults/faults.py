@@ -160,8 +160,9 @@ def _other_data(scene: Scene) -> tuple[float, str]:
     for seed, disk in enumerate(scene.disks):
         draw, labels = np.random.default_rng(seed), np.arange(512) % 10
         images = draw.integers(0, 255, (512, 8, 8, 1), dtype=np.uint8)
-        np.savez(disk / "images.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
-    return _differs(scene, flags=("--data", "images.npz"), both=("--data", "images.npz"))
+        np.savez(disk / "images.npz", images=images, labels=labels)
+    both = ("--data", "images.npz", "--num-validation-images", "64")
+    return _differs(scene, both, both)
 
 
 def _differs(
@@ -189,7 +190,7 @@ FAULTS = (
     Fault("a machine is told to end (SIGTERM)", _told_to_end, "goes on with the other", "in 1 process"),
     Fault("a cable is out for 20 s", _cable_out_for_20_s, "goes on with both", "in 2 processes"),
     Fault("a cable is out", _cable_out, "goes on with the other", "in 1 process"),
-    Fault("the disk is full", _disk_full, "ends on both", "No space left"),
+    Fault("the disk is full", _disk_full, "ends on both", "cannot write run/checkpoints"),
     Fault("the machine at --rendezvous is lost", _store_lost, "ends", "is that machine gone?"),
     Fault("a machine comes late", _late, "goes on with both", "in 2 processes: a machine comes in"),
     Fault("clocks 60 s apart", _clocks_apart, "the second ends", "clock is"),

@@ -1,8 +1,11 @@
 """By which address and interface this machine reaches another one."""
 
 import fcntl
+import os
 import socket
 import struct
+from contextlib import suppress
+from pathlib import Path
 
 _SIOCGIFADDR = 0x8915
 """the ioctl for an interface's address: netdevice(7)"""
@@ -27,3 +30,20 @@ def interface_of(address: str) -> str | None:
             if socket.inet_ntoa(found[20:24]) == address:
                 return name
     return None
+
+
+def give_up_after(seconds: int, host: str, port: int) -> None:
+    """Let this process's connections to `host` (an IPv4 address) fail when nothing was heard from there for so long, in
+    seconds: a library that has opened one would wait for a machine that is gone for a quarter of an hour."""
+    options = {
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE): 1,
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): max(seconds // 4, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): max(seconds // 4, 1),
+        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT): 1000 * seconds,
+    }
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError), socket.socket(fileno=os.dup(int(entry.name))) as connection:  # most are no sockets
+            there = connection.getpeername()
+            if there[:2] in ((host, port), (f"::ffff:{host}", port)):
+                for (level, name), value in options.items():
+                    connection.setsockopt(level, name, value)

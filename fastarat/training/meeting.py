@@ -18,7 +18,7 @@ from torch.distributed.elastic.rendezvous.dynamic_rendezvous import (
 )
 
 from fastarat.common.errors import UserError, WorkError
-from fastarat.common.network import own_address
+from fastarat.common.network import give_up_after, own_address
 from fastarat.common.processes import GRACE_S
 
 NAME = "fastarat"
@@ -147,6 +147,7 @@ def _store(host: str, port: int, *, is_host: bool) -> TCPStore:
             time.sleep(0.2)
             continue
         store.set_timeout(timedelta(seconds=ANSWER_S))
+        give_up_after(ANSWER_S, host, port)
         return store
 
 
