@@ -150,7 +150,8 @@ def print_tables(rows: Sequence[Row]) -> None:
 def headline(rows: Sequence[Row]) -> str:
     """In a line: kills, and bits lost."""
     row = rows[-1]
-    kills = f"{row['kills']} kills of {row['runs']} runs, {row['cut_off']} while a file was written"
+    runs = f"{row['runs']} run{'s' * (row['runs'] > 1)}"
+    kills = f"{row['kills']} kills of {runs}, {row['cut_off']} while a file was written"
     return f"{kills}: {row['bits_lost']} bits lost"
 
 

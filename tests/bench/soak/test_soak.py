@@ -14,7 +14,7 @@ def test_runs_that_are_killed_lose_no_bit_and_the_row_counts_them(tmp_path, caps
     assert soak.main(["--smoke", "--rows", str(rows)]) == 0
     (row,) = read_rows(rows)
     assert row["benchmark"] == "soak" and row["kills"] == 2 and row["bits_lost"] == 0 and row["correct"]
-    assert "2 kills of 1 runs" in capsys.readouterr().out
+    assert "2 kills of 1 run," in capsys.readouterr().out
 
 
 def test_differences_are_counted_in_bits():
