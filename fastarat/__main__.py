@@ -15,6 +15,8 @@ COMMANDS = {
     "submit": "hand a training to Slurm, to go on whenever it was stopped",
     "tune": "find the fastest right form of a recipe's step on this machine",
     "eval": "measure clean and robust accuracy",
+    "compare": "say which differences between runs are beyond noise",
+    "report": "write one page of a run, or of several beside one another",
     "analyze": "look inside a run: losses' conflict, statistics, features, loss surface",
     "export": "write a model that needs only PyTorch",
     "convert": "read a checkpoint of the published AR-AT code",

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import fastarat
+from fastarat.commands.train import write_page
 from fastarat.common.files import write_text
 from fastarat.training.reporting import learning_curves
 from tests.helpers.optional import say_what_brings_them
@@ -105,13 +106,21 @@ def golden() -> Path:
 
 @pytest.fixture(autouse=True, scope="session")
 def without_curves() -> Iterator[None]:
-    """Learning curves take longer to draw than a tiny run to train: most are a file of no picture.
+    """Learning curves take longer to draw than a tiny run to train: most are a file of no picture. Reports too, which
+    are left out.
 
-    Processes of their own draw them.
+    Processes of their own draw and write them.
     """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastarat.commands.train.write_page", lambda run: None)
         patch.setattr("fastarat.training.train.learning_curves", lambda path, *_: write_text(path, "no picture"))
         yield
+
+
+@pytest.fixture
+def with_reports(monkeypatch) -> None:
+    """A test that asks for this has the reports of its runs written."""
+    monkeypatch.setattr("fastarat.commands.train.write_page", write_page)
 
 
 @pytest.fixture

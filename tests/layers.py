@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fastarat"
 ORDER = (
     *("common", "config", "models", "data", "attacks", "methods", "runs", "evaluation"),
-    *("training", "analysis", "verification", "commands"),
+    *("training", "analysis", "reports", "verification", "commands"),
 )
 LOOSE = ("__init__", "__main__", "robustbench")
 """the faces: what may import every room"""

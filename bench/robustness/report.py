@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.common.rows import Row
 from fastarat.common.figures import COLOURS, figure_of
+from fastarat.reports.published import PAPER
 
 TITLES = {
     "at": "AT",
@@ -29,28 +30,6 @@ TITLES = {
     "arat/bf16": "AR-AT, bf16",
 }
 PUBLISHED = " (as published)"
-# Clean and AutoAttack accuracy (%) in the AR-AT paper's table (ICLR 2025), CIFAR-10, by net. Its published code scores
-# with a version of AutoAttack that runs a tenth of the standard's steps.
-PAPER = {
-    "resnet18": {
-        "at": (83.77, 42.42),
-        "trades": (81.25, 48.54),
-        "mart": (82.15, 47.83),
-        "lbgat": (85.00, 48.85),
-        "arrest": (86.63, 46.14),
-        "arat": (87.82, 49.02),
-        "arat-swa": (86.44, 50.28),
-    },
-    "wrn-34-10": {
-        "at": (86.06, 46.26),
-        "trades": (84.33, 51.75),
-        "mart": (86.10, 49.11),
-        "lbgat": (88.19, 52.56),
-        "arrest": (90.24, 50.20),
-        "arat": (90.89, 50.77),
-        "arat-swa": (90.06, 54.03),
-    },
-}
 MEASURES = {
     "gradient_conflict": "gradient cosine, own",
     "naive_conflict": "gradient cosine, naive",

@@ -12,7 +12,7 @@ import tyro
 
 from fastarat.commands.parsing import Printed, parse, recipe_of, require_positive, value_of
 from fastarat.common.console import command, notice, print_json
-from fastarat.common.errors import Interrupted, UserError
+from fastarat.common.errors import Interrupted, UserError, first_line
 from fastarat.common.processes import is_first, join_ranks, launched, num_here, num_machines, num_started
 from fastarat.common.signals import saving_answered
 from fastarat.config import Config, load_config, recipes
@@ -41,6 +41,8 @@ class TrainArguments(Printed):
     """HOST:PORT of one of several machines (--nodes), where they find each other; the same command runs on each"""
     max_restarts: int = 0
     """how often the processes are started again, from the newest checkpoint, after one of them or a machine was lost"""
+    report: bool = True
+    """write report.html into the run's directory at the end; see 'fastarat report --help'"""
     profile: int | None = None
     """record this many steps after the first few, and show where their time goes: profile/ in the run's directory"""
 
@@ -65,6 +67,8 @@ def run(args: list[str]) -> int:
         raise Interrupted(f"{stopped}; {goes_on}", stopped.number) from stopped
     if is_first():
         _report(finished, arguments.json)
+        if arguments.report:
+            write_page(finished)
     return 0
 
 
@@ -248,3 +252,18 @@ def _report(run: "Run", as_json: bool) -> None:
         measured += f"PGD-{result['steps']} {result['robust']:.1f} %{doubts(result)}"
     images, data = ("all test images", ()) if run.has_test_images() else ("a set with test images", ("--data", "SET"))
     notice(f"{run.path}: {measured}; {command('eval', run.path, *data)} measures it on {images}")
+
+
+def write_page(run: "Run") -> None:
+    """Write the report of a finished run. The training is done: whatever fails here, an interruption too, is one line."""
+    out = run.path / "report.html"
+    try:
+        from fastarat.reports import write_report
+        from fastarat.reports.look import affordable_images
+
+        device = str((run.last_session() or {}).get("device", "cpu"))
+        write_report([run.path], out, num_images=affordable_images(run), device=device)
+        notice(f"{out}: what there is to see of it")
+    except (Exception, KeyboardInterrupt) as error:
+        reason = first_line(error)
+        notice(f"no report was written ({reason}); {command('report', run.path)} writes one")

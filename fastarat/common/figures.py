@@ -23,8 +23,8 @@ def more_colours() -> Iterator[Any]:
 def figure_of(
     path: Path, rows: int, columns: int, size: tuple[float, float], title: str = "", **options: Any
 ) -> Iterator[tuple[Any, Any]]:
-    """A figure and its axes [rows, columns] to draw on, written as a PNG at the end. `size` is in inches; `options` are
-    those of `pyplot.subplots`."""
+    """A figure and its axes [rows, columns] to draw on, written at the end as what the file's name ends in, png or svg.
+    `size` is in inches; `options` are those of `pyplot.subplots`."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -36,7 +36,11 @@ def figure_of(
         figure.suptitle(title, fontsize=11)
     try:
         yield figure, axes
-        write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))
+        how: dict[str, Any] = {"format": path.suffix[1:], "dpi": 130}
+        if path.suffix == ".svg":  # for a page, which has colours and fonts of its own
+            how |= {"transparent": True, "metadata": dict.fromkeys(("Creator", "Date", "Format", "Type"))}
+        with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fastarat"}):
+            write_atomically(path, lambda temporary: figure.savefig(temporary, **how))
     finally:
         plt.close(figure)
 

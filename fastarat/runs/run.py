@@ -17,7 +17,10 @@ from fastarat.runs.metrics import attested, is_line
 from fastarat.runs.writer import Writer
 
 # What a run writes, which a new one must not find.
-NAMES = ("config.json", "record.json", "metrics.jsonl", "model.safetensors", "learning_curves.png", "profile")
+NAMES = (
+    *("config.json", "record.json", "metrics.jsonl", "model.safetensors", "learning_curves.png", "profile"),
+    *("outcomes", "report.html"),
+)
 # What a snapshot keeps of a checkpoint.
 SNAPSHOT = ("description", "fingerprint", "batch_norm", "step", "epoch", "model", "method", "average")
 # What may differ when a run goes on: where and how long it runs, what is kept of it, and what a loss that is not finite
@@ -84,8 +87,7 @@ class Run:
 
     def write_record(self, environment: dict[str, Any]) -> None:
         """Write `record.json`; a resumed run keeps its earlier sessions'. Raises `UserError` if it cannot."""
-        earlier = self._recorded() if self.record_file.exists() else []
-        self._sessions = [*earlier, environment]
+        self._sessions = [*self.sessions(), environment]
         try:
             self._write_sessions()
         except WorkError as error:
@@ -94,9 +96,12 @@ class Run:
     def last_session(self) -> dict[str, Any] | None:
         """What was recorded of the session that trained last; None if nothing was. Raises `UserError` for a damaged
         record."""
-        return next(reversed(self._recorded() if self.record_file.exists() else []), None)
+        return next(reversed(self.sessions()), None)
 
-    def _recorded(self) -> list[dict[str, Any]]:
+    def sessions(self) -> list[dict[str, Any]]:
+        """What was recorded of each session, in their order. Raises `UserError` for a damaged record."""
+        if not self.record_file.exists():
+            return []
         fix = "move it away, and --resume writes a new one"
         try:
             record = read_json(self.record_file)

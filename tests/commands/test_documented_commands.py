@@ -119,7 +119,21 @@ def only_parse(monkeypatch) -> None:
         raise Parsed
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
-    for name in ("analyze", "convert", "data", "doctor", "evaluate", "export", "recipes", "submit", "tune", "verify"):
+    names = (
+        "analyze",
+        "compare",
+        "convert",
+        "data",
+        "doctor",
+        "evaluate",
+        "export",
+        "recipes",
+        "report",
+        "submit",
+        "tune",
+        "verify",
+    )
+    for name in names:
         module = importlib.import_module(f"fastarat.commands.{name}")
 
         def parse(*args: Any, real: Callable = module.parse, **settings: Any) -> None:

@@ -22,9 +22,10 @@ from tests.helpers.unmeasured import UNMEASURED
 
 CHECKOUT = Path(__file__).parents[2]
 
-# An epoch is four steps of 64 digits with the weakest attack: about 0.1 s. On every machine they compute the same.
+# An epoch is four steps of 64 digits with the weakest attack: about 0.1 s. On every machine they compute the same. A
+# report would take many times as long.
 TINY = (
-    *("--dtype", "fp32", "--compile", "eager"),
+    *("--dtype", "fp32", "--compile", "eager", "--no-report"),
     *("--epochs", "2", "--num-train-images", "256", "--attack.steps", "1"),
     *("--evaluation.num-images", "50", "--evaluation.steps", "1"),
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastarat.common.console import notice, progress
-from fastarat.common.errors import Interrupted, UserError, WorkError
+from fastarat.common.errors import Interrupted, UserError, WorkError, first_line
 from fastarat.common.signals import number_of
 from fastarat.config.evaluation import EvaluationSettings
 
@@ -65,8 +65,8 @@ class Work:
             notice(f"classes of {self.data.name}: {self.data.matched}")
         if not len(self.data.test.labels):
             raise UserError(f"{self.data.name} has no test images: give --data a set of the same classes that has some")
-        chosen = subset(self.data.decoded_test, arguments.num_images, arguments.seed)
-        self.images, self.labels = as_images(chosen, self.data.max_value)
+        self.chosen = subset(self.data.decoded_test, arguments.num_images, arguments.seed)
+        self.images, self.labels = as_images(self.chosen, self.data.max_value)
         first, attacks = self.images[:2].to(self.device), self.settings.names
         check_model(self.model, first, len(self.data.classes), attacks=attacks)
         self.state = self._state()
@@ -110,9 +110,26 @@ class Work:
         """Forget the state of a complete evaluation, if its place was not asked for. Raises `WorkError` for others."""
         if evaluation.stopped:
             raise WorkError(f"--budget {self.arguments.budget:g} s: {evaluation.stopped}; {self._goes_on()}")
+        self._keep_outcomes(evaluation)
         if self.state is not None and self.arguments.state is None:
             shutil.rmtree(self.state, ignore_errors=True)
             self._leave_no_empty_directory()
+
+    def _keep_outcomes(self, evaluation: "Evaluation") -> None:
+        """Of a run's deployed weights: what each image came to, for comparisons and the report."""
+        from fastarat.data.images.dataset import fingerprint
+        from fastarat.evaluation.outcomes import keep, outcomes_of, weights_digest
+
+        arguments, path = self.arguments, Path(self.arguments.model)
+        is_deployed = arguments.checkpoint is None and arguments.branch == "adv"
+        weights = weights_digest(path) if (path / "config.json").exists() else ""
+        if not (self.settings.names and is_deployed and weights):
+            return
+        images, names = fingerprint(self.chosen), {"data": self.data.name, "classes": self.data.classes}
+        try:
+            keep(path, outcomes_of(evaluation, self.settings, images=images, weights=weights, **names))
+        except (OSError, WorkError) as error:
+            notice(f"what each image came to is not kept for comparisons ({first_line(error)})")
 
     def _leave_no_empty_directory(self) -> None:
         if self.state is not None and self.arguments.state is None:

@@ -1,0 +1,141 @@
+"""`fastarat compare RUN RUN…`: runs as a table, and which of their differences are beyond noise."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from fastarat.commands.parsing import Printed, named_device, parse, require_positive
+from fastarat.common.console import notice, print_json, print_table, stdout
+from fastarat.common.errors import UserError
+
+if TYPE_CHECKING:
+    from fastarat.evaluation.outcomes import Outcomes
+    from fastarat.evaluation.significance import Difference
+
+
+@dataclass(frozen=True)
+class CompareArguments(Printed):
+    """Compare runs over the same test images, and say which differences are beyond noise.
+
+    Takes the strongest evaluation that `fastarat eval` or a report has kept in all of them; where there is none, each
+    is evaluated by PGD-20 first. The test of a pair is McNemar's, exact; several are corrected for by Holm.
+    For example: fastarat compare runs/digits-arat runs/digits-at
+    """
+
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN RUN [RUN ...]")]
+    """runs' directories"""
+    num_images: int = 1000
+    """test images of an evaluation that has to be made"""
+    data: str | None = None
+    """where the images lie now; default where each run found them"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """where to compute"""
+
+
+def run(args: list[str]) -> int:
+    """Compare, and print tables and a sentence for each pair, or JSON."""
+    arguments = parse(CompareArguments, args, "fastarat compare")
+    if len(arguments.runs) < 2:
+        raise UserError("give two runs or more: fastarat compare RUN RUN")
+    require_positive(arguments, "num_images")
+    from fastarat.evaluation.outcomes import kept
+    from fastarat.evaluation.significance import differences, shared
+    from fastarat.reports.facts import names_of
+    from fastarat.runs.run import Run
+
+    names = names_of(list(arguments.runs))
+    for path in arguments.runs:
+        Run(path).config()
+    found = shared({name: kept(path) for name, path in zip(names, arguments.runs, strict=True)})
+    found = found or _evaluated(arguments, names)
+    tests = differences(found)
+    if arguments.json:
+        print_json(_as_json(found, tests))
+    else:
+        _print(arguments.runs, found, tests)
+    return 0
+
+
+def _evaluated(arguments: CompareArguments, names: Sequence[str]) -> "dict[str, Outcomes]":
+    """Each run by PGD-20 on the same test images. Raises `UserError` if they cannot be compared so."""
+    from fastarat.evaluation.of_run import evaluate_run, threat_of
+
+    threats = {name: threat_of(path) for name, path in zip(names, arguments.runs, strict=True)}
+    if len({(threat.norm, threat.eps) for threat in threats.values()}) > 1:
+        said = ", ".join(f"{name} {threat.norm} {255 * threat.eps:g}/255" for name, threat in threats.items())
+        raise UserError(
+            f"the runs were made for different threat models ({said}): evaluate each by 'fastarat eval RUN --norm NORM "
+            "--eps-255 EPS' with the same two, then compare them"
+        )
+    notice(f"no evaluation is kept in all of them: PGD-20 on up to {arguments.num_images:,} test images of each")
+    device = named_device(arguments.device)
+    found = {
+        name: evaluate_run(path, threats[name], arguments.num_images, device, arguments.data).outcomes
+        for name, path in zip(names, arguments.runs, strict=True)
+    }
+    if len({outcomes.key for outcomes in found.values()}) > 1:
+        raise UserError("the runs were made for different test images, which cannot be compared image by image")
+    return found
+
+
+def _as_json(found: "dict[str, Outcomes]", tests: "Sequence[Difference]") -> dict[str, Any]:
+    from fastarat.evaluation.significance import LEVEL, TEST
+
+    first = next(iter(found.values()))
+    return {
+        "attack": {"name": first.name, **first.attack},
+        "data": first.data,
+        "num_images": len(first.labels),
+        "runs": {name: _percents(outcomes) for name, outcomes in found.items()},
+        "test": TEST,
+        "level": LEVEL,
+        "differences": [
+            {**test._asdict(), "points": round(test.points, 3), "is_beyond_noise": test.is_beyond_noise}
+            for test in tests
+        ],
+    }
+
+
+def _percents(outcomes: "Outcomes") -> dict[str, float]:
+    flags = {"clean": outcomes.flags["clean"], "robust": outcomes.robust}
+    return {kind: round(100 * float(of.mean()), 3) for kind, of in flags.items()}
+
+
+def _print(paths: Sequence[Path], found: "dict[str, Outcomes]", tests: "Sequence[Difference]") -> None:
+    from fastarat.evaluation.accuracies import Accuracy
+    from fastarat.evaluation.significance import TEST
+    from fastarat.reports.facts import facts_of
+    from fastarat.training.reporting import duration
+
+    first = next(iter(found.values()))
+    rows = []
+    for (name, outcomes), path in zip(found.items(), paths, strict=True):
+        facts = facts_of(path, name)
+        cells = []
+        for flags in (outcomes.flags["clean"], outcomes.robust):
+            accuracy = Accuracy((int(flags.sum()),), (len(flags),))
+            low, high = accuracy.interval
+            cells.append(f"{accuracy.percent:.2f} ({low:.1f}-{high:.1f})")
+        took = "-" if facts.seconds is None else duration(facts.seconds)
+        config = facts.config
+        rows.append([name, config.method.name, str(config.seed), str(config.epochs), *cells, took])
+    threat = f"{first.attack['norm']}, eps {first.attack['eps_255']:g}/255"
+    columns = ["run", "method", "seed", "epochs", "clean %", f"{first.name} %", "training"]
+    print_table(f"{len(first.labels):,} test images of {first.data}; {first.name}, {threat}", columns, rows)
+    for test in tests:
+        stdout.print(sentence(test))
+    stdout.print(f"by {TEST}; in brackets 95 % intervals over the choice of images")
+
+
+def sentence(test: "Difference") -> str:
+    """What a test of two runs says."""
+    numbers = (
+        f"{test.only_first} images right in the first alone, {test.only_second} in the second, p {test.corrected:.2g}"
+    )
+    if not test.is_beyond_noise:
+        return f"{test.kind}: {test.first} and {test.second} differ by no more than noise ({numbers})"
+    ahead, behind = (test.first, test.second) if test.points > 0 else (test.second, test.first)
+    return f"{test.kind}: {ahead} is ahead of {behind} by {abs(test.points):.1f} points, beyond noise ({numbers})"

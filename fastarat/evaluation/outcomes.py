@@ -1,0 +1,174 @@
+"""What a model got right, image by image, kept in its run so that runs can be compared over the same images."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastarat.common.console import notice
+from fastarat.common.errors import UserError
+from fastarat.common.files import as_file_name, read_json, write_text
+from fastarat.common.typed import fits
+from fastarat.config.evaluation import STANDARD, EvaluationSettings
+from fastarat.evaluation.result import Evaluation
+
+FORMAT = 1
+FOLDER = "outcomes"
+"""in a run's directory"""
+TYPES: dict[str, Any] = {
+    "attack": dict,
+    "data": str,
+    "images": str,
+    "weights": str,
+    "classes": tuple[str, ...],
+    "labels": tuple[int, ...],
+    "flags": dict[str, str],
+}
+ATTACK_TYPES: dict[str, Any] = {"attacks": tuple[str, ...], "norm": str, "eps_255": float}
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """One complete evaluation of a run's deployed weights on N images."""
+
+    attack: dict[str, Any]
+    """what `described` says of the settings"""
+    data: str
+    """the data set's name"""
+    images: str
+    """fingerprint of the N images and their labels, in their order"""
+    weights: str
+    """SHA-256 of the weights' file"""
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    """int64 [N]"""
+    flags: dict[str, np.ndarray]
+    """which images are right: bool [N], after `clean` and after each attack"""
+
+    @property
+    def key(self) -> str:
+        """The same for two evaluations that can be compared: of the same images, by the same attack."""
+        return hashlib.sha256(json.dumps([self.attack, self.images], sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def robust(self) -> np.ndarray:
+        """Which images are right after all attacks: bool [N]."""
+        return list(self.flags.values())[-1]
+
+    @property
+    def name(self) -> str:
+        """The attack as people call it: AutoAttack, PGD-20, apgd-ce,square."""
+        return attack_name(self.attack)
+
+    @property
+    def strength(self) -> tuple[bool, int, int, int]:
+        """Grows with what the evaluation says: the standard first, then attacks, their steps, images."""
+        names = self.attack["attacks"]
+        return set(STANDARD) <= set(names), len(names), self.attack.get("steps", 0), len(self.labels)
+
+    def per_class(self, stage: str) -> list[float | None]:
+        """Percent right for each class after a stage; None for a class without images."""
+        total = np.bincount(self.labels, minlength=len(self.classes))
+        right = np.bincount(self.labels[self.flags[stage]], minlength=len(self.classes))
+        return [100 * float(r) / float(t) if t else None for r, t in zip(right, total, strict=True)]
+
+
+def described(settings: EvaluationSettings) -> dict[str, Any]:
+    """What two evaluations must share to be compared: all but seed, batch and engine."""
+    names = settings.names
+    found: dict[str, Any] = {"attacks": list(names), "norm": settings.norm, "eps_255": round(255 * settings.eps, 6)}
+    if {"pgd", "cw"} & set(names):
+        step = settings.eps / 4 if settings.step is None else settings.step
+        found |= {"steps": settings.steps, "step_255": round(255 * step, 6), "restarts": settings.restarts}
+    if {"apgd-t", "fab-t"} & set(names):
+        found["targets"] = settings.targets
+    return {**found, "dtype": settings.dtype}
+
+
+def attack_name(attack: dict[str, Any]) -> str:
+    """The attack that `described` describes as people call it."""
+    names = tuple(attack["attacks"])
+    if names == STANDARD:
+        return "AutoAttack"
+    steps = f"-{attack['steps']}" if names in (("pgd",), ("cw",)) else ""
+    return ",".join(names).upper() + steps if steps else ",".join(names)
+
+
+def weights_digest(run: Path) -> str:
+    """SHA-256 of a run's deployed weights; '' where it has none."""
+    file = run / "model.safetensors"
+    if not file.is_file():
+        return ""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def outcomes_of(
+    evaluation: Evaluation,
+    settings: EvaluationSettings,
+    *,
+    data: str,
+    images: str,
+    weights: str,
+    classes: tuple[str, ...],
+) -> Outcomes:
+    """Those of a complete evaluation by these settings."""
+    flags = {name: flags.numpy() for name, flags in evaluation.flags.items()}
+    return Outcomes(described(settings), data, images, weights, classes, evaluation.labels.numpy(), flags)
+
+
+def keep(run: Path, outcomes: Outcomes) -> None:
+    """Write the outcomes into the run, in place of earlier ones of the same attack and images. Raises `WorkError`."""
+    folder = run / FOLDER
+    name = f"{as_file_name(outcomes.name.lower())}-{outcomes.attack['norm']}-{outcomes.attack['eps_255']:g}"
+    values = {
+        "format": FORMAT,
+        **asdict(outcomes),
+        "classes": list(outcomes.classes),
+        "labels": outcomes.labels.tolist(),
+        "flags": {stage: "".join("01"[int(flag)] for flag in flags) for stage, flags in outcomes.flags.items()},
+    }
+    folder.mkdir(exist_ok=True)
+    write_text(folder / f"{name}-{outcomes.key}.json", json.dumps(values) + "\n")
+
+
+def kept(run: Path) -> list[Outcomes]:
+    """All that are of the run's present weights, the strongest first; others are left out, with a notice for what no
+    evaluation has written."""
+    found, weights = [], weights_digest(run)
+    for path in sorted((run / FOLDER).glob("*.json")):
+        try:
+            outcomes = _read(path)
+        except UserError as error:
+            notice(f"{error}: left out")
+            continue
+        if outcomes.weights == weights:
+            found.append(outcomes)
+    return sorted(found, key=lambda outcomes: outcomes.strength, reverse=True)
+
+
+def _read(path: Path) -> Outcomes:
+    """Raises `UserError` for a file that `keep` has not written."""
+    values = read_json(path)
+    wrong = UserError(f"{path} holds no outcomes of this version")
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise wrong
+    if not all(name in values and fits(values[name], kind) for name, kind in TYPES.items()):
+        raise wrong
+    attack, labels, flags = values["attack"], values["labels"], values["flags"]
+    fields_fit = all(name in attack and fits(attack[name], kind) for name, kind in ATTACK_TYPES.items())
+    fields_fit = fields_fit and fits(attack.get("steps", 0), int)
+    bits_fit = all(len(bits) == len(labels) and not set(bits) - {"0", "1"} for bits in flags.values())
+    if not (labels and fields_fit and bits_fit and next(iter(flags), "") == "clean"):
+        raise wrong
+    if not all(0 <= label < len(values["classes"]) for label in labels):
+        raise wrong
+    return Outcomes(
+        **{name: values[name] for name in ("attack", "data", "images", "weights")},
+        classes=tuple(values["classes"]),
+        labels=np.array(labels, np.int64),
+        flags={stage: np.frombuffer(bits.encode(), np.uint8) == ord("1") for stage, bits in flags.items()},
+    )

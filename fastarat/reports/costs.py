@@ -1,0 +1,39 @@
+"""What a training cost, as far as its run says."""
+
+from fastarat.reports.facts import Facts
+from fastarat.training.reporting import duration
+
+
+def costs(facts: Facts) -> dict[str, str]:
+    """By what it is: time and speed, and what they were had with."""
+    session, config = facts.last_session, facts.config
+    found: dict[str, str] = {}
+    if facts.seconds is not None:
+        found["training"] = duration(facts.seconds)
+    if seconds := facts.total("compile_seconds"):
+        found["of it compiling"] = duration(seconds)
+    if seconds := facts.total("evaluation_seconds"):
+        found["evaluations beside it"] = duration(seconds)
+    if facts.images_per_s is not None:
+        found["speed"] = f"{facts.images_per_s:,.0f} images/s, the median of the epochs"
+    found["steps"] = f"{facts.lines[-1]['step']:,} of {config.batch} images" if facts.lines else "none"
+    found["processes"] = str(config.num_processes)
+    how = [str(session[name]) for name in ("device", "dtype", "compile") if session.get(name)]
+    if how:
+        found["the step"] = f"{', '.join(how)}, kernels {session.get('kernels', '?')}"
+    if share := _share_of_peak(facts):
+        found["share of the machine's peak"] = share
+    joules = [of["energy_joules"] for of in facts.sessions if isinstance(of.get("energy_joules"), float | int)]
+    if joules:
+        found["energy"] = f"{sum(joules) / 3600:,.2f} Wh of the processors, by their own counters"
+    return found
+
+
+def _share_of_peak(facts: Facts) -> str:
+    """Of the arithmetic that the machine did in a large matrix product, what `--profile` recorded in a step."""
+    profile = facts.profile
+    if not profile:
+        return ""
+    gflop, ms = (sum(float(part[name]) for part in profile["parts"]) for name in ("gflop", "ms"))
+    peak = float(profile["roofs"]["flops_per_s"])
+    return f"{100 * gflop * 1e12 / max(ms, 1e-9) / peak:.1f} % of {peak / 1e12:,.2f} TFLOP/s, by its profile"

@@ -1,0 +1,143 @@
+"""What a run's directory says of it, read once for its report."""
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from fastarat.common.errors import UserError
+from fastarat.common.files import read_json
+from fastarat.config import Config, recipes
+from fastarat.evaluation.outcomes import Outcomes, kept
+from fastarat.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A run as its report needs it."""
+
+    path: Path
+    name: str
+    """what it is called among the runs of a report"""
+    config: Config
+    lines: list[dict[str, Any]]
+    """of `metrics.jsonl`"""
+    sessions: list[dict[str, Any]]
+    """of `record.json`"""
+    outcomes: list[Outcomes]
+    """evaluations of its present weights, the strongest first"""
+    analysis: dict[str, Any] | None
+    profile: dict[str, Any] | None
+    result: dict[str, Any] | None
+    """the training's own evaluation of what it deployed"""
+
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        """The lines that are epochs."""
+        return [line for line in self.lines if "train" in line]
+
+    @property
+    def best(self) -> Outcomes | None:
+        """The strongest evaluation of the deployed weights on the run's own data under its own threat model."""
+        own = (self.data, self.config.attack.norm, round(self.config.eps_255, 6))
+        mine = (of for of in self.outcomes if (of.data, of.attack["norm"], of.attack["eps_255"]) == own)
+        return next(mine, None)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last epoch is done and its weights deployed."""
+        last = self.epochs[-1]["epoch"] if self.epochs else 0
+        return last >= self.config.epochs and (self.path / "model.safetensors").exists()
+
+    @property
+    def last_session(self) -> dict[str, Any]:
+        """What was recorded of the session that trained last."""
+        return self.sessions[-1] if self.sessions else {}
+
+    @property
+    def data(self) -> str:
+        """The data set's name, without its place."""
+        recorded = self.last_session.get("data")
+        named = recorded.get("name") if isinstance(recorded, dict) else None
+        return str(named or Path(self.config.data).name)
+
+    @property
+    def seconds(self) -> float | None:
+        """What the training took, evaluations left out."""
+        return next((line["seconds"] for line in reversed(self.lines) if "seconds" in line), None)
+
+    @property
+    def images_per_s(self) -> float | None:
+        """The median of the epochs'."""
+        found = [line["images_per_s"] for line in self.epochs if "images_per_s" in line]
+        return median(found) if found else None
+
+    def total(self, name: str) -> float:
+        """The sum of what the epochs took of one kind, in seconds."""
+        return sum(line.get(name, 0.0) for line in self.lines)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Every setting by its flag's name."""
+        return flat(asdict(self.config))
+
+    def changed_settings(self) -> dict[str, tuple[Any, Any]]:
+        """Settings that differ from the recipe's: the recipe's value, and the run's. None where it is not known."""
+        try:
+            theirs = flat(asdict(recipes.recipe(self.config.recipe, self.config.fidelity)))
+        except UserError:
+            return {}
+        own = ("recipe", "data")
+        return {
+            name: (theirs.get(name), value)
+            for name, value in self.settings.items()
+            if name not in own and theirs.get(name) != value
+        }
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by the names of their flags: `attack.step-255`."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        flag = prefix + name.replace("_", "-")
+        found |= flat(value, f"{flag}.") if isinstance(value, dict) else {flag: value}
+    return found
+
+
+def facts_of(path: Path, name: str) -> Facts:
+    """Read a run. Raises `UserError` if it is none, or its configuration, metrics or record is damaged."""
+    run = Run(path)
+    config = run.config()
+    return Facts(
+        path,
+        name,
+        config,
+        run.metrics(),
+        run.sessions(),
+        kept(path),
+        _json(path / "analysis" / "analysis.json", {"states", "summary", "surface", "method", "model", "data", "run"}),
+        _json(path / "profile" / "profile.json", {"roofs", "parts"}),
+        run.result(),
+    )
+
+
+def names_of(paths: list[Path]) -> list[str]:
+    """The folders' own names, with as many parents as tell them apart."""
+    absolute = [path.absolute() for path in paths]
+    for count in range(1, max(len(path.parts) for path in absolute) + 1):
+        names = ["/".join(path.parts[-count:]) for path in absolute]
+        if len(set(names)) == len(names):
+            return names
+    raise UserError("a run is given twice: give each once")
+
+
+def _json(path: Path, names: set[str]) -> dict[str, Any] | None:
+    """A file that another command wrote, if it is there and has these entries."""
+    if not path.exists():
+        return None
+    try:
+        found = read_json(path)
+    except UserError:
+        return None
+    return found if isinstance(found, dict) and names <= found.keys() else None

@@ -1,0 +1,271 @@
+"""The page: what is known of the runs, drawn and put into the template. It asks nothing of any network."""
+
+import shlex
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from markupsafe import Markup
+
+from fastarat.analysis.pictures import layers
+from fastarat.common.console import notice, printable
+from fastarat.common.errors import UserError, WorkError
+from fastarat.common.files import require_file, write_text
+from fastarat.common.version import __version__
+from fastarat.evaluation.significance import TEST, Difference, differences, shared
+from fastarat.reports import pictures
+from fastarat.reports.costs import costs
+from fastarat.reports.facts import Facts, facts_of, names_of
+from fastarat.reports.look import Look, look_at
+from fastarat.reports.pictures import as_svg
+from fastarat.reports.published import OTHER_DATA, TITLES, points_beside
+from fastarat.reports.verdict import measured, title_of, verdict, warnings_of
+from fastarat.runs.run import Run
+
+MARK = '<meta name="generator" content="fastarat report">'
+"""what tells a report from a file of others"""
+MOST_ROWS = 40
+"""of a table of epochs; and the classes of one that is not folded"""
+NOT_THERE = (UserError, WorkError, KeyError, TypeError, ValueError, IndexError, StopIteration)
+"""what a part of a page may fail with where a file does not hold what it should; the page goes on without the part"""
+
+
+def write_report(
+    paths: Sequence[Path], out: Path, *, num_images: int = 500, device: str = "cpu", data: str | None = None
+) -> dict[str, str]:
+    """Write one self-contained HTML file of these runs, beside one another in their order; returns each one's verdict.
+
+    `num_images`: test images on which each deployed model is evaluated by PGD-20, for the images shown; 0 shows none.
+    `data`: where they lie, if not where the runs found them. Raises `UserError` for what is no run or for an `out` that
+    no report is, `WorkError` where it cannot be written.
+    """
+    names = check_runs(paths, out)
+    looks = [_look(path, num_images, torch.device(device), data) for path in paths]
+    runs = [facts_of(path, name) for path, name in zip(paths, names, strict=True)]
+    write_text(out, page_of(runs, looks))
+    return {run.name: verdict(run) for run in runs}
+
+
+def check_runs(paths: Sequence[Path], out: Path) -> list[str]:
+    """The names of the runs in their report. Raises `UserError` for what is no run, and where the report would take the
+    place of what is none, or cannot be."""
+    for path in paths:
+        Run(path).config()
+    if out.is_dir():
+        raise UserError(f"{out} is a directory: give a file, such as {out / 'report.html'}")
+    if out.exists():
+        require_file(out)
+        with out.open("rb") as file:
+            if MARK.encode() not in file.read(2048):
+                raise UserError(f"{out} is no report of fastarat's, and stays as it is: give another --out")
+    elif not out.absolute().parent.is_dir():
+        raise UserError(f"there is no directory {out.parent}: make it first")
+    return names_of(list(paths))
+
+
+def page_of(runs: Sequence[Facts], looks: Sequence[Look | str]) -> str:
+    """The page of these runs; a look that there is none of is the reason."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("fastarat.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: value if isinstance(value, Markup) else printable(str(value)),
+    )
+    problems: list[str] = []
+    tests = _tests(runs)
+    return environment.get_template("page.html").render(
+        mark=Markup(MARK),
+        title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs: {', '.join(run.name for run in runs)}",
+        runs=[_of_run(run, look, problems) for run, look in zip(runs, looks, strict=True)],
+        is_one=len(runs) == 1,
+        curves=_curves(runs),
+        trade_off=_trade_off(runs),
+        paper_note="" if _published(runs) else OTHER_DATA,
+        differing=differing_settings(runs),
+        tests=tests,
+        test=TEST,
+        problems=problems,
+        version=__version__,
+        written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    )
+
+
+def differing_settings(runs: Sequence[Facts]) -> dict[str, list[Any]]:
+    """The settings that are not the same in all runs, by flag: the value of each run."""
+    names = dict.fromkeys(name for run in runs for name in run.settings)
+    found = {name: [run.settings.get(name, "-") for run in runs] for name in names}
+    return {name: values for name, values in found.items() if any(value != values[0] for value in values)}
+
+
+def _look(path: Path, num_images: int, device: torch.device, data: str | None) -> Look | str:
+    if not num_images:
+        return "they were not asked for"
+    try:
+        return look_at(path, num_images, device, data)
+    except (UserError, WorkError) as error:
+        notice(f"the report of {path} shows no images: {error}")
+        return str(error)
+
+
+def _part(draw: Callable[[], Any], what: str, problems: list[str]) -> Any:
+    """What `draw` gives; None, and a line for the page, where what it is of does not fit."""
+    try:
+        return draw()
+    except NOT_THERE as error:
+        problems.append(f"{what} cannot be shown ({type(error).__name__}: {error}).")
+        return None
+
+
+def _of_run(facts: Facts, look: Look | str, problems: list[str]) -> dict[str, Any]:
+    """All that the template shows of one run."""
+    best = facts.best
+    return {
+        "facts": facts,
+        "title": title_of(facts),
+        "verdict": verdict(facts),
+        "warnings": warnings_of(facts),
+        "measured": measured(facts),
+        "evaluations": [_evaluation(outcomes) for outcomes in facts.outcomes],
+        "epochs": _thinned(facts.epochs),
+        "classes": best and _part(lambda: _classes(facts), f"{facts.name}: classes", problems),
+        "look": look if isinstance(look, Look) else None,
+        "no_look": look if isinstance(look, str) else "",
+        "analysis": facts.analysis and _part(lambda: _analysis(facts), f"{facts.name}: its analysis", problems),
+        "costs": _part(lambda: costs(facts), f"{facts.name}: its cost", problems) or {},
+        "choices": _part(lambda: _choices(facts), f"{facts.name}: its choices", problems) or [],
+        "changed": facts.changed_settings(),
+        "commands": _commands(facts),
+        "made_with": _made_with(facts),
+    }
+
+
+def _evaluation(outcomes: Any) -> list[str]:
+    clean, robust = (100 * float(flags.mean()) for flags in (outcomes.flags["clean"], outcomes.robust))
+    attack = outcomes.attack
+    threat = f"{'L∞' if attack['norm'] == 'linf' else 'L2'}, {attack['eps_255']:g}/255"
+    return [outcomes.name, threat, f"{len(outcomes.labels):,}", f"{clean:.2f}", f"{robust:.2f}"]
+
+
+def _thinned(epochs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The epochs of a table that a person can read: evenly spaced, with the first and the last."""
+    if len(epochs) <= MOST_ROWS:
+        return epochs
+    step = (len(epochs) - 1) / (MOST_ROWS - 1)
+    return [epochs[round(i * step)] for i in range(MOST_ROWS)]
+
+
+def _curves(runs: Sequence[Facts]) -> list[Markup]:
+    trained = [run for run in runs if run.epochs]
+    if not trained:
+        return []
+    ends = "; ".join(f"{run.name} ends at {run.epochs[-1]['train']['loss']:.3f}" for run in trained)
+    found = [as_svg(pictures.loss_curves, trained, alt=f"Training loss over the epochs: {ends}.")]
+    held = [run for run in trained if any("evaluation" in line for line in run.epochs)]
+    if held:
+        last = [(run.name, next(e["evaluation"] for e in reversed(run.epochs) if "evaluation" in e)) for run in held]
+        ends = "; ".join(f"{name} ends at {of['clean']:.1f} % clean, {of['robust']:.1f} % robust" for name, of in last)
+        found.append(as_svg(pictures.accuracy_curves, held, alt=f"Accuracy over the epochs: {ends}."))
+    return found
+
+
+def _published(runs: Sequence[Facts]) -> dict[str, tuple[float, float]]:
+    found = [points_beside(run.data, run.config.attack.norm, run.config.eps_255, run.config.model.name) for run in runs]
+    return {TITLES[name]: point for name, point in found[0].items()} if all(found) else {}
+
+
+def _trade_off(runs: Sequence[Facts]) -> Markup | None:
+    known = {run.name: found for run in runs if (found := measured(run))}
+    if not known:
+        return None
+    points = {name: (clean, robust) for name, (clean, robust, *_) in known.items()}
+    attacks = sorted({attack for *_, attack in known.values()})
+    said = "; ".join(f"{name}: {clean:.1f} % clean, {robust:.1f} % robust" for name, (clean, robust) in points.items())
+    published, attack = _published(runs), " or ".join(attacks)
+    beside = " The paper's trainings stand beside as crosses." if published else ""
+    alt = f"Clean accuracy against accuracy under {attack}. {said}.{beside}"
+    return as_svg(pictures.trade_off, points, published, attack, alt=alt)
+
+
+def _classes(facts: Facts) -> dict[str, Any]:
+    best = facts.best
+    assert best
+    clean, robust = best.per_class("clean"), best.per_class(list(best.flags)[-1])
+    counts = [int((best.labels == i).sum()) for i in range(len(best.classes))]
+    rows = [
+        (name, count, f"{c:.1f}", f"{r:.1f}", r)
+        for name, count, c, r in zip(best.classes, counts, clean, robust, strict=True)
+        if c is not None and r is not None
+    ]
+    rows.sort(key=lambda row: row[-1])
+    least, most = rows[0], rows[-1]
+    alt = f"Accuracy of each class. Least robust: {least[0]}, {least[3]} %; most robust: {most[0]}, {most[3]} %."
+    return {"attack": best.name, "rows": rows, "picture": as_svg(pictures.class_bars, best, alt=alt)}
+
+
+def _analysis(facts: Facts) -> dict[str, Any]:
+    """The figures of `fastarat analyze`, and its summary."""
+    result = facts.analysis
+    assert result
+    what = {
+        "conflict": (layers.conflict_picture, "Cosines between gradients, by layer and over training"),
+        "mixture": (
+            layers.mixture_picture,
+            "Distance of clean and adversarial batch statistics, by layer and over training",
+        ),
+        "features": (layers.features_picture, "How alike clean and adversarial features are, and how far they spread"),
+    }
+    numbers = {
+        name.replace("_", " "): f"{value:.3f}" for name, value in result["summary"].items() if isinstance(value, float)
+    }
+    surface = "Cross-entropy round some test images, along the gradient to the right and random signs upwards."
+    return {
+        "surface": as_svg(pictures.surfaces, result["surface"], alt=surface),
+        "layers": [(f"{caption}.", as_svg(draw, result, alt=f"{caption}.")) for draw, caption in what.values()],
+        "numbers": numbers,
+    }
+
+
+def _choices(facts: Facts) -> list[dict[str, str]]:
+    """Every choice of every session; of one that was made alike in several the last."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for session in facts.sessions:
+        for choice in session.get("choices", []):
+            found[choice["what"], choice["value"]] = choice
+    return list(found.values())
+
+
+def _commands(facts: Facts) -> list[tuple[str, str]]:
+    """What was typed, session by session, and what repeats and goes beyond it."""
+    typed = [session.get("command") for session in facts.sessions]
+    lines = [
+        ("as it was started" if i == 0 else "as it went on", f"fastarat {shlex.join(map(str, args[1:]))}")
+        for i, args in enumerate(typed)
+        if isinstance(args, list) and args[1:2] == ["train"]
+    ]
+    run = shlex.quote(str(facts.path))
+    return [
+        *lines,
+        ("the same settings again", f"fastarat train --from {run}"),
+        ("with another seed", f"fastarat train --from {run} --seed {facts.config.seed + 1}"),
+        ("by the standard's attacks", f"fastarat eval {run} --attack autoattack"),
+        ("a look inside", f"fastarat analyze {run}"),
+        ("this page anew", f"fastarat report {run}"),
+    ]
+
+
+def _made_with(facts: Facts) -> dict[str, str]:
+    names = ("fastarat", "commit", "date", "python", "torch", "cuda", "gpu", "driver", "machine", "processor")
+    last = facts.last_session
+    return {name: str(last[name]) for name in names if last.get(name)}
+
+
+def _tests(runs: Sequence[Facts]) -> list[Difference]:
+    """Every pair of runs, if all have kept the same evaluation."""
+    found = shared({run.name: run.outcomes for run in runs}) if len(runs) > 1 else None
+    return differences(found) if found else []

@@ -1,0 +1,58 @@
+"""`fastarat compare RUN RUN…` says which differences are beyond noise, over the same images."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.command_line import TINY
+
+
+@pytest.fixture
+def runs(trained, tmp_path) -> tuple[Path, Path]:
+    """Two copies of a run."""
+    first, second = (shutil.copytree(trained, tmp_path / name) for name in ("a", "b"))
+    return first, second
+
+
+def test_runs_are_evaluated_once_and_two_alike_are_said_to_be_equal(fastarat, runs):
+    result = fastarat("compare", *runs, "--num-images", "80", "--device", "cpu")
+    assert result.code == 0 and "PGD-20 on up to 80 test images of each" in result.err
+    assert "robust: a and b differ by no more than noise (0 images right in the first alone, 0" in result.out
+    assert "McNemar's exact test over the same images, Holm's correction, level 5 %" in result.out
+    again = fastarat("compare", *runs, "--json")
+    assert again.err == "" and again.json["num_images"] == 80
+    assert [row["is_beyond_noise"] for row in again.json["differences"]] == [False, False]
+
+
+def test_the_strongest_evaluation_that_all_have_is_compared(fastarat, runs):
+    for run in runs:
+        assert fastarat("eval", run, "--num-images", "40", "--steps", "2", "--device", "cpu").code == 0
+    assert fastarat("eval", runs[0], "--num-images", "40", "--steps", "50", "--device", "cpu").code == 0
+    assert fastarat("compare", *runs, "--json").json["attack"]["name"] == "PGD-2"
+    # What a change of the weights makes untrue is not taken.
+    shutil.copy(runs[0] / "checkpoints/../config.json", runs[0] / "model.safetensors.old")
+    for run in runs:
+        (run / "outcomes" / "damaged.json").write_text("{")
+    result = fastarat("compare", *runs, "--json")
+    assert result.json["attack"]["name"] == "PGD-2" and "left out" in result.err
+
+
+def test_adversarial_training_is_found_to_be_ahead_of_standard_training(fastarat):
+    flags = (*TINY, "--epochs", "3", "--num-train-images", "800")
+    for recipe in ("at", "standard"):
+        steps = ("--attack.steps", "5") if recipe == "at" else ("--attack.steps", "0")
+        assert fastarat("train", f"digits-{recipe}", *flags, *steps, "--out", recipe).code == 0
+    result = fastarat("compare", "at", "standard", "--device", "cpu")
+    assert result.code == 0 and "robust: at is ahead of standard by " in result.out
+
+
+def test_what_cannot_be_compared_says_why(fastarat, runs):
+    assert "give two runs or more" in fastarat("compare", runs[0]).error
+    assert "a run is given twice" in fastarat("compare", runs[0], runs[0]).error
+    assert "is no run directory" in fastarat("compare", runs[0], "nowhere").error
+    config = json.loads((runs[1] / "config.json").read_text())
+    (runs[1] / "model.safetensors").unlink()
+    assert "has no model.safetensors" in fastarat("compare", *runs).error
+    assert config["method"]["name"] == "arat"

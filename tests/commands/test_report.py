@@ -1,0 +1,179 @@
+"""`fastarat report RUN…` writes one page that stands alone, and every training ends with one."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastarat.config.evaluation import EvaluationSettings
+from fastarat.evaluation.outcomes import Outcomes, described, keep, weights_digest
+from tests.helpers.command_line import ONE_EPOCH
+from tests.helpers.pages import Page, assert_can_be_read_by_all, assert_stands_alone
+from tests.helpers.small_sets import jpeg
+
+WITH_REPORT = tuple(flag for flag in ONE_EPOCH if flag != "--no-report")
+HOSTILE = ("<script>alert(1)<", "\"><img src=x onerror='alert(2)'>", "evil\u202etxt", "&lt;b&gt; {{ 7*7 }} ${x} $x$")
+
+
+def checked(path: Path) -> Page:
+    """The page, once it is what every page has to be."""
+    page = Page(path)
+    assert_stands_alone(page)
+    assert_can_be_read_by_all(page)
+    return page
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> Path:
+    """A copy of a run of two epochs."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def test_the_page_of_a_run_says_what_it_came_to_and_what_it_took(fastarat, run):
+    result = fastarat("report", run, "--num-images", "60", "--device", "cpu")
+    assert result.code == 0 and "withstands PGD-20" in result.out and "report.html" in result.err
+    page = checked(run / "report.html")
+    assert result.out.strip() in page.text
+    said = ("60 images: with 95 % confidence", "fastarat train digits-arat", "torch sees no GPU", "--from", "loss")
+    assert all(part in page.text for part in said)
+    assert len(page.every("img")) >= 3 and "Not analysed" in page.text and "no points of the paper" in page.text
+
+
+def test_runs_stand_beside_one_another_with_a_test_of_their_differences(fastarat, run, one_epoch):
+    result = fastarat("report", run, one_epoch, "--num-images", "100", "--json", "--device", "cpu")
+    assert (result.code == 0 and list(result.json["verdicts"]) == ["trained0/run", "run"]) or len(
+        result.json["verdicts"]
+    ) == 2
+    page = checked(Path("report.html"))
+    assert "McNemar's exact test" in page.text and "num-train-images" in page.text and "noise" in page.text
+
+
+def test_an_analysis_is_shown_and_one_that_does_not_fit_is_a_line(fastarat, run):
+    assert fastarat("analyze", run, "--num-images", "20", "--batches", "1", "--device", "cpu").code == 0
+    assert fastarat("report", run, "--num-images", "0").code == 0
+    page = checked(run / "report.html")
+    assert "Cosines between gradients" in page.text and "naive conflict" in page.text
+    analysis = json.loads((run / "analysis/analysis.json").read_text())
+    (run / "analysis/analysis.json").write_text(json.dumps(analysis | {"states": 3}))
+    assert fastarat("report", run, "--num-images", "0").code == 0
+    assert "its analysis cannot be shown" in checked(run / "report.html").text
+
+
+def test_names_of_others_are_text_and_nothing_else(fastarat, tmp_path):
+    pictures = tmp_path / "<i>pictures"
+    for i in range(48):
+        path = pictures / ("val" if i % 3 == 0 else "train") / HOSTILE[i % 4] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(i, 8, 8, kind="PNG"))
+    run = tmp_path / "<svg onload=alert(3)>&\"'"
+    flags = (*ONE_EPOCH, "--num-train-images", "32", "--data", pictures, "--out", run)
+    assert fastarat("train", "digits-at", *flags).code == 0
+    assert fastarat("report", run, "--device", "cpu").code == 0
+    page = checked(run / "report.html")
+    shown = [name.replace("\u202e", "\\u202e") for name in HOSTILE]
+    assert all(name in page.text for name in shown) and "\u202e" not in page.source
+    assert run.name in page.text and "49" not in [text.strip() for text in page.texts]
+
+
+def test_a_training_ends_with_its_report_unless_it_is_not_wanted(fastarat, with_reports):
+    assert fastarat("train", "digits-at", *WITH_REPORT, "--out", "one").code == 0
+    assert "of the net digits on digits" in checked(Path("one/report.html")).text
+    assert fastarat("train", "digits-at", *ONE_EPOCH, "--out", "two").code == 0
+    assert not Path("two/report.html").exists()
+    assert fastarat("train", "--resume", "one", "--epochs", "2").code == 0
+    assert "It trained for 2 epochs" in checked(Path("one/report.html")).text
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("of all things"), KeyboardInterrupt()], ids=["bug", "Ctrl-C"])
+def test_a_report_that_fails_is_one_line_and_the_training_is_done(fastarat, with_reports, monkeypatch, error):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr("fastarat.reports.write_report", fail)
+    result = fastarat("train", "digits-at", *WITH_REPORT, "--json", "--out", "run")
+    assert result.code == 0 and result.json["run"] == "run"
+    (line,) = (line for line in result.err.splitlines() if "report" in line)
+    assert line.startswith("no report was written (") and line.endswith("'fastarat report run' writes one")
+
+
+def test_what_is_no_run_and_what_is_no_report_is_refused(fastarat, run):
+    assert fastarat("report", "nowhere").error == "nowhere is no run directory: it has no config.json"
+    assert "give one run or more" in fastarat("report").error
+    assert "a run is given twice" in fastarat("report", run, run, "--out", "both.html").error
+    assert "is a directory: give a file" in fastarat("report", run, "--out", run).error
+    assert "there is no directory deep" in fastarat("report", run, "--out", "deep/report.html").error
+    Path("mine.html").write_text("<p>mine")
+    assert "is no report of fastarat's" in fastarat("report", run, "--out", "mine.html").error
+    assert Path("mine.html").read_text() == "<p>mine"
+
+
+def test_what_is_not_there_any_more_leaves_the_rest_of_the_page(fastarat, run):
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"data": "gone"}))
+    result = fastarat("report", run)
+    assert (
+        result.code == 0
+        and "shows no images" in result.err
+        and "No images are shown" in checked(run / "report.html").text
+    )
+    (run / "model.safetensors").unlink()
+    result = fastarat("report", run)
+    assert result.code == 0 and "The training has not finished" in checked(run / "report.html").text
+
+
+def test_a_page_of_five_thousand_epochs_and_a_thousand_classes_is_small(fastarat, run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rng = np.random.default_rng(0)
+    last = next(line["evaluation"] for line in lines if "evaluation" in line)
+    epochs = [
+        {
+            **lines[0],
+            "epoch": i,
+            "train": {"loss": 9 / i + rng.random()},
+            "evaluation": last | {"robust": 50 * rng.random()},
+        }
+        for i in range(1, 5001)
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in epochs))
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"epochs": 5000}))
+    settings = EvaluationSettings("autoattack", eps=45.9 / 255)
+    labels, classes = np.arange(10_000) % 1000, tuple(f"class number {i}" for i in range(1000))
+    flags = {"clean": rng.random(10_000) < 0.8, "square": rng.random(10_000) < 0.3}
+    eps_255 = json.loads((run / "config.json").read_text())["attack"]["eps_255"]
+    attack = described(settings) | {"eps_255": eps_255}
+    keep(run, Outcomes(attack, "digits", "images", weights_digest(run), classes, labels, flags))
+    assert fastarat("report", run, "--num-images", "0").code == 0
+    page = checked(run / "report.html")
+    assert "5000 epochs" in page.text and "class number 999" in page.text and "40 of 5000 epochs" in page.text
+    assert page.text.count("The 10 least robust of 1000 classes") == 1
+    assert (run / "report.html").stat().st_size < 2_000_000
+
+
+def test_what_there_is_to_doubt_comes_first(fastarat, run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if "train" in line]
+    held = {"images": "test", "num_images": 1000, "num_clean_images": 1000, "steps": 10, "clean": 80.0}
+    lines[0]["evaluation"], lines[1]["evaluation"] = (
+        held | {"robust": 45.0},
+        held | {"robust": 30.0, "not_attackable": 7},
+    )
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    record = json.loads((run / "record.json").read_text())
+    record["sessions"][-1] |= {"commit": "0123456789ab+", "events": ["it fell back"]}
+    (run / "record.json").write_text(json.dumps(record))
+    assert fastarat("report", run, "--num-images", "0").code == 0
+    text = checked(run / "report.html").text
+    doubts = (
+        *(
+            "15.0 points higher after epoch 1",
+            "is an upper bound",
+            "not attackable: 7",
+            "During the training: it fell back",
+        ),
+        "The code had changes that are in no commit",
+    )
+    places = [text.index(doubt) for doubt in doubts]
+    assert places == sorted(places) and places[-1] < text.index("AR-AT of the net digits")
