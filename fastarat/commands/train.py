@@ -255,7 +255,7 @@ def _report(run: "Run", as_json: bool) -> None:
 
 
 def write_page(run: "Run") -> None:
-    """Write the report of a finished run. The training is done: whatever fails here, an interruption too, is one line."""
+    """Write the report of a finished run. The training is done: what fails here, an interruption too, is one line."""
     out = run.path / "report.html"
     try:
         from fastarat.reports import write_report

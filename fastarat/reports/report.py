@@ -1,6 +1,5 @@
 """The page: what is known of the runs, drawn and put into the template. It asks nothing of any network."""
 
-import shlex
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from fastarat.reports.facts import Facts, facts_of, names_of
 from fastarat.reports.look import Look, look_at
 from fastarat.reports.pictures import as_svg
 from fastarat.reports.published import OTHER_DATA, TITLES, points_beside
+from fastarat.reports.repeat import commands
 from fastarat.reports.verdict import measured, title_of, verdict, warnings_of
 from fastarat.runs.run import Run
 
@@ -140,7 +140,7 @@ def _of_run(facts: Facts, look: Look | str, problems: list[str]) -> dict[str, An
         "costs": _part(lambda: costs(facts), f"{facts.name}: its cost", problems) or {},
         "choices": _part(lambda: _choices(facts), f"{facts.name}: its choices", problems) or [],
         "changed": facts.changed_settings(),
-        "commands": _commands(facts),
+        "commands": commands(facts),
         "made_with": _made_with(facts),
     }
 
@@ -238,25 +238,6 @@ def _choices(facts: Facts) -> list[dict[str, str]]:
         for choice in session.get("choices", []):
             found[choice["what"], choice["value"]] = choice
     return list(found.values())
-
-
-def _commands(facts: Facts) -> list[tuple[str, str]]:
-    """What was typed, session by session, and what repeats and goes beyond it."""
-    typed = [session.get("command") for session in facts.sessions]
-    lines = [
-        ("as it was started" if i == 0 else "as it went on", f"fastarat {shlex.join(map(str, args[1:]))}")
-        for i, args in enumerate(typed)
-        if isinstance(args, list) and args[1:2] == ["train"]
-    ]
-    run = shlex.quote(str(facts.path))
-    return [
-        *lines,
-        ("the same settings again", f"fastarat train --from {run}"),
-        ("with another seed", f"fastarat train --from {run} --seed {facts.config.seed + 1}"),
-        ("by the standard's attacks", f"fastarat eval {run} --attack autoattack"),
-        ("a look inside", f"fastarat analyze {run}"),
-        ("this page anew", f"fastarat report {run}"),
-    ]
 
 
 def _made_with(facts: Facts) -> dict[str, str]:

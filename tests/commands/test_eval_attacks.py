@@ -86,12 +86,13 @@ def nets(working_directory):
     (working_directory / "nets_to_eval.py").write_text(NETS)
 
 
-def test_autoattack_prints_every_attack_and_leaves_nothing_beside_the_model(fastarat, trained, short):
-    before = sorted(path.name for path in trained.iterdir())
-    result = fastarat("eval", trained, *FEW, "--attack", "autoattack")
+def test_autoattack_prints_every_attack_and_leaves_no_state_beside_the_model(fastarat, trained, short, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    before = {path.name for path in run.iterdir()}
+    result = fastarat("eval", run, *FEW, "--attack", "autoattack")
     assert result.code == 0 and "autoattack, linf, eps 20/255" in result.out
     assert all(word in result.out for word in ("clean", "apgd-ce", "apgd-t", "fab-t", "square", "seconds"))
-    assert sorted(path.name for path in trained.iterdir()) == before
+    assert {path.name for path in run.iterdir()} == before | {"outcomes"}
 
 
 def test_a_list_of_attacks_is_run_in_its_order_and_told_as_json(fastarat, trained, short):

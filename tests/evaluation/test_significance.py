@@ -1,4 +1,4 @@
-"""Which differences are beyond noise: the exact test, its correction, and how often chance is taken for a difference."""
+"""Which differences are beyond noise: the exact test, its correction, how often chance is taken for a difference."""
 
 from math import comb
 

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -66,7 +67,7 @@ def assert_can_be_read_by_all(page: Page) -> None:
     assert all(tags[tag] == 1 for tag in ("main", "header", "nav", "footer", "h1", "title"))
     assert page.every("html")[0]["lang"] == "en"
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
-    assert levels[0] == 1 and all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert levels[0] == 1 and all(after <= before + 1 for before, after in pairwise(levels))
     assert all(image.get("alt") for image in page.every("img"))
     assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.every("svg"))
     assert tags["caption"] == tags["table"] and all(cell.get("scope") for cell in page.every("th"))
