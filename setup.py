@@ -22,6 +22,8 @@ EXTRAS = {
     "dali": ["nvidia-dali-cuda130>=2.4"],
     "dali12": ["nvidia-dali-cuda120>=2.0"],  # for a torch of CUDA 12, and the drivers that run no newer one
     "tensorboard": ["tensorboard>=2.20"],
+    "wandb": ["wandb>=0.20"],
+    "mlflow": ["mlflow>=3"],
     "reference": ["pyautoattack>=0.2"],
     "onnx": ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.5"],
     "slurm": ["submitit>=1.5"],

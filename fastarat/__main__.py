@@ -15,6 +15,7 @@ COMMANDS = {
     "submit": "hand a training to Slurm, to go on whenever it was stopped",
     "tune": "find the fastest right form of a recipe's step on this machine",
     "eval": "measure clean and robust accuracy",
+    "watch": "follow a training from another terminal",
     "compare": "say which differences between runs are beyond noise",
     "report": "write one page of a run, or of several beside one another",
     "analyze": "look inside a run: losses' conflict, statistics, features, loss surface",

@@ -134,10 +134,19 @@ def test_windows_is_refused_in_one_line_that_names_wsl():
 
 def test_optional_parts_are_extras_and_never_required(metadata):
     assert metadata["extras_require"].keys() == {
-        *("ffcv", "dali", "dali12", "tensorboard", "onnx", "reference", "slurm", "docs", "dev")
+        *("ffcv", "dali", "dali12", "tensorboard", "wandb", "mlflow", "onnx", "reference", "slurm", "docs", "dev")
     }
     required = {canonicalize_name(Requirement(line).name) for line in metadata["install_requires"]}
-    assert not required & {"ffcv", "nvidia-dali-cuda130", "apex", "tensorboard", "onnx", "torchvision", "pyautoattack"}
+    assert not required & {
+        "ffcv",
+        "nvidia-dali-cuda130",
+        "apex",
+        "tensorboard",
+        "wandb",
+        "onnx",
+        "torchvision",
+        "pyautoattack",
+    }
 
 
 def test_what_an_index_shows_of_the_readme_links_to_no_file(metadata):

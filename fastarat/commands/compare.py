@@ -13,7 +13,8 @@ from fastarat.common.errors import UserError
 
 if TYPE_CHECKING:
     from fastarat.evaluation.outcomes import Outcomes
-    from fastarat.evaluation.significance import Difference
+    from fastarat.evaluation.significance import Comparison, Difference
+    from fastarat.reports.facts import Facts
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class CompareArguments(Printed):
     """Compare runs over the same test images, and say which differences are beyond noise.
 
     Takes the strongest evaluation that `fastarat eval` or a report has kept in all of them; where there is none, each
-    is evaluated by PGD-20 first. The test of a pair is McNemar's, exact; several are corrected for by Holm.
+    is evaluated by PGD-20 first. The test of a pair is McNemar's, widened for how far trainings with other seeds lie
+    apart; several tests are corrected for by Holm.
     For example: fastarat compare runs/digits-arat runs/digits-at
     """
 
@@ -41,21 +43,17 @@ def run(args: list[str]) -> int:
     if len(arguments.runs) < 2:
         raise UserError("give two runs or more: fastarat compare RUN RUN")
     require_positive(arguments, "num_images")
-    from fastarat.evaluation.outcomes import kept
-    from fastarat.evaluation.significance import differences, shared
-    from fastarat.reports.facts import names_of
-    from fastarat.runs.run import Run
+    from fastarat.evaluation.significance import compare, shared
+    from fastarat.reports.facts import facts_of, names_of
 
     names = names_of(list(arguments.runs))
-    for path in arguments.runs:
-        Run(path).config()
-    found = shared({name: kept(path) for name, path in zip(names, arguments.runs, strict=True)})
-    found = found or _evaluated(arguments, names)
-    tests = differences(found)
+    runs = [facts_of(path, name) for path, name in zip(arguments.runs, names, strict=True)]
+    found = shared({run.name: run.outcomes for run in runs}) or _evaluated(arguments, names)
+    comparison = compare(found, {run.name: run.settings_but_seed for run in runs})
     if arguments.json:
-        print_json(_as_json(found, tests))
+        print_json(_as_json(found, comparison))
     else:
-        _print(arguments.runs, found, tests)
+        _print(runs, found, comparison)
     return 0
 
 
@@ -81,8 +79,8 @@ def _evaluated(arguments: CompareArguments, names: Sequence[str]) -> "dict[str, 
     return found
 
 
-def _as_json(found: "dict[str, Outcomes]", tests: "Sequence[Difference]") -> dict[str, Any]:
-    from fastarat.evaluation.significance import LEVEL, TEST
+def _as_json(found: "dict[str, Outcomes]", comparison: "Comparison") -> dict[str, Any]:
+    from fastarat.evaluation.significance import LEVEL
 
     first = next(iter(found.values()))
     return {
@@ -90,11 +88,13 @@ def _as_json(found: "dict[str, Outcomes]", tests: "Sequence[Difference]") -> dic
         "data": first.data,
         "num_images": len(first.labels),
         "runs": {name: _percents(outcomes) for name, outcomes in found.items()},
-        "test": TEST,
+        "test": comparison.test,
         "level": LEVEL,
+        "dispersion": comparison.dispersion,
+        "num_repeats": comparison.num_repeats,
         "differences": [
             {**test._asdict(), "points": round(test.points, 3), "is_beyond_noise": test.is_beyond_noise}
-            for test in tests
+            for test in comparison.differences
         ],
     }
 
@@ -104,30 +104,26 @@ def _percents(outcomes: "Outcomes") -> dict[str, float]:
     return {kind: round(100 * float(of.mean()), 3) for kind, of in flags.items()}
 
 
-def _print(paths: Sequence[Path], found: "dict[str, Outcomes]", tests: "Sequence[Difference]") -> None:
+def _print(runs: "Sequence[Facts]", found: "dict[str, Outcomes]", comparison: "Comparison") -> None:
     from fastarat.evaluation.accuracies import Accuracy
-    from fastarat.evaluation.significance import TEST
-    from fastarat.reports.facts import facts_of
     from fastarat.training.reporting import duration
 
     first = next(iter(found.values()))
     rows = []
-    for (name, outcomes), path in zip(found.items(), paths, strict=True):
-        facts = facts_of(path, name)
-        cells = []
+    for run in runs:
+        cells, outcomes = [], found[run.name]
         for flags in (outcomes.flags["clean"], outcomes.robust):
             accuracy = Accuracy((int(flags.sum()),), (len(flags),))
             low, high = accuracy.interval
             cells.append(f"{accuracy.percent:.2f} ({low:.1f}-{high:.1f})")
-        took = "-" if facts.seconds is None else duration(facts.seconds)
-        config = facts.config
-        rows.append([name, config.method.name, str(config.seed), str(config.epochs), *cells, took])
+        took = "-" if run.seconds is None else duration(run.seconds)
+        rows.append([run.name, run.config.method.name, str(run.config.seed), str(run.config.epochs), *cells, took])
     threat = f"{first.attack['norm']}, eps {first.attack['eps_255']:g}/255"
     columns = ["run", "method", "seed", "epochs", "clean %", f"{first.name} %", "training"]
     print_table(f"{len(first.labels):,} test images of {first.data}; {first.name}, {threat}", columns, rows)
-    for test in tests:
+    for test in comparison.differences:
         stdout.print(sentence(test))
-    stdout.print(f"by {TEST}; in brackets 95 % intervals over the choice of images")
+    stdout.print(f"by {comparison.test}; in brackets 95 % intervals over the choice of images")
 
 
 def sentence(test: "Difference") -> str:

@@ -38,8 +38,7 @@ def run(args: list[str]) -> int:
         raise UserError("give one run or more: fastarat report RUN")
     if arguments.num_images < 0:
         raise UserError(f"--num-images {arguments.num_images}: give 0 or more")
-    from fastarat.reports import write_report
-    from fastarat.reports.report import check_runs
+    from fastarat.reports.report import check_runs, write_report
 
     out = arguments.out or (arguments.runs[0] if len(arguments.runs) == 1 else Path()) / "report.html"
     check_runs(arguments.runs, out)

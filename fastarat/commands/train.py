@@ -43,6 +43,9 @@ class TrainArguments(Printed):
     """how often the processes are started again, from the newest checkpoint, after one of them or a machine was lost"""
     report: bool = True
     """write report.html into the run's directory at the end; see 'fastarat report --help'"""
+    log: tuple[str, ...] = ("auto",)
+    """where each epoch's numbers go besides metrics.jsonl: tensorboard, csv, wandb, mlflow, or several; auto:
+    TensorBoard's events where it is installed"""
     profile: int | None = None
     """record this many steps after the first few, and show where their time goes: profile/ in the run's directory"""
 
@@ -60,8 +63,9 @@ def run(args: list[str]) -> int:
 
     assert arguments.out is not None
     try:
+        options: dict[str, Any] = {"resume": arguments.resume, "profile": arguments.profile, "loggers": arguments.log}
         with saving_answered(signal.SIG_IGN):  # until there is something to save
-            finished = train(arguments.config, arguments.out, resume=arguments.resume, profile=arguments.profile)
+            finished = train(arguments.config, arguments.out, **options)
     except Interrupted as stopped:
         goes_on = f"{command('train', '--resume', arguments.out)} goes on from there"
         raise Interrupted(f"{stopped}; {goes_on}", stopped.number) from stopped
@@ -258,8 +262,8 @@ def write_page(run: "Run") -> None:
     """Write the report of a finished run. The training is done: what fails here, an interruption too, is one line."""
     out = run.path / "report.html"
     try:
-        from fastarat.reports import write_report
         from fastarat.reports.look import affordable_images
+        from fastarat.reports.report import write_report
 
         device = str((run.last_session() or {}).get("device", "cpu"))
         write_report([run.path], out, num_images=affordable_images(run), device=device)

@@ -168,6 +168,19 @@ def to_json(config: Config) -> str:
     return json.dumps(asdict(config), indent=2) + "\n"
 
 
+def by_flag(config: Config) -> dict[str, Any]:
+    """Every setting by the name of its flag, as `attack.step-255`."""
+    return _flat(asdict(config), "")
+
+
+def _flat(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        flag = prefix + name.replace("_", "-")
+        found |= _flat(value, f"{flag}.") if isinstance(value, dict) else {flag: value}
+    return found
+
+
 def from_dict(values: dict[str, Any], source: str) -> Config:
     """The configuration that `to_json` wrote. Raises `UserError`, which names `source`, for what does not fit."""
     if not isinstance(values, dict):

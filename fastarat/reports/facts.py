@@ -1,6 +1,7 @@
 """What a run's directory says of it, read once for its report."""
 
-from dataclasses import asdict, dataclass
+import json
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -8,9 +9,11 @@ from typing import Any
 
 from fastarat.common.errors import UserError
 from fastarat.common.files import read_json
-from fastarat.config import Config, recipes
+from fastarat.config import Config, by_flag, recipes
 from fastarat.evaluation.outcomes import Outcomes, kept
 from fastarat.runs.run import Run
+
+NO_RESULT = ("seed", "recipe", "device", "loader", "checkpoint.every-s", "checkpoint.keep", "checkpoint.history")
 
 
 @dataclass(frozen=True)
@@ -80,12 +83,19 @@ class Facts:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Every setting by its flag's name."""
-        return flat(asdict(self.config))
+        return by_flag(self.config)
+
+    @property
+    def settings_but_seed(self) -> str:
+        """The same for runs that differ by their seeds alone, or by what changes no result."""
+        return json.dumps(
+            {name: value for name, value in self.settings.items() if name not in NO_RESULT}, sort_keys=True
+        )
 
     def changed_settings(self) -> dict[str, tuple[Any, Any]]:
         """Settings that differ from the recipe's: the recipe's value, and the run's. None where it is not known."""
         try:
-            theirs = flat(asdict(recipes.recipe(self.config.recipe, self.config.fidelity)))
+            theirs = by_flag(recipes.recipe(self.config.recipe, self.config.fidelity))
         except UserError:
             return {}
         own = ("recipe", "data")
@@ -94,15 +104,6 @@ class Facts:
             for name, value in self.settings.items()
             if name not in own and theirs.get(name) != value
         }
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by the names of their flags: `attack.step-255`."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        flag = prefix + name.replace("_", "-")
-        found |= flat(value, f"{flag}.") if isinstance(value, dict) else {flag: value}
-    return found
 
 
 def facts_of(path: Path, name: str) -> Facts:

@@ -13,7 +13,7 @@ from fastarat.common.console import notice, printable
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import require_file, write_text
 from fastarat.common.version import __version__
-from fastarat.evaluation.significance import TEST, Difference, differences, shared
+from fastarat.evaluation.significance import Comparison, compare, shared
 from fastarat.reports import pictures
 from fastarat.reports.costs import costs
 from fastarat.reports.facts import Facts, facts_of, names_of
@@ -78,7 +78,6 @@ def page_of(runs: Sequence[Facts], looks: Sequence[Look | str]) -> str:
         finalize=lambda value: value if isinstance(value, Markup) else printable(str(value)),
     )
     problems: list[str] = []
-    tests = _tests(runs)
     return environment.get_template("page.html").render(
         mark=Markup(MARK),
         title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs: {', '.join(run.name for run in runs)}",
@@ -88,8 +87,7 @@ def page_of(runs: Sequence[Facts], looks: Sequence[Look | str]) -> str:
         trade_off=_trade_off(runs),
         paper_note="" if _published(runs) else OTHER_DATA,
         differing=differing_settings(runs),
-        tests=tests,
-        test=TEST,
+        comparison=_comparison(runs),
         problems=problems,
         version=__version__,
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -246,7 +244,7 @@ def _made_with(facts: Facts) -> dict[str, str]:
     return {name: str(last[name]) for name in names if last.get(name)}
 
 
-def _tests(runs: Sequence[Facts]) -> list[Difference]:
+def _comparison(runs: Sequence[Facts]) -> Comparison | None:
     """Every pair of runs, if all have kept the same evaluation."""
     found = shared({run.name: run.outcomes for run in runs}) if len(runs) > 1 else None
-    return differences(found) if found else []
+    return compare(found, {run.name: run.settings_but_seed for run in runs}) if found else None

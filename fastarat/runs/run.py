@@ -19,7 +19,7 @@ from fastarat.runs.writer import Writer
 # What a run writes, which a new one must not find.
 NAMES = (
     *("config.json", "record.json", "metrics.jsonl", "model.safetensors", "learning_curves.png", "profile"),
-    *("outcomes", "report.html"),
+    *("outcomes", "report.html", "metrics.csv"),
 )
 # What a snapshot keeps of a checkpoint.
 SNAPSHOT = ("description", "fingerprint", "batch_norm", "step", "epoch", "model", "method", "average")

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from shlex import quote
 from types import FrameType
@@ -16,9 +16,10 @@ from fastarat.runs.metrics import has_overfitted, may_overfit, overfitting_begin
 from fastarat.runs.run import Run
 from fastarat.training.compiling import expected, keep_compile_seconds
 from fastarat.training.evaluations import Evaluations
+from fastarat.training.loggers.logger import AUTO, Loggers
 from fastarat.training.notice import Notice
 from fastarat.training.profiling.profiler import Profiler
-from fastarat.training.reporting import Display, Events, duration
+from fastarat.training.reporting import Display, duration
 from fastarat.training.state import Training
 from fastarat.training.step.compile_times import step_key
 from fastarat.training.step.compiled import Step
@@ -27,8 +28,18 @@ from fastarat.training.step.compiled import Step
 class Loop:
     """Drives a `Training` and writes its `Run`; nothing in here touches a tensor of the step."""
 
-    def __init__(self, training: Training, run: Run, step: Step, *, compiles: bool, profiler: Profiler | None = None):
+    def __init__(
+        self,
+        training: Training,
+        run: Run,
+        step: Step,
+        *,
+        compiles: bool,
+        profiler: Profiler | None = None,
+        loggers: Sequence[str] = (AUTO,),
+    ):
         self.training, self.run, self.step, self.profiler = training, run, step, profiler
+        self.loggers = Loggers(loggers, run)
         self.compiles, self.compiled_shapes = compiles, set()
         self.compile_seconds = 0.0
         self.config, self.world = training.config, training.parts.world
@@ -49,8 +60,10 @@ class Loop:
         with (
             self.display,
             self._signals(),
-            closing(Events(self.run.path, training.step, self.world.is_main)) as self.events,
+            closing(self.loggers),
         ):
+            if self.world.is_main:
+                self.loggers.open(training.step)
             if training.step == 0:
                 self._save()
             while training.epoch <= self.config.epochs:
@@ -159,7 +172,7 @@ class Loop:
         training.epoch += 1
         if self.world.is_main:
             self.run.log(entry)
-            self.events.write(entry)
+            self.loggers.write(entry)
         self.display.epoch(entry, training.step)
         if "evaluation" in entry:
             self.evaluations.keep_best(entry["evaluation"])

@@ -1,6 +1,7 @@
 """Train by a configuration: what `fastarat train` does, and the same from Python."""
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from functools import partial
@@ -36,6 +37,7 @@ from fastarat.training.build import start_training, step_of
 from fastarat.training.choices import Choices, as_begun, choose, choose_device, is_timed, threads
 from fastarat.training.compiling import faster_mode
 from fastarat.training.fallback import FallbackStep
+from fastarat.training.loggers.logger import AUTO, check_loggers
 from fastarat.training.loop import Loop
 from fastarat.training.profiling.profiler import first_recorded, profiling
 from fastarat.training.reporting import learning_curves
@@ -46,14 +48,20 @@ from fastarat.training.tuning.kept import TUNED, begun_with, tuned_choices
 __all__ = ["Interrupted", "train"]
 
 
-def train(config: Config, out: Path, *, resume: bool = False, profile: int | None = None) -> Run:
+def train(
+    config: Config, out: Path, *, resume: bool = False, profile: int | None = None, loggers: Sequence[str] = (AUTO,)
+) -> Run:
     """Train to the end and return the run; in several processes if they were started by the launcher.
 
     `profile`: record this number of steps, and write where their time goes to `profile/` in the run
-    (`training.profiling`). Raises `UserError` for what can be known before, `WorkError` for a failure in work,
-    `Interrupted` when a signal stopped it after a checkpoint; in any thread but the main one signals are the caller's.
+    (`training.profiling`). `loggers`: where each epoch's numbers go beside `metrics.jsonl`, of
+    `training.loggers.logger.LOGGERS`; `auto` is TensorBoard where it is installed.
+
+    Raises `UserError` for what can be known before, `WorkError` for a failure in work, `Interrupted` when a signal
+    stopped it after a checkpoint; in any thread but the main one signals are the caller's.
     """
     config, run = config.checked(), Run(out)
+    check_loggers(loggers)
     log = ChoiceLog(quiet=not is_first())
     device = choose_device(config, log)
     world = join_world(device)
@@ -84,7 +92,7 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
         if goes_on and world.is_main:
             _say_where(run, training, kept, again)
         del kept  # as large as the training itself
-        _fit(training, run, step, choices, profile)
+        _fit(training, run, step, choices, profile=profile, loggers=loggers)
         # Not after a failure: whoever leaves may wait for those who cannot come.
         leave_world(world)
     except torch.OutOfMemoryError:
@@ -111,13 +119,16 @@ def train(config: Config, out: Path, *, resume: bool = False, profile: int | Non
     return run
 
 
-def _fit(training: Training, run: Run, step: FallbackStep, choices: Choices, profile: int | None) -> None:
+def _fit(
+    training: Training, run: Run, step: FallbackStep, choices: Choices, *, profile: int | None, loggers: Sequence[str]
+) -> None:
     """Train to the end, and draw how it went."""
     world, recipe = training.parts.world, training.config.recipe
     record = profiling(training, profile, run.path / "profile", choices.compile)
     with threads(choices.threads), record as profiler:
         marked = profiler.marked(step) if profiler else step
-        loop = Loop(training, run, marked, compiles=choices.compile != "eager", profiler=profiler)
+        compiles = choices.compile != "eager"
+        loop = Loop(training, run, marked, compiles=compiles, profiler=profiler, loggers=loggers)
         step.is_stopped, step.fell_back = lambda: loop.stop_signal > 0, partial(_fell_back, loop)
         loop.fit()
     if world.is_main:

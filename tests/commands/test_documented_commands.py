@@ -132,6 +132,7 @@ def only_parse(monkeypatch) -> None:
         "submit",
         "tune",
         "verify",
+        "watch",
     )
     for name in names:
         module = importlib.import_module(f"fastarat.commands.{name}")

@@ -105,7 +105,7 @@ def test_a_report_that_fails_is_one_line_and_the_training_is_done(fastarat, with
     def fail(*args, **options):
         raise error
 
-    monkeypatch.setattr("fastarat.reports.write_report", fail)
+    monkeypatch.setattr("fastarat.reports.report.write_report", fail)
     result = fastarat("train", "digits-at", *WITH_REPORT, "--json", "--out", "run")
     assert result.code == 0 and result.json["run"] == "run"
     (line,) = (line for line in result.err.splitlines() if "report" in line)

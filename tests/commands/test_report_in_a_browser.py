@@ -52,7 +52,7 @@ def measured(report: Path, folder: Path, width: int, *flags: str) -> dict:
 
 @pytest.fixture(scope="module")
 def report(trained, tmp_path_factory) -> Path:
-    from fastarat.reports import write_report
+    from fastarat.reports.report import write_report
 
     run = shutil.copytree(trained, tmp_path_factory.mktemp("browser") / "run")
     write_report([run], run / "report.html", num_images=60)

@@ -43,6 +43,9 @@ def what_brings_them(reasons: Iterable[str], missing: str) -> list[str]:
         "FFCV": f"apt-get install {missing}, as root, then make test" if missing else "make test, see .venv/ffcv.log",
         "DALI": "make test, see .venv/dali.log",
         "a C++ compiler": "apt-get install g++, as root",
+        "Chromium": "apt-get install chromium, as root",
+        "wandb": "pip install 'fastarat[wandb]'",
+        "mlflow": "pip install 'fastarat[mlflow]'",
     }.items():
         if number := sum(skipped[reason] for reason in skipped if reason.endswith(f"{part} is not installed")):
             lines.append(f"{part} is not installed, tests skipped: {number}. What brings it: {brings}")

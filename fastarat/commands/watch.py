@@ -1,0 +1,149 @@
+"""`fastarat watch RUN`: a training followed from another terminal."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from fastarat.commands.parsing import Printed, parse
+from fastarat.common.console import command, notice, one_line, print_json, stdout
+from fastarat.common.errors import UserError
+
+if TYPE_CHECKING:
+    from fastarat.runs.run import Run
+
+SECONDS = 1.0
+"""between two looks at the run's files"""
+FEW = 5
+"""epochs by which the time left is told"""
+
+
+@dataclass(frozen=True)
+class WatchArguments(Printed):
+    """Follow a training from another terminal: a line an epoch, how far it is, and the time left.
+
+    Ends when the training does. It reads files alone, on whichever machine sees them.
+    For example: fastarat watch runs/digits-arat
+    """
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """a run's directory"""
+    once: bool = False
+    """say how it stands now, and end"""
+
+
+def run(args: list[str]) -> int:
+    """Print what there is, then each epoch as it comes; with `--json` how it stands, once."""
+    arguments = parse(WatchArguments, args, "fastarat watch")
+    from fastarat.runs.run import Run
+
+    watched = Run(arguments.run)
+    watched.config()
+    if arguments.json:
+        print_json(standing(watched))
+        return 0
+    for line in followed(watched, once=arguments.once):
+        stdout.print(line)
+    return 0
+
+
+def followed(watched: "Run", *, once: bool, sleep: Callable[[float], None] = time.sleep) -> Iterator[str]:
+    """The lines to print, as they come, until nobody trains in the run any more."""
+    told = -1
+    while True:
+        is_trained = is_locked(watched)  # before the lines: who ends in between has written all
+        lines, now = _lines(watched), standing(watched)
+        for line in lines[max(told, 0) :]:
+            yield described(line, now["epochs"])
+        if len(lines) != told or once or not is_trained:
+            told = len(lines)
+            if now["seconds_left"] is not None and is_trained:
+                yield progress_line(now)
+        if once or not is_trained:
+            yield ended(watched, now, is_trained)
+            return
+        sleep(SECONDS)
+
+
+def standing(watched: "Run") -> dict[str, Any]:
+    """How a run stands: epochs done of all, seconds left by its last epochs, its last line."""
+    lines, epochs = _lines(watched), watched.config().epochs
+    trained = [line for line in lines if "train" in line]
+    done = trained[-1]["epoch"] if trained else 0
+    took, before = [], 0.0
+    for line in trained:
+        compiling, evaluating = (line.get(name, 0.0) for name in ("compile_seconds", "evaluation_seconds"))
+        took.append(line["seconds"] - before - compiling + evaluating)
+        before = line["seconds"]
+    left = median(took[-FEW:]) * (epochs - done) if took else None
+    return {
+        "run": str(watched.path),
+        "is_training": is_locked(watched),
+        "is_finished": done >= epochs and watched.weights_file.exists(),
+        "epoch": done,
+        "epochs": epochs,
+        "seconds_left": None if left is None else round(left, 1),
+        "last": lines[-1] if lines else None,
+    }
+
+
+def is_locked(watched: "Run") -> bool:
+    """Whether a process trains in the run: it holds the lock, which this takes no part in."""
+    import fcntl
+
+    try:
+        descriptor = os.open(watched.path / ".lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _lines(watched: "Run") -> list[dict[str, Any]]:
+    """All lines so far; none of a file that is being written anew."""
+    try:
+        return watched.metrics()
+    except UserError as error:
+        notice(one_line(error))
+        return []
+
+
+def described(line: dict[str, Any], epochs: int) -> str:
+    """An epoch's line as people read it."""
+    from fastarat.runs.metrics import doubts
+
+    parts = [f"epoch {line['epoch']}/{epochs}"]
+    if "train" in line:
+        parts.append(f"loss {line['train']['loss']:.3f}")
+    for held in (line[name] for name in ("evaluation", "average") if name in line):
+        parts.append(f"{held['images']}: clean {held['clean']:.1f} %, robust {held['robust']:.1f} %{doubts(held)}")
+    if "images_per_s" in line:
+        parts.append(f"{line['images_per_s']:,.0f} images/s")
+    return " · ".join(parts)
+
+
+def progress_line(now: dict[str, Any]) -> str:
+    """How far it is."""
+    from fastarat.training.reporting import duration
+
+    share = now["epoch"] / max(now["epochs"], 1)
+    return f"{'█' * round(20 * share):░<20} {100 * share:.0f} % · about {duration(now['seconds_left'])} left"
+
+
+def ended(watched: "Run", now: dict[str, Any], is_trained: bool) -> str:
+    """The last line."""
+    if now["is_finished"]:
+        return f"finished: {command('report', watched.path)} shows it"
+    if is_trained:
+        return "it goes on"
+    return f"nobody trains in it: {command('train', '--resume', watched.path)} goes on"

@@ -1,0 +1,1 @@
+"""Where a training's numbers go beside `metrics.jsonl`: one small protocol, a file for each place."""

@@ -1,0 +1,97 @@
+"""What a logger is, which ones there are, and how a training opens them."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+from fastarat.common.console import notice
+from fastarat.common.errors import UserError, WorkError, first_line, unknown
+from fastarat.runs.run import Run
+
+LOGGERS = {
+    "tensorboard": "fastarat.training.loggers.tensorboard:TensorBoard",
+    "csv": "fastarat.training.loggers.csv:CSV",
+    "wandb": "fastarat.training.loggers.wandb:WandB",
+    "mlflow": "fastarat.training.loggers.mlflow:MLflow",
+}
+"""the places that `--log` names: a line each"""
+PACKAGES = ("tensorboard", "wandb", "mlflow")
+"""those that need the package of their name, which is an extra of its name"""
+AUTO = "auto"
+"""TensorBoard's events, where TensorBoard is installed"""
+
+
+class Logger(Protocol):
+    """Takes the numbers of a training epoch by epoch; made by `(run, first_step)`, in the first process alone.
+
+    A training that is resumed at `first_step` writes the steps after it once more.
+    """
+
+    def write(self, step: int, numbers: dict[str, float]) -> None:
+        """The numbers after `step` steps, by their tags (`train/loss`). Raises `WorkError` if they cannot be kept."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
+def numbers_of(entry: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a line of `metrics.jsonl` by their tags."""
+    numbers = {"learning_rate": entry["learning_rate"], "images_per_s": entry["images_per_s"]}
+    for group in ("train", "evaluation"):
+        numbers |= {f"{group}/{name}": value for name, value in entry.get(group, {}).items()}
+    return {tag: number for tag, number in numbers.items() if isinstance(number, float)}
+
+
+def check_loggers(names: Sequence[str]) -> None:
+    """Raise `UserError` for a logger that there is not, or whose package is not installed."""
+    for name in names:
+        if name not in (AUTO, *LOGGERS):
+            raise unknown("logger", name, (AUTO, *LOGGERS))
+        if name in PACKAGES and find_spec(name) is None:
+            raise UserError(f"--log {name}: {name} is not installed: pip install 'fastarat[{name}]', or leave it out")
+
+
+class Loggers:
+    """All loggers of a training, in its first process; none is open in the others.
+
+    Of a place that cannot take its numbers nothing is lost but these: it is left out, with a line.
+    """
+
+    def __init__(self, names: Sequence[str], run: Run):
+        self.names, self.run = names, run
+        self.opened: dict[str, Logger] = {}
+
+    def open(self, first_step: int) -> None:
+        """Begin, or go on, after `first_step` steps. Raises `UserError` for a place that does not let us in."""
+        found = "tensorboard" if find_spec("tensorboard") else None
+        for name in dict.fromkeys(found if name == AUTO else name for name in self.names):
+            if name:
+                self.opened[name] = _made(name)(self.run, first_step)
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Hand on a line of `metrics.jsonl`. Raises `WorkError` where a file of the run cannot be written."""
+        numbers = numbers_of(entry)
+        for name, logger in list(self.opened.items()):
+            try:
+                logger.write(entry["step"], numbers)
+            except WorkError:
+                raise
+            except Exception as error:  # a service of others may fail in any way
+                notice(f"--log {name}: {first_line(error)}; left out from here on, metrics.jsonl has everything")
+                with suppress(Exception):
+                    self.opened.pop(name).close()
+
+    def close(self) -> None:
+        """End all."""
+        for name, logger in self.opened.items():
+            try:
+                logger.close()
+            except Exception as error:
+                notice(f"--log {name}: {first_line(error)} at its end; metrics.jsonl has everything")
+
+
+def _made(name: str) -> Callable[[Run, int], Logger]:
+    module, _, attribute = LOGGERS[name].partition(":")
+    return getattr(import_module(module), attribute)

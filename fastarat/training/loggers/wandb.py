@@ -1,0 +1,36 @@
+"""Weights & Biases: a run of the same name, in the mode, project and entity that WANDB_MODE and its like say."""
+
+from dataclasses import asdict
+from importlib import import_module
+from typing import Any
+
+from fastarat.common.errors import UserError, first_line
+from fastarat.runs.run import Run
+
+
+class WandB:
+    """Hands each epoch's numbers to wandb; WANDB_MODE=offline keeps them in the run's directory."""
+
+    def __init__(self, run: Run, first_step: int):
+        wandb: Any = import_module("wandb")
+        settings = wandb.Settings(console="off", quiet=True)
+        try:
+            self.run = wandb.init(
+                dir=str(run.path),
+                name=run.path.name,
+                config=asdict(run.config()),
+                settings=settings,
+                reinit="create_new",
+            )
+        except Exception as error:
+            raise UserError(
+                f"--log wandb: {first_line(error)}: log in with 'wandb login', or set WANDB_MODE=offline"
+            ) from error
+
+    def write(self, step: int, numbers: dict[str, float]) -> None:
+        """Hand the numbers on."""
+        self.run.log(numbers, step=step)
+
+    def close(self) -> None:
+        """Wait until all is sent, or written."""
+        self.run.finish()

@@ -1,0 +1,135 @@
+"""`--log`: an epoch's numbers go where they were asked for, into the real thing, without a network."""
+
+import csv
+import json
+import struct
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from fastarat.training.loggers.csv import CSV
+from tests.helpers.command_line import TINY, metrics
+
+RUN = (*TINY, "--evaluation.every-epochs", "1", "--out", "run")
+
+
+def needs(package):
+    """A mark: without the package the test skips."""
+    return pytest.mark.skipif(find_spec(package) is None, reason=f"{package} is not installed")
+
+
+def expected(run: Path) -> dict[tuple[int, str], float]:
+    """What `metrics.jsonl` says, by step and tag."""
+    found = {}
+    for line in metrics(run):
+        groups = {"train/": line["train"], "evaluation/": line["evaluation"]}
+        groups[""] = {name: line[name] for name in ("learning_rate", "images_per_s")}
+        for prefix, numbers in groups.items():
+            for name, value in numbers.items():
+                if isinstance(value, float):
+                    found[line["step"], prefix + name] = pytest.approx(value)
+    assert len(found) >= 10
+    return found
+
+
+def test_csv_has_a_row_an_epoch_and_a_resumed_run_goes_on_with_it(fastarat):
+    assert fastarat("train", "digits-arat", *RUN, "--log", "csv").code == 0
+    assert fastarat("train", "--resume", "run", "--epochs", "3", "--log", "csv").code == 0
+    rows = list(csv.DictReader(Path("run/metrics.csv").read_text().splitlines()))
+    found = {(int(row["step"]), tag): float(value) for row in rows for tag, value in row.items() if tag != "step"}
+    assert found == expected(Path("run")) and [row["step"] for row in rows] == ["4", "8", "12"]
+
+
+@needs("tensorboard")
+def test_tensorboard_reads_them_and_is_what_auto_takes(fastarat):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert fastarat("train", "digits-arat", *RUN).code == 0
+    events = EventAccumulator("run")
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    assert {(e.step, tag): e.value for tag in tags for e in events.Scalars(tag)} == expected(Path("run"))
+    assert not list(Path("run").glob("*.csv"))
+
+
+@needs("mlflow")
+def test_mlflow_has_settings_and_numbers_in_a_store_of_the_run(fastarat, monkeypatch):
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert fastarat("train", "digits-arat", *RUN, "--log", "mlflow").code == 0
+    client = MlflowClient(f"sqlite:///{Path('run/mlflow.db').absolute()}")
+    (run,) = client.search_runs([client.get_experiment_by_name("fastarat").experiment_id])
+    assert run.info.run_name == "run" and run.info.status == "FINISHED" and run.data.params["attack.steps"] == "1"
+    history = [client.get_metric_history(run.info.run_id, tag) for tag in run.data.metrics]
+    found = {(metric.step, metric.key): metric.value for of_tag in history for metric in of_tag}
+    assert found == expected(Path("run"))
+
+
+def records(log: bytes):
+    """What wandb's file holds: LevelDB's log format after 7 bytes of its own, in blocks of 32 KiB."""
+    place, parts = 7, b""
+    while place + 7 <= len(log):
+        if (left := 2**15 - place % 2**15) < 7:
+            place += left
+            continue
+        length, kind = struct.unpack_from("<HB", log, place + 4)
+        parts += log[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield parts
+            parts = b""
+
+
+@needs("wandb")
+def test_wandb_keeps_them_offline(fastarat, monkeypatch):
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert fastarat("train", "digits-arat", *RUN, "--log", "wandb").code == 0
+    (path,) = Path("run/wandb").glob("offline-run-*/*.wandb")
+    found = {}
+    for data in records(path.read_bytes()):
+        record = Record()
+        record.ParseFromString(data)
+        if record.HasField("history"):
+            items = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+            found |= {(items["_step"], tag): value for tag, value in items.items() if not tag.startswith("_")}
+    assert found == expected(Path("run"))
+
+
+def test_a_name_that_is_none_is_answered_with_those_there_are(fastarat):
+    error = fastarat("train", "digits-arat", *RUN, "--log", "tensorbord").error
+    assert "give auto, csv, mlflow, tensorboard, wandb; did you mean 'tensorboard'?" in error
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
+def test_what_is_not_installed_is_named_with_its_extra_before_the_run_begins(fastarat, monkeypatch, name):
+    monkeypatch.setattr("fastarat.training.loggers.logger.find_spec", lambda package: None)
+    error = fastarat("train", "digits-arat", *RUN, "--log", "csv", name).error
+    assert f"--log {name}: {name} is not installed: pip install 'fastarat[{name}]'" in error
+    assert not Path("run").exists()
+
+
+class Failing:
+    """A place that takes one epoch."""
+
+    def __init__(self, run, first_step):
+        self.left = 1
+
+    def write(self, step, numbers):
+        self.left -= 1
+        if self.left < 0:
+            raise ConnectionError("the service is gone")
+
+    def close(self):
+        raise ConnectionError("still gone")
+
+
+def test_a_place_that_fails_is_left_out_with_a_line_and_the_training_goes_on(fastarat, monkeypatch):
+    for name in ("__init__", "write", "close"):
+        monkeypatch.setattr(CSV, name, getattr(Failing, name))
+    result = fastarat("train", "digits-arat", *RUN, "--log", "csv")
+    (line,) = (line for line in result.err.splitlines() if "--log csv" in line)
+    assert result.code == 0 and "the service is gone; left out from here on" in line and len(metrics(Path("run"))) == 2
