@@ -23,9 +23,6 @@ def costs(facts: Facts) -> dict[str, str]:
         found["the step"] = f"{', '.join(how)}, kernels {session.get('kernels', '?')}"
     if share := _share_of_peak(facts):
         found["share of the machine's peak"] = share
-    joules = [of["energy_joules"] for of in facts.sessions if isinstance(of.get("energy_joules"), float | int)]
-    if joules:
-        found["energy"] = f"{sum(joules) / 3600:,.2f} Wh of the processors, by their own counters"
     return found
 
 

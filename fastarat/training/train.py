@@ -54,15 +54,12 @@ def train(
     """Train to the end and return the run; in several processes if they were started by the launcher.
 
     `profile`: record this number of steps, and write where their time goes to `profile/` in the run
-    (`training.profiling`). `loggers`: where each epoch's numbers go beside `metrics.jsonl`, of
-    `training.loggers.logger.LOGGERS`; `auto` is TensorBoard where it is installed.
-
-    Raises `UserError` for what can be known before, `WorkError` for a failure in work, `Interrupted` when a signal
-    stopped it after a checkpoint; in any thread but the main one signals are the caller's.
+    (`training.profiling`). `loggers`: where numbers go too (`training.loggers.logger.LOGGERS`). Raises `UserError` for
+    what can be known before, `WorkError` for a failure in work, `Interrupted` when a signal stopped it after a
+    checkpoint; in any thread but the main one signals are the caller's.
     """
-    config, run = config.checked(), Run(out)
+    config, run, log = config.checked(), Run(out), ChoiceLog(quiet=not is_first())
     check_loggers(loggers)
-    log = ChoiceLog(quiet=not is_first())
     device = choose_device(config, log)
     world = join_world(device)
     training = step = None
