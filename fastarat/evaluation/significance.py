@@ -23,8 +23,8 @@ from fastarat.evaluation.outcomes import Outcomes
 
 LEVEL = 0.05
 ASSUMED = {"clean": 1.0, "robust": 4.0}
-"""the dispersions of trainings that differ by their seeds, where no repeats show them: measured on the digits and on
-CIFAR-10 images (docs/report.md)"""
+"""the dispersions of trainings that differ by their seeds, where no repeats show them: above what was measured
+(docs/report.md)"""
 WEIGHT = 6
 """repeats that what is assumed counts as beside those that are there"""
 

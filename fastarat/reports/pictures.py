@@ -18,6 +18,8 @@ SIZE = (5.2, 3.4)
 """inches of a figure that a phone can show"""
 MOST_POINTS = 60
 """of a curve that are marked"""
+MOST_BARS = 20
+"""classes that are named below their bars"""
 
 
 def as_svg(draw: Callable[..., None], *args: Any, alt: str) -> Markup:
@@ -93,13 +95,15 @@ def class_bars(path: Path, outcomes: Outcomes) -> None:
     clean, robust = (outcomes.per_class(stage) for stage in ("clean", list(outcomes.flags)[-1]))
     order = sorted((i for i, value in enumerate(robust) if value is not None), key=lambda i: (robust[i], clean[i]))
     with figure_of(path, 1, 1, SIZE) as (_, axes):
-        places = range(len(order))
-        axes[0, 0].bar(places, [clean[i] for i in order], 0.9, color=COLOURS[0], alpha=0.45, label="clean")
-        axes[0, 0].bar(places, [robust[i] for i in order], 0.6, color=COLOURS[1], label=outcomes.name)
-        if len(order) <= 12:
+        heights = [[values[i] for i in order] for values in (clean, robust)]
+        if len(order) <= MOST_BARS:
             names = [one_line(outcomes.classes[i], 14) for i in order]
-            axes[0, 0].set_xticks(places, names, rotation=45, ha="right", fontsize=8)
+            axes[0, 0].bar(range(len(order)), heights[0], 0.9, color=COLOURS[0], alpha=0.45, label="clean")
+            axes[0, 0].bar(range(len(order)), heights[1], 0.6, color=COLOURS[1], label=outcomes.name)
+            axes[0, 0].set_xticks(range(len(order)), names, rotation=45, ha="right", fontsize=8)
         else:
+            axes[0, 0].plot(heights[0], ".", markersize=3, color=COLOURS[0], alpha=0.45, label="clean")
+            axes[0, 0].plot(heights[1], color=COLOURS[1], label=outcomes.name)
             axes[0, 0].set(xlabel="classes, the least robust first")
         axes[0, 0].set(ylabel="accuracy, %", ylim=(0, 100))
         finish(axes[0, 0], loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
