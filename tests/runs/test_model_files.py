@@ -109,7 +109,7 @@ def test_damaged_files_of_a_run_are_refused_in_one_line(tmp_path, count, name):
         "metrics.jsonl": "".join(json.dumps(line) + "\n" for _ in range(5)),
     }
     run.write_config(replace(recipes.recipe("digits-arat"), num_validation_images=100))
-    read = {"config.json": run.config, "record.json": run._recorded, "metrics.jsonl": run.result}
+    read = {"config.json": run.config, "record.json": run.sessions, "metrics.jsonl": run.result}
     outcomes(tmp_path / name, good[name].encode(), count, lambda: repr(read[name]()), may_differ=True)
 
 
