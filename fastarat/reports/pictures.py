@@ -13,6 +13,7 @@ from fastarat.common.console import one_line
 from fastarat.common.figures import COLOURS, figure_of, finish, more_colours
 from fastarat.evaluation.outcomes import Outcomes
 from fastarat.reports.facts import Facts
+from fastarat.reports.published import PAPER, TITLES
 
 SIZE = (5.2, 3.4)
 """inches of a figure that a phone can show"""
@@ -68,18 +69,16 @@ def accuracy_curves(path: Path, runs: Sequence[Facts]) -> None:
         _legend(axes[0, 0])
 
 
-def trade_off(
-    path: Path, points: Mapping[str, tuple[float, float]], published: Mapping[str, tuple[float, float]], attack: str
-) -> None:
-    """Clean against robust accuracy: the runs' points, and the paper's as crosses."""
+def trade_off(path: Path, points: Mapping[str, tuple[float, float]], net: str | None, attack: str) -> None:
+    """Clean against robust accuracy: the runs' points, and the paper's of one of its nets as crosses."""
     with figure_of(path, 1, 1, SIZE) as (_, axes):
         for (name, (clean, robust)), colour in zip(points.items(), _colours(list(points)), strict=False):
             axes[0, 0].plot(clean, robust, "o", markersize=9, color=colour, label=one_line(name, 32))
-        for name, (clean, robust) in published.items():
+        for name, (clean, robust) in PAPER[net].items() if net else ():
             axes[0, 0].plot(clean, robust, "x", color="0.5")
-            axes[0, 0].annotate(name, (clean, robust), xytext=(3, 3), textcoords="offset points", fontsize=7)
-        if published:
-            axes[0, 0].plot([], [], "x", color="0.5", label="the paper (its AutoAttack)")
+            axes[0, 0].annotate(TITLES[name], (clean, robust), xytext=(3, 3), textcoords="offset points", fontsize=7)
+        if net:
+            axes[0, 0].plot([], [], "x", color="0.5", label=f"the paper's {net}, its AutoAttack")
         axes[0, 0].set(xlabel="clean accuracy, %", ylabel=f"accuracy under {attack}, %")
         axes[0, 0].margins(0.15)
         for limits, set_limits in (

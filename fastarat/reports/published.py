@@ -35,8 +35,9 @@ EPS_255 = 8.0
 OTHER_DATA = "the paper's trainings are on CIFAR-10 with Linf 8/255, so they cannot stand beside these"
 
 
-def points_beside(data: str, norm: str, eps_255: float, model: str) -> dict[str, tuple[float, float]]:
-    """The paper's points for a run's net, or for its ResNet-18 where it has not that net; none for other data."""
+def net_beside(data: str, norm: str, eps_255: float, model: str) -> str | None:
+    """The paper's net that stands beside a run: the run's own, or the ResNet-18 where it has not that; none for other
+    data or another ball."""
     if "cifar10" not in data or "cifar100" in data or norm != "linf" or eps_255 != EPS_255:
-        return {}
-    return PAPER.get(model, PAPER["resnet18"])
+        return None
+    return model if model in PAPER else "resnet18"

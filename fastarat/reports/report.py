@@ -19,7 +19,7 @@ from fastarat.reports.costs import costs
 from fastarat.reports.facts import Facts, facts_of, names_of
 from fastarat.reports.look import Look, look_at
 from fastarat.reports.pictures import as_svg
-from fastarat.reports.published import OTHER_DATA, TITLES, points_beside
+from fastarat.reports.published import OTHER_DATA, net_beside
 from fastarat.reports.repeat import commands
 from fastarat.reports.verdict import measured, title_of, verdict, warnings_of
 from fastarat.runs.run import Run
@@ -172,9 +172,10 @@ def _curves(runs: Sequence[Facts]) -> list[Markup]:
     return found
 
 
-def _published(runs: Sequence[Facts]) -> dict[str, tuple[float, float]]:
-    found = [points_beside(run.data, run.config.attack.norm, run.config.eps_255, run.config.model.name) for run in runs]
-    return {TITLES[name]: point for name, point in found[0].items()} if all(found) else {}
+def _published(runs: Sequence[Facts]) -> str | None:
+    """The paper's net that can stand beside all runs."""
+    nets = [net_beside(run.data, run.config.attack.norm, run.config.eps_255, run.config.model.name) for run in runs]
+    return nets[0] if all(nets) else None
 
 
 def _trade_off(runs: Sequence[Facts]) -> Markup | None:
@@ -184,10 +185,10 @@ def _trade_off(runs: Sequence[Facts]) -> Markup | None:
     points = {name: (clean, robust) for name, (clean, robust, *_) in known.items()}
     attacks = sorted({attack for *_, attack in known.values()})
     said = "; ".join(f"{name}: {clean:.1f} % clean, {robust:.1f} % robust" for name, (clean, robust) in points.items())
-    published, attack = _published(runs), " or ".join(attacks)
-    beside = " The paper's trainings stand beside as crosses." if published else ""
+    net, attack = _published(runs), " or ".join(attacks)
+    beside = f" The paper's trainings of a {net} stand beside as crosses." if net else ""
     alt = f"Clean accuracy against accuracy under {attack}. {said}.{beside}"
-    return as_svg(pictures.trade_off, points, published, attack, alt=alt)
+    return as_svg(pictures.trade_off, points, net, attack, alt=alt)
 
 
 def _classes(facts: Facts) -> dict[str, Any]:
