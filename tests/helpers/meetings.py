@@ -23,6 +23,7 @@ class Meetings:
         monkeypatch.setattr(torch.ops._c10d_functional, "all_reduce", self._start)
         monkeypatch.setattr(torch.ops._c10d_functional, "wait_tensor", lambda values: values)
         monkeypatch.setattr(dist, "broadcast_object_list", self._broadcast)
+        monkeypatch.setattr(dist, "all_gather_object", self._gather)
         monkeypatch.setattr(dist, "barrier", lambda group: self._meet("barrier"))
         monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
         monkeypatch.setattr(trainer, "join_world", lambda device: self.world())
@@ -61,3 +62,6 @@ class Meetings:
 
     def _broadcast(self, box: list[Any], src: int, group: Any) -> None:
         box[:] = self._meet("broadcast", list(box))
+
+    def _gather(self, found: list[Any], value: Any, group: Any) -> None:
+        found[:] = self._meet("all_gather_object", [value] * len(found))

@@ -45,6 +45,7 @@ def steps(monkeypatch):
     """How many steps were timed, each of which takes a second."""
     taken: list[float] = []
     monkeypatch.setattr(compiling, "time", SimpleNamespace(monotonic=lambda: len(taken) * SECOND))
+    monkeypatch.setattr(compiling, "_slowness_now", lambda: 1.0)
     return taken
 
 

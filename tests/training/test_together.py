@@ -186,7 +186,7 @@ def test_a_loss_that_another_process_saw_first_counts_from_the_step_it_saw(tmp_p
 
 
 def test_a_signal_to_any_process_stops_all_and_gives_its_number(tmp_path, monkeypatch):
-    loop = loop_in(tmp_path, with_another(monkeypatch, signal.SIGTERM, 0, 0))
+    loop = loop_in(tmp_path, with_another(monkeypatch, signal.SIGTERM, 0, 0, 0))
     monkeypatch.setattr(Loop, "_save", lambda loop: None)
     loop.display = SimpleNamespace(due=lambda: False)  # type: ignore[assignment]
     with pytest.raises(Interrupted, match="stopped at step 0") as stopped:
