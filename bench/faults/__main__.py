@@ -100,6 +100,7 @@ def _tried(fault: Fault, scene: Scene, whole: Path | None) -> dict[str, Any]:
 def _summary(fault: Fault, tries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     seconds = [found["seconds"] for found in tries if found["seconds"] is not None]
     bits = [found["bits"] for found in tries if found["bits"] is not None]
+    wrong = [found["said"] or "nothing was said" for found in tries if not found["correct"]]
     return {
         "case": fault.name,
         "outcome": fault.outcome,
@@ -110,7 +111,8 @@ def _summary(fault: Fault, tries: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "left": max(found["left"] for found in tries),
         "bits": max(bits, default=None),
         "said": tries[-1]["said"],
-        "correct": all(found["correct"] for found in tries),
+        "correct": not wrong,
+        **({"error": wrong[0]} if wrong else {}),
     }
 
 

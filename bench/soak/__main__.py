@@ -67,6 +67,8 @@ def main(args: list[str] | None) -> int:
         counts = _soaked(arguments, Path(folder), started + (arguments.budget or math.inf))
     found = {**vars(counts), "seconds": round(time.monotonic() - started), "correct": counts.bits_lost == 0}
     row = {**row, **found}
+    if counts.bits_lost:
+        row["error"] = f"{counts.bits_lost} bits were lost"
     write_row(arguments.rows, row)
     return command.report([row], arguments, print_tables, headline)
 
