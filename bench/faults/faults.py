@@ -67,47 +67,40 @@ def _lines(scene: Scene) -> int:
     return (scene.run / "metrics.jsonl").read_text().count("\n")
 
 
-def _launcher_killed(scene: Scene) -> tuple[float, str]:
+def _goes_on(scene: Scene, machines: int, happens: Callable[[], None]) -> tuple[float, str]:
+    """Let something happen to an endless training, which has to go on with so many machines."""
     scene.trains(*ELASTIC, *ENDLESS)
     begin = time.monotonic()
-    scene.processes[1].kill()
-    return _first(scene.goes_on(1), begin)
+    happens()
+    said = scene.goes_on(machines)
+    return _since(begin), said
+
+
+def _launcher_killed(scene: Scene) -> tuple[float, str]:
+    return _goes_on(scene, 1, lambda: scene.processes[1].kill())
 
 
 def _machine_killed(scene: Scene) -> tuple[float, str]:
-    scene.trains(*ELASTIC, *ENDLESS)
-    begin = time.monotonic()
-    scene.machines[1].kill()
-    return _first(scene.goes_on(1), begin)
+    return _goes_on(scene, 1, lambda: scene.machines[1].kill())
 
 
 def _told_to_end(scene: Scene) -> tuple[float, str]:
-    scene.trains(*ELASTIC, *ENDLESS)
-    begin = time.monotonic()
-    scene.processes[1].terminate()
-    return _first(scene.goes_on(1), begin)
+    return _goes_on(scene, 1, lambda: scene.processes[1].terminate())
 
 
 def _cable_out_for_20_s(scene: Scene) -> tuple[float, str]:
-    scene.trains(*ELASTIC, *ENDLESS)
-    begin = time.monotonic()
-    scene.machines[1].plug(False)
-    time.sleep(20)
-    scene.machines[1].plug(True)
-    return _first(scene.goes_on(2), begin)
+    def out_and_in() -> None:
+        scene.machines[1].plug(False)
+        time.sleep(20)
+        scene.machines[1].plug(True)
+
+    return _goes_on(scene, 2, out_and_in)
 
 
 def _cable_out(scene: Scene) -> tuple[float, str]:
-    scene.trains(*ELASTIC, *ENDLESS)
-    begin = time.monotonic()
-    scene.machines[1].plug(False)
-    found = _first(scene.goes_on(1), begin)
+    found = _goes_on(scene, 1, lambda: scene.machines[1].plug(False))
     scene.ended(1)  # it finds nobody, and gives up
     return found
-
-
-def _first(said: str, begin: float) -> tuple[float, str]:
-    return _since(begin), said
 
 
 def _disk_full(scene: Scene) -> tuple[float, str]:
@@ -137,7 +130,8 @@ def _late(scene: Scene) -> tuple[float, str]:
     time.sleep(scene.moments.uniform(0, 3))
     begin = time.monotonic()
     scene.start(1, *ELASTIC, *ENDLESS)
-    return _first(scene.goes_on(2), begin)
+    said = scene.goes_on(2)
+    return _since(begin), said
 
 
 def _clocks_apart(scene: Scene) -> tuple[float, str]:

@@ -43,7 +43,8 @@ def started(asked: Asked, args: list[str]) -> int | None:
 
     if asked.gpus > (there := torch.cuda.device_count() if torch.cuda.is_available() else 0):
         raise UserError(f"--gpus {asked.gpus}: this machine has {there}: give no more, or --procs N on the CPU")
-    return launch(asked.gpus or asked.procs, args, 0, on_gpus=asked.gpus > 0)
+    goes_on = "give the same command again"
+    return launch(asked.gpus or asked.procs, args, goes_on=goes_on, on_gpus=asked.gpus > 0)
 
 
 @contextmanager

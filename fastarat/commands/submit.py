@@ -87,8 +87,7 @@ def _checked(args: list[str]) -> TrainArguments:
     """What they say to train. Raises `UserError` for what it would refuse; machines find each other by Slurm."""
     if value_of(args, "--rendezvous") is not None:
         raise UserError("--rendezvous is Slurm's to say: leave it out")
-    several = value_of(args, "--nodes") not in (None, "1")
-    return parse_arguments([*args, "--rendezvous", "slurm:1"] if several else args)
+    return parse_arguments(args)
 
 
 def _executor(arguments: SubmitArguments, config: Config, out: Path) -> Any:

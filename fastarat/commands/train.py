@@ -57,6 +57,8 @@ def run(args: list[str]) -> int:
     arguments = parse_arguments(args)
     if launched():
         arguments = _as_started(arguments, args)
+    elif (arguments.config.nodes > 1) != bool(arguments.rendezvous):
+        raise UserError("--nodes N and --rendezvous HOST:PORT go together: give both on every machine, or neither")
     elif arguments.config.num_processes > 1 or arguments.max_restarts:
         return _launch(arguments, args)
     from fastarat.training.train import train
@@ -95,8 +97,6 @@ def parse_arguments(args: list[str]) -> TrainArguments:
     require_positive(arguments, "profile")
     if arguments.max_restarts < 0:
         raise UserError(f"--max-restarts {arguments.max_restarts}: give 0 or more")
-    if (arguments.config.nodes > 1) != bool(arguments.rendezvous) and not launched():
-        raise UserError("--nodes N and --rendezvous HOST:PORT go together: give both on every machine, or neither")
     if arguments.out == Path():
         raise UserError("--out is the current directory: give the run one of its own")
     if arguments.resume:
@@ -229,6 +229,7 @@ def _launch(arguments: TrainArguments, args: list[str]) -> int:
         ["train", *_without(args, "--nodes")],  # there are as many as come
         arguments.port,
         machines,
+        goes_on="--resume goes on from the last checkpoint",
         max_restarts=arguments.max_restarts,
         on_gpus=on_gpus,
     )

@@ -12,8 +12,6 @@ from fastarat.common.ending import UNFORESEEN
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import read_json
 
-GOES_ON = "--resume goes on from the last checkpoint"
-
 
 @dataclass(frozen=True)
 class Cause:
@@ -21,14 +19,14 @@ class Cause:
 
     text: str
     kind: type[UserError | WorkError] = WorkError
-    fix: str = ""
+    was_killed: bool = False
+    """it could say nothing itself"""
     may_pass: bool = True
     """whether processes that are started again may get past it: a full disk would only be met once more"""
 
-    @property
-    def error(self) -> UserError | WorkError:
-        """It, to be raised where the run ends."""
-        return self.kind("; ".join(filter(None, (self.text, self.fix))))
+    def error(self, goes_on: str) -> UserError | WorkError:
+        """It, to be raised where the work ends; `goes_on` says how it goes on, where no process could say so."""
+        return self.kind(f"{self.text}; {goes_on}" if self.was_killed else self.text)
 
     @property
     def in_short(self) -> str:
@@ -49,10 +47,10 @@ def cause_of(failures: Mapping[int, ProcessFailure], folder: Path) -> Cause | No
     return next(iter((*killed, *own, *aborted, *said)), None)
 
 
-def raise_why(failures: Mapping[int, ProcessFailure], folder: Path) -> None:
-    """Raise `cause_of` them, if there is one."""
+def raise_why(failures: Mapping[int, ProcessFailure], folder: Path, goes_on: str) -> None:
+    """Raise `cause_of` them, if there is one; `goes_on`: see `Cause.error`."""
     if cause := cause_of(failures, folder):
-        raise cause.error from None
+        raise cause.error(goes_on) from None
 
 
 def _killed(failures: Mapping[int, ProcessFailure]) -> tuple[list[Cause], list[Cause]]:
@@ -64,7 +62,7 @@ def _killed(failures: Mapping[int, ProcessFailure]) -> tuple[list[Cause], list[C
             continue
         number = signal.Signals(-failure.exitcode)
         why = "a library failed, or waited too long" if number == signal.SIGABRT else "out of memory?"
-        cause = Cause(f"process {rank} was killed ({number.name}; {why})", fix=GOES_ON)
+        cause = Cause(f"process {rank} was killed ({number.name}; {why})", was_killed=True)
         (aborted if number == signal.SIGABRT else killed).append(cause)
     return killed, aborted
 

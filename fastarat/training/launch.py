@@ -20,7 +20,7 @@ from fastarat.common.errors import UserError, WorkError
 from fastarat.common.processes import AGAIN, LAUNCHER
 from fastarat.common.signals import saving_answered
 from fastarat.training.agent import Agent
-from fastarat.training.causes import GOES_ON, raise_why
+from fastarat.training.causes import raise_why
 from fastarat.training.meeting import HERE, JOIN_S, Machines, Meeting, meeting_of
 
 ENDING = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP")
@@ -35,16 +35,17 @@ def launch(
     port: int = 0,
     machines: Machines | None = None,
     *,
+    goes_on: str,
     max_restarts: int = 0,
     on_gpus: bool = False,
 ) -> int:
     """Run `fastarat ARGS` in N processes that know each other, and those of the other `machines`; returns the command's
     exit code.
 
-    `port`, of one machine alone: 0 takes any free one. `max_restarts`: how often processes are started again after one
-    of them was lost. `on_gpus`: each process has a GPU of those in CUDA_VISIBLE_DEVICES, sees no other, and knows it as
-    device 0: so all of them compile the same code, and find it compiled. Raises what the first process to fail said,
-    and as `meeting_of` does.
+    `port`, of one machine alone: 0 takes any free one. `goes_on` says in errors how to go on. `max_restarts`: how often
+    processes are started again after one of them was lost. `on_gpus`: each process has a GPU of those in
+    CUDA_VISIBLE_DEVICES, sees no other, and knows it as device 0: so all of them compile the same code, and find it
+    compiled. Raises what the first process to fail said, and as `meeting_of` does.
     """
     if machines is None:
         check_port(port)
@@ -71,38 +72,38 @@ def launch(
     with TemporaryDirectory(prefix="fastarat-", ignore_cleanup_errors=True) as said:
         agent = Agent(spec, meeting, Path(said))
         with saving_answered(lambda number, _: agent.signal_processes(number)):
-            return _run(agent, meeting, machines)
+            return _run(agent, meeting, machines, goes_on)
 
 
-def _run(agent: Agent, meeting: Meeting, machines: Machines | None) -> int:
+def _run(agent: Agent, meeting: Meeting, machines: Machines | None, goes_on: str) -> int:
     try:
         result: RunResult | None = agent.run()  # type: ignore[assignment]
     except SignalException as error:
         meeting.leave()
-        raise_why({}, agent.said)
+        raise_why({}, agent.said, goes_on)
         return 128 + error.sigval  # every process has saved its checkpoint and said so
     except RendezvousClosedError as error:
-        raise WorkError(f"another machine has ended the run, and says why; {GOES_ON}") from error
+        raise WorkError(f"another machine has ended the run, and says why; {goes_on}") from error
     except RendezvousTimeoutError as error:
-        raise WorkError(f"too few machines came within {JOIN_S} s: start the command on each; {GOES_ON}") from error
+        raise WorkError(f"too few machines came within {JOIN_S} s: start the command on each; {goes_on}") from error
     except RendezvousConnectionError as error:
         where = f"{machines.rendezvous}, where the machines meet," if machines else "the launcher's store"
-        raise WorkError(f"{where} does not answer any more: is that machine gone? {GOES_ON}") from error
+        raise WorkError(f"{where} does not answer any more: is that machine gone? {goes_on}") from error
     except KeyboardInterrupt:
         meeting.leave()
         raise
     else:
         meeting.end()
-        return _code(result, agent)
+        return _code(result, agent, goes_on)
 
 
-def _code(result: RunResult | None, agent: Agent) -> int:
+def _code(result: RunResult | None, agent: Agent, goes_on: str) -> int:
     """The exit code; None is the result of a machine that was never needed."""
     if result is None or not result.is_failed():
         return 0
-    raise_why(result.failures, agent.said)
+    raise_why(result.failures, agent.said, goes_on)
     if not result.failures:
-        raise WorkError(f"{agent.why}; {GOES_ON}")
+        raise WorkError(f"{agent.why}; {goes_on}")
     # A signal was sent to one of them, and all have stopped.
     code = max(failure.exitcode for failure in result.failures.values())
     return code if code > 0 else 128 - code

@@ -220,7 +220,7 @@ def test_a_process_that_fails_says_why_and_waits_for_nobody(launching, monkeypat
 
 def test_what_is_wrong_is_said_once_by_all_processes_together(launching):
     """Both find it, in the settings already; the launcher says it."""
-    code, said = launching(lambda: launch(2, ["train", "--epochs", "0", "--out", "run"], port=0))
+    code, said = launching(lambda: launch(2, ["train", "--epochs", "0", "--out", "run"], port=0, goes_on=""))
     # One that the launcher ends before it could find the same may say that it was interrupted.
     assert code == 2 and Result(code, "", said).error == "epochs is 0: give 1 or more"
 

@@ -175,11 +175,11 @@ def test_of_several_processes_the_launcher_says_what_the_first_to_fail_said(tmp_
         os.utime(file, ns=(0, 2000 - 1000 * rank))
     assert capsys.readouterr().err == ""
     with pytest.raises(WorkError, match=r"TypeError: the reason .*the traceback is in"):
-        raise_why({}, tmp_path)
+        raise_why({}, tmp_path, "--resume goes on")
     file.write_text(json.dumps({"message": {"message": "give a file"}, "code": 2}))
     os.utime(file, ns=(0, 0))
     with pytest.raises(UserError, match=r"^give a file$"):
-        raise_why({}, tmp_path)
+        raise_why({}, tmp_path, "--resume goes on")
 
 
 @pytest.mark.parametrize("cut", [b"", b'{"message": {"mess', b"\xff", b"[]", b'{"code": 2, "message": "text"}'])
@@ -190,10 +190,10 @@ def test_a_reason_that_cannot_be_read_hides_no_other_and_is_one_line_itself(tmp_
         file.write_bytes(text)
         os.utime(file, ns=(0, rank))
     with pytest.raises(WorkError, match=r"^the reason$"):
-        raise_why({}, tmp_path)
+        raise_why({}, tmp_path, "--resume goes on")
     file.unlink()
     with pytest.raises(WorkError, match=r"^a process failed, and what it said of it cannot be read$"):
-        raise_why({}, tmp_path)
+        raise_why({}, tmp_path, "--resume goes on")
 
 
 def test_a_reason_is_whole_or_not_there(tmp_path, monkeypatch):
@@ -219,7 +219,7 @@ def test_the_launcher_answers_sighup_but_where_nohup_has_it_ignored(monkeypatch,
     monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
     try:
-        assert launch(2, ["train"], 0) == 0
+        assert launch(2, ["train"], 0, goes_on="") == 0
     finally:
         signal.signal(signal.SIGHUP, before)
     assert ("SIGHUP" in held["names"]) is not ignored and {"SIGINT", "SIGTERM", "SIGQUIT"} < {*held["names"], "SIGHUP"}
@@ -249,7 +249,7 @@ def test_of_what_processes_say_and_show_the_cause_is_said(tmp_path, number, said
         file.write_text(json.dumps({"message": {"message": text}, "code": 1}))
         os.utime(file, ns=(0, rank))
     with pytest.raises(WorkError, match=reason):
-        raise_why(failures, tmp_path)
+        raise_why(failures, tmp_path, "--resume goes on")
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -29,7 +29,7 @@ def found(folder: Path, monkeypatch, on_gpus: bool) -> list[list[str]]:
     given = dict.fromkeys((processes.LAUNCHER, "TORCH_CPP_LOG_LEVEL"), "1")
     for name, value in {**UNMEASURED, **given}.items():  # they run nothing of ours
         monkeypatch.setenv(name, value)
-    assert launch(2, ["train"], 0, on_gpus=on_gpus) == 0
+    assert launch(2, ["train"], 0, goes_on="", on_gpus=on_gpus) == 0
     return [json.loads((folder / str(rank)).read_text()) for rank in range(2)]
 
 

@@ -2,7 +2,7 @@
 
 Inductor's own decomposition reduces all pixels at once, and splits that among threads by channels, 16 to a vector: of a
 layer of 16 channels one thread does it all. Means of equal groups combine exactly, and variances by the law of total
-variance (Chan, Golub and LeVeque 1979).
+variance (Chan, Golub and LeVeque, 1983).
 """
 
 from collections.abc import Iterator
