@@ -1,5 +1,6 @@
 """Several machines: hosts in network namespaces of this one, some of which fail."""
 
+import os
 import signal
 import subprocess
 import time
@@ -16,6 +17,8 @@ from fastarat.common.errors import UserError
 from tests.helpers.command_line import TINY, Result, assert_same, finish, newest, record, start, state_of, wait_for
 
 NET = "10.77.0"
+PREFIX = f"fast-{os.environ.get('PYTEST_XDIST_WORKER', 'one')}"
+"""of names of hosts: each worker of pytest has its own"""
 RUN = (*TINY, "--epochs", "2", "--num-train-images", "256", "--batch", "64")
 PORTS = count(29500)
 
@@ -25,7 +28,7 @@ def machines() -> Iterator[list[Host]]:
     """Two machines, NET.1 and NET.2."""
     with ExitStack() as stack:
         try:
-            made = stack.enter_context(hosts(2, "fastarat", NET))
+            made = stack.enter_context(hosts(2, PREFIX, NET))
         except UserError as error:
             pytest.skip(str(error))
         yield made
