@@ -13,7 +13,7 @@ from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.console import command, notice
 from fastarat.common.environment import environment
 from fastarat.common.errors import UserError, WorkError
-from fastarat.common.files import checksum_of, read_sealed, write_text
+from fastarat.common.files import checksum_of, read_json, read_sealed, write_text
 from fastarat.common.typed import build
 from fastarat.config import Config
 from fastarat.data.formats.find import place_of
@@ -78,6 +78,7 @@ def tuned_choices(config: Config, device: str, log: ChoiceLog) -> Choices | None
         return None
     tuned = kept(config, device) or kept(replace(config, **dict.fromkeys(LEVERS, "auto")), device)
     if tuned is None:
+        _say_that_it_was_elsewhere(config, device)
         return None
     forms = open_forms(config, device)
     usable = [one for one in tuned.tried if one.form in forms]
@@ -86,6 +87,26 @@ def tuned_choices(config: Config, device: str, log: ChoiceLog) -> Choices | None
     if best is None:
         return None
     return _told(best.form, config, log, f"{TUNED}: {best.ratio[1]:.2f} x the plainest step's speed")
+
+
+def _say_that_it_was_elsewhere(config: Config, device: str) -> None:
+    """A notice where this shape was tuned, but by other versions or on another machine."""
+    keys = [key_of(one, device) for one in (config, replace(config, **dict.fromkeys(LEVERS, "auto")))]
+    folder = cache_folder()
+    for place in sorted((folder / "tuned").glob("*.json")) if folder else ():
+        try:
+            found = read_json(place, _MOST_BYTES)
+        except UserError:
+            continue
+        key = found.get("key") if isinstance(found, dict) else None
+        if not isinstance(key, dict) or not isinstance(key.get("machine"), dict):
+            continue
+        if key.get("shape") in [one["shape"] for one in keys]:
+            here = keys[0]["machine"]
+            name = next((name for name in here if key["machine"].get(name) != here[name]), "")
+            was = key["machine"].get(name)
+            notice(f"tuned with {name} {was!r}, now {here.get(name)!r}: {command('tune', config.recipe)} tunes anew")
+            return
 
 
 def begun_with(session: Mapping[str, Any], config: Config, device: str, log: ChoiceLog) -> Choices | None:

@@ -55,11 +55,16 @@ def test_a_short_run_does_not_wait_for_the_compiler(place):
     assert taken(epochs=1, num_train_images=64)[0] == Choices()
 
 
-def test_another_shape_machine_or_number_of_processes_was_not_tuned(place, monkeypatch):
+def test_another_shape_machine_or_number_of_processes_was_not_tuned(place, monkeypatch, capsys):
     for other in ({"batch": 32}, {"attack": replace(CONFIG.attack, steps=1)}, {"procs": 2}):
         assert taken(**other) == (None, {})
-    monkeypatch.setattr(module, "environment", dict.fromkeys(module._MACHINE, "another").copy)
+    assert capsys.readouterr().err == ""
+    there = {**dict.fromkeys(module._MACHINE, "the same"), "commit": "another"}
+    monkeypatch.setattr(module, "environment", there.copy)
+    (place.parent / "0.json").write_text('{"key": [1]}')
     assert taken() == (None, {})
+    said = "tuned with commit 'the same', now 'another': 'fastarat tune digits-arat' tunes anew"
+    assert capsys.readouterr().err.count(said) == 1
 
 
 def changed(place, **values):
