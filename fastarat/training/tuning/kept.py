@@ -86,7 +86,7 @@ def tuned_choices(config: Config, device: str, log: ChoiceLog) -> Choices | None
     best = fastest(tuned.tried, num_images, usable)
     if best is None:
         return None
-    return _told(best.form, config, log, f"{TUNED}: {best.ratio[1]:.2f} x the plainest step's speed")
+    return _told(best.form, config, log, f"{TUNED}, times the plainest step's speed: {best.ratio_text}")
 
 
 def _say_that_it_was_elsewhere(config: Config, device: str) -> None:

@@ -75,14 +75,15 @@ def test_one_graph_that_would_take_too_long_to_compile_is_not_tried(monkeypatch)
 def test_the_form_by_which_a_run_ends_first_depends_on_its_length():
     plain = Tried(PLAIN, None, 0.1, 100.0)
     compiled = Tried(replace(PLAIN, compile="compile"), None, 10.0, 200.0, (1.9, 2.0, 2.1))
-    open_ended = Tried(replace(PLAIN, dtype="bf16"), None, 0.1, 110.0, (0.9, 1.1, 1.2))
+    unresolved = Tried(replace(PLAIN, compile="compile", unroll=True), None, 0.1, 110.0, (0.7, 2.9, 8.0))
     refused = Tried(replace(PLAIN, dtype="fp16"), "differs", 0.0, 900.0, (8.0, 9.0, 9.1))
     every = [plain, compiled, refused]
     assert fastest(every, 1000, every) == plain  # 10 s, and 15 s compiled
     assert fastest(every, 10_000, every) == compiled
     assert fastest(every, 10_000, [plain, refused]) == plain
     assert fastest(every, 10_000, [refused]) is None
-    assert fastest([*every, open_ended], 1000, [plain, open_ended]) == open_ended
+    assert fastest([*every, unresolved], 10_000, [*every, unresolved]) == compiled
+    assert fastest([plain, unresolved], 1000, [plain, unresolved]) == plain
 
 
 def test_only_what_runs_here_and_is_left_open_is_a_candidate(monkeypatch):
