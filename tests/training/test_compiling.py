@@ -166,6 +166,8 @@ def test_the_last_time_counts_and_a_spoiled_file_is_no_time(cache):
     keep_seconds("a", 7, 50)
     keep_seconds("a", 6, 50)
     assert seconds_to_compile("a") == 6 and seconds_to_compile("b") is None
+    keep_seconds("tuned", 4, 50, was_kept=True)
+    assert seconds_to_compile("tuned") == 4 and last_slowness() == 1  # of the first one
     for spoiled in (
         "[",
         "[]",

@@ -74,15 +74,19 @@ def last_slowness() -> float:
         return 0.0
 
 
-def keep_seconds(key: str, seconds: float, idle: float | None) -> None:
-    """Remember how long it took, where an idle machine takes `idle` seconds at first (None: not known)."""
+def keep_seconds(key: str, seconds: float, idle: float | None, *, was_kept: bool = False) -> None:
+    """Remember how long it took, where an idle machine takes `idle` seconds at first (None: not known).
+
+    Where the code `was_kept`, by `fastarat tune` or another run, it was no first compilation, though none is on record.
+    """
     kept = _kept()
     entry = kept.get(key)
     first = {"first": round(seconds, 2), "when": int(time.time()), "machine": node()}
     if idle is not None:
         first["slowness"] = round(seconds / idle, 2)
     entry = entry if isinstance(entry, dict) else {}
-    kept[key] = {**entry, **({"last": round(seconds, 2)} if {"first", "last"} & entry.keys() else first)}
+    again = was_kept or bool({"first", "last"} & entry.keys())
+    kept[key] = {**entry, **({"last": round(seconds, 2)} if again else first)}
     _keep(kept)
 
 
