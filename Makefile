@@ -33,9 +33,21 @@ venv: .venv/.run  ## make .venv with everything a run needs
 .venv/.loaders: .venv/.dev requirements/ffcv.txt requirements/dali.txt
 	@requirements/loaders.sh $(BIN)/python $@
 
+.venv/.loggers: .venv/.dev requirements/loggers.txt
+	$(BIN)/python -m pip install --quiet -r requirements/loggers.txt
+	@touch $@
+
+FIRST := runs/first/digits-arat runs/first/digits-at
+
+# What was interrupted goes on: a run that is there is resumed.
 train: .venv/.run  ## train AR-AT and plain AT on the digits, evaluate and compare both
-	$(BIN)/python -m bench.robustness --suite digits --methods arat at --seeds 1 --num-autoattack 100 \
-		--runs runs/first --rows runs/first/rows.jsonl
+	set -e; for run in $(FIRST); do \
+		if [ -d $$run ]; then set -- --resume $$run; else set -- $${run##*/} --out $$run; fi; \
+		$(BIN)/python -m fastarat train "$$@" --no-report; \
+		$(BIN)/python -m fastarat eval $$run --attack autoattack --num-images 100; \
+	done
+	$(BIN)/python -m fastarat report $(FIRST) --out runs/first/report.html
+	$(BIN)/python -m fastarat compare $(FIRST)
 
 TESTS := $(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist worksteal
 
@@ -64,7 +76,7 @@ aot: .venv/.run  ## compile every Triton kernel for sm_80, sm_90 and sm_100 (no 
 docs: .venv/.docs  ## make a site of README, docs/ and their like, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-slow: .venv/.loaders  ## run the tests that take longer than a check should
+slow: .venv/.loaders .venv/.loggers  ## run the tests that take longer than a check should
 	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 soak: .venv/.run  ## kill short trainings 1,000 times, resume them, count the bits lost (a night; KILLS=20 for less)

@@ -17,7 +17,8 @@ import fastarat
 from tests.helpers.optional import needs_dali, needs_ffcv
 
 ROOT = Path(__file__).parents[1]
-LOCK, DEV, FFCV, DALI, DOCS = (ROOT / f"requirements/{name}.txt" for name in ("lock", "dev", "ffcv", "dali", "docs"))
+LOCKS = ("lock", "dev", "ffcv", "dali", "docs", "loggers")
+LOCK, DEV, FFCV, DALI, DOCS, LOGGERS = (ROOT / f"requirements/{name}.txt" for name in LOCKS)
 FOR_A_GPU = {"nvidia-libnvcomp-cu13"}
 """what only decoders on a GPU load"""
 
@@ -50,7 +51,7 @@ def unmet(wanted: list[str], locked: dict[str, str]) -> list[str]:
     return [str(wish) for wish, version in found if version is None or not wish.specifier.contains(version)]
 
 
-@pytest.mark.parametrize("path", [LOCK, DEV, FFCV, DALI, DOCS], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [LOCK, DEV, FFCV, DALI, DOCS, LOGGERS], ids=lambda path: path.name)
 def test_every_line_of_a_lock_is_exact_and_names_no_index(path):
     pins = requirements(path)
     assert [str(pin) for pin in pins if not re.fullmatch(r"==[\w.]+", str(pin.specifier))] == []
@@ -74,12 +75,15 @@ def test_all_development_tools_are_locked_on_top_of_a_run(metadata):
     assert unmet(metadata["extras_require"]["dev"], versions(LOCK, DEV)) == []
 
 
-def test_what_the_site_needs_is_locked_on_top_of_the_checks(metadata):
-    assert "-r dev.txt" in DOCS.read_text().splitlines()
-    assert not versions(LOCK, DEV).keys() & versions(DOCS).keys(), "pinned in both files"
-    assert unmet(metadata["extras_require"]["docs"], versions(LOCK, DEV, DOCS)) == []
-    loaders, site = versions(FFCV, DALI), versions(DOCS)
-    assert all(loaders[name] == site[name] for name in loaders.keys() & site.keys())
+@pytest.mark.parametrize(("path", "extras"), [(DOCS, ["docs"]), (LOGGERS, ["wandb", "mlflow"])])
+def test_what_a_target_needs_is_locked_on_top_of_the_checks(metadata, path, extras):
+    assert "-r dev.txt" in path.read_text().splitlines()
+    assert not versions(LOCK, DEV).keys() & versions(path).keys(), "pinned in both files"
+    wanted = [line for extra in extras for line in metadata["extras_require"][extra]]
+    assert unmet(wanted, versions(LOCK, DEV, path)) == []
+    mine = versions(path)
+    for others in (versions(FFCV, DALI), versions(DOCS)):
+        assert all(others[name] == mine[name] for name in others.keys() & mine.keys())
 
 
 @pytest.mark.parametrize(("extra", "path"), [("ffcv", FFCV), ("dali", DALI)])

@@ -1,5 +1,6 @@
 """`--log`: an epoch's numbers go where they were asked for, into the real thing, without a network."""
 
+import base64
 import csv
 import json
 import struct
@@ -53,6 +54,7 @@ def test_tensorboard_reads_them_and_is_what_auto_takes(fastarat):
     assert not list(Path("run").glob("*.csv"))
 
 
+@pytest.mark.slow
 @needs("mlflow")
 def test_mlflow_has_settings_and_numbers_in_a_store_of_the_run(fastarat, monkeypatch):
     from mlflow.tracking import MlflowClient
@@ -82,6 +84,7 @@ def records(log: bytes):
             parts = b""
 
 
+@pytest.mark.slow
 @needs("wandb")
 def test_wandb_keeps_them_offline(fastarat, monkeypatch):
     from wandb.proto.wandb_internal_pb2 import Record
@@ -99,9 +102,47 @@ def test_wandb_keeps_them_offline(fastarat, monkeypatch):
     assert found == expected(Path("run"))
 
 
+@pytest.mark.slow
+@needs("nbclient")
+@needs("ipykernel")
+def test_a_notebook_shows_one_figure_that_follows_the_run(tmp_path, monkeypatch):
+    from nbclient import NotebookClient
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    short = "num_train_images=64, epochs=3, attack=fastarat.AttackConfig(steps=1)"
+    cells = [
+        "from dataclasses import replace",
+        "from pathlib import Path",
+        "import fastarat",
+        f"config = replace(fastarat.recipe('digits-arat'), {short}, dtype='fp32', compile='eager')",
+        "run = fastarat.train(config, Path('run'))",
+    ]
+    notebook = new_notebook(cells=[new_code_cell("\n".join(cells)), new_code_cell("print(run.path)")])
+    resources = {"metadata": {"path": str(tmp_path)}}
+    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources)
+    updates = []
+    handled = client.process_message
+    monkeypatch.setattr(
+        client, "process_message", lambda message, *rest: (updates.append(message), handled(message, *rest))[1]
+    )
+    client.execute()
+    (shown,) = [output for output in notebook.cells[0].outputs if "image/png" in output.get("data", {})]
+    drawn = base64.b64decode(shown.data["image/png"])
+    assert drawn == (tmp_path / "run/learning_curves.png").read_bytes()
+    kinds = [message["msg_type"] for message in updates if "image/png" in message["content"].get("data", {})]
+    assert kinds == ["display_data", "update_display_data", "update_display_data"]
+    assert "learning curves of run; after step" in json.dumps(shown.metadata)
+
+
+def test_outside_a_notebook_its_figure_is_refused(fastarat):
+    error = fastarat("train", "digits-arat", *RUN, "--log", "notebook").error
+    assert "--log notebook: this is none" in error and not Path("run").exists()
+
+
 def test_a_name_that_is_none_is_answered_with_those_there_are(fastarat):
     error = fastarat("train", "digits-arat", *RUN, "--log", "tensorbord").error
-    assert "give auto, csv, mlflow, tensorboard, wandb; did you mean 'tensorboard'?" in error
+    assert "give auto, csv, mlflow, notebook, tensorboard, wandb; did you mean 'tensorboard'?" in error
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])

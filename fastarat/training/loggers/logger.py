@@ -4,23 +4,26 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import chain
 from typing import Any, Protocol
 
 from fastarat.common.console import notice
 from fastarat.common.errors import UserError, WorkError, first_line, unknown
 from fastarat.runs.run import Run
+from fastarat.training.loggers.notebook import in_notebook
 
 LOGGERS = {
     "tensorboard": "fastarat.training.loggers.tensorboard:TensorBoard",
     "csv": "fastarat.training.loggers.csv:CSV",
     "wandb": "fastarat.training.loggers.wandb:WandB",
     "mlflow": "fastarat.training.loggers.mlflow:MLflow",
+    "notebook": "fastarat.training.loggers.notebook:Notebook",
 }
 """the places that `--log` names: a line each"""
 PACKAGES = ("tensorboard", "wandb", "mlflow")
 """those that need the package of their name, which is an extra of its name"""
 AUTO = "auto"
-"""TensorBoard's events, where TensorBoard is installed"""
+"""TensorBoard's events, where TensorBoard is installed, and in a notebook the learning curves under the cell"""
 
 
 class Logger(Protocol):
@@ -51,6 +54,13 @@ def check_loggers(names: Sequence[str]) -> None:
             raise unknown("logger", name, (AUTO, *LOGGERS))
         if name in PACKAGES and find_spec(name) is None:
             raise UserError(f"--log {name}: {name} is not installed: pip install 'fastarat[{name}]', or leave it out")
+        if name == "notebook" and not in_notebook():
+            raise UserError("--log notebook: this is none; call fastarat.train in a cell of one, or leave it out")
+
+
+def found_here() -> list[str]:
+    """The loggers that `auto` stands for."""
+    return ["tensorboard"] * (find_spec("tensorboard") is not None) + ["notebook"] * in_notebook()
 
 
 class Loggers:
@@ -65,10 +75,9 @@ class Loggers:
 
     def open(self, first_step: int) -> None:
         """Begin, or go on, after `first_step` steps. Raises `UserError` for a place that does not let us in."""
-        found = "tensorboard" if find_spec("tensorboard") else None
-        for name in dict.fromkeys(found if name == AUTO else name for name in self.names):
-            if name:
-                self.opened[name] = _made(name)(self.run, first_step)
+        named = [[name] if name != AUTO else found_here() for name in self.names]
+        for name in dict.fromkeys(chain.from_iterable(named)):
+            self.opened[name] = _made(name)(self.run, first_step)
 
     def write(self, entry: dict[str, Any]) -> None:
         """Hand on a line of `metrics.jsonl`. Raises `WorkError` where a file of the run cannot be written."""
