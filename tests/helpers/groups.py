@@ -10,6 +10,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from fastarat.common.distributed import World
 from tests.helpers.step_parts import CPU
 
+HOW = "spawn" if torch.cuda.is_available() else "fork"
+"""of starting processes: quickly, where this one has nothing of CUDA's, which no fork survives"""
+
 
 @contextmanager
 def alone() -> Iterator[World]:

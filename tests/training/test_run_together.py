@@ -21,6 +21,7 @@ from fastarat.training.build import start_training, step_of
 from fastarat.training.choices import Choices
 from fastarat.training.fallback import FallbackStep
 from fastarat.training.step.compiled import remembered
+from tests.helpers.groups import HOW
 from tests.helpers.step_parts import nets_of_one_block
 
 LIMIT = timedelta(minutes=2)
@@ -69,7 +70,7 @@ def taken(rank: int, folder: Path, mode: CompileMode, fails: int | None, gains: 
 def both(folder: Path, mode: str, fails: int | None, gains: tuple[float, float] = (2.0, 2.0)) -> list[dict]:
     """How each of two processes went on."""
     others: Any = torch.multiprocessing.start_processes(
-        taken, (folder, mode, fails, gains), nprocs=2, join=False, start_method="fork"
+        taken, (folder, mode, fails, gains), nprocs=2, join=False, start_method=HOW
     )
     while not others.join():
         pass
