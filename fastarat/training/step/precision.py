@@ -13,6 +13,8 @@ Dtype = Literal["fp64", "fp32", "bf16", "fp16"]
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _GROWTH_INTERVAL = 2000
+_ROUNDING = 1.01
+"""on a mean over processes: more than it is off in bf16, less than one factor of 50 that was halved takes from it"""
 
 
 class Precision:
@@ -69,6 +71,18 @@ class Precision:
         self.scale.mul_(torch.where(finite, torch.where(grow, 2.0, 1.0), 0.5)).clamp_(min=1)
         self.good_steps.masked_fill_(grow, 0)
         return gradients, finite.float()
+
+    @torch.no_grad()
+    def agree(self, mean: Tensor) -> None:
+        """Let the attack's factor be the same in all processes: the power of two at its `mean` over them, or below it.
+
+        Each has halved its own for its images. A checkpoint holds one, and a run that goes on from it has to take the
+        steps that it would have taken.
+        """
+        assert self.attack_factor is not None
+        # NCCL multiplies by 1/N before it adds: the mean of equal factors may lie a little below them.
+        bits = (mean * _ROUNDING).view(torch.int32) & ~0x7FFFFF  # without the 23 bits of a float32's mantissa
+        self.attack_factor.copy_(bits.view(torch.float32))
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint keeps."""

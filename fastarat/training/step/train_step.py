@@ -133,11 +133,21 @@ def descend(parts: StepParts, x: Tensor, x_adv: Tensor, y: Tensor, controls: Con
     gradients = torch.autograd.grad(
         parts.precision.scaled(loss), parts.parameters, allow_unused=True, materialize_grads=True
     )
-    gradients = mean_gradients(list(gradients), parts.world, bf16=parts.bf16_gradients)
+    gradients = _means(parts, list(gradients))
     gradients, keep = parts.precision.unscale(gradients)
     momentum, weight_decay = parts.optimizer.momentum, parts.optimizer.weight_decay
     sgd_(parts.parameters, gradients, parts.momenta, controls.learning_rate, momentum, weight_decay, keep)
     return metrics
+
+
+def _means(parts: StepParts, gradients: list[Tensor]) -> list[Tensor]:
+    """The mean of each gradient over processes; fp16's factor on the attack travels with them."""
+    precision, world, bf16 = parts.precision, parts.world, parts.bf16_gradients
+    if world.group is None or precision.attack_factor is None:
+        return mean_gradients(gradients, world, bf16=bf16)
+    *means, factor = mean_gradients([*gradients, precision.attack_factor], world, bf16=bf16)
+    precision.agree(factor)
+    return means
 
 
 EAGER = Stages(start, ascend, descend)

@@ -9,15 +9,17 @@ import torch
 from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 
+from fastarat.attacks.pgd import FP16_FACTOR
 from fastarat.common.distributed import World
 from fastarat.config.attack import AttackConfig
 from fastarat.config.method import ATConfig
 from fastarat.methods.registry import build_method
 from fastarat.models.registry import build_model
-from fastarat.training.step import gradients
+from fastarat.training.step import gradients, train_step
 from fastarat.training.step.compiled import build_step
 from fastarat.training.step.gradients import in_buckets, mean_gradients
 from fastarat.training.step.overlap import Overlap
+from fastarat.training.step.precision import Dtype
 from fastarat.training.step.train_step import Controls, StepParts
 from tests.helpers.captured import batch
 from tests.helpers.groups import alone, first_of_two
@@ -64,11 +66,26 @@ def test_means_have_the_shapes_and_dtypes_of_their_gradients(world_of_one, monke
         assert torch.equal(mine, own.bfloat16().float())
 
 
-def steps_parts(world: World) -> tuple[StepParts, Controls]:
+def test_the_factor_on_the_attack_of_fp16_travels_with_the_gradients(world_of_one, monkeypatch):
+    """Another process has halved its own: all take the same steps from here, and from a checkpoint of any of them."""
+
+    def mean(given: list[torch.Tensor], world: World, *, bf16: bool) -> list[torch.Tensor]:
+        sent.append(given)
+        return [*given[:-1], given[-1] * 0.75]
+
+    sent: list[list[torch.Tensor]] = []
+    monkeypatch.setattr(train_step, "mean_gradients", mean)
+    parts, controls = steps_parts(world_of_one, "fp16")
+    train_step.train_step(parts, batch(0, parts), controls)
+    (given,) = sent
+    assert len(given) == len(parts.parameters) + 1 and float(parts.precision.attack_factor) == FP16_FACTOR / 2
+
+
+def steps_parts(world: World, precision: Dtype = "fp32") -> tuple[StepParts, Controls]:
     with nets_of_one_block():
         net = build_model("tiny", 10).to(memory_format=torch.channels_last).train()
         method = build_method(ATConfig(), net, (3, 16, 16)).train()
-    parts = parts_of(net, method, AttackConfig(eps_255=8, step_255=2, steps=1), "fp32", world=world)
+    parts = parts_of(net, method, AttackConfig(eps_255=8, step_255=2, steps=1), precision, world=world)
     return parts, Controls.of(parts, learning_rate=0.1)
 
 

@@ -78,6 +78,22 @@ def test_other_formats_have_no_factor_on_an_attack(name):
     assert Precision(name, CPU).attack_factor is None
 
 
+@pytest.mark.parametrize(
+    ("factors", "agreed"),
+    [
+        ([1024.0, 1024.0], 1024),
+        ([1024.0, 512.0], 512),
+        ([1024.0] * 7 + [256.0], 512),
+        ([2.0, 1.0, 1.0], 1),
+        ([1023.9], 1024),
+    ],
+)
+def test_processes_agree_on_a_factor_that_is_a_power_of_two_and_lower_than_the_largest(factors, agreed):
+    precision = Precision("fp16", CPU)
+    precision.agree(torch.tensor(factors).mean())
+    assert float(precision.attack_factor) == agreed
+
+
 def test_two_thousand_good_steps_double_the_scale():
     precision = Precision("fp16", CPU)
     gradients = [torch.ones(1)]
