@@ -22,6 +22,8 @@ LONGEST_WAIT = timedelta(hours=1)
 """for a process that does the same as the others: compiling a step from a cold cache takes minutes"""
 LONGEST_STEP = timedelta(minutes=15)
 """for its part of a step, which all of them have compiled: the longest that a loader may stand still"""
+_NCCL_S = timedelta(minutes=1)
+"""how much longer NCCL waits: it aborts the process, which can say why where it meets the others between steps"""
 
 OF_ANOTHER = "another process"
 """how a message begins that gives no reason of its own"""
@@ -62,7 +64,8 @@ def join_world(device: str) -> World:
     _show_gloo_the_way()
     backend = "nccl" if on_gpu else "gloo"
     try:
-        dist.init_process_group(backend, device_id=here if on_gpu else None, timeout=LONGEST_STEP)
+        longest = LONGEST_STEP + _NCCL_S if on_gpu else LONGEST_STEP
+        dist.init_process_group(backend, device_id=here if on_gpu else None, timeout=longest)
         # The first process may decode a large data set while the others wait; the launcher sees who died.
         control = _waiting(timedelta(days=1))
     except RuntimeError as error:
@@ -158,12 +161,18 @@ def decided(decide: Callable[[], T], world: World) -> T:
     return box[0]
 
 
-def largest(values: tuple[int, ...], world: World) -> tuple[int, ...]:
-    """The largest of each number over all processes, which must all ask at the same step."""
+def largest(values: tuple[int, ...], world: World, longest: timedelta | None = None) -> tuple[int, ...]:
+    """The largest of each number over all processes, which must all ask at the same step.
+
+    They wait `longest` for each other, by default as long as at any meeting. Raises `RuntimeError` after that.
+    """
     if world.control is None:
         return values
-    found = torch.tensor(values, dtype=torch.int64)
-    dist.all_reduce(found, op=dist.ReduceOp.MAX, group=world.control)
+    found, options = torch.tensor(values, dtype=torch.int64), dist.AllreduceOptions()
+    options.reduceOp = dist.ReduceOp.MAX  # type: ignore[assignment]  a member of that enumeration
+    if longest is not None:
+        options.timeout = longest
+    world.control.allreduce([found], options).wait()
     return tuple(found.tolist())
 
 

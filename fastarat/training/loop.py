@@ -8,7 +8,7 @@ from shlex import quote
 from types import FrameType
 from typing import Any
 
-from fastarat.common.distributed import average_in_place, barrier, decided, largest
+from fastarat.common.distributed import LONGEST_STEP, average_in_place, barrier, decided, largest
 from fastarat.common.errors import Interrupted, WorkError
 from fastarat.common.signals import answered, saving_answered
 from fastarat.data.loading.loader import Batch
@@ -126,7 +126,9 @@ class Loop:
         main = self.world.is_main
         asked = in_epoch and (self.is_asked or self.notice.has_come())
         due = main and in_epoch and self._save_is_due()
-        stop, asked, due, line = largest((self.stop_signal, asked, due, main and self.display.due()), self.world)
+        line = main and self.display.due()
+        # What waits in a CUDA graph for another process nobody watches: here it is seen that this one does not come.
+        stop, asked, due, line = largest((self.stop_signal, asked, due, line), self.world, LONGEST_STEP)
         if line:
             self._check_finite()
             self.display.line(training.step, training.epoch, training.means(), self._speed())

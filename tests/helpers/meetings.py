@@ -3,6 +3,7 @@
 Whoever hangs in the second process, or leaves the first one hanging, fails here at once and by name.
 """
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -56,6 +57,12 @@ class Meetings:
 
     def _all_reduce(self, tensor: torch.Tensor, op: Any = None, group: Any = None) -> None:
         tensor.copy_(self._meet(("all_reduce", tensor.shape, tensor.dtype, op), tensor.clone()))
+
+    def allreduce(self, tensors: list[torch.Tensor], options: dist.AllreduceOptions) -> Any:
+        """What a group of gloo's does."""
+        for tensor in tensors:
+            self._all_reduce(tensor, options.reduceOp)
+        return SimpleNamespace(wait=lambda: None)
 
     def _start(self, values: torch.Tensor, op: str, group: str) -> torch.Tensor:
         return self._meet(("all_reduce", values.shape, values.dtype, op), values.clone())

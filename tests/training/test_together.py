@@ -157,13 +157,13 @@ def test_a_process_that_finds_other_images_says_so_before_it_trains(tmp_path, mo
 def with_another(monkeypatch, *theirs: int) -> World:
     """The first of two processes; whenever largest numbers are asked for, the other one's are these."""
 
-    def all_reduce(tensor: torch.Tensor, op: object = None, group: object = None) -> None:
-        if tensor.dtype == torch.int64 and len(tensor) == len(theirs):
-            tensor.copy_(torch.maximum(tensor, torch.tensor(theirs)))
+    def allreduce(tensors: list[torch.Tensor], options: object) -> SimpleNamespace:
+        if len(tensors[0]) == len(theirs):
+            tensors[0].copy_(torch.maximum(tensors[0], torch.tensor(theirs)))
+        return SimpleNamespace(wait=lambda: None)
 
-    monkeypatch.setattr(dist, "all_reduce", all_reduce)
     monkeypatch.setattr(dist, "barrier", lambda group: None)
-    group: object = "another"
+    group: object = SimpleNamespace(allreduce=allreduce)
     return World(torch.device("cpu"), 0, 2, None, group)  # type: ignore[arg-type]
 
 
