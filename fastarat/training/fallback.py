@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from fastarat_kernels.launch import UnsupportedInput, triton_errors
+from fastarat_kernels.launch import UnsupportedInput, is_of_triton
 from torch import Tensor
 
 from fastarat.common.choice_log import ChoiceLog
-from fastarat.common.distributed import decided, gathered, largest, said_of_others
+from fastarat.common.distributed import decided, gathered, said_of_others
 from fastarat.common.errors import first_line
 from fastarat.data.loading.loader import Batch
 from fastarat.training.build import IMPLEMENTATIONS, compute_with, step_of
@@ -23,7 +23,10 @@ from fastarat.training.first_step import gain_in_turns, held_against
 from fastarat.training.state import Training
 from fastarat.training.step.compile_times import keep_gain, step_key
 from fastarat.training.step.compiled import NotCaptured, NotCompiled, Step, StepBySize, remembered
-from fastarat.training.step.together import LeftBehind, meet
+from fastarat.training.step.together import LeftBehind, NoWayOn, agreed, meet
+
+BEFORE_RUNNING = (NotCaptured, NotCompiled)
+"""errors after which no process waits for another one: nothing has run, or all have come as far"""
 
 
 class FallbackStep:
@@ -69,11 +72,9 @@ class FallbackStep:
         world = self.training.parts.world
         try:
             metrics = self._first(batch)
-            if batch.x.is_cuda:
-                torch.cuda.synchronize(batch.x.device)  # a kernel that fails is known only then
             meet(self.choices.way, world)
             self._check_gain(batch)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, NoWayOn):
             raise
         except LeftBehind as error:
             return None, error.way, ""
@@ -81,10 +82,23 @@ class FallbackStep:
             way = self._next_best(error)
             if way is None or said_of_others(str(error), world):  # the step of one that waited has not failed
                 raise
-            # The others are at a meeting, or will be: all go on alike, by the worst that any of them has to take.
-            (worst,) = largest((WAYS.index(way),), world)
+            worst = self._of_all_ways(WAYS.index(way), error, on_gpu=batch.x.is_cuda)
             return None, worst, first_line(error)
+        if batch.x.is_cuda:
+            torch.cuda.synchronize(batch.x.device)  # a kernel that fails here leaves no device to go on with
         return metrics, self.choices.way, ""
+
+    def _of_all_ways(self, way: int, error: Exception, *, on_gpu: bool) -> int:
+        """The plainest way that any process has to take after this `error`. The others are at a meeting, or will be:
+        all go on alike. Raises the error where they cannot."""
+        world, failed = self.training.parts.world, not isinstance(error, BEFORE_RUNNING)
+        # On a GPU the others' hosts go on to a meeting; on a CPU they wait in a collective of the step.
+        if failed and world.control is not None and not on_gpu:
+            raise error
+        try:
+            return agreed(way, world, failed=failed)
+        except NoWayOn:
+            raise error from None
 
     def _of_all(self, why: str) -> str:
         """Why they go on another way: for a reason of this process, or of another, which is named."""
@@ -117,7 +131,7 @@ class FallbackStep:
     def _next_best(self, error: Exception) -> Way | None:
         """The way to go after this error; None if there is none."""
         config, mode, kernels = self.training.config, self.choices.compile, self.choices.kernels
-        of_kernel = isinstance(error, (UnsupportedInput, *triton_errors())) or "Triton Error" in str(error)
+        of_kernel = isinstance(error, UnsupportedInput) or is_of_triton(error)
         if of_kernel and kernels == "triton" and config.kernels == "auto":
             return mode, "pytorch"
         if config.compile != "auto" or mode == "eager" or self.is_stopped():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fastarat_kernels.launch import UnsupportedInput, triton_errors
+from fastarat_kernels.launch import UnsupportedInput, is_of_triton, triton_errors
 
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.console import notice
@@ -98,13 +98,14 @@ def train(
     except UnsupportedInput as error:
         raise WorkError(f"a kernel refused its input ({error}): --kernels pytorch does without it") from error
     except triton_errors() as error:
-        reason = first_line(error)
-        raise WorkError(f"a Triton kernel failed ({reason}): --kernels pytorch does without it") from error
+        raise _of_a_kernel(error) from error
     except WorkError:  # a RuntimeError that says what it is
         raise
     except RuntimeError as error:
         if of_others := said_of_others(str(error), world):
             raise WorkError(of_others) from error
+        if is_of_triton(error):
+            raise _of_a_kernel(error) from error
         raise
     finally:
         if isinstance(step, FallbackStep):
@@ -114,6 +115,10 @@ def train(
             training.loader.close()
         run.unlock()
     return run
+
+
+def _of_a_kernel(error: Exception) -> WorkError:
+    return WorkError(f"a Triton kernel failed ({first_line(error)}): --kernels pytorch does without it")
 
 
 def _fit(

@@ -72,6 +72,11 @@ def triton_errors() -> tuple[type[Exception], ...]:
     return (TritonError,)
 
 
+def is_of_triton(error: Exception) -> bool:
+    """Whether Triton raised it: one of `triton_errors`, or what its launcher says of the driver."""
+    return isinstance(error, triton_errors()) or "Triton Error" in str(error)
+
+
 def check_rows(x: Tensor, name: str = "x") -> None:
     """Raise `UnsupportedInput` unless `x` is [N, C] or channels-last [N, C, H, W], dense, in a kernel's dtype."""
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):

@@ -227,6 +227,8 @@ class CapturedStep:
             for _ in range(_WARM_UP_STEPS):
                 self.step(self.batch)
         torch.cuda.current_stream().wait_stream(side)
+        if self.meet:
+            self.meet()  # a capture begins by waiting for the device, on which another one may have failed to come
         put_back()
         graph = torch.cuda.CUDAGraph()
         try:

@@ -3,6 +3,9 @@
 A process whose compiler fails alone would leave the others waiting for it in the step's first collective: so all meet
 after compiling, before any of them runs. A process that fails goes to no meeting of these: it says so at the one in
 which all meet after their first step (`fastarat.training.fallback`), the others hear it at theirs, and leave the step.
+
+One that fails while its step runs has left collectives that the others are in, or have queued on their devices: there
+is no other way then, unless all fail so, who stand at the same place.
 """
 
 from collections.abc import Callable
@@ -10,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fastarat.common.distributed import World, largest, said_of_others
+from fastarat.common.distributed import OF_ANOTHER, World, largest, said_of_others
 from fastarat.common.errors import WorkError
 
 Compile = Callable[[torch.fx.GraphModule, list[Any]], Callable]
@@ -25,19 +28,36 @@ class LeftBehind(WorkError):
         self.way = way
 
 
+class NoWayOn(WorkError):
+    """Another process has left the step in the middle: what this one has begun with it does not end."""
+
+    def __init__(self) -> None:
+        super().__init__(f"{OF_ANOTHER} has left the step in the middle")
+
+
 def meet(way: int, world: World) -> None:
     """Wait until all processes come, each with the way it goes: a number, larger for a plainer one.
 
-    Raises `LeftBehind` if one of them goes by a plainer way than this, and `WorkError` if one has ended.
+    Raises `LeftBehind` if one of them goes by a plainer way than this, `NoWayOn` if its step failed while it ran, and
+    `WorkError` if one has ended.
     """
+    plainest = agreed(way, world)
+    if plainest != way:
+        raise LeftBehind(plainest)
+
+
+def agreed(way: int, world: World, *, failed: bool = False) -> int:
+    """The plainest of the ways that all processes say at the meeting where they are; `failed`: this one's step failed
+    while it ran. Raises as `meet` does, `NoWayOn` also where this process failed alone."""
     try:
-        (plainest,) = largest((way,), world)
+        plainest, some_failed, some_did_not = largest((way, failed, not failed), world)
     except RuntimeError as error:
         if said := said_of_others(str(error), world):
             raise WorkError(said) from error
         raise
-    if plainest != way:
-        raise LeftBehind(plainest)
+    if some_failed and some_did_not and world.control is not None:
+        raise NoWayOn
+    return plainest
 
 
 def run_together(compile_graph: Compile, meet: Callable[[], None]) -> Compile:
