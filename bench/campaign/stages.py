@@ -22,6 +22,8 @@ BUDGET = "{budget}"
 """in a command: the seconds that the benchmark may measure"""
 LADDER_GRACE_S = 30
 """of a ladder's time: told to end, it times what is ready in about 20 s"""
+ENVIRONMENT_S = 180
+"""of the first stage: doctor takes a captured step, which from a cold cache compiles for a minute on two cores"""
 RECIPE, SMOKE_RECIPE = "cifar10-resnet18-arat", "digits-arat"
 LADDER_METHODS = ("arat", "at")
 SMOKE_METHODS = ("trades", "lbgat")
@@ -112,7 +114,7 @@ def _benchmark(setting: CampaignSetting, name: str, *flags: str, with_data: bool
 
 def _environment(setting: CampaignSetting) -> Stage:
     command = _python("bench.campaign.machine", "--device", setting.device, *setting.rows("campaign"))
-    return Stage("environment", command, 60, 0, is_of_call=True)
+    return Stage("environment", command, ENVIRONMENT_S, 0, is_of_call=True)
 
 
 def _pytest(*tests: str) -> tuple[str, ...]:

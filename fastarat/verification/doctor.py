@@ -74,11 +74,16 @@ def _training(device: str) -> Finding:
         choices, opened = choose(config, ChoiceLog(quiet=True)), Opened(dataset, "resident", "the only one")
         training, step = start_training(config, opened, choices, World(torch.device(device)))
         metrics = training.advance(step, next(iter(training.loader.batches(1))))
-        finite = bool(metrics["loss"].isfinite())
+        finite = _is_finite(metrics["loss"])
     except Exception as error:  # what a GPU's driver, compiler or kernels may raise is without end
         return Finding(f"training step on {device}", "broken", first_line(error))
     how = f"{DEFAULT}: {choices.dtype}, {choices.compile}, {choices.kernels} kernels"
     return Finding(f"training step on {device}", "ok" if finite else "broken", how)
+
+
+def _is_finite(loss: torch.Tensor) -> bool:
+    """Waits for the device: what its kernels do wrong comes to light here."""
+    return bool(loss.isfinite())
 
 
 def _gpus() -> list[Finding]:

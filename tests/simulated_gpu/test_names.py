@@ -12,6 +12,8 @@ PATCHED = {
     "fastarat.evaluation.accuracies": "accuracies",
     "fastarat.evaluation.autoattack.checks": "check_logits",
     "fastarat.training.tuning.gate": "compare",
+    "fastarat.training.tuning.subject": "Subject",
+    "fastarat.verification.doctor": "_is_finite",
     "bench.kernels.measure": "_compare",
 }
 

@@ -57,6 +57,10 @@ class Subject(ABC):
     def scale_attack(self, radius: float, step: float) -> None:
         """Make the attack's radius and step these multiples of the configuration's."""
 
+    def is_finite(self) -> bool:
+        """Whether all weights are finite: other numbers are computed at another speed. Waits for the device."""
+        return all(bool(value.isfinite().all()) for value in self.parameters().values())
+
     def flags(self) -> AbstractContextManager[object]:
         """The state of PyTorch's global switches that the subject runs in."""
         # Shapes never change: cuDNN times its algorithms once.

@@ -126,7 +126,7 @@ class Trial:
             pair, rates = [self.base, running], ([], [])
             for one in take_turns([0, 1], TURNS, time.monotonic() + _TURNS_SECONDS):
                 rates[one].append(self._rate(pair[one]))
-            if not all(bool(value.isfinite().all()) for value in running.subject.parameters().values()):
+            if not running.subject.is_finite():
                 raise _Refused("has weights that are not finite after the timed steps")
             ratio = ratio_of(rates[1], rates[0])
             return Tried(form, None, ready, median(rates[1]), (ratio["low"], ratio["median"], ratio["high"]))

