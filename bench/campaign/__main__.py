@@ -106,7 +106,8 @@ def dataset_name(data: str | None) -> str:
 def _print(results: list[Result], seconds: float, arguments: Any) -> None:
     cells = [[r.stage, r.state, f"{r.seconds:.0f}", r.headline[:100]] for r in results]
     print_table("", ["stage", "state", "seconds", "result"], cells)
-    where = "on a CPU, with small sizes: no figure says anything of speed" if arguments.smoke else "on this GPU"
+    where = f"on {'a CPU' if arguments.device == 'cpu' else 'this GPU'}"
+    where += ", with small sizes: no figure says anything of speed" if arguments.smoke else ""
     notice(
         f"ended after {duration(seconds)} of {duration(arguments.budget)}, {where}; logs: {arguments.state / 'logs'}"
     )

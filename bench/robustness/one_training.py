@@ -24,7 +24,7 @@ from bench.robustness.row import measure
 from bench.robustness.suites import SuiteTraining
 from fastarat.common.console import stdout
 from fastarat.common.environment import commit
-from fastarat.common.errors import Interrupted, UserError
+from fastarat.common.errors import Interrupted, UserError, WorkError
 from fastarat.common.signals import number_of
 from fastarat.config import Config
 from fastarat.config.recipes import recipe
@@ -100,7 +100,10 @@ def _profile(arguments: argparse.Namespace) -> None:
     # A run is profiled once: each has a directory of its own.
     out = arguments.out / f"{datetime.now():%Y%m%d-%H%M%S}"
     train(config, out, profile=arguments.profile)
-    profile = json.loads((out / "profile" / "profile.json").read_text())
+    written = out / "profile" / "profile.json"
+    if not written.exists():
+        raise WorkError("no profile: torch.profiler saw nothing run on the device (a GPU's counters may be locked)")
+    profile = json.loads(written.read_text())
     stdout.print("{recipe}: {ms_a_step_unrecorded:.2f} ms a step, {launches_a_step:,.0f} launches".format(**profile))
 
 

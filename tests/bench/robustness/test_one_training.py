@@ -74,6 +74,12 @@ def test_a_profile_without_data_is_of_random_images(tmp_path, monkeypatch, capsy
     assert out.parent == tmp_path / "1"
 
 
+def test_a_profiler_that_saw_nothing_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "train", lambda *_, **__: None)
+    assert training.main(["digits-arat", "--device", "cpu", "--profile", "1", "--out", str(tmp_path)]) == 1
+    assert "saw nothing run on the device" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
