@@ -79,7 +79,7 @@ docs: .venv/.docs  ## make a site of README, docs/ and their like, in site/
 slow: .venv/.loaders .venv/.loggers  ## run the tests that take longer than a check should
 	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
-soak: .venv/.run  ## kill short trainings 1,000 times, resume them, count the bits lost (a night; KILLS=20 for less)
+soak: .venv/.run  ## kill short trainings 1,000 times, resume them, count the bits lost (KILLS=20 for less)
 	$(BIN)/python -m bench.soak --kills $(or $(KILLS),1000)
 
 gpu: .venv/.loaders  ## run the tests that need a CUDA device

@@ -115,19 +115,22 @@ def startup_table() -> str:
 
 
 def faults_table() -> str:
-    """What became of a run for each fault, the newest row of each, as Markdown."""
-    rows = {row["case"]: row for row in read_rows(RESULTS / "faults.jsonl")}
+    """What became of a run for each fault, as Markdown."""
+    rows = [row for row in read_rows(RESULTS / "faults.jsonl") if "story" in row]
     if not rows:
         return "Not measured yet.\n"
-    commits = " and ".join(dict.fromkeys(row["commit"] for row in rows.values()))
-    place_of_all = place({**next(iter(rows.values())), "commit": commits})
-    return f"{markdown(faults.COLUMNS, map(faults.cells, rows.values()))}\n{place_of_all}.\n"
+    newest = {faults.key_of(row): row for row in rows}.values()
+    commits = ", ".join(dict.fromkeys(row["commit"] for row in newest))
+    return f"{markdown(faults.COLUMNS, faults.table(rows))}\n{place({**rows[-1], 'commit': commits})}.\n"
 
 
 def soak_table() -> str:
-    """The newest soak in a sentence."""
+    """All soaks in a sentence."""
     rows = list(read_rows(RESULTS / "soak.jsonl"))
-    return f"{soak.headline(rows)} ({place(rows[-1])}).\n" if rows else "Not measured yet.\n"
+    if not rows:
+        return "Not measured yet.\n"
+    commits = ", ".join(dict.fromkeys(row["commit"] for row in rows))
+    return f"{soak.headline(rows)} ({place({**rows[-1], 'commit': commits})}).\n"
 
 
 def kernels_table() -> str:

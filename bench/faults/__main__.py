@@ -1,11 +1,13 @@
 """What becomes of a run of two machines when something fails: hosts in network namespaces of this one (root, ip).
 
-    python -m bench.faults
+    python -m bench.faults --resume
     python -m bench.faults --tries 1 --faults machine
+    python -m bench.faults --resume --share 1/2       # of two processes, each with two machines of its own
 
-A row a fault: how long until the run goes on or has ended, what was said, processes left ten seconds later, and of
-faults after which both go on how many bits of the result differ from an undisturbed run's. Both machines share the
-cores of this one, so that starting Python and torch takes most of the seconds.
+Faults come at random moments, several of them to one run where it goes on (`bench.faults.stories`). A row a fault that
+happened: when, how long until the run went on or had ended, what was said, processes left ten seconds later, and of
+faults after which both go on how many bits of the result differ from an undisturbed run's. All machines share the cores
+of this one, so that starting Python and torch takes most of the seconds.
 """
 
 import argparse
@@ -15,126 +17,167 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from bench.common import command
 from bench.common.differences import num_different_bits
 from bench.common.hosts import Host, hosts
-from bench.common.rows import RESULTS, Row, base_row, write_row
-from bench.faults.faults import FAULTS, Fault
-from bench.faults.scene import ELASTIC, FINITE, TRAIN, Scene
-from fastarat.common.console import notice, print_table, progress
+from bench.common.rows import RESULTS, Row, base_row, read_rows, write_row
+from bench.faults.scene import ELASTIC, FINITE, TRAIN, Scene, Try
+from bench.faults.stories import STORIES, Story
+from fastarat.common.console import notice, print_table
 from fastarat.common.errors import UserError, WorkError
 
-NET, PREFIX = "10.78.0", "faults"
+NET, PREFIX = "10.78", "faults"
 PORTS = count(29700)
 
 
 @command.program("bench.faults")
 def main(args: list[str] | None) -> int:
     """Let everything fail, print, write rows; 0 if all ended as it has to, 1 if not."""
+    arguments = _arguments(args)
+    wanted = _wanted(arguments)
+    rows, share = [], arguments.share[0]
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fastarat-faults-")))
+        machines = stack.enter_context(hosts(2, f"{PREFIX}{share}", f"{NET}.{share}"))
+        begin, whole = time.monotonic(), None
+        for number, (story, i) in enumerate(wanted, 1):
+            if story.bits_stay and whole is None:
+                whole = _undisturbed(machines, folder / "whole")
+            for row in _told(story, i, arguments.seed, machines, folder / "scene", whole):
+                write_row(arguments.rows, row)
+                rows.append(row)
+                notice(_line(row))
+            minutes = (time.monotonic() - begin) / number * (len(wanted) - number) / 60
+            notice(f"{number} of {len(wanted)} runs, about {minutes:.0f} min left")
+    return command.report(rows, arguments, print_tables, headline)
+
+
+def _arguments(args: list[str] | None) -> argparse.Namespace:
     parser = command.Parser("bench.faults", __doc__)
     parser.add_argument("--tries", type=int, help="of each fault (default: 10)")
-    parser.add_argument("--faults", default="", help="those whose name holds this text (default: all)")
+    parser.add_argument("--faults", default="", help="runs in which a fault happens whose name holds this text")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    command.flags(parser, "device", "rows", "smoke", "json")
+    share = "K/N: the K-th of N processes, which share the runs"
+    parser.add_argument("--share", type=command.share, default=(1, 1), metavar="K/N", help=share)
+    resume = "leave out the tries that have rows"
+    command.flags(parser, "device", "rows", "smoke", "json", resume=resume)
     path = RESULTS / "faults.jsonl"
     arguments = command.parsed(parser, args, "is where it runs", rows=(None, path, path), tries=(1, 10, 10))
     command.check_positive(arguments, "tries")
     command.check_writable(arguments.rows)
-    chosen = [fault for fault in FAULTS if arguments.faults in fault.name]
+    return arguments
+
+
+def _wanted(arguments: argparse.Namespace) -> list[tuple[Story, int]]:
+    """The stories that this process tells, each with the number of the time. Raises `UserError` if there are none."""
+    chosen = [story for story in STORIES if any(arguments.faults in fault.name for fault in story.faults)]
     if not chosen:
-        raise UserError(f"--faults {arguments.faults}: no fault is named so; {', '.join(f.name for f in FAULTS)}")
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="fastarat-faults-") as folder, hosts(2, PREFIX, NET) as machines:
-        for row in _rows(chosen, arguments, machines, Path(folder)):
-            write_row(arguments.rows, row)
-            rows.append(row)
-    return command.report(rows, arguments, print_tables, headline)
+        names = ", ".join(fault.name for story in STORIES for fault in story.faults)
+        raise UserError(f"--faults {arguments.faults}: no fault is named so; {names}")
+    written = read_rows(*filter(None, [arguments.rows])) if arguments.resume else ()
+    have = {key_of(row)[1:4] for row in written if "story" in row}
+    every = [(story, i) for i in range(arguments.tries) for story in chosen]
+    mine, of = arguments.share
+    return [(story, i) for story, i in every[mine - 1 :: of] if (arguments.seed, story.name, i) not in have]
 
 
-def _rows(chosen: Sequence[Fault], arguments: argparse.Namespace, machines: list[Host], folder: Path) -> Iterator[Row]:
-    moments, whole = random.Random(arguments.seed), None
-    with progress("tries", len(chosen) * arguments.tries) as advance:
-        for fault in chosen:
-            if fault.bits_stay and whole is None:
-                whole = _undisturbed(machines, folder / "whole", moments)
-            tries = []
-            for i in range(arguments.tries):
-                scene = Scene(machines, folder / f"{fault.name} {i}", moments, next(PORTS))
-                tries.append(_tried(fault, scene, whole))
-                notice(f"{fault.name}, try {i + 1}: {tries[-1]}")
-                shutil.rmtree(folder / f"{fault.name} {i}", ignore_errors=True)
-                advance(1)
-            settings = {"command": TRAIN, "tries": arguments.tries, "seed": arguments.seed}
-            yield {**base_row("faults", settings, "digits", device="cpu"), **_summary(fault, tries)}
+def key_of(row: Row) -> tuple[str, int, str, int, int]:
+    """What a newer row of the same replaces it by: the fault, the seed, and where it happened in which story."""
+    return row["case"], row["config"]["seed"], row["story"], row["try"], row["place"]
 
 
-def _undisturbed(machines: list[Host], folder: Path, moments: random.Random) -> Path:
-    scene = Scene(machines, folder, moments, next(PORTS))
-    for which in range(2):
-        scene.start(which, *ELASTIC, *FINITE)
+def _undisturbed(machines: list[Host], folder: Path) -> Path:
+    scene = Scene(machines, folder, random.Random(0), next(PORTS))
+    scene.trains(*ELASTIC, *FINITE)
     scene.ended(0, 1)
     scene.end()
     return scene.run
 
 
-def _tried(fault: Fault, scene: Scene, whole: Path | None) -> dict[str, Any]:
-    found: dict[str, Any] = {"seconds": None, "said": "", "bits": None}
+def _told(
+    story: Story, number: int, seed: int, machines: list[Host], folder: Path, whole: Path | None
+) -> Iterator[Row]:
+    """Tell a story for the `number`-th time; yields a row a fault, the last of which is why it ended too early."""
+    scene = Scene(machines, folder, random.Random(f"{seed} {story.name} {number}"), next(PORTS))
+    failure, bits = "", None
     try:
-        seconds, said = fault.do(scene)
-        bits = num_different_bits(scene.run, whole) if fault.bits_stay and whole else None
-        found = {"seconds": round(seconds, 1), "said": said, "bits": bits}
+        story.tell(scene)
+        bits = num_different_bits(scene.run, whole) if story.bits_stay and whole else None
     except (WorkError, UserError) as error:
-        found["said"] = str(error)
+        failure = str(error)
+        scene.tries = scene.tries or [Try(story.faults[0], 0.0)]
     finally:
-        found["left"] = scene.end()
+        left = scene.end()
+        shutil.rmtree(folder, ignore_errors=True)
         time.sleep(1)
-    is_right = found["seconds"] is not None and fault.says in found["said"] and not found["bits"] and not found["left"]
-    return {**found, "correct": is_right}
+    scene.tries[-1].left = max(scene.tries[-1].left, left)
+    settings = {"command": TRAIN, "seed": seed}
+    for place, happened in enumerate(scene.tries):
+        row = base_row("faults", settings, "digits", device="cpu")
+        yield {**row, "story": story.name, "try": number, "place": place, **_found(happened, bits, failure)}
 
 
-def _summary(fault: Fault, tries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    seconds = [found["seconds"] for found in tries if found["seconds"] is not None]
-    bits = [found["bits"] for found in tries if found["bits"] is not None]
-    wrong = [found["said"] or "nothing was said" for found in tries if not found["correct"]]
+def _found(happened: Try, bits: int | None, failure: str) -> Row:
+    fault = happened.fault
+    said = happened.said if happened.seconds is not None else failure
+    is_right = happened.seconds is not None and fault.says in said and not happened.left and not bits
+    is_right = is_right and (bits is not None or not fault.bits_stay)
     return {
         "case": fault.name,
         "outcome": fault.outcome,
-        "tries": len(tries),
-        "as_it_has_to": sum(found["correct"] for found in tries),
-        "seconds_p50": median(seconds) if seconds else None,
-        "seconds_most": max(seconds, default=None),
-        "left": max(found["left"] for found in tries),
-        "bits": max(bits, default=None),
-        "said": tries[-1]["said"],
-        "correct": not wrong,
-        **({"error": wrong[0]} if wrong else {}),
+        "moment": happened.moment,
+        "seconds": None if happened.seconds is None else round(happened.seconds, 1),
+        "said": said,
+        "left": happened.left,
+        "bits": bits,
+        "correct": is_right,
+        **({} if is_right else {"error": failure or said or "nothing was said"}),
     }
+
+
+def _line(row: Row) -> str:
+    what = f"{row['case']}, try {row['try']}, {row['moment']:.1f} s after the run had begun or gone on"
+    return (
+        f"{what}: {'' if row['correct'] else 'NOT as it has to: '}{row['seconds']} s, {row['left']} left; {row['said']}"
+    )
 
 
 COLUMNS = ("what fails", "the run", "as it has to", "seconds: median (most)", "processes left", "bits that differ")
 
 
-def cells(row: Row) -> list[str]:
-    """A row of the table."""
-    seconds = "-" if row["seconds_p50"] is None else f"{row['seconds_p50']:.0f} ({row['seconds_most']:.0f})"
-    bits = "-" if row["bits"] is None else str(row["bits"])
-    tries = f"{row['as_it_has_to']} of {row['tries']}"
-    return [row["case"], row["outcome"], tries, seconds, str(row["left"]), bits]
+def table(rows: Sequence[Row]) -> list[list[str]]:
+    """A line a fault, of all its tries; of tries that were made again the newest."""
+    newest = list({key_of(row): row for row in rows if "story" in row}.values())
+    cases = dict.fromkeys(fault.name for story in STORIES for fault in story.faults)
+    return [_cells(tries) for case in cases if (tries := [row for row in newest if row["case"] == case])]
+
+
+def _cells(tries: Sequence[Row]) -> list[str]:
+    seconds = [row["seconds"] for row in tries if row["seconds"] is not None]
+    bits = [row["bits"] for row in tries if row["bits"] is not None]
+    return [
+        tries[0]["case"],
+        tries[-1]["outcome"],
+        f"{sum(row['correct'] for row in tries)} of {len(tries)}",
+        f"{median(seconds):.0f} ({max(seconds):.0f})" if seconds else "-",
+        str(max(row["left"] for row in tries)),
+        str(max(bits)) if bits else "-",
+    ]
 
 
 def print_tables(rows: Sequence[Row]) -> None:
     """The table, to stdout."""
-    print_table("faults", [*COLUMNS], [cells(row) for row in rows])
+    print_table("faults", [*COLUMNS], table(rows))
 
 
 def headline(rows: Sequence[Row]) -> str:
     """In a line: how many tries ended as they have to."""
-    return f"{sum(row['as_it_has_to'] for row in rows)} of {sum(row['tries'] for row in rows)} tries as it has to be"
+    return f"{sum(row['correct'] for row in rows)} of {len(rows)} tries as it has to be"
 
 
 if __name__ == "__main__":

@@ -5,12 +5,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from bench.faults.scene import ELASTIC, ENDLESS, FINITE, FIXED, Scene
+from bench.faults.scene import ELASTIC, ENDLESS, FIXED, Fault, Scene
 
 LATER = """
 import datetime
@@ -21,20 +20,7 @@ class Later(datetime.datetime):
 datetime.datetime = Later
 """
 OTHER_VERSION = "import fastarat.common.version as v; v.__version__ = '0.0.9'"
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something that fails."""
-
-    name: str
-    do: Callable[[Scene], tuple[float, str]]
-    """lets it happen; returns seconds until the run goes on or has ended, and what was said"""
-    outcome: str
-    says: str
-    """what the line has to hold"""
-    bits_stay: bool = False
-    """whether the run ends in the bits of an undisturbed one"""
+OTHER_DATA = ("--data", "images.npz", "--num-validation-images", "64")
 
 
 def _since(begin: float) -> float:
@@ -42,38 +28,36 @@ def _since(begin: float) -> float:
 
 
 def _rank_killed(scene: Scene) -> tuple[float, str]:
-    scene.trains(*ELASTIC, *FINITE)
-    begin, pid = time.monotonic(), scene.rank(scene.moments.randrange(2))
-    os.kill(pid, signal.SIGKILL)
-    said, seconds = scene.goes_on(2), _since(begin)
-    scene.ended(0, 1)
-    return seconds, said
+    begin = time.monotonic()
+    os.kill(scene.rank(scene.moments.randrange(2)), signal.SIGKILL)
+    said = scene.goes_on(2)
+    return _since(begin), said
 
 
 def _rank_stopped(scene: Scene) -> tuple[float, str]:
-    scene.trains(*ELASTIC, *FINITE)
     pid = scene.rank(scene.moments.randrange(2))
     os.kill(pid, signal.SIGSTOP)
     time.sleep(30)
     begin, lines = time.monotonic(), _lines(scene)
     os.kill(pid, signal.SIGCONT)
     scene.wait(lambda: _lines(scene) > lines or scene.processes[0].poll() is not None)
-    seconds = _since(begin)
-    scene.ended(0, 1)
-    return seconds, "nothing" if not scene.events() else scene.events()[-1]
+    return _since(begin), (scene.events() or ["nothing"])[-1]
 
 
 def _lines(scene: Scene) -> int:
-    return (scene.run / "metrics.jsonl").read_text().count("\n")
+    metrics = scene.run / "metrics.jsonl"
+    return metrics.read_text().count("\n") if metrics.exists() else 0
 
 
 def _goes_on(scene: Scene, machines: int, happens: Callable[[], None]) -> tuple[float, str]:
     """Let something happen to an endless training, which has to go on with so many machines."""
-    scene.trains(*ELASTIC, *ENDLESS)
     begin = time.monotonic()
     happens()
     said = scene.goes_on(machines)
-    return _since(begin), said
+    seconds = _since(begin)
+    if machines == 1:
+        scene.is_left(1)
+    return seconds, said
 
 
 def _launcher_killed(scene: Scene) -> tuple[float, str]:
@@ -98,45 +82,31 @@ def _cable_out_for_20_s(scene: Scene) -> tuple[float, str]:
 
 
 def _cable_out(scene: Scene) -> tuple[float, str]:
-    found = _goes_on(scene, 1, lambda: scene.machines[1].plug(False))
-    scene.ended(1)  # it finds nobody, and gives up
+    found = _goes_on(scene, 1, lambda: scene.machines[1].plug(False))  # its command finds nobody, and gives up
+    scene.machines[1].plug(True)
     return found
 
 
+def _late(scene: Scene) -> tuple[float, str]:
+    return _goes_on(scene, 2, lambda: scene.start(1, *ELASTIC, *ENDLESS))
+
+
 def _disk_full(scene: Scene) -> tuple[float, str]:
-    scene.run.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", scene.run], check=True)
-    try:
-        scene.trains(*ELASTIC, *ENDLESS)
-        begin = time.monotonic()
-        subprocess.run(["dd", "if=/dev/zero", f"of={scene.run}/full", "bs=64k"], capture_output=True, check=False)
-        scene.ended(0, 1)
-        return _since(begin), scene.said(0)
-    finally:
-        subprocess.run(["umount", "-l", scene.run], check=True)
+    begin = time.monotonic()
+    subprocess.run(["dd", "if=/dev/zero", f"of={scene.run}/full", "bs=64k"], capture_output=True, check=False)
+    scene.ended(0, 1)
+    return _since(begin), scene.said(0)
 
 
 def _store_lost(scene: Scene) -> tuple[float, str]:
-    scene.trains(*ELASTIC, *ENDLESS)
     begin = time.monotonic()
     scene.machines[0].kill()
     scene.ended(1)
     return _since(begin), scene.said(1)
 
 
-def _late(scene: Scene) -> tuple[float, str]:
-    scene.start(0, *ELASTIC, *ENDLESS)
-    scene.wait((scene.run / "metrics.jsonl").exists)
-    time.sleep(scene.moments.uniform(0, 3))
-    begin = time.monotonic()
-    scene.start(1, *ELASTIC, *ENDLESS)
-    said = scene.goes_on(2)
-    return _since(begin), said
-
-
 def _clocks_apart(scene: Scene) -> tuple[float, str]:
     begin = time.monotonic()
-    scene.start(0, *ELASTIC, *ENDLESS)
     scene.start(1, *ELASTIC, *ENDLESS, PYTHONPATH=_site(scene, LATER))
     scene.ended(1)
     return _since(begin), scene.said(1)
@@ -147,23 +117,15 @@ def _other_version(scene: Scene) -> tuple[float, str]:
 
 
 def _other_recipe(scene: Scene) -> tuple[float, str]:
-    return _differs(scene, flags=("--optimizer.learning-rate", "0.05"))
+    return _differs(scene, "--optimizer.learning-rate", "0.05")
 
 
 def _other_data(scene: Scene) -> tuple[float, str]:
-    for seed, disk in enumerate(scene.disks):
-        draw, labels = np.random.default_rng(seed), np.arange(512) % 10
-        images = draw.integers(0, 255, (512, 8, 8, 1), dtype=np.uint8)
-        np.savez(disk / "images.npz", images=images, labels=labels)
-    both = ("--data", "images.npz", "--num-validation-images", "64")
-    return _differs(scene, both, both)
+    return _differs(scene, *OTHER_DATA)
 
 
-def _differs(
-    scene: Scene, flags: tuple[str, ...] = (), both: tuple[str, ...] = (), **variables: str
-) -> tuple[float, str]:
+def _differs(scene: Scene, *flags: str, **variables: str) -> tuple[float, str]:
     begin = time.monotonic()
-    scene.start(0, *FIXED, *ENDLESS, *both)
     scene.start(1, *FIXED, *ENDLESS, *flags, **variables)
     scene.ended(0, 1)
     return _since(begin), scene.said(1)
@@ -176,19 +138,25 @@ def _site(scene: Scene, code: str) -> str:
     return str(folder)
 
 
-FAULTS = (
-    Fault("a process is killed", _rank_killed, "goes on with both", "was killed (SIGKILL", bits_stay=True),
-    Fault("a process stands still for 30 s", _rank_stopped, "the others wait", "nothing", bits_stay=True),
-    Fault("a launcher is killed", _launcher_killed, "goes on with the other", "in 1 process"),
-    Fault("a machine is lost", _machine_killed, "goes on with the other", "in 1 process"),
-    Fault("a machine is told to end (SIGTERM)", _told_to_end, "goes on with the other", "in 1 process"),
-    Fault("a cable is out for 20 s", _cable_out_for_20_s, "goes on with both", "in 2 processes"),
-    Fault("a cable is out", _cable_out, "goes on with the other", "in 1 process"),
-    Fault("the disk is full", _disk_full, "ends on both", "cannot write run/checkpoints"),
-    Fault("the machine at --rendezvous is lost", _store_lost, "ends", "is that machine gone?"),
-    Fault("a machine comes late", _late, "goes on with both", "in 2 processes: a machine comes in"),
-    Fault("clocks 60 s apart", _clocks_apart, "the second ends", "clock is"),
-    Fault("other images", _other_data, "ends on both", "other images"),
-    Fault("another version", _other_version, "ends on both", "another version of fastarat"),
-    Fault("another setting", _other_recipe, "ends on both", "another optimizer"),
-)
+RANK_KILLED = Fault("a process is killed", _rank_killed, "goes on with both", "was killed (SIGKILL", bits_stay=True)
+RANK_STOPPED = Fault("a process stands still for 30 s", _rank_stopped, "the others wait", "nothing", bits_stay=True)
+LAUNCHER_KILLED = Fault("a launcher is killed", _launcher_killed, "goes on with the other", "in 1 process")
+MACHINE_LOST = Fault("a machine is lost", _machine_killed, "goes on with the other", "in 1 process")
+TOLD_TO_END = Fault("a machine is told to end (SIGTERM)", _told_to_end, "goes on with the other", "in 1 process")
+CABLE_OUT_FOR_20_S = Fault("a cable is out for 20 s", _cable_out_for_20_s, "goes on with both", "in 2 processes")
+CABLE_OUT = Fault("a cable is out", _cable_out, "goes on with the other", "in 1 process")
+DISK_FULL = Fault("the disk is full", _disk_full, "ends on both", "cannot write run/")
+STORE_LOST = Fault("the machine at --rendezvous is lost", _store_lost, "ends", "is that machine gone?")
+LATE = Fault("a machine comes late", _late, "goes on with both", "in 2 processes: a machine comes in")
+CLOCKS_APART = Fault("clocks 60 s apart", _clocks_apart, "the second ends", "clock is")
+OTHER_IMAGES = Fault("other images", _other_data, "ends on both", "other images")
+ANOTHER_VERSION = Fault("another version", _other_version, "ends on both", "another version of fastarat")
+ANOTHER_SETTING = Fault("another setting", _other_recipe, "ends on both", "another optimizer")
+
+
+def a_set_on_each_disk(scene: Scene) -> None:
+    """Give each machine images of its own under the same name."""
+    for seed, disk in enumerate(scene.disks):
+        draw, labels = np.random.default_rng(seed), np.arange(512) % 10
+        images = draw.integers(0, 255, (512, 8, 8, 1), dtype=np.uint8)
+        np.savez(disk / "images.npz", images=images, labels=labels)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,45 @@ from fastarat.common.errors import WorkError
 
 TRAIN = (
     *("train", "digits-arat", "--device", "cpu", "--dtype", "fp32", "--compile", "eager", "--procs", "1", "--sync-bn"),
-    *("--num-train-images", "256", "--batch", "64", "--attack.steps", "1", "--evaluation.every-epochs", "0"),
-    *("--evaluation.num-images", "50", "--evaluation.steps", "1", "--checkpoint.every-s", "1", "--out", "run"),
+    *("--num-train-images", "128", "--batch", "32", "--attack.steps", "1", "--evaluation.every-epochs", "0"),
+    *("--evaluation.num-images", "50", "--evaluation.steps", "1", "--checkpoint.every-s", "1", "--no-report"),
+    *("--out", "run"),
 )
-ELASTIC = ("--nodes", "1:2", "--max-restarts", "3")
+ELASTIC = ("--nodes", "1:2", "--max-restarts", "20")
 FIXED = ("--nodes", "2")
-FINITE, ENDLESS = ("--epochs", "20"), ("--epochs", "100000")
+FINITE, ENDLESS = ("--epochs", "40"), ("--epochs", "100000")
+LATEST_S = 3.0
+"""the latest moment of a fault, in seconds after the run has begun, or has gone on after the one before"""
 LONGEST_S = 240
 LEFT_S = 10
 """seconds after which no process may be left"""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that fails."""
+
+    name: str
+    do: Callable[["Scene"], tuple[float, str]]
+    """lets it happen; returns seconds until the run goes on or has ended, and what was said"""
+    outcome: str
+    says: str
+    """what the line has to hold"""
+    bits_stay: bool = False
+    """whether the run ends in the bits of an undisturbed one"""
+
+
+@dataclass
+class Try:
+    """A fault that happened."""
+
+    fault: Fault
+    moment: float
+    """seconds after the run had begun, or had gone on"""
+    seconds: float | None = None
+    said: str = ""
+    left: int = 0
+    """processes that were left on a machine that had ended"""
 
 
 class Scene:
@@ -39,6 +70,9 @@ class Scene:
             disk.mkdir(parents=True)
         self.run = self.disks[0] / "run"
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
+        self.tries: list[Try] = []
+        self.num_told = 0
+        """events that were recorded before the fault that happens now"""
 
     def start(self, which: int, *flags: str, **variables: str) -> None:
         """Start the command on a machine."""
@@ -52,11 +86,17 @@ class Scene:
             )
 
     def trains(self, *flags: str) -> None:
-        """Start it on both, and come back at a random moment of the training."""
+        """Start it on both, and come back when they train."""
         for which in range(2):
             self.start(which, *flags)
-        self.wait((self.run / "metrics.jsonl").exists)
-        time.sleep(self.moments.uniform(0, 3))
+        self.wait((self.run / "config.json").exists)
+
+    def let(self, fault: Fault) -> None:
+        """Let it happen, at a random moment. Raises `WorkError` if nothing comes of it."""
+        self.tries.append(Try(fault, round(self.moments.uniform(0, LATEST_S), 3)))
+        time.sleep(self.tries[-1].moment)
+        self.num_told = len(self._all_events())
+        self.tries[-1].seconds, self.tries[-1].said = fault.do(self)
 
     def wait(self, is_so: Callable[[], Any]) -> None:
         """Wait until something is so. Raises `WorkError` if it does not come."""
@@ -67,7 +107,10 @@ class Scene:
             time.sleep(0.05)
 
     def events(self) -> list[str]:
-        """What the run recorded of what happened to it."""
+        """What the run recorded of what happened to it since this fault."""
+        return self._all_events()[self.num_told :]
+
+    def _all_events(self) -> list[str]:
         with suppress(OSError, ValueError):
             sessions = json.loads((self.run / "record.json").read_text())["sessions"]
             return [said for session in sessions for said in session.get("events", [])]
@@ -82,6 +125,12 @@ class Scene:
     def ended(self, *which: int) -> None:
         """Wait until these machines' commands have ended."""
         self.wait(lambda: all(self.processes[i].poll() is not None for i in which))
+
+    def is_left(self, which: int) -> None:
+        """Count the processes that are left on a machine `LEFT_S` after its command has ended, and end them."""
+        self.ended(which)
+        self.tries[-1].left = _num_left([self.machines[which]])
+        self.machines[which].kill()
 
     def said(self, which: int) -> str:
         """The last error line of a machine, else its last line."""
@@ -104,9 +153,7 @@ class Scene:
                 process.send_signal(signal.SIGTERM)
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(60)
-        end = time.monotonic() + LEFT_S
-        while (left := sum(len(host.pids()) for host in self.machines)) and time.monotonic() < end:
-            time.sleep(0.1)
+        left = _num_left(self.machines)
         for host in self.machines:
             host.kill()
             host.plug(True)
@@ -114,3 +161,10 @@ class Scene:
 
     def _log(self, which: int) -> Path:
         return self.disks[which] / "log"
+
+
+def _num_left(machines: list[Host]) -> int:
+    end = time.monotonic() + LEFT_S
+    while (left := sum(len(host.pids()) for host in machines)) and time.monotonic() < end:
+        time.sleep(0.1)
+    return left

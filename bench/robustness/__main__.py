@@ -68,7 +68,7 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--num-autoattack", type=int, help="of them for AutoAttack, 0 for none; default the suite's")
     parser.add_argument("--runs", type=Path, default=Path("runs/robustness"), help="where trainings go")
     share = "K/N: the K-th of N processes, which share the trainings; under srun $((SLURM_PROCID + 1))/$SLURM_NTASKS"
-    parser.add_argument("--share", type=_share, default=(1, 1), metavar="K/N", help=share)
+    parser.add_argument("--share", type=command.share, default=(1, 1), metavar="K/N", help=share)
     budget = "stop in time; the next call goes on"
     rows = "where rows go (bench/results/robustness.jsonl)"
     command.flags(parser, data="data set instead of the suite's own", budget=budget, rows=rows)
@@ -91,14 +91,6 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
         most = most if asked is None else min(asked, most)
         setattr(arguments, name, most)
     return arguments
-
-
-def _share(text: str) -> tuple[int, int]:
-    """K and N of `K/N`."""
-    number, _, of = text.partition("/")
-    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-        raise argparse.ArgumentTypeError(f"{text} is none: give K/N, such as 1/4 to 4/4")
-    return int(number), int(of)
 
 
 class _Stopped(Exception):

@@ -13,7 +13,15 @@ import tyro
 from fastarat.commands.parsing import Printed, parse, recipe_of, require_positive, value_of
 from fastarat.common.console import command, notice, print_json
 from fastarat.common.errors import Interrupted, UserError, first_line
-from fastarat.common.processes import is_first, join_ranks, launched, num_here, num_machines, num_started
+from fastarat.common.processes import (
+    is_first,
+    join_ranks,
+    launched,
+    may_start_again,
+    num_here,
+    num_machines,
+    num_started,
+)
 from fastarat.common.signals import saving_answered
 from fastarat.config import Config, load_config, recipes
 
@@ -56,6 +64,8 @@ def run(args: list[str]) -> int:
         join_ranks()  # with it our own launcher runs on each machine, whoever started that
     arguments = parse_arguments(args)
     if launched():
+        if may_start_again() and value_of(args, "--out") is None and not arguments.resume:
+            raise UserError("torchrun --max-restarts: give --out RUN, so that what it starts again goes on there")
         arguments = _as_started(arguments, args)
     elif (arguments.config.nodes > 1) != bool(arguments.rendezvous):
         raise UserError("--nodes N and --rendezvous HOST:PORT go together: give both on every machine, or neither")

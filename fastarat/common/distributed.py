@@ -11,9 +11,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from fastarat.common.errors import WorkError, first_line
+from fastarat.common.errors import UserError, WorkError, first_line
 from fastarat.common.network import interface_of, own_address
 from fastarat.common.processes import launched
+from fastarat.common.ranks import gpu_of
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -27,6 +28,10 @@ _NCCL_S = timedelta(minutes=1)
 
 OF_ANOTHER = "another process"
 """how a message begins that gives no reason of its own"""
+
+
+DUPLICATE = "Duplicate GPU"
+"""what NCCL says of two processes on one GPU"""
 
 
 @dataclass(frozen=True)
@@ -50,16 +55,16 @@ class World:
 def join_world(device: str) -> World:
     """Join the processes that the launcher started; alone if it did not. `device`: cpu or cuda.
 
-    Raises `WorkError` if one of them cannot be reached.
+    Raises `WorkError` if one of them cannot be reached, `UserError` if two of them have the same GPU.
     """
     if device == "cuda":
         torch.backends.cudnn.benchmark = True  # shapes never change: let cuDNN time its algorithms once
     if not launched():
         return World(torch.device(device))
-    local_rank = int(os.environ["LOCAL_RANK"])
     on_gpu = device.startswith("cuda")
-    here = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    here = torch.device("cpu")
     if on_gpu:
+        here = torch.device("cuda", gpu_of(int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()))
         torch.cuda.set_device(here)
     _show_gloo_the_way()
     backend = "nccl" if on_gpu else "gloo"
@@ -69,6 +74,11 @@ def join_world(device: str) -> World:
         # The first process may decode a large data set while the others wait; the launcher sees who died.
         control = _waiting(timedelta(days=1))
     except RuntimeError as error:
+        if DUPLICATE in str(error):
+            raise UserError(
+                "two processes of this machine have the same GPU: start no more than it has; srun's --gpus-per-task=1 "
+                "gives each its own"
+            ) from error
         raise WorkError(f"{OF_ANOTHER} cannot be reached: {first_line(error)}") from error
     return World(here, dist.get_rank(), dist.get_world_size(), dist.group.WORLD, control)
 

@@ -26,6 +26,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 _SIGN = "TORCHELASTIC_RUN_ID"
+_ANOTHER = "by another launcher"
 
 
 def launched() -> bool:
@@ -41,7 +42,21 @@ def join_ranks() -> None:
     ranks = None if launched() else found_ranks(os.environ)
     if ranks:
         os.environ.update(ranks)
-        os.environ[_SIGN] = "by another launcher"
+        os.environ[_SIGN] = _ANOTHER
+
+
+def why_again() -> str:
+    """Why a launcher has started this process again, after one of those before it was lost; empty if none has."""
+    if LAUNCHER in os.environ:
+        return os.environ.get(AGAIN, "")
+    again = launched() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return "torchrun has started the processes again" if again else ""
+
+
+def may_start_again() -> bool:
+    """Whether torchrun, which started this process, starts it again after a failure."""
+    by_torchrun = launched() and LAUNCHER not in os.environ
+    return by_torchrun and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
 
 
 def num_started() -> int:
@@ -61,8 +76,10 @@ def num_here(num_processes: int) -> int:
 
 def num_seen(num_gpus: int) -> int:
     """How many GPUs this process of a run on `num_gpus` has to see: with a launcher those up to its own, which is the
-    first where each process sees its own alone."""
-    return min(num_gpus, int(os.environ.get("LOCAL_RANK", "0")) + 1) if launched() else num_gpus
+    first where each process sees its own alone, as srun (--gpus-per-task) and mpirun may have it."""
+    if not launched():
+        return num_gpus
+    return min(num_gpus, 1 if os.environ[_SIGN] == _ANOTHER else int(os.environ.get("LOCAL_RANK", "0")) + 1)
 
 
 def is_first() -> bool:

@@ -60,6 +60,13 @@ def _head(environ: Mapping[str, str], host: str, port: int) -> dict[str, str]:
     return {"MASTER_ADDR": environ.get("MASTER_ADDR", host), "MASTER_PORT": environ.get("MASTER_PORT", str(port))}
 
 
+def gpu_of(local_rank: int, num_visible: int) -> int:
+    """Which of the GPUs that a process sees is its own. A task of srun that sees its own alone (--gpus-per-task) has
+    the first of them, whatever its number on the machine is; of several tasks with two each, every one takes one of
+    its own."""
+    return local_rank % num_visible
+
+
 def expanded_counts(text: str) -> list[int]:
     """Slurm's tasks of each machine: `4(x2),3` is 4, 4, 3."""
     found: list[int] = []

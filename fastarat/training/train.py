@@ -1,6 +1,5 @@
 """Train by a configuration: what `fastarat train` does, and the same from Python."""
 
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
@@ -26,7 +25,7 @@ from fastarat.common.distributed import (
 )
 from fastarat.common.environment import environment
 from fastarat.common.errors import Interrupted, UserError, WorkError, first_line
-from fastarat.common.processes import AGAIN, is_first, is_first_here
+from fastarat.common.processes import is_first, is_first_here, why_again
 from fastarat.common.version import __version__
 from fastarat.config import Config
 from fastarat.data.loading.build import MOST_WORKERS, num_workers
@@ -250,7 +249,7 @@ def _fell_back(loop: Loop, choices: Choices) -> None:
 
 def _why_again(world: World) -> str:
     """Why the launcher has started the processes again, by the one that knows most; empty if it has not."""
-    reasons = [reason for reason in gathered(os.environ.get(AGAIN, ""), world) if reason]
+    reasons = [reason for reason in gathered(why_again(), world) if reason]
     return min(reasons, key=lambda reason: reason.startswith((OF_ANOTHER, "a ")), default="")
 
 

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.helpers.command_line import (
     TINY,
     Result,
     assert_same,
+    assert_same_run,
     finish,
     metrics,
     newest,
@@ -179,6 +181,48 @@ def test_a_process_that_is_lost_is_started_again_and_changes_no_bit(tmp_path):
     assert results_of(run) == results_of(tmp_path / "whole")
     mine, other = (state_of(newest(tmp_path / run))["model"] for run in ("killed", "whole"))
     assert_same(mine, other)
+
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python")
+
+
+@pytest.mark.slow
+def test_what_torchrun_starts_again_goes_on_and_changes_no_bit(tmp_path):
+    flags = (*TINY, "--device", "cpu", "--epochs", "60", "--sync-bn", "--evaluation.every-epochs", "0")
+    flags = (*flags, "--checkpoint.every-s", "0.1")
+    process = start("train", *flags, "--out", "killed", within=(*TORCHRUN[:-1], "--max-restarts", "2", TORCHRUN[-1]))
+    run = tmp_path / "killed"
+    wait_for_checkpoint(run, process, after=0)
+    (second,) = (child for child, variables in _children(process.pid).items() if variables.get("RANK") == "1")
+    os.kill(second, signal.SIGKILL)
+    result = finish(process)
+    assert result.code == 0, result.err
+    (event,) = (event for session in record(run)["sessions"] for event in session.get("events", []))
+    assert event.startswith("going on at step ") and event.endswith("torchrun has started the processes again")
+    assert finish(start("train", *flags, "--out", "whole", within=TORCHRUN)).code == 0
+    assert_same_run(run, tmp_path / "whole")
+
+
+def test_what_torchrun_may_start_again_needs_a_place_that_it_finds_again(fastarat, monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "7", "TORCHELASTIC_MAX_RESTARTS": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    result = fastarat("train", "digits-arat")
+    assert result.code == 2 and "torchrun --max-restarts: give --out RUN" in result.err
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_launcher_saves_a_checkpoint_and_the_training_goes_on(tmp_path):
+    flags = (*STEPS, "--epochs", "400", "--checkpoint.every-s", "3600")  # none is due
+    process = start("train", *flags, "--procs", "2", "--out", "run")
+    run = tmp_path / "run"
+    wait_for(run / "metrics.jsonl", process)
+    process.send_signal(signal.SIGUSR1)
+    wait_for_checkpoint(run, process, after=0)
+    saved = state_of(newest(run))["step"]
+    result = finish(process)
+    assert result.code == 0, result.err
+    assert result.err.count(f"a checkpoint was asked for, and is written at step {saved}") == 1
+    assert 0 < saved < 400 == state_of(newest(run))["step"]
 
 
 FAILS_IN_ITS_THIRD_STEP = """

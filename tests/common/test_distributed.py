@@ -28,6 +28,7 @@ from fastarat.common.distributed import (
     sum_over_processes,
     with_short_waits,
 )
+from fastarat.common.errors import UserError
 from fastarat.common.processes import is_first
 from tests.helpers.groups import HOW
 
@@ -42,6 +43,29 @@ def test_a_process_that_was_not_launched_is_alone_and_the_main_one(monkeypatch):
     assert (world.rank, world.size, world.group, world.control) == (0, 1, None, None)
     assert world.is_main and is_first()
     leave_world(world)
+
+
+def test_a_task_that_sees_its_own_gpu_alone_takes_it_and_two_on_one_gpu_are_refused(monkeypatch):
+    """The second task of a machine, as srun --gpus-per-task=1 starts it."""
+
+    def refuse(backend: str, device_id: torch.device, timeout: timedelta) -> None:
+        taken.append(device_id)
+        raise RuntimeError("ncclInvalidUsage: Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 3000")
+
+    taken: list[torch.device] = []
+    for name, value in {
+        "TORCHELASTIC_RUN_ID": "7",
+        "LOCAL_RANK": "1",
+        "LOCAL_WORLD_SIZE": "2",
+        "WORLD_SIZE": "2",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(dist, "init_process_group", refuse)
+    with pytest.raises(UserError, match="two processes of this machine have the same GPU"):
+        join_world("cuda")
+    assert taken == [torch.device("cuda", 0)] * 2
 
 
 def test_means_and_sums_over_one_process_are_the_values_themselves():

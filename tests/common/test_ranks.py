@@ -4,7 +4,7 @@ import pytest
 
 from fastarat.common.errors import UserError
 from fastarat.common.network import interface_of, own_address
-from fastarat.common.ranks import expanded_counts, first_host, found_ranks
+from fastarat.common.ranks import expanded_counts, first_host, found_ranks, gpu_of
 
 STEP = {
     "SLURM_JOB_ID": "7",
@@ -78,6 +78,18 @@ def test_mpirun_on_one_machine_meets_there_and_on_several_where_it_is_told():
 )
 def test_the_first_of_slurm_s_machines(text, host):
     assert first_host(text) == host
+
+
+@pytest.mark.parametrize(
+    ("num_visible", "own"),
+    [
+        (4, [0, 1, 2, 3]),  # each task sees all
+        (1, [0, 0, 0, 0]),  # each sees its own alone: --gpus-per-task=1, and the binding of --gpu-bind
+        (2, [0, 1, 0, 1]),  # each sees two of its own
+    ],
+)
+def test_a_task_has_a_gpu_of_those_that_it_sees(num_visible, own):
+    assert [gpu_of(local_rank, num_visible) for local_rank in range(4)] == own
 
 
 def test_slurm_s_counts():

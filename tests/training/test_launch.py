@@ -1,13 +1,14 @@
 """What the processes of a launch find in their environment, and how many GPUs each of them needs."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from torch.distributed.elastic.agent.server.api import WorkerSpec
 
 from fastarat.common import processes
-from fastarat.common.processes import num_seen
+from fastarat.common.processes import AGAIN, LAUNCHER, join_ranks, num_seen, why_again
 from fastarat.training import launch as launch_module
 from fastarat.training.launch import launch
 from tests.helpers.unmeasured import UNMEASURED
@@ -57,3 +58,28 @@ def test_a_launched_process_needs_the_gpus_up_to_its_own(monkeypatch):
     for local_rank, needed in (("0", 1), ("5", 6)):
         monkeypatch.setenv("LOCAL_RANK", local_rank)
         assert num_seen(8) == needed and num_seen(0) == 0
+
+
+def test_a_task_of_srun_needs_to_see_its_own_gpu_alone(monkeypatch):
+    """As with --gpus-per-task=1, where its number on the machine is the index of none."""
+    place = {"SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NODEID": "0"}
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2"}
+    monkeypatch.setattr(os, "environ", place | step)
+    join_ranks()
+    assert os.environ["LOCAL_RANK"] == "1" and num_seen(2) == 1 and num_seen(0) == 0
+
+
+@pytest.mark.parametrize(
+    ("variables", "why"),
+    [
+        ({}, ""),
+        ({"TORCHELASTIC_RUN_ID": "7", "TORCHELASTIC_RESTART_COUNT": "0"}, ""),
+        ({"TORCHELASTIC_RUN_ID": "7", "TORCHELASTIC_RESTART_COUNT": "1"}, "torchrun has started the processes again"),
+        # Of our own launcher, which counts lost machines apart, the word counts.
+        ({"TORCHELASTIC_RUN_ID": "7", "TORCHELASTIC_RESTART_COUNT": "1", LAUNCHER: "3"}, ""),
+        ({"TORCHELASTIC_RUN_ID": "7", LAUNCHER: "3", AGAIN: "a machine comes in"}, "a machine comes in"),
+    ],
+)
+def test_processes_know_why_they_start_again(monkeypatch, variables, why):
+    monkeypatch.setattr(os, "environ", variables)
+    assert why_again() == why
