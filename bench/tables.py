@@ -116,11 +116,10 @@ def startup_table() -> str:
 
 def faults_table() -> str:
     """What became of a run for each fault, as Markdown."""
-    rows = [row for row in read_rows(RESULTS / "faults.jsonl") if "story" in row]
+    rows = list(read_rows(RESULTS / "faults.jsonl"))
     if not rows:
         return "Not measured yet.\n"
-    newest = {faults.key_of(row): row for row in rows}.values()
-    commits = ", ".join(dict.fromkeys(row["commit"] for row in newest))
+    commits = ", ".join(dict.fromkeys(row["commit"] for row in faults.counted(rows)))
     return f"{markdown(faults.COLUMNS, faults.table(rows))}\n{place({**rows[-1], 'commit': commits})}.\n"
 
 

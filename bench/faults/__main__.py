@@ -150,11 +150,20 @@ def _line(row: Row) -> str:
 COLUMNS = ("what fails", "the run", "as it has to", "seconds: median (most)", "processes left", "bits that differ")
 
 
-def table(rows: Sequence[Row]) -> list[list[str]]:
-    """A line a fault, of all its tries; of tries that were made again the newest."""
+def counted(rows: Sequence[Row]) -> list[Row]:
+    """The rows that count: of a try that was made again the newest. A fault that has none is told by its newest row of
+    the time when a row was a single try, at a moment that was not recorded."""
     newest = list({key_of(row): row for row in rows if "story" in row}.values())
+    told = {row["case"] for row in newest}
+    older = {row["case"]: {**row, "seconds": row["seconds_p50"]} for row in rows if "story" not in row}
+    return newest + [row for case, row in older.items() if case not in told]
+
+
+def table(rows: Sequence[Row]) -> list[list[str]]:
+    """A line a fault, of all its tries that count."""
+    found = counted(rows)
     cases = dict.fromkeys(fault.name for story in STORIES for fault in story.faults)
-    return [_cells(tries) for case in cases if (tries := [row for row in newest if row["case"] == case])]
+    return [_cells(tries) for case in cases if (tries := [row for row in found if row["case"] == case])]
 
 
 def _cells(tries: Sequence[Row]) -> list[str]:

@@ -28,7 +28,7 @@ FIXED = ("--nodes", "2")
 FINITE, ENDLESS = ("--epochs", "40"), ("--epochs", "100000")
 LATEST_S = 3.0
 """the latest moment of a fault, in seconds after the run has begun, or has gone on after the one before"""
-LONGEST_S = 240
+LONGEST_S = 600
 LEFT_S = 10
 """seconds after which no process may be left"""
 

@@ -1,4 +1,5 @@
-"""A command whose work several processes share: --gpus or --procs start them here, srun or torchrun anywhere."""
+"""A command whose work several processes share: --gpus or --procs start them here, and on each of several machines with
+--nodes and --rendezvous; srun or torchrun start them anywhere."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,27 +25,33 @@ class Asked(Protocol):
     def device(self) -> str: ...
 
 
-def started(asked: Asked, args: list[str]) -> int | None:
-    """Do `fastarat ARGS` in the processes that are asked for; returns its exit code, or None where this process is to
-    do the work: alone, or as one of those. Raises `UserError` for numbers of processes that there cannot be."""
-    join_ranks()
-    for name, number in (("--gpus", asked.gpus), ("--procs", asked.procs)):
-        if number < 0:
+def started(asked: Asked, args: list[str], nodes: int = 1, rendezvous: str = "") -> int | None:
+    """Do `fastarat ARGS` in the processes that are asked for, on `nodes` machines that meet at `rendezvous`, HOST:PORT;
+    returns its exit code, or None where this process is to do the work: alone, or as one of those. Raises `UserError`
+    for numbers of processes that there cannot be."""
+    if not rendezvous:
+        join_ranks()  # with it our own launcher runs on each machine, whoever started that
+    for name, number, least in (("--gpus", asked.gpus, 0), ("--procs", asked.procs, 0), ("--nodes", nodes, 1)):
+        if number < least:
             raise UserError(f"{name} is {number}: give 1 or more")
     if asked.gpus and (asked.procs or asked.device == "cpu"):
         raise UserError("--gpus are processes on GPUs: leave --procs and --device out")
     if asked.procs and asked.device == "cuda":
         raise UserError("--procs are processes on the CPU: give --gpus N for several GPUs")
-    if launched() or max(asked.gpus, asked.procs) < 2:
+    if not launched() and (nodes > 1) != bool(rendezvous):
+        raise UserError("--nodes N and --rendezvous HOST:PORT go together: give both on every machine, or neither")
+    if launched() or nodes * max(asked.gpus, asked.procs, 1) < 2:
         return None
     import torch
 
-    from fastarat.training.launch import launch
+    from fastarat.training.launch import Machines, launch
 
     if asked.gpus > (there := torch.cuda.device_count() if torch.cuda.is_available() else 0):
         raise UserError(f"--gpus {asked.gpus}: this machine has {there}: give no more, or --procs N on the CPU")
     goes_on = "give the same command again"
-    return launch(asked.gpus or asked.procs, args, goes_on=goes_on, on_gpus=asked.gpus > 0)
+    machines = Machines(nodes, nodes, rendezvous) if nodes > 1 else None
+    number, on_gpus = max(asked.gpus, asked.procs, 1), asked.gpus > 0
+    return launch(number, args, machines=machines, goes_on=goes_on, on_gpus=on_gpus)
 
 
 @contextmanager

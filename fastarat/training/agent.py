@@ -2,6 +2,8 @@
 
 import os
 import signal
+import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 from torch.distributed.elastic.agent.server.api import DEFAULT_ROLE, RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-from torch.distributed.elastic.rendezvous.api import RendezvousConnectionError
+from torch.distributed.elastic.rendezvous.api import RendezvousConnectionError, RendezvousError
 
 from fastarat.common.console import notice
 from fastarat.common.processes import AGAIN, GRACE_S
@@ -19,20 +21,24 @@ from fastarat.training.meeting import Meeting
 
 ORDERLY_S = 30
 """seconds for those that are told to end while all is well: they finish a step, and save"""
+_ENDED = "fastarat/ended"
+"""key of a store: how many machines' processes have ended by themselves"""
 # pyright: reportIncompatibleVariableOverride=false, reportCallIssue=false
 # A decorator of torch's hides from it that these are methods.
 
 
 class Agent(LocalElasticAgent):
     """Torch's agent, but: the others end within seconds when one fails; what a restart would only meet again ends the
-    run at once; machines that fall silent are seen; and those that start again are told why.
+    run at once; machines that fall silent are seen; those that start again are told why; and one that is done waits for
+    the others.
 
     `said`: a folder in which processes that fail say why.
     """
 
     def __init__(self, spec: WorkerSpec, meeting: Meeting, said: Path):
-        super().__init__(spec, DefaultLogsSpecs(str(said)), exit_barrier_timeout=ORDERLY_S, shutdown_timeout=ORDERLY_S)
+        super().__init__(spec, DefaultLogsSpecs(str(said)))
         self.meeting, self.said, self.why = meeting, said, ""
+        self.patience = ORDERLY_S
 
     def signal_processes(self, number: int) -> None:
         """Send a signal to the processes of this machine."""
@@ -43,13 +49,13 @@ class Agent(LocalElasticAgent):
         try:
             return super()._invoke_run(role)
         except RendezvousConnectionError:
-            self._shutdown_timeout = GRACE_S  # who waits for the machine that has gone cannot save
+            self.patience = GRACE_S  # who waits for the machine that has gone cannot save
             raise
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         failed = self._failed()
-        if failed and self._pcontext:
-            self._pcontext.close(signal.SIGTERM, GRACE_S)
+        if failed:
+            self._close(signal.SIGTERM, GRACE_S)
         result = super()._monitor_workers(worker_group)
         if result.is_failed():
             ranks = {worker_group.workers[i].global_rank for i in failed}
@@ -68,6 +74,17 @@ class Agent(LocalElasticAgent):
                 return RunResult(WorkerState.FAILED)
         return result
 
+    def _exit_barrier(self) -> None:
+        """Wait until the processes of all machines have ended: the first still draws and reports when the others are
+        done, for minutes if need be. Torch would wait in the store, and hold up this machine's signs of life, so that
+        the others took it for lost."""
+        assert self._store is not None
+        number = self._worker_group.group_world_size
+        with suppress(RendezvousError, RuntimeError):  # the machine with the store has ended
+            self._store.add(_ENDED, 1)
+            while self._store.add(_ENDED, 0) < number and not self.meeting.num_gone():
+                time.sleep(0.2)
+
     def _failed(self) -> list[int]:
         """The local ranks of processes that have failed by themselves."""
         handlers = self._pcontext.subprocess_handlers if self._pcontext else {}  # type: ignore[attr-defined]
@@ -81,7 +98,14 @@ class Agent(LocalElasticAgent):
 
     def _stop_workers(self, worker_group: WorkerGroup) -> None:
         # Who waits for a machine that is gone cannot save.
-        self._shutdown(timeout=GRACE_S if self.meeting.num_gone() else ORDERLY_S)
+        self._close(signal.SIGTERM, GRACE_S if self.meeting.num_gone() else ORDERLY_S)
+
+    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 0) -> None:
+        self._close(death_sig, self.patience)  # torch 2.11 gives no time, later ones their own
+
+    def _close(self, number: signal.Signals, seconds: int) -> None:
+        if self._pcontext:
+            self._pcontext.close(number, seconds)
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         if self.why:

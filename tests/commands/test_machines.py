@@ -1,6 +1,7 @@
 """Several machines: hosts in network namespaces of this one, some of which fail."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -67,6 +68,27 @@ def test_two_machines_of_two_processes_train_bitwise_as_one_of_four(machines, on
     assert_same_state(tmp_path / "run", one_machine)
 
 
+REPORTS_FOR_LONG = """
+import fastarat.commands.train as train
+import time
+train.write_page = lambda run: (time.sleep(20), print("reported", flush=True))
+"""
+
+
+@pytest.mark.slow
+def test_a_machine_that_is_done_waits_for_the_first_which_still_reports(machines, tmp_path):
+    """For longer than after which a silent machine counts as lost."""
+    (tmp_path / "sitecustomize.py").write_text(REPORTS_FOR_LONG)
+    flags = [flag for flag in RUN if flag != "--no-report"]
+    meet = ("--nodes", "1:2", "--procs", "1", "--rendezvous", f"{NET}.1:{next(PORTS)}", "--max-restarts", "3")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        started = [on(machine, "train", *flags, *meet, "--out", "run") for machine in machines]
+    first, second = all_ended(started)
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    assert "reported" in first.out and "starting again" not in first.err and not events_of(tmp_path / "run")
+
+
 @pytest.mark.slow
 def test_srun_needs_no_flag_but_the_recipe(machines, one_machine, tmp_path):
     def task(number: int) -> subprocess.Popen:
@@ -79,6 +101,39 @@ def test_srun_needs_no_flag_but_the_recipe(machines, one_machine, tmp_path):
     assert {result.code for result in ended} == {0}, "".join(result.err for result in ended)
     (run,) = (tmp_path / "runs").iterdir()  # each would have named another one
     assert_same_state(run, one_machine)
+
+
+@pytest.mark.slow
+def test_two_machines_evaluate_as_one_and_refuse_other_models(machines, one_machine, tmp_path):
+    """Each has the run on a disk of its own."""
+    flags = (
+        "--num-images",
+        "45",
+        "--batch",
+        "10",
+        "--eps-255",
+        "20",
+        "--attack",
+        "apgd-ce",
+        "--device",
+        "cpu",
+        "--json",
+    )
+    one = finish(start("eval", one_machine, *flags)).json
+
+    def ended(*of_the_second: object) -> list[Result]:
+        meet = ("--nodes", "2", "--rendezvous", f"{NET}.1:{next(PORTS)}", "--state", "state")
+        own = zip(machines, [(), of_the_second], strict=True)
+        return all_ended([on(it, "eval", "run", *flags, *meet, *more, cwd=tmp_path / it.name) for it, more in own])
+
+    for host in machines:
+        shutil.copytree(one_machine, tmp_path / host.name / "run")
+    first, second = ended()
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    assert first.json["counts"] == one["counts"] and not second.out
+    assert (tmp_path / machines[0].name / "state").exists() and not (tmp_path / machines[1].name / "state").exists()
+    _, second = ended("--branch", "clean")
+    assert second.code == 2 and second.error.startswith("process 1 has another model, other images or other settings")
 
 
 @pytest.mark.slow

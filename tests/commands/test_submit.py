@@ -9,7 +9,6 @@ import pytest
 
 from tests.helpers.command_line import TINY, assert_same, finish, newest, start, state_of, wait_for
 
-pytest.importorskip("submitit")
 RUN = (*TINY, "--epochs", "20", "--evaluation.every-epochs", "0", "--device", "cpu", "--sync-bn")
 
 

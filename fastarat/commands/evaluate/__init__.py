@@ -12,7 +12,7 @@ def run(args: list[str]) -> int:
     """Evaluate and print tables, or JSON. Raises `WorkError` if the budget ended it."""
     arguments = parse(EvalArguments, args, "fastarat eval")
     check(arguments)
-    if (code := started(arguments, ["eval", *args])) is not None:
+    if (code := started(arguments, ["eval", *args], arguments.nodes, arguments.rendezvous)) is not None:
         return code
     from fastarat.commands.evaluate.report import report
     from fastarat.commands.evaluate.work import Work
@@ -22,6 +22,7 @@ def run(args: list[str]) -> int:
         with redirect_stdout(sys.stderr) if arguments.json else nullcontext():
             with first_here_first(world):
                 work = Work(arguments, world)
+            work.check_alike()
             evaluation = work.evaluate()
         if world.is_main:
             report(work, evaluation)

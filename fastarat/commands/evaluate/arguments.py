@@ -66,6 +66,10 @@ class EvalArguments(Printed):
     """processes that share the images, one a GPU; the result is that of one"""
     procs: int = 0
     """processes that share the images on the CPU"""
+    nodes: int = 1
+    """machines that share the images, each with --gpus or --procs processes; the same command runs on each"""
+    rendezvous: str = ""
+    """HOST:PORT of one of several machines, where they find each other; that one reports"""
     out: Path | None = None
     """write the JSON to this file too"""
     save: Path | None = None

@@ -71,6 +71,17 @@ class Work:
         check_model(self.model, first, len(self.data.classes), attacks=attacks)
         self.state = self._state()
 
+    def check_alike(self) -> None:
+        """Raise `UserError` unless all processes have the same model, images and settings: each machine may have a disk
+        of its own."""
+        from fastarat.common.distributed import decided
+
+        if self.world.size > 1 and decided(self._identity, self.world) != self._identity():
+            raise UserError(
+                f"process {self.world.rank} has another model, other images or other settings than the first one: give "
+                "all machines the same"
+            )
+
     def evaluate(self) -> "Evaluation":
         """The result, complete or not. Raises `Interrupted` if a signal ends it."""
         from fastarat.evaluation.autoattack.conduct import Conduct
@@ -146,20 +157,9 @@ class Work:
         """The directory asked for; else one beside the model, named by all that the result depends on."""
         if self.arguments.state is not None or not self.settings.names:
             return self.arguments.state
-        import torch
-
-        from fastarat.evaluation.autoattack.state import FORMAT
-
         path = Path(self.arguments.model)
-        # The weights say which model of a file or run it is, but not what a function of one's own does with them.
-        name = "" if path.exists() else self.arguments.model
-        settings = json.dumps({"format": FORMAT, **asdict(self.settings)}, sort_keys=True)
-        parts = [name, settings, self.data.fingerprint, str(len(self.labels))]
-        digest = hashlib.sha256("\n".join(parts).encode())
-        for name, tensor in self.model.state_dict().items():
-            digest.update(name.encode() + tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         beside = path if path.is_dir() else path.parent if path.is_file() else Path()
-        state = beside / "evaluations" / f"{self.settings.names[0]}-{self.settings.norm}-{digest.hexdigest()[:12]}"
+        state = beside / "evaluations" / f"{self.settings.names[0]}-{self.settings.norm}-{self._identity()[:12]}"
         try:
             state.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -168,6 +168,20 @@ class Work:
             )
             return None
         return state
+
+    def _identity(self) -> str:
+        """A checksum of all that the result depends on."""
+        import torch
+
+        from fastarat.evaluation.autoattack.state import FORMAT
+
+        # The weights say which model of a file or run it is, but not what a function of one's own does with them.
+        name = "" if Path(self.arguments.model).exists() else self.arguments.model
+        settings = json.dumps({"format": FORMAT, **asdict(self.settings)}, sort_keys=True)
+        digest = hashlib.sha256("\n".join([name, settings, self.data.fingerprint, str(len(self.labels))]).encode())
+        for name, tensor in self.model.state_dict().items():
+            digest.update(name.encode() + tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
 
 def _asked(arguments: "EvalArguments") -> EvaluationSettings:

@@ -16,8 +16,8 @@ class Conduct:
     """None of it changes which images break."""
 
     state: Path | None = None
-    """directory that keeps what is done, batch by batch, on a disk that all processes see: the same call goes on from
-    there and ends in the same flags"""
+    """directory that keeps what is done, batch by batch: the same call goes on from there and ends in the same flags.
+    Processes that do not see the first one's directory keep nothing"""
     budget: float | None = None
     """seconds after which no batch is begun, nor one that would probably end later; but one at least"""
     advance: Callable[[float], None] = _tells_nobody

@@ -65,7 +65,9 @@ def autoattack(
     first = [warning for warning in (random, softmax, undefined_clean(clean_logits)) if warning]
     with State(conduct.state, task, is_owner=world.is_main) as saved:
         graphs = graphs_on(images.device, settings.batch, bool(random))
-        settled = decided(lambda: saved.settle(clean_logits, bool(random)).cpu(), world).to(images.device)
+        settled = decided(lambda: saved.settle(clean_logits, bool(random)).cpu(), world)
+        saved.look(settled)
+        settled = settled.to(images.device)
         task = task._replace(clean_logits=settled, graphs=graphs)
         robust = [are_right(task.clean_logits, task.labels).cpu()]
         progress, outcomes, stopped = Progress(conduct.advance, settings, robust[0], world.size), [], ""
