@@ -121,7 +121,7 @@ def _killed(run: Path, sessions: Sessions, moments: random.Random, counts: Count
         process.join(moment)
         comes = time.monotonic() + A_FILE_COMES_S * waits
         while process.exitcode is None and time.monotonic() < comes and not _is_cut_off(run):
-            pass
+            time.sleep(0.001)
     finally:  # whatever ends this
         process.kill()
         process.join()
@@ -147,7 +147,7 @@ def _wait_for_session(process: ForkServerProcess, run: Path, begun: int) -> None
             return
         if time.monotonic() > end:
             raise WorkError(f"a session has not begun in {START_S} s")
-        time.sleep(0.002)
+        time.sleep(0.02)
 
 
 def _written(file: Path) -> int:
