@@ -8,7 +8,7 @@ from shlex import quote
 from types import FrameType
 from typing import Any
 
-from fastarat.common.distributed import LONGEST_STEP, average_in_place, barrier, decided, largest
+from fastarat.common.distributed import LONGEST_STEP, average_in_place, barrier, largest
 from fastarat.common.errors import Interrupted, WorkError
 from fastarat.common.signals import answered, saving_answered
 from fastarat.data.loading.loader import Batch
@@ -124,7 +124,7 @@ class Loop:
         in_epoch = training.steps_in_epoch < training.loader.steps_per_epoch
         # A signal or a notice may reach any process; the clock that counts is the first one's.
         main = self.world.is_main
-        asked = in_epoch and (self.is_asked or self.notice.has_come())
+        asked = in_epoch and self._is_asked()
         due = main and in_epoch and self._save_is_due()
         line = main and self.display.due()
         # What waits in a CUDA graph for another process nobody watches: here it is seen that this one does not come.
@@ -133,14 +133,21 @@ class Loop:
             self._check_finite()
             self.display.line(training.step, training.epoch, training.means(), self._speed())
         if asked:
-            self.display.note(f"a checkpoint was asked for, and is written at step {training.step}")
-            self.is_asked = False
+            self._say_asked()
         if asked or due or stop:
             self._save()
         if stop:
             self.run.finish_writing()
             barrier(self.world)  # the launcher ends those that are left
             raise Interrupted(f"stopped at step {training.step} (epoch {training.epoch})", stop)
+
+    def _is_asked(self) -> bool:
+        """Whether a signal, or a notice, asks this process for a checkpoint."""
+        return self.is_asked or self.notice.has_come()
+
+    def _say_asked(self) -> None:
+        self.display.note(f"a checkpoint was asked for, and is written at step {self.training.step}")
+        self.is_asked = False
 
     def _save_is_due(self) -> bool:
         """By this process's own clock, with which others may disagree; not while the one before is being written."""
@@ -179,7 +186,10 @@ class Loop:
         if "evaluation" in entry:
             self.evaluations.keep_best(entry["evaluation"])
         self._keep_snapshot()
-        if last or decided(self._save_is_due, self.world):
+        asked, due = largest((self._is_asked(), self.world.is_main and self._save_is_due()), self.world)
+        if asked:
+            self._say_asked()
+        if last or asked or due:
             self._save(epoch_is_done=True)
 
     def _watch_overfitting(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from torch.distributed import TCPStore
-from torch.distributed.elastic.rendezvous.api import RendezvousError
+from torch.distributed.elastic.rendezvous.api import RendezvousError, RendezvousInfo, RendezvousTimeoutError
 from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import (
     DynamicRendezvousHandler,
@@ -60,6 +60,18 @@ class Meeting(DynamicRendezvousHandler):
 
     host = HERE
     _met: frozenset[_NodeDesc] = frozenset()
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        """Where the processes meet, once enough machines have come, and the one that hosts the store is among them:
+        without it, as when it was silent for a while, another one would begin the run anew on a disk of its own."""
+        end = time.monotonic() + JOIN_S
+        while True:
+            found = super().next_rendezvous()
+            if any(node.addr == self.host for node in self._met):
+                return found
+            if time.monotonic() > end:
+                raise RendezvousTimeoutError
+            time.sleep(HEARTBEAT_S)
 
     def _get_world(self) -> tuple[int, int]:
         nodes = sorted(self._state_holder.state.participants, key=lambda node: (node.addr != self.host, node))

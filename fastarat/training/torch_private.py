@@ -13,7 +13,7 @@ OVERRIDDEN = {
         "_shutdown",
     ),
     "torch.distributed.elastic.rendezvous.dynamic_rendezvous.DynamicRendezvousHandler": (
-        *("_get_world", "num_nodes_waiting"),
+        *("_get_world", "next_rendezvous", "num_nodes_waiting"),
     ),
 }
 """methods, by class"""

@@ -6,9 +6,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from torch.distributed.elastic.rendezvous.dynamic_rendezvous import _NodeDesc, _RendezvousState
+from torch.distributed.elastic.rendezvous.api import RendezvousTimeoutError
+from torch.distributed.elastic.rendezvous.dynamic_rendezvous import (
+    DynamicRendezvousHandler,
+    _NodeDesc,
+    _RendezvousState,
+)
 
 from fastarat.common.errors import UserError
+from fastarat.training import meeting as meeting_module
 from fastarat.training.meeting import Meeting, _check_clock, meeting_of
 
 NODES = [_NodeDesc(f"10.0.0.{i}", 7, 0) for i in range(4)]
@@ -49,3 +55,37 @@ def test_a_machine_alone_meets_itself():
     assert (info.rank, info.world_size) == (0, 1) and meeting.num_gone() == 0
     meeting.end()
     assert meeting.is_closed()
+
+
+@pytest.fixture
+def rounds(monkeypatch) -> list[list[str]]:
+    """Whom each round of torch's own finds, by their addresses."""
+    found: list[list[str]] = []
+
+    def next_round(meeting: Any) -> str:
+        meeting._met = frozenset(_NodeDesc(address, 7, 0) for address in found.pop(0))
+        return f"{len(found)} left"
+
+    monkeypatch.setattr(DynamicRendezvousHandler, "next_rendezvous", next_round)
+    monkeypatch.setattr(meeting_module, "HEARTBEAT_S", 0)
+    return found
+
+
+def unmade() -> Meeting:
+    """A meeting without a store."""
+    meeting = Meeting.__new__(Meeting)
+    meeting.host = "10.0.0.1"
+    return meeting
+
+
+def test_machines_do_not_begin_without_the_one_that_hosts_the_store(rounds):
+    """Another one would begin the run anew on its own disk."""
+    rounds += [["10.0.0.2"], ["10.0.0.2", "10.0.0.3"], ["10.0.0.2", "10.0.0.1"], ["10.0.0.2"]]
+    assert unmade().next_rendezvous() == "1 left"
+
+
+def test_they_do_not_wait_for_it_for_ever(rounds, monkeypatch):
+    rounds += [["10.0.0.2"]] * 2
+    monkeypatch.setattr(meeting_module, "JOIN_S", -1)
+    with pytest.raises(RendezvousTimeoutError):
+        unmade().next_rendezvous()
