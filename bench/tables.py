@@ -1,7 +1,7 @@
 """Write every table of measured figures from result rows: `python -m bench.tables`; `--check` only compares.
 
-In README.md and under docs/ a table stands between `<!-- table: NAME -->` and `<!-- end -->`; pictures are written to
-docs/images. Nobody types numbers there.
+In README.md, bench/README.md and under docs/ a table stands between `<!-- table: NAME -->` and `<!-- end -->`; pictures
+are written to docs/images. Nobody types numbers there.
 """
 
 import re
@@ -20,10 +20,12 @@ from bench.loaders import report as loaders_report
 from bench.robustness import report as robustness_report
 from bench.robustness.suites import SUITES
 from bench.soak import __main__ as soak
+from bench.speedrun import report as speedrun_report
+from bench.speedrun.suites import SUITES as RACES
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("results", "speed", "cluster", "training")
-PAGES = tuple(ROOT / page for page in ("README.md", *(f"docs/{name}.md" for name in NAMES)))
+PAGES = tuple(ROOT / page for page in ("README.md", "bench/README.md", *(f"docs/{name}.md" for name in NAMES)))
 IMAGES = ROOT / "docs" / "images"
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 LEGEND = (
@@ -123,6 +125,19 @@ def faults_table() -> str:
     return f"{markdown(faults.COLUMNS, faults.table(rows))}\n{place({**rows[-1], 'commit': commits})}.\n"
 
 
+def speedrun_table() -> str:
+    """Every race to a standard recipe's robustness, as Markdown."""
+    parts = []
+    for suite in RACES:
+        rows = speedrun_report.rows_of(suite, read_rows(RESULTS / "speedrun.jsonl"))
+        if rows:
+            commits = ", ".join(sorted({row["trained_by"] for row in rows}))
+            where = place({**rows[0], "commit": commits})
+            parts += [f"**{suite}**\n", markdown(*speedrun_report.table(suite, rows))]
+            parts.append(f"{speedrun_report.caption(suite, rows)}; {where}.\n")
+    return "\n".join(parts) or "Not measured yet.\n"
+
+
 def soak_table() -> str:
     """All soaks in a sentence."""
     rows = list(read_rows(RESULTS / "soak.jsonl"))
@@ -164,6 +179,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "kernels": kernels_table,
     "scaling": scaling.as_markdown,
     "shared-steps": shared_steps.as_markdown,
+    "speedrun": speedrun_table,
     "faults": faults_table,
     "soak": soak_table,
 }

@@ -30,9 +30,14 @@ RECIPES = {"resnet18": "cifar10-resnet18", "wrn-34-10": "cifar10-wrn-34-10", "ti
 """the recipes' names up to the method, by net"""
 
 
+FAST = "-fast"
+"""the end of a recipe's name that is another recipe's method, trained sooner"""
+
+
 def methods_of(family: str) -> tuple[str, ...]:
     """The methods that a family has recipes of: the most wanted first, and `standard` before ARREST, which needs it."""
-    found = [name.removeprefix(f"{family}-") for name in recipes.names() if name.startswith(f"{family}-")]
+    own = [name for name in recipes.names() if name.startswith(f"{family}-") and not name.endswith(FAST)]
+    found = [name.removeprefix(f"{family}-") for name in own]
     return tuple(sorted(found, key=lambda method: (method != "at", method != "arat", method != "standard", method)))
 
 
@@ -43,4 +48,5 @@ PAPER = methods_of("cifar10-resnet18")
 
 def method_of(recipe_name: str) -> str:
     """The method that a recipe's name ends in."""
-    return max((method for method in PAPER if recipe_name.endswith(f"-{method}")), key=len)
+    name = recipe_name.removesuffix(FAST)
+    return max((method for method in PAPER if name.endswith(f"-{method}")), key=len)

@@ -1,0 +1,123 @@
+"""Time to robustness: seconds from the start of a process to a saved model that reaches a standard recipe's accuracies.
+
+    python -m bench.speedrun --suite digits --seeds 3
+    python -m bench.speedrun --suite digits --variants published default fast --seeds 1
+    python -m bench.speedrun --suite digits --ladder
+
+`published` is the standard recipe eagerly in float32, `default` the same as it comes, `fast` the recipe made for speed;
+--ladder has every change between them. They train in turns, seed by seed, each in a fresh process that finds nothing
+compiled. What all seeds of a variant reach together counts. What is trained or has its row is not repeated.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from bench.common import command
+from bench.common.rows import RESULTS, read_rows, write_row
+from bench.speedrun import report as speedrun_report
+from bench.speedrun.one_run import Entry, failed_row, measured_row, train
+from bench.speedrun.suites import SUITES
+from fastarat.common.console import notice, print_table, stdout
+from fastarat.common.errors import UserError
+from fastarat.config import from_dict
+from fastarat.data.open import open_dataset
+from fastarat.training.reporting import duration
+
+
+@command.program("bench.speedrun")
+def main(args: list[str] | None) -> int:
+    """Race, write rows and print the table: 0, or 1 if a training failed or the budget was over."""
+    arguments = _arguments(args)
+    entries = [
+        Entry(arguments.suite, variant, SUITES[arguments.suite].rungs[variant], seed, arguments.data, arguments.runs)
+        for seed in range(arguments.seeds)
+        for variant in arguments.variants
+    ]
+    for entry in entries:
+        entry.config  # noqa: B018  what cannot be trained is said before anything is
+    left = [entry for entry in entries if not _has_row(arguments, entry)]
+    started, is_right = time.monotonic(), True
+    for number, entry in enumerate(left):
+        spent = time.monotonic() - started
+        if arguments.budget is not None and spent > arguments.budget:
+            notice(f"the budget is over with {len(left) - number} trainings left; the same command goes on from there")
+            is_right = False
+            break
+        # All variants have taken part alike by the end of each turn, which the time left is told by.
+        remaining = f", about {duration(spent / number * (len(left) - number))} left" if number else ""
+        notice(f"{arguments.suite}, {number + 1} of {len(left)}: {entry.variant}, seed {entry.seed}{remaining}")
+        is_right &= _race(arguments, entry)
+    rows = speedrun_report.rows_of(arguments.suite, read_rows(arguments.rows))
+    if rows:
+        print_table(speedrun_report.caption(arguments.suite, rows), *speedrun_report.table(arguments.suite, rows))
+        stdout.print(speedrun_report.headline(arguments.suite, rows), markup=False)
+    return 0 if is_right else 1
+
+
+def _race(arguments: argparse.Namespace, entry: Entry) -> bool:
+    """Train, unless that is done, measure, and write the row; whether the training gave a model."""
+    if not entry.is_trained:
+        ending = train(entry)
+        if not entry.is_trained:
+            error = ending.last_line or f"ended with code {ending.code}"
+            notice(f"{entry.variant}, seed {entry.seed} failed: {error}")
+            write_row(arguments.rows, failed_row(entry, error))
+            return False
+    row = measured_row(entry, arguments.num_images, arguments.num_autoattack)
+    write_row(arguments.rows, row)
+    reached = f"clean {row['clean']:.1f} %, AutoAttack {row['autoattack']:.1f} %"
+    notice(f"{entry.variant}, seed {entry.seed}: {row['seconds']:.1f} s, {reached}")
+    return True
+
+
+def _has_row(arguments: argparse.Namespace, entry: Entry) -> bool:
+    """Whether the training is measured on as many images as are wanted now, or more."""
+    return any(
+        row["benchmark"] == "speedrun"
+        and row["correct"]
+        and (row["suite"], row["variant"], row["seed"]) == (entry.suite, entry.variant, entry.seed)
+        and from_dict(row["config"], "a result row") == entry.config
+        and row["num_images"] >= arguments.num_images
+        and row["num_autoattack"] >= arguments.num_autoattack
+        for row in read_rows(arguments.rows)
+    )
+
+
+def _arguments(args: list[str] | None) -> argparse.Namespace:
+    """The flags, complete and checked. Raises `UserError`."""
+    parser = command.Parser("bench.speedrun", __doc__)
+    parser.add_argument("--suite", choices=SUITES, default="digits")
+    parser.add_argument(
+        "--variants", nargs="+", metavar="VARIANT", help="of the suite's; default published default fast"
+    )
+    parser.add_argument("--ladder", action="store_true", help="all of the suite's variants")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each variant; default 3")
+    parser.add_argument("--num-images", type=int, help="test images for clean accuracy; default the suite's")
+    parser.add_argument("--num-autoattack", type=int, help="of them for AutoAttack; default the suite's")
+    parser.add_argument("--runs", type=Path, default=Path("runs/speedrun"), help="where trainings go")
+    rows = "where rows go (bench/results/speedrun.jsonl)"
+    command.flags(parser, data="data set instead of the suite's own", budget="begin no training later", rows=rows)
+    arguments = parser.parse_args(args)
+    suite = SUITES[arguments.suite]
+    if arguments.ladder and arguments.variants:
+        raise UserError("--ladder has all variants: leave --variants out")
+    arguments.variants = arguments.variants or (tuple(suite.rungs) if arguments.ladder else suite.ends)
+    command.check_known(f"variant of suite {arguments.suite}", arguments.variants, suite.rungs)
+    command.check_positive(arguments, "seeds", "num_images", "num_autoattack", "budget")
+    arguments.rows = arguments.rows or RESULTS / "speedrun.jsonl"
+    arguments.data = arguments.data or suite.data
+    command.check_writable(arguments.rows)
+    arguments.runs = command.folder("--runs", arguments.runs)
+    # What has to be decoded once is so before anything is timed.
+    most = len(open_dataset(arguments.data).test.labels)
+    for name in ("num_images", "num_autoattack"):  # as asked, else the suite's, no more than there are
+        asked = getattr(suite, name) if getattr(arguments, name) is None else getattr(arguments, name)
+        most = most if asked is None else min(asked, most)
+        setattr(arguments, name, most)
+    return arguments
+
+
+if __name__ == "__main__":
+    sys.exit(main())

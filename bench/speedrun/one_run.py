@@ -1,0 +1,162 @@
+"""One training of a speedrun, in a process of its own, and what its model reaches."""
+
+import json
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.common.processes import Ending, environment, run_in_time
+from bench.common.rows import Row, base_row
+from bench.speedrun.suites import Rung
+from fastarat.commands.train import parse_arguments
+from fastarat.common.console import progress
+from fastarat.common.files import write_text
+from fastarat.config import Config
+from fastarat.config.evaluation import EvaluationSettings
+from fastarat.data.images.dataset import Dataset, Images, shuffled
+from fastarat.data.open import open_dataset
+from fastarat.evaluation.evaluate import as_images, evaluate
+from fastarat.runs.run import Run
+from fastarat.runs.weights import load_model
+
+CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH")
+ALIKE = ("--evaluation.every-epochs", "0", "--no-report", "--log", "csv")
+"""for every training: nobody watches on the way, and nothing but the model is made at the end"""
+TIMES = "speedrun.json"
+"""the file in a run's directory that says how long it took: written last, so that a training without is none"""
+GRACE_S = 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A training that is raced."""
+
+    suite: str
+    variant: str
+    rung: Rung
+    seed: int
+    data: str
+    runs: Path
+    """where trainings go"""
+
+    @property
+    def out(self) -> Path:
+        """Of the training."""
+        name = "".join(c if c.isalnum() else "-" for c in self.variant).strip("-")
+        return self.runs / f"{self.suite}-{name}-seed{self.seed}"
+
+    @property
+    def arguments(self) -> list[str]:
+        """Of `fastarat train`, without the directory."""
+        return [*self.rung, "--seed", str(self.seed), "--data", self.data, *ALIKE]
+
+    @cached_property
+    def config(self) -> Config:
+        """What it trains by. Raises `UserError` as `fastarat train` does."""
+        return parse_arguments(self.arguments).config
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the training is there, and only has to be measured."""
+        return (self.out / TIMES).exists()
+
+
+def train(entry: Entry, limit_s: float = inf) -> Ending:
+    """Train in a fresh process that finds nothing compiled, and write down how long it took.
+
+    What an earlier training left that did not come to its end goes first: it cannot go on, for its time counts from the
+    start of the process to the last writing of the model.
+    """
+    shutil.rmtree(entry.out, ignore_errors=True)
+    entry.out.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "fastarat", "train", *entry.arguments, "--out", str(entry.out)]
+    with tempfile.TemporaryDirectory(prefix="fastarat-speedrun-") as caches:
+        variables = environment(**{name: str(Path(caches, name.lower())) for name in CACHES})
+        started, before = time.time(), _cpu_seconds()
+        log = entry.out.with_suffix(".log")
+        ending = run_in_time(command, log, limit_s, grace_s=GRACE_S, variables=variables)
+        cpu_seconds = _cpu_seconds() - before
+    weights = Run(entry.out).weights_file
+    if ending.code == 0 and weights.exists():
+        seconds = {
+            "seconds": round(weights.stat().st_mtime - started, 2),
+            "process_seconds": round(ending.seconds, 2),
+            "cpu_seconds": round(cpu_seconds, 2),
+        }
+        write_text(entry.out / TIMES, json.dumps(seconds) + "\n")
+    return ending
+
+
+def _cpu_seconds() -> float:
+    """Of all processes that this one started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def failed_row(entry: Entry, error: str) -> Row:
+    """The row of a training that gave no model."""
+    return {**_base(entry, entry.config), "correct": False, "error": error}
+
+
+def measured_row(entry: Entry, num_images: int, num_autoattack: int) -> Row:
+    """The row of a training that is there: what its model reaches on the first `num_images` test images of a random
+    order, and under AutoAttack on the first `num_autoattack` of those. An attack that was stopped goes on."""
+    config, run = entry.config, Run(entry.out)
+    dataset = open_dataset(config.data)
+    images = shuffled(dataset.decoded_test, num_images, seed=0)
+    lines = [line for line in run.metrics() if "train" in line]
+    session = json.loads(run.record_file.read_text())["sessions"][-1]
+    accuracies = reached(run, dataset, images, num_autoattack, name=entry.out.name)
+    return {
+        **_base(entry, config),
+        "threads": session["threads"],
+        "trained_by": session["commit"],
+        "correct": accuracies["autoattack"] <= 100 and all(line["train"]["loss"] < inf for line in lines),
+        "model": config.model.name,
+        "epochs": config.epochs,
+        **{name: session[name] for name in ("dtype", "compile", "kernels")},
+        **json.loads((entry.out / TIMES).read_text()),
+        "training_seconds": lines[-1]["seconds"],
+        "compile_seconds": sum(line.get("compile_seconds", 0.0) for line in lines),
+        **accuracies,
+    }
+
+
+def _base(entry: Entry, config: Config) -> Row:
+    device = "cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu"
+    names = {"suite": entry.suite, "variant": entry.variant, "recipe": config.recipe, "seed": entry.seed}
+    return {**base_row("speedrun", config, Path(config.data).name, device=device), **names}
+
+
+def reached(
+    run: Run, dataset: Dataset, images: Images, num_autoattack: int, *, name: str, attack: str = "autoattack"
+) -> dict[str, Any]:
+    """The deployed model's clean accuracy on these images, and what AutoAttack leaves of the first `num_autoattack`."""
+    model, description = load_model(run.weights_file)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x, y = as_images(images, dataset.max_value)
+    ball = {"norm": description.norm, "eps": description.eps_255 / 255}
+    clean = evaluate(model, x, y, EvaluationSettings(attack="none", **ball))
+    num_autoattack = min(num_autoattack, len(y))
+    state = run.path / f"{attack.replace(',', '-')}-{len(y)}-{num_autoattack}"
+    with progress(f"AutoAttack on {name}", num_autoattack) as advance:
+        settings = EvaluationSettings(attack=attack, **ball)
+        attacked = evaluate(model, x[:num_autoattack], y[:num_autoattack], settings, state=state, advance=advance)
+    return {
+        "clean": round(clean.clean, 3),
+        "num_images": len(y),
+        "autoattack": round(attacked.robust, 3),
+        "num_autoattack": num_autoattack,
+        "warnings": list(attacked.warnings),
+        "seconds_autoattack": round(sum(attacked.seconds.values()), 1),
+    }

@@ -1,0 +1,71 @@
+"""What speedrun rows say: which variants reach the goal, and how many times as fast as the published way they do."""
+
+from collections.abc import Iterable, Sequence
+from statistics import mean, stdev
+
+from bench.common.rows import Row
+from bench.speedrun.suites import SUITES
+from fastarat.common.turns import ratio_of, ratio_text
+
+COLUMNS = ["variant", "seeds", "clean, %", "AutoAttack, %", "goal", "seconds", "times as fast", "CPU time, times less"]
+
+
+def rows_of(suite: str, rows: Iterable[Row]) -> list[Row]:
+    """The suite's rows that are right: of each training the last one, variants in the order of their rungs."""
+    order = {variant: number for number, variant in enumerate(SUITES[suite].rungs)}
+    own = [row for row in rows if row.get("suite") == suite and row["correct"] and row["variant"] in order]
+    newest = {(order[row["variant"]], row["seed"]): row for row in own}
+    return [row for _, row in sorted(newest.items())]
+
+
+def by_variant(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """The rows of each variant, seed by seed."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["variant"], []).append(row)
+    return found
+
+
+def table(suite: str, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Columns and cells. A variant that misses the goal gets its seconds, and no ratio."""
+    goal, variants = SUITES[suite].goal, by_variant(rows)
+    cells = []
+    for variant, own in variants.items():
+        reaches = goal.is_reached(own)
+        ratios = [ratio(variants, variant, name) if reaches else None for name in ("seconds", "cpu_seconds")]
+        clean, robust, seconds = (spread([row[name] for row in own]) for name in ("clean", "autoattack", "seconds"))
+        said = "reached" if reaches else "missed"
+        cells.append([variant, str(len(own)), clean, robust, said, seconds, *map(ratio_text, ratios)])
+    return COLUMNS, cells
+
+
+def ratio(variants: dict[str, list[Row]], variant: str, name: str) -> dict[str, float] | None:
+    """How many times as long the published way took as `variant`, turn by turn; None where they share no turn."""
+    published = {row["seed"]: row[name] for row in variants.get("published", ())}
+    mine = {row["seed"]: row[name] for row in variants[variant]}
+    turns = [seed for seed in mine if seed in published]
+    return ratio_of([published[seed] for seed in turns], [mine[seed] for seed in turns]) if turns else None
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and, of several, standard deviation."""
+    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def caption(suite: str, rows: Sequence[Row]) -> str:
+    """What was raced for, on how many images."""
+    goal, first = SUITES[suite].goal, rows[0]
+    what = f"net {first['model']}, data {first['dataset']}, {first['num_images']:,} test images, "
+    what += f"{first['num_autoattack']:,} of them for AutoAttack; "
+    return f"{what}goal: clean {goal.clean:g} %, AutoAttack {goal.autoattack:g} % ({goal.source})"
+
+
+def headline(suite: str, rows: Sequence[Row]) -> str:
+    """In a line: what the fastest variant that reaches the goal takes."""
+    goal, variants = SUITES[suite].goal, by_variant(rows)
+    seconds = {name: mean(row["seconds"] for row in own) for name, own in variants.items() if goal.is_reached(own)}
+    if not seconds:
+        return f"{suite}: no variant reaches the goal"
+    best = min(seconds, key=lambda name: seconds[name])
+    text = ratio_text(ratio(variants, best, "seconds"))
+    return f"{suite}: {best} reaches the goal in {seconds[best]:.1f} s, {text} times as fast as published"

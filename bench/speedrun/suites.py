@@ -1,0 +1,84 @@
+"""What a speedrun is for: a goal that a standard recipe reaches, and the ways to it.
+
+A rung is a recipe with flags, as `fastarat train` takes them. Each of a suite has one change more than the one before,
+from the published way (eager, in float32) to the recipe that was made for speed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from bench.common.rows import Row
+
+Rung = tuple[str, ...]
+"""a recipe's name and flags"""
+
+PUBLISHED = ("--dtype", "fp32", "--compile", "eager", "--kernels", "pytorch")
+ENDS = ("published", "default", "fast")
+"""what is compared where no whole ladder is asked for"""
+MEASURES = ("clean", "autoattack")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Accuracies in percent that count as reached."""
+
+    clean: float
+    autoattack: float
+    source: str
+    """whose they are"""
+
+    def is_reached(self, rows: Sequence[Row]) -> bool:
+        """Whether the mean of these trainings lies at both accuracies or above, or below by no more than its standard
+        error; that of a single training is not known, and counts as 0."""
+        return bool(rows) and all(
+            mean(row[name] for row in rows) + standard_error([row[name] for row in rows]) >= getattr(self, name)
+            for name in MEASURES
+        )
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean of these values."""
+    return stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A race."""
+
+    data: str
+    goal: Goal
+    rungs: Mapping[str, Rung]
+    """by their names, from the slowest"""
+    num_images: int | None
+    """test images of the clean accuracy; None: all"""
+    num_autoattack: int | None
+    """how many of them, from the first on, AutoAttack attacks; None: all"""
+    needs_gpu: bool = False
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """The rungs that are raced where no others are asked for."""
+        return tuple(name for name in self.rungs if name in ENDS)
+
+
+def ladder(standard: str, fast: str | None = None, changes: Mapping[str, Rung] | None = None) -> dict[str, Rung]:
+    """`published` and `default` of the standard recipe, this with one of the `changes` (flags by name) after the other,
+    and the recipe `fast`, which is all of them; None: there is none yet."""
+    rungs: dict[str, Rung] = {"published": (standard, *PUBLISHED), "default": (standard,)}
+    flags: tuple[str, ...] = ()
+    for name, more in (changes or {}).items():
+        flags += more
+        rungs[f"+ {name}"] = (standard, *flags)
+    return {**rungs, "fast": (fast,)} if fast else rungs
+
+
+SUITES = {
+    "digits": Suite(
+        data="digits",
+        goal=Goal(99.352, 76.833, "digits-at over three seeds, in bench/results/robustness.jsonl"),
+        rungs=ladder("digits-at"),
+        num_images=None,
+        num_autoattack=200,
+    ),
+}

@@ -1,0 +1,232 @@
+"""The speedrun benchmark: in turns, from the start of a process to a model, and only what reaches the goal counts."""
+
+import json
+from collections import namedtuple
+from dataclasses import asdict, replace
+from statistics import mean
+
+import pytest
+
+from bench.common.rows import RESULTS, read_rows
+from bench.speedrun import __main__ as speedrun
+from bench.speedrun import one_run, report, suites, tries
+from bench.speedrun.suites import SUITES, Goal, ladder
+from fastarat.commands.train import parse_arguments
+
+EVERY = {"benchmark", "dataset", "device", "gpu", "driver", "torch", "triton", "commit", "date", "config", "correct"}
+CUT = (
+    *("--epochs", "1", "--num-train-images", "64", "--attack.steps", "1"),
+    *("--evaluation.num-images", "20", "--evaluation.steps", "1"),
+)
+Ended = namedtuple("Ended", "code last_line")
+
+
+@pytest.fixture
+def cut(monkeypatch):
+    """The digits' race, cut to one epoch of few images."""
+    suite = SUITES["digits"]
+    rungs = {"published": (*suite.rungs["published"], *CUT), "default": (*suite.rungs["default"], *CUT)}
+    monkeypatch.setitem(SUITES, "digits", replace(suite, goal=Goal(0, 0, "a toy"), rungs=rungs))
+
+
+@pytest.fixture
+def trained(cut, monkeypatch):
+    """Trainings that end at once, by name; what their models reach is 95 % and 70 %."""
+    begun = []
+
+    def train(entry):
+        begun.append(f"{entry.variant} {entry.seed}")
+        entry.out.mkdir()
+        (entry.out / one_run.TIMES).write_text(json.dumps({"seconds": 10.0, "cpu_seconds": 20.0}))
+        return Ended(0, "")
+
+    def measured(entry, num_images, num_autoattack):
+        row = {"benchmark": "speedrun", "correct": True, "suite": entry.suite, "variant": entry.variant}
+        row |= {"seed": entry.seed, "config": asdict(entry.config), "num_images": num_images, "model": "digits"}
+        row |= {"num_autoattack": num_autoattack, "clean": 95.0, "autoattack": 70.0, "dataset": "digits"}
+        return row | json.loads((entry.out / one_run.TIMES).read_text())
+
+    monkeypatch.setattr(speedrun, "train", train)
+    monkeypatch.setattr(speedrun, "measured_row", measured)
+    return begun
+
+
+def flags(tmp_path, *more):
+    return ["--runs", str(tmp_path / "runs"), "--rows", str(tmp_path / "rows.jsonl"), *more]
+
+
+def test_a_training_is_timed_from_its_start_to_its_model_and_not_repeated(tmp_path, cut, monkeypatch, capsys):
+    args = flags(tmp_path, "--variants", "default", "--seeds", "1", "--num-images", "20", "--num-autoattack", "2")
+    assert speedrun.main(args) == 0
+    (row,) = read_rows(tmp_path / "rows.jsonl")
+    assert row.keys() >= EVERY | {"suite", "variant", "seed", "clean", "autoattack", "compile_seconds", "dtype"}
+    assert row["correct"] and (row["num_images"], row["num_autoattack"]) == (20, 2)
+    assert 0 < row["training_seconds"] < row["seconds"] <= row["process_seconds"] and row["cpu_seconds"] > 0
+    out = tmp_path / "runs" / "digits-default-seed0"
+    assert not (out / "report.html").exists() and (out / "model.safetensors").exists()
+    assert "digits: default reaches the goal in" in capsys.readouterr().out
+
+    monkeypatch.setattr(speedrun, "train", lambda entry: pytest.fail("a training that has its row was repeated"))
+    assert speedrun.main(args) == 0
+    assert list(read_rows(tmp_path / "rows.jsonl")) == [row]
+    # More images: the model is there, and only measured.
+    assert speedrun.main([*args, "--num-images", "30"]) == 0
+    assert [row["num_images"] for row in read_rows(tmp_path / "rows.jsonl")] == [20, 30]
+
+
+def test_variants_take_turns_seed_by_seed_and_the_time_left_is_said(tmp_path, trained, capsys):
+    assert speedrun.main(flags(tmp_path, "--seeds", "2")) == 0
+    assert trained == ["published 0", "default 0", "published 1", "default 1"]
+    said = capsys.readouterr().err
+    assert "digits, 1 of 4: published, seed 0\n" in said and "4 of 4: default, seed 1, about 0 s left" in said
+
+
+def test_what_was_stopped_begins_anew_and_what_is_trained_is_measured(tmp_path, trained, monkeypatch):
+    runs = tmp_path / "runs"
+    (runs / "digits-published-seed0" / "checkpoints").mkdir(parents=True)
+    seen = []
+
+    def stopped(command, log, limit_s, *, grace_s, variables):
+        seen.append((runs / "digits-published-seed0").exists())
+        raise KeyboardInterrupt
+
+    def interrupt(*given):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(speedrun, "train", one_run.train)
+        patched.setattr(one_run, "run_in_time", stopped)
+        assert speedrun.main(flags(tmp_path)) == 130
+    assert seen == [False]
+    with monkeypatch.context() as patched:
+        patched.setattr(speedrun, "measured_row", interrupt)
+        assert speedrun.main(flags(tmp_path, "--seeds", "1")) == 130
+    assert trained == ["published 0"]
+    assert speedrun.main(flags(tmp_path, "--seeds", "1")) == 0
+    assert trained == ["published 0", "default 0"]
+
+
+def test_a_training_without_a_model_is_a_row_that_counts_as_none(tmp_path, trained, monkeypatch, capsys):
+    with monkeypatch.context() as patched:
+        patched.setattr(speedrun, "train", lambda entry: Ended(1, "fastarat: error: no luck"))
+        assert speedrun.main(flags(tmp_path, "--seeds", "1", "--variants", "default")) == 1
+    (row,) = read_rows(tmp_path / "rows.jsonl")
+    assert row.keys() >= EVERY and (row["correct"], row["error"]) == (False, "fastarat: error: no luck")
+    assert "default, seed 0 failed" in capsys.readouterr().err
+    assert speedrun.main(flags(tmp_path, "--seeds", "1", "--variants", "default")) == 0
+    assert trained == ["default 0"]
+
+
+def test_no_training_begins_after_the_budget(tmp_path, trained, monkeypatch, capsys):
+    times = iter(range(0, 10_000, 50))
+    monkeypatch.setattr(speedrun.time, "monotonic", lambda: next(times))
+    assert speedrun.main(flags(tmp_path, "--budget", "60", "--seeds", "1")) == 1
+    assert trained == ["published 0"] and "the budget is over with 1 trainings left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("clean", "robust", "reached"),
+    [
+        ([90.0], [50.0], True),
+        ([89.9], [60.0], False),
+        ([90.0, 90.0], [49.0, 50.0], True),  # a standard error of 0.5
+        ([90.0, 90.0], [48.9, 49.9], False),
+        ([80.0, 80.0, 80.0], [70.0, 70.0, 70.0], False),
+        ([], [], False),
+    ],
+)
+def test_a_goal_is_reached_by_all_seeds_together_within_a_standard_error(clean, robust, reached):
+    rows = [{"clean": c, "autoattack": r} for c, r in zip(clean, robust, strict=True)]
+    assert Goal(90, 50, "a toy").is_reached(rows) is reached
+
+
+def row_of(variant, seed, seconds, robust=77.0):
+    row = {"benchmark": "speedrun", "suite": "digits", "correct": True, "variant": variant, "seed": seed}
+    row |= {"clean": 99.5, "autoattack": robust, "seconds": seconds, "cpu_seconds": 2 * seconds, "model": "digits"}
+    return row | {"dataset": "digits", "num_images": 360, "num_autoattack": 200}
+
+
+def test_ratios_are_turn_by_turn_and_what_misses_the_goal_has_none():
+    rows = [
+        row_of("default", 0, 20.0, robust=60.0),
+        row_of("published", 1, 60.0),
+        row_of("default", 1, 20.0, robust=60.0),
+    ]
+    rows += [row_of("published", 0, 99.0), row_of("published", 0, 40.0), row_of("published", 2, 77.0)]
+    found = report.rows_of("digits", rows)
+    assert [(row["variant"], row["seed"]) for row in found] == [
+        *(("published", seed) for seed in (0, 1, 2)),
+        *(("default", seed) for seed in (0, 1)),
+    ]
+    (_, *published), (_, *default) = report.table("digits", found)[1]
+    assert published[3] == "reached" and published[5:] == ["1", "1"]
+    assert default[3:] == ["missed", "20.0 ± 0.0", "-", "-"]
+    assert report.headline("digits", found).startswith("digits: published reaches the goal in 59.0 s")
+
+    found = report.rows_of("digits", [{**row, "autoattack": 77.0} for row in rows])
+    assert report.table("digits", found)[1][1][6] == "2.50 (2.00-3.00)"
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_rung_is_a_training_and_all_changes_together_are_the_fast_recipe(name):
+    suite = SUITES[name]
+    configs = {variant: parse_arguments(list(rung)).config for variant, rung in suite.rungs.items()}
+    published = configs["published"]
+    assert (published.dtype, published.compile, published.kernels) == ("fp32", "eager", "pytorch")
+    assert replace(published, dtype="auto", compile="auto", kernels="auto") == configs["default"]
+    *_, before, last = configs.items()
+    if last[0] == "fast" and before[0] not in suites.ENDS:
+        assert replace(before[1], recipe=last[1].recipe) == last[1]
+        unlike = [replace(config, recipe="") for config in list(configs.values())[:-1]]
+        assert all(unlike.count(config) == 1 for config in unlike)
+
+
+def test_the_digits_goal_is_what_the_rows_of_at_have():
+    rows = [row for row in read_rows(RESULTS / "robustness.jsonl") if (row["suite"], row["method"]) == ("digits", "at")]
+    goal = SUITES["digits"].goal
+    assert len(rows) == 3
+    for name in suites.MEASURES:
+        assert getattr(goal, name) == pytest.approx(mean(row[name] for row in rows), abs=1e-3)
+
+
+def test_a_ladder_adds_one_change_after_the_other():
+    rungs = ladder("at", "at-fast", {"short": ("--epochs", "1"), "wide": ("--batch", "9")})
+    assert list(rungs) == ["published", "default", "+ short", "+ wide", "fast"]
+    assert rungs["+ wide"] == ("at", "--epochs", "1", "--batch", "9") and rungs["fast"] == ("at-fast",)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--variants", "fats"], "unknown variant of suite digits 'fats'"),
+        (["--variants", "default", "--ladder"], "leave --variants out"),
+        (["--seeds", "0"], "--seeds is 0"),
+        (["--data", "digitz"], "unknown data set 'digitz'"),
+        (["--suite", "digit"], "invalid choice: 'digit'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(given, words, tmp_path, capsys):
+    assert speedrun.main(flags(tmp_path, *given)) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+
+
+def test_a_change_is_tried_on_validation_images_alone(tmp_path, capsys, monkeypatch):
+    seen = []
+
+    def reached(run, dataset, images, number, *, name, attack):
+        seen.append((len(images.labels), number))
+        return {"clean": 90.0, "autoattack": 60.0}
+
+    monkeypatch.setattr(tries, "reached", reached)
+    args = ["--validation", "30", "--seeds", "0", "1", "--lines", str(tmp_path / "lines.jsonl")]
+    assert tries.main([*args, "--", "digits-at", *CUT]) == 0
+    assert seen == [(30, 30), (30, 30)]
+    lines = list(read_rows(tmp_path / "lines.jsonl"))
+    assert [line["seed"] for line in lines] == [0, 1] and lines[0]["tried"] == ["digits-at", *CUT]
+    assert "clean 90.0 ± 0.0, robust 60.0 ± 0.0" in capsys.readouterr().out
+
+
+def test_trying_nothing_is_one_line(capsys):
+    assert tries.main(["--validation", "30"]) == 2
+    assert "nothing to try" in capsys.readouterr().err
