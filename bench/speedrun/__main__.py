@@ -17,7 +17,7 @@ from pathlib import Path
 from bench.common import command
 from bench.common.rows import RESULTS, read_rows, write_row
 from bench.speedrun import report as speedrun_report
-from bench.speedrun.one_run import Entry, failed_row, measured_row, train
+from bench.speedrun.one_run import Entry, failed_row, measured_row, train, warm_up
 from bench.speedrun.suites import SUITES
 from fastarat.common.console import notice, print_table, stdout
 from fastarat.common.errors import UserError
@@ -38,6 +38,8 @@ def main(args: list[str] | None) -> int:
     for entry in entries:
         entry.config  # noqa: B018  what cannot be trained is said before anything is
     left = [entry for entry in entries if not _has_row(arguments, entry)]
+    if any(not entry.is_trained for entry in left):
+        warm_up(arguments.runs)
     started, is_right = time.monotonic(), True
     for number, entry in enumerate(left):
         spent = time.monotonic() - started

@@ -19,6 +19,7 @@ from bench.common.rows import Row, base_row
 from bench.speedrun.suites import Rung
 from fastarat.commands.train import parse_arguments
 from fastarat.common.console import progress
+from fastarat.common.errors import WorkError
 from fastarat.common.files import write_text
 from fastarat.config import Config
 from fastarat.config.evaluation import EvaluationSettings
@@ -29,6 +30,10 @@ from fastarat.runs.run import Run
 from fastarat.runs.weights import load_model
 
 CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH")
+"""of compiled code: empty for each training"""
+BYTECODE = "bytecode"
+"""a folder beside the trainings: Python's modules are compiled once for all of them, as they are on any machine that
+has started fastarat before"""
 ALIKE = ("--evaluation.every-epochs", "0", "--no-report", "--log", "csv")
 """for every training: nobody watches on the way, and nothing but the model is made at the end"""
 TIMES = "speedrun.json"
@@ -80,7 +85,7 @@ def train(entry: Entry, limit_s: float = inf) -> Ending:
     entry.out.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "fastarat", "train", *entry.arguments, "--out", str(entry.out)]
     with tempfile.TemporaryDirectory(prefix="fastarat-speedrun-") as caches:
-        variables = environment(**{name: str(Path(caches, name.lower())) for name in CACHES})
+        variables = _variables(entry.runs, Path(caches))
         started, before = time.time(), _cpu_seconds()
         log = entry.out.with_suffix(".log")
         ending = run_in_time(command, log, limit_s, grace_s=GRACE_S, variables=variables)
@@ -94,6 +99,25 @@ def train(entry: Entry, limit_s: float = inf) -> Ending:
         }
         write_text(entry.out / TIMES, json.dumps(seconds) + "\n")
     return ending
+
+
+def warm_up(runs: Path) -> None:
+    """Start fastarat once, so that no training compiles Python's modules, or is the first to read PyTorch's files."""
+    with tempfile.TemporaryDirectory(prefix="fastarat-speedrun-") as folder:
+        flags = ("--epochs", "1", "--num-train-images", "64", "--attack.steps", "1", "--evaluation.num-images", "20")
+        command = [sys.executable, "-m", "fastarat", "train", "digits-at", *flags, *ALIKE, "--out", f"{folder}/run"]
+        ending = run_in_time(
+            command, Path(folder, "log"), inf, grace_s=GRACE_S, variables=_variables(runs, Path(folder))
+        )
+        if ending.code:
+            raise WorkError(f"fastarat does not train here: {ending.last_line}")
+
+
+def _variables(runs: Path, caches: Path) -> dict[str, str]:
+    """The environment of a training."""
+    places = {name: str(caches / name.lower()) for name in CACHES}
+    # Set to nothing, Python writes bytecode.
+    return environment(**places, PYTHONPYCACHEPREFIX=str(runs / BYTECODE), PYTHONDONTWRITEBYTECODE="")
 
 
 def _cpu_seconds() -> float:

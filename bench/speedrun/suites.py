@@ -77,7 +77,15 @@ SUITES = {
     "digits": Suite(
         data="digits",
         goal=Goal(99.352, 76.833, "digits-at over three seeds, in bench/results/robustness.jsonl"),
-        rungs=ladder("digits-at"),
+        rungs=ladder(
+            "digits-at",
+            "digits-at-fast",
+            {
+                "a rate up to 0.8 and down": ("--schedule.name", "cyclic", "--optimizer.learning-rate", "0.8"),
+                "2 attack steps for 10": ("--attack.steps", "2", "--attack.step-255", "34"),
+                "12 epochs for 40": ("--epochs", "12"),
+            },
+        ),
         num_images=None,
         num_autoattack=200,
     ),

@@ -9,6 +9,7 @@ training is a line of --lines; what was learned goes into the benchmarks' log.
 import argparse
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,21 +45,26 @@ def main(args: list[str] | None) -> int:
         line = _try(config.checked(), arguments)
         write_row(arguments.lines, {"tried": arguments.change, "seed": seed, **line})
         found.append(line)
-    clean, robust, seconds = (spread([line[name] for line in found]) for name in ("clean", "autoattack", "seconds"))
-    stdout.print(f"{' '.join(arguments.change)}: clean {clean}, robust {robust}, {seconds} s", markup=False)
+    names = ("clean", "autoattack", "seconds", "cpu_seconds")
+    clean, robust, seconds, cpu = (spread([line[name] for line in found]) for name in names)
+    change = " ".join(arguments.change)
+    stdout.print(f"{change}: clean {clean}, robust {robust}, {seconds} s, {cpu} s of CPU", markup=False)
     return 0
 
 
 def _try(config: Config, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What a training by `config` reaches on its validation images, and the seconds of its steps."""
+    """What a training by `config` reaches on its validation images, and the seconds of its steps, and of its CPU time,
+    which a machine with other work changes less."""
     with tempfile.TemporaryDirectory(prefix="fastarat-try-") as folder:
+        before = time.process_time()
         run = train(config, Path(folder, "run"), loggers=("csv",))
+        cpu_seconds = round(time.process_time() - before, 2)
         dataset = open_dataset(config.data)
         _, images = split_training_images(config, dataset)
         last = [line for line in run.metrics() if "train" in line][-1]
         number = arguments.num_attacked or len(images.labels)
         accuracies = reached(run, dataset, images, number, name=f"seed {config.seed}", attack=arguments.attack)
-        return {"seconds": last["seconds"], "train": last["train"], **accuracies}
+        return {"seconds": last["seconds"], "cpu_seconds": cpu_seconds, "train": last["train"], **accuracies}
 
 
 def _arguments(args: list[str]) -> argparse.Namespace:

@@ -86,7 +86,8 @@ def careful_gradient(
         margin = _by_logits(replace(settings, objective="margin"), logits, y, None)
         there = own.isfinite().all(1) & has_direction(own.to(logits.dtype)) & _is_whole(own)
         of_logits = torch.where((by_margin | ~there)[:, None], margin, own).to(logits.dtype)
-        (gradient,) = torch.autograd.grad(logits, leaf, of_logits)
+        # Given as such, the gradient by the logits makes torch import SymPy: a second of each run's first evaluation.
+        (gradient,) = torch.autograd.grad((logits * of_logits).sum(), leaf)
     return gradient, logits.detach()
 
 

@@ -52,13 +52,21 @@ def test_every_method_has_its_recipes(suite):
 def test_methods_are_compared_with_equal_data_net_epochs_schedule_and_eps(suite):
     at = recipes.recipe(f"{suite}-at")
     for name in NAMES:
-        if not name.startswith(f"{suite}-"):
+        if not name.startswith(f"{suite}-") or name.endswith("-fast"):
             continue
         config = recipes.recipe(name)
         like_at = replace(config, recipe=at.recipe, method=at.method, attack=at.attack)
         assert like_at == at, name
         assert config.attack.eps_255 == config.eps_255 == at.attack.eps_255, name
         assert config.attack.steps == at.attack.steps or config.attack.steps < 2, name
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("-fast")])
+def test_a_fast_recipe_trains_the_same_net_by_the_same_method_in_the_same_ball(name):
+    fast, standard = recipes.recipe(name), recipes.recipe(name.removesuffix("-fast"))
+    same = ("data", "model", "method", "num_validation_images", "eps_255", "evaluation")
+    assert all(getattr(fast, part) == getattr(standard, part) for part in same)
+    assert fast.attack.eps_255 == standard.attack.eps_255
 
 
 def test_trades_mart_and_lbgat_train_in_their_papers_ball_and_are_evaluated_in_the_usual_one():

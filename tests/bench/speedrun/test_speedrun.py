@@ -46,6 +46,7 @@ def trained(cut, monkeypatch):
         row |= {"num_autoattack": num_autoattack, "clean": 95.0, "autoattack": 70.0, "dataset": "digits"}
         return row | json.loads((entry.out / one_run.TIMES).read_text())
 
+    monkeypatch.setattr(speedrun, "warm_up", lambda runs: None)
     monkeypatch.setattr(speedrun, "train", train)
     monkeypatch.setattr(speedrun, "measured_row", measured)
     return begun
