@@ -6,15 +6,19 @@
 
 `published` is the standard recipe eagerly in float32, `default` the same as it comes, `fast` the recipe made for speed;
 --ladder has every change between them. They train in turns, seed by seed, each in a fresh process that finds nothing
-compiled. What all seeds of a variant reach together counts. What is trained or has its row is not repeated.
+compiled; then all are attacked. What all seeds of a variant reach together counts. What is trained or has its row is
+not repeated.
 """
 
 import argparse
+import math
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.common import command
+from bench.common.processes import OutOfTime
 from bench.common.rows import RESULTS, read_rows, write_row
 from bench.speedrun import report as speedrun_report
 from bench.speedrun.one_run import Entry, failed_row, measured_row, train, warm_up
@@ -28,7 +32,7 @@ from fastarat.training.reporting import duration
 
 @command.program("bench.speedrun")
 def main(args: list[str] | None) -> int:
-    """Race, write rows and print the table: 0, or 1 if a training failed or the budget was over."""
+    """Race, write rows and print the table: 0, or 1 if not all is measured: one failed, or the budget was over."""
     arguments = _arguments(args)
     entries = [
         Entry(arguments.suite, variant, SUITES[arguments.suite].rungs[variant], seed, arguments.data, arguments.runs)
@@ -38,40 +42,53 @@ def main(args: list[str] | None) -> int:
     for entry in entries:
         entry.config  # noqa: B018  what cannot be trained is said before anything is
     left = [entry for entry in entries if not _has_row(arguments, entry)]
-    if any(not entry.is_trained for entry in left):
+    untrained = [entry for entry in left if not entry.is_trained]
+    if untrained:
         warm_up(arguments.runs)
-    started, is_right = time.monotonic(), True
-    for number, entry in enumerate(left):
-        spent = time.monotonic() - started
-        if arguments.budget is not None and spent > arguments.budget:
-            notice(f"the budget is over with {len(left) - number} trainings left; the same command goes on from there")
-            is_right = False
-            break
-        # All variants have taken part alike by the end of each turn, which the time left is told by.
-        remaining = f", about {duration(spent / number * (len(left) - number))} left" if number else ""
-        notice(f"{arguments.suite}, {number + 1} of {len(left)}: {entry.variant}, seed {entry.seed}{remaining}")
-        is_right &= _race(arguments, entry)
+    end = math.inf if arguments.budget is None else time.monotonic() + arguments.budget
+    try:
+        for entry in _told(untrained, "training", end):
+            _train(arguments, entry)
+        # Attacks, which nobody times, come after all turns: what is compared runs close together.
+        for entry in _told([entry for entry in left if entry.is_trained], "attacking", end):
+            _measure(arguments, entry)
+    except OutOfTime:
+        notice("the budget is over; the same command goes on from there")
     rows = speedrun_report.rows_of(arguments.suite, read_rows(arguments.rows))
     if rows:
         print_table(speedrun_report.caption(arguments.suite, rows), *speedrun_report.table(arguments.suite, rows))
         stdout.print(speedrun_report.headline(arguments.suite, rows), markup=False)
-    return 0 if is_right else 1
+    return 0 if all(_has_row(arguments, entry) for entry in entries) else 1
 
 
-def _race(arguments: argparse.Namespace, entry: Entry) -> bool:
-    """Train, unless that is done, measure, and write the row; whether the training gave a model."""
+def _told(entries: Sequence[Entry], doing: str, end: float) -> Iterator[Entry]:
+    """The entries one by one, each said with the time left, which the turns so far tell. Raises `OutOfTime` where one
+    would begin after `end`, of `time.monotonic()`."""
+    started = time.monotonic()
+    for number, entry in enumerate(entries):
+        now = time.monotonic()
+        if now > end:
+            raise OutOfTime
+        left = f", about {duration((now - started) / number * (len(entries) - number))} left" if number else ""
+        notice(f"{doing} {number + 1} of {len(entries)}: {entry.name}{left}")
+        yield entry
+
+
+def _train(arguments: argparse.Namespace, entry: Entry) -> None:
+    """Train; where that gives no model, write a row that says so."""
+    ending = train(entry)
     if not entry.is_trained:
-        ending = train(entry)
-        if not entry.is_trained:
-            error = ending.last_line or f"ended with code {ending.code}"
-            notice(f"{entry.variant}, seed {entry.seed} failed: {error}")
-            write_row(arguments.rows, failed_row(entry, error))
-            return False
+        error = ending.last_line or f"ended with code {ending.code}"
+        notice(f"{entry.name} failed: {error}")
+        write_row(arguments.rows, failed_row(entry, error))
+
+
+def _measure(arguments: argparse.Namespace, entry: Entry) -> None:
+    """Attack what was trained, and write the row."""
     row = measured_row(entry, arguments.num_images, arguments.num_autoattack)
     write_row(arguments.rows, row)
     reached = f"clean {row['clean']:.1f} %, AutoAttack {row['autoattack']:.1f} %"
-    notice(f"{entry.variant}, seed {entry.seed}: {row['seconds']:.1f} s, {reached}")
-    return True
+    notice(f"{entry.name}: {row['seconds']:.1f} s, {reached}")
 
 
 def _has_row(arguments: argparse.Namespace, entry: Entry) -> bool:
@@ -100,7 +117,9 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--num-autoattack", type=int, help="of them for AutoAttack; default the suite's")
     parser.add_argument("--runs", type=Path, default=Path("runs/speedrun"), help="where trainings go")
     rows = "where rows go (bench/results/speedrun.jsonl)"
-    command.flags(parser, data="data set instead of the suite's own", budget="begin no training later", rows=rows)
+    command.flags(
+        parser, data="data set instead of the suite's own", budget="begin no training and no attack later", rows=rows
+    )
     arguments = parser.parse_args(args)
     suite = SUITES[arguments.suite]
     if arguments.ladder and arguments.variants:

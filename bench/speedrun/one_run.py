@@ -54,6 +54,11 @@ class Entry:
     """where trainings go"""
 
     @property
+    def name(self) -> str:
+        """As people read it."""
+        return f"{self.suite}, {self.variant}, seed {self.seed}"
+
+    @property
     def out(self) -> Path:
         """Of the training."""
         name = "".join(c if c.isalnum() else "-" for c in self.variant).strip("-")
@@ -139,7 +144,7 @@ def measured_row(entry: Entry, num_images: int, num_autoattack: int) -> Row:
     images = shuffled(dataset.decoded_test, num_images, seed=0)
     lines = [line for line in run.metrics() if "train" in line]
     session = json.loads(run.record_file.read_text())["sessions"][-1]
-    accuracies = reached(run, dataset, images, num_autoattack, name=entry.out.name)
+    accuracies = reached(run, dataset, images, num_autoattack, name=entry.name)
     return {
         **_base(entry, config),
         "threads": session["threads"],

@@ -54,7 +54,6 @@ class Suite:
     """test images of the clean accuracy; None: all"""
     num_autoattack: int | None
     """how many of them, from the first on, AutoAttack attacks; None: all"""
-    needs_gpu: bool = False
 
     @property
     def ends(self) -> tuple[str, ...]:
@@ -88,5 +87,19 @@ SUITES = {
         ),
         num_images=None,
         num_autoattack=200,
+    ),
+    "cifar10-tiny": Suite(
+        data="cifar10-jpeg",
+        goal=Goal(54.85, 29.4, "cifar10-tiny-at, one seed, in bench/results/robustness.jsonl"),
+        rungs=ladder("cifar10-tiny-at"),
+        num_images=2000,
+        num_autoattack=500,
+    ),
+    "cifar10-resnet18": Suite(
+        data="cifar10",
+        goal=Goal(83.77, 42.42, "the AR-AT paper's AT, by its code's own evaluation"),
+        rungs=ladder("cifar10-resnet18-at"),
+        num_images=None,
+        num_autoattack=None,
     ),
 }

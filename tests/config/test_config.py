@@ -104,10 +104,10 @@ def test_a_recipe_is_named_for_its_data_model_and_method(name):
     average = "-swa" if config.averaging.kind == "swa" else ""
     net = config.model.name.removesuffix("-imagenet")
     model = "" if net == config.data else f"-{net}"
-    method = config.method.name
-    if config.attack.steps == 1:
+    method, fast = config.method.name, "-fast" if name.endswith("-fast") else ""
+    if config.attack.steps == 1 and not fast:
         method = "fgsm-rs" if config.attack.project else "n-fgsm"
-    assert config.recipe == name == f"{config.data}{model}-{method}{average}"
+    assert config.recipe == name == f"{config.data}{model}-{method}{average}{fast}"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -4,6 +4,7 @@ import json
 from collections import namedtuple
 from dataclasses import asdict, replace
 from statistics import mean
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,7 +24,8 @@ Ended = namedtuple("Ended", "code last_line")
 
 @pytest.fixture
 def cut(monkeypatch):
-    """The digits' race, cut to one epoch of few images."""
+    """The digits' race, cut to one epoch of few images, with no start before it."""
+    monkeypatch.setattr(speedrun, "warm_up", lambda runs: None)
     suite = SUITES["digits"]
     rungs = {"published": (*suite.rungs["published"], *CUT), "default": (*suite.rungs["default"], *CUT)}
     monkeypatch.setitem(SUITES, "digits", replace(suite, goal=Goal(0, 0, "a toy"), rungs=rungs))
@@ -46,7 +48,6 @@ def trained(cut, monkeypatch):
         row |= {"num_autoattack": num_autoattack, "clean": 95.0, "autoattack": 70.0, "dataset": "digits"}
         return row | json.loads((entry.out / one_run.TIMES).read_text())
 
-    monkeypatch.setattr(speedrun, "warm_up", lambda runs: None)
     monkeypatch.setattr(speedrun, "train", train)
     monkeypatch.setattr(speedrun, "measured_row", measured)
     return begun
@@ -75,11 +76,19 @@ def test_a_training_is_timed_from_its_start_to_its_model_and_not_repeated(tmp_pa
     assert [row["num_images"] for row in read_rows(tmp_path / "rows.jsonl")] == [20, 30]
 
 
+@pytest.mark.slow
+def test_a_start_before_the_race_leaves_bytecode_and_no_training(tmp_path):
+    one_run.warm_up(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [one_run.BYTECODE]
+    assert any((tmp_path / one_run.BYTECODE).rglob("train_step*.pyc"))
+
+
 def test_variants_take_turns_seed_by_seed_and_the_time_left_is_said(tmp_path, trained, capsys):
     assert speedrun.main(flags(tmp_path, "--seeds", "2")) == 0
     assert trained == ["published 0", "default 0", "published 1", "default 1"]
     said = capsys.readouterr().err
-    assert "digits, 1 of 4: published, seed 0\n" in said and "4 of 4: default, seed 1, about 0 s left" in said
+    assert "training 1 of 4: digits, published, seed 0\n" in said
+    assert "attacking 4 of 4: digits, default, seed 1, about 0 s left" in said
 
 
 def test_what_was_stopped_begins_anew_and_what_is_trained_is_measured(tmp_path, trained, monkeypatch):
@@ -102,7 +111,7 @@ def test_what_was_stopped_begins_anew_and_what_is_trained_is_measured(tmp_path, 
     with monkeypatch.context() as patched:
         patched.setattr(speedrun, "measured_row", interrupt)
         assert speedrun.main(flags(tmp_path, "--seeds", "1")) == 130
-    assert trained == ["published 0"]
+    assert trained == ["published 0", "default 0"]
     assert speedrun.main(flags(tmp_path, "--seeds", "1")) == 0
     assert trained == ["published 0", "default 0"]
 
@@ -119,10 +128,10 @@ def test_a_training_without_a_model_is_a_row_that_counts_as_none(tmp_path, train
 
 
 def test_no_training_begins_after_the_budget(tmp_path, trained, monkeypatch, capsys):
-    times = iter(range(0, 10_000, 50))
-    monkeypatch.setattr(speedrun.time, "monotonic", lambda: next(times))
+    times = iter((0, 25, 50, 75))  # the end is at 60
+    monkeypatch.setattr(speedrun, "time", SimpleNamespace(monotonic=lambda: next(times)))
     assert speedrun.main(flags(tmp_path, "--budget", "60", "--seeds", "1")) == 1
-    assert trained == ["published 0"] and "the budget is over with 1 trainings left" in capsys.readouterr().err
+    assert trained == ["published 0"] and "the budget is over; the same command goes on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -182,12 +191,15 @@ def test_every_rung_is_a_training_and_all_changes_together_are_the_fast_recipe(n
         assert all(unlike.count(config) == 1 for config in unlike)
 
 
-def test_the_digits_goal_is_what_the_rows_of_at_have():
-    rows = [row for row in read_rows(RESULTS / "robustness.jsonl") if (row["suite"], row["method"]) == ("digits", "at")]
-    goal = SUITES["digits"].goal
-    assert len(rows) == 3
-    for name in suites.MEASURES:
-        assert getattr(goal, name) == pytest.approx(mean(row[name] for row in rows), abs=1e-3)
+@pytest.mark.parametrize(("name", "seeds"), [("digits", 3), ("cifar10-tiny", 1)])
+def test_a_goal_is_what_the_committed_rows_of_at_have(name, seeds):
+    rows = [row for row in read_rows(RESULTS / "robustness.jsonl") if (row["suite"], row["method"]) == (name, "at")]
+    suite = SUITES[name]
+    assert len(rows) == seeds
+    for measure in suites.MEASURES:
+        assert getattr(suite.goal, measure) == pytest.approx(mean(row[measure] for row in rows), abs=1e-3)
+    if suite.num_images:
+        assert (rows[0]["num_images"], rows[0]["num_autoattack"]) == (suite.num_images, suite.num_autoattack)
 
 
 def test_a_ladder_adds_one_change_after_the_other():
