@@ -79,7 +79,7 @@ class Agent(LocalElasticAgent):
         done, for minutes if need be. Torch would wait in the store, and hold up this machine's signs of life, so that
         the others took it for lost."""
         assert self._store is not None
-        number = self._worker_group.group_world_size
+        number = self._worker_group.group_world_size or 1
         with suppress(RendezvousError, RuntimeError):  # the machine with the store has ended
             self._store.add(_ENDED, 1)
             while self._store.add(_ENDED, 0) < number and not self.meeting.num_gone():
