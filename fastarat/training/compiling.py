@@ -12,7 +12,7 @@ from fastarat.data.loading.loader import Batch
 from fastarat.training.reporting import duration
 from fastarat.training.state import Training
 from fastarat.training.step.compile_times import gain_of, keep_seconds, last_slowness, seconds_to_compile, step_key
-from fastarat.training.step.compiled import Step, code_was_kept, num_convolutions, remembered
+from fastarat.training.step.compiled import Step, num_convolutions, remembered
 
 SAVED = {"fp32": 0.2, "bf16": 0.3}
 """the share of an eager step's time that the compiled one saves, of the nets of the recipes for CPUs: until it is known
@@ -108,12 +108,12 @@ def estimate(training: Training) -> float:
     return idle_seconds(training) * max(last_slowness(), _slowness_now())
 
 
-def keep_compile_seconds(training: Training, key: str, seconds: float) -> None:
-    """Remember how long the step `key` took to compile, and how slow the machine was if that can be said: of a net like
-    the measured ones, by a process that waited for no other."""
+def keep_compile_seconds(training: Training, key: str, seconds: float, *, was_kept: bool) -> None:
+    """Remember how long the step `key` took to compile, or to load where its code `was_kept`; and how slow the machine
+    was if that can be said: of a net like the measured ones, by a process that waited for no other."""
     alone = training.parts.world.size == 1
     idle = idle_seconds(training) if alone and _is_estimated(training) else None
-    keep_seconds(key, seconds, idle, was_kept=code_was_kept())
+    keep_seconds(key, seconds, idle, was_kept=was_kept)
 
 
 def _is_estimated(training: Training) -> bool:

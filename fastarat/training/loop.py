@@ -22,7 +22,7 @@ from fastarat.training.profiling.profiler import Profiler
 from fastarat.training.reporting import Display, duration
 from fastarat.training.state import Training
 from fastarat.training.step.compile_times import step_key
-from fastarat.training.step.compiled import Step
+from fastarat.training.step.compiled import Step, num_kept
 
 
 class Loop:
@@ -95,6 +95,7 @@ class Loop:
         self.compiled_shapes.add(batch.x.shape)
         started = time.monotonic()
         key = step_key(self.training.parts, self.config, (batch.x.shape[2], batch.x.shape[3]))
+        kept_before = num_kept()
         seconds, why = expected(self.training, (batch.x.shape[2], batch.x.shape[3]))
         usual = "minutes at first, seconds from the cache" if seconds is None else f"about {duration(seconds)}, {why}"
         with self.display.waiting(f"compiling the step: {usual}", seconds):
@@ -112,7 +113,7 @@ class Loop:
         height, width = batch.x.shape[2:]
         if self.compiles:  # it may have fallen back
             if self.world.is_main:
-                keep_compile_seconds(self.training, key, seconds)
+                keep_compile_seconds(self.training, key, seconds, was_kept=num_kept() > kept_before)
             self.display.note(f"compiled for images of {width}x{height} in {duration(seconds)}")
         self.display.count_from(self.training.step)
         self.epoch_started += seconds

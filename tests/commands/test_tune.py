@@ -63,7 +63,7 @@ def test_a_training_takes_it_up_and_says_so_and_a_name_wins(fastarat, trials, tm
         return session["dtype"], [c["why"] for c in session["choices"] if c["what"] == "dtype"], result.err
 
     chosen, (why,), said = dtype("tuned")
-    assert chosen == "bf16" and why.startswith("tuned on this machine: 2.00 x")
+    assert chosen == "bf16" and why.endswith("2.00 (1.90-2.10)")
     assert "dtype: bf16 (tuned on this machine" in said
     assert dtype("named", "--dtype", "fp32")[:2] == ("fp32", [])
 

@@ -139,11 +139,11 @@ def kept_options() -> dict[str, Any]:
     return {"unsafe_marked_cacheable_functions": dict.fromkeys(names, state)}
 
 
-def code_was_kept() -> bool:
-    """Whether this process found compiled code of another one instead of compiling it."""
+def num_kept() -> int:
+    """How often this process found compiled code of another one, or its own, instead of compiling it."""
     from torch._dynamo.utils import counters  # seconds to import
 
-    return counters["aot_autograd"]["autograd_cache_hit"] + counters["inductor"]["fxgraph_cache_hit"] > 0
+    return counters["aot_autograd"]["autograd_cache_hit"] + counters["inductor"]["fxgraph_cache_hit"]
 
 
 def right_code(device_type: str) -> dict[str, Any]:
