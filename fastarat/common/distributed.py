@@ -13,7 +13,7 @@ from torch.distributed import ProcessGroup
 
 from fastarat.common.errors import UserError, WorkError, first_line
 from fastarat.common.network import interface_of, own_address
-from fastarat.common.processes import launched
+from fastarat.common.processes import launched, may_start_again, on_one_machine
 from fastarat.common.ranks import gpu_of
 
 S = TypeVar("S")
@@ -70,7 +70,9 @@ def join_world(device: str) -> World:
     backend = "nccl" if on_gpu else "gloo"
     try:
         longest = LONGEST_STEP + _NCCL_S if on_gpu else LONGEST_STEP
-        dist.init_process_group(backend, device_id=here if on_gpu else None, timeout=longest)
+        store, rank, size = _meeting_point()
+        device_id = here if on_gpu else None
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, device_id=device_id, timeout=longest)
         # The first process may decode a large data set while the others wait; the launcher sees who died.
         control = _waiting(timedelta(days=1))
     except RuntimeError as error:
@@ -83,10 +85,22 @@ def join_world(device: str) -> World:
     return World(here, dist.get_rank(), dist.get_world_size(), dist.group.WORLD, control)
 
 
+def _meeting_point() -> tuple[dist.Store, int, int]:
+    """Where the processes find each other, this one's number and how many there are.
+
+    torchrun on one machine lets those that it starts again meet in the same store, in which the addresses of those that
+    are gone still stand: so each start has names of its own in it.
+    """
+    store, rank, size = next(dist.rendezvous("env://"))
+    if may_start_again() and on_one_machine():
+        store = dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    return store, rank, size
+
+
 def _show_gloo_the_way() -> None:
     """Let gloo take the interface that leads to the first machine. By itself it takes the address of this machine's
     name, which often is one that no other machine reaches."""
-    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE"):  # one machine
+    if on_one_machine():
         return
     try:
         interface = interface_of(own_address(os.environ["MASTER_ADDR"]))

@@ -59,6 +59,11 @@ def may_start_again() -> bool:
     return by_torchrun and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
 
 
+def on_one_machine() -> bool:
+    """Whether all processes run on this machine."""
+    return os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE")
+
+
 def num_started() -> int:
     """How many processes the launcher started, on all machines."""
     return int(os.environ.get("WORLD_SIZE", "1")) if launched() else 1
