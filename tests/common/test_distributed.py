@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from fastarat.common import distributed, processes
 from fastarat.common.distributed import (
     LONGEST_STEP,
     LONGEST_WAIT,
@@ -48,7 +49,7 @@ def test_a_process_that_was_not_launched_is_alone_and_the_main_one(monkeypatch):
 def test_a_task_that_sees_its_own_gpu_alone_takes_it_and_two_on_one_gpu_are_refused(monkeypatch):
     """The second task of a machine, as srun --gpus-per-task=1 starts it."""
 
-    def refuse(backend: str, device_id: torch.device, timeout: timedelta) -> None:
+    def refuse(backend: str, device_id: torch.device, **given: Any) -> None:
         taken.append(device_id)
         raise RuntimeError("ncclInvalidUsage: Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 3000")
 
@@ -62,10 +63,25 @@ def test_a_task_that_sees_its_own_gpu_alone_takes_it_and_two_on_one_gpu_are_refu
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(dist, "rendezvous", lambda url: iter([(dist.HashStore(), 1, 2)]))
     monkeypatch.setattr(dist, "init_process_group", refuse)
     with pytest.raises(UserError, match="two processes of this machine have the same GPU"):
         join_world("cuda")
     assert taken == [torch.device("cuda", 0)] * 2
+
+
+@pytest.mark.parametrize(("machines", "seen"), [(1, False), (2, True)])
+def test_what_torchrun_starts_again_does_not_meet_those_that_are_gone(monkeypatch, machines, seen):
+    store = dist.HashStore()
+    store.set("address", "of one that is gone")
+    monkeypatch.setattr(dist, "rendezvous", lambda url: iter([(store, 0, 2)]))
+    monkeypatch.setenv("WORLD_SIZE", str(2 * machines))
+    for name, number in {"RUN_ID": 7, "MAX_RESTARTS": 2, "RESTART_COUNT": 1}.items():
+        monkeypatch.setenv(f"TORCHELASTIC_{name}", str(number))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.delenv(processes.LAUNCHER, raising=False)
+    found, rank, size = distributed._meeting_point()
+    assert found.check(["address"]) == seen and (rank, size) == (0, 2)
 
 
 def test_means_and_sums_over_one_process_are_the_values_themselves():
