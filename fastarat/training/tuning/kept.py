@@ -101,11 +101,11 @@ def _say_that_it_was_elsewhere(config: Config, device: str) -> None:
         key = found.get("key") if isinstance(found, dict) else None
         if not isinstance(key, dict) or not isinstance(key.get("machine"), dict):
             continue
-        if key.get("shape") in [one["shape"] for one in keys]:
-            here = keys[0]["machine"]
-            name = next((name for name in here if key["machine"].get(name) != here[name]), "")
-            was = key["machine"].get(name)
-            notice(f"tuned with {name} {was!r}, now {here.get(name)!r}: {command('tune', config.recipe)} tunes anew")
+        here, there = keys[0]["machine"], key["machine"]
+        name = next((name for name in here if there.get(name) != here[name]), None)
+        if name and key.get("shape") in [one["shape"] for one in keys]:
+            was, now = there.get(name), here[name]
+            notice(f"tuned with {name} {was!r}, now {now!r}: {command('tune', config.recipe)} tunes anew")
             return
 
 
