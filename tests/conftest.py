@@ -5,7 +5,7 @@ import os
 import pkgutil
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from functools import cache
 from itertools import groupby
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 import fastarat
-from fastarat.commands.train import write_page
 from fastarat.common.files import write_text
+from fastarat.runs.run import Run
 from fastarat.training.reporting import learning_curves
 from tests.helpers.optional import say_what_brings_them
 from tests.helpers.unmeasured import uncounted, uncounted_calls
@@ -104,23 +104,29 @@ def golden() -> Path:
     return GOLDEN
 
 
+WRITE_PAGE = "fastarat.commands.train.write_page"
+
+
 @pytest.fixture(autouse=True, scope="session")
-def without_curves() -> Iterator[None]:
+def without_curves() -> Iterator[Callable[[Run], None] | None]:
     """Learning curves take longer to draw than a tiny run to train: most are a file of no picture. Reports too, which
-    are left out.
+    are left out; the fixture's value is what writes them.
 
     Processes of their own draw and write them.
     """
+    write_page = None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastarat.commands.train.write_page", lambda run: None)
+        with suppress(ImportError):  # the tests of a borrowed GPU go without what parses flags
+            write_page = pkgutil.resolve_name(WRITE_PAGE)
+            patch.setattr(WRITE_PAGE, lambda run: None)
         patch.setattr("fastarat.training.train.learning_curves", lambda path, *_: write_text(path, "no picture"))
-        yield
+        yield write_page
 
 
 @pytest.fixture
-def with_reports(monkeypatch) -> None:
+def with_reports(monkeypatch, without_curves) -> None:
     """A test that asks for this has the reports of its runs written."""
-    monkeypatch.setattr("fastarat.commands.train.write_page", write_page)
+    monkeypatch.setattr(WRITE_PAGE, without_curves)
 
 
 @pytest.fixture
