@@ -82,7 +82,7 @@ SUITES = {
             {
                 "a rate up to 0.8 and down": ("--schedule.name", "cyclic", "--optimizer.learning-rate", "0.8"),
                 "2 attack steps for 10": ("--attack.steps", "2", "--attack.step-255", "34"),
-                "18 epochs for 40": ("--epochs", "18"),
+                "30 epochs for 40": ("--epochs", "30"),
             },
         ),
         num_images=None,
