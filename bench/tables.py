@@ -125,17 +125,24 @@ def faults_table() -> str:
     return f"{markdown(faults.COLUMNS, faults.table(rows))}\n{place({**rows[-1], 'commit': commits})}.\n"
 
 
-def speedrun_table() -> str:
-    """Every race to a standard recipe's robustness, as Markdown."""
+def speedrun_table(*, whole: bool) -> str:
+    """Every race to a standard recipe's robustness, as Markdown; its ends, or the `whole` ladder between them."""
     parts = []
-    for suite in RACES:
-        rows = speedrun_report.rows_of(suite, read_rows(RESULTS / "speedrun.jsonl"))
-        if rows:
-            commits = ", ".join(sorted({row["trained_by"] for row in rows}))
-            where = place({**rows[0], "commit": commits})
-            parts += [f"**{suite}**\n", markdown(*speedrun_report.table(suite, rows))]
-            parts.append(f"{speedrun_report.caption(suite, rows)}; {where}.\n")
+    for suite, rows in _races():
+        rows = rows if whole else speedrun_report.ends(rows)
+        commits = ", ".join(sorted({row["trained_by"] for row in rows}))
+        where = place({**rows[0], "commit": commits})
+        parts += [f"**{suite}**\n"] if whole else []
+        parts.append(markdown(*speedrun_report.table(suite, rows)))
+        parts.append(f"{speedrun_report.caption(suite, rows)}; {where}.\n")
     return "\n".join(parts) or "Not measured yet.\n"
+
+
+def _races() -> list[tuple[str, list[Row]]]:
+    """The suites that have rows, with these."""
+    rows = list(read_rows(RESULTS / "speedrun.jsonl"))
+    races = ((suite, speedrun_report.rows_of(suite, rows)) for suite in RACES)
+    return [(suite, own) for suite, own in races if own]
 
 
 def soak_table() -> str:
@@ -179,7 +186,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "kernels": kernels_table,
     "scaling": scaling.as_markdown,
     "shared-steps": shared_steps.as_markdown,
-    "speedrun": speedrun_table,
+    "speedrun": partial(speedrun_table, whole=True),
+    "race": partial(speedrun_table, whole=False),
     "faults": faults_table,
     "soak": soak_table,
 }
@@ -200,6 +208,8 @@ def main() -> int:
     for rows in _ladders():
         if any(row["images_per_s"] is not None for row in rows):
             throughput_report.picture(IMAGES / picture_name(rows), rows)
+    for suite, rows in _races():
+        speedrun_report.picture(IMAGES / f"speedrun-{suite}.png", suite, rows)
     for suite in SUITES:
         rows = robustness_report.rows_of(suite, read_rows(RESULTS / "robustness.jsonl"))
         if rows:

@@ -1,10 +1,12 @@
 """What speedrun rows say: which variants reach the goal, and how many times as fast as the published way they do."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from statistics import mean, stdev
 
 from bench.common.rows import Row
-from bench.speedrun.suites import SUITES
+from bench.speedrun.suites import ENDS, SUITES
+from fastarat.common.figures import COLOURS, figure_of
 from fastarat.common.turns import ratio_of, ratio_text
 
 COLUMNS = ["variant", "seeds", "clean, %", "AutoAttack, %", "goal", "seconds", "times as fast", "CPU time, times less"]
@@ -69,3 +71,35 @@ def headline(suite: str, rows: Sequence[Row]) -> str:
     best = min(seconds, key=lambda name: seconds[name])
     text = ratio_text(ratio(variants, best, "seconds"))
     return f"{suite}: {best} reaches the goal in {seconds[best]:.1f} s, {text} times as fast as published"
+
+
+def ends(rows: Iterable[Row]) -> list[Row]:
+    """The rows of a race's ends, without the changes between them."""
+    return [row for row in rows if row["variant"] in ENDS]
+
+
+def picture(path: Path, suite: str, rows: Sequence[Row]) -> None:
+    """Bars of seconds to a model, with what it reaches and how many times as fast that is, as a PNG. A variant that
+    misses the goal is grey."""
+    goal, variants = SUITES[suite].goal, by_variant(rows)
+    with figure_of(path, 1, 1, (9, 0.5 * len(variants) + 1.5)) as (_, ((axes,),)):
+        for i, (variant, own) in enumerate(variants.items()):
+            clean, robust, seconds = (spread([row[name] for row in own]) for name in ("clean", "autoattack", "seconds"))
+            reaches, least = goal.is_reached(own), mean(row["seconds"] for row in own)
+            axes.barh(i, least, color=COLOURS[0] if reaches else "lightgrey")
+            for row in own:
+                axes.plot(row["seconds"], i, "k|", markersize=8)
+            compared = f" · {ratio_text(ratio(variants, variant, 'seconds'))} times as fast" if i else ""
+            compared = compared if reaches else " · misses the goal"
+            longest = max(row["seconds"] for row in own)
+            axes.text(
+                longest, i, f"  {seconds} s{compared}\n  clean {clean}, AutoAttack {robust} %", va="center", fontsize=8
+            )
+        axes.set_yticks(range(len(variants)), list(variants), fontsize=9)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1.55 * max(row["seconds"] for row in rows))
+        axes.set(
+            xlabel="seconds from the start of the process to the model, and times published (least-most)",
+            title=f"{suite}: to {goal.clean:.1f} % clean and {goal.autoattack:.1f} % AutoAttack accuracy",
+        )
+        axes.spines[["top", "right"]].set_visible(False)

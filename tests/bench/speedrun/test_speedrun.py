@@ -2,6 +2,7 @@
 
 import json
 from collections import namedtuple
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from statistics import mean
 from types import SimpleNamespace
@@ -243,3 +244,29 @@ def test_a_change_is_tried_on_validation_images_alone(tmp_path, capsys, monkeypa
 def test_trying_nothing_is_one_line(capsys):
     assert tries.main(["--validation", "30"]) == 2
     assert "nothing to try" in capsys.readouterr().err
+
+
+def test_the_picture_has_a_bar_for_each_variant_and_says_which_misses_the_goal(tmp_path):
+    rows = [
+        {"variant": variant, "seed": seed, "clean": clean, "autoattack": 77.0, "seconds": seconds + seed}
+        for seed in range(2)
+        for variant, clean, seconds in (("published", 99.4, 60.0), ("default", 99.4, 30.0), ("fast", 90.0, 12.0))
+    ]
+    drawn = []
+    original = report.figure_of
+
+    @contextmanager
+    def figure_of(*args):
+        with original(*args) as (figure, axes):
+            yield figure, axes
+            drawn.extend(text.get_text() for text in axes[0][0].texts)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "figure_of", figure_of)
+        report.picture(tmp_path / "race.png", "digits", rows)
+    first, second, third = drawn
+    assert first.startswith("  60.5 ± 0.7 s\n") and " · misses the goal\n" in third
+    assert second.startswith(
+        "  30.5 ± 0.7 s · 1.98 (1.97-2.00) times as fast\n  clean 99.4 ± 0.0, AutoAttack 77.0 ± 0.0"
+    )
+    assert (tmp_path / "race.png").stat().st_size > 5000
