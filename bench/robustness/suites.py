@@ -51,6 +51,9 @@ DISTILLED = ("at", "trades", "lbgat", "standard", "arrest")
 SUITES = {
     "digits": Suite("digits", METHODS, "digits", 3, None, 200),
     "cifar10-tiny": Suite("cifar10-tiny", ("at", "trades", "arat"), "cifar10-jpeg", 1, 2000, 500, snapshots=0),
+    "cifar10-resnet18-w32": Suite(
+        "cifar10-resnet18-w32", ("at", "trades", "arat"), "cifar10-jpeg", 2, None, 1000, analysed=True
+    ),
     "digits-formats": Suite("digits", ("at", "arat"), "digits", 3, None, 200, snapshots=0, dtypes=("fp32", "bf16")),
     "cifar10-tiny-formats": Suite(
         "cifar10-tiny",

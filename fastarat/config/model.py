@@ -18,6 +18,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "digits": (_RESNET, {"widths": (32, 64), "strides": (1, 2), "num_blocks": (1, 1)}),
     "tiny": (_RESNET, {"widths": (16, 32, 64), "strides": (2, 2, 2), "num_blocks": (1, 1, 1)}),
     "resnet18": (_RESNET, {**_FOUR_STAGES, "num_blocks": (2, 2, 2, 2)}),
+    "resnet18-w32": (_RESNET, {**_FOUR_STAGES, "widths": (32, 64, 128, 256), "num_blocks": (2, 2, 2, 2)}),
     "resnet18-imagenet": (_RESNET, {**_FOUR_STAGES, "num_blocks": (2, 2, 2, 2), "large_images": True}),
     "resnet50": (_RESNET, {**_FOUR_STAGES, "num_blocks": (3, 4, 6, 3), "bottleneck": True, "large_images": True}),
 }
@@ -29,8 +30,8 @@ class ModelConfig:
     """The net."""
 
     name: str = "resnet18"
-    """small images: digits, tiny, resnet18, wrn-DEPTH-WIDTH (depth 6n + 4); from 64 pixels: resnet18-imagenet,
-    resnet50; or a classifier of an installed package: torchvision/NAME, timm/NAME"""
+    """small images: digits, tiny, resnet18, resnet18-w32 (half as wide), wrn-DEPTH-WIDTH (depth 6n + 4); from 64
+    pixels: resnet18-imagenet, resnet50; or a classifier of an installed package: torchvision/NAME, timm/NAME"""
 
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix."""

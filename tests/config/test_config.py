@@ -48,7 +48,7 @@ def test_every_method_has_its_recipes(suite):
     assert {f"{suite}-{method}" for method in methods} <= set(NAMES)
 
 
-@pytest.mark.parametrize("suite", ["digits", "cifar10-tiny"])
+@pytest.mark.parametrize("suite", ["digits", "cifar10-tiny", "cifar10-resnet18-w32"])
 def test_methods_are_compared_with_equal_data_net_epochs_schedule_and_eps(suite):
     at = recipes.recipe(f"{suite}-at")
     for name in NAMES:
@@ -156,7 +156,7 @@ def test_the_published_code_departs_in_these_settings_and_no_others(name):
     assert published.attack.batch_norm == "train"  # 3: the default too
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "resnet" in name or "wrn" in name])
+@pytest.mark.parametrize("name", [name for name in NAMES if re.search("resnet(?!18-w32)|wrn", name)])
 def test_recipes_for_gpus_watch_all_test_images_and_attack_a_thousand_of_them(name):
     for fidelity in ("paper", "published-code") if has_published_code(name) else ("paper",):
         evaluation = recipes.recipe(name, fidelity).evaluation

@@ -19,6 +19,7 @@ def num_parameters(model: nn.Module) -> int:
     [
         ("resnet18", 10, 11_173_962),
         ("resnet18", 100, 11_173_962 + 90 * 513),
+        ("resnet18-w32", 10, 2_797_610),
         ("wrn-34-10", 10, 46_160_474),
         ("resnet18-imagenet", 1000, 11_689_512),
         ("resnet50", 1000, 25_557_032),

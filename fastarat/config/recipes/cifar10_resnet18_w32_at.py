@@ -1,0 +1,13 @@
+"""AT with a ResNet-18 of half the width on CIFAR-10: the plain twin of `cifar10-resnet18-w32-arat`.
+
+    fastarat train cifar10-resnet18-w32-at --data cifar10-jpeg
+
+Hours on a few CPU cores. Not yet measured here.
+"""
+
+from dataclasses import replace
+
+from fastarat.config.method import ATConfig
+from fastarat.config.recipes.cifar10_resnet18_w32_arat import RECIPE as ARAT
+
+RECIPE = replace(ARAT, method=ATConfig())
