@@ -37,7 +37,7 @@ venv: .venv/.run  ## make .venv with everything a run needs
 	$(BIN)/python -m pip install --quiet -r requirements/loggers.txt
 	@touch $@
 
-FIRST := runs/first/digits-arat runs/first/digits-at
+FIRST := runs/first/digits-arat-fast runs/first/digits-at-fast
 
 # What was interrupted goes on: a run that is there is resumed.
 train: .venv/.run  ## train AR-AT and plain AT on the digits, evaluate and compare both
