@@ -36,9 +36,10 @@ FAST = "-fast"
 
 def methods_of(family: str) -> tuple[str, ...]:
     """The methods that a family has recipes of: the most wanted first, and `standard` before ARREST, which needs it."""
+    net = recipes.recipe(f"{family}-at").model
     named = (name for name in recipes.names() if name.startswith(f"{family}-") and not name.endswith(FAST))
     # A narrower net's recipes begin alike: cifar10-resnet18-w32-at.
-    own = [name for name in named if recipes.recipe(name).model == recipes.recipe(f"{family}-at").model]
+    own = [name for name in named if recipes.recipe(name).model == net]
     found = [name.removeprefix(f"{family}-") for name in own]
     return tuple(sorted(found, key=lambda method: (method != "at", method != "arat", method != "standard", method)))
 

@@ -85,12 +85,13 @@ def picture(path: Path, suite: str, rows: Sequence[Row]) -> None:
     with figure_of(path, 1, 1, (9, 0.5 * len(variants) + 1.5)) as (_, ((axes,),)):
         for i, (variant, own) in enumerate(variants.items()):
             clean, robust, seconds = (spread([row[name] for row in own]) for name in ("clean", "autoattack", "seconds"))
-            reaches, least = goal.is_reached(own), mean(row["seconds"] for row in own)
-            axes.barh(i, least, color=COLOURS[0] if reaches else "lightgrey")
+            reaches, than_published = goal.is_reached(own), ratio(variants, variant, "seconds")
+            axes.barh(i, mean(row["seconds"] for row in own), color=COLOURS[0] if reaches else "lightgrey")
             for row in own:
                 axes.plot(row["seconds"], i, "k|", markersize=8)
-            compared = f" · {ratio_text(ratio(variants, variant, 'seconds'))} times as fast" if i else ""
-            compared = compared if reaches else " · misses the goal"
+            compared = "" if reaches else " · misses the goal"
+            if reaches and than_published and variant != "published":
+                compared = f" · {ratio_text(than_published)} times as fast"
             longest = max(row["seconds"] for row in own)
             axes.text(
                 longest, i, f"  {seconds} s{compared}\n  clean {clean}, AutoAttack {robust} %", va="center", fontsize=8

@@ -264,7 +264,9 @@ def test_the_picture_has_a_bar_for_each_variant_and_says_which_misses_the_goal(t
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "figure_of", figure_of)
         report.picture(tmp_path / "race.png", "digits", rows)
-    first, second, third = drawn
+        report.picture(tmp_path / "alone.png", "digits", [row for row in rows if row["variant"] == "default"])
+    first, second, third, alone = drawn
+    assert alone.startswith("  30.5 ± 0.7 s\n"), "nothing to compare it with"
     assert first.startswith("  60.5 ± 0.7 s\n") and " · misses the goal\n" in third
     assert second.startswith(
         "  30.5 ± 0.7 s · 1.98 (1.97-2.00) times as fast\n  clean 99.4 ± 0.0, AutoAttack 77.0 ± 0.0"
