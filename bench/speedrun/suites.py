@@ -91,7 +91,22 @@ SUITES = {
     "cifar10-tiny": Suite(
         data="cifar10-jpeg",
         goal=Goal(54.85, 29.4, "cifar10-tiny-at, one seed, in bench/results/robustness.jsonl"),
-        rungs=ladder("cifar10-tiny-at"),
+        rungs=ladder(
+            "cifar10-tiny-at",
+            "cifar10-tiny-at-fast",
+            {
+                "4 epochs for 12": ("--epochs", "4"),
+                "Muon, a rate up and down": (
+                    *("--optimizer.name", "muon", "--optimizer.muon-factor", "0.2"),
+                    *("--optimizer.learning-rate", "0.2", "--schedule.name", "cyclic"),
+                ),
+                "no crops": ("--augment.crop-padding", "0"),
+                "1 attack step for 3": (
+                    *("--attack.steps", "1", "--attack.step-255", "11"),
+                    *("--attack.eps-255", "9", "--evaluation.eps-255", "8"),
+                ),
+            },
+        ),
         num_images=2000,
         num_autoattack=500,
     ),

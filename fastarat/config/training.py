@@ -10,10 +10,15 @@ CompileMode = Literal["eager", "compile", "graph"]
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """SGD with momentum; weight decay on everything, as the published code has it."""
+    """How weights follow their gradients; weight decay on everything, as the published code has it."""
 
+    name: Literal["sgd", "muon"] = "sgd"
+    """SGD with momentum; or, for the weights of convolutions, Muon: updates that are orthogonal matrices (Jordan et
+    al., 2024), and SGD for the rest"""
     learning_rate: float = 0.1
     """peak learning rate"""
+    muon_factor: float = 0.1
+    """muon: what convolutions multiply the rate by"""
     momentum: float = 0.9
     """momentum"""
     weight_decay: float = 5e-4
@@ -21,7 +26,7 @@ class OptimizerConfig:
 
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix."""
-        found = not_negative("optimizer", self, "learning_rate", "momentum", "weight_decay")
+        found = not_negative("optimizer", self, "learning_rate", "muon_factor", "momentum", "weight_decay")
         if self.learning_rate > 1e37:
             found.append(f"optimizer learning_rate is {self.learning_rate}: float32 ends at 3e38, give a smaller one")
         return found

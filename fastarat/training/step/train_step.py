@@ -22,7 +22,7 @@ from fastarat.methods.method import Method
 from fastarat.models.split_batch_norm import forward
 from fastarat.training.step.gradients import mean_gradients
 from fastarat.training.step.precision import Precision
-from fastarat.training.step.sgd import sgd_
+from fastarat.training.step.update import update_
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,8 +135,8 @@ def descend(parts: StepParts, x: Tensor, x_adv: Tensor, y: Tensor, controls: Con
     )
     gradients = _means(parts, list(gradients))
     gradients, keep = parts.precision.unscale(gradients)
-    momentum, weight_decay = parts.optimizer.momentum, parts.optimizer.weight_decay
-    sgd_(parts.parameters, gradients, parts.momenta, controls.learning_rate, momentum, weight_decay, keep)
+    with parts.precision.autocast():
+        update_(parts.optimizer, parts.parameters, gradients, parts.momenta, controls.learning_rate, keep)
     return metrics
 
 

@@ -1,0 +1,83 @@
+"""Muon: its matrices are those that the iteration's polynomial gives by an SVD, its updates those of torch's Muon."""
+
+import pytest
+import torch
+
+from fastarat.config.training import OptimizerConfig
+from fastarat.training.step.muon import COEFFICIENTS, ITERATIONS, muon_, orthogonal
+from fastarat.training.step.sgd import sgd_
+from fastarat.training.step.update import update_
+
+SHAPES = [(16, 3, 3, 3), (16, 16, 3, 3), (32, 16, 1, 1), (16, 16, 1, 1), (64, 8, 1, 1)]
+
+
+def tensors(dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+    return [torch.randn(shape, dtype=dtype) for shape in SHAPES]
+
+
+def by_svd(matrix: torch.Tensor) -> torch.Tensor:
+    """The polynomial on the singular values, one by one."""
+    u, values, v = torch.linalg.svd(matrix / matrix.norm(), full_matrices=False)
+    a, b, c = COEFFICIENTS
+    for _ in range(ITERATIONS):
+        values = a * values + b * values**3 + c * values**5
+    return u @ values.diag() @ v
+
+
+def test_matrices_of_many_shapes_are_those_of_their_singular_values():
+    matrices = [tensor.flatten(1) for tensor in tensors()]
+    for matrix, found in zip(matrices, orthogonal(matrices), strict=True):
+        # float64: five iterations of three products, whose errors the polynomial's slope of 3.4 multiplies each time.
+        torch.testing.assert_close(found, by_svd(matrix), rtol=1e-9, atol=1e-10)
+        assert torch.linalg.svdvals(found).min() > 0.6 and torch.linalg.svdvals(found).max() < 1.3
+
+
+def test_a_gradient_of_zeros_moves_nothing():
+    assert not orthogonal([torch.zeros(4, 6)])[0].any()
+
+
+@pytest.mark.parametrize("keep", [None, 1.0])
+def test_several_steps_are_those_of_torch(keep):
+    ours = tensors(torch.float32)
+    theirs = [tensor.flatten(1).clone().requires_grad_() for tensor in ours]
+    momenta = [torch.zeros_like(tensor) for tensor in ours]
+    optimizer = torch.optim.Muon(theirs, lr=1.0, momentum=0.9, weight_decay=0.1)
+    moved = [torch.zeros_like(tensor) for tensor in ours]
+    for rate in (0.02, 0.05):
+        gradients = tensors(torch.float32)
+        for tensor, gradient in zip(theirs, gradients, strict=True):
+            tensor.grad = gradient.flatten(1).clone()
+        before = [tensor.detach().clone() for tensor in theirs]
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        flag = None if keep is None else torch.tensor(keep)
+        with torch.autocast("cpu", torch.bfloat16):
+            muon_(ours, gradients, momenta, torch.tensor(rate), 0.9, 0.1, flag)
+        moved = [m + (t.detach() - b).view_as(m).abs() for m, t, b in zip(moved, theirs, before, strict=True)]
+    for mine, their, distance in zip(ours, theirs, moved, strict=True):
+        # torch's products are in bfloat16 too, whose 2^-9 the five iterations multiply by up to 3.4 each; it rounds the
+        # momentum to bfloat16 before them as well.
+        error = (mine.flatten(1) - their.detach()).norm() / distance.norm()
+        assert error < 0.03
+
+
+def test_a_step_that_is_not_kept_changes_nothing():
+    parameters, momenta = tensors(), tensors()
+    before = [tensor.clone() for tensor in (*parameters, *momenta)]
+    muon_(parameters, tensors(), momenta, torch.tensor(0.1), 0.9, 5e-4, torch.tensor(0.0))
+    assert all(torch.equal(now, was) for now, was in zip((*parameters, *momenta), before, strict=True))
+
+
+def test_convolutions_go_by_muon_and_the_rest_by_sgd():
+    shapes = [(4, 3, 3, 3), (4,), (5, 4), (6, 4, 1, 1)]
+    start, gradients = ([torch.randn(shape, dtype=torch.float64) for shape in shapes] for _ in range(2))
+    rate, settings = torch.tensor(0.2, dtype=torch.float64), OptimizerConfig("muon", momentum=0.5, weight_decay=0.1)
+    found, expected = [tensor.clone() for tensor in start], [tensor.clone() for tensor in start]
+    update_(settings, found, gradients, [torch.zeros_like(tensor) for tensor in start], rate)
+    for update, places, factor in ((muon_, (0, 3), settings.muon_factor), (sgd_, (1, 2), 1)):
+        own = [expected[i] for i in places]
+        momenta = [torch.zeros_like(tensor) for tensor in own]
+        update(own, [gradients[i] for i in places], momenta, rate * factor, 0.5, 0.1)
+    # The widths that matrices are padded to differ not, so that the same products are formed.
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(found, start, strict=True))
