@@ -26,6 +26,7 @@ EXTRAS = {
     "mlflow": ["mlflow>=3"],
     "reference": ["pyautoattack>=0.2"],
     "onnx": ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.5"],
+    "energy": ["nvidia-ml-py>=12"],
     "slurm": ["submitit>=1.5"],
     "docs": ["mkdocs-material>=9.6"],
 }

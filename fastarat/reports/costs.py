@@ -14,6 +14,8 @@ def costs(facts: Facts) -> dict[str, str]:
         found["of it compiling"] = duration(seconds)
     if seconds := facts.total("evaluation_seconds"):
         found["evaluations beside it"] = duration(seconds)
+    if joules := facts.total("joules"):
+        found["energy"] = f"{joules / 3.6e6:,.2g} kWh of processors and GPUs, with whatever else ran there"
     if facts.images_per_s is not None:
         found["speed"] = f"{facts.images_per_s:,.0f} images/s, the median of the epochs"
     found["steps"] = f"{facts.lines[-1]['step']:,} of {config.batch} images" if facts.lines else "none"

@@ -8,8 +8,10 @@ from shlex import quote
 from types import FrameType
 from typing import Any
 
-from fastarat.common.distributed import LONGEST_STEP, average_in_place, barrier, largest
+from fastarat.common.distributed import LONGEST_STEP, average_in_place, barrier, gathered, largest
+from fastarat.common.energy import EnergyMeter
 from fastarat.common.errors import Interrupted, WorkError
+from fastarat.common.processes import is_first_here
 from fastarat.common.signals import answered, saving_answered
 from fastarat.data.loading.loader import Batch
 from fastarat.runs.metrics import has_overfitted, may_overfit, overfitting_begins, overfitting_sentence
@@ -53,6 +55,7 @@ class Loop:
         self.notice = Notice(self.config.checkpoint.notice)
         self.last_save = time.monotonic()
         self.epoch_started, self.epoch_first_step = time.monotonic(), training.step
+        self.energy = EnergyMeter(self.world.device, packages=is_first_here())
 
     def fit(self) -> None:
         """Train to the end. Raises `Interrupted` after a signal, `WorkError` if the loss is not finite."""
@@ -133,6 +136,7 @@ class Loop:
         if line:
             self._check_finite()
             self.display.line(training.step, training.epoch, training.means(), self._speed())
+            self.energy.sample()
         if asked:
             self._say_asked()
         if asked or due or stop:
@@ -177,6 +181,9 @@ class Loop:
             entry["evaluation"] = self.evaluations.evaluate_deployed()
             entry["evaluation_seconds"] = round(time.monotonic() - started, 2)
         entry["seconds"] = round(training.seconds, 2)
+        joules = [joules for joules in gathered(self.energy.taken(), self.world) if joules is not None]
+        if joules:
+            entry["joules"] = round(sum(joules), 1)
         training.metrics.append(entry)
         self._watch_overfitting()
         training.epoch += 1
