@@ -82,11 +82,13 @@ def test_a_capture_leaves_everything_as_it_was_before_its_first_replay():
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
 
 
-def few_steps(name: str, dtype: Dtype, kernels: Kernels, captured: bool, device: torch.device = GPU):
+def few_steps(
+    name: str, dtype: Dtype, kernels: Kernels, captured: bool, device: torch.device = GPU, optimizer: str = "sgd"
+):
     """Losses and momenta of some steps of a recipe on the digits, without weight decay."""
     config = recipe(f"digits-{name}")
     attack = replace(config.attack, steps=min(config.attack.steps, 2))
-    config = replace(config, batch=32, attack=attack, optimizer=OptimizerConfig(weight_decay=0))
+    config = replace(config, batch=32, attack=attack, optimizer=OptimizerConfig(optimizer, weight_decay=0))
     training = build_training(config, open_dataset("digits"), World(device), dtype=dtype, kernels=kernels)
     parts, controls = training.parts, training.controls
     step = partial(train_step, parts, controls=controls)
@@ -95,12 +97,17 @@ def few_steps(name: str, dtype: Dtype, kernels: Kernels, captured: bool, device:
     return torch.stack(losses), parts.momenta
 
 
-@pytest.mark.parametrize("name", ["trades", "mart", "lbgat", "arrest", "fgsm-rs", "n-fgsm", "standard"])
-def test_every_method_is_captured_and_trains_all_its_weights(name):
+BY_SGD = ("trades", "mart", "lbgat", "arrest", "fgsm-rs", "n-fgsm", "standard")
+
+
+@pytest.mark.parametrize(("name", "optimizer"), [*((name, "sgd") for name in BY_SGD), ("at", "muon")])
+def test_every_method_is_captured_and_trains_all_its_weights(name, optimizer):
     """Uncompiled, which takes no time: what is captured are the same operations."""
-    (eager, _), (captured, _) = (few_steps(name, "fp64", PYTORCH, graph) for graph in (False, True))
+    (eager, _), (captured, _) = (
+        few_steps(name, "fp64", PYTORCH, graph, optimizer=optimizer) for graph in (False, True)
+    )
     torch.testing.assert_close(captured, eager, rtol=1e-6, atol=0)  # float64, five steps
-    losses, momenta = few_steps(name, "bf16", TRITON, captured=True)
+    losses, momenta = few_steps(name, "bf16", TRITON, captured=True, optimizer=optimizer)
     # A forward without gradients must not leave weights in autocast's cache that have none.
     assert losses.isfinite().all() and all(momentum.any() for momentum in momenta)
 

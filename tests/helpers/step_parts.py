@@ -40,6 +40,7 @@ def parts_of(
     device: torch.device = CPU,
     kernels: Kernels = PYTORCH,
     world: World | None = None,
+    optimizer: OptimizerConfig | None = None,
 ) -> StepParts:
     """Parts around `net` and `method`, which have to be in the precision's parameter dtype."""
     for part in (net, method):
@@ -50,7 +51,7 @@ def parts_of(
         model=net,
         method=method,
         attack=attack,
-        optimizer=OptimizerConfig(),
+        optimizer=optimizer or OptimizerConfig(),
         precision=Precision(precision, device),
         world=world or World(device),
         kernels=kernels,

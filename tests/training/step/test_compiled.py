@@ -21,6 +21,7 @@ from fastarat.config.method import (
     TRADESConfig,
 )
 from fastarat.config.recipes import recipe
+from fastarat.config.training import OptimizerConfig
 from fastarat.data.loading.loader import Batch
 from fastarat.data.open import open_dataset
 from fastarat.methods.registry import build_method
@@ -63,15 +64,15 @@ ATTACKS = {
     "n-fgsm": replace(ATTACK, steps=1, start_scale=2, project=False),
     "none": replace(ATTACK, steps=0, start="none"),
 }
-# Tracing takes seconds: the fast run has each kind of method, of attack and of format once, beside one another. What
-# they update in place AOTAutograd rewrites alike: one of them, with the format that updates the most, goes through it,
-# and so do the fused kernels below.
+# Tracing takes seconds: the fast run has each kind of method, attack, format and optimizer once, beside one another.
+# What they update in place AOTAutograd rewrites alike: one of them, with the format that updates the most, goes through
+# it, and so do the fused kernels below.
 TOGETHER = {
-    "at": (ATTACKS["one step"], "fp16", "aot_eager"),
-    "arat": (replace(ATTACKS["l2"], steps=1), "bf16", "eager"),
-    "trades": (replace(ATTACKS["trades"], steps=1), "fp32", "eager"),
-    "lbgat": (ATTACKS["two steps"], "fp32", "eager"),
-    "arrest": (ATTACKS["n-fgsm"], "fp32", "eager"),
+    "at": (ATTACKS["one step"], "fp16", "aot_eager", "muon"),
+    "arat": (replace(ATTACKS["l2"], steps=1), "bf16", "eager", "muon"),
+    "trades": (replace(ATTACKS["trades"], steps=1), "fp32", "eager", "sgd"),
+    "lbgat": (ATTACKS["two steps"], "fp32", "eager", "sgd"),
+    "arrest": (ATTACKS["n-fgsm"], "fp32", "eager", "sgd"),
 }
 pytestmark = pytest.mark.no_cover  # it would take as long again as the tracing, whose own functions it counts
 
@@ -95,7 +96,16 @@ def batches(num: int, dtype: torch.dtype = torch.float32, size: int = 8) -> list
     ]
 
 
-def trained(mode, method=METHODS["arat"], attack=ATTACK, precision="fp32", kernels=PYTORCH, num_steps=20, **options):
+def trained(
+    mode,
+    method=METHODS["arat"],
+    attack=ATTACK,
+    precision="fp32",
+    kernels=PYTORCH,
+    num_steps=20,
+    optimizer="sgd",
+    **options,
+):
     """The losses of some steps with a changing rate, and the weights and statistics after them."""
     torch.manual_seed(0)
     dtype = torch.float64 if precision == "fp64" else torch.float32
@@ -103,7 +113,7 @@ def trained(mode, method=METHODS["arat"], attack=ATTACK, precision="fp32", kerne
         net = build_model("digits", 3, batch_norm=method.batch_norm).to(dtype, memory_format=torch.channels_last)
         made = build_method(method, net.train(), (3, 8, 8)).to(dtype).train()
     made.begin_epoch(torch.tensor(0.4))
-    parts = parts_of(net, made, attack, precision, kernels=kernels)
+    parts = parts_of(net, made, attack, precision, kernels=kernels, optimizer=OptimizerConfig(optimizer))
     controls = Controls.of(parts, learning_rate=0.1)
     step = build_step(parts, controls, mode, **{"unroll": True, **options})
     losses = []
@@ -130,8 +140,9 @@ def traced_once(num_graphs: int = 1, unroll: bool = True, backend: str = "aot_ea
 
 @pytest.mark.parametrize(("method", "others"), TOGETHER.items(), ids=TOGETHER)
 def test_every_method_is_traced_whole_once_for_all_rates_and_steps_and_keeps_every_bit(method, others):
-    attack, precision, backend = others
+    attack, precision, backend, optimizer = others
     settings = {"method": METHODS[method], "attack": attack, "precision": precision, "num_steps": 3}
+    settings["optimizer"] = optimizer
     assert_bitwise_equal(trained("eager", **settings), traced_once(backend=backend, **settings))
 
 
