@@ -21,11 +21,16 @@ def update_(
 
     `keep`: see `sgd_`.
     """
+    momentum, weight_decay = settings.momentum, settings.weight_decay
     weights = list(zip(parameters, gradients, momenta, strict=True))
     convolutions = [weight for weight in weights if settings.name == "muon" and weight[0].dim() == 4]
     others = [weight for weight in weights if settings.name != "muon" or weight[0].dim() != 4]
-    ways = ((sgd_, learning_rate, others), (muon_, learning_rate * settings.muon_factor, convolutions))
-    for update, rate, chosen in ways:
-        if chosen:
-            own, their_gradients, their_momenta = (list(tensors) for tensors in zip(*chosen, strict=True))
-            update(own, their_gradients, their_momenta, rate, settings.momentum, settings.weight_decay, keep)
+    sgd_(*_columns(others), learning_rate, momentum, weight_decay, keep)
+    if convolutions:
+        muon_(*_columns(convolutions), learning_rate * settings.muon_factor, momentum, weight_decay, keep)
+
+
+def _columns(weights: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Parameters, gradients and momenta, each in a list."""
+    parameters, gradients, momenta = zip(*weights, strict=True)
+    return list(parameters), list(gradients), list(momenta)
