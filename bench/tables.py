@@ -125,16 +125,16 @@ def faults_table() -> str:
     return f"{markdown(faults.COLUMNS, faults.table(rows))}\n{place({**rows[-1], 'commit': commits})}.\n"
 
 
-def speedrun_table(*, whole: bool) -> str:
-    """Every race to a standard recipe's robustness with the `whole` ladder, as Markdown; else the ends of the last."""
+def speedrun_table(only: str | None = None) -> str:
+    """Every race to a standard recipe's robustness with its whole ladder, as Markdown; or the ends of one suite's."""
     parts = []
-    for suite, rows in _races() if whole else _races()[-1:]:
-        rows = rows if whole else speedrun_report.ends(rows)
-        if not rows:
+    for suite, rows in _races():
+        rows = speedrun_report.ends(rows) if only else rows
+        if only not in (None, suite) or not rows:
             continue
         commits = ", ".join(sorted({row["trained_by"] for row in rows}))
         where = place({**rows[0], "commit": commits})
-        parts += [f"**{suite}**\n"] if whole else []
+        parts += [] if only else [f"**{suite}**\n"]
         parts.append(markdown(*speedrun_report.table(suite, rows)))
         parts.append(f"{speedrun_report.caption(suite, rows)}; {where}.\n")
     return "\n".join(parts) or "Not measured yet.\n"
@@ -188,8 +188,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "kernels": kernels_table,
     "scaling": scaling.as_markdown,
     "shared-steps": shared_steps.as_markdown,
-    "speedrun": partial(speedrun_table, whole=True),
-    "race": partial(speedrun_table, whole=False),
+    "speedrun": speedrun_table,
+    "race": partial(speedrun_table, "cifar10-tiny"),
     "faults": faults_table,
     "soak": soak_table,
 }

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastarat.runs.checkpoint import load_checkpoint
 from fastarat.runs.run import Run
 
-TIMES = ("seconds", "evaluation_seconds", "images_per_s", "metrics")
+TIMES = ("seconds", "evaluation_seconds", "images_per_s", "joules", "metrics")
 """what no two runs share; a checkpoint's metrics are those of the metrics' file"""
 
 

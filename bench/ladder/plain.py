@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bench.ladder.plain_losses import LOSSES, Given, Net
 from fastarat.attacks.pgd import GAUSSIAN
+from fastarat.common.errors import UserError
 from fastarat.config import Config
 from fastarat.config.attack import AttackConfig
 from fastarat.config.model import Branch
@@ -104,6 +105,8 @@ class Plain:
 
     def __post_init__(self) -> None:
         settings = self.config.optimizer
+        if settings.name != "sgd":
+            raise UserError(f"the plain step updates by SGD, not by {settings.name}: give --optimizer.name sgd")
         self.attacking = self.config.attack
         nets = (self.net, self.predictors, self.teacher)
         self.parameters = [parameter for net in nets if net is not None for parameter in net.parameters()]

@@ -3,18 +3,20 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from fastarat.common.errors import unknown
 from fastarat.common.typed import not_negative
 
 CompileMode = Literal["eager", "compile", "graph"]
+OPTIMIZERS = ("sgd", "muon")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """How weights follow their gradients; weight decay on everything, as the published code has it."""
 
     name: Literal["sgd", "muon"] = "sgd"
-    """SGD with momentum; or, for the weights of convolutions, Muon: updates that are orthogonal matrices (Jordan et
-    al., 2024), and SGD for the rest"""
+    """SGD with momentum; or, for the weights of convolutions, Muon: updates that are all but orthogonal matrices, with
+    Nesterov's momentum (Jordan et al., 2024), and SGD for the rest"""
     learning_rate: float = 0.1
     """peak learning rate"""
     muon_factor: float = 0.1
@@ -22,12 +24,13 @@ class OptimizerConfig:
     momentum: float = 0.9
     """momentum"""
     weight_decay: float = 5e-4
-    """L2 penalty, added to the gradient"""
+    """L2 penalty, added to the gradient; by Muon times the rate, and taken from the weight beside its update"""
 
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix."""
-        found = not_negative("optimizer", self, "learning_rate", "muon_factor", "momentum", "weight_decay")
-        if self.learning_rate > 1e37:
+        found = [] if self.name in OPTIMIZERS else [str(unknown("optimizer", self.name, OPTIMIZERS))]
+        found += not_negative("optimizer", self, "learning_rate", "muon_factor", "momentum", "weight_decay")
+        if max(self.learning_rate, self.learning_rate * self.muon_factor) > 1e37:
             found.append(f"optimizer learning_rate is {self.learning_rate}: float32 ends at 3e38, give a smaller one")
         return found
 

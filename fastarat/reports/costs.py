@@ -14,8 +14,8 @@ def costs(facts: Facts) -> dict[str, str]:
         found["of it compiling"] = duration(seconds)
     if seconds := facts.total("evaluation_seconds"):
         found["evaluations beside it"] = duration(seconds)
-    if joules := facts.total("joules"):
-        found["energy"] = f"{joules / 3.6e6:,.2g} kWh of processors and GPUs, with whatever else ran there"
+    if energy := _energy(facts):
+        found["energy, evaluations included"] = energy
     if facts.images_per_s is not None:
         found["speed"] = f"{facts.images_per_s:,.0f} images/s, the median of the epochs"
     found["steps"] = f"{facts.lines[-1]['step']:,} of {config.batch} images" if facts.lines else "none"
@@ -26,6 +26,14 @@ def costs(facts: Facts) -> dict[str, str]:
     if share := _share_of_peak(facts):
         found["share of the machine's peak"] = share
     return found
+
+
+def _energy(facts: Facts) -> str:
+    """Of the kinds that every epoch has: a part is not shown for the whole."""
+    epochs = [line.get("joules", {}) for line in facts.epochs]
+    kinds = [kind for kind in (epochs[0] if epochs else {}) if all(kind in of for of in epochs)]
+    said = [f"{kind} {sum(of[kind] for of in epochs) / 3600:,.1f} Wh" for kind in kinds]
+    return f"{', '.join(said)}, with whatever else ran there" if said else ""
 
 
 def _share_of_peak(facts: Facts) -> str:

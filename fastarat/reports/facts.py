@@ -77,7 +77,7 @@ class Facts:
         return median(found) if found else None
 
     def total(self, name: str) -> float:
-        """The sum of what the epochs took of one kind: seconds, or joules."""
+        """The sum of what the epochs took of one kind, in seconds."""
         return sum(line.get(name, 0.0) for line in self.lines)
 
     @cached_property

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastarat.common.distributed import LONGEST_STEP, average_in_place, barrier, gathered, largest
 from fastarat.common.energy import EnergyMeter
+from fastarat.common.energy import total as energy_of
 from fastarat.common.errors import Interrupted, WorkError
 from fastarat.common.processes import is_first_here
 from fastarat.common.signals import answered, saving_answered
@@ -181,9 +182,9 @@ class Loop:
             entry["evaluation"] = self.evaluations.evaluate_deployed()
             entry["evaluation_seconds"] = round(time.monotonic() - started, 2)
         entry["seconds"] = round(training.seconds, 2)
-        joules = [joules for joules in gathered(self.energy.taken(), self.world) if joules is not None]
+        joules = energy_of(gathered(self.energy.taken(), self.world))
         if joules:
-            entry["joules"] = round(sum(joules), 1)
+            entry["joules"] = joules
         training.metrics.append(entry)
         self._watch_overfitting()
         training.epoch += 1

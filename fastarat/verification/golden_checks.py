@@ -67,7 +67,7 @@ def step_parts(golden: Golden, settings: AttackConfig, first: Tensor) -> tuple[S
         model=golden.model,
         method=golden.method,
         attack=settings,
-        optimizer=OptimizerConfig("sgd", 0.1, momentum=0.9, weight_decay=5e-4),
+        optimizer=OptimizerConfig(learning_rate=0.1, momentum=0.9, weight_decay=5e-4),
         precision=Precision("fp64" if golden.exact else "fp32", golden.device),
         world=World(golden.device),
         kernels=replace(PYTORCH, start_point=lambda *_: first),

@@ -40,12 +40,20 @@ def run(trained, tmp_path) -> Path:
 
 def test_the_page_of_a_run_says_what_it_came_to_and_what_it_took(fastarat, run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    (run / "metrics.jsonl").write_text("".join(json.dumps(line | {"joules": 36_000}) + "\n" for line in lines))
+    (run / "metrics.jsonl").write_text(
+        "".join(json.dumps(line | {"joules": {"processors": 3_600}}) + "\n" for line in lines)
+    )
     result = fastarat("report", run, "--num-images", "60", "--device", "cpu")
     assert result.code == 0 and "PGD-20 (L∞, radius 45.9/255)" in result.out and "report.html" in result.err
     page = checked(run / "report.html")
     assert result.out.strip() in page.text
-    said = ("60 images: with 95 % confidence", "fastarat train digits-arat --epochs 2", "--from", "loss", "0.02 kWh")
+    said = (
+        "60 images: with 95 % confidence",
+        "fastarat train digits-arat --epochs 2",
+        "--from",
+        "loss",
+        "processors 2.0 Wh",
+    )
     assert all(part in page.text for part in (*said, "resident"))
     assert len(page.every("img")) >= 3 and "Not analysed" in page.text and "no points of the paper" in page.text
 

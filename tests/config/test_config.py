@@ -129,7 +129,7 @@ def test_the_defaults_are_the_papers_settings():
     assert (config.epochs, config.batch, config.num_validation_images) == (100, 128, 0)
     attack = AttackConfig("pgd", "linf", 8, 2, 10, "uniform", "train", "cross-entropy")
     assert config.attack == attack and config.attack.eps == 8 / 255 and config.attack.step == 2 / 255
-    assert config.optimizer == OptimizerConfig("sgd", 0.1, momentum=0.9, weight_decay=5e-4)
+    assert config.optimizer == OptimizerConfig(learning_rate=0.1, momentum=0.9, weight_decay=5e-4)
     assert config.augment == AugmentConfig(4, True)
     assert config.schedule == ScheduleConfig("steps", (76, 91), 0.1, 0)
     method = config.method
@@ -201,6 +201,8 @@ PROBLEMS = {
     "method clean_weight is nan": Config(method=ARATConfig(clean_weight=float("nan"))),
     "method balance_images is 0": Config(method=ARATConfig(balance_images=0)),
     "augment crop_padding is -1": Config(augment=AugmentConfig(-1)),
+    "optimizer 'moun'": Config(optimizer=OptimizerConfig(name="moun")),
+    r"optimizer learning_rate is 1e\+30": Config(optimizer=OptimizerConfig(learning_rate=1e30, muon_factor=1e9)),
     "optimizer learning_rate is nan": Config(optimizer=OptimizerConfig(learning_rate=float("nan"))),
     "schedule milestones are": Config(schedule=ScheduleConfig(milestones=(91, 76))),
     "schedule rise is 1": Config(schedule=ScheduleConfig("cyclic", rise=1)),

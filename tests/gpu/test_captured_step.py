@@ -88,7 +88,7 @@ def few_steps(
     """Losses and momenta of some steps of a recipe on the digits, without weight decay."""
     config = recipe(f"digits-{name}")
     attack = replace(config.attack, steps=min(config.attack.steps, 2))
-    config = replace(config, batch=32, attack=attack, optimizer=OptimizerConfig(optimizer, weight_decay=0))
+    config = replace(config, batch=32, attack=attack, optimizer=OptimizerConfig(name=optimizer, weight_decay=0))
     training = build_training(config, open_dataset("digits"), World(device), dtype=dtype, kernels=kernels)
     parts, controls = training.parts, training.controls
     step = partial(train_step, parts, controls=controls)

@@ -139,7 +139,7 @@ def record(run: Path) -> dict[str, Any]:
     return json.loads((run / "record.json").read_text())
 
 
-TIMES = ("seconds", "evaluation_seconds", "images_per_s")
+TIMES = ("seconds", "evaluation_seconds", "images_per_s", "joules")
 
 
 def results_of(run: Path) -> list[dict[str, Any]]:

@@ -81,13 +81,13 @@ def test_an_epochs_seconds_hold_all_but_what_was_compiled_and_its_speed_leaves_t
     monkeypatch.setattr(Evaluations, "evaluate", pass_time(1000.0, Evaluations.evaluate))
     monkeypatch.setattr(loop_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    loop.energy = SimpleNamespace(sample=lambda: None, taken=lambda: 7.25)
+    loop.energy = SimpleNamespace(sample=lambda: None, taken=lambda: {"processors": 7.25})
     loop.fit()
     kept = json.loads((tmp_path / "seconds.json").read_text()).popitem()[1]
     assert (kept["first"], kept["slowness"]) == (100, 2)
     entry = training.metrics[0]
     assert entry["seconds"] == 4 + 100 + 3 * 2 and entry["compile_seconds"] == 100
-    assert entry["evaluation_seconds"] == 1000 and entry["joules"] == 7.2
+    assert entry["evaluation_seconds"] == 1000 and entry["joules"] == {"processors": 7.2}
     assert entry["images_per_s"] == round(3 * 32 / (4 + 3 * 2), 1)
 
 

@@ -19,7 +19,7 @@ RECIPE = replace(
     epochs=4,
     attack=replace(AT.attack, eps_255=9, step_255=11, steps=1),
     augment=AugmentConfig(crop_padding=0),
-    optimizer=OptimizerConfig("muon", learning_rate=0.2, muon_factor=0.2),
+    optimizer=OptimizerConfig(name="muon", learning_rate=0.2, muon_factor=0.2),
     schedule=ScheduleConfig("cyclic"),
     evaluation=replace(AT.evaluation, eps_255=8),
 )

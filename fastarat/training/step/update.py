@@ -25,7 +25,8 @@ def update_(
     weights = list(zip(parameters, gradients, momenta, strict=True))
     convolutions = [weight for weight in weights if settings.name == "muon" and weight[0].dim() == 4]
     others = [weight for weight in weights if settings.name != "muon" or weight[0].dim() != 4]
-    sgd_(*_columns(others), learning_rate, momentum, weight_decay, keep)
+    if others:
+        sgd_(*_columns(others), learning_rate, momentum, weight_decay, keep)
     if convolutions:
         muon_(*_columns(convolutions), learning_rate * settings.muon_factor, momentum, weight_decay, keep)
 

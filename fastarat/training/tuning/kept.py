@@ -140,6 +140,7 @@ def key_of(config: Config, device: str) -> dict[str, Any]:
     shape = {
         **{name: asdict(getattr(config, name)) for name in ("model", "method", "attack")},
         **{name: getattr(config, name) for name in ("batch", "size", *LEVERS)},
+        "optimizer": config.optimizer.name,
         "device": device,
         "data": place_of(config.data),
     }

@@ -113,7 +113,7 @@ def trained(
         net = build_model("digits", 3, batch_norm=method.batch_norm).to(dtype, memory_format=torch.channels_last)
         made = build_method(method, net.train(), (3, 8, 8)).to(dtype).train()
     made.begin_epoch(torch.tensor(0.4))
-    parts = parts_of(net, made, attack, precision, kernels=kernels, optimizer=OptimizerConfig(optimizer))
+    parts = parts_of(net, made, attack, precision, kernels=kernels, optimizer=OptimizerConfig(name=optimizer))
     controls = Controls.of(parts, learning_rate=0.1)
     step = build_step(parts, controls, mode, **{"unroll": True, **options})
     losses = []

@@ -12,7 +12,7 @@ SHAPES = [(16, 3, 3, 3), (16, 16, 3, 3), (32, 16, 1, 1), (16, 16, 1, 1), (64, 8,
 
 
 def tensors(dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
-    return [torch.randn(shape, dtype=dtype) for shape in SHAPES]
+    return [torch.randn(shape, dtype=dtype).contiguous(memory_format=torch.channels_last) for shape in SHAPES]
 
 
 def by_svd(matrix: torch.Tensor) -> torch.Tensor:
@@ -32,7 +32,24 @@ def test_matrices_of_many_shapes_are_those_of_their_singular_values():
         assert torch.linalg.svdvals(found).min() > 0.6 and torch.linalg.svdvals(found).max() < 1.3
 
 
-def test_a_gradient_of_zeros_moves_nothing():
+@pytest.mark.parametrize("keep", [None, 1.0])
+def test_several_steps_are_those_of_the_rule(keep):
+    ours, momenta = tensors(), [torch.zeros(shape, dtype=torch.float64) for shape in SHAPES]
+    theirs, their_momenta = [tensor.clone() for tensor in ours], [tensor.clone() for tensor in momenta]
+    flag = None if keep is None else torch.tensor(keep, dtype=torch.float64)
+    for rate in (0.02, 0.05):
+        gradients = tensors()
+        muon_(ours, gradients, momenta, torch.tensor(rate, dtype=torch.float64), 0.9, 0.1, flag)
+        for parameter, gradient, momentum in zip(theirs, gradients, their_momenta, strict=True):
+            momentum.mul_(0.9).add_(gradient)
+            matrix = by_svd((gradient + 0.9 * momentum).flatten(1))
+            size = max(1, matrix.shape[0] / matrix.shape[1]) ** 0.5
+            parameter.copy_(parameter - rate * (size * matrix.view_as(parameter) + 0.1 * parameter))
+    for mine, their in zip([*ours, *momenta], [*theirs, *their_momenta], strict=True):
+        torch.testing.assert_close(mine, their, rtol=1e-9, atol=1e-10)  # as above
+
+
+def test_a_gradient_of_zeros_has_no_direction():
     assert not orthogonal([torch.zeros(4, 6)])[0].any()
 
 
@@ -71,13 +88,16 @@ def test_a_step_that_is_not_kept_changes_nothing():
 def test_convolutions_go_by_muon_and_the_rest_by_sgd():
     shapes = [(4, 3, 3, 3), (4,), (5, 4), (6, 4, 1, 1)]
     start, gradients = ([torch.randn(shape, dtype=torch.float64) for shape in shapes] for _ in range(2))
-    rate, settings = torch.tensor(0.2, dtype=torch.float64), OptimizerConfig("muon", momentum=0.5, weight_decay=0.1)
+    rate, settings = (
+        torch.tensor(0.2, dtype=torch.float64),
+        OptimizerConfig(name="muon", momentum=0.5, weight_decay=0.1),
+    )
     found, expected = [tensor.clone() for tensor in start], [tensor.clone() for tensor in start]
     update_(settings, found, gradients, [torch.zeros_like(tensor) for tensor in start], rate)
     for update, places, factor in ((muon_, (0, 3), settings.muon_factor), (sgd_, (1, 2), 1)):
         own = [expected[i] for i in places]
         momenta = [torch.zeros_like(tensor) for tensor in own]
         update(own, [gradients[i] for i in places], momenta, rate * factor, 0.5, 0.1)
-    # The widths that matrices are padded to differ not, so that the same products are formed.
+    # Both calls pad to the same widths, so the products are the same.
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(found, start, strict=True))

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from fastarat.attacks import pgd
 from fastarat.config.attack import AttackConfig
 from fastarat.config.method import ARATConfig, ATConfig
+from fastarat.config.training import OptimizerConfig
 from fastarat.data.loading.loader import Batch
 from fastarat.methods.registry import build_method
 from fastarat.models.convert import convert_to_split_batch_norm
@@ -206,15 +207,16 @@ class Layouts(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("net", ["tiny", "wrn-10-2"])
-def test_no_operation_of_a_step_meets_two_layouts(net):
+@pytest.mark.parametrize(("net", "optimizer"), [("tiny", "sgd"), ("tiny", "muon"), ("wrn-10-2", "sgd")])
+def test_no_operation_of_a_step_meets_two_layouts(net, optimizer):
     """One that does reads element by element: on a CPU it takes forty times as long as another."""
     model = build_model(net, 10).to(memory_format=torch.channels_last).train()
     method = build_method(ARATConfig(gamma=GAMMA), model, (3, 32, 32)).to(memory_format=torch.channels_last).train()
-    parts = parts_of(model, method, ATTACK, "bf16")
+    parts = parts_of(model, method, ATTACK, "bf16", optimizer=OptimizerConfig(name=optimizer))
     images = torch.rand(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     given = batch()._replace(x=images)
     with Layouts() as layouts:
         train_step(parts, given, Controls.of(parts, learning_rate=RATE))
-    # The start of the attack, once a step: its noise is numbered row by row, in the order of the stored images.
-    assert layouts.mixed <= {"aten.add.Tensor"}
+    # The start of the attack, once a step: its noise is numbered row by row, in the order of the stored images. To see
+    # weights as matrices reads nothing.
+    assert layouts.mixed <= {"aten.add.Tensor", "aten.permute.default"}
