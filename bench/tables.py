@@ -129,9 +129,9 @@ def speedrun_table(only: str | None = None) -> str:
     """Every race to a standard recipe's robustness with its whole ladder, as Markdown; or the ends of one suite's."""
     parts = []
     for suite, rows in _races():
-        rows = speedrun_report.ends(rows) if only else rows
-        if only not in (None, suite) or not rows:
+        if only not in (None, suite):
             continue
+        rows = speedrun_report.ends(rows) if only else rows
         commits = ", ".join(sorted({row["trained_by"] for row in rows}))
         where = place({**rows[0], "commit": commits})
         parts += [] if only else [f"**{suite}**\n"]

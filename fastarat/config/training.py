@@ -1,20 +1,20 @@
 """Optimiser, schedule, weight averaging, evaluation during training, and checkpoints."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from fastarat.common.errors import unknown
 from fastarat.common.typed import not_negative
 
 CompileMode = Literal["eager", "compile", "graph"]
-OPTIMIZERS = ("sgd", "muon")
+Optimizer = Literal["sgd", "muon"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """How weights follow their gradients; weight decay on everything, as the published code has it."""
 
-    name: Literal["sgd", "muon"] = "sgd"
+    name: Optimizer = "sgd"
     """SGD with momentum; or, for the weights of convolutions, Muon: updates that are all but orthogonal matrices, with
     Nesterov's momentum (Jordan et al., 2024), and SGD for the rest"""
     learning_rate: float = 0.1
@@ -28,7 +28,8 @@ class OptimizerConfig:
 
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix."""
-        found = [] if self.name in OPTIMIZERS else [str(unknown("optimizer", self.name, OPTIMIZERS))]
+        names = get_args(Optimizer)
+        found = [] if self.name in names else [str(unknown("optimizer", self.name, names))]
         found += not_negative("optimizer", self, "learning_rate", "muon_factor", "momentum", "weight_decay")
         if max(self.learning_rate, self.learning_rate * self.muon_factor) > 1e37:
             found.append(f"optimizer learning_rate is {self.learning_rate}: float32 ends at 3e38, give a smaller one")

@@ -50,7 +50,7 @@ def muon_(
 
 
 def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """Each matrix [n, m] with its singular values brought near to 1 (those above some 0.5 % of its norm to 0.6 to 1.3),
+    """Each matrix [n, m] with its singular values brought near to 1 (those above 0.2 % of its norm to 0.6 to 1.3),
     by Newton and Schulz's iteration, in the dtype of products where autocast is on.
 
     Few launches for all: those with equally many rows, after the wider side is made the columns, go together, and

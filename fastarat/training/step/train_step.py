@@ -135,7 +135,7 @@ def descend(parts: StepParts, x: Tensor, x_adv: Tensor, y: Tensor, controls: Con
     )
     gradients = _means(parts, list(gradients))
     gradients, keep = parts.precision.unscale(gradients)
-    with parts.precision.autocast():
+    with parts.precision.autocast():  # Muon multiplies matrices
         update_(parts.optimizer, parts.parameters, gradients, parts.momenta, controls.learning_rate, keep)
     return metrics
 
