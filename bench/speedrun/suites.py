@@ -110,6 +110,20 @@ SUITES = {
         num_images=2000,
         num_autoattack=500,
     ),
+    "digits-arat": Suite(
+        data="digits",
+        goal=Goal(99.259, 76.667, "digits-arat over three seeds, in bench/results/robustness.jsonl"),
+        rungs=ladder("digits-arat", "digits-arat-fast"),
+        num_images=None,
+        num_autoattack=200,
+    ),
+    "cifar10-tiny-arat": Suite(
+        data="cifar10-jpeg",
+        goal=Goal(58.75, 23.2, "cifar10-tiny-arat, one seed, in bench/results/robustness.jsonl"),
+        rungs=ladder("cifar10-tiny-arat"),
+        num_images=2000,
+        num_autoattack=500,
+    ),
     "cifar10-resnet18": Suite(
         data="cifar10",
         goal=Goal(83.77, 42.42, "the AR-AT paper's AT, by its code's own evaluation"),
