@@ -186,6 +186,8 @@ def _resumed(arguments: TrainArguments) -> TrainArguments:
     was, now = settled(load_config(arguments.out / "config.json")), settled(arguments.config)
     changed = [f.name for f in fields(Config) if getattr(was, f.name) != getattr(now, f.name)]
     fixed = [name for name in changed if name not in FREE_ON_RESUME]
+    if was.optimizer.name != now.optimizer.name:  # Its momenta mean something else.
+        fixed.append("optimizer.name")
     if fixed:
         raise UserError(
             f"{arguments.out} cannot go on with another {' and '.join(fixed)}: start a new run with --from "

@@ -16,6 +16,7 @@ from torch.distributed.elastic.rendezvous.api import (
     RendezvousTimeoutError,
 )
 
+from fastarat.common.console import notice
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.processes import AGAIN, LAUNCHER
 from fastarat.common.signals import saving_answered
@@ -83,6 +84,9 @@ def _run(agent: Agent, meeting: Meeting, machines: Machines | None, goes_on: str
         raise_why({}, agent.said, goes_on)
         return 128 + error.sigval  # every process has saved its checkpoint and said so
     except RendezvousClosedError as error:
+        if meeting.is_finished():
+            notice("the other machines have finished the run before this one came in")
+            return 0
         raise WorkError(f"another machine has ended the run, and says why; {goes_on}") from error
     except RendezvousTimeoutError as error:
         raise WorkError(f"too few machines came within {JOIN_S} s: start the command on each; {goes_on}") from error
@@ -93,7 +97,7 @@ def _run(agent: Agent, meeting: Meeting, machines: Machines | None, goes_on: str
         meeting.leave()
         raise
     else:
-        meeting.end()
+        meeting.end(is_finished=result is not None and not result.is_failed())
         return _code(result, agent, goes_on)
 
 

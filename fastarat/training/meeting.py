@@ -34,6 +34,8 @@ ANSWER_S = 60
 MOST_APART_S = 5
 """seconds by which clocks may differ, since each machine dates its heartbeats by its own"""
 _CONNECT_S = 5
+_FINISHED = "fastarat/finished"
+"""key of the store: there when the run has come to its end"""
 
 
 @dataclass(frozen=True)
@@ -96,14 +98,29 @@ class Meeting(DynamicRendezvousHandler):
         else:
             self._leave()
 
-    def end(self) -> None:
-        """End the run for all machines."""
+    def end(self, *, is_finished: bool = False) -> None:
+        """End the run for all machines, and tell those that come later whether it has come to its end. The host of the
+        store stays until all know."""
+        if is_finished:
+            with suppress(RuntimeError):  # the store was on a machine that has gone already
+                self._store.set(_FINISHED, "")
         self.shutdown()
         self._leave()
         end = time.monotonic() + GRACE_S
-        while self._this_node.addr == self.host and self._state_holder.state.participants and time.monotonic() < end:
+        while self._this_node.addr == self.host and self._others_listen() and time.monotonic() < end:
             time.sleep(0.1)
             self._state_holder.sync()
+
+    def is_finished(self) -> bool:
+        """Whether the run has come to its end."""
+        with suppress(RuntimeError):  # the store has gone
+            return self._store.check([_FINISHED])
+        return False
+
+    def _others_listen(self) -> bool:
+        """Whether other machines are in the run, or wait to come in."""
+        state = self._state_holder.state
+        return bool(state.participants or state.wait_list)
 
     def _leave(self) -> None:
         self._stop_heartbeats()

@@ -22,7 +22,8 @@ USED = {
         *("_pcontext", "_remaining_restarts", "_store", "_worker_group"),
     ),
     "torch.distributed.elastic.rendezvous.dynamic_rendezvous.DynamicRendezvousHandler": (
-        *("_get_deadline", "_heartbeat_lock", "_op_executor", "_state_holder", "_stop_heartbeats", "_this_node"),
+        *("_get_deadline", "_heartbeat_lock", "_op_executor", "_state_holder", "_stop_heartbeats", "_store"),
+        "_this_node",
     ),
 }
 """methods and attributes, by class"""

@@ -69,9 +69,12 @@ def test_a_stopped_run_goes_on_to_the_same_bits(fastarat, tmp_path, monkeypatch,
 
 
 @pytest.mark.no_cover  # what it runs is counted by others
-@pytest.mark.parametrize("has_bf16", [True, False])
-def test_a_run_goes_on_in_the_format_that_it_began_with_to_the_same_bits(fastarat, tmp_path, monkeypatch, has_bf16):
+@pytest.mark.parametrize(("optimizer", "has_bf16"), [("sgd", True), ("muon", True), ("sgd", False)])
+def test_a_run_goes_on_in_the_format_that_it_began_with_to_the_same_bits(
+    fastarat, tmp_path, monkeypatch, optimizer, has_bf16
+):
     settings = (*ONE_EPOCH, "--epochs", "2", "--device", "cpu", "--dtype", "auto", "--compile", "auto")
+    settings += ("--optimizer.name", optimizer)
     monkeypatch.setattr("fastarat.training.choices.cpu_computes_bf16", lambda: has_bf16)
     assert fastarat("train", *settings, "--out", "whole").code == 0
     with monkeypatch.context() as patch:
@@ -111,6 +114,7 @@ def test_a_finished_run_can_get_more_epochs(fastarat, trained, copied):
         (("--method.gamma", "1"), "method"),
         (("--model.name", "tiny"), "model"),
         (("--num-train-images", "128"), "num_train_images"),
+        (("--optimizer.name", "muon"), "optimizer.name"),
     ],
 )
 def test_a_setting_that_makes_it_another_run_is_refused(fastarat, trained, flags, named):

@@ -8,9 +8,11 @@ import pytest
 from torch.distributed.elastic.agent.server.api import WorkerSpec
 
 from fastarat.common import processes
+from fastarat.common.errors import WorkError
 from fastarat.common.processes import AGAIN, LAUNCHER, join_ranks, num_seen, why_again
 from fastarat.training import launch as launch_module
 from fastarat.training.launch import launch
+from fastarat.training.meeting import meeting_of
 from tests.helpers.unmeasured import UNMEASURED
 
 SAYS = """
@@ -49,6 +51,19 @@ def test_each_process_sees_its_own_gpu_alone_as_the_first(tmp_path, monkeypatch,
 def test_processes_on_a_cpu_keep_what_hides_the_gpus(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert found(tmp_path, monkeypatch, on_gpus=False) == [["0", ""], ["1", ""]]
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_machine_that_comes_after_the_end_says_whether_the_run_is_finished(monkeypatch, capsys, is_finished):
+    meeting = meeting_of(None, port=0)
+    meeting.end(is_finished=is_finished)
+    monkeypatch.setattr(launch_module, "meeting_of", lambda machines, port: meeting)
+    if is_finished:
+        assert launch(1, ["train"], goes_on="") == 0
+        assert "the other machines have finished the run" in capsys.readouterr().err
+    else:
+        with pytest.raises(WorkError, match="^another machine has ended the run, and says why; go on so"):
+            launch(1, ["train"], goes_on="go on so")
 
 
 def test_a_launched_process_needs_the_gpus_up_to_its_own(monkeypatch):
