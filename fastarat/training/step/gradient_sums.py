@@ -3,11 +3,13 @@
 A residual block's input goes two ways, so two gradients of it come back, and autograd adds them: a kernel that reads
 both and writes their sum, which the next one reads. Before a batch-norm with a residual (ResNet) that next one is the
 kernel that masks the gradient and writes it anyway; after one at the head of a block (a wide ResNet) one of the two is
-what the last kernel writes. Either can take the other gradient along: of three passes over a tensor one is left. By
-bytes that is 4 an element in half precision, 4 % of a ResNet-18's attack step (counted, not measured).
+what the last kernel writes. Either can take the other gradient along: of three passes over a tensor one is left. A
+step of AR-AT in bf16 goes from 29.9 to 28.4 GB and 76 launches less on a ResNet-18, from 148.5 to 141.5 GB and 132
+less on a WRN-34-10 (counted, not measured).
 """
 
 import operator
+from typing import Any
 
 import fastarat_kernels.dual_batch_norm  # noqa: F401  registers the operators
 import torch
@@ -41,7 +43,7 @@ def _left_to_reader(add: Node) -> bool:
     if others or reader.target != _READS or reader.args[0] is not add or not reader.args[_BITS].meta["val"].numel():
         return False
     first, second = add.args
-    reader.args = (first, *reader.args[1:], second)
+    _give(reader, first, *reader.args[1:], second)
     return True
 
 
@@ -51,7 +53,14 @@ def _left_to_writer(add: Node) -> bool:
         if written.target is operator.getitem and written.args[1] == 0 and list(written.users) == [add]:
             writer = written.args[0]
             if writer.target == _WRITES and other < writer:
-                writer.args = (*writer.args, other)
+                _give(writer, *writer.args, other)
                 add.replace_all_uses_with(written)
                 return True
     return False
+
+
+def _give(node: Node, *args: Any) -> None:
+    """Give `node` these arguments, and inductor, which lays them out as they were traced, their values beside them."""
+    values = tuple(arg.meta["val"] if isinstance(arg, Node) else arg for arg in args)
+    node.args = args
+    node.meta["eager_input_vals"] = (values, {})

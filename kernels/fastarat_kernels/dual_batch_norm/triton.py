@@ -220,7 +220,7 @@ def _gradient_partials_kernel(
 def _input_gradient_kernel(
     g_ptr, other_ptr, x_ptr, statistics_ptr, weight_ptr, bias_ptr, sums_ptr, dx_ptr, totals_ptr,
     num_partials, num_rows, rows, rows_per_split, groups, sets, C, eps,
-    RECOMPUTE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+    RECOMPUTE: tl.constexpr, IN_FLIGHT: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """dx and totals of the sums; every program adds up the sums of its channels."""
     group, first, num, channels = _place(rows, rows_per_split, C, BLOCK_C)
@@ -241,7 +241,7 @@ def _input_gradient_kernel(
     mean_g = total_g / num_rows
     slope = total_gx / num_rows * rstd
     num_tiles = tl.cdiv(num, BLOCK_R)
-    for step in tl.range(0, num_tiles, num_stages=STAGES):
+    for step in tl.range(0, num_tiles, num_stages=IN_FLIGHT):
         k = num_tiles - 1 - step
         offsets, inside = _tile(k, first, num, channels, C, BLOCK_R)
         centred = tl.load(x_ptr + offsets, mask=inside, other=0.0).to(tl.float32) - mean[None, :]
@@ -333,7 +333,7 @@ def batch_norm_gradient_partials(
     launch(
         _gradient_partials_kernel, grid, dy, other, x, statistics, weight, bias, _or_none(bits), sums, _or_none(g),
         rows, rows_per_split, groups, len(weight), channels, eps,
-        RECOMPUTE=recompute_relu, IN_FLIGHT=STAGES.value if other is None else 2, **blocks,
+        RECOMPUTE=recompute_relu, IN_FLIGHT=_stages(other), **blocks,
     )  # fmt: skip
     return sums, g
 
@@ -363,9 +363,15 @@ def batch_norm_input_gradient(
     launch(
         _input_gradient_kernel, grid, g, other, x, statistics, weight, bias, sums, dx, totals,
         len(sums), num_rows, rows, rows_per_split, groups, len(weight), channels, eps,
-        RECOMPUTE=recompute_relu, **blocks,
+        RECOMPUTE=recompute_relu, IN_FLIGHT=_stages(other), **blocks,
     )  # fmt: skip
     return dx, totals
+
+
+def _stages(other: Tensor | None) -> int:
+    """Tiles under way where a kernel reads two tensors, or with `other` three: three tiles of three are 56 KiB
+    of shared memory, and a program has 48 without asking for more."""
+    return STAGES.value if other is None else 2
 
 
 def _or_none(tensor: Tensor) -> Tensor | None:
