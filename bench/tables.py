@@ -137,7 +137,13 @@ def speedrun_table(only: str | None = None) -> str:
         parts += [] if only else [f"**{suite}**\n"]
         parts.append(markdown(*speedrun_report.table(suite, rows)))
         parts.append(f"{speedrun_report.caption(suite, rows)}; {where}.\n")
+        parts += [] if only else [f"![seconds to the model of each](../docs/images/{race_picture(suite)})\n"]
     return "\n".join(parts) or "Not measured yet.\n"
+
+
+def race_picture(suite: str) -> str:
+    """The file of a race's picture."""
+    return f"speedrun-{suite}.png"
 
 
 def _races() -> list[tuple[str, list[Row]]]:
@@ -211,7 +217,7 @@ def main() -> int:
         if any(row["images_per_s"] is not None for row in rows):
             throughput_report.picture(IMAGES / picture_name(rows), rows)
     for suite, rows in _races():
-        speedrun_report.picture(IMAGES / f"speedrun-{suite}.png", suite, rows)
+        speedrun_report.picture(IMAGES / race_picture(suite), suite, rows)
     for suite in SUITES:
         rows = robustness_report.rows_of(suite, read_rows(RESULTS / "robustness.jsonl"))
         if rows:

@@ -32,6 +32,7 @@ from fastarat.data.loading.loader import Batch
 from fastarat.training.build import build_training
 from fastarat.training.profiling.cost import CostCounter
 from fastarat.training.state import Training
+from fastarat.training.step.graph_passes import graph_options
 from fastarat.training.step.train_step import EAGER, Fixed, train_step
 
 PAGE = Path(__file__).parents[2] / "kernels" / "README.md"
@@ -95,9 +96,9 @@ def _scheduled(function: Callable, *args: Any) -> Counts:
 
     torch.compiler.reset()
     torch._dynamo.config.trace_autograd_ops = True
-    uncached = {"fx_graph_cache": False, "fx_graph_remote_cache": False}
+    options = {"fx_graph_cache": False, "fx_graph_remote_cache": False, **graph_options(overlaps=False)}
     autograd_uncached = functorch_config.patch(enable_autograd_cache=False)
-    with patch.object(scheduler.Scheduler, "codegen", count), config.patch(uncached), autograd_uncached:
+    with patch.object(scheduler.Scheduler, "codegen", count), config.patch(options), autograd_uncached:
         try:
             torch.compile(function, fullgraph=True, dynamic=False)(*args)
         except (BackendCompilerFailed, _Scheduled):

@@ -34,10 +34,11 @@ def ratio_of(mine: Sequence[float], its: Sequence[float]) -> dict[str, float]:
 
 
 def ratio_text(found: dict[str, float] | None) -> str:
-    """A ratio with the least and the most of its turns; unresolved if they leave open which of the two is faster."""
+    """A ratio with the least and the most of its turns, if they differ; unresolved if they leave open which of the two
+    is faster."""
     if found is None:
         return "-"
     low, median, high = (f"{found[name]:.2f}" for name in ("low", "median", "high"))
-    if found["low"] == found["high"] == 1:
-        return "1"
+    if found["low"] == found["high"]:
+        return "1" if found["median"] == 1 else median
     return f"unresolved ({low}-{high})" if found["low"] <= 1 <= found["high"] else f"{median} ({low}-{high})"

@@ -154,7 +154,10 @@ def test_partials_of_many_processes_and_empty_ones_are_merged(kernels):
 
 
 @case
-def test_the_backward_kernels_give_what_the_twins_give(kernels, shape, dtype, groups, num_sets, has_residual, relu):
+@pytest.mark.parametrize("meets", [False, True], ids=["", "another gradient"])
+def test_the_backward_kernels_give_what_the_twins_give(
+    kernels, shape, dtype, groups, num_sets, has_residual, relu, meets
+):
     given = inputs_of(shape, dtype, groups, num_sets)
     x, weight, bias, dy = given["x"], given["weight"], given["bias"], given["residual"]
     statistics = twin.batch_norm(x, weight, bias, None, False, groups, EPS)[1]
@@ -164,12 +167,19 @@ def test_the_backward_kernels_give_what_the_twins_give(kernels, shape, dtype, gr
         bits = twin.pack(torch.rand(rows, x.shape[1], device=DEVICE) > 0.5)
     common = (x, statistics, weight, bias)
     settings = (groups, EPS, relu and not has_residual)
+    # Another gradient is read by the kernel that writes g; without bits, which is to say without g, added to dx.
+    other = tensor(shape, dtype) if meets else None
+    read, added = (other, None) if bits.numel() else (None, other)
     with poisoned():
-        sums, g = kernels.batch_norm_gradient_partials(dy, *common, bits, *settings)
-    sums_twin, g_twin = twin.batch_norm_gradient_partials(dy, *common, bits, *settings)
+        sums, g = kernels.batch_norm_gradient_partials(dy, *common, bits, *settings, read)
+    sums_twin, g_twin = twin.batch_norm_gradient_partials(dy, *common, bits, *settings, read)
     assert distance(sums.sum(0), sums_twin.sum(0)) < SUM_BOUND
-    assert torch.equal(g, g_twin) and g.stride() == g_twin.stride()
-    arguments = (g if bits.numel() else dy, *common, sums, rows // groups, *settings)
+    if read is None:
+        assert torch.equal(g, g_twin)
+    else:
+        assert distance(g, g_twin) < BOUND[dtype]
+    assert g.stride() == g_twin.stride()
+    arguments = (g if bits.numel() else dy, *common, sums, rows // groups, *settings, added)
     with poisoned():
         dx, totals = kernels.batch_norm_input_gradient(*arguments)
     dx_twin, totals_twin = twin.batch_norm_input_gradient(*arguments)

@@ -102,11 +102,11 @@ def _compiler(backend: str, device_type: str, *, overlaps: bool) -> Compile:
     def by_inductor(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
         from torch._inductor.compile_fx import compile_fx  # seconds to import
 
-        from fastarat.training.step.overlap import overlap_options
+        from fastarat.training.step.graph_passes import graph_options
 
-        options = compiler_options(device_type) | kept_options()
+        options = compiler_options(device_type) | kept_options() | graph_options(overlaps=overlaps)
         with by_image() if device_type == "cpu" else nullcontext():
-            return compile_fx(graph, inputs, config_patches=options | (overlap_options() if overlaps else {}))
+            return compile_fx(graph, inputs, config_patches=options)
 
     return by_inductor
 

@@ -9,33 +9,15 @@ others. On a GPU NCCL's kernels run on a stream of their own beside the backward
 from typing import Any
 
 import torch
-from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 from torch.fx import Graph, Node
-
-from fastarat.training.step import sent_together
-from fastarat.training.step.sent_together import send_together
 
 
 def overlap_options() -> dict[str, Any]:
-    """The `options` of inductor for a step of several processes."""
+    """The `options` of inductor by which its scheduler keeps the order."""
     return {
-        "post_grad_custom_pre_pass": Overlap(),
         "reorder_for_compute_comm_overlap": True,
         "reorder_for_compute_comm_overlap_passes": ["raise_comms", "sink_waits"],
     }
-
-
-class Overlap(CustomGraphPass):
-    """Fewer all-gathers, and all-reduces that start sooner."""
-
-    def __call__(self, graph: Graph) -> None:
-        """Change `graph`, in place."""
-        send_together(graph)
-        start_sooner(graph)
-
-    def uuid(self) -> Any:
-        """What compiled code depends on."""
-        return get_hash_for_files((__file__, sent_together.__file__))
 
 
 def start_sooner(graph: Graph) -> None:

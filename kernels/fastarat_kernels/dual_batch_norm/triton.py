@@ -9,6 +9,7 @@ goes through the rows the other way, so that it finds in the L2 cache what the f
 | forward: batch-norm, add, ReLU | 20: and add 6 | 8, and the mask | 8.1: 8 and a bit |
 | backward: batch-norm, ReLU | 20: ReLU 6, norm 10, cat 4 | 12: mask of a byte, twice | 10: mask from x |
 | backward: batch-norm, add, ReLU | 20 | 13 | 12.1 |
+| the same, its output's gradient a sum of two | 26 | 15 | 14.1: both are read, no sum is written |
 
 Launches: 2 forward and 2 backward; eager PyTorch takes at least one for each of the five forward operators (two
 batch-norms, of several launches each, cat, add, ReLU), and as many backward. Kept for the backward pass: x, which the
@@ -184,9 +185,9 @@ def _apply_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def _gradient_partials_kernel(
-    dy_ptr, x_ptr, statistics_ptr, weight_ptr, bias_ptr, bits_ptr, sums_ptr, g_ptr,
+    dy_ptr, other_ptr, x_ptr, statistics_ptr, weight_ptr, bias_ptr, bits_ptr, sums_ptr, g_ptr,
     rows, rows_per_split, groups, sets, C, eps,
-    RECOMPUTE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+    RECOMPUTE: tl.constexpr, IN_FLIGHT: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Sums of g and of g * xhat of each split, and g where there are bits."""
     group, first, num, channels = _place(rows, rows_per_split, C, BLOCK_C)
@@ -195,10 +196,12 @@ def _gradient_partials_kernel(
     )
     sum_g = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
     sum_gx = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
-    for k in tl.range(0, tl.cdiv(num, BLOCK_R), num_stages=STAGES):
+    for k in tl.range(0, tl.cdiv(num, BLOCK_R), num_stages=IN_FLIGHT):
         offsets, inside = _tile(k, first, num, channels, C, BLOCK_R)
         centred = tl.load(x_ptr + offsets, mask=inside, other=0.0).to(tl.float32) - mean[None, :]
         g = _gradient(dy_ptr, centred, scale, bias, offsets, inside, RECOMPUTE)
+        if other_ptr is not None:
+            g += tl.load(other_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
         if bits_ptr is not None:
             at, there = _bits_tile(k, first, num, C, BLOCK_R, BLOCK_C)
             byte = tl.load(bits_ptr + at, mask=there, other=0).to(tl.int32)
@@ -215,9 +218,9 @@ def _gradient_partials_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def _input_gradient_kernel(
-    g_ptr, x_ptr, statistics_ptr, weight_ptr, bias_ptr, sums_ptr, dx_ptr, totals_ptr,
+    g_ptr, other_ptr, x_ptr, statistics_ptr, weight_ptr, bias_ptr, sums_ptr, dx_ptr, totals_ptr,
     num_partials, num_rows, rows, rows_per_split, groups, sets, C, eps,
-    RECOMPUTE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+    RECOMPUTE: tl.constexpr, IN_FLIGHT: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """dx and totals of the sums; every program adds up the sums of its channels."""
     group, first, num, channels = _place(rows, rows_per_split, C, BLOCK_C)
@@ -238,13 +241,15 @@ def _input_gradient_kernel(
     mean_g = total_g / num_rows
     slope = total_gx / num_rows * rstd
     num_tiles = tl.cdiv(num, BLOCK_R)
-    for step in tl.range(0, num_tiles, num_stages=STAGES):
+    for step in tl.range(0, num_tiles, num_stages=IN_FLIGHT):
         k = num_tiles - 1 - step
         offsets, inside = _tile(k, first, num, channels, C, BLOCK_R)
         centred = tl.load(x_ptr + offsets, mask=inside, other=0.0).to(tl.float32) - mean[None, :]
         g = _gradient(g_ptr, centred, scale, bias, offsets, inside, RECOMPUTE)
-        g = g - mean_g[None, :] - centred * slope[None, :]
-        tl.store(dx_ptr + offsets, (g * scale[None, :]).to(dx_ptr.dtype.element_ty), mask=inside)
+        dx = (g - mean_g[None, :] - centred * slope[None, :]) * scale[None, :]
+        if other_ptr is not None:
+            dx += tl.load(other_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
+        tl.store(dx_ptr + offsets, dx.to(dx_ptr.dtype.element_ty), mask=inside)
 
 
 def _division(x: Tensor, groups: int) -> tuple[tuple[int, int, int], dict[str, int], int, int]:
@@ -314,17 +319,21 @@ def batch_norm_gradient_partials(
     groups: int,
     eps: float,
     recompute_relu: bool,
+    other: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As the twin's, with P = `num_splits`: (sums, g)."""
     weight, bias = weight.contiguous(), bias.contiguous()
     grid, blocks, rows, rows_per_split = _division(x, groups)
     _check_like(x, dy, "dy")
+    if other is not None:
+        _check_like(x, other, "other")
     channels = x.shape[1]
     sums = torch.empty(grid[1], 2, groups, channels, dtype=torch.float32, device=x.device)
     g = torch.empty_like(dy) if bits.numel() else dy.new_empty(0)
     launch(
-        _gradient_partials_kernel, grid, dy, x, statistics, weight, bias, _or_none(bits), sums, _or_none(g),
-        rows, rows_per_split, groups, len(weight), channels, eps, RECOMPUTE=recompute_relu, **blocks,
+        _gradient_partials_kernel, grid, dy, other, x, statistics, weight, bias, _or_none(bits), sums, _or_none(g),
+        rows, rows_per_split, groups, len(weight), channels, eps,
+        RECOMPUTE=recompute_relu, IN_FLIGHT=_stages(other), **blocks,
     )  # fmt: skip
     return sums, g
 
@@ -340,20 +349,29 @@ def batch_norm_input_gradient(
     groups: int,
     eps: float,
     recompute_relu: bool,
+    other: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As the twin's: (dx, totals)."""
     weight, bias = weight.contiguous(), bias.contiguous()
     grid, blocks, rows, rows_per_split = _division(x, groups)
     _check_like(x, g, "g")
+    if other is not None:
+        _check_like(x, other, "other")
     channels = x.shape[1]
     dx = torch.empty_like(x)
     totals = torch.empty(sums.shape[1:], dtype=torch.float32, device=x.device)
     launch(
-        _input_gradient_kernel, grid, g, x, statistics, weight, bias, sums, dx, totals,
+        _input_gradient_kernel, grid, g, other, x, statistics, weight, bias, sums, dx, totals,
         len(sums), num_rows, rows, rows_per_split, groups, len(weight), channels, eps,
-        RECOMPUTE=recompute_relu, **blocks,
+        RECOMPUTE=recompute_relu, IN_FLIGHT=_stages(other), **blocks,
     )  # fmt: skip
     return dx, totals
+
+
+def _stages(other: Tensor | None) -> int:
+    """Tiles under way where a kernel reads two tensors, or with `other` three: three tiles of three are 56 KiB
+    of shared memory, and a program has 48 without asking for more."""
+    return STAGES.value if other is None else 2
 
 
 def _or_none(tensor: Tensor) -> Tensor | None:
@@ -393,7 +411,13 @@ def _pass(shape: tuple[int, ...], dtype: torch.dtype, groups: int, has_residual:
     weight = torch.empty(groups, shape[1], device="meta")
     partials = batch_norm_partials(x, groups)
     y, bits, statistics = batch_norm_apply(x, partials, weight, weight, x if has_residual else None, groups, 1e-5, relu)
+    common = (x, statistics, weight, weight)
     settings = (groups, 1e-5, relu and not has_residual)
-    sums, g = batch_norm_gradient_partials(y, x, statistics, weight, weight, bits, *settings)
+    sums, g = batch_norm_gradient_partials(y, *common, bits, *settings)
     rows = x.numel() // shape[1] // groups
-    batch_norm_input_gradient(g if bits.numel() else y, x, statistics, weight, weight, sums, rows, *settings)
+    batch_norm_input_gradient(g if bits.numel() else y, *common, sums, rows, *settings)
+    # And where two gradients meet.
+    if bits.numel():
+        batch_norm_gradient_partials(y, *common, bits, *settings, x)
+    else:
+        batch_norm_input_gradient(y, *common, sums, rows, *settings, x)

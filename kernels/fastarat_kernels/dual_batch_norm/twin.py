@@ -93,14 +93,17 @@ def batch_norm_gradient_partials(
     groups: int,
     eps: float,
     recompute_relu: bool,
+    other: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(sums [1, 2, groups, C] of g and of g*xhat over the rows, g): g is dy where the ReLU let x through.
 
     The ReLU's choice is read from `bits`, or computed again from x (`recompute_relu`). g is only given with bits.
+    `other`, with bits alone: a second gradient of y, as dy; g is of their sum.
     """
     rows = as_rows(x, groups)
     out = _affine(rows, statistics, weight, bias, eps) if recompute_relu else None
-    g = _masked(as_rows(dy, groups), bits, out)
+    g = as_rows(dy, groups) if other is None else as_rows(dy, groups) + as_rows(other, groups)
+    g = _masked(g, bits, out)
     sums = torch.stack([g.sum(1), (g * _normalised(rows, statistics, eps)).sum(1)])
     return sums[None], _laid_out_as(dy, g) if bits.numel() else dy.new_empty(0)
 
@@ -116,16 +119,19 @@ def batch_norm_input_gradient(
     groups: int,
     eps: float,
     recompute_relu: bool,
+    other: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(dx, totals [2, groups, C]): dx = weight * rstd * (g - mean(g) - xhat * mean(g*xhat)), the means over `num_rows`;
-    totals are the sums over P. g as above, or dy where the ReLU's choice is computed again (`recompute_relu`)."""
+    totals are the sums over P. g as above, or dy where the ReLU's choice is computed again (`recompute_relu`). `other`:
+    another gradient of x, in its shape and dtype, that is added to dx."""
     rows = as_rows(x, groups)
     out = _affine(rows, statistics, weight, bias, eps) if recompute_relu else None
     g = _masked(as_rows(g, groups), out=out)
     totals = sums.sum(0)
     mean_g, mean_gx = totals[:, :, None] / num_rows
     dx = g - mean_g - _normalised(rows, statistics, eps) * mean_gx
-    return _laid_out_as(x, dx * torch.rsqrt(statistics[1, :, None] + eps) * weight[:, None]), totals
+    dx = dx * torch.rsqrt(statistics[1, :, None] + eps) * weight[:, None]
+    return _laid_out_as(x, dx if other is None else dx + as_rows(other, groups)), totals
 
 
 def _normalised(rows: Tensor, statistics: Tensor, eps: float) -> Tensor:

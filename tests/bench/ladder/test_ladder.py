@@ -96,6 +96,7 @@ def test_ratios_are_taken_turn_by_turn_and_one_that_leaves_it_open_says_so(monke
     assert published["ratios"]["published"] == {"low": 1, "median": 1, "high": 1}
     assert ratio_text(default["ratios"]["published"]) == "unresolved (0.53-2.10)"
     assert ratio_text({"low": 1.9, "median": 2.0, "high": 2.1}) == "2.00 (1.90-2.10)"
+    assert ratio_text({"low": 2.0, "median": 2.0, "high": 2.0}) == "2.00"  # of a single turn
     assert ratio_text({"low": 0.7, "median": 0.8, "high": 0.9}) == "0.80 (0.70-0.90)"
 
 

@@ -291,10 +291,10 @@ EXPORT CUresult cuFuncGetAttribute(int *v, CUfunction_attribute a, CUfunction f)
 }
 EXPORT CUresult cuFuncSetAttribute(CUfunction f, CUfunction_attribute a, int v)
 {
-    if (a == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) {
-        if (v + f->shared > 232448) return CUDA_ERROR_INVALID_VALUE;
-        f->max_dynamic = v;
-    }
+    // Of others it knows nothing: Triton asks for a newer way to more shared memory first.
+    if (a != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) return CUDA_ERROR_INVALID_VALUE;
+    if (v + f->shared > 232448) return CUDA_ERROR_INVALID_VALUE;
+    f->max_dynamic = v;
     return 0;
 }
 EXPORT CUresult cuFuncSetCacheConfig(CUfunction f, CUfunc_cache c)

@@ -18,7 +18,7 @@ from fastarat.models.registry import build_model
 from fastarat.training.step import gradients, train_step
 from fastarat.training.step.compiled import build_step
 from fastarat.training.step.gradients import in_buckets, mean_gradients
-from fastarat.training.step.overlap import Overlap
+from fastarat.training.step.graph_passes import OF_SEVERAL, GraphPasses
 from fastarat.training.step.precision import Dtype
 from fastarat.training.step.train_step import Controls, StepParts
 from tests.helpers.captured import batch
@@ -114,7 +114,7 @@ def test_in_the_traced_graph_a_bucket_starts_before_later_gradients_are_computed
     orders = []
 
     def record(graph, inputs):
-        Overlap()(graph.graph)
+        GraphPasses(*OF_SEVERAL)(graph.graph)
         graph.graph.lint()
         orders.append([str(node.target) for node in graph.graph.nodes])
         return make_boxed_func(graph.forward)

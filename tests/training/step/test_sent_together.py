@@ -17,7 +17,7 @@ from fastarat.methods.registry import build_method
 from fastarat.models.registry import build_model
 from fastarat.models.split_batch_norm import SplitBatchNorm2d, forward_context
 from fastarat.training.step.compiled import build_step
-from fastarat.training.step.overlap import Overlap
+from fastarat.training.step.graph_passes import OF_SEVERAL, GraphPasses
 from fastarat.training.step.sent_together import _gathered_as_one
 from fastarat.training.step.train_step import Controls, StepParts
 from tests.helpers.captured import batch
@@ -60,7 +60,7 @@ def test_a_step_has_fewer_collectives_than_batch_norms(kernels, monkeypatch):
 
     def record(graph, inputs):
         before = all_gathers(graph.graph)
-        Overlap()(graph.graph)
+        GraphPasses(*OF_SEVERAL)(graph.graph)
         graph.graph.lint()
         counts.append((before, all_gathers(graph.graph)))
         graph.recompile()
