@@ -10,6 +10,7 @@ KERNEL_TESTS = {
     "dual_batch_norm": [
         "test_dual_batch_norm.py::test_the_forward_kernel_gives_what_the_twin_gives[bfloat16]",
         "test_dual_batch_norm.py::test_the_backward_kernels_give_what_the_twins_give[bfloat16]",
+        "test_dual_batch_norm.py::test_they_add_another_gradient_as_the_twins_do[bfloat16]",
     ],
     "pgd_step": [
         "test_pgd_step.py::test_the_kernel_makes_the_twin_s_step_in_half_precision[dtype0-linf]",

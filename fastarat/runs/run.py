@@ -24,7 +24,7 @@ NAMES = (
 # What a snapshot keeps of a checkpoint.
 SNAPSHOT = ("description", "fingerprint", "batch_norm", "step", "epoch", "model", "method", "average")
 # What may differ when a run goes on: where and how long it runs, what is kept of it, and what a loss that is not finite
-# asks for.
+# asks for; but not the optimizer's name.
 FREE_ON_RESUME = (
     *("device", "nodes", "gpus", "procs", "epochs", "checkpoint", "evaluation"),
     *("optimizer", "dtype", "loader", "data", "compile", "kernels"),

@@ -39,6 +39,8 @@ class Agent(LocalElasticAgent):
         super().__init__(spec, DefaultLogsSpecs(str(said)))
         self.meeting, self.said, self.why = meeting, said, ""
         self.patience = ORDERLY_S
+        self.all_ended = False
+        """whether the processes of all machines have come to their end"""
 
     def signal_processes(self, number: int) -> None:
         """Send a signal to the processes of this machine."""
@@ -81,9 +83,10 @@ class Agent(LocalElasticAgent):
         assert self._store is not None
         number = self._worker_group.group_world_size or 1
         with suppress(RendezvousError, RuntimeError):  # the machine with the store has ended
-            self._store.add(_ENDED, 1)
-            while self._store.add(_ENDED, 0) < number and not self.meeting.num_gone():
+            self.all_ended = self._store.add(_ENDED, 1) >= number
+            while not self.all_ended and not self.meeting.num_gone():
                 time.sleep(0.2)
+                self.all_ended = self._store.add(_ENDED, 0) >= number
 
     def _failed(self) -> list[int]:
         """The local ranks of processes that have failed by themselves."""

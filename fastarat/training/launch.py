@@ -84,8 +84,8 @@ def _run(agent: Agent, meeting: Meeting, machines: Machines | None, goes_on: str
         raise_why({}, agent.said, goes_on)
         return 128 + error.sigval  # every process has saved its checkpoint and said so
     except RendezvousClosedError as error:
-        if meeting.is_finished():
-            notice("the other machines have finished the run before this one came in")
+        if meeting.was_finished():
+            notice("the other machines have finished before this one came in")
             return 0
         raise WorkError(f"another machine has ended the run, and says why; {goes_on}") from error
     except RendezvousTimeoutError as error:
@@ -97,7 +97,7 @@ def _run(agent: Agent, meeting: Meeting, machines: Machines | None, goes_on: str
         meeting.leave()
         raise
     else:
-        meeting.end(is_finished=result is not None and not result.is_failed())
+        meeting.end(is_finished=agent.all_ended)
         return _code(result, agent, goes_on)
 
 

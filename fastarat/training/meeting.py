@@ -99,28 +99,30 @@ class Meeting(DynamicRendezvousHandler):
             self._leave()
 
     def end(self, *, is_finished: bool = False) -> None:
-        """End the run for all machines, and tell those that come later whether it has come to its end. The host of the
-        store stays until all know."""
-        if is_finished:
-            with suppress(RuntimeError):  # the store was on a machine that has gone already
-                self._store.set(_FINISHED, "")
+        """End the run for all machines. The host of the store stays until those in it know, and tells those that come
+        later whether it has come to its end on all machines."""
+        is_host = self._this_node.addr == self.host
+        if is_host and is_finished:
+            self._store.set(_FINISHED, "")
         self.shutdown()
         self._leave()
-        end = time.monotonic() + GRACE_S
-        while self._this_node.addr == self.host and self._others_listen() and time.monotonic() < end:
+        began = time.monotonic()
+        while is_host and self._is_heard(time.monotonic() - began):
             time.sleep(0.1)
             self._state_holder.sync()
 
-    def is_finished(self) -> bool:
-        """Whether the run has come to its end."""
+    def was_finished(self) -> bool:
+        """Whether the run has come to its end before this machine came in."""
         with suppress(RuntimeError):  # the store has gone
-            return self._store.check([_FINISHED])
+            return not self._met and self._store.check([_FINISHED])
         return False
 
-    def _others_listen(self) -> bool:
-        """Whether other machines are in the run, or wait to come in."""
+    def _is_heard(self, waited: float) -> bool:
+        """Whether others may not know yet, after so many seconds: those that train say so when they do. Those that wait
+        to come in look every second."""
         state = self._state_holder.state
-        return bool(state.participants or state.wait_list)
+        waiting = state.wait_list or state.redundancy_list
+        return bool(state.participants and waited < GRACE_S) or bool(waiting and waited < 2 * HEARTBEAT_S)
 
     def _leave(self) -> None:
         self._stop_heartbeats()

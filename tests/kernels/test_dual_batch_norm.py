@@ -154,10 +154,28 @@ def test_partials_of_many_processes_and_empty_ones_are_merged(kernels):
 
 
 @case
-@pytest.mark.parametrize("meets", [False, True], ids=["", "another gradient"])
-def test_the_backward_kernels_give_what_the_twins_give(
-    kernels, shape, dtype, groups, num_sets, has_residual, relu, meets
-):
+def test_the_backward_kernels_give_what_the_twins_give(kernels, shape, dtype, groups, num_sets, has_residual, relu):
+    compare_with_twins(kernels, shape, dtype, groups, num_sets, has_residual, relu, meets=False)
+
+
+@case
+def test_they_add_another_gradient_as_the_twins_do(kernels, shape, dtype, groups, num_sets, has_residual, relu):
+    compare_with_twins(kernels, shape, dtype, groups, num_sets, has_residual, relu, meets=True)
+
+
+def compare_with_twins(
+    kernels: Any,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    groups: int,
+    num_sets: int,
+    has_residual: bool,
+    relu: bool,
+    *,
+    meets: bool,
+) -> None:
+    """Both kernels of the backward pass; where another gradient `meets`, the one that writes g reads it, or without g
+    the other one adds it to dx."""
     given = inputs_of(shape, dtype, groups, num_sets)
     x, weight, bias, dy = given["x"], given["weight"], given["bias"], given["residual"]
     statistics = twin.batch_norm(x, weight, bias, None, False, groups, EPS)[1]
@@ -167,7 +185,6 @@ def test_the_backward_kernels_give_what_the_twins_give(
         bits = twin.pack(torch.rand(rows, x.shape[1], device=DEVICE) > 0.5)
     common = (x, statistics, weight, bias)
     settings = (groups, EPS, relu and not has_residual)
-    # Another gradient is read by the kernel that writes g; without bits, which is to say without g, added to dx.
     other = tensor(shape, dtype) if meets else None
     read, added = (other, None) if bits.numel() else (None, other)
     with poisoned():

@@ -14,6 +14,7 @@ from torch.distributed.elastic.rendezvous.dynamic_rendezvous import (
 )
 
 from fastarat.common.errors import UserError
+from fastarat.common.processes import GRACE_S
 from fastarat.training import meeting as meeting_module
 from fastarat.training.meeting import Meeting, _check_clock, meeting_of
 
@@ -55,6 +56,30 @@ def test_a_machine_alone_meets_itself():
     assert (info.rank, info.world_size) == (0, 1) and meeting.num_gone() == 0
     meeting.end()
     assert meeting.is_closed()
+
+
+def test_the_end_is_told_by_the_host_alone_and_only_to_machines_that_were_not_in():
+    others: Meeting = meeting_of(None, port=0)
+    others.host = "10.0.0.1"
+    others.end(is_finished=True)
+    assert not others.was_finished()
+    meeting: Meeting = meeting_of(None, port=0)
+    meeting.end(is_finished=True)
+    assert meeting.was_finished()
+    meeting._met = frozenset(NODES)
+    assert not meeting.was_finished()
+
+
+def test_the_host_stays_until_others_know():
+    meeting: Meeting = meeting_of(None, port=0)
+    state = meeting._state_holder.state
+    assert not meeting._is_heard(0)
+    for waiting in (state.wait_list, state.redundancy_list):  # they look every second
+        waiting.add(NODES[0])
+        assert meeting._is_heard(3) and not meeting._is_heard(5)
+        waiting.clear()
+    state.participants = {NODES[0]: 0}
+    assert meeting._is_heard(GRACE_S - 1) and not meeting._is_heard(GRACE_S + 1)
 
 
 @pytest.fixture

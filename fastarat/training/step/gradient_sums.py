@@ -18,7 +18,8 @@ from torch.fx import Graph, Node
 _READS = torch.ops.fastarat.batch_norm_gradient_partials.default
 _WRITES = torch.ops.fastarat.batch_norm_input_gradient.default
 _BITS = 5
-"""place of the ReLU's bits among the arguments of the first"""
+_OTHER: dict[Any, int] = {_READS: 9, _WRITES: 10}
+"""places among their arguments: of the ReLU's bits, and of another gradient"""
 
 
 def add_in_batch_norms(graph: Graph) -> None:
@@ -30,37 +31,43 @@ def add_in_batch_norms(graph: Graph) -> None:
 
 def _is_of_two_alike(add: Node) -> bool:
     """Whether it adds two tensors of its own shape, dtype and layout, and nothing else."""
-    if add.kwargs or not all(isinstance(term, Node) for term in add.args):
-        return False
     values = [node.meta["val"] for node in (add, *add.all_input_nodes)]
     kinds = {(value.shape, value.dtype, value.stride()) for value in values}
-    return len(add.all_input_nodes) == 2 and len(kinds) == 1
+    return len(add.all_input_nodes) == 2 and len(kinds) == 1 and not add.kwargs
 
 
 def _left_to_reader(add: Node) -> bool:
     """Have the sum's only reader read both terms, if it is a batch-norm that writes its gradient anyway."""
-    (reader, *others) = add.users
-    if others or reader.target != _READS or reader.args[0] is not add or not reader.args[_BITS].meta["val"].numel():
+    reader, (first, second) = next(iter(add.users), add), add.all_input_nodes
+    if len(add.users) != 1 or reader.target != _READS or reader.args[0] is not add or _has_other(reader):
         return False
-    first, second = add.args
-    _give(reader, first, *reader.args[1:], second)
+    bits: Any = reader.args[_BITS]
+    if not bits.meta["val"].numel():
+        return False
+    reader.replace_input_with(add, first)
+    _give_other(reader, second)
     return True
 
 
 def _left_to_writer(add: Node) -> bool:
     """Have the batch-norm that writes one term, for the sum alone, add the other one, if that is there before."""
-    for written, other in (add.args, add.args[::-1]):
+    for written, other in (add.all_input_nodes, add.all_input_nodes[::-1]):
         if written.target is operator.getitem and written.args[1] == 0 and list(written.users) == [add]:
-            writer = written.args[0]
-            if writer.target == _WRITES and other < writer:
-                _give(writer, *writer.args, other)
+            (writer,) = written.all_input_nodes
+            if writer.target == _WRITES and not _has_other(writer) and other < writer:
                 add.replace_all_uses_with(written)
+                _give_other(writer, other)
                 return True
     return False
 
 
-def _give(node: Node, *args: Any) -> None:
-    """Give `node` these arguments, and inductor, which lays them out as they were traced, their values beside them."""
-    values = tuple(arg.meta["val"] if isinstance(arg, Node) else arg for arg in args)
-    node.args = args
-    node.meta["eager_input_vals"] = (values, {})
+def _has_other(node: Node) -> bool:
+    return len(node.args) > _OTHER[node.target]
+
+
+def _give_other(node: Node, other: Node) -> None:
+    """Make `other` the last argument, also of those values by which inductor lays arguments out as they were traced."""
+    node.args = (*node.args, other)
+    if "eager_input_vals" in node.meta:
+        values, named = node.meta["eager_input_vals"]
+        node.meta["eager_input_vals"] = ((*values, other.meta["val"]), named)

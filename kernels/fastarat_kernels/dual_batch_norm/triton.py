@@ -8,6 +8,7 @@ goes through the rows the other way, so that it finds in the L2 cache what the f
 | forward: batch-norm, ReLU | 14: norm 6, cat 4, ReLU 4 | 6, and the ReLU's mask | 6 |
 | forward: batch-norm, add, ReLU | 20: and add 6 | 8, and the mask | 8.1: 8 and a bit |
 | backward: batch-norm, ReLU | 20: ReLU 6, norm 10, cat 4 | 12: mask of a byte, twice | 10: mask from x |
+| the same, and another gradient of its input added | 26 | 14 | 12 |
 | backward: batch-norm, add, ReLU | 20 | 13 | 12.1 |
 | the same, its output's gradient a sum of two | 26 | 15 | 14.1: both are read, no sum is written |
 
@@ -117,9 +118,8 @@ def _channel_terms(statistics_ptr, weight_ptr, bias_ptr, group, groups, sets, ch
 
 
 @triton.jit
-def _gradient(g_ptr, centred, scale, bias, offsets, inside, RECOMPUTE: tl.constexpr):
-    """The gradient in float32; zero where the ReLU cut, if that is to be computed again."""
-    g = tl.load(g_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
+def _cut(g, centred, scale, bias, RECOMPUTE: tl.constexpr):
+    """The gradient, zero where the ReLU cut, if that is to be computed again."""
     if RECOMPUTE:
         g = tl.where(centred * scale[None, :] + bias[None, :] <= 0, 0.0, g)
     return g
@@ -199,9 +199,10 @@ def _gradient_partials_kernel(
     for k in tl.range(0, tl.cdiv(num, BLOCK_R), num_stages=IN_FLIGHT):
         offsets, inside = _tile(k, first, num, channels, C, BLOCK_R)
         centred = tl.load(x_ptr + offsets, mask=inside, other=0.0).to(tl.float32) - mean[None, :]
-        g = _gradient(dy_ptr, centred, scale, bias, offsets, inside, RECOMPUTE)
+        g = tl.load(dy_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
         if other_ptr is not None:
             g += tl.load(other_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
+        g = _cut(g, centred, scale, bias, RECOMPUTE)
         if bits_ptr is not None:
             at, there = _bits_tile(k, first, num, C, BLOCK_R, BLOCK_C)
             byte = tl.load(bits_ptr + at, mask=there, other=0).to(tl.int32)
@@ -245,7 +246,8 @@ def _input_gradient_kernel(
         k = num_tiles - 1 - step
         offsets, inside = _tile(k, first, num, channels, C, BLOCK_R)
         centred = tl.load(x_ptr + offsets, mask=inside, other=0.0).to(tl.float32) - mean[None, :]
-        g = _gradient(g_ptr, centred, scale, bias, offsets, inside, RECOMPUTE)
+        g = tl.load(g_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
+        g = _cut(g, centred, scale, bias, RECOMPUTE)
         dx = (g - mean_g[None, :] - centred * slope[None, :]) * scale[None, :]
         if other_ptr is not None:
             dx += tl.load(other_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
@@ -369,8 +371,8 @@ def batch_norm_input_gradient(
 
 
 def _stages(other: Tensor | None) -> int:
-    """Tiles under way where a kernel reads two tensors, or with `other` three: three tiles of three are 56 KiB
-    of shared memory, and a program has 48 without asking for more."""
+    """Tiles that are under way at once: with a third tensor two, as with bits, so that more programs find room for
+    theirs in shared memory (40 KiB a program for 56; not measured)."""
     return STAGES.value if other is None else 2
 
 
@@ -392,8 +394,8 @@ RESNET_50 = (
 
 def configurations() -> Iterator[tuple[str, Callable[[], object]]]:
     """(label, start) for the layers of ResNet-18, WRN-34-10 and ResNet-50 at batch 128: training on both halves, the
-    attack on one. `start` runs a forward and a backward pass on tensors of device
-    meta."""
+    attack on one. `start` runs a forward and a backward pass on tensors of device meta, with another gradient and
+    without."""
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         name = str(dtype).removeprefix("torch.")
         for channels, side, kinds in RESNET_18 + WRN_34_10 + RESNET_50:
@@ -406,7 +408,7 @@ def configurations() -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 def _pass(shape: tuple[int, ...], dtype: torch.dtype, groups: int, has_residual: bool, relu: bool) -> None:
-    """One forward and backward pass as the op runs them, on tensors without memory."""
+    """One forward and backward pass as a step runs them, on tensors without memory."""
     x = torch.empty(shape, dtype=dtype, device="meta", memory_format=torch.channels_last)
     weight = torch.empty(groups, shape[1], device="meta")
     partials = batch_norm_partials(x, groups)

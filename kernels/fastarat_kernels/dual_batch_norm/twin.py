@@ -98,7 +98,7 @@ def batch_norm_gradient_partials(
     """(sums [1, 2, groups, C] of g and of g*xhat over the rows, g): g is dy where the ReLU let x through.
 
     The ReLU's choice is read from `bits`, or computed again from x (`recompute_relu`). g is only given with bits.
-    `other`, with bits alone: a second gradient of y, as dy; g is of their sum.
+    `other`: a second gradient of y, as dy, that is added to it.
     """
     rows = as_rows(x, groups)
     out = _affine(rows, statistics, weight, bias, eps) if recompute_relu else None

@@ -4,10 +4,12 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from fastarat_kernels.dual_batch_norm import dual_batch_norm
 from fastarat_kernels.implementations import TRITON
 from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 from torch.fx import Graph
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from fastarat.config.attack import AttackConfig
 from fastarat.config.method import ATConfig
@@ -72,6 +74,25 @@ def test_kernels_take_the_sums_that_one_of_them_reads_or_writes_anyway(net, left
     ours, expected = parts(net), parts(net)
     assert_same_step(ours, expected, "recorded")
     assert counts == [(left + taken, left)]
+
+
+def test_a_kernel_takes_one_gradient_more_and_no_third():
+    def net(x: torch.Tensor) -> torch.Tensor:
+        weight = torch.ones(1, 4)
+        skipped = x + 0.5
+        return dual_batch_norm(x, weight, weight, groups=1, eps=1e-5)[0] + x + skipped
+
+    def gradient(x: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(net(x).square().sum(), x)[0]
+
+    x = torch.randn(2, 4, 3, 3).contiguous(memory_format=torch.channels_last).requires_grad_()
+    traced = make_fx(gradient, tracing_mode="fake")(x)
+    before = sums(traced.graph)
+    add_in_batch_norms(traced.graph)
+    traced.graph.lint()
+    traced.recompile()
+    assert before - sums(traced.graph) == 1
+    torch.testing.assert_close(traced(x), gradient(x))
 
 
 @pytest.mark.slow
