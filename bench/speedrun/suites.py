@@ -120,7 +120,7 @@ SUITES = {
     "cifar10-tiny-arat": Suite(
         data="cifar10-jpeg",
         goal=Goal(58.75, 23.2, "cifar10-tiny-arat, one seed, in bench/results/robustness.jsonl"),
-        rungs=ladder("cifar10-tiny-arat"),
+        rungs=ladder("cifar10-tiny-arat", "cifar10-tiny-arat-fast"),
         num_images=2000,
         num_autoattack=500,
     ),
