@@ -10,6 +10,7 @@ from contextlib import nullcontext, suppress
 from functools import cache
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import fastarat_kernels
 import pytest
@@ -94,6 +95,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterat
 def fixed_seeds() -> None:
     random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def fixed_switches() -> Iterator[None]:
+    """What a command sets for its whole process, the next test finds as it was."""
+    cudnn: Any = torch.backends.cudnn  # of which types know nothing
+    before = cudnn.benchmark, cudnn.allow_tf32
+    yield
+    if (cudnn.benchmark, cudnn.allow_tf32) != before:
+        cudnn.benchmark, cudnn.allow_tf32 = before
 
 
 @pytest.fixture
