@@ -32,7 +32,6 @@ from fastarat.data.loading.loader import Batch
 from fastarat.training.build import build_training
 from fastarat.training.profiling.cost import CostCounter
 from fastarat.training.state import Training
-from fastarat.training.step.graph_passes import graph_options
 from fastarat.training.step.train_step import EAGER, Fixed, train_step
 
 PAGE = Path(__file__).parents[2] / "kernels" / "README.md"
@@ -82,6 +81,8 @@ def _scheduled(function: Callable, *args: Any) -> Counts:
     """Kernels and bytes of one compiled stage, as inductor schedules it."""
     from torch._dynamo.exc import BackendCompilerFailed
     from torch._inductor import config, ir, scheduler
+
+    from fastarat.training.step.graph_passes import graph_options  # seconds to import, as what it is for
 
     found: list[Counts] = []
 
