@@ -2,21 +2,25 @@
 
     fastarat train cifar10-resnet18-w32-arat --data cifar10-jpeg
 
-2.8 million parameters, 0.28 GFLOP an image. 16 epochs, a rate that rises and falls in straight lines, and five attack
-steps: hours on a few CPU cores. Not yet measured here; gamma is the paper's for a whole ResNet-18.
+2.8 million parameters, 0.28 GFLOP an image. 8 epochs with three attack steps; convolutions learn by Muon, at a rate
+that rises and falls in straight lines, as in `cifar10-tiny-arat-fast`; crops move by two pixels. Not yet measured.
 """
 
 from fastarat.config import Config
 from fastarat.config.attack import AttackConfig
+from fastarat.config.data import AugmentConfig
+from fastarat.config.method import ARATConfig
 from fastarat.config.model import ModelConfig
 from fastarat.config.training import EvaluationConfig, OptimizerConfig, ScheduleConfig
 
 RECIPE = Config(
-    epochs=16,
+    epochs=8,
     num_validation_images=1000,
     model=ModelConfig("resnet18-w32"),
-    attack=AttackConfig(steps=5),
-    optimizer=OptimizerConfig(learning_rate=0.2),
+    method=ARATConfig(gamma=3),
+    attack=AttackConfig(steps=3, step_255=4),
+    augment=AugmentConfig(crop_padding=2),
+    optimizer=OptimizerConfig(name="muon", learning_rate=0.2, muon_factor=0.2),
     schedule=ScheduleConfig("cyclic"),
-    evaluation=EvaluationConfig(every_epochs=4, num_images=1000),
+    evaluation=EvaluationConfig(every_epochs=2, num_images=1000),
 )

@@ -2,7 +2,7 @@
 
     fastarat train cifar10-resnet18-w32-at --data cifar10-jpeg
 
-Hours on a few CPU cores. Not yet measured here.
+Not yet measured.
 """
 
 from dataclasses import replace

@@ -3,8 +3,7 @@
     fastarat train cifar10-resnet18-w32-trades --data cifar10-jpeg
 
 Net, epochs, schedule, ball and attack steps are those of `cifar10-resnet18-w32-at`; beta is 6, and the attack raises
-the KL from a Gaussian start on running statistics, as its authors' does. Hours on a few CPU cores. Not yet measured
-here.
+the KL from a Gaussian start on running statistics, as its authors' does. Not yet measured.
 """
 
 from dataclasses import replace
