@@ -91,7 +91,7 @@ def _profile(arguments: argparse.Namespace) -> None:
     config = arguments.config
     few = config.num_train_images or PROFILED_STEPS * config.batch
     evaluation = replace(config.evaluation, num_images=1)
-    config = replace(config, epochs=1, num_train_images=few, evaluation=evaluation)
+    config = replace(config, epochs=1, num_train_images=few, num_validation_images=0, evaluation=evaluation)
     if arguments.data is None and config.data != "digits":
         images = arguments.out.with_name(f"random-{config.data}")
         if not images.exists():

@@ -154,9 +154,17 @@ def test_an_estimate_follows_the_machine_as_slow_as_it_is_now_or_was_when_it_las
     assert last_slowness() == 0
 
 
-def test_of_a_large_net_nothing_is_expected(monkeypatch):
+def test_where_no_time_was_measured_as_on_a_gpu_nothing_is_expected(monkeypatch):
+    training, _ = training_of()
+    monkeypatch.setattr(compiling, "_is_estimated", lambda training: False)
+    assert expected(training, (8, 8)) == (None, "")
+
+
+def test_of_a_large_net_less_is_expected_to_be_saved(monkeypatch):
+    training, _ = training_of(dtype="bf16")
+    small = compiling._share(training)[0]
     monkeypatch.setattr(compiling, "MOST_CONVOLUTIONS", 1)
-    assert expected(training_of()[0], (8, 8)) == (None, "")
+    assert 0 < compiling._share(training)[0] < small
 
 
 def test_the_last_time_counts_and_a_spoiled_file_is_no_time(cache):
