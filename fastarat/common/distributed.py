@@ -1,10 +1,12 @@
 """Several processes, one a GPU (NCCL) or several on a CPU (gloo); started by torch's elastic launcher."""
 
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -25,6 +27,8 @@ LONGEST_STEP = timedelta(minutes=15)
 """for its part of a step, which all of them have compiled: the longest that a loader may stand still"""
 _NCCL_S = timedelta(minutes=1)
 """how much longer NCCL waits: it aborts the process, which can say why where it meets the others between steps"""
+_BETWEEN_LOOKS_S = 0.05
+"""at who has come, while the processes meet"""
 
 OF_ANOTHER = "another process"
 """how a message begins that gives no reason of its own"""
@@ -88,13 +92,37 @@ def join_world(device: str) -> World:
 def _meeting_point() -> tuple[dist.Store, int, int]:
     """Where the processes find each other, this one's number and how many there are.
 
-    torchrun on one machine lets those that it starts again meet in the same store, in which the addresses of those that
-    are gone still stand: so each start has names of its own in it.
+    torchrun lets those that it starts again meet in the same store, in which the addresses of those that are gone still
+    stand: so each start has a name of its own in it.
     """
     store, rank, size = next(dist.rendezvous("env://"))
-    if may_start_again() and on_one_machine():
-        store = dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    if may_start_again():
+        store = dist.PrefixStore(f"start {_name_of_start(store, rank, size)}", store)
     return store, rank, size
+
+
+def _name_of_start(store: dist.Store, rank: int, size: int) -> str:
+    """A word that the processes of this start have in common, and those before them in this store had not.
+
+    Each machine of torchrun's counts the starts for itself, so no count will do. Each process draws a word and shows
+    it; the first one answers whatever words are shown with its own, until all others have it. Whoever showed a word
+    that was left from an earlier start reads no answer. Raises `RuntimeError` after the time that a store waits.
+    """
+    mine = uuid4().hex
+    if rank:
+        store.set(f"shown by {rank}", mine)
+        name = store.get(f"answer to {mine}").decode()
+        store.add(f"heard {name}", 1)
+        return name
+    end = time.monotonic() + store.timeout.total_seconds()
+    while store.add(f"heard {mine}", 0) < size - 1:
+        shown = [f"shown by {other}" for other in range(1, size)]
+        for word in (store.get(key).decode() for key in shown if store.check([key])):
+            store.set(f"answer to {word}", mine)
+        if time.monotonic() > end:
+            raise RuntimeError("not all processes have come")
+        time.sleep(_BETWEEN_LOOKS_S)
+    return mine
 
 
 def _show_gloo_the_way() -> None:

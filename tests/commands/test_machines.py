@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,7 +16,18 @@ import pytest
 
 from bench.common.hosts import Host, hosts
 from fastarat.common.errors import UserError
-from tests.helpers.command_line import TINY, Result, assert_same, finish, newest, record, start, state_of, wait_for
+from tests.helpers.command_line import (
+    TINY,
+    Result,
+    assert_same,
+    finish,
+    newest,
+    record,
+    start,
+    state_of,
+    wait_for,
+    wait_for_checkpoint,
+)
 
 NET = "10.77.0"
 PREFIX = f"fast-{os.environ.get('PYTEST_XDIST_WORKER', 'one')}"
@@ -207,3 +219,39 @@ def test_a_run_goes_on_without_a_machine_that_is_lost_and_takes_one_that_comes(m
     assert result.code == 128 + signal.SIGTERM and "stopped at step" in result.err
     assert came.code and not (folders[0] / "run").exists()
     assert not machines[0].pids() and not machines[1].pids()
+
+
+@pytest.mark.slow
+def test_what_torchrun_starts_again_on_two_machines_goes_on_and_changes_no_bit(machines, tmp_path):
+    """Where a process was lost torchrun counts another start than on the other machine."""
+    flags = (*RUN, "--device", "cpu", "--epochs", "20", "--sync-bn", "--evaluation.every-epochs", "0")
+
+    def begun(out: str) -> list[subprocess.Popen]:
+        meet = ("--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"{NET}.1:{next(PORTS)}")
+        torchrun = (sys.executable, "-m", "torch.distributed.run", *meet, "--max-restarts", "2")
+
+        def at(host: Host) -> tuple[str, ...]:
+            # Torch would look for these two by the machine's name, which no machine here has for itself.
+            place = ("--local-addr", host.address, "--rdzv-conf", f"is_host={int(host is machines[0])}")
+            return (*host.within, *torchrun, *place, "--no-python")
+
+        often = ("--checkpoint.every-s", "0.1")
+        return [start("train", *flags, *often, "--out", out, within=at(host)) for host in machines]
+
+    assert {result.code for result in all_ended(begun("whole"))} == {0}
+    for machine in machines:
+        started = begun(machine.name)
+        run = tmp_path / machine.name
+        wait_for_checkpoint(run, started[0], after=0)
+        os.kill(worker_of(machine), signal.SIGKILL)
+        first, second = all_ended(started)
+        assert (first.code, second.code) == (0, 0), first.err + second.err
+        (event,) = events_of(run)
+        assert event.startswith("going on at step ") and event.endswith("torchrun has started the processes again")
+        assert_same_state(run, tmp_path / "whole")
+
+
+def worker_of(machine: Host) -> int:
+    """The process that trains there, of torchrun's."""
+    (pid,) = (pid for pid in machine.pids() if b"\0RANK=" in Path(f"/proc/{pid}/environ").read_bytes())
+    return pid

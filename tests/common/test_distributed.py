@@ -4,8 +4,11 @@ import json
 import os
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from threading import local
 from types import SimpleNamespace
 from typing import Any
 
@@ -70,18 +73,35 @@ def test_a_task_that_sees_its_own_gpu_alone_takes_it_and_two_on_one_gpu_are_refu
     assert taken == [torch.device("cuda", 0)] * 2
 
 
-@pytest.mark.parametrize(("machines", "seen"), [(1, False), (2, True)])
-def test_what_torchrun_starts_again_does_not_meet_those_that_are_gone(monkeypatch, machines, seen):
+def test_what_torchrun_starts_again_does_not_meet_those_that_are_gone(monkeypatch):
+    """Three starts in one store, of two, three and two processes."""
     store = dist.HashStore()
-    store.set("address", "of one that is gone")
-    monkeypatch.setattr(dist, "rendezvous", lambda url: iter([(store, 0, 2)]))
-    monkeypatch.setenv("WORLD_SIZE", str(2 * machines))
-    for name, number in {"RUN_ID": 7, "MAX_RESTARTS": 2, "RESTART_COUNT": 1}.items():
-        monkeypatch.setenv(f"TORCHELASTIC_{name}", str(number))
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    here = local()
+    monkeypatch.setattr(dist, "rendezvous", lambda url: iter([(store, here.rank, here.size)]))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7")
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "2")
     monkeypatch.delenv(processes.LAUNCHER, raising=False)
-    found, rank, size = distributed._meeting_point()
-    assert found.check(["address"]) == seen and (rank, size) == (0, 2)
+
+    def meet(rank, size):
+        here.rank, here.size = rank, size
+        found = distributed._meeting_point()
+        found[0].set(f"address of {rank}", "here")
+        return found
+
+    for size in (2, 3, 2):
+        with ThreadPoolExecutor(size) as threads:
+            met = list(threads.map(partial(meet, size=size), range(size)))
+        assert [found[1:] for found in met] == [(rank, size) for rank in range(size)]
+        for found, _, _ in met:  # all in one place, where nobody was before
+            there = [found.check([f"address of {rank}"]) for rank in range(3)]
+            assert there == [rank < size for rank in range(3)]
+
+
+def test_the_first_process_does_not_wait_for_ever(monkeypatch):
+    store = dist.HashStore()
+    store.set_timeout(timedelta(seconds=0.01))
+    with pytest.raises(RuntimeError, match="not all processes have come"):
+        distributed._name_of_start(store, 0, 2)
 
 
 def test_means_and_sums_over_one_process_are_the_values_themselves():
