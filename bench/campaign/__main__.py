@@ -22,13 +22,13 @@ from bench.campaign.stages import CampaignSetting, stages
 from bench.common import command
 from bench.common.processes import ROOT
 from fastarat.common.console import notice, print_table
+from fastarat.common.durations import duration
 from fastarat.common.environment import commit
 from fastarat.common.errors import UserError
 from fastarat.common.files import expanded
 from fastarat.data.formats import cifar, prepared
 from fastarat.data.formats.archives import stem
 from fastarat.data.formats.find import FORMATS, find
-from fastarat.training.reporting import duration
 
 
 @command.program("bench.campaign")

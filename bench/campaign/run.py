@@ -16,9 +16,9 @@ from bench.common.processes import Ending, environment, run_in_time
 from bench.common.rows import RESULTS, write_row
 from bench.ladder.variants import NEEDS_GPU
 from fastarat.common.console import notice, stderr
+from fastarat.common.durations import duration
 from fastarat.common.environment import commit
 from fastarat.common.signals import number_of
-from fastarat.training.reporting import duration
 
 State = Literal["done", "failed", "ended in time", "left out"]
 

@@ -24,10 +24,10 @@ from bench.speedrun import report as speedrun_report
 from bench.speedrun.one_run import Entry, failed_row, measured_row, train, warm_up
 from bench.speedrun.suites import SUITES
 from fastarat.common.console import notice, print_table, stdout
+from fastarat.common.durations import duration
 from fastarat.common.errors import UserError
 from fastarat.config import from_dict
 from fastarat.data.open import open_dataset
-from fastarat.training.reporting import duration
 
 
 @command.program("bench.speedrun")

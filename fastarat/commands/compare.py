@@ -9,6 +9,7 @@ import tyro
 
 from fastarat.commands.parsing import Printed, named_device, parse, require_positive
 from fastarat.common.console import notice, print_json, print_table, stdout
+from fastarat.common.durations import duration
 from fastarat.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -106,7 +107,6 @@ def _percents(outcomes: "Outcomes") -> dict[str, float]:
 
 def _print(runs: "Sequence[Facts]", found: "dict[str, Outcomes]", comparison: "Comparison") -> None:
     from fastarat.evaluation.accuracies import Accuracy
-    from fastarat.training.reporting import duration
 
     first = next(iter(found.values()))
     rows = []

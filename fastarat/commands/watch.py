@@ -12,6 +12,7 @@ import tyro
 
 from fastarat.commands.parsing import Printed, parse
 from fastarat.common.console import command, notice, one_line, print_json, stdout
+from fastarat.common.durations import duration
 from fastarat.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -134,8 +135,6 @@ def described(line: dict[str, Any], epochs: int) -> str:
 
 def progress_line(now: dict[str, Any]) -> str:
     """How far it is."""
-    from fastarat.training.reporting import duration
-
     share = now["epoch"] / max(now["epochs"], 1)
     return f"{'█' * round(20 * share):░<20} {100 * share:.0f} % · about {duration(now['seconds_left'])} left"
 

@@ -1,7 +1,8 @@
 """What a person sees: results on stdout, progress and notices on stderr, and what a message tells them to do.
 
-On a terminal progress is a live bar with the time left; elsewhere one plain line when it is done. Names and texts are
-shown as they are, without markup; what would move a terminal's cursor or colour it is shown as an escape sequence.
+On a terminal progress is a live bar with the time left; elsewhere a plain line now and then, and one when it is done.
+Names and texts are shown as they are, without markup; what would move a terminal's cursor or colour it is shown as an
+escape sequence.
 """
 
 import json
@@ -20,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from fastarat.common.durations import Seldom, duration
 from fastarat.common.errors import UserError
 
 MOST_CHARACTERS = 1000
@@ -117,8 +119,16 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 @contextmanager
 def progress(description: str, total: float | None) -> Iterator[Callable[[float], None]]:
     """Show progress on stderr; yields `advance(amount)`. `total` None means unknown."""
-    start = time.monotonic()
+    start, done, seldom = time.monotonic(), 0.0, Seldom()
     description = one_line(description)
+
+    def advance(amount: float) -> None:
+        nonlocal done
+        done += amount
+        bar.advance(task, amount)
+        if not stderr.is_terminal and seldom.is_due():
+            notice(f"{description}: {_how_far(done, total, time.monotonic() - start)}")
+
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -129,10 +139,17 @@ def progress(description: str, total: float | None) -> Iterator[Callable[[float]
     )
     with Progress(*columns, console=stderr, disable=not stderr.is_terminal, transient=True) as bar:
         task = bar.add_task(description, total=total)
-        yield lambda amount: bar.advance(task, amount)
+        yield advance
     seconds = time.monotonic() - start
     if not stderr.is_terminal and seconds > 2:
         notice(f"{description}: done in {seconds:.0f} s")
+
+
+def _how_far(done: float, total: float | None, seconds: float) -> str:
+    """In words, after so many seconds."""
+    if not total or not done:
+        return f"{done:,.0f} after {duration(seconds)}"
+    return f"{100 * done / total:.0f} %, {duration(max(seconds * (total / done - 1), 0.0))} left"
 
 
 def command(*words: object) -> str:

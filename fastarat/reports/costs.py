@@ -1,7 +1,7 @@
 """What a training cost, as far as its run says."""
 
+from fastarat.common.durations import duration
 from fastarat.reports.facts import Facts
-from fastarat.training.reporting import duration
 
 
 def costs(facts: Facts) -> dict[str, str]:

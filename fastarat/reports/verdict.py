@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 
 from fastarat.common.console import command
+from fastarat.common.durations import duration
 from fastarat.evaluation.accuracies import Accuracy
 from fastarat.evaluation.outcomes import Outcomes
 from fastarat.reports.facts import Facts
 from fastarat.reports.published import TITLES
 from fastarat.runs.metrics import attested, doubts
-from fastarat.training.reporting import duration
 
 FEW_IMAGES = 1000
 LOST_POINTS = 2.0

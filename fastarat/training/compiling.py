@@ -7,9 +7,9 @@ import torch
 
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.distributed import decided
+from fastarat.common.durations import duration
 from fastarat.config.training import CompileMode
 from fastarat.data.loading.loader import Batch
-from fastarat.training.reporting import duration
 from fastarat.training.state import Training
 from fastarat.training.step.compile_times import gain_of, keep_seconds, last_slowness, seconds_to_compile, step_key
 from fastarat.training.step.compiled import Step, num_convolutions, remembered

@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any
 
 from fastarat.common.distributed import LONGEST_STEP, average_in_place, barrier, gathered, largest
+from fastarat.common.durations import duration
 from fastarat.common.energy import EnergyMeter
 from fastarat.common.energy import total as energy_of
 from fastarat.common.errors import Interrupted, WorkError
@@ -22,7 +23,7 @@ from fastarat.training.evaluations import Evaluations
 from fastarat.training.loggers.logger import AUTO, Loggers
 from fastarat.training.notice import Notice
 from fastarat.training.profiling.profiler import Profiler
-from fastarat.training.reporting import Display, duration
+from fastarat.training.reporting import Display
 from fastarat.training.state import Training
 from fastarat.training.step.compile_times import step_key
 from fastarat.training.step.compiled import Step, num_kept

@@ -11,22 +11,13 @@ from rich.table import Column
 from rich.text import Text
 
 from fastarat.common.console import notice, one_line, stderr
+from fastarat.common.durations import Seldom, duration
 from fastarat.common.figures import COLOURS, figure_of, more_colours
 from fastarat.runs.metrics import doubts
 
 T = TypeVar("T")
 
 _SECONDS_BETWEEN_LOG_LINES = 1.0
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people read them: 42 s, 3 min 20 s, 1 h 05 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 class _Description(TextColumn):
@@ -42,7 +33,8 @@ class _Description(TextColumn):
 
 
 class Display:
-    """Shows steps, epochs and the time left: a live bar on a terminal, one plain line an epoch in any case.
+    """Shows steps, epochs and the time left: a live bar on a terminal, one plain line an epoch in any case, and without
+    a terminal some between them where an epoch takes minutes.
 
     `visible` is off on all processes but the first.
     """
@@ -52,6 +44,7 @@ class Display:
         self.started = self.last_line = time.monotonic()
         self.measured = ""
         live = visible and stderr.is_terminal
+        self.seldom = None if live or not visible else Seldom()
         # On a narrow terminal the text is cut at its end, where the least important stands.
         text = _Description("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
         columns = (BarColumn(20), MofNCompleteColumn(), text)
@@ -77,11 +70,17 @@ class Display:
         return duration((time.monotonic() - self.started) / done * (self.num_steps - step))
 
     def line(self, step: int, epoch: int, metrics: dict[str, float], images_per_s: float) -> None:
-        """Update the live line."""
+        """Update the live line; without a terminal say from time to time how far it is."""
         self.last_line = time.monotonic()
-        parts = [f"{self.left(step)} left", f"epoch {epoch}/{self.epochs}", f"{images_per_s:,.0f} images/s"]
-        parts += [self.measured] if self.measured else []
-        self.bar.update(self.task, completed=step, description=" · ".join([*parts, *_described(metrics)]))
+        left, speed, at = f"{self.left(step)} left", f"{images_per_s:,.0f} images/s", f"epoch {epoch}/{self.epochs}"
+        measured = [self.measured] if self.measured else []
+        text = " · ".join([left, at, speed, *measured, *_described(metrics)])
+        self.bar.update(self.task, completed=step, description=text)
+        self._log(f"{at} · step {step:,} of {self.num_steps:,} · {speed} · {left}")
+
+    def _log(self, text: str) -> None:
+        if self.seldom and self.seldom.is_due():
+            notice(text)
 
     @contextmanager
     def waiting(self, text: str, expected: float | None = None) -> Iterator[None]:
@@ -112,6 +111,7 @@ class Display:
             left = (time.monotonic() - started) * (total / done - 1) if done else 0.0
             shown = f"{text} {done:.0f}/{total} · {duration(max(left, 0.0))} left"
             self.bar.update(self.task, description=shown)
+            self._log(shown)
 
         self.bar.update(self.task, description=text)
         return advance
@@ -135,6 +135,8 @@ class Display:
             parts.append(self.measured)
         parts += [f"{entry['images_per_s']:,.0f} images/s", f"{self.left(step)} left"]
         stderr.print(" · ".join(parts))
+        if self.seldom:
+            self.seldom.spoken()
 
 
 def _described(metrics: dict[str, float]) -> list[str]:

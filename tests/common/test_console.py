@@ -1,11 +1,14 @@
-"""Commands in messages can be pasted into a shell, whatever a file is called."""
+"""Commands in messages can be pasted into a shell, whatever a file is called; a log hears of work that goes on."""
 
 import shlex
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from fastarat.common.console import command
+from fastarat.common import console, durations
+from fastarat.common.console import command, progress
 
 
 @pytest.mark.parametrize(
@@ -22,3 +25,41 @@ def test_an_ordinary_command_is_in_plain_quotes():
 
 def test_a_path_that_looks_like_a_flag_is_none():
     assert command("eval", Path("-h")) == "'fastarat eval ./-h'" and command("eval", "-h") == "'fastarat eval -h'"
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that have gone by, for whoever looks at the clock."""
+    at = SimpleNamespace(seconds=0.0, monotonic=lambda: at.seconds)
+    for module in (console, durations):
+        monkeypatch.setattr(module, "time", at)
+    return at
+
+
+def test_a_log_hears_of_long_work_a_minute_after_it_began_and_then_ever_more_seldom(clock, capsys):
+    heard = []
+    with progress("attacking", 1000) as advance:
+        for _ in range(1000):
+            clock.seconds += 10
+            advance(1)
+            if capsys.readouterr().err:
+                heard.append(clock.seconds)
+    assert heard[:3] == [60, 120, 180] and 20 < len(heard) < 40  # of 10,000 s
+    assert all(b - a >= max(60, 0.1 * a) for a, b in pairwise(heard))
+
+
+@pytest.mark.parametrize(
+    ("total", "said"), [(400, "attacking: 25 %, 6 min 00 s left"), (None, "attacking: 100 after 2 min 00 s")]
+)
+def test_it_hears_how_far_the_work_is(clock, capsys, total, said):
+    with progress("attacking", total) as advance:
+        clock.seconds = 120
+        advance(100)
+    assert capsys.readouterr().err == f"{said}\nattacking: done in 120 s\n"
+
+
+def test_short_work_is_not_spoken_of(clock, capsys):
+    with progress("attacking", 2) as advance:
+        clock.seconds = 2
+        advance(2)
+    assert not capsys.readouterr().err

@@ -1,10 +1,12 @@
-"""Learning curves say what their accuracies are of."""
+"""Learning curves say what their accuracies are of; a log hears how far a long epoch is."""
 
 from types import SimpleNamespace
 
 import pytest
 
-from fastarat.training.reporting import _Description, _evaluation_of, learning_curves
+from fastarat.common import durations
+from fastarat.training import reporting
+from fastarat.training.reporting import Display, _Description, _evaluation_of, learning_curves
 
 HELD = {"images": "test", "num_images": 1000, "steps": 10, "clean": 80.0, "robust": 40.0}
 
@@ -54,3 +56,20 @@ def test_every_run_has_its_curves_in_a_colour_of_its_own(num_runs, tmp_path, mon
 def test_what_is_waited_for_shows_how_long_and_how_much_longer_where_that_is_known(fields, shown):
     task = SimpleNamespace(description="compiling", elapsed=20.0, fields=fields)
     assert _Description("{task.description}", markup=False).render(task).plain == shown  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("visible", [True, False])
+def test_a_log_hears_how_far_an_epoch_of_minutes_is_by_the_first_process(monkeypatch, capsys, visible):
+    clock = SimpleNamespace(seconds=0.0, monotonic=lambda: clock.seconds)
+    for module in (reporting, durations):
+        monkeypatch.setattr(module, "time", clock)
+    with Display(num_steps=100, first_step=0, epochs=2, visible=visible) as display:
+        for step in (10, 20, 30):
+            clock.seconds += 40
+            display.line(step, 1, {"loss": 1.0}, 8.0)
+        display.epoch({"epoch": 1, "train": {"loss": 1.0}, "images_per_s": 8.0}, 50)
+        clock.seconds += 30
+        display.line(60, 2, {"loss": 1.0}, 8.0)
+    said = ["epoch 1/2 · step 20 of 100 · 8 images/s · 5 min 20 s left"]
+    said.append("epoch 1/2 · loss 1.000 · 8 images/s · 2 min 00 s left")
+    assert capsys.readouterr().err.splitlines() == (said if visible else [])
