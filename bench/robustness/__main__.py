@@ -46,7 +46,11 @@ def main(args: list[str] | None) -> int:
             for number, entry in enumerate(wanted, 1):
                 if not _has_row(arguments, entry) or _is_needed(arguments, entry, wanted):
                     notice(f"{arguments.suite}, {number} of {len(wanted)}: {entry.name}")
-                    options = {"num_autoattack": arguments.num_autoattack, "analysed": suite.analysed}
+                    options = {
+                        "num_autoattack": arguments.num_autoattack,
+                        "analysed": suite.analysed,
+                        "search": suite.search,
+                    }
                     write_row(arguments.rows, measure(arguments.suite, entry, arguments.num_images, **options))
     except _Stopped as stopped:
         done = sum(_has_row(arguments, entry) for entry in wanted)

@@ -18,7 +18,7 @@ from fastarat.common.distributed import World
 from fastarat.common.errors import UserError
 from fastarat.config import Config, load_config
 from fastarat.config.attack import AttackConfig
-from fastarat.config.evaluation import EvaluationSettings
+from fastarat.config.evaluation import EvaluationDtype, EvaluationSettings
 from fastarat.data.images.classes import in_order_of
 from fastarat.data.images.dataset import Dataset, Images, shuffled
 from fastarat.data.open import open_dataset
@@ -32,13 +32,19 @@ PGD_STEPS = 20
 
 
 def measure(
-    suite: str, entry: SuiteTraining, num_images: int | None, *, num_autoattack: int | None, analysed: bool = False
+    suite: str,
+    entry: SuiteTraining,
+    num_images: int | None,
+    *,
+    num_autoattack: int | None,
+    analysed: bool = False,
+    search: EvaluationDtype = "fp32",
 ) -> dict[str, Any]:
     """Train (or go on training) and attack what it deploys: the row of `suite`.
 
     `num_images` test images (None: all) tell the clean accuracy and PGD-20's; AutoAttack gets the first
-    `num_autoattack` of them (0: there is none). `analysed`: see `fastarat.analysis`. Raises `UserError` if the place of
-    the training holds another one.
+    `num_autoattack` of them (0: there is none), searching in the number format `search`. `analysed`: see
+    `fastarat.analysis`. Raises `UserError` if the place of the training holds another one.
     """
     config, out = entry.config, entry.out
     begun = (out / "config.json").exists()
@@ -73,7 +79,7 @@ def measure(
         "clean": round(clean.percent, 3),
         "pgd20": round(robust.percent, 3),
         "pgd20_not_attackable": robust.not_attackable,
-        **attacked.autoattack(num_autoattack),
+        **attacked.autoattack(num_autoattack, search),
         **_minutes(lines, seconds),
         "images_per_s": round(mean(line["images_per_s"] for line in lines), 1),
         "analysis": _analysis(out, device, entry.name) if analysed else None,
@@ -105,14 +111,14 @@ class _Attacked:
         with progress(f"PGD-20 on {self.name}", len(self.images.labels)) as advance:
             return accuracies(self.model, self.images, *sizes, attack, world=World(device), advance=advance)
 
-    def autoattack(self, most: int | None) -> dict[str, Any]:
+    def autoattack(self, most: int | None, search: EvaluationDtype) -> dict[str, Any]:
         """The row's fields of the standard AutoAttack on the first `most` images, whose state lies in the run."""
         num_images = min(len(self.images.labels) if most is None else most, len(self.images.labels))
         if not num_images:
             return {"autoattack": None}
         x, y = (part[:num_images] for part in as_images(self.images, self.dataset.max_value))
-        settings = EvaluationSettings(norm=self.description.norm, eps=self.description.eps_255 / 255)
-        state = self.run.path / f"autoattack-{num_images}"
+        settings = EvaluationSettings(norm=self.description.norm, eps=self.description.eps_255 / 255, dtype=search)
+        state = self.run.path / f"autoattack-{num_images}-{search}"
         with progress(f"AutoAttack on {self.name}", num_images) as advance:
             result = evaluate(self.model, x, y, settings, state=state, advance=advance)
         return {

@@ -218,7 +218,7 @@ def without_training(monkeypatch):
     """Rows without a training: the entries that were measured, in order."""
     measured = []
 
-    def measure(suite, entry, num_images, num_autoattack, analysed):
+    def measure(suite, entry, num_images, num_autoattack, analysed, search):
         measured.append((entry.method, num_images, num_autoattack))
         row = {"suite": suite, "method": entry.method, "fidelity": "paper", "seed": entry.config.seed, "minutes": 1.0}
         row |= {"config": asdict(entry.config), "clean": 90.0, "pgd20": 50.0, "num_images": num_images}
