@@ -19,8 +19,7 @@ from fastarat.attacks.cuda_graphs import capturing
 from fastarat.common.errors import WorkError, first_line
 from fastarat.config.training import CompileMode
 from fastarat.data.loading.loader import Batch
-from fastarat.training.step import decompositions
-from fastarat.training.step.decompositions import by_image
+from fastarat.training.step.decompositions import FILES, for_cpu
 from fastarat.training.step.together import Compile, run_together
 from fastarat.training.step.train_step import EAGER, Controls, Stages, StepParts, train_step
 
@@ -105,7 +104,7 @@ def _compiler(backend: str, device_type: str, *, overlaps: bool) -> Compile:
         from fastarat.training.step.graph_passes import graph_options
 
         options = compiler_options(device_type) | kept_options() | graph_options(overlaps=overlaps)
-        with by_image() if device_type == "cpu" else nullcontext():
+        with for_cpu() if device_type == "cpu" else nullcontext():
             return compile_fx(graph, inputs, config_patches=options)
 
     return by_inductor
@@ -130,11 +129,11 @@ def kept_options() -> dict[str, Any]:
     """The `options` of inductor by which traced graphs are kept for the next run, which starts sooner by a third.
 
     Of the two functions their arguments tell all that they do. What is kept holds our decompositions, and is that of
-    this state of their file.
+    this state of their files.
     """
     from torch._inductor.custom_graph_pass import get_hash_for_files  # seconds to import
 
-    state = get_hash_for_files((decompositions.__file__,)).hex()
+    state = get_hash_for_files(FILES).hex()
     names = (f"torch.amp.autocast_mode.{name}" for name in ("_enter_autocast", "_exit_autocast"))
     return {"unsafe_marked_cacheable_functions": dict.fromkeys(names, state)}
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fastarat.training.step.decompositions import aten, batch_norm, batch_norm_backward, by_image
+from fastarat.training.step.batch_norm_by_image import aten, batch_norm, batch_norm_backward
+from fastarat.training.step.decompositions import for_cpu
 
 EPS, MOMENTUM = 1e-5, 0.1
 forward: Any = batch_norm
@@ -69,7 +70,7 @@ def test_every_sum_over_pixels_keeps_the_images_apart():
         return [out, *aten.native_batch_norm_backward(grad, x, *arguments)]
 
     usual = dict(select_decomp_table())
-    with by_image():
+    with for_cpu():
         graph = make_fx(both, decomposition_table=select_decomp_table())(x, grad)
     assert select_decomp_table() == usual
     reductions = {aten.var_mean.correction, aten.sum.dim_IntList, aten.mean.dim}
