@@ -50,6 +50,8 @@ def robustness_table(suite: str) -> str:
     attacked = {row["num_autoattack"] for row in rows if row["autoattack"] is not None}
     if attacked and attacked != {first["num_images"]}:
         what += f", {max(attacked):,} of them for AutoAttack"
+    options = sorted({option for row in rows for option in row.get("autoattack_options") or ()})
+    what += f" (not the standard's setting: {'; '.join(options)})" if options else ""
     table = markdown(*robustness_report.table(rows))
     return f"{table}\n{what}; {where}, torch {first['torch']}, trained by commit {commits}.\n"
 

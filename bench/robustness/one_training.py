@@ -21,7 +21,7 @@ from bench.common import command
 from bench.common.inputs import method_of, random_images
 from bench.common.rows import RESULTS, known_rows, write_row
 from bench.robustness.row import measure
-from bench.robustness.suites import SuiteTraining
+from bench.robustness.suites import SUITES, SuiteTraining
 from fastarat.common.console import stdout
 from fastarat.common.environment import commit
 from fastarat.common.errors import Interrupted, UserError, WorkError
@@ -113,7 +113,9 @@ def _measure(arguments: argparse.Namespace) -> None:
     row = next((row for row in known if _is_row_of(row, arguments, now)), None)
     if row is None:
         entry = SuiteTraining(method_of(config.recipe), config, arguments.out)
-        row = measure(arguments.suite, entry, 60 if arguments.smoke else None, num_autoattack=arguments.num_autoattack)
+        search = SUITES[arguments.suite].search if arguments.suite in SUITES else "fp32"
+        images = 60 if arguments.smoke else None
+        row = measure(arguments.suite, entry, images, num_autoattack=arguments.num_autoattack, search=search)
         # Where the data lay on this machine is of no use elsewhere.
         row["config"]["data"] = row["dataset"]
         write_row(arguments.rows, row)

@@ -112,13 +112,14 @@ class _Attacked:
             return accuracies(self.model, self.images, *sizes, attack, world=World(device), advance=advance)
 
     def autoattack(self, most: int | None, search: EvaluationDtype) -> dict[str, Any]:
-        """The row's fields of the standard AutoAttack on the first `most` images, whose state lies in the run."""
+        """The row's fields of AutoAttack, which searches in `search`, on the first `most` images. Its state lies in the
+        run."""
         num_images = min(len(self.images.labels) if most is None else most, len(self.images.labels))
         if not num_images:
             return {"autoattack": None}
         x, y = (part[:num_images] for part in as_images(self.images, self.dataset.max_value))
         settings = EvaluationSettings(norm=self.description.norm, eps=self.description.eps_255 / 255, dtype=search)
-        state = self.run.path / f"autoattack-{num_images}-{search}"
+        state = self.run.path / (f"autoattack-{num_images}" + ("" if search == "fp32" else f"-{search}"))
         with progress(f"AutoAttack on {self.name}", num_images) as advance:
             result = evaluate(self.model, x, y, settings, state=state, advance=advance)
         return {

@@ -28,6 +28,8 @@ MOST_CHARACTERS = 1000
 """of a message; the middle of a longer one is left out"""
 MOST_OF_A_LINE = 250
 """characters of a problem among several in a message"""
+_LOADED_S = 2.0
+"""in which work that goes on takes up what was done before"""
 
 # Control characters but for tab and newline, other line ends, what turns the direction of writing, lone surrogates.
 _UNPRINTABLE = re.compile(
@@ -119,15 +121,18 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 @contextmanager
 def progress(description: str, total: float | None) -> Iterator[Callable[[float], None]]:
     """Show progress on stderr; yields `advance(amount)`. `total` None means unknown."""
-    start, done, seldom = time.monotonic(), 0.0, Seldom()
+    start, done, before, seldom = time.monotonic(), 0.0, 0.0, Seldom()
     description = one_line(description)
 
     def advance(amount: float) -> None:
-        nonlocal done
+        nonlocal done, before
         done += amount
         bar.advance(task, amount)
+        seconds = time.monotonic() - start
+        if seconds < _LOADED_S:
+            before = done
         if not stderr.is_terminal and seldom.is_due():
-            notice(f"{description}: {_how_far(done, total, time.monotonic() - start)}")
+            notice(f"{description}: {_how_far(done, before, total, seconds)}")
 
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -145,11 +150,12 @@ def progress(description: str, total: float | None) -> Iterator[Callable[[float]
         notice(f"{description}: done in {seconds:.0f} s")
 
 
-def _how_far(done: float, total: float | None, seconds: float) -> str:
-    """In words, after so many seconds."""
-    if not total or not done:
-        return f"{done:,.0f} after {duration(seconds)}"
-    return f"{100 * done / total:.0f} %, {duration(max(seconds * (total / done - 1), 0.0))} left"
+def _how_far(done: float, before: float, total: float | None, seconds: float) -> str:
+    """In words: `done` of `total` after so many seconds, in which what was there `before` took no time."""
+    if not total or done <= before:
+        return f"{duration(seconds)} so far"
+    left = seconds / (done - before) * (total - done)
+    return f"{100 * done / total:.0f} %, {duration(max(left, 0.0))} left"
 
 
 def command(*words: object) -> str:

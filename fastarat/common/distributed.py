@@ -29,6 +29,8 @@ _NCCL_S = timedelta(minutes=1)
 """how much longer NCCL waits: it aborts the process, which can say why where it meets the others between steps"""
 _BETWEEN_LOOKS_S = 0.05
 """at who has come, while the processes meet"""
+_LONGEST_MEETING_S = 1800.0
+"""as long as torch waits for them"""
 
 OF_ANOTHER = "another process"
 """how a message begins that gives no reason of its own"""
@@ -105,24 +107,26 @@ def _name_of_start(store: dist.Store, rank: int, size: int) -> str:
     """A word that the processes of this start have in common, and those before them in this store had not.
 
     Each machine of torchrun's counts the starts for itself, so no count will do. Each process draws a word and shows
-    it; the first one answers whatever words are shown with its own, until all others have it. Whoever showed a word
-    that was left from an earlier start reads no answer. Raises `RuntimeError` after the time that a store waits.
+    it; the first one answers whatever words are shown with its own, until each word that is shown now was heard of.
+    One that is left from an earlier start never is: whoever showed it is gone. Raises `RuntimeError` where one does not
+    come in time.
     """
     mine = uuid4().hex
     if rank:
         store.set(f"shown by {rank}", mine)
         name = store.get(f"answer to {mine}").decode()
-        store.add(f"heard {name}", 1)
+        store.set(f"{name} heard by {mine}", "")
         return name
-    end = time.monotonic() + store.timeout.total_seconds()
-    while store.add(f"heard {mine}", 0) < size - 1:
-        shown = [f"shown by {other}" for other in range(1, size)]
-        for word in (store.get(key).decode() for key in shown if store.check([key])):
+    shown, end = [f"shown by {other}" for other in range(1, size)], time.monotonic() + _LONGEST_MEETING_S
+    while True:
+        words = [store.get(key).decode() for key in shown if store.check([key])]
+        for word in words:
             store.set(f"answer to {word}", mine)
+        if len(words) == len(shown) and all(store.check([f"{mine} heard by {word}"]) for word in words):
+            return mine
         if time.monotonic() > end:
             raise RuntimeError("not all processes have come")
         time.sleep(_BETWEEN_LOOKS_S)
-    return mine
 
 
 def _show_gloo_the_way() -> None:

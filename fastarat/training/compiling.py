@@ -115,7 +115,8 @@ def keep_compile_seconds(training: Training, key: str, seconds: float, *, was_ke
     """Remember how long the step `key` took to compile, or to load where its code `was_kept`; and how slow the machine
     was if that can be said: of a net like the measured ones, by a process that waited for no other."""
     alone = training.parts.world.size == 1
-    idle = idle_seconds(training) if alone and _is_estimated(training) else None
+    small = num_convolutions(training.parts.model) <= MOST_CONVOLUTIONS
+    idle = idle_seconds(training) if alone and small and _is_estimated(training) else None
     keep_seconds(key, seconds, idle, was_kept=was_kept)
 
 

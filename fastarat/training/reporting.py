@@ -76,11 +76,16 @@ class Display:
         measured = [self.measured] if self.measured else []
         text = " · ".join([left, at, speed, *measured, *_described(metrics)])
         self.bar.update(self.task, completed=step, description=text)
-        self._log(f"{at} · step {step:,} of {self.num_steps:,} · {speed} · {left}")
+        if images_per_s:  # after the first step nothing is known
+            self._log(f"{at} · step {step:,} of {self.num_steps:,} · {speed} · {left}")
 
     def _log(self, text: str) -> None:
         if self.seldom and self.seldom.is_due():
             notice(text)
+
+    def _spoken(self) -> None:
+        if self.seldom:
+            self.seldom.spoken()
 
     @contextmanager
     def waiting(self, text: str, expected: float | None = None) -> Iterator[None]:
@@ -96,6 +101,7 @@ class Display:
         """Print a plain line."""
         if self.visible:
             notice(text)
+            self._spoken()
 
     def count_from(self, step: int) -> None:
         """Measure the time left from here: what went before was no training."""
@@ -135,8 +141,7 @@ class Display:
             parts.append(self.measured)
         parts += [f"{entry['images_per_s']:,.0f} images/s", f"{self.left(step)} left"]
         stderr.print(" · ".join(parts))
-        if self.seldom:
-            self.seldom.spoken()
+        self._spoken()
 
 
 def _described(metrics: dict[str, float]) -> list[str]:

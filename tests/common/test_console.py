@@ -49,10 +49,16 @@ def test_a_log_hears_of_long_work_a_minute_after_it_began_and_then_ever_more_sel
 
 
 @pytest.mark.parametrize(
-    ("total", "said"), [(400, "attacking: 25 %, 6 min 00 s left"), (None, "attacking: 100 after 2 min 00 s")]
+    ("total", "before", "said"),
+    [
+        (400, 0, "attacking: 25 %, 6 min 00 s left"),
+        (1000, 500, "attacking: 60 %, 8 min 00 s left"),  # what goes on has done half of it in no time
+        (None, 0, "attacking: 2 min 00 s so far"),
+    ],
 )
-def test_it_hears_how_far_the_work_is(clock, capsys, total, said):
+def test_it_hears_how_far_the_work_is(clock, capsys, total, before, said):
     with progress("attacking", total) as advance:
+        advance(before)
         clock.seconds = 120
         advance(100)
     assert capsys.readouterr().err == f"{said}\nattacking: done in 120 s\n"

@@ -97,9 +97,20 @@ def test_what_torchrun_starts_again_does_not_meet_those_that_are_gone(monkeypatc
             assert there == [rank < size for rank in range(3)]
 
 
+def test_those_that_only_their_machine_starts_again_are_met_too():
+    """The first process still waits for one that never came, and two others have heard of it."""
+    store = dist.HashStore()
+    with ThreadPoolExecutor(6) as threads:
+        first = threads.submit(distributed._name_of_start, store, 0, 4)
+        heard = [threads.submit(distributed._name_of_start, store, rank, 4).result() for rank in (1, 2)]
+        assert not first.done()
+        again = [threads.submit(distributed._name_of_start, store, rank, 4) for rank in (2, 3)]
+        assert {first.result(), *heard, *(process.result() for process in again)} == {first.result()}
+
+
 def test_the_first_process_does_not_wait_for_ever(monkeypatch):
     store = dist.HashStore()
-    store.set_timeout(timedelta(seconds=0.01))
+    monkeypatch.setattr(distributed, "_LONGEST_MEETING_S", 0.01)
     with pytest.raises(RuntimeError, match="not all processes have come"):
         distributed._name_of_start(store, 0, 2)
 

@@ -154,10 +154,11 @@ def test_an_estimate_follows_the_machine_as_slow_as_it_is_now_or_was_when_it_las
     assert last_slowness() == 0
 
 
-def test_where_no_time_was_measured_as_on_a_gpu_nothing_is_expected(monkeypatch):
-    training, _ = training_of()
-    monkeypatch.setattr(compiling, "_is_estimated", lambda training: False)
-    assert expected(training, (8, 8)) == (None, "")
+def test_on_a_gpu_nothing_is_expected():
+    def on(device):
+        return SimpleNamespace(parts=SimpleNamespace(world=World(torch.device(device))))
+
+    assert not compiling._is_estimated(on("cuda")) and compiling._is_estimated(on("cpu"))
 
 
 def test_of_a_large_net_less_is_expected_to_be_saved(monkeypatch):
@@ -165,6 +166,8 @@ def test_of_a_large_net_less_is_expected_to_be_saved(monkeypatch):
     small = compiling._share(training)[0]
     monkeypatch.setattr(compiling, "MOST_CONVOLUTIONS", 1)
     assert 0 < compiling._share(training)[0] < small
+    compiling.keep_compile_seconds(training, "of a large net", 500, was_kept=False)
+    assert last_slowness() == 0  # that is by what small ones take
 
 
 def test_the_last_time_counts_and_a_spoiled_file_is_no_time(cache):

@@ -70,6 +70,14 @@ def test_a_log_hears_how_far_an_epoch_of_minutes_is_by_the_first_process(monkeyp
         display.epoch({"epoch": 1, "train": {"loss": 1.0}, "images_per_s": 8.0}, 50)
         clock.seconds += 30
         display.line(60, 2, {"loss": 1.0}, 8.0)
+        clock.seconds += 50
+        display.note("compiled")
+        clock.seconds += 50
+        display.count_from(60)
+        display.line(60, 2, {"loss": 1.0}, 8.0)
+        clock.seconds += 20
+        display.line(60, 2, {"loss": 1.0}, 0.0)
     said = ["epoch 1/2 · step 20 of 100 · 8 images/s · 5 min 20 s left"]
     said.append("epoch 1/2 · loss 1.000 · 8 images/s · 2 min 00 s left")
+    said.append("compiled")
     assert capsys.readouterr().err.splitlines() == (said if visible else [])

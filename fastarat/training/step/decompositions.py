@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
 from fastarat.training.step import batch_norm_by_image, weight_gradients
 
 aten = torch.ops.aten
-FILES = tuple(str(Path(module.__file__)) for module in (batch_norm_by_image, weight_gradients))
+FILES = (__file__, *(str(module.__file__) for module in (batch_norm_by_image, weight_gradients)))
 """on which compiled code depends"""
 
 

@@ -19,8 +19,10 @@ aten = torch.ops.aten
 _LARGEST = 8 * 8
 """pixels of an output map of which a product is faster"""
 _MOST_ELEMENTS = 2**23
-"""of such a matrix: from 32 MB on the C library gets memory from the system anew each time, which costs more than to
-fill it"""
+"""of such a matrix: half of the 32 MB from which on the C library gets memory from the system anew each time, which
+costs more than to fill it"""
+_MOST_PIECES = 8
+"""of the images; more would be as many loops to compile"""
 
 
 def convolution_backward(
@@ -42,8 +44,7 @@ def convolution_backward(
     inductor does by itself, where a product is not faster or the gradient of the weights not wanted.
     """
     plain = x.ndim == 4 and groups == 1 and not transposed and all(step == 1 for step in dilation)
-    small = grad.shape[2:].numel() <= _LARGEST
-    if not (plain and small and x.dtype == torch.bfloat16 and wanted[1]):
+    if not (wanted[1] and plain and x.dtype == torch.bfloat16 and _is_small(grad, weight)):
         return NotImplemented
     rest = [wanted[0], False, wanted[2]]
     of_x, _, of_bias = (
@@ -57,14 +58,23 @@ def convolution_backward(
 
 
 def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
-    """The gradient of weight [K, C, k, l], in its dtype and layout, from grad [N, K, h, w] and x [N, C, H, W]."""
-    most = max(_MOST_ELEMENTS // (grad.shape[2:].numel() * weight[0].numel()), 1)
-    each = ceil(len(x) / ceil(len(x) / most))
+    """The gradient of weight [K, C, k, l], channels-last, from grad [N, K, h, w] and x [N, C, H, W], of one dtype."""
+    each = ceil(len(x) / _num_pieces(grad, weight))
     pieces = zip(grad.split(each), x.split(each), strict=True)
     parts = [_of_images(*of_some, weight.shape[2:], stride, padding) for of_some in pieces]
     wide = torch.promote_types(weight.dtype, torch.float32)
     total = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0, dtype=wide).to(weight.dtype)
     return total.view(weight.shape[0], *weight.shape[2:], weight.shape[1]).permute(0, 3, 1, 2)
+
+
+def _is_small(grad: Tensor, weight: Tensor) -> bool:
+    return grad.shape[2:].numel() <= _LARGEST and 0 < _num_pieces(grad, weight) <= _MOST_PIECES
+
+
+def _num_pieces(grad: Tensor, weight: Tensor) -> int:
+    """Into how many pieces the images are divided; 0 of none."""
+    most = max(_MOST_ELEMENTS // (grad.shape[2:].numel() * weight[0].numel()), 1)
+    return ceil(len(grad) / most)
 
 
 def _of_images(grad: Tensor, x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Tensor:

@@ -27,7 +27,7 @@ def test_a_training_is_measured_once_and_its_row_names_no_path(tmp_path, monkeyp
     assert "digits-arat: clean" in capsys.readouterr().out
     # A row of fewer images under AutoAttack is not the one that is asked for now, one of all there are is.
 
-    def attacked(*_, num_autoattack):
+    def attacked(*_, num_autoattack, search):
         return {**row, "autoattack": 1.0, "num_autoattack": min(num_autoattack, 60)}
 
     monkeypatch.setattr(training, "measure", attacked)

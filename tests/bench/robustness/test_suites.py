@@ -5,8 +5,11 @@ import signal
 import time
 from dataclasses import asdict, replace
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from torch import nn
 
 from bench import tables
 from bench.common.rows import RESULTS, read_rows, write_row
@@ -15,6 +18,9 @@ from bench.robustness import report as robustness_report
 from bench.robustness import row as robustness_row
 from bench.robustness import suites
 from fastarat.config.recipes import recipe
+from fastarat.data.images.dataset import shuffled
+from fastarat.data.open import open_dataset
+from fastarat.runs.run import Run
 
 # design: every row has these, and rows of this benchmark the second line's too.
 EVERY = {"benchmark", "dataset", "device", "gpu", "driver", "torch", "triton", "commit", "date", "config", "correct"}
@@ -219,6 +225,7 @@ def without_training(monkeypatch):
     measured = []
 
     def measure(suite, entry, num_images, num_autoattack, analysed, search):
+        assert search == suites.SUITES[suite].search
         measured.append((entry.method, num_images, num_autoattack))
         row = {"suite": suite, "method": entry.method, "fidelity": "paper", "seed": entry.config.seed, "minutes": 1.0}
         row |= {"config": asdict(entry.config), "clean": 90.0, "pgd20": 50.0, "num_images": num_images}
@@ -327,3 +334,19 @@ def test_committed_rows_keep_the_contract():
     for row in rows:
         assert row.keys() >= EVERY
         assert row["commit"] and (row["correct"] or row["error"])
+
+
+@pytest.mark.parametrize(("search", "folder"), [("fp32", "autoattack-3"), ("bf16", "autoattack-3-bf16")])
+def test_an_attack_searches_in_its_format_from_a_state_of_its_own(search, folder, tmp_path, monkeypatch):
+    asked = []
+
+    def evaluate(model, x, y, settings, *, state, advance):
+        asked.append((settings.dtype, state.name, len(x)))
+        return SimpleNamespace(robust=1.0, after={}, warnings=(), options=(), seconds={})
+
+    monkeypatch.setattr(robustness_row, "evaluate", evaluate)
+    dataset = open_dataset("digits")
+    description: Any = SimpleNamespace(norm="linf", eps_255=8.0)
+    images = shuffled(dataset.decoded_test, 5, seed=0)
+    attacked = robustness_row._Attacked(Run(tmp_path), "digits-at", dataset, images, nn.Identity(), description)
+    assert attacked.autoattack(3, search)["num_autoattack"] == 3 and asked == [(search, folder, 3)]

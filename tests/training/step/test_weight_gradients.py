@@ -57,6 +57,7 @@ def test_it_is_the_gradient(case, dtype, most, monkeypatch):
         (8, torch.bfloat16, (True, False, False), False),  # an attack's
         (9, torch.bfloat16, (True, True, False), False),
         (8, torch.float32, (True, True, False), False),
+        (4, torch.bfloat16, (True, True, False), True),
     ],
 )
 def test_it_comes_where_it_is_faster(side, dtype, wanted, is_product):
@@ -76,3 +77,15 @@ def test_it_comes_where_it_is_faster(side, dtype, wanted, is_product):
     assert [node.args[-1][1] for node in left] == [False] * any(wanted[::2]) if is_product else len(left) == 1
     for found, right in zip(graph(grad, x, weight), backward(grad, x, weight), strict=True):
         torch.testing.assert_close(found, right, rtol=2**-6, atol=2**-4)  # sums of up to 128 products, in bf16
+
+
+def test_images_in_many_pieces_and_none_at_all_are_left_to_inductor(monkeypatch):
+    weight = torch.randn(4, 3, 3, 3, dtype=torch.bfloat16)
+    monkeypatch.setattr(weight_gradients, "_MOST_ELEMENTS", 2 * 16 * weight[0].numel())  # two images of 4 x 4
+
+    def is_left(images: int) -> bool:
+        grad, x = (torch.randn(images, channels, 4, 4, dtype=torch.bfloat16) for channels in (4, 3))
+        rest = None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1, (False, True, False)
+        return weight_gradients.convolution_backward(grad, x, weight, *rest) is NotImplemented
+
+    assert [is_left(images) for images in (0, 1, 16, 17)] == [True, False, False, True]
