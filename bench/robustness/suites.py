@@ -62,7 +62,7 @@ SUITES = {
         2000,
         1000,
         analysed=True,
-        search="bf16",  # in fp32 it would take hours on two cores
+        search="bf16",  # in fp32 hours on two cores, by estimate
     ),
     "digits-formats": Suite("digits", ("at", "arat"), "digits", 3, None, 200, snapshots=0, dtypes=("fp32", "bf16")),
     "cifar10-tiny-formats": Suite(
