@@ -2,7 +2,8 @@
 
     fastarat train cifar10-resnet18-w32-at --data cifar10-jpeg
 
-75 minutes on 2 CPU cores with AMX that had other work too. One seed: 75.1 % clean and 46.8 % PGD-10 accuracy on 1,000 validation images.
+75 minutes on 2 CPU cores with AMX that had other work too. One seed: 75.1 % clean and 46.8 % PGD-10 accuracy
+on 1,000 validation images.
 """
 
 from dataclasses import replace
