@@ -125,6 +125,7 @@ class _Attacked:
         return {
             "autoattack": round(result.robust, 3),
             "num_autoattack": num_images,
+            "search": search,
             "autoattack_after": {attack: round(percent, 3) for attack, percent in result.after.items()},
             "warnings": list(result.warnings),
             "autoattack_options": list(result.options),

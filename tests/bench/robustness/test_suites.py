@@ -17,6 +17,7 @@ from bench.robustness import __main__ as robustness
 from bench.robustness import report as robustness_report
 from bench.robustness import row as robustness_row
 from bench.robustness import suites
+from fastarat.config.evaluation import EvaluationDtype
 from fastarat.config.recipes import recipe
 from fastarat.data.images.dataset import shuffled
 from fastarat.data.open import open_dataset
@@ -229,8 +230,8 @@ def without_training(monkeypatch):
         measured.append((entry.method, num_images, num_autoattack))
         row = {"suite": suite, "method": entry.method, "fidelity": "paper", "seed": entry.config.seed, "minutes": 1.0}
         row |= {"config": asdict(entry.config), "clean": 90.0, "pgd20": 50.0, "num_images": num_images}
-        attacked = {"autoattack": 45.0, "num_autoattack": num_autoattack} if num_autoattack else {"autoattack": None}
-        return row | attacked
+        attacked = {"autoattack": 45.0, "num_autoattack": num_autoattack, "search": search}
+        return row | (attacked if num_autoattack else {"autoattack": None})
 
     monkeypatch.setattr(robustness, "measure", measure)
     monkeypatch.setattr(robustness_report, "picture", lambda path, rows: None)
@@ -244,6 +245,15 @@ def test_a_row_of_fewer_images_than_are_wanted_now_is_not_done_and_one_of_more_i
         args = flags(tmp_path, "--methods", "at", "--num-images", images, "--num-autoattack", attacked)
         assert robustness.main(args) == 0
     assert measured == [("at", 20, 0), ("at", 20, 3), ("at", 360, 3), ("at", 360, 200)]
+
+
+def test_a_row_by_another_search_than_float32s_is_done_only_where_the_suite_searches_so(tmp_path, monkeypatch):
+    measured = without_training(monkeypatch)
+    searches: list[EvaluationDtype] = ["bf16", "bf16", "fp32", "fp32", "bf16"]
+    for search in searches:
+        monkeypatch.setitem(suites.SUITES, "digits", replace(suites.SUITES["digits"], search=search))
+        assert robustness.main(flags(tmp_path, "--methods", "at", "--num-autoattack", "3")) == 0
+    assert measured == [("at", 30, 3)] * 2  # the second and third: a search in float32 serves both
 
 
 def test_rows_of_other_benchmarks_are_passed_over(tmp_path, monkeypatch, capsys):
@@ -349,4 +359,5 @@ def test_an_attack_searches_in_its_format_from_a_state_of_its_own(search, folder
     description: Any = SimpleNamespace(norm="linf", eps_255=8.0)
     images = shuffled(dataset.decoded_test, 5, seed=0)
     attacked = robustness_row._Attacked(Run(tmp_path), "digits-at", dataset, images, nn.Identity(), description)
-    assert attacked.autoattack(3, search)["num_autoattack"] == 3 and asked == [(search, folder, 3)]
+    row = attacked.autoattack(3, search)
+    assert (row["num_autoattack"], row["search"]) == (3, search) and asked == [(search, folder, 3)]
