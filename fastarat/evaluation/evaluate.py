@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastarat.attacks.registry import ATTACKS
 from fastarat.common.console import notice
 from fastarat.common.errors import UserError, WorkError
+from fastarat.common.tensors import checksum
 from fastarat.common.tf32 import rounded_to_tf32
 from fastarat.config.evaluation import NUM_TARGETS, EvaluationSettings
 from fastarat.data.images.dataset import Images
@@ -65,7 +66,7 @@ def evaluate_as(
     check_model(model, images[:2].to(device), attacks=settings.names)
     first = as_numbers(images[:2].to(device))
     try:
-        searching = nullcontext() if settings.dtype == "fp32" else prepared(InBf16(model, device.type), first)
+        searching = nullcontext() if settings.dtype == "fp32" else prepared(InBf16(model, first), first)
         with prepared(model, first) as logits_of, searching as own:
             if rounded_to_tf32(device):
                 own, logits_of = own or logits_of, in_full_float32(logits_of)
@@ -76,6 +77,7 @@ def evaluate_as(
                 settings,
                 searching=own,
                 conduct=conduct,
+                weights="" if conduct.state is None else weights_of(model),
             )
     except torch.OutOfMemoryError as error:
         raise WorkError(f"out of GPU memory at batch {settings.batch}: give a smaller batch") from error
@@ -88,6 +90,12 @@ def as_images(images: Images, max_value: int) -> tuple[Tensor, Tensor]:
     return pixels if max_value == 255 else pixels.float() / max_value, torch.tensor(images.labels, dtype=torch.int64)
 
 
+def weights_of(model: nn.Module) -> str:
+    """A checksum of a model's parameters and buffers."""
+    state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    return checksum({name: value.detach().cpu().contiguous() for name, value in state.items()}, {})
+
+
 def departures(settings: EvaluationSettings, device: torch.device) -> tuple[str, ...]:
     """Where an evaluation departs from the standard's setting, or from plain float32."""
     found = []
@@ -96,9 +104,9 @@ def departures(settings: EvaluationSettings, device: torch.device) -> tuple[str,
     if settings.engine == "pyautoattack":
         found.append("attacks of pyautoattack")
     if settings.dtype == "bf16":
-        found.append("attacks in bf16, what they find confirmed in fp32")
+        found.append("gradient attacks in bf16, what they find confirmed in fp32")
     elif rounded := rounded_to_tf32(device):
-        found.append(f"attacks with TF32 {rounded}, what they find confirmed in fp32")
+        found.append(f"gradient attacks with TF32 {rounded}, what they find confirmed in fp32")
     return tuple(found)
 
 

@@ -84,6 +84,45 @@ def test_bf16_finds_are_confirmed_in_float32_and_what_is_not_is_searched_again(n
         assert (net(result.x_adv).argmax(1) != labels[result.rows]).all()
 
 
+@pytest.mark.parametrize("attack", ["fab-t", "square"])
+def test_bf16_leaves_no_more_images_than_float32(attack, monkeypatch):
+    """In a last layer of bfloat16 margins tie: FAB and Square, which compare them, then left 10 and 6 % more."""
+    torch.manual_seed(1)
+    shorten(monkeypatch, {"fab-t": {"steps": 30}, "square": {"queries": 1000}})
+    layers = nn.Linear(192, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
+    net, images = nn.Sequential(nn.Flatten(), *layers).eval(), torch.rand(60, 3, 8, 8)
+    with torch.no_grad():
+        net[5].weight *= 8
+        labels = net(images).argmax(1)
+    left = [
+        fastarat.evaluate(net, images, labels, attack, eps=4 / 255, dtype=dtype).robust for dtype in ("fp32", "bf16")
+    ]
+    assert left[1] - left[0] <= 100 / 60 and 0 < left[0] < 100  # an image may stop short of the edge by a rounding
+
+
+def test_bf16_is_refused_where_the_logits_come_out_in_it(net, images, labels):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features, self.weight = net[:3], net[3].weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.features(x) @ self.weight.T
+
+    model = Net().eval()
+    assert fastarat.evaluate(model, images, labels, "pgd", eps=EPS).complete
+    with pytest.raises(UserError, match=r"logits come out in bfloat16, too coarse to be attacked: let an nn\.Linear"):
+        fastarat.evaluate(model, images, labels, "pgd", eps=EPS, dtype="bf16")
+
+
+def test_what_is_kept_of_other_weights_is_refused(net, images, labels, tmp_path):
+    fastarat.evaluate(net, images, labels, "pgd", eps=EPS, state=tmp_path)
+    with torch.no_grad():
+        net[3].bias += 1e-6  # moves no logit by what another convolution's algorithm would not
+    with pytest.raises(UserError, match=r"belongs to another evaluation \(weights\)"):
+        fastarat.evaluate(net, images, labels, "pgd", eps=EPS, state=tmp_path)
+
+
 def test_a_search_in_another_precision_that_finds_nothing_true_is_made_up_for(net, images, labels):
     lying = lambda x: -net(x)  # noqa: E731 - wrong everywhere, so that whatever it finds is refused
     settings = {"norm": "linf", "eps": EPS, "attacks": ("pgd",)}
@@ -179,7 +218,7 @@ def test_departures_from_the_standard_are_named(net, images, labels, monkeypatch
     assert departures(EvaluationSettings("pgd", targets=3), torch.device("cpu")) == ()
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     on_gpu = departures(EvaluationSettings("apgd-ce"), torch.device("cuda"))
-    assert on_gpu == ("attacks with TF32 convolutions, what they find confirmed in fp32",)
+    assert on_gpu == ("gradient attacks with TF32 convolutions, what they find confirmed in fp32",)
 
 
 def test_finds_with_tf32_convolutions_are_confirmed_without_them(net, images, labels, monkeypatch):
@@ -211,7 +250,7 @@ def test_tf32_is_named_where_a_program_asked_for_it_by_the_newer_names():
     convolutions.fp32_precision, products.fp32_precision = "ieee", "tf32"
     try:
         (found,) = departures(EvaluationSettings("apgd-ce"), torch.device("cuda"))
-        assert found == "attacks with TF32 matrix products, what they find confirmed in fp32"
+        assert found == "gradient attacks with TF32 matrix products, what they find confirmed in fp32"
     finally:
         convolutions.fp32_precision, products.fp32_precision = before
 

@@ -9,6 +9,7 @@ An image's random numbers depend on the seed and on its place among all images, 
 image. The standard draws a batch's noise at once instead; results agree up to the noise of its own seeds.
 """
 
+from functools import partial
 from time import perf_counter
 from typing import NamedTuple
 
@@ -29,9 +30,11 @@ from fastarat.evaluation.autoattack.progress import Budget, Progress
 from fastarat.evaluation.autoattack.state import BatchOutcome, State, Task, are_inside, nothing
 from fastarat.evaluation.autoattack.warnings import probabilities, randomness, undefined_clean
 from fastarat.evaluation.result import Evaluation, result_of
-from fastarat.models.predictions import are_right, are_undefined
+from fastarat.models.predictions import are_right, are_undefined, margins
 
 ALONE = Conduct()
+NUM_GRADIENTS = 8
+"""images whose gradients tell models apart"""
 
 
 def autoattack(
@@ -42,18 +45,22 @@ def autoattack(
     *,
     searching: Logits | None = None,
     conduct: Conduct = ALONE,
+    weights: str = "",
 ) -> Evaluation:
     """Attack `images` [N, C, H, W], bytes or numbers in [0, 1], on the device where they are; `labels`: int64 [N].
 
     `logits_of` maps floats [B, C, H, W] in [0, 1] to logits [B, K] (`checks.check_model` looks at a module first); of
     its gradients only the input's is asked for. float64 images stay so, all others are float32.
 
-    `searching` maps like `logits_of`, but in another precision: the attacks then look at it, `logits_of` confirms what
-    they find, and attacks anew what it does not confirm.
+    `searching` maps like `logits_of`, but in another precision: the attacks that follow gradients then look at it,
+    `logits_of` confirms what they find, and is attacked where it does not confirm it. Square compares margins that lie
+    too close together for a low precision, and always looks at `logits_of`.
+
+    `weights` is a checksum of the model's: what is kept of others is refused.
 
     Raises `UserError` for bad settings, images or logits, and for the state of another evaluation or one at work.
     """
-    task = Task(images.detach(), labels.to(images.device), settings, searching is not None)
+    task = Task(images.detach(), labels.to(images.device), settings, searching is not None, weights)
     check_task(task)
     if settings.engine == "pyautoattack":
         check_engine(settings)
@@ -65,7 +72,8 @@ def autoattack(
     first = [warning for warning in (random, softmax, undefined_clean(clean_logits)) if warning]
     with State(conduct.state, task, is_owner=world.is_main) as saved:
         graphs = graphs_on(images.device, settings.batch, bool(random))
-        settled = decided(lambda: saved.settle(clean_logits, bool(random)).cpu(), world)
+        gradients = partial(_gradients, logits_of, task)
+        settled = decided(lambda: saved.settle(clean_logits, gradients, bool(random)).cpu(), world)
         saved.look(settled)
         settled = settled.to(images.device)
         task = task._replace(clean_logits=settled, graphs=graphs)
@@ -93,6 +101,11 @@ class Runner(NamedTuple):
     budget: Budget
     world: World
 
+    def seen_by(self, name: str) -> Logits:
+        """What this attack looks at."""
+        is_apart = self.searching is not None and ATTACKS[name].follows_gradient
+        return self.searching if is_apart else self.logits_of  # type: ignore[return-value]
+
 
 def _attack(
     runner: Runner, name: str, task: Task, robust: Tensor, saved: State, progress: Progress
@@ -108,7 +121,7 @@ def _attack(
     def outcome_of(batch: tuple[int, Tensor]) -> BatchOutcome | None:
         number, rows = batch
         file = f"{at + 1}-{name}-{number:05d}.safetensors"
-        counting, settle = progress.counted(runner.searching or runner.logits_of, name, len(rows))
+        counting, settle = progress.counted(runner.seen_by(name), name, len(rows))
         outcome = saved.outcome(file, rows)
         if outcome is None:
             work = len(rows) * ATTACKS[name].cost(settings).passes
@@ -131,7 +144,7 @@ def _batch(runner: Runner, counting: Logits, name: str, task: Task, rows: Tensor
     begun, at = perf_counter(), rows.to(task.images.device)
     x, y = task.pixels(at), task.labels[at]
     checked = _checked(runner, counting, name, task, x, y, at)
-    if runner.searching is not None and checked.refused.any():
+    if runner.seen_by(name) is not runner.logits_of and checked.refused.any():
         again = checked.refused.nonzero().flatten()
         checked.write(again, _checked(runner, runner.logits_of, name, task, x[again], y[again], at[again]))
     flags = checked.broken, checked.refused, checked.undefined, ~(checked.broken | checked.attackable)
@@ -188,6 +201,15 @@ def confirmed(
     nothing: bool [B] each."""
     logits = logits_of(x_adv)
     return ~are_right(logits, y), are_inside(x, x_adv, norm, eps), are_undefined(logits)
+
+
+def _gradients(logits_of: Logits, task: Task) -> Tensor:
+    """Of the first images' margins by their pixels [B, C, H, W], on the CPU; zeros where no attack follows them."""
+    x, y = task.pixels(slice(NUM_GRADIENTS)), task.labels[:NUM_GRADIENTS]
+    if not any(ATTACKS[name].follows_gradient for name in task.settings.names):
+        return torch.zeros_like(x, device="cpu")
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(margins(logits_of(x), y).sum(), x, materialize_grads=True)[0].cpu()
 
 
 @torch.no_grad()

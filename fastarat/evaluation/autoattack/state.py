@@ -1,6 +1,7 @@
 """What one AutoAttack evaluation is, what each batch gave, and how both are kept so that it can go on."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -16,10 +17,12 @@ from fastarat.common.tensors import checksum, read_tensors, write_tensors
 from fastarat.config.attack import Norm
 from fastarat.config.evaluation import EvaluationSettings
 
-# A resumed run's clean logits may differ by what another algorithm for a convolution, or TF32, rounds otherwise.
-SAME_MODEL = 1e-2
+# A resumed run's clean logits may differ by what another algorithm for a convolution, or TF32, rounds otherwise;
+# its gradients by more, since a rounding may switch a ReLU.
+SAME_LOGITS = 1e-2
+SAME_GRADIENTS = 0.1
 LOCK = "autoattack.lock"
-FORMAT = 4
+FORMAT = 5
 """the version of a kept state; one of another version is refused"""
 DESCRIPTION = "autoattack.json"
 CLEAN = "clean.safetensors"
@@ -58,6 +61,8 @@ class Task(NamedTuple):
     settings: EvaluationSettings
     searched_apart: bool = False
     """whether the attacks look at the model in another precision"""
+    weights: str = ""
+    """checksum of the model's parameters and buffers, where results are kept for a later call"""
     clean_logits: Tensor = torch.empty(0)
     """[N, K]"""
     graphs: Graphs | None = None
@@ -135,17 +140,24 @@ class State:
         if others and not (folder / DESCRIPTION).exists():
             raise UserError(f"{folder} holds other files: give an empty directory for the state")
 
-    def settle(self, clean_logits: Tensor, random: bool) -> Tensor:
-        """The clean logits that count, which are the first session's. Raises `UserError` for others than these."""
-        kept = self._load(CLEAN)
-        if kept is None:
-            self.save(CLEAN, {"logits": clean_logits.cpu().contiguous()})
+    def settle(self, clean_logits: Tensor, gradients: Callable[[], Tensor], random: bool) -> Tensor:
+        """The clean logits that count, which are the first session's. `gradients` gives those of some margins by their
+        images: models may agree in all they say and differ in what leads attacks. Raises `UserError` for others than
+        these, unless the model is `random`."""
+        if self.folder is None:
             return clean_logits
-        logits = kept["logits"].to(clean_logits.device) if set(kept) == {"logits"} else torch.empty(0)
-        if logits.shape != clean_logits.shape or logits.dtype != clean_logits.dtype:
-            raise self._unfit(CLEAN)
-        first, now = (both.nan_to_num(0, 0, 0) for both in (logits, clean_logits))
-        if not ((first - now).norm(dim=1) <= SAME_MODEL * first.norm(dim=1)).all() and not random:
+        kept, own = self._load(CLEAN), {"logits": clean_logits, "gradients": gradients()}
+        if kept is None:
+            self.save(CLEAN, own)
+            return clean_logits
+        for name, tensor in own.items():
+            if name not in kept or kept[name].shape != tensor.shape or kept[name].dtype != tensor.dtype:
+                raise self._unfit(CLEAN)
+        logits, slopes = (kept[name].to(clean_logits.device) for name in own)
+        same = are_close(logits, clean_logits, SAME_LOGITS).all() and are_close(
+            slopes.flatten()[None], own["gradients"].flatten()[None], SAME_GRADIENTS
+        )
+        if not (same or random):
             raise UserError(f"{self.folder} belongs to another model: delete it, or give another directory")
         return logits
 
@@ -189,6 +201,12 @@ class State:
         )
 
 
+def are_close(first: Tensor, second: Tensor, share: float) -> Tensor:
+    """Which rows of `second` [N, D] differ from those of `first` by this share of their length at most: bool [N]."""
+    first, second = (rows.nan_to_num(0, 0, 0) for rows in (first, second))
+    return (first - second).norm(dim=1) <= share * first.norm(dim=1)
+
+
 def is_possible(outcome: BatchOutcome, rows: Tensor, task: Task) -> bool:
     """Whether an attack of `task` on the batch `rows` can have given this: types, places and adversarial images."""
     blank = nothing(task)
@@ -227,9 +245,9 @@ def _described(description: Path) -> dict[str, object]:
 
 
 def fingerprint(task: Task) -> dict[str, object]:
-    """What an evaluation is, but for its model."""
+    """What an evaluation is, but for what its model computes."""
     settings = asdict(task.settings)
     del settings["attack"], settings["dtype"]  # told by the next two, as the format has it
-    settings |= {"attacks": list(task.settings.names), "searched_apart": task.searched_apart}
+    settings |= {"attacks": list(task.settings.names), "searched_apart": task.searched_apart, "weights": task.weights}
     tensors = {name: checksum({name: getattr(task, name).cpu().contiguous()}, {}) for name in ("images", "labels")}
     return {"format": FORMAT, **settings, **tensors}

@@ -99,6 +99,8 @@ def test_the_state_of_another_model_is_refused_be_it_only_scaled(net, run, calls
     interrupted(run, calls, "apgd-ce", tmp_path)
     with pytest.raises(UserError, match="belongs to another model: delete it, or give"):
         run(lambda x: 2 * net(x), state=tmp_path)
+    with pytest.raises(UserError, match="belongs to another model: delete it, or give"):
+        run(lambda x: net(x.detach() + 0 * x), state=tmp_path)  # says the same, and leads no attack
     # Another algorithm's roundings are no other model.
     run(lambda x: net(x) * (1 + 1e-5), state=tmp_path)
 
