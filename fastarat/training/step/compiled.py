@@ -20,7 +20,7 @@ from fastarat.common.errors import WorkError, first_line
 from fastarat.config.training import CompileMode
 from fastarat.data.loading.loader import Batch
 from fastarat.training.step.decompositions import FILES, for_cpu
-from fastarat.training.step.together import Compile, run_together
+from fastarat.training.step.together import Compile, one_first, run_together
 from fastarat.training.step.train_step import EAGER, Controls, Stages, StepParts, train_step
 
 Step = Callable[[Batch], dict[str, Tensor]]
@@ -72,7 +72,7 @@ def build_step(
     # With autograd traced, attack and training are one graph.
     torch._dynamo.config.trace_autograd_ops = True
     compiler = _compiler(backend, parts.precision.device_type, overlaps=parts.world.group is not None)
-    compiler = run_together(compiler, meet) if meet else compiler
+    compiler = run_together(one_first(compiler), meet) if meet else compiler
 
     def full_graph(function: FunctionType) -> Callable:
         return torch.compile(_with_own_code(function), fullgraph=True, dynamic=False, backend=compiler)

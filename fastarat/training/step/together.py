@@ -1,4 +1,4 @@
-"""Several processes run only what each of them could compile.
+"""Several processes run only what each of them could compile; one compiles, and the others find its code kept.
 
 A process whose compiler fails alone would leave the others waiting for it in the step's first collective: so all meet
 after compiling, before any of them runs. A process that fails goes to no meeting of these: it says so at the one in
@@ -8,13 +8,18 @@ One that fails while its step runs has left collectives that the others are in, 
 is no other way then, unless all fail so, who stand at the same place.
 """
 
-from collections.abc import Callable
+import fcntl
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from fastarat.common.distributed import OF_ANOTHER, World, largest, said_of_others
 from fastarat.common.errors import WorkError
+from fastarat.training.step.code_folder import cache_folder
 
 Compile = Callable[[torch.fx.GraphModule, list[Any]], Callable]
 """a backend of torch.compile"""
@@ -79,3 +84,31 @@ def run_together(compile_graph: Compile, meet: Callable[[], None]) -> Compile:
         return run
 
     return compiled_by_all
+
+
+def one_first(compile_graph: Compile) -> Compile:
+    """`compile_graph`, for which the first process that comes with a graph is alone; those that come meanwhile wait,
+    and find its code kept in the folder that all share. On a disk without locks each compiles for itself."""
+    folder = cache_folder()
+
+    def compiled_once(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable:
+        name = hashlib.sha256(graph.code.encode()).hexdigest()[:16]
+        with _after_the_first(folder / "locks" / f"fastarat-{name}.lock") if folder else nullcontext():
+            return compile_graph(graph, inputs)
+
+    return compiled_once
+
+
+@contextmanager
+def _after_the_first(path: Path) -> Iterator[None]:
+    """Let the first process that comes here go in alone, and all others when it is out."""
+    with ExitStack() as held:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = held.enter_context(path.open("a"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                fcntl.flock(file, fcntl.LOCK_SH)
+            held.callback(fcntl.flock, file, fcntl.LOCK_UN)  # children that were forked meanwhile have the file too
+        yield
