@@ -55,10 +55,6 @@ def _lines(rows: Iterable[Row]) -> bytes:
     return "".join(f"{json.dumps(row)}\n" for row in rows).encode()
 
 
-RENAMED = {"fastarat.trainer": "fastarat.training.train"}
-"""modules by the names that older rows have"""
-
-
 def read_rows(*paths: Path) -> Iterator[Row]:
     """All rows of these files, in order; a file that is not there has none, nor has a last line that was cut off.
 
@@ -106,9 +102,7 @@ def _row(line: bytes) -> Row | None:
         row = json.loads(line.decode())
     except ValueError:
         return None
-    if not isinstance(row, dict):
-        return None
-    return {**row, "module": RENAMED.get(row["module"], row["module"])} if "module" in row else row
+    return row if isinstance(row, dict) else None
 
 
 def _end_last_line(path: Path) -> None:

@@ -1,10 +1,8 @@
 """Files of rows: a kill in the middle of a line loses that line alone, and anything else that is wrong is said."""
 
-import importlib.util
-
 import pytest
 
-from bench.common.rows import RESULTS, read_rows, write_row, write_rows
+from bench.common.rows import read_rows, write_row, write_rows
 from fastarat.common.errors import UserError
 
 
@@ -13,11 +11,6 @@ def test_rows_are_read_in_the_order_in_which_they_were_written(tmp_path):
         write_row(tmp_path / "folder" / f"{name}.jsonl", {"number": number})
     paths = [tmp_path / "folder" / f"{name}.jsonl" for name in ("b", "none", "a")]
     assert [row["number"] for row in read_rows(*paths)] == [3, 1, 2]
-
-
-def test_an_older_row_s_module_has_its_name_of_today():
-    imports = [row for row in read_rows(RESULTS / "startup.jsonl") if row["case"] == "import"]
-    assert imports and all(importlib.util.find_spec(row["module"]) for row in imports)
 
 
 def test_rows_take_the_place_of_those_that_were_written_last(tmp_path):
