@@ -80,14 +80,17 @@ def _wanted(arguments: argparse.Namespace) -> list[tuple[Story, int]]:
         names = ", ".join(fault.name for story in STORIES for fault in story.faults)
         raise UserError(f"--faults {arguments.faults}: no fault is named so; {names}")
     written = read_rows(*filter(None, [arguments.rows])) if arguments.resume else ()
-    have = {key_of(row)[1:4] for row in written if "story" in row}
+    have = {key_of(row)[1:4] for row in written}
     every = [(story, i) for i in range(arguments.tries) for story in chosen]
     mine, of = arguments.share
     return [(story, i) for story, i in every[mine - 1 :: of] if (arguments.seed, story.name, i) not in have]
 
 
 def key_of(row: Row) -> tuple[str, int, str, int, int]:
-    """What a newer row of the same replaces it by: the fault, the seed, and where it happened in which story."""
+    """What a newer row of the same replaces it by: the fault, the seed, and where it happened in which story.
+
+    The oldest rows are of single faults, of no story.
+    """
     return row["case"], row["config"]["seed"], row["story"], row["try"], row["place"]
 
 
@@ -151,12 +154,8 @@ COLUMNS = ("what fails", "the run", "as it has to", "seconds: median (most)", "p
 
 
 def counted(rows: Sequence[Row]) -> list[Row]:
-    """The rows that count: of a try that was made again the newest. A fault that has none is told by its newest row of
-    the time when a row was a single try, at a moment that was not recorded."""
-    newest = list({key_of(row): row for row in rows if "story" in row}.values())
-    told = {row["case"] for row in newest}
-    older = {row["case"]: {**row, "seconds": row["seconds_p50"]} for row in rows if "story" not in row}
-    return newest + [row for case, row in older.items() if case not in told]
+    """The rows that count: of a try that was made again the newest."""
+    return list({key_of(row): row for row in rows}.values())
 
 
 def table(rows: Sequence[Row]) -> list[list[str]]:

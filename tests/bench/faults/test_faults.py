@@ -38,9 +38,6 @@ def test_a_fault_after_which_the_run_does_not_end_in_the_same_bits_is_not_as_it_
     assert not lost["correct"] and lost["error"] == lost["said"] == "waited in vain"
 
 
-OLDER = {"case": DISK_FULL.name, "outcome": "ends", "seconds_p50": 5.0, "left": 0, "bits": None, "correct": True}
-
-
 def tried(number: int, **found: object) -> dict:
     row = {"story": "disk", "try": number, "place": 0, "config": {"seed": 0}, "case": DISK_FULL.name, "outcome": "ends"}
     return {**row, "seconds": 2.0, "left": 0, "bits": None, "correct": True, **found}
@@ -48,11 +45,7 @@ def tried(number: int, **found: object) -> dict:
 
 def test_the_table_counts_every_try_and_of_one_that_was_made_again_the_newest():
     rows = [tried(0, correct=False), tried(1, seconds=None, left=3, correct=False), tried(0), tried(2, seconds=9.0)]
-    assert faults.table([OLDER, *rows]) == [[DISK_FULL.name, "ends", "2 of 3", "6 (9)", "3", "-"]]
-
-
-def test_a_fault_without_newer_tries_is_told_by_its_single_one():
-    assert faults.table([OLDER | {"correct": False}, OLDER]) == [[DISK_FULL.name, "ends", "1 of 1", "5 (5)", "0", "-"]]
+    assert faults.table(rows) == [[DISK_FULL.name, "ends", "2 of 3", "6 (9)", "3", "-"]]
 
 
 def test_what_has_rows_is_left_out_and_processes_share_the_rest(tmp_path):
