@@ -6,6 +6,7 @@ from bench.common.rows import read_rows
 from bench.scaling import BATCH, CLUSTERS, GPU, NETS, ROWS, Cluster, Counted, Link, counted_of, predictions
 from fastarat.models.registry import build_model
 from fastarat.training.step.gradients import in_buckets
+from tests.simulated_gpu.step_table import rows as simulated_steps
 
 # One second of matrix work, and a quarter of the step is its backward pass.
 STEP = Counted(flops=1.0, bytes=0.0, kernels=0, backward=0.25, buckets=((100, 0.5), (100, 1.0)))
@@ -46,3 +47,9 @@ def test_the_committed_counts_are_of_these_nets_and_in_these_buckets():
         for predicted in predictions(counted_of(row), {1: 128, 8: 128, 64: 2}):
             assert 0 <= predicted.exposed <= predicted.exposed_after
             assert predicted.cluster in CLUSTERS and (predicted.number > 1 or predicted.exposed_after == 0)
+
+
+def test_the_committed_kernels_are_the_nodes_that_the_simulated_gpu_counted():
+    counted = simulated_steps()
+    nodes = [counted[f"{name}:graph:triton"]["nodes"] for name in NETS.values()]
+    assert [row["kernels"] for row in read_rows(ROWS)] == nodes

@@ -1,11 +1,14 @@
 """What a step costs is counted from what is traced, and the page shows the counts."""
 
+import sys
+
 import pytest
 import torch
 
 from bench.common.rows import markdown
 from bench.kernels import step_cost
 from bench.kernels.step_cost import built, eager_cost
+from tests.simulated_gpu import step_table
 
 NAME = "digits-arat"
 
@@ -65,3 +68,12 @@ def test_a_flag_that_asks_for_no_counting_counts_nothing(flag, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         step_cost.main([flag])
     assert stop.value.code == (0 if flag == "--help" else 2)
+
+
+def test_the_page_has_what_the_simulated_gpu_counted(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["step_table", "--check"])
+    assert step_table.main() == 0
+    rows = step_table.ROWS.read_text()
+    monkeypatch.setattr(step_table, "ROWS", tmp_path / "steps.jsonl")
+    step_table.ROWS.write_text(rows.replace('"nodes": 1594', '"nodes": 1595'))
+    assert step_table.main() == 1
