@@ -16,6 +16,8 @@ from typing import Any
 from fastarat.common.signals import answered
 
 ROOT = Path(__file__).parents[2]
+CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH")
+"""of compiled code"""
 _POLL_S = 0.1
 _KILL_S = 2
 _TAIL_BYTES = 1 << 16
@@ -25,6 +27,11 @@ def environment(**more: str) -> dict[str, str]:
     """This process's environment, in which a child finds the checkout from anywhere; `more` is set in addition."""
     paths = [str(ROOT), str(ROOT / "kernels"), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **more}
+
+
+def compile_caches(folder: Path) -> dict[str, str]:
+    """The variables by which a child keeps all that it compiles in `folder`."""
+    return {name: str(folder / name.lower()) for name in CACHES}
 
 
 class OutOfTime(Exception):

@@ -1,6 +1,5 @@
 """One ladder: every variant of a setting is built, checked and, if it is right, timed in turns with the others."""
 
-import gc
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +16,8 @@ from fastarat.common.console import notice
 from fastarat.common.signals import Stopped, answered, stop
 from fastarat.config import Config
 from fastarat.training.tuning.chunks import WARM_UP, chunk, steps_for
-from fastarat.training.tuning.gate import Right, batches_of, compare, definition
-from fastarat.training.tuning.subject import StepSetting, Subject
+from fastarat.training.tuning.gate import Right, batches_of, compare, definition, precision_of
+from fastarat.training.tuning.subject import StepSetting, Subject, give_back_memory
 
 
 def run_ladder(
@@ -87,7 +86,7 @@ def _check(entry: Rung, rights: dict[Config, Right], deadline: float) -> None:
         if problem is not None:
             entry.forms[form] = problem
             notice(f"{entry.name}{f' ({form})' if form else ''}: {problem}")
-        _free()
+        give_back_memory()
         slowest = max(slowest, time.monotonic() - started)
     if entry.subject is None:
         entry.problem = "; ".join(str(found) for found in entry.forms.values())
@@ -104,7 +103,7 @@ def _try(entry: Rung, form: str, build: Callable[[StepSetting], Subject], *, rig
             torch.cuda.reset_peak_memory_stats()
         started = time.monotonic()
         subject = build(setting)
-        entry.verdict = verdict = compare(subject, right, entry.variant.precision())
+        entry.verdict = verdict = compare(subject, right, precision_of(entry.variant.dtype, setting.device.type))
         seconds = time.monotonic() - started
         if verdict.problem:
             return f"WRONG: {verdict.problem}"
@@ -130,12 +129,5 @@ def _right(setting: StepSetting, rights: dict[Config, Right]) -> Right:
     if setting.config not in rights:
         batches = batches_of(setting)
         rights[setting.config] = batches, definition(setting, batches)
-        _free()
+        give_back_memory()
     return rights[setting.config]
-
-
-def _free() -> None:
-    """Give back what a failed or a slower form held: its graphs and its tensors refer to each other."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.common.rows import Row, place
-from bench.ladder.variants import NAMES, NEEDS_GPU, PLAIN
+from bench.ladder.variants import BASES, NAMES, NEEDS_GPU, PLAIN
 from fastarat.common.console import print_table, stdout
 from fastarat.common.figures import COLOURS, figure_of
 from fastarat.common.turns import ratio_text
 
 Key = tuple[Any, ...]
-BASES = {"published": "x published", "strong": "x strong"}
 
 
 def ladders(rows: Iterable[Row]) -> dict[Key, list[Row]]:
@@ -47,17 +46,23 @@ def _cells(row: Row) -> dict[str, str]:
     if row["images_per_s"] is None:
         wrong = row["error"] or "not timed"
         cells["images/s"] = wrong if wrong == NEEDS_GPU else f"no speed: {wrong.partition(':')[0]}"
-        return cells | dict.fromkeys(("ms a step", *BASES.values(), "% of peak", "% of copy", "GB", "GPU kernels"), "-")
+        return cells | dict.fromkeys(
+            ("ms a step", *map(_ratio_column, BASES), "% of peak", "% of copy", "GB", "GPU kernels"), "-"
+        )
     return {
         **cells,
         "images/s": _speed(row["images_per_s"]),
         "ms a step": f"{row['ms_p50']:.1f} ({row['ms_p20']:.1f}-{row['ms_p80']:.1f})",
-        **{column: ratio_text(row["ratios"].get(base)) for base, column in BASES.items()},
+        **{_ratio_column(base): ratio_text(row["ratios"].get(base)) for base in BASES},
         "% of peak": f"{100 * row['mfu']:.1f}" if row["mfu"] else "-",
         "% of copy": f"{100 * row['bandwidth_share']:.1f}" if row["bandwidth_share"] else "-",
         "GB": f"{row['peak_memory_gb']:.1f}" if row["peak_memory_gb"] else "-",
         "GPU kernels": f"{row['launches']:,}" if row["launches"] else "-",
     }
+
+
+def _ratio_column(base: str) -> str:
+    return f"x {base}"
 
 
 def print_tables(rows: list[Row]) -> None:

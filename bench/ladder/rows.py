@@ -11,6 +11,7 @@ from bench.common.inputs import method_of
 from bench.common.rows import base_row
 from bench.common.timing import percentiles
 from bench.ladder.turns import Rung
+from bench.ladder.variants import BASES
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.distributed import World
 from fastarat.common.turns import ratio_of
@@ -21,8 +22,6 @@ from fastarat.training.tuning.subject import StepSetting
 
 PEAK_FLOPS = 790e12
 """bf16 matrix products of an H200 on random data: what `mfu` is a share of, on any GPU"""
-BASES = ("published", "strong")
-"""what the others are compared with"""
 
 
 def cost_of(setting: StepSetting) -> Cost:

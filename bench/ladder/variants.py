@@ -19,6 +19,8 @@ NEEDS_GPU = "needs a GPU"
 PLAIN = ("published", "resident", "channels-last", "bf16", "strong")
 NAMES = (*PLAIN, "merged", "fused", "captured", "default", "x-frozen-bn", "x-fewer-steps")
 """in the ladder's order"""
+BASES = ("published", "strong")
+"""what the others are compared with"""
 MODES: tuple[Mode, ...] = ("default", "reduce-overhead", "max-autotune")
 
 
@@ -33,11 +35,6 @@ class Variant:
     setting: StepSetting
     """what it trains, other than the ladder's where it changes the algorithm"""
     needs_gpu: bool = False
-
-    def precision(self) -> str:
-        """Whose tolerance it gets: PyTorch's float32 convolutions are TF32 on a GPU."""
-        on_gpu = self.setting.device.type == "cuda"
-        return "tf32" if self.dtype == "fp32" and on_gpu else self.dtype
 
 
 def ladder_of(setting: StepSetting) -> dict[str, Variant]:

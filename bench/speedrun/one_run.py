@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bench.common.processes import Ending, environment, run_in_time
+from bench.common.processes import Ending, compile_caches, environment, run_in_time
 from bench.common.rows import Row, base_row
 from bench.speedrun.suites import Rung
 from fastarat.commands.train import parse_arguments
@@ -29,8 +29,6 @@ from fastarat.evaluation.evaluate import as_images, evaluate
 from fastarat.runs.run import Run
 from fastarat.runs.weights import load_model
 
-CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH")
-"""of compiled code: empty for each training"""
 BYTECODE = "bytecode"
 """a folder beside the trainings: Python's modules are compiled once for all of them, as they are on any machine that
 has started fastarat before"""
@@ -120,9 +118,8 @@ def warm_up(runs: Path) -> None:
 
 def _variables(runs: Path, caches: Path) -> dict[str, str]:
     """The environment of a training."""
-    places = {name: str(caches / name.lower()) for name in CACHES}
     # Set to nothing, Python writes bytecode.
-    return environment(**places, PYTHONPYCACHEPREFIX=str(runs / BYTECODE), PYTHONDONTWRITEBYTECODE="")
+    return environment(**compile_caches(caches), PYTHONPYCACHEPREFIX=str(runs / BYTECODE), PYTHONDONTWRITEBYTECODE="")
 
 
 def _cpu_seconds() -> float:

@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any
 
 from bench.common import command
-from bench.common.processes import Failed, OutOfTime, environment, result_of
+from bench.common.processes import Failed, OutOfTime, compile_caches, environment, result_of
 from bench.common.rows import RESULTS, Row, known_rows, write_row
 from bench.common.timing import percentiles
 from bench.startup.in_a_process import training_config
@@ -35,7 +35,6 @@ PROMISED_S = 0.5
 IMPORTS = {"cuda": 5, "cpu": 9}
 """fresh processes for each module; fewer where time is short"""
 SMOKE_IMPORTS = 2
-CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH")
 # What tells a row from others of the same commit and machine.
 KEYS = ("benchmark", "case", "module", "cache", "config", "commit", "gpu", "device", "torch")
 
@@ -82,7 +81,7 @@ class Starts:
     def __init__(self, arguments: argparse.Namespace, caches: Path):
         self.arguments = arguments
         self.settings = {name: getattr(arguments, name) for name in ("recipe", "device", "compile", "kernels", "smoke")}
-        self.variables = environment(**{name: str(caches / name.lower()) for name in CACHES})
+        self.variables = environment(**compile_caches(caches))
         self.end = time.monotonic() + (arguments.budget or math.inf)
 
     def rows(self) -> Iterator[Row]:

@@ -48,6 +48,13 @@ LENGTH = 0.1
 MOVEMENT = {"fp32": 0.2, "tf32": 0.6, "bf16": 1.2, "fp16": 1.2}
 
 
+def precision_of(dtype: Dtype, device: str) -> str:
+    """Whose tolerance a form gets, a key of `TOLERANCES`: PyTorch's float32 convolutions are TF32 on a GPU."""
+    if dtype == "fp64":
+        return "fp32"
+    return "tf32" if dtype == "fp32" and device == "cuda" else dtype
+
+
 def bound(name: str, precision: str, batch: int) -> float:
     """The largest error that a quantity may have at this batch size."""
     kind, _, quantity = name.rpartition(": ")
@@ -99,7 +106,7 @@ def definition(setting: StepSetting, batches: Sequence[Batch]) -> list[Snapshot]
 
 
 def compare(subject: Subject, right: Right, precision: str) -> Verdict:
-    """Let a subject, at its initial weights, take the steps. `precision`: a key of `TOLERANCES`."""
+    """Let a subject, at its initial weights, take the steps. `precision`: see `precision_of`."""
     batches, snapshots = right
     with subject.flags():
         found = list(_snapshots(subject, batches))

@@ -1,12 +1,9 @@
 """Candidates held against the definition; those that are right are timed in turns with the plainest of them."""
 
-import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-
-import torch
 
 from fastarat.common.console import notice
 from fastarat.common.errors import WorkError, first_line
@@ -16,8 +13,8 @@ from fastarat.training.choices import Choices
 from fastarat.training.step.compiled import MOST_UNROLLED, unrolled_size
 from fastarat.training.tuning.candidates import candidates, described, other_threads
 from fastarat.training.tuning.chunks import WARM_UP, chunk, steps_for
-from fastarat.training.tuning.gate import Right, batches_of, compare, definition
-from fastarat.training.tuning.subject import FastaratSubject, StepSetting
+from fastarat.training.tuning.gate import Right, batches_of, compare, definition, precision_of
+from fastarat.training.tuning.subject import FastaratSubject, StepSetting, give_back_memory
 
 TURNS = 5
 _TURNS_SECONDS = 60.0
@@ -138,19 +135,19 @@ class Trial:
             if running:
                 running.subject.close()
             del running
-            _free()
+            give_back_memory()
 
     def _ready(self, form: Choices) -> tuple[Running, float]:
         """The form, right and warm, and the seconds of its first step; raises `_Refused`."""
         subject = FastaratSubject(self.setting, form)
-        verdict = compare(subject, self.right, _precision(form))
+        verdict = compare(subject, self.right, precision_of(form.dtype, form.device))
         subject.close()
         if verdict.problem:
             first, *more = verdict.problem.split("; ")
             raise _Refused(f"differs from the definition: {first}{f' and {len(more)} more' * bool(more)}")
         # Once more, with what the compiler has kept of the first time: so will it be in the trainings to come.
         del subject
-        _free()
+        give_back_memory()
         started = time.perf_counter()
         subject = FastaratSubject(self.setting, form)
         running = Running(subject, subject.batches(), 1)
@@ -168,17 +165,3 @@ class Trial:
 
 class _Refused(Exception):
     """Says what is wrong with a candidate."""
-
-
-def _precision(form: Choices) -> str:
-    """Whose tolerance it gets: PyTorch's float32 convolutions are TF32 on a GPU."""
-    if form.dtype == "fp64":
-        return "fp32"
-    return "tf32" if form.dtype == "fp32" and form.device == "cuda" else form.dtype
-
-
-def _free() -> None:
-    """Give back what a candidate held: its graphs and its tensors refer to each other."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -27,7 +27,7 @@ def small_ladders():
     with pytest.MonkeyPatch.context() as patched:
         for real in (ladder.cost_of, ladder.batches_of, ladder.definition):
             patched.setattr(ladder, real.__name__, once(real))
-        patched.setattr(ladder, "_free", lambda: None)  # gives back a GPU's memory
+        patched.setattr(ladder, "give_back_memory", lambda: None)  # gives back a GPU's memory
         patched.setattr(chunks, "_CHUNK_SECONDS", 0.1)
         yield
 

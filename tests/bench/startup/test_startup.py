@@ -1,11 +1,11 @@
-"""The start-up benchmark: fresh processes, rows by the contract, and imports that stay light."""
+"""The start-up benchmark: fresh processes, complete rows, and imports that stay light."""
 
 import json
 
 import pytest
 import torch
 
-from bench.common.processes import Failed
+from bench.common.processes import CACHES, Failed
 from bench.common.rows import read_rows
 from bench.startup import __main__ as startup
 
@@ -45,7 +45,7 @@ def starts(tmp_path, monkeypatch):
     seen = []
 
     def record(self, *arguments):
-        seen.append((arguments, [self.variables[name] for name in startup.CACHES]))
+        seen.append((arguments, [self.variables[name] for name in CACHES]))
         return {"seconds": 1} if "-m" in arguments else [1, 1]
 
     def make(*flags, **base):
