@@ -1,7 +1,5 @@
 """The tests that a campaign runs on a GPU."""
 
-from pathlib import Path
-
 from bench.common.processes import ROOT
 
 TESTS = ROOT / "tests"
@@ -32,9 +30,9 @@ _STEP_TESTS = TESTS / "gpu" / "test_captured_step.py"
 CAPTURED_STEP = f"{_STEP_TESTS}::test_the_captured_step_tracks_the_eager_one_over_200_replays"
 
 
-def gpu_tests(tests: Path = TESTS) -> list[str]:
+def gpu_tests() -> list[str]:
     """The files with tests that are marked as a GPU's, and the folders whose conftest.py marks them."""
-    marked = [path for path in tests.rglob("*.py") if "mark.gpu" in path.read_text()]
+    marked = [path for path in TESTS.rglob("*.py") if "mark.gpu" in path.read_text()]
     return sorted({str(path.parent if path.name == "conftest.py" else path) for path in marked})
 
 

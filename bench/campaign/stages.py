@@ -85,7 +85,7 @@ def stages(setting: CampaignSetting) -> list[Stage]:
     """All stages of a campaign, the most wanted first."""
     return [
         _environment(setting),
-        _correctness(setting),
+        _correctness(),
         _golden(setting),
         _throughput(setting, "resnet18", (128,), variants=("published", "strong", "default")),
         _throughput(setting, "resnet18", (256, 512, 1024), variants=("default", "strong")),
@@ -121,7 +121,7 @@ def _pytest(*tests: str) -> tuple[str, ...]:
     return _python("pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", *tests)
 
 
-def _correctness(setting: CampaignSetting) -> Stage:
+def _correctness() -> Stage:
     """A case of each kernel and one captured step: from cold caches all tests of a GPU compile for ten minutes."""
     return Stage("correctness", _pytest(*kernel_tests(), CAPTURED_STEP), 240, lacks=_without_pytest())
 

@@ -49,7 +49,7 @@ def measure_case(case: Case, bench: Bench) -> list[dict[str, Any]]:
         try:
             function = build()
             own = _clone(inputs) if case.in_place else inputs
-            problem, error = _compare(case, _results(case, function, own, dy=dy), truth)
+            problem, error = _compare(case, _results(function, own, dy=dy), truth)
             prepared = {} if problem else _prepared(case, function, inputs, dy=dy, device=bench.device)
         except Exception as raised:
             problem, error, prepared = one_line(raised), None, {}
@@ -136,10 +136,10 @@ def _truth(case: Case, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor | None
     dtype = case.dtype if y.dim() == 4 else torch.float32
     dy = (0.5 + 0.5 * y + noise).to(dtype)
     dy = dy.contiguous(memory_format=torch.channels_last) if dy.dim() == 4 else dy
-    return _results(case, case.definition, wide, dy=dy), dy
+    return _results(case.definition, wide, dy=dy), dy
 
 
-def _results(case: Case, function: Function, inputs: Inputs, *, dy: Tensor | None) -> dict[str, Tensor]:
+def _results(function: Function, inputs: Inputs, *, dy: Tensor | None) -> dict[str, Tensor]:
     """Outputs, and the gradients of all inputs that have one, by name."""
     outputs = function(**inputs)
     results = {name: value.detach() for name, value in outputs.items()}

@@ -116,11 +116,11 @@ def stored(source: Path) -> Dataset:
     ]
     if len(found) != len(layout.places):
         raise UserError(f"{source} has changed while it was read: begin again")
-    train, test = (_split(source, layout, found, split) for split in SPLITS)
+    train, test = (_split(source, found, split) for split in SPLITS)
     return from_splits(stem(source), train, test, layout.classes)
 
 
-def _split(source: Path, layout: Layout, found: list[tuple[Place, Entry]], split: str) -> StoredImages:
+def _split(source: Path, found: list[tuple[Place, Entry]], split: str) -> StoredImages:
     rows = sorted((pair for pair in found if pair[0].split == split), key=lambda pair: pair[0].row)
     if source.is_dir():
         samples = [Sample(entry.name, 0, _size(entry.path), place.label) for place, entry in rows]

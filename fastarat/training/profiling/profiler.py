@@ -133,7 +133,7 @@ class Profiler:
         precision = self.training.parts.precision
         roofs = measure_roofs(self.device, precision.autocast_dtype or precision.parameter_dtype)
         times = times_of(found, wall_ms)
-        profile = {**self._facts(times, wall_ms), **summary(times, wall_ms, self.num_steps, costs, roofs)}
+        profile = {**self._facts(times, wall_ms), **summary(times, self.num_steps, costs, roofs)}
         self._write(profile, trace)
 
     def _facts(self, times: Times, wall_ms: float) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from fastarat.training.profiling.trace import GAPS, Times
 _MOST_UNKNOWN = 5
 
 
-def summary(times: Times, wall_ms: float, num_steps: int, costs: dict[Any, Cost], roofs: Roofs) -> dict[str, Any]:
+def summary(times: Times, num_steps: int, costs: dict[Any, Cost], roofs: Roofs) -> dict[str, Any]:
     """The table as data, each figure of one step. `roof_share`: the time that the part would take at its own roof,
     by the slower of bytes and flops, of the time that it took; None where it took none, and for the gaps."""
 

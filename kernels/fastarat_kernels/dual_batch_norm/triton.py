@@ -44,7 +44,7 @@ SIZES = ("num_partials", "num_rows", "rows", "rows_per_split", "groups", "sets")
 
 
 @triton.jit
-def _place(rows, rows_per_split, C, BLOCK_C: tl.constexpr):
+def _place(rows, rows_per_split, BLOCK_C: tl.constexpr):
     """This program's group, the first of its rows (of all groups' rows), how many, and its channels."""
     group = tl.program_id(2)
     first = tl.program_id(1) * rows_per_split
@@ -130,7 +130,7 @@ def _partials_kernel(
     x_ptr, partials_ptr, rows, rows_per_split, groups, C, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr
 ):  # fmt: skip
     """Count, mean and sum of squares of each split, by Welford's recurrence in each of BLOCK_R x BLOCK_C lanes."""
-    group, first, num, channels = _place(rows, rows_per_split, C, BLOCK_C)
+    group, first, num, channels = _place(rows, rows_per_split, BLOCK_C)
     mean = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
     squares = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
     for k in tl.range(0, tl.cdiv(num, BLOCK_R), num_stages=STAGES):
@@ -156,7 +156,7 @@ def _apply_kernel(
     RELU: tl.constexpr, IN_FLIGHT: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """y, bits and statistics; every program merges the partials of its channels."""
-    group, first, num, channels = _place(rows, rows_per_split, C, BLOCK_C)
+    group, first, num, channels = _place(rows, rows_per_split, BLOCK_C)
     mean, variance = _statistics(partials_ptr, num_partials, group, groups, channels, C, BLOCK_C)
     if tl.program_id(1) == 0:
         tl.store(statistics_ptr + group * C + channels, mean, mask=channels < C)
@@ -190,7 +190,7 @@ def _gradient_partials_kernel(
     RECOMPUTE: tl.constexpr, IN_FLIGHT: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Sums of g and of g * xhat of each split, and g where there are bits."""
-    group, first, num, channels = _place(rows, rows_per_split, C, BLOCK_C)
+    group, first, num, channels = _place(rows, rows_per_split, BLOCK_C)
     mean, rstd, scale, bias = _channel_terms(
         statistics_ptr, weight_ptr, bias_ptr, group, groups, sets, channels, C, eps
     )
@@ -224,7 +224,7 @@ def _input_gradient_kernel(
     RECOMPUTE: tl.constexpr, IN_FLIGHT: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """dx and totals of the sums; every program adds up the sums of its channels."""
-    group, first, num, channels = _place(rows, rows_per_split, C, BLOCK_C)
+    group, first, num, channels = _place(rows, rows_per_split, BLOCK_C)
     mean, rstd, scale, bias = _channel_terms(
         statistics_ptr, weight_ptr, bias_ptr, group, groups, sets, channels, C, eps
     )

@@ -188,7 +188,7 @@ def test_the_tables_shares_are_all_of_the_time_and_roofs_are_by_the_slower_of_by
     times = times_of([Activity("convolutions", "a", 0, 6000), Activity("batch-norm", "b", 6000, 8000)], wall_ms=10)
     costs = dict.fromkeys(PARTS, Cost())
     costs |= {"convolutions": Cost(1, 10**6, 3 * 10**9), "batch-norm": Cost(1, 10**6, 0)}
-    table = summary(times, 10, 2, costs, Roofs(flops_per_s=10**12, bytes_per_s=2 * 10**9))
+    table = summary(times, 2, costs, Roofs(flops_per_s=10**12, bytes_per_s=2 * 10**9))
     rows = {row["part"]: row for row in table["parts"]}
     assert list(rows) == [*PARTS, GAPS]
     assert sum(row["share"] for row in rows.values()) == pytest.approx(1)
@@ -244,7 +244,7 @@ def test_measuring_roofs_leaves_the_random_state():
 def profile(unknown: dict[str, float]) -> dict[str, Any]:
     times = times_of([Activity("convolutions", "a", 0, 1000)], wall_ms=2)
     costs = dict.fromkeys(PARTS, Cost(1, 10**9, 0))
-    table = summary(times._replace(unknown=unknown), 2, 1, costs, Roofs(10**12, 10**11))
+    table = summary(times._replace(unknown=unknown), 1, costs, Roofs(10**12, 10**11))
     facts = {"recipe": "r", "batch": 8, "attack_steps": 1, "dtype": "bfloat16", "kernels": "triton", "torch": "2"}
     facts |= {"compile": "graph", "device": "a GPU", "recorded_steps": 1, "ms_a_step": 2.0, "launches_a_step": 1.0}
     return {**facts, "ms_a_step_unrecorded": 1.9, **table}
