@@ -15,7 +15,7 @@ from tests.layers import (
     PACKAGE,
     ROOT,
     against_order,
-    circles,
+    circle,
     files,
     functions,
     imports,
@@ -77,7 +77,7 @@ def test_a_room_imports_only_what_stands_before_it(room):
 
 
 def test_no_modules_import_one_another():
-    assert circles() == []
+    assert circle() == []
 
 
 def test_a_benchmark_knows_nothing_of_another():
