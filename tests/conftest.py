@@ -51,7 +51,7 @@ def uncounted_libraries() -> Iterator[None]:
     docstrings = "tyro._docstrings.get_field_docstring"
     with pytest.MonkeyPatch.context() as patch:
         for name in ("tyro.cli", "matplotlib.pyplot.subplots", "matplotlib.figure.Figure.savefig", "torch.onnx.export"):
-            with suppress(ImportError):  # the tests of a borrowed GPU go without
+            with suppress(ImportError):  # a machine with a GPU may lack them
                 patch.setattr(name, uncounted_calls(pkgutil.resolve_name(name)))
         with suppress(ImportError, AttributeError):  # it is private: another version may have none
             patch.setattr(docstrings, cache(pkgutil.resolve_name(docstrings)))
@@ -115,6 +115,14 @@ def golden() -> Path:
     return GOLDEN
 
 
+@pytest.fixture
+def kit(golden) -> Path:
+    """The folder of AutoAttack's golden vectors; the test is skipped where it is absent."""
+    if not (golden / "autoattack").is_dir():
+        pytest.skip("shared/golden/autoattack is not here")
+    return golden / "autoattack"
+
+
 WRITE_PAGE = "fastarat.commands.train.write_page"
 
 
@@ -127,7 +135,7 @@ def without_curves() -> Iterator[Callable[[Run], None] | None]:
     """
     write_page = None
     with pytest.MonkeyPatch.context() as patch:
-        with suppress(ImportError):  # the tests of a borrowed GPU go without what parses flags
+        with suppress(ImportError):  # a machine with a GPU may lack what parses flags
             write_page = pkgutil.resolve_name(WRITE_PAGE)
             patch.setattr(WRITE_PAGE, lambda run: None)
         patch.setattr("fastarat.training.train.learning_curves", lambda path, *_: write_text(path, "no picture"))

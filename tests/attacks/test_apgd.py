@@ -1,4 +1,4 @@
-"""APGD takes the standard's steps, reaches its flags, keeps its contract, and treats every point as if alone."""
+"""APGD takes the standard's steps, reaches its flags, stays in the ball, and treats every point as if alone."""
 
 from pathlib import Path
 
@@ -143,14 +143,6 @@ def test_a_start_lies_on_the_balls_surface(norm):
 # The kit: stored results of the standard.
 
 
-@pytest.fixture
-def kit(golden) -> Path:
-    """The folder of AutoAttack's golden vectors; the test is skipped where it is absent."""
-    if not (golden / "autoattack").is_dir():
-        pytest.skip("shared/golden/autoattack is not here")
-    return golden / "autoattack"
-
-
 def stored(path: Path) -> dict[str, Tensor]:
     with np.load(path) as file:
         return {key: torch.from_numpy(file[key]) for key in file.files}
@@ -239,7 +231,7 @@ def test_logits_times_100_hide_from_cross_entropy_but_not_from_the_targeted_loss
     assert by_ce.float().mean() < 0.1 and by_t.float().mean() > 0.25
 
 
-# The contract.
+# What it finds.
 
 
 @NORMS

@@ -30,7 +30,7 @@ EPS = {"linf": 0.18, "l2": 0.75}
 NORMS = tuple(NAMES)
 
 
-class Kit(NamedTuple):
+class Stored(NamedTuple):
     """A net with the standard's results on it."""
 
     model: nn.Module
@@ -40,15 +40,14 @@ class Kit(NamedTuple):
 
 
 @pytest.fixture
-def kit(golden):
-    def load(name: str, dtype: torch.dtype = torch.float32) -> Kit:
-        folder = golden / "autoattack"
+def of_the_standard(kit):
+    def load(name: str, dtype: torch.dtype = torch.float32) -> Stored:
         arrays = {}
         for file in ("data.npz", name):
-            with np.load(folder / file, allow_pickle=False) as stored:
-                arrays |= {key: torch.from_numpy(stored[key]) for key in stored.files}
-        model = load_kit_model(folder, "plain").requires_grad_(False)
-        return Kit(model.to(dtype), arrays["x_test"].to(dtype), arrays["y_test"], arrays)
+            with np.load(kit / file, allow_pickle=False) as found:
+                arrays |= {key: torch.from_numpy(found[key]) for key in found.files}
+        model = load_kit_model(kit, "plain").requires_grad_(False)
+        return Stored(model.to(dtype), arrays["x_test"].to(dtype), arrays["y_test"], arrays)
 
     return load
 
@@ -75,8 +74,8 @@ def curved() -> tuple[nn.Module, Tensor, Tensor]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("norm", NORMS)
-def test_the_search_takes_the_steps_of_the_standard(kit, norm, dtype):
-    model, x, y, trace = kit(f"trace_plain_{NAMES[norm]}.npz", dtype)
+def test_the_search_takes_the_steps_of_the_standard(of_the_standard, norm, dtype):
+    model, x, y, trace = of_the_standard(f"trace_plain_{NAMES[norm]}.npz", dtype)
     x, y, seen = x[trace["index"]], y[trace["index"]], []
 
     def observed(points: Tensor) -> Tensor:
@@ -93,8 +92,8 @@ def test_the_search_takes_the_steps_of_the_standard(kit, norm, dtype):
 
 
 @pytest.mark.no_cover  # what it runs is counted by others
-def test_alone_it_breaks_what_the_standard_breaks(kit):
-    model, x, y, stored = kit("aa_plain_Linf_individual_seed0.npz")
+def test_alone_it_breaks_what_the_standard_breaks(of_the_standard):
+    model, x, y, stored = of_the_standard("aa_plain_Linf_individual_seed0.npz")
     _, broken, _ = fab_t(model, x[:60], y[:60], norm="linf", eps=EPS["linf"])
     robust = stored["robust_to_fab_t"][:60]
     assert (robust != ~broken).sum() <= 2

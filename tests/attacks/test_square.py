@@ -23,14 +23,6 @@ EPS = {"linf": 0.1, "l2": 0.6}
 
 
 @pytest.fixture
-def kit(golden) -> Path:
-    folder = golden / "autoattack"
-    if not folder.is_dir():
-        pytest.skip("shared/golden/autoattack is not here")
-    return folder
-
-
-@pytest.fixture
 def net() -> nn.Module:
     """A net of random weights for images [N, 1, 8, 8] in float64: some of its labels are easy to change, some not."""
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 3)).double().requires_grad_(False)

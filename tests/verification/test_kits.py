@@ -36,13 +36,6 @@ def own(made, tmp_path) -> Path:
     return shutil.copytree(made, tmp_path / "own")
 
 
-@pytest.fixture
-def golden_kit(golden) -> Path:
-    if not (golden / "autoattack").is_dir():
-        pytest.skip("shared/golden/autoattack is not here")
-    return golden / "autoattack"
-
-
 def rows(folder: Path, only=QUICK) -> dict:
     found = [row for part in kit_parts(folder, CPU, only) for row in part.rows(lambda amount: None)]
     assert len({row.quantity for row in found}) == len(found), "every row has a name of its own"
@@ -145,8 +138,8 @@ def test_a_spoiled_quantity_fails(own, file, changes, fails):
         ({"square_eta_l2_5": np.transpose}, "units: square_eta_l2_5"),
     ],
 )
-def test_a_spoiled_unit_fails_and_no_other(golden_kit, tmp_path, change, fails):
-    shutil.copy(golden_kit / "unit_vectors.npz", tmp_path)
+def test_a_spoiled_unit_fails_and_no_other(kit, tmp_path, change, fails):
+    shutil.copy(kit / "unit_vectors.npz", tmp_path)
     assert not failing(tmp_path)
     spoil(tmp_path, "unit_vectors.npz", **change)
     assert failing(tmp_path) == [fails]
@@ -296,11 +289,11 @@ def test_nothing_to_compare_is_no_success(own, capsys):
 
 
 @pytest.mark.no_cover  # the kit above runs the same lines
-def test_all_but_the_whole_attacks_hold_on_the_golden_kit(golden_kit):
-    assert failing(golden_kit) == []
+def test_all_but_the_whole_attacks_hold_on_the_kit(kit):
+    assert failing(kit) == []
 
 
 @pytest.mark.slow
-def test_the_whole_attacks_hold_on_the_golden_kit(golden_kit, capsys):
-    assert main(["verify", str(golden_kit), "--only", "attacks"]) == 0
+def test_the_whole_attacks_hold_on_the_kit(kit, capsys):
+    assert main(["verify", str(kit), "--only", "attacks"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("all ")

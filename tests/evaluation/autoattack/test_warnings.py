@@ -78,14 +78,6 @@ def test_warnings_leave_the_interpreters_tracing_alone(run):
         sys.settrace(before)
 
 
-@pytest.fixture
-def kit(golden) -> Path:
-    """The folder of AutoAttack's golden vectors; the test is skipped where it is absent."""
-    if not (golden / "autoattack").is_dir():
-        pytest.skip("shared/golden/autoattack is not here")
-    return golden / "autoattack"
-
-
 def on_the_kit(kit: Path, name: str, norm: str, **settings) -> tuple[list[int], list[int], Evaluation]:
     """Robust counts of ours and of the standard's seed 0, after clean and each attack; and our result."""
     file = f"aa_{name}_{'Linf' if norm == 'linf' else 'L2'}_sequential_seed0.npz"
