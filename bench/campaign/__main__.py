@@ -1,4 +1,4 @@
-"""Everything that a borrowed GPU can tell, in one command that ends in time; the next call goes on where it ended.
+"""All that a GPU can tell in a short time: one command that ends in time; the next call goes on where it ended.
 
     python -m bench.campaign --budget 540 --out rows --data cifar10-jpeg.tar.xz
     python -m bench.campaign --budget 540 --out rows --device cpu --smoke

@@ -33,7 +33,7 @@ MOST_DIGITS = 18
 
 
 class Run:
-    """`runs/NAME/`; its parts have the names of the design's contract."""
+    """`runs/NAME/`; docs/training.md lists its files."""
 
     def __init__(self, path: Path):
         self.path = path

@@ -1,4 +1,4 @@
-"""What training and the benchmarks import: nothing heavy that torch did not, nothing that a borrowed machine lacks."""
+"""What training and the benchmarks import: nothing heavy that torch did not, nothing that a GPU's machine may lack."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def test_training_brings_nothing_heavy_that_torch_did_not_nor_does_looking_for_l
     assert not {*LOADERS, *ABSENT} & set(looking)
 
 
-def test_the_stages_import_nothing_that_a_borrowed_machine_lacks(process):
+def test_the_stages_import_nothing_that_a_gpu_s_machine_may_lack(process):
     """Nor does the benchmark of the kernels when it runs, whose stages are most of a campaign's."""
     assert process.returncode == 0, process.stderr
     assert json.loads(process.stdout.splitlines()[-1])[-1] == 0

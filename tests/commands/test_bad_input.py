@@ -1,4 +1,4 @@
-"""Whatever is wrong with what a user gives is said in one line that names the fix, with the contract's exit code."""
+"""Whatever is wrong with what a user gives is said in one line that names the fix, with exit code 2 or 1."""
 
 import errno
 import os

@@ -377,7 +377,7 @@ def test_the_smoke_campaign_runs_every_stage_on_a_cpu(tmp_path):
     blocked = tmp_path / "blocked"
     for name in ("tyro", "pooch"):
         (blocked / name).mkdir(parents=True)
-        (blocked / name / "__init__.py").write_text("raise ImportError('not on a borrowed machine')")
+        (blocked / name / "__init__.py").write_text("raise ImportError('not on this machine')")
     paths = os.pathsep.join(map(str, (blocked, ROOT, ROOT / "kernels")))
     command = [sys.executable, "-m", "bench.campaign", "--device", "cpu", "--smoke", "--budget", "2400"]
     command += ["--out", str(tmp_path / "out"), "--state", str(tmp_path / "state")]

@@ -1,4 +1,4 @@
-"""The kernel benchmark: what is wrong gets no speed, rows keep the contract, tables come from rows."""
+"""The kernel benchmark: what is wrong gets no speed, rows are complete, tables come from rows."""
 
 import json
 from dataclasses import replace

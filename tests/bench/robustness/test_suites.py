@@ -1,4 +1,4 @@
-"""The robustness benchmark trains, measures, writes contract rows, and skips what is done."""
+"""The robustness benchmark trains, measures, writes complete rows, and skips what is done."""
 
 import shutil
 import signal
@@ -338,7 +338,7 @@ def test_the_tables_of_the_pages_are_those_of_the_committed_rows():
     assert [tables.render(text) for text in texts] == texts
 
 
-def test_committed_rows_keep_the_contract():
+def test_committed_rows_have_the_fields_of_every_row():
     rows = list(read_rows(*RESULTS.glob("*.jsonl")))
     assert rows
     for row in rows:
