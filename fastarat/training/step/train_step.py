@@ -44,7 +44,8 @@ class StepParts:
     momenta: list[Tensor] = field(init=False)
     """of the optimizer, one for each parameter, in its shape and dtype"""
     zero: Tensor = field(init=False)
-    """a scalar 0 that requires grad: see `fastarat.attacks.pgd.Means`"""
+    """a scalar 0 that requires grad: torch.compile differentiates by a graph's input, not by a leaf made inside (see
+    `fastarat.attacks.pgd.Means`)"""
 
     def __post_init__(self) -> None:
         parameters = [p for p in (*self.model.parameters(), *self.method.parameters()) if p.requires_grad]
@@ -101,8 +102,10 @@ class Stages(NamedTuple):
 
 def start(parts: StepParts, batch: Batch, controls: Controls) -> tuple[Tensor, Fixed]:
     """The attack's first iterate, [B, C, H, W] in the dtype of `batch.x`, and what its steps share."""
-    attack, how = parts.attack, {"seed": parts.seed, "eps": controls.eps, "kernels": parts.kernels}
-    first, centre = pgd.start(attack, batch.x, batch.rows, controls.step, **how)
+    attack = parts.attack
+    first, centre = pgd.start(
+        attack, batch.x, batch.rows, controls.step, seed=parts.seed, eps=controls.eps, kernels=parts.kernels
+    )
     weights = parts.precision.constant_weights(parts.model)
     with parts.precision.autocast():
         constant = pgd.clean_log_probabilities(attack, _attacked(parts, weights), centre)
@@ -112,6 +115,7 @@ def start(parts: StepParts, batch: Batch, controls: Controls) -> tuple[Tensor, F
 def ascend(parts: StepParts, x_adv: Tensor, y: Tensor, fixed: Fixed, controls: Controls) -> Tensor:
     """One step of the attack on the images `x_adv` [B, C, H, W] with labels `y` (int64 [B]): the next iterate."""
     attack, logits_of = parts.attack, _attacked(parts, fixed.weights)
+    # Without projection the radius is infinite.
     eps = controls.eps if attack.project else torch.full_like(controls.eps, attack.radius)
     ball, constant = pgd.Ball(fixed.centre, eps, controls.step_size), fixed.clean_log_probabilities
     means = pgd.Means(parts.kernels, parts.zero, parts.precision.attack_factor)
@@ -161,4 +165,5 @@ def train_step(parts: StepParts, batch: Batch, controls: Controls, stages: Stage
     x_adv, fixed = stages.start(parts, batch, controls)
     for _ in range(parts.attack.steps):
         x_adv = stages.ascend(parts, x_adv, batch.y, fixed, controls)
+    # The centre is the clean batch, except for the published code's start, which moves it.
     return stages.descend(parts, fixed.centre, x_adv, batch.y, controls)
