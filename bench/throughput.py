@@ -1,6 +1,6 @@
 """Images/s of adversarial training, from published code to fastarat's default, one change at a time.
 
-    python bench/throughput.py --model resnet18 --method arat --batch 128 --data cifar10-jpeg
+    python bench/throughput.py --model resnet18 --method arat --batch 128 --data cifar10
     python bench/throughput.py --device cpu --smoke
 
 Correctness first: a variant whose losses, statistics or weights are not those of the definition gets no speed.

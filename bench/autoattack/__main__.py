@@ -1,6 +1,6 @@
 """AutoAttack side by side with the reference's code (`pyautoattack`): the same model, images and machine.
 
-    python -m bench.autoattack --model model.safetensors --data cifar10-jpeg
+    python -m bench.autoattack --model model.safetensors --data cifar10
 
 Attack by attack and in turns: fastarat, the reference, and in the next turn the other way round. In one attack both
 get the same images: those that are robust to either's attacks before. Each has a seed of its own in each turn, so

@@ -1,6 +1,6 @@
 """All that a GPU can tell in a short time: one command that ends in time; the next call goes on where it ended.
 
-    python -m bench.campaign --budget 540 --out rows --data cifar10-jpeg.tar.xz
+    python -m bench.campaign --budget 540 --out rows --data cifar10
     python -m bench.campaign --budget 540 --out rows --device cpu --smoke
 
 Each stage is a process of its own with a share of the time: one that fails, hangs or crashes is a row that says so, and

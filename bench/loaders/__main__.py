@@ -1,6 +1,6 @@
 """Images/s and CPU time of each loader, and the share of a training step that passes in waiting for it.
 
-    python -m bench.loaders --data cifar10-jpeg --photos photos.tar
+    python -m bench.loaders --data cifar10 --photos photos.tar
     python -m bench.loaders --device cpu --smoke
 
 Correctness first: a loader whose pixels are not those that PIL reads from the same files gets no speed. Every figure is

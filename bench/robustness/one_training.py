@@ -1,6 +1,6 @@
 """Train by a recipe, or go on with it, without the command line's parser: then measure the result, or a profile.
 
-    python -m bench.robustness.one_training cifar10-resnet18-arat --data cifar10-jpeg --out runs/paper \
+    python -m bench.robustness.one_training cifar10-resnet18-arat --data cifar10 --out runs/paper \
         --suite paper-resnet18
     python -m bench.robustness.one_training cifar10-resnet18-arat --out runs/profile --profile 5
 

@@ -1,6 +1,6 @@
 """AR-AT with a ResNet-18 of half the width on CIFAR-10: the smallest net here with capacity to spare, for patient CPUs.
 
-    fastarat train cifar10-resnet18-w32-arat --data cifar10-jpeg
+    fastarat train cifar10-resnet18-w32-arat
 
 2.8 million parameters, 0.28 GFLOP an image. 8 epochs with three attack steps; convolutions learn by Muon, at a rate
 that rises and falls in straight lines, as in `cifar10-tiny-arat-fast`; crops move by two pixels. Not yet

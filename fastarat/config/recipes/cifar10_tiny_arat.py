@@ -1,6 +1,6 @@
 """AR-AT with a small net (three residual blocks of 16, 32, 64 channels) on CIFAR-10: made for CPUs.
 
-    fastarat train cifar10-tiny-arat --data cifar10-jpeg
+    fastarat train cifar10-tiny-arat
 
 About 12 minutes on 2 idle CPU cores, by its step rate.
 Measured on cifar10-jpeg (one seed, eps 8/255): 58.8 % clean and 28.1 % PGD-20 accuracy on 2,000 test

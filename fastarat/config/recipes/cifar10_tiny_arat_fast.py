@@ -1,6 +1,6 @@
 """AR-AT with a small net on CIFAR-10, made for the time to robustness: `cifar10-tiny-arat` in 32 passes of 144.
 
-    fastarat train cifar10-tiny-arat-fast --data cifar10-jpeg
+    fastarat train cifar10-tiny-arat-fast
 
 The same net, method and threat model. Epochs, attack, optimizer and schedule are those of `cifar10-tiny-at-fast`, and
 gamma is 3 instead of 10, by which more robustness stays. Found on validation images (`python -m bench.speedrun.tries`),

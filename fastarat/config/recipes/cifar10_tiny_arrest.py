@@ -1,7 +1,7 @@
 """ARREST (unofficial) with a small net on CIFAR-10.
 
-    fastarat train cifar10-tiny-standard --data cifar10-jpeg --out runs/standard
-    fastarat train cifar10-tiny-arrest --data cifar10-jpeg --method.teacher runs/standard
+    fastarat train cifar10-tiny-standard --out runs/standard
+    fastarat train cifar10-tiny-arrest --method.teacher runs/standard
 
 Net, epochs, schedule and eps are those of `cifar10-tiny-at`. No code was released: the weights of its terms are
 this package's choice.

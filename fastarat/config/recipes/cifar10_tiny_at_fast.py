@@ -1,6 +1,6 @@
 """AT with a small net on CIFAR-10, made for the time to robustness: `cifar10-tiny-at` in a fifth of its passes.
 
-    fastarat train cifar10-tiny-at-fast --data cifar10-jpeg
+    fastarat train cifar10-tiny-at-fast
 
 The same net, method and threat model. What differs: convolutions learn by Muon, at a rate that rises and falls in
 straight lines; 4 epochs instead of 12; one attack step of 11/255 in a ball of 9/255 (FGSM-RS; Wong et al., 2020)

@@ -1,6 +1,6 @@
 """FGSM-RS with a small net on CIFAR-10.
 
-    fastarat train cifar10-tiny-fgsm-rs --data cifar10-jpeg
+    fastarat train cifar10-tiny-fgsm-rs
 
 Net, epochs, schedule and eps are those of `cifar10-tiny-at`; the attack is one step of 1.25 eps from a random start
 (Wong et al., 2020).

@@ -1,6 +1,6 @@
 """LBGAT with a small net on CIFAR-10.
 
-    fastarat train cifar10-tiny-lbgat --data cifar10-jpeg
+    fastarat train cifar10-tiny-lbgat
 
 Net, epochs, schedule and eps are those of `cifar10-tiny-at`; the teacher is a net of the same size, beta 0 and the
 KL attack are its paper's.

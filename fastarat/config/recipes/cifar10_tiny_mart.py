@@ -1,6 +1,6 @@
 """MART with a small net on CIFAR-10.
 
-    fastarat train cifar10-tiny-mart --data cifar10-jpeg
+    fastarat train cifar10-tiny-mart
 
 Net, epochs, schedule and eps are those of `cifar10-tiny-at`; beta 5 and the start of the attack are its paper's.
 

@@ -1,6 +1,6 @@
 """N-FGSM with a small net on CIFAR-10.
 
-    fastarat train cifar10-tiny-n-fgsm --data cifar10-jpeg
+    fastarat train cifar10-tiny-n-fgsm
 
 Net, epochs, schedule and eps are those of `cifar10-tiny-at`; the attack is one step of eps from a start of twice
 that, not put back into the ball (de Jorge et al., 2022).

@@ -1,6 +1,6 @@
 """Standard training with a small net on CIFAR-10.
 
-    fastarat train cifar10-tiny-standard --data cifar10-jpeg
+    fastarat train cifar10-tiny-standard
 
 Net, epochs, schedule and eps are those of `cifar10-tiny-at`. No attack: the baseline of clean accuracy, and the
 teacher that ARREST starts from.

@@ -1,6 +1,6 @@
 """TRADES with a small net on CIFAR-10.
 
-    fastarat train cifar10-tiny-trades --data cifar10-jpeg
+    fastarat train cifar10-tiny-trades
 
 Net, epochs, schedule and eps are those of `cifar10-tiny-at`; beta 6 and the KL attack are its paper's.
 
