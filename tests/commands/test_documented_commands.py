@@ -252,8 +252,8 @@ def _pip(args: list[str]) -> None:
         patch.chdir(CHECKOUT)
         patch.setattr(setuptools, "setup", metadata.update)
         runpy.run_path("setup.py")
-    extras = [re.fullmatch(r"fastarat\[(\w+)\]", arg) for arg in args[1:]]
-    assert args[0] == "install" and all(extra and extra[1] in metadata["extras_require"] for extra in extras)
+    extras = [re.fullmatch(r"\.\[(\w+)\]", arg) for arg in args[2:]]  # fastarat is on no package index
+    assert args[:2] == ["install", "-e"] and all(extra and extra[1] in metadata["extras_require"] for extra in extras)
 
 
 def _ln(args: list[str]) -> None:
@@ -288,7 +288,8 @@ PROGRAMS: dict[str, Callable[[list[str]], None]] = {
         "python -m bench.robustness --sweet digits",
         "docker build -t fastarat --build-arg COMIT=X .",
         "docker run --gpus all fastarat bench ladders",
-        "pip install 'fastarat[fvcc]'",
+        "pip install -e '.[fvcc]'",
+        "pip install 'fastarat[ffcv]'",
         "conda install fastarat",
     ],
 )
