@@ -87,7 +87,14 @@ def table() -> str:
         columns += [f"{number:,}" for number in (launched, row["nodes"], disturbed)]
         lines.append(f"| {' | '.join(columns)} | {row['peak_mb']:,} MB |")
     versions = ", ".join(sorted({row["torch"] for row in found.values()}))
-    return "\n".join([*lines, "", f"One step of the recipe in bf16; launches with copies; torch {versions}.", ""])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"One step of the recipe in bf16; launches with copies; the simulated GPU's torch, {versions}.",
+            "",
+        ]
+    )
 
 
 def main() -> int:
