@@ -14,7 +14,7 @@ from fastarat.data.images.stored import StoredImages
 if TYPE_CHECKING:
     from PIL import Image
 
-MOST_CLASSES = 10
+MOST_ROWS = 10
 TILE, GAP, CAPTION = 96, 4, 14  # pixels
 BACKGROUND, INK = (255, 255, 255), (0, 0, 0)
 
@@ -22,13 +22,13 @@ BACKGROUND, INK = (255, 255, 255), (0, 0, 0)
 def write(
     images: Images | StoredImages, classes: tuple[str, ...], out: Path, *, max_value: int = 255, num_images: int = 8
 ) -> None:
-    """Write a PNG with a row of up to `num_images` images for each of up to `MOST_CLASSES` classes, chosen evenly.
+    """Write a PNG with a row of up to `num_images` images for each of up to `MOST_ROWS` classes, chosen evenly.
 
     Images keep their shape; small ones are enlarged without smoothing. Raises `WorkError` if `out` cannot be written.
     """
     from PIL import Image, ImageDraw
 
-    shown = _evenly(np.arange(len(classes)), MOST_CLASSES)
+    shown = _evenly(np.arange(len(classes)), MOST_ROWS)
     height = TILE + CAPTION + GAP
     sheet = Image.new("RGB", (GAP + num_images * (TILE + GAP), GAP + len(shown) * height), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
