@@ -22,7 +22,7 @@ from tests.helpers.command_line import (
 )
 
 
-def test_a_run_leaves_the_directory_of_the_contract(trained):
+def test_a_run_leaves_the_documented_directory(trained):
     names = {path.name for path in trained.iterdir()}
     assert names >= {"checkpoints", "config.json", "metrics.jsonl", "model.safetensors", "record.json"}
     assert (trained / "learning_curves.png").read_bytes().startswith(b"\x89PNG")

@@ -24,7 +24,7 @@ def test_a_ladder_has_no_variant_that_its_method_cannot_have():
     assert set(NAMES) - set(ladder_of(setting_of("standard"))) == {"x-frozen-bn", "x-fewer-steps"}
 
 
-def test_every_variant_of_the_contract_is_in_the_ladder_in_its_order():
+def test_every_variant_is_in_the_ladder_in_its_order():
     assert list(ladder_of(setting_of())) == list(throughput.NAMES)
 
 
