@@ -87,6 +87,12 @@ def num_seen(num_gpus: int) -> int:
     return min(num_gpus, 1 if os.environ[_SIGN] == _ANOTHER else int(os.environ.get("LOCAL_RANK", "0")) + 1)
 
 
+def num_cores() -> int:
+    """How many cores of this machine this process may use: a scheduler, or taskset, may have left it a few."""
+    # macOS binds no process to cores, and Python has no such function there.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def is_first() -> bool:
     """Whether this process is alone or the first of several: the one that prints."""
     return not launched() or os.environ.get("RANK", "0") == "0"

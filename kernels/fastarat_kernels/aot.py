@@ -100,7 +100,7 @@ def _compile(work: "list[Compilation]") -> "list[Usage]":
 
     if not work:
         return []
-    workers = min(os.cpu_count() or 1, len(work))
+    workers = min(len(os.sched_getaffinity(0)), len(work))
     with ProcessPoolExecutor(workers, get_context("fork"), initializer=_receive, initargs=(work,)) as pool:
         futures = [pool.submit(_compile_number, number) for number in range(len(work))]
         _show_progress(futures)

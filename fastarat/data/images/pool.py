@@ -13,6 +13,7 @@ from threading import Thread
 from typing import TypeVar
 
 from fastarat.common.errors import WorkError
+from fastarat.common.processes import num_cores
 
 BATCH = 64  # images handed to a process at a time; fewer than two batches are worked on right here
 T = TypeVar("T")
@@ -29,7 +30,7 @@ def in_order(
     Raises `WorkError` if a process dies.
     """
     batch = batch or BATCH
-    processes = min(processes or os.cpu_count() or 1, count // batch)
+    processes = min(processes or num_cores(), count // batch)
     if processes < 2:
         yield from map(work, items)
         return

@@ -1,13 +1,12 @@
 """A run's loader, built from its configuration."""
 
-import os
 from typing import Any
 
 import torch
 from fastarat_kernels.implementations import Kernels
 
 from fastarat.common.distributed import World
-from fastarat.common.processes import num_here
+from fastarat.common.processes import num_cores, num_here
 from fastarat.config import Config
 from fastarat.config.data import LoadingConfig
 from fastarat.data.images.dataset import Images
@@ -61,5 +60,5 @@ def build_decoder(
 
 def num_workers(loading: LoadingConfig, num_processes: int) -> int:
     """Threads or processes that decode for each of `num_processes`, which may be on several machines."""
-    cores = len(os.sched_getaffinity(0)) // num_here(num_processes)
+    cores = num_cores() // num_here(num_processes)
     return loading.workers or min(max(cores, 1), MOST_WORKERS)

@@ -8,6 +8,7 @@ import torch
 
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.errors import UserError
+from fastarat.common.processes import num_cores
 from fastarat.config import Config
 from fastarat.training.choices import Choices, choose
 
@@ -42,7 +43,7 @@ def other_threads(device: str) -> list[int]:
     """
     if device != "cpu" or "OMP_NUM_THREADS" in os.environ:
         return []
-    now, cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
+    now, cores = torch.get_num_threads(), num_cores()
     return [number for number in (now // 2, 2 * now) if 1 <= number <= cores]
 
 

@@ -14,6 +14,7 @@ from fastarat.common.console import command, notice
 from fastarat.common.environment import environment
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import checksum_of, read_json, read_sealed, write_text
+from fastarat.common.processes import num_cores
 from fastarat.common.typed import build
 from fastarat.config import Config
 from fastarat.data.formats.find import place_of
@@ -144,7 +145,7 @@ def key_of(config: Config, device: str) -> dict[str, Any]:
         "device": device,
         "data": place_of(config.data),
     }
-    machine = {**{name: here[name] for name in _MACHINE}, "cores": len(os.sched_getaffinity(0))}
+    machine = {**{name: here[name] for name in _MACHINE}, "cores": num_cores()}
     return json.loads(json.dumps({"machine": machine, "shape": shape}))
 
 

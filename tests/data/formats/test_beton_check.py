@@ -67,7 +67,7 @@ def test_many_images_are_checked_by_several_processes(tmp_path, monkeypatch):
     from fastarat.data.images import pool
 
     monkeypatch.setattr(pool, "BATCH", 2)
-    monkeypatch.setattr(pool.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(pool, "num_cores", lambda: 2)
     path = built(pixel_contents(), tmp_path / "set.beton", mode="jpeg")
     patch(path, int(reopened(path).train.offsets[5]) + 50, b"\x01")
     assert len(problems(path)) == 1 and np.char.startswith(problems(path)[0], "train image 5")

@@ -119,7 +119,7 @@ def test_the_file_is_the_same_for_any_number_of_processes(tmp_path, monkeypatch)
 def test_a_process_that_dies_is_one_line_and_leaves_nothing(out, monkeypatch):
     monkeypatch.setattr(pool, "BATCH", 2)
     monkeypatch.setattr(pool, "live_with_parent", os.abort)
-    monkeypatch.setattr(pool.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(pool, "num_cores", lambda: 2)
     assert "process that works on images died" in refused(pixel_contents(), out, WorkError, mode="jpeg")
 
 

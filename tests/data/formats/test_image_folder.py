@@ -61,14 +61,14 @@ def test_images_are_decoded_once_and_again_only_when_they_change(photos, root, c
 def test_many_images_are_decoded_by_several_processes(photos, monkeypatch):
     expected = open_dataset(str(photos)).fingerprint
     monkeypatch.setattr(pool, "BATCH", 1)
-    monkeypatch.setattr(pool.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(pool, "num_cores", lambda: 2)
     shutil.copytree(photos, photos.with_name("again"))
     assert open_dataset(str(photos.with_name("again"))).fingerprint == expected
 
 
 def test_a_decoding_process_that_dies_is_one_line(photos, monkeypatch):
     monkeypatch.setattr(pool, "BATCH", 1)
-    monkeypatch.setattr(pool.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(pool, "num_cores", lambda: 2)
     monkeypatch.setattr(pool, "live_with_parent", pool.os.abort)
     with pytest.raises(WorkError) as error:
         open_dataset(str(photos))
