@@ -6,6 +6,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 from torch.distributed.elastic.agent.server.api import DEFAULT_ROLE, RunResult, WorkerGroup, WorkerSpec, WorkerState
@@ -43,9 +44,9 @@ class Agent(LocalElasticAgent):
         """whether the processes of all machines have come to their end"""
 
     def signal_processes(self, number: int) -> None:
-        """Send a signal to the processes of this machine."""
-        for pid in self._pcontext.pids().values() if self._pcontext else ():
-            os.kill(pid, number)
+        """Send a signal to the processes of this machine that still run."""
+        for process in self._processes():
+            process.send_signal(number)  # which leaves alone one that has ended
 
     def _invoke_run(self, role: str = DEFAULT_ROLE) -> RunResult:
         try:
@@ -90,8 +91,12 @@ class Agent(LocalElasticAgent):
 
     def _failed(self) -> list[int]:
         """The local ranks of processes that have failed by themselves."""
+        return [rank for rank, process in enumerate(self._processes()) if process.poll() not in (None, 0)]
+
+    def _processes(self) -> list[Popen]:
+        """The processes of this machine by their local ranks, those that have ended too."""
         handlers = self._pcontext.subprocess_handlers if self._pcontext else {}  # type: ignore[attr-defined]
-        return [rank for rank, handler in handlers.items() if handler.proc.poll() not in (None, 0)]
+        return [handlers[rank].proc for rank in sorted(handlers)]
 
     def _restart_workers(self, worker_group: WorkerGroup) -> None:
         self.why = self.why or ("a machine is gone" if self.meeting.num_gone() else "a machine comes in")
@@ -107,8 +112,15 @@ class Agent(LocalElasticAgent):
         self._close(death_sig, self.patience)  # torch 2.11 gives no time, later ones their own
 
     def _close(self, number: signal.Signals, seconds: int) -> None:
-        if self._pcontext:
-            self._pcontext.close(number, seconds)
+        if not self._pcontext:
+            return
+        # Of those that are told to end while all is well, and should have saved.
+        running = [process for process in self._processes() if process.poll() is None]
+        self._pcontext.close(number, seconds)
+        killed = sum(process.poll() in (None, -signal.SIGKILL) for process in running)
+        if killed and seconds == ORDERLY_S:
+            after = f"{killed} of {len(running)} processes had not ended {seconds} s after {number.name}"
+            notice(f"{after} and were killed: the newest checkpoint is from before that")
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         if self.why:

@@ -18,7 +18,7 @@ from torch.distributed.elastic.rendezvous.api import (
 
 from fastarat.common.console import notice
 from fastarat.common.errors import UserError, WorkError
-from fastarat.common.processes import AGAIN, LAUNCHER
+from fastarat.common.processes import AGAIN, LAUNCHER, num_cores
 from fastarat.common.signals import saving_answered
 from fastarat.training.agent import Agent
 from fastarat.training.causes import raise_why
@@ -52,7 +52,7 @@ def launch(
         check_port(port)
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // num_processes, 1)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(num_cores() // num_processes, 1)))
     os.environ[LAUNCHER] = str(os.getpid())
     os.environ.pop(AGAIN, None)
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(_answered())
@@ -82,7 +82,7 @@ def _run(agent: Agent, meeting: Meeting, machines: Machines | None, goes_on: str
     except SignalException as error:
         meeting.leave()
         raise_why({}, agent.said, goes_on)
-        return 128 + error.sigval  # every process has saved its checkpoint and said so
+        return 128 + error.sigval  # every process has saved its checkpoint and said so, or was killed and the agent has
     except RendezvousClosedError as error:
         if meeting.was_finished():
             notice("the other machines have finished before this one came in")

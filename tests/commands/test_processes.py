@@ -8,16 +8,20 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import indent
 from threading import Thread
 
 import pytest
 import torch
+from torch.distributed.elastic.agent.server.api import WorkerSpec
 
 from fastarat.commands.train import run as train
 from fastarat.common.ending import ended
 from fastarat.common.processes import LAUNCHER
 from fastarat.config import load_config
 from fastarat.runs.weights import load_model
+from fastarat.training import agent as agent_module
+from fastarat.training import launch as launch_module
 from fastarat.training.launch import launch
 from tests.helpers.command_line import (
     CHECKOUT,
@@ -226,16 +230,14 @@ def test_a_signal_to_the_launcher_saves_a_checkpoint_and_the_training_goes_on(tm
     assert 0 < saved < 100 == state_of(newest(run))["step"]
 
 
-FAILS_IN_ITS_THIRD_STEP = """
+FAILS = """
 import os
+from pathlib import Path
 from threading import Event
 
 import torch.distributed
 
 from fastarat.common.errors import WorkError
-from fastarat.training.state import Training
-
-advance = Training.advance
 
 
 def wait_for_the_others():
@@ -243,24 +245,95 @@ def wait_for_the_others():
     os._exit(77)
 
 
+torch.distributed.destroy_process_group = wait_for_the_others
+if "RANK" in os.environ:
+    Path(__file__).with_name(f"{os.getpid()}.pid").touch()
+"""
+# By what it does: which process fails at it, how, and what is said.
+FAILING = {
+    "a step": (
+        1,
+        """
+from fastarat.training.state import Training
+advance = Training.advance
 def fail(training, *args):
-    if training.step == 2 and os.environ.get("RANK") == "1":
+    if training.step == 2:
         raise WorkError("the disk is full")
     return advance(training, *args)
-
-
-torch.distributed.destroy_process_group = wait_for_the_others
 Training.advance = fail
-"""
+""",
+        "the disk is full",
+    ),
+    "data": (
+        1,
+        """
+from fastarat.data.loading.resident import ResidentLoader
+batches = ResidentLoader.batches
+def fail(loader, *args):
+    for number, batch in enumerate(batches(loader, *args)):
+        if number == 2:
+            raise WorkError("a.png has changed")
+        yield batch
+ResidentLoader.batches = fail
+""",
+        "a.png has changed",
+    ),
+    "a checkpoint": (  # on a disk that is full
+        0,
+        """
+import resource
+from fastarat.training.loop import Loop
+save = Loop._save
+def fail(loop, **how):
+    if loop.training.step:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    save(loop, **how)
+Loop._save = fail
+""",
+        "cannot write run/checkpoints/step-",
+    ),
+    "an evaluation": (
+        1,
+        """
+from fastarat.evaluation import accuracies
+def fail(*args, **how):
+    raise WorkError("the net fails")
+accuracies.under_attack = fail
+""",
+        "the net fails",
+    ),
+}
 
 
 @pytest.mark.slow
-def test_a_process_that_fails_says_why_and_waits_for_nobody(launching, monkeypatch, tmp_path):
+@pytest.mark.parametrize("what", FAILING)
+def test_a_process_that_fails_says_why_and_waits_for_nobody_whatever_it_does(launching, monkeypatch, tmp_path, what):
     """NCCL does not end before all processes end it."""
-    (tmp_path / "sitecustomize.py").write_text(FAILS_IN_ITS_THIRD_STEP)
+    rank, how, says = FAILING[what]
+    alone = f"if os.environ.get('RANK') == '{rank}':\n" + indent(how, "    ")
+    (tmp_path / "sitecustomize.py").write_text(FAILS + alone)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
-    code, said = launching(lambda: train([*ENDLESS, "--max-restarts", "3", "--out", "run"]))
-    assert code == 1 and Result(code, "", said).error == "the disk is full"  # which a restart would meet again
+    flags = ("--evaluation.every-epochs", "1", "--checkpoint.every-s", "0")
+    code, said = launching(lambda: train([*ENDLESS, *flags, "--max-restarts", "3", "--out", "run"]))
+    assert code == 1 and Result(code, "", said).error.startswith(says)  # which a restart would meet again
+    processes = [int(file.stem) for file in tmp_path.glob("*.pid")]
+    assert len(processes) == 2 and all(map(_gone, processes))
+
+
+IGNORES = "import os, signal; signal.signal({0}, signal.SIG_IGN); os.kill(os.getppid(), {0}); signal.pause()"
+
+
+def test_a_process_that_does_not_end_when_it_is_told_to_is_killed_and_that_is_said(launching, monkeypatch):
+    def started(**settings):
+        return WorkerSpec(**{**settings, "args": ("-c", IGNORES.format(int(signal.SIGTERM)))})
+
+    monkeypatch.setattr(launch_module, "WorkerSpec", started)
+    monkeypatch.setattr(agent_module, "ORDERLY_S", 0)
+    code, said = launching(lambda: launch(1, ["train"], goes_on=""))
+    assert code == 128 + signal.SIGTERM
+    assert said.splitlines() == [
+        "1 of 1 processes had not ended 0 s after SIGTERM and were killed: the newest checkpoint is from before that"
+    ]
 
 
 def test_what_is_wrong_is_said_once_by_all_processes_together(launching):

@@ -2,7 +2,10 @@
 
 import json
 import os
+import signal
 from pathlib import Path
+from subprocess import Popen
+from types import SimpleNamespace
 
 import pytest
 from torch.distributed.elastic.agent.server.api import WorkerSpec
@@ -11,6 +14,7 @@ from fastarat.common import processes
 from fastarat.common.errors import WorkError
 from fastarat.common.processes import AGAIN, LAUNCHER, join_ranks, num_seen, why_again
 from fastarat.training import launch as launch_module
+from fastarat.training.agent import Agent
 from fastarat.training.launch import launch
 from fastarat.training.meeting import meeting_of
 from tests.helpers.unmeasured import UNMEASURED
@@ -100,3 +104,24 @@ def test_a_task_of_srun_needs_to_see_its_own_gpu_alone(monkeypatch):
 def test_processes_know_why_they_start_again(monkeypatch, variables, why):
     monkeypatch.setattr(os, "environ", variables)
     assert why_again() == why
+
+
+def test_processes_share_the_cores_that_are_left_to_them(monkeypatch):
+    for name in ("OMP_NUM_THREADS", LAUNCHER, "TORCHELASTIC_SIGNALS_TO_HANDLE", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(6))  # of many more
+    monkeypatch.setattr(Agent, "run", lambda agent: None)
+    assert launch(2, ["train"], goes_on="") == 0 and os.environ["OMP_NUM_THREADS"] == "3"
+
+
+def test_a_signal_that_is_passed_on_reaches_those_that_run_and_no_other():
+    """The report takes minutes after the other processes have ended; their numbers may be anyone's by then."""
+    ended, runs = Popen(["true"]), Popen(["sleep", "100"])
+    ended.wait()
+    agent = Agent.__new__(Agent)
+    handlers = {rank: SimpleNamespace(proc=process) for rank, process in enumerate((ended, runs))}
+    pids = {0: ended.pid, 1: runs.pid}
+    agent._pcontext = SimpleNamespace(subprocess_handlers=handlers, pids=lambda: pids)  # type: ignore[assignment]
+    agent.signal_processes(signal.SIGUSR1)
+    assert runs.wait() == -signal.SIGUSR1
