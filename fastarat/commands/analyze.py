@@ -66,10 +66,9 @@ def run(args: list[str]) -> int:
 
 
 def _analyse(arguments: AnalyzeArguments, world: "World") -> None:
-    import torch
-
     from fastarat.analysis import whole_analysis
     from fastarat.analysis.snapshots import kept_states
+    from fastarat.common.memory import memory_that_ran_out
     from fastarat.runs.run import Run
 
     kept_states(Run(arguments.run), arguments.epochs)
@@ -88,8 +87,10 @@ def _analyse(arguments: AnalyzeArguments, world: "World") -> None:
                 epochs=arguments.epochs,
                 advance=advance,
             )
-    except torch.OutOfMemoryError as error:
-        raise WorkError("out of GPU memory: give fewer --num-images, or --device cpu") from error
+    except (RuntimeError, MemoryError) as error:
+        if memory := memory_that_ran_out(error):
+            raise WorkError(f"out of {memory}: give fewer --num-images, or another --device") from error
+        raise
     if not world.is_main:
         return
     _write(out, analysis)

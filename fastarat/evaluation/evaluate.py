@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastarat.attacks.registry import ATTACKS
 from fastarat.common.console import notice
 from fastarat.common.errors import UserError, WorkError
+from fastarat.common.memory import memory_that_ran_out
 from fastarat.common.tensors import checksum
 from fastarat.common.tf32 import rounded_to_tf32
 from fastarat.config.evaluation import NUM_TARGETS, EvaluationSettings
@@ -42,7 +43,7 @@ def evaluate(
 
     `state`, `budget` and `advance` are those of a `Conduct`. The model stays where it is, and is left as it was; images
     go to it (or to `device`, where it must be). Raises `UserError` for bad settings, images, labels or models,
-    `WorkError` where the GPU's memory is too small, or the model fails on a batch. May be called under `torch.no_grad`
+    `WorkError` where the memory is too small, or the model fails on a batch. May be called under `torch.no_grad`
     or `torch.inference_mode`. Pixels that a rounding has put outside [0, 1] are clipped, with a notice.
     """
     conduct = Conduct(None if state is None else Path(state), budget, advance)
@@ -79,8 +80,10 @@ def evaluate_as(
                 conduct=conduct,
                 weights="" if conduct.state is None else weights_of(model),
             )
-    except torch.OutOfMemoryError as error:
-        raise WorkError(f"out of GPU memory at batch {settings.batch}: give a smaller batch") from error
+    except (RuntimeError, MemoryError) as error:
+        if memory := memory_that_ran_out(error):
+            raise WorkError(f"out of {memory} at batch {settings.batch}: give a smaller batch") from error
+        raise
     return replace(found, options=departures(settings, device))
 
 

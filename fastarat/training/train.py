@@ -25,6 +25,7 @@ from fastarat.common.distributed import (
 )
 from fastarat.common.environment import environment
 from fastarat.common.errors import Interrupted, UserError, WorkError, first_line
+from fastarat.common.memory import memory_that_ran_out
 from fastarat.common.processes import is_first, is_first_here, why_again
 from fastarat.common.version import __version__
 from fastarat.config import Config
@@ -91,16 +92,16 @@ def train(
         _fit(training, run, step, choices, profile=profile, loggers=loggers)
         # Not after a failure: whoever leaves may wait for those who cannot come.
         leave_world(world)
-    except torch.OutOfMemoryError:
-        smaller = "a smaller --batch, or --evaluation.batch if it was evaluating"
-        raise WorkError(f"out of GPU memory at batch {config.batch}: start anew with {smaller}") from None
     except UnsupportedInput as error:
         raise WorkError(f"a kernel refused its input ({error}): --kernels pytorch does without it") from error
     except triton_errors() as error:
         raise _of_a_kernel(error) from error
     except WorkError:  # a RuntimeError that says what it is
         raise
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        if memory := memory_that_ran_out(error):
+            smaller = "a smaller --batch, or --evaluation.batch if it was evaluating"
+            raise WorkError(f"out of {memory} at batch {config.batch}: start anew with {smaller}") from None
         if of_others := said_of_others(str(error), world):
             raise WorkError(of_others) from error
         if is_of_triton(error):

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -10,6 +11,7 @@ from fastarat.config import load_config
 from fastarat.config.recipes import recipe
 from fastarat.runs.deployed import load_deployed
 from fastarat.runs.weights import load_model
+from fastarat.training.state import Training
 from tests.helpers.command_line import (
     ONE_EPOCH,
     TINY,
@@ -57,6 +59,13 @@ def test_without_a_recipe_the_digits_are_trained_in_a_directory_with_the_recipes
     assert fastarat("train", *ONE_EPOCH).code == 0
     (run,) = (tmp_path / "runs").iterdir()
     assert run.name.startswith("digits-arat-2") and (run / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("error", [lambda: torch.empty(2**50), lambda: np.empty(2**50)], ids=["torch", "numpy"])
+def test_where_the_machine_has_too_little_memory_one_line_says_what_helps(fastarat, monkeypatch, error):
+    monkeypatch.setattr(Training, "advance", lambda *_: error())
+    result = fastarat("train", *ONE_EPOCH, "--out", "run")
+    assert result.code == 1 and result.error.startswith("out of memory at batch 16: start anew with a smaller --batch")
 
 
 def test_json_prints_the_result_for_a_program(fastarat):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import fastarat
 from fastarat import AttackConfig, UserError
+from fastarat.common.errors import WorkError
 from fastarat.config.evaluation import EvaluationSettings
 from fastarat.data.images.dataset import Images
 from fastarat.evaluation.evaluate import departures
@@ -133,6 +134,14 @@ def test_convolutions_see_channels_last_unless_the_model_cannot(net, images, lab
         results.append(fastarat.evaluate(Net(views).eval(), images, labels, "pgd", eps=EPS).counts)
         assert seen[-1] != views
     assert results[0] == results[1]
+
+
+def test_where_the_machine_has_too_little_memory_the_batch_is_named(net, images, labels, monkeypatch):
+    """In the middle of the work: what a net takes at first, it may not take later."""
+    forward = net.forward
+    monkeypatch.setattr(net, "forward", lambda x: forward(x) if len(x) < 3 else torch.empty(2**50))
+    with pytest.raises(WorkError, match=r"^out of memory at batch 12: give a smaller batch$"):
+        fastarat.evaluate(net, images, labels, "pgd", batch=12)
 
 
 def test_a_net_with_two_branches_is_measured_by_its_adversarial_one(images):

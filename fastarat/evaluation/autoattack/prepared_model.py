@@ -9,6 +9,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from fastarat.attacks.pgd import Logits
 from fastarat.common.errors import UserError, WorkError
+from fastarat.common.memory import memory_that_ran_out
 from fastarat.common.tf32 import without_tf32
 from fastarat.models.convert import copied
 
@@ -47,9 +48,11 @@ def _telling(logits_of: Logits, tried: int) -> Logits:
     def call(x: Tensor) -> Tensor:
         try:
             return logits_of(x)
-        except (torch.OutOfMemoryError, UserError, WorkError):
+        except (UserError, WorkError):
             raise
         except (Exception, SystemExit) as error:  # a net of others may raise anything
+            if memory_that_ran_out(error):
+                raise
             raise WorkError(
                 f"the model fails on a batch of {len(x)} images, though it took {tried} ({one_line(error)}): let it "
                 "take any number (export it with a dynamic batch), or give another batch size"
