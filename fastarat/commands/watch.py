@@ -1,6 +1,5 @@
 """`fastarat watch RUN`: a training followed from another terminal."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from fastarat.commands.parsing import Printed, parse
 from fastarat.common.console import command, notice, one_line, print_json, stdout
 from fastarat.common.durations import duration
 from fastarat.common.errors import UserError
+from fastarat.common.files import is_locked
 
 if TYPE_CHECKING:
     from fastarat.runs.run import Run
@@ -57,15 +57,16 @@ def followed(watched: "Run", *, once: bool, sleep: Callable[[float], None] = tim
     """The lines to print, as they come, until nobody trains in the run any more."""
     told = -1
     while True:
-        is_trained = is_locked(watched)  # before the lines: who ends in between has written all
+        is_trained = is_locked(watched.lock_file)  # before the lines: who ends in between has written all
         lines, now = _lines(watched), standing(watched)
+        goes_on = not now["is_finished"] if is_trained is None else is_trained
         for line in lines[max(told, 0) :]:
             yield described(line, now["epochs"])
-        if len(lines) != told or once or not is_trained:
+        if len(lines) != told or once or not goes_on:
             told = len(lines)
-            if now["seconds_left"] is not None and is_trained:
+            if now["seconds_left"] is not None and goes_on:
                 yield progress_line(now)
-        if once or not is_trained:
+        if once or not goes_on:
             yield ended(watched, now, is_trained)
             return
         sleep(SECONDS)
@@ -84,30 +85,13 @@ def standing(watched: "Run") -> dict[str, Any]:
     left = median(took[-FEW:]) * (epochs - done) if took else None
     return {
         "run": str(watched.path),
-        "is_training": is_locked(watched),
+        "is_training": is_locked(watched.lock_file),
         "is_finished": done >= epochs and watched.weights_file.exists(),
         "epoch": done,
         "epochs": epochs,
         "seconds_left": None if left is None else round(left, 1),
         "last": lines[-1] if lines else None,
     }
-
-
-def is_locked(watched: "Run") -> bool:
-    """Whether a process trains in the run: it holds the lock, which this takes no part in."""
-    import fcntl
-
-    try:
-        descriptor = os.open(watched.path / ".lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _lines(watched: "Run") -> list[dict[str, Any]]:
@@ -139,10 +123,12 @@ def progress_line(now: dict[str, Any]) -> str:
     return f"{'█' * round(20 * share):░<20} {100 * share:.0f} % · about {duration(now['seconds_left'])} left"
 
 
-def ended(watched: "Run", now: dict[str, Any], is_trained: bool) -> str:
-    """The last line."""
+def ended(watched: "Run", now: dict[str, Any], is_trained: bool | None) -> str:
+    """The last line; `is_trained` is None where nobody can tell."""
     if now["is_finished"]:
         return f"finished: {command('report', watched.path)} shows it"
+    if is_trained is None:
+        return "whether it goes on cannot be told: its disk has no locks"
     if is_trained:
         return "it goes on"
     return f"nobody trains in it: {command('train', '--resume', watched.path)} goes on"

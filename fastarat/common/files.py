@@ -13,9 +13,15 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
+from weakref import WeakSet
 
+from fastarat.common.console import notice
 from fastarat.common.errors import UserError, WorkError
 
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+"""errors of disks that have no locks: Lustre without -o flock, some of NFS and FUSE"""
+_locked: WeakSet[IO[str]] = WeakSet()
+"""the files that this process has by `lock`"""
 MOST_JSON_BYTES = 1 << 24
 """of files that describe something in some thousand bytes; a parsed value takes up to thirty times its text"""
 DEEPEST_JSON = 32
@@ -147,7 +153,8 @@ def synchronise(path: Path) -> None:
 def lock(path: Path) -> IO[str] | None:
     """Open an empty file that no two processes can have at once, until it is closed; None while another has it.
 
-    Raises `UserError` if something else lies there (a symbolic link is not followed), `OSError` if it cannot be made.
+    A disk that knows no locks gives it to everyone, with a notice; processes that are forked do not keep it. Raises
+    `UserError` if something else lies there (a symbolic link is not followed), `OSError` if it cannot be made.
     """
     foreign = UserError(f"{path} is no lock of fastarat's, which is an empty file: move it away")
     try:
@@ -164,7 +171,37 @@ def lock(path: Path) -> IO[str] | None:
     except BlockingIOError:
         file.close()
         return None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            file.close()
+            raise
+        notice(f"the disk of {path.parent} has no locks: start nothing else there meanwhile")
+    _locked.add(file)
     return file
+
+
+def is_locked(path: Path) -> bool | None:
+    """Whether a process has what `lock` opens at `path`; None where the disk has no locks, so that nobody can tell."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return True if isinstance(error, BlockingIOError) else None
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _close_locks() -> None:
+    """In a forked process, which may outlive its parent: whoever goes on with the work would wait for it."""
+    for file in list(_locked):
+        file.close()
+
+
+os.register_at_fork(after_in_child=_close_locks)
 
 
 def require_file(path: Path) -> None:

@@ -44,35 +44,41 @@ class Run:
         self.best_file = self.checkpoints / "best.pt"
         self.history = self.checkpoints / "history"
         self.weights_file = path / "model.safetensors"
+        self.lock_file = path / ".lock"
         self._lock: IO[str] | None = None
         self._writer = Writer()
         self._sessions: list[dict[str, Any]] = []
 
     def create(self, config: Config, environment: dict[str, Any]) -> None:
-        """Make the directory. Raises `UserError` if a run, or a file it would write, is there, or it cannot be made."""
-        if self.config_file.exists():
-            raise UserError(f"{self.path} holds a run already: give --resume to go on with it, or another --out")
+        """Make the directory, and `lock` it. Raises `UserError` if a run, or a file it would write, is there, or it
+        cannot be made."""
         try:
-            taken = [name for name in NAMES if os.path.lexists(self.path / name)]
-            taken += [f"checkpoints/{path.name}" for path in self.checkpoints.glob("*")]
-            if taken:
-                raise UserError(f"{self.path} holds {taken[0]}, which this run would write: give another --out")
+            self._require_room()
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
                 f"cannot make the run directory {self.path}: {error.strerror}; give another --out"
             ) from error
+        self.lock()
+        self._require_room()  # another process may have made its run here since
         self.write_config(config)  # first: a run that is killed here can be resumed
         self.write_record(environment)
+
+    def _require_room(self) -> None:
+        """Raise `UserError` where a new run would meet another one, or a file that it would write."""
+        if self.config_file.exists():
+            raise UserError(f"{self.path} holds a run already: give --resume to go on with it, or another --out")
+        taken = [name for name in NAMES if os.path.lexists(self.path / name)]
+        taken += [f"checkpoints/{path.name}" for path in self.checkpoints.glob("*")]
+        if taken:
+            raise UserError(f"{self.path} holds {taken[0]}, which this run would write: give another --out")
 
     def lock(self) -> None:
         """Keep other processes from training in this directory, until this one ends. Raises `UserError` if one does."""
         try:
-            self._lock = lock(self.path / ".lock")
+            self._lock = lock(self.lock_file)
         except OSError as error:
-            raise UserError(
-                f"cannot lock {self.path / '.lock'}: {error.strerror}; give a directory to write to"
-            ) from error
+            raise UserError(f"cannot lock {self.lock_file}: {error.strerror}; give a directory to write to") from error
         if self._lock is None:
             raise UserError(f"another process is training in {self.path}: wait for it, or end it")
         # Nobody else trains here now: what a killed process had begun to write is of no use.

@@ -291,7 +291,6 @@ def _open_run(
             run.forget_snapshots_after(training.epoch - 1)
     elif world.is_main:
         run.create(training.config, facts)
-        run.lock()
     barrier(world)
 
 

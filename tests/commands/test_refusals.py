@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fastarat.common.errors import UserError
+from fastarat.config.recipes import recipe
 from fastarat.data.images.dataset import Dataset, Images, from_splits
 from fastarat.data.open import open_dataset
 from fastarat.runs.run import Run
@@ -119,3 +121,24 @@ def test_a_training_on_such_a_set_names_an_evaluation_that_has_images(fastarat, 
     result = fastarat("train", "digits-at", *ONE_EPOCH, *flags, "--data", "made.npz", "--out", "run")
     assert result.code == 0, result.err
     assert "'fastarat eval run --data SET' measures it on a set with test images" in result.err
+
+
+@pytest.mark.parametrize(("goes_on", "says"), [(True, "another process is training in"), (False, "holds a run")])
+def test_of_two_runs_that_begin_in_one_directory_at_once_the_second_writes_nothing(
+    tmp_path, monkeypatch, goes_on, says
+):
+    first, second, lock = Run(tmp_path / "run"), Run(tmp_path / "run"), Run.lock
+    digits_at, digits_arat = recipe("digits-at"), recipe("digits-arat")
+
+    def later(run: Run) -> None:
+        """Both have found the directory empty, and the first is ahead."""
+        monkeypatch.setattr(Run, "lock", lock)
+        first.create(digits_at, {})
+        if not goes_on:
+            first.unlock()
+        run.lock()
+
+    monkeypatch.setattr(Run, "lock", later)
+    with pytest.raises(UserError, match=says):
+        second.create(digits_arat, {})
+    assert first.config().recipe == "digits-at" and len(first.sessions()) == 1

@@ -61,3 +61,11 @@ def test_a_training_in_another_process_is_seen_and_not_disturbed(fastarat, tmp_p
 
 def test_what_is_no_run_is_refused(fastarat):
     assert fastarat("watch", "nowhere").error == "nowhere is no run directory: it has no config.json"
+
+
+def test_on_a_disk_without_locks_a_run_that_has_not_finished_may_go_on(fastarat, run, monkeypatch):
+    monkeypatch.setattr("fastarat.commands.watch.is_locked", lambda path: None)
+    assert fastarat("watch", run).out.splitlines()[-1].startswith("finished: ")
+    (run / "model.safetensors").unlink()
+    assert "cannot be told" in fastarat("watch", run, "--once").out.splitlines()[-1]
+    assert fastarat("watch", run, "--json").json["is_training"] is None

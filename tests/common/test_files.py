@@ -8,8 +8,11 @@ import pytest
 
 from fastarat.common.errors import UserError
 from fastarat.common.files import (
+    NO_LOCKS,
     as_file_name,
     checksum_of,
+    is_locked,
+    lock,
     parse_json,
     read_json,
     remove_unfinished,
@@ -135,3 +138,35 @@ def test_links_and_folders_of_such_a_name_stay(tmp_path):
     os.mkfifo(tmp_path / ".c.fastarat-1-0123abcd.tmp")
     remove_unfinished(tmp_path)
     assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("number", NO_LOCKS)
+def test_a_disk_without_locks_is_told_once_and_used(tmp_path, monkeypatch, capsys, number):
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    held = lock(tmp_path / ".lock")
+    assert held is not None and is_locked(tmp_path / ".lock") is None
+    assert capsys.readouterr().err == f"the disk of {tmp_path} has no locks: start nothing else there meanwhile\n"
+    held.close()
+
+
+def test_a_lock_is_seen_and_ends_with_its_process_and_not_with_the_processes_that_it_forked(tmp_path):
+    path, (reading, writing) = tmp_path / ".lock", os.pipe()
+    held = lock(path)
+    assert held is not None and is_locked(path) and lock(path) is None
+    child = os.fork()
+    if child == 0:  # as a worker of PyTorch's loader, which looks for its parent every five seconds
+        os.close(writing)
+        os.read(reading, 1)
+        os._exit(0)
+    assert is_locked(path)
+    held.close()
+    again = lock(path)
+    os.close(writing)
+    os.close(reading)
+    os.waitpid(child, 0)
+    assert again is not None
+    again.close()
+    assert not is_locked(path)
