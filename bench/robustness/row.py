@@ -81,9 +81,15 @@ def measure(
         "pgd20_not_attackable": robust.not_attackable,
         **attacked.autoattack(num_autoattack, search),
         **_minutes(lines, seconds),
-        "images_per_s": round(mean(line["images_per_s"] for line in lines), 1),
+        "images_per_s": _speed(lines),
         "analysis": _analysis(out, device, entry.name) if analysed else None,
     }
+
+
+def _speed(lines: list[dict[str, Any]]) -> float | None:
+    """The mean of the epochs; None where each was only closed, after a stop at its last step."""
+    speeds = [line["images_per_s"] for line in lines if "images_per_s" in line]
+    return round(mean(speeds), 1) if speeds else None
 
 
 def is_finished(out: Path, config: Config) -> bool:

@@ -6,7 +6,8 @@ ball as the published code does, and lets the host wait once a restart, not once
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -14,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastarat.common.distributed import World, sum_over_processes
-from fastarat.common.errors import UserError
+from fastarat.common.distributed import World, largest, sum_over_processes
+from fastarat.common.errors import Interrupted, UserError
 from fastarat.config.attack import AttackConfig
 from fastarat.config.model import Branch
 from fastarat.data.images.dataset import Images
@@ -94,8 +95,8 @@ def accuracies(
     """Clean and robust accuracy of any model from images in [0, 1] to logits, with running statistics.
 
     Each process of `world` takes a share, which waits on its device as bytes; all get the result. `advance` is told
-    what is done, as a number of images. The model is left in the mode it was in. Raises `UserError` for bad settings or
-    no images.
+    what is done, as a number of images; where it raises `Interrupted` in one process, this does in all. The model is
+    left in the mode it was in. Raises `UserError` for bad settings or no images.
     """
     problems = attack.problems() + ([] if len(images.labels) else ["there are no images to evaluate: give one or more"])
     if settings.num_attacked is not None and settings.num_attacked < 1:
@@ -115,9 +116,9 @@ def accuracies(
     def logits_of(x: Tensor) -> Tensor:
         return forward(model, x, settings.branch, "eval", weights)
 
-    with batch_norm_mode(model, "eval"):
+    first = share.first(num_first)
+    with batch_norm_mode(model, "eval"), _stopping_together(world):
         clean = on_clean(logits_of, share, batch, told_clean)
-        first = share.first(num_first)
         right = clean.right[:num_first]
         robust = under_attack(
             logits_of, first, right, attack, settings.restarts, settings.seed, batch, advance=told_restart
@@ -130,6 +131,19 @@ def accuracies(
     rows = [tuple(row) for row in sum_over_processes(torch.stack(counts), world).tolist()]
     on, under = (Accuracy(right, total, sum(nan), sum(blind)) for right, total, nan, blind in (rows[:4], rows[4:]))
     return on, under
+
+
+@contextmanager
+def _stopping_together(world: World) -> Iterator[None]:
+    """Raise `Interrupted` in all processes if it ends the block in one: the others would wait for its sums."""
+    own = None
+    try:
+        yield
+    except Interrupted as stopped:
+        own = stopped
+    (number,) = largest((own.number if own else 0,), world)
+    if number:
+        raise own or Interrupted("stopped with another process", number)
 
 
 def _share(

@@ -8,7 +8,7 @@ from shlex import quote
 from types import FrameType
 from typing import Any
 
-from fastarat.common.distributed import LONGEST_STEP, average_in_place, barrier, gathered, largest
+from fastarat.common.distributed import LONGEST_STEP, average_in_place, barrier, decided, gathered, largest
 from fastarat.common.durations import duration
 from fastarat.common.energy import EnergyMeter
 from fastarat.common.energy import total as energy_of
@@ -50,6 +50,7 @@ class Loop:
         num_steps = self.config.epochs * training.loader.steps_per_epoch
         self.display = Display(num_steps, training.step, self.config.epochs, self.world.is_main)
         self.evaluations = Evaluations(training, run, self.display)
+        self.display.look, self.display.look_together = self._stop_evaluating, self._stop_evaluating_together
         self.stop_signal = 0
         """the signal that asked for the end"""
         self.is_asked = False
@@ -74,7 +75,10 @@ class Loop:
             while training.epoch <= self.config.epochs:
                 self._epoch()
             self._check_finite()
-            self.evaluations.deploy_last()
+            try:
+                self.evaluations.deploy_last()
+            except Interrupted as stopped:  # the epoch's end is saved
+                raise self._stopped("evaluating", stopped.number) from stopped
             self.run.finish_writing()
 
     def _epoch(self) -> None:
@@ -144,9 +148,23 @@ class Loop:
         if asked or due or stop:
             self._save()
         if stop:
-            self.run.finish_writing()
-            barrier(self.world)  # the launcher ends those that are left
-            raise Interrupted(f"stopped at step {training.step} (epoch {training.epoch})", stop)
+            raise self._stopped(f"epoch {training.epoch}", stop)
+
+    def _stop_evaluating(self) -> None:
+        """Raise `Interrupted` if a signal came to this process."""
+        if self.stop_signal:
+            raise Interrupted("evaluating", self.stop_signal)
+
+    def _stop_evaluating_together(self) -> None:
+        """Raise `Interrupted` in all processes if a signal came to any."""
+        (self.stop_signal,) = largest((self.stop_signal,), self.world)
+        self._stop_evaluating()
+
+    def _stopped(self, where: str, number: int) -> Interrupted:
+        """What ends all processes, when all is on disk: the launcher ends those that are left when one has."""
+        self.run.finish_writing()
+        barrier(self.world)
+        return Interrupted(f"stopped at step {self.training.step} ({where})", number)
 
     def _is_asked(self) -> bool:
         """Whether a signal, or a notice, asks this process for a checkpoint."""
@@ -169,8 +187,9 @@ class Loop:
             "step": training.step,
             "learning_rate": training.learning_rate(training.step - 1),
             "train": training.means(),
-            "images_per_s": round(self._speed(), 1),
         }
+        if training.step > self.epoch_first_step:  # a run that goes on from an epoch's last step has none to time
+            entry["images_per_s"] = round(self._speed(), 1)
         training.seconds += time.monotonic() - self.epoch_started
         if self.compile_seconds:
             entry["compile_seconds"] = round(self.compile_seconds, 2)
@@ -180,7 +199,7 @@ class Loop:
         every = self.config.evaluation.every_epochs
         if last or (every and training.epoch % every == 0):
             started = time.monotonic()
-            entry["evaluation"] = self.evaluations.evaluate_deployed()
+            entry["evaluation"] = self._evaluated()
             entry["evaluation_seconds"] = round(time.monotonic() - started, 2)
         entry["seconds"] = round(training.seconds, 2)
         joules = energy_of(gathered(self.energy.taken(), self.world))
@@ -201,6 +220,14 @@ class Loop:
             self._say_asked()
         if last or asked or due:
             self._save(epoch_is_done=True)
+
+    def _evaluated(self) -> dict[str, Any]:
+        """The evaluation at the end of an epoch; a run that is stopped in it goes on from the epoch's last step."""
+        try:
+            return self.evaluations.evaluate_deployed()
+        except Interrupted as stopped:
+            self._save(epoch_is_done=True)
+            raise self._stopped("evaluating", stopped.number) from stopped
 
     def _watch_overfitting(self) -> None:
         """Mark an epoch whose net has overfitted catastrophically, and say so once."""
@@ -241,7 +268,8 @@ class Loop:
             return
         where = f"at step {step}"
         # Weights whose very next loss was not finite are no point to go on from.
-        good = self.run.forget_from(step) if self.world.is_main else None
+        # All say the same; and the launcher, which ends those that are left when one has failed, waits for the disk.
+        good = decided(lambda: self.run.forget_from(step), self.world)
         raise WorkError(
             f"the loss is not finite {where}; the last good checkpoint is {good}: go on from it with --resume "
             f"{quote(str(self.run.path))} and a lower --optimizer.learning-rate, or --dtype fp32"

@@ -43,6 +43,11 @@ class Display:
         self.num_steps, self.first_step, self.epochs, self.visible = num_steps, first_step, epochs, visible
         self.started = self.last_line = time.monotonic()
         self.measured = ""
+        self.look: Callable[[], None] = lambda: None
+        """what a process does between two pieces of other work than steps, of which it may have another number than the
+        others; it may raise `Interrupted`"""
+        self.look_together: Callable[[], None] = lambda: None
+        """the same, where all processes have as many"""
         live = visible and stderr.is_terminal
         self.seldom = None if live or not visible else Seldom()
         # On a narrow terminal the text is cut at its end, where the least important stands.
@@ -108,7 +113,16 @@ class Display:
         self.started, self.first_step = time.monotonic(), step
 
     def counter(self, total: int, text: str) -> Callable[[float], None]:
-        """A function that is told of finished items of something other than steps, and shows time left."""
+        """A function that is told of finished items of something other than steps, and shows time left; it looks."""
+        show = self._shown(total, text)
+
+        def advance(amount: float) -> None:
+            self.look()
+            show(amount)
+
+        return advance
+
+    def _shown(self, total: int, text: str) -> Callable[[float], None]:
         started, done = time.monotonic(), 0.0
 
         def advance(amount: float) -> None:
@@ -123,9 +137,10 @@ class Display:
         return advance
 
     def counted(self, items: Iterable[T], total: int, text: str) -> Iterator[T]:
-        """The items, shown as they go by."""
-        advance = self.counter(total, text)
+        """The items, as many in all processes, shown as they go by; it looks before each."""
+        advance = self._shown(total, text)
         for item in items:
+            self.look_together()
             yield item
             advance(1)
 
@@ -139,7 +154,8 @@ class Display:
             self.measured = f"{held['images']}: clean {held['clean']:.1f} %, robust {held['robust']:.1f} %"
             self.measured += doubts(held)
             parts.append(self.measured)
-        parts += [f"{entry['images_per_s']:,.0f} images/s", f"{self.left(step)} left"]
+        parts += [f"{entry['images_per_s']:,.0f} images/s"] if "images_per_s" in entry else []
+        parts += [f"{self.left(step)} left"]
         stderr.print(" · ".join(parts))
         self._spoken()
 

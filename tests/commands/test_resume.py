@@ -1,6 +1,7 @@
 """A run that was stopped goes on as if it had not been; what cannot go on says why."""
 
 import json
+import os
 import shutil
 import signal
 from dataclasses import replace
@@ -18,6 +19,7 @@ from fastarat.common.errors import UserError
 from fastarat.config import to_json
 from fastarat.config.recipes import recipe
 from fastarat.runs.run import Run
+from fastarat.training import evaluations
 from fastarat.training.train import _check_unfinished
 from tests.helpers.command_line import (
     ONE_EPOCH,
@@ -49,13 +51,17 @@ def whole(tmp_path_factory):
 
 @pytest.mark.no_cover  # what it runs is counted by others
 @pytest.mark.parametrize(
-    ("number", "step", "how"),
-    [(signal.SIGINT, 5, ("--resume",)), (signal.SIGTERM, 16, ("--resume", "--out"))],
-    ids=["ctrl-c", "sigterm"],
+    ("number", "step", "then", "how"),
+    [
+        (signal.SIGINT, 5, "_between_steps", ("--resume",)),  # in an epoch of four
+        (signal.SIGTERM, 16, "_between_steps", ("--resume", "--out")),  # at the end of one
+        (signal.SIGTERM, 8, "_evaluated", ("--resume",)),
+    ],
+    ids=["in an epoch", "at its end", "in its evaluation"],
 )
-def test_a_stopped_run_goes_on_to_the_same_bits(fastarat, tmp_path, monkeypatch, whole, number, step, how):
+def test_a_stopped_run_goes_on_to_the_same_bits(fastarat, tmp_path, monkeypatch, whole, number, step, then, how):
     with monkeypatch.context() as patch:
-        stop_after(patch, step, number)  # in an epoch of four, and at the end of one
+        stop_after(patch, step, number, then)
         result = fastarat("train", *LONG, "--out", "stopped")
     assert result.code == 128 + number and "Traceback" not in result.err
     said = [line for line in result.err.splitlines() if line.startswith(f"stopped at step {step} ")]
@@ -64,8 +70,33 @@ def test_a_stopped_run_goes_on_to_the_same_bits(fastarat, tmp_path, monkeypatch,
 
     resumed = fastarat("train", *how, "stopped")
     assert resumed.code == 0 and "going on at step" in resumed.err
-    assert [line["epoch"] for line in metrics(tmp_path / "stopped")] == list(range(1, 7))
+    lines = metrics(tmp_path / "stopped")
+    assert [line["epoch"] for line in lines] == list(range(1, 7))
+    # Of an epoch that this session only closed there is no speed to tell.
+    assert [line["epoch"] for line in lines if "images_per_s" not in line] == ([step // 4] if step % 4 == 0 else [])
+    assert all(line.get("images_per_s", 1) > 0 for line in lines)
     assert_same_run(tmp_path / "stopped", whole)
+
+
+def test_a_run_that_is_stopped_while_it_estimates_its_average_anew_goes_on_to_the_same_bits(
+    fastarat, tmp_path, monkeypatch
+):
+    averaged = (*ONE_EPOCH, "--averaging.kind", "swa", "--averaging.start-epoch", "1", "--averaging.every-steps", "2")
+    reestimate = evaluations.reestimate
+
+    def stopped(model, batches, *args, **how):
+        next(batches)
+        os.kill(os.getpid(), signal.SIGTERM)
+        reestimate(model, batches, *args, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluations, "reestimate", stopped)
+        result = fastarat("train", *averaged, "--out", "stopped")
+    assert result.code == 143 and "stopped at step 4 (evaluating); 'fastarat train --resume stopped'" in result.err
+    assert not (tmp_path / "stopped/model.safetensors").exists()
+    assert fastarat("train", "--resume", "stopped").code == 0
+    assert fastarat("train", *averaged, "--out", "whole").code == 0
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
 @pytest.mark.no_cover  # what it runs is counted by others

@@ -106,16 +106,18 @@ def wait_for_checkpoint(run: Path, process: subprocess.Popen, after: int = -1, t
         time.sleep(0.02)
 
 
-def stop_after(patch: pytest.MonkeyPatch, steps: int, number: int = signal.SIGINT) -> None:
-    """Let this signal come to a training in this process during that step."""
-    between = Loop._between_steps
+def stop_after(
+    patch: pytest.MonkeyPatch, steps: int, number: int = signal.SIGINT, then: str = "_between_steps"
+) -> None:
+    """Let this signal come to a training in this process during that step, or before this method of the loop's."""
+    called = getattr(Loop, then)
 
-    def stopping(loop: Loop) -> None:
+    def stopping(loop: Loop) -> Any:
         if loop.training.step == steps:
             os.kill(os.getpid(), number)
-        between(loop)
+        return called(loop)
 
-    patch.setattr(Loop, "_between_steps", stopping)
+    patch.setattr(Loop, then, stopping)
 
 
 @contextmanager

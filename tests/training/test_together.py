@@ -154,17 +154,22 @@ def test_a_process_that_finds_other_images_says_so_before_it_trains(tmp_path, mo
         train(small(epochs=1, num_train_images=192), tmp_path / "second")
 
 
-def with_another(monkeypatch, *theirs: int) -> World:
-    """The first of two processes; whenever largest numbers are asked for, the other one's are these."""
+def with_another(monkeypatch, *theirs: int, rank: int = 0, decided: object = None) -> World:
+    """One of two processes; whenever largest numbers are asked for, the other one's are these, and `decided` is what it
+    decides as the first one."""
 
     def allreduce(tensors: list[torch.Tensor], options: object) -> SimpleNamespace:
         if len(tensors[0]) == len(theirs):
             tensors[0].copy_(torch.maximum(tensors[0], torch.tensor(theirs)))
         return SimpleNamespace(wait=lambda: None)
 
+    def broadcast(box: list[object], src: int, group: object) -> None:
+        box[:] = [decided] if rank else box
+
     monkeypatch.setattr(dist, "barrier", lambda group: None)
+    monkeypatch.setattr(dist, "broadcast_object_list", broadcast)
     group: object = SimpleNamespace(allreduce=allreduce)
-    return World(torch.device("cpu"), 0, 2, None, group)  # type: ignore[arg-type]
+    return World(torch.device("cpu"), rank, 2, None, group)  # type: ignore[arg-type]
 
 
 def loop_in(tmp_path, world: World) -> Loop:
@@ -184,6 +189,32 @@ def test_a_loss_that_another_process_saw_first_counts_from_the_step_it_saw(tmp_p
     with pytest.raises(WorkError, match=r"not finite at step 5.*step-000000004"):
         loop._check_finite()
     assert [path.name for path in loop.run.checkpoints.glob("step-*.pt")] == ["step-000000004.pt"]
+
+
+def test_of_a_loss_that_is_not_finite_every_process_names_the_checkpoint_to_go_on_from(tmp_path, monkeypatch):
+    """The launcher says what any of them said, and kills those that are left some seconds later."""
+    good = tmp_path / "elsewhere" / "step-000000004.pt"  # the others need not see the directory
+    loop = loop_in(tmp_path, with_another(monkeypatch, -5, rank=1, decided=good))
+    with pytest.raises(WorkError, match=f"last good checkpoint is {good}: go on"):
+        loop._check_finite()
+
+
+def test_a_signal_in_an_evaluation_stops_all_processes_there(tmp_path, monkeypatch, meetings):
+    """The second one, which it does not reach, learns of it when its share is done."""
+
+    evaluated = Loop._evaluated
+
+    def signalled(loop: Loop) -> dict:
+        loop.stop_signal = 0 if meetings.rank else signal.SIGTERM
+        return evaluated(loop)
+
+    monkeypatch.setattr(Loop, "_evaluated", signalled)
+    for out in ("first", "second"):
+        with pytest.raises(Interrupted, match=r"^stopped at step 2 \(evaluating\)$") as stopped:
+            train(small(), tmp_path / out)
+        assert stopped.value.number == signal.SIGTERM
+        meetings.second()
+    meetings.end()
 
 
 def test_a_signal_to_any_process_stops_all_and_gives_its_number(tmp_path, monkeypatch):

@@ -41,7 +41,7 @@ class Logger(Protocol):
 
 def numbers_of(entry: dict[str, Any]) -> dict[str, float]:
     """The numbers of a line of `metrics.jsonl` by their tags."""
-    numbers = {"learning_rate": entry["learning_rate"], "images_per_s": entry["images_per_s"]}
+    numbers = {name: entry[name] for name in ("learning_rate", "images_per_s") if name in entry}
     for group in ("train", "evaluation"):
         numbers |= {f"{group}/{name}": value for name, value in entry.get(group, {}).items()}
     return {tag: number for tag, number in numbers.items() if isinstance(number, float)}
