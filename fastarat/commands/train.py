@@ -76,15 +76,16 @@ def run(args: list[str]) -> int:
     assert arguments.out is not None
     try:
         options: dict[str, Any] = {"resume": arguments.resume, "profile": arguments.profile, "loggers": arguments.log}
-        with saving_answered(signal.SIG_IGN):  # until there is something to save
+        # A checkpoint is asked for before there is one to write, or when all is done: the training itself answers.
+        with saving_answered(signal.SIG_IGN):
             finished = train(arguments.config, arguments.out, **options)
+            if is_first():
+                _report(finished, arguments.json)
+                if arguments.report:
+                    write_page(finished)
     except Interrupted as stopped:
         goes_on = f"{command('train', '--resume', arguments.out)} goes on from there"
         raise Interrupted(f"{stopped}; {goes_on}", stopped.number) from stopped
-    if is_first():
-        _report(finished, arguments.json)
-        if arguments.report:
-            write_page(finished)
     return 0
 
 

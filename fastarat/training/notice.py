@@ -20,5 +20,8 @@ class Notice:
         if self.path is None or now - self.last_look < _BETWEEN_LOOKS_S:
             return False
         self.last_look, was_there = now, self.was_there
-        self.was_there = self.path.exists()
+        try:
+            self.was_there = self.path.exists()
+        except OSError:  # of a disk that is gone, or a folder that nobody may look into
+            self.was_there = False
         return self.was_there and not was_there

@@ -6,6 +6,7 @@ from threading import Event
 
 import pytest
 
+from fastarat.commands import train as train_command
 from fastarat.runs import run as run_module
 from fastarat.training import notice as notice_module
 from fastarat.training.loop import Loop
@@ -52,3 +53,21 @@ def test_a_checkpoint_that_is_asked_for_is_written_and_the_run_goes_on(fastarat,
     result = fastarat("train", *ONE_EPOCH, *flags, "--out", "run")
     assert result.code == 0 and result.err.count("a checkpoint was asked for, and is written at step 2") == 1
     assert steps_of(tmp_path / "run") == [0, 2, 4] and signal.getsignal(signal.SIGUSR1) == before
+
+
+def test_a_checkpoint_that_is_asked_for_when_all_is_done_ends_nothing(fastarat, monkeypatch):
+    """A scheduler's signal may come while the report is written: its script takes an end by a signal for a requeue."""
+    heard = []
+    monkeypatch.setattr(train_command, "_report", lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+    before = signal.signal(signal.SIGUSR1, lambda *_: heard.append("the default, which is an end"))
+    try:
+        assert fastarat("train", *ONE_EPOCH, "--out", "run").code == 0
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert heard == []
+
+
+def test_a_notice_that_cannot_be_looked_for_has_not_come(tmp_path):
+    (tmp_path / "file").touch()
+    for name in ("x" * 300, tmp_path / "file" / "notice"):  # too long for a name; below what is no folder
+        assert not notice_module.Notice(str(name)).has_come()
