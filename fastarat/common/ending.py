@@ -22,7 +22,7 @@ from fastarat.common.processes import is_first, say_to_launcher
 from fastarat.common.signals import answered, number_of, stop
 
 OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
-"""errors of writing, which name no file where it is a stream that was open before"""
+"""errors of writing, or of reading (EIO), which name no file where it is one that was open before"""
 
 UNFORESEEN = "(unforeseen: "
 """what stands in the line for an error that nobody foresaw"""
@@ -84,6 +84,8 @@ def _fail(name: str, text: object, code: int) -> int:
 
 
 def _no_output(error: OSError) -> str:
+    if error.errno == errno.EIO:  # it may have been a read
+        return f"a disk or a terminal has failed: {error.strerror}; look into the system's log, or take another"
     return f"cannot write the output: {error.strerror}; free some space, or send it elsewhere"
 
 

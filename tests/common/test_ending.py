@@ -1,5 +1,6 @@
 """How commands end, whatever comes: one line, an exit code, and of what nobody foresaw the traceback in a file."""
 
+import errno
 import json
 import os
 import re
@@ -90,6 +91,12 @@ def test_a_traceback_that_cannot_be_written_takes_nothing_from_the_line(monkeypa
         (WorkError("the disk\nis full"), 1, "fastarat: error: the disk is full"),
         (Interrupted("stopped at step 7", signal.SIGTERM), 143, "stopped at step 7"),
         (KeyboardInterrupt(), 130, "fastarat: interrupted (SIGINT)"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            1,
+            "fastarat: error: cannot write the output: No space left",
+        ),
+        (OSError(errno.EIO, "Input/output error"), 1, "fastarat: error: a disk or a terminal has failed: Input/output"),
         (FileNotFoundError(2, "No such file or directory", "a.png"), 1, "fastarat: error: a.png: No such file or dir"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
