@@ -162,6 +162,7 @@ def convert(path: Path, out: Path, data: str | None = None) -> Run:
     run.save(training.state_dict() | {"fingerprint": None, "labels_fingerprint": None}, keep=1)
     run.finish_writing()
     save_weights(run.weights_file, plain_branch(model), training.description)
+    run.unlock()
     return run
 
 

@@ -1,13 +1,16 @@
 """Checkpoints of the published AR-AT code become runs of ours that give the published logits."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from fastarat.common.files import is_locked
 from fastarat.runs.deployed import load_deployed
+from fastarat.training.published_checkpoint import convert
 from fastarat.verification.golden import named_tensor
 
 # The golden logits are float64; ours are float32 through up to twenty convolutions: 1e-7 an operation.
@@ -114,6 +117,8 @@ def test_the_ways_in_which_a_checkpoint_is_wrapped_make_no_difference(fastarat, 
 def test_safetensors_are_read_too(fastarat, golden, published, tmp_path):
     save_file(published(), "published.safetensors")
     assert fastarat("convert", "published.safetensors", "--out", "run").code == 0
+    again = convert(Path("published.safetensors"), Path("again"))
+    assert not is_locked(again.lock_file)  # a program may go on training with it at once
     _assert_golden(golden, "wrn16_2", tmp_path / "run")
 
 
