@@ -153,19 +153,21 @@ def test_a_disk_without_locks_is_told_once_and_used(tmp_path, monkeypatch, capsy
 
 
 def test_a_lock_is_seen_and_ends_with_its_process_and_not_with_the_processes_that_it_forked(tmp_path):
-    path, (reading, writing) = tmp_path / ".lock", os.pipe()
+    path, (here, told), (waiting, ended) = tmp_path / ".lock", os.pipe(), os.pipe()
     held = lock(path)
     assert held is not None and is_locked(path) and lock(path) is None
     child = os.fork()
     if child == 0:  # as a worker of PyTorch's loader, which looks for its parent every five seconds
-        os.close(writing)
-        os.read(reading, 1)
+        os.close(ended)
+        os.write(told, b"!")
+        os.read(waiting, 1)
         os._exit(0)
+    os.read(here, 1)
     assert is_locked(path)
     held.close()
     again = lock(path)
-    os.close(writing)
-    os.close(reading)
+    for descriptor in (here, told, waiting, ended):
+        os.close(descriptor)
     os.waitpid(child, 0)
     assert again is not None
     again.close()
