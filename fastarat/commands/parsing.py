@@ -80,7 +80,26 @@ def _one_line(boxed: str, default: Any, prog: str) -> str:
         flag = wrong.group(1)
         hint = "" if default is None else did_you_mean(flag, flags(default), str)
         return f"unknown option {flag}: see '{prog} --help'{hint}"
-    return f"{text[:1].lower()}{text[1:]} (see '{prog} --help')"
+    return f"{_of_number(text) or text[:1].lower() + text[1:]} (see '{prog} --help')"
+
+
+def _of_number(text: str) -> str | None:
+    """What is wrong with the value of a flag that takes numbers, whichever way tyro says it; None for other flags."""
+    said = re.match(r"Error parsing (--[\w.-]+): ([^'\"]*)'(.*)'", text)
+    if said is None:
+        return None
+    flag, why, value = said.groups()
+    if flag.endswith("-255") and value.endswith("/255"):
+        return f"{flag} '{value}' is no number: give {value.removesuffix('/255')}"
+    kinds = {
+        "valid parse": "numbers",
+        "parse arguments": "numbers",
+        "float": "a number",
+        "int(": "a whole number",
+        "|int": "a whole number",
+    }
+    kind = next((kind for sign, kind in kinds.items() if sign in why.lower()), None)
+    return kind and f"{flag} '{value}': give {kind}"
 
 
 def recipe_of(args: list[str]) -> tuple[Config, list[str]]:

@@ -59,17 +59,21 @@ def test_an_option_like_no_other_gets_no_guess():
 
 
 @pytest.mark.parametrize(
-    ("args", "names"),
+    ("args", "says"),
     [
-        (("--epochs", "many"), ("--epochs", "many")),
-        (("--epochs", "1.5"), ("--epochs", "1.5")),
-        (("--attack.eps-255", "x"), ("--attack.eps-255", "x")),
-        (("--epochs",), ("--epochs",)),
+        (("--epochs", "many"), "--epochs 'many': give a whole number"),
+        (("--epochs", "1.5"), "--epochs '1.5': give a whole number"),
+        (("--size", "float"), "--size 'float': give a whole number"),
+        (("--attack.eps-255", "x"), "--attack.eps-255 'x': give a number"),
+        (("--attack.eps-255", "8/255"), "--attack.eps-255 '8/255' is no number: give 8"),
+        (("--optimizer.momentum", "1/255"), "--optimizer.momentum '1/255': give a number"),
+        (("--schedule.milestones", "5", "x"), "--schedule.milestones '5', 'x': give numbers"),
+        (("--augment.scale", "a", "1"), "--augment.scale 'a', '1': give numbers"),
+        (("--epochs",), "missing value for argument '--epochs'"),
     ],
 )
-def test_a_value_of_the_wrong_type_is_named_with_its_option(args, names):
-    text = error(*args)
-    assert all(name in text for name in names)
+def test_a_value_of_the_wrong_type_is_named_with_its_option(args, says):
+    assert error(*args).startswith(says)
 
 
 def test_a_choice_that_is_not_offered_is_answered_with_those_that_are():
