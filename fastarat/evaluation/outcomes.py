@@ -12,10 +12,12 @@ from fastarat.common.console import notice
 from fastarat.common.errors import UserError
 from fastarat.common.files import as_file_name, read_json, write_text
 from fastarat.common.typed import fits
-from fastarat.config.evaluation import STANDARD, EvaluationSettings
+from fastarat.config.evaluation import NUM_TARGETS, STANDARD, EvaluationSettings
 from fastarat.evaluation.result import Evaluation
 
 FORMAT = 1
+ROUNDING = 1e-6
+"""of sizes, which are kept to 6 digits behind the point"""
 FOLDER = "outcomes"
 """in a run's directory"""
 TYPES: dict[str, Any] = {
@@ -27,7 +29,9 @@ TYPES: dict[str, Any] = {
     "labels": tuple[int, ...],
     "flags": dict[str, str],
 }
-ATTACK_TYPES: dict[str, Any] = {"attacks": tuple[str, ...], "norm": str, "eps_255": float}
+ATTACK_TYPES: dict[str, Any] = {"attacks": tuple[str, ...], "norm": str, "eps_255": float, "dtype": str}
+SIZES: dict[str, Any] = {"steps": int, "restarts": int, "step_255": float, "targets": int}
+"""what only some attacks have"""
 
 
 @dataclass(frozen=True)
@@ -60,14 +64,33 @@ class Outcomes:
 
     @property
     def name(self) -> str:
-        """The attack as people call it: AutoAttack, PGD-20, apgd-ce,square."""
-        return attack_name(self.attack)
+        """The attack as people call it, with where it departs from that: AutoAttack, PGD-20, AutoAttack, 1 target."""
+        return ", ".join((short_name(self.attack), *departures(self.attack, len(self.classes))))
 
     @property
-    def strength(self) -> tuple[bool, int, int, int]:
-        """Grows with what the evaluation says: the standard first, then attacks, their steps, images."""
-        names = self.attack["attacks"]
-        return set(STANDARD) <= set(names), len(names), self.attack.get("steps", 0), len(self.labels)
+    def is_standard(self) -> bool:
+        """Whether it says all that the standard AutoAttack says."""
+        attack, full = self.attack, _full(len(self.classes))
+        is_whole = set(STANDARD) <= set(attack["attacks"]) and attack.get("targets", 0) >= full
+        return is_whole and attack["dtype"] == "fp32"
+
+    @property
+    def strength(self) -> tuple[float, ...]:
+        """Grows with what the evaluation says: the standard first, then its attacks however they depart, attacks, their
+        targets, float32, whether the steps of PGD can cross the ball, its restarts and steps, images."""
+        attack, most = self.attack, len(self.classes) - 1
+        steps, restarts, step_255 = (attack.get(name, 0) for name in ("steps", "restarts", "step_255"))
+        return (
+            self.is_standard,
+            set(STANDARD) <= set(attack["attacks"]),
+            len(attack["attacks"]),
+            attack.get("targets", most),
+            attack["dtype"] == "fp32",
+            steps * (step_255 + ROUNDING) >= 2 * attack["eps_255"],
+            restarts,
+            steps,
+            len(self.labels),
+        )
 
     def per_class(self, stage: str) -> list[float | None]:
         """Percent right for each class after a stage; None for a class without images."""
@@ -88,13 +111,33 @@ def described(settings: EvaluationSettings) -> dict[str, Any]:
     return {**found, "dtype": settings.dtype}
 
 
-def attack_name(attack: dict[str, Any]) -> str:
-    """The attack that `described` describes as people call it."""
+def short_name(attack: dict[str, Any]) -> str:
+    """The attack that `described` describes as people call it, wherever it departs from that."""
     names = tuple(attack["attacks"])
     if names == STANDARD:
         return "AutoAttack"
     steps = f"-{attack['steps']}" if names in (("pgd",), ("cw",)) else ""
     return ",".join(names).upper() + steps if steps else ",".join(names)
+
+
+def departures(attack: dict[str, Any], num_classes: int) -> list[str]:
+    """Where it departs from what its name says to people, a phrase each."""
+    found, full = [], _full(num_classes)
+    targets, restarts = attack.get("targets", full), attack.get("restarts", 1)
+    if targets != full:
+        found.append(f"{targets} target{'s' if targets > 1 else ''}")
+    if restarts > 1:
+        found.append(f"{restarts} restarts")
+    if "step_255" in attack and abs(attack["step_255"] - attack["eps_255"] / 4) > ROUNDING:
+        found.append(f"step {attack['step_255']:g}/255")
+    if attack["dtype"] != "fp32":
+        found.append(attack["dtype"])
+    return found
+
+
+def _full(num_classes: int) -> int:
+    """The targets of the standard: 9, or all wrong classes where there are fewer."""
+    return min(NUM_TARGETS, num_classes - 1)
 
 
 def weights_digest(run: Path) -> str:
@@ -123,7 +166,9 @@ def outcomes_of(
 def keep(run: Path, outcomes: Outcomes) -> None:
     """Write the outcomes into the run, in place of earlier ones of the same attack and images. Raises `WorkError`."""
     folder = run / FOLDER
-    name = f"{as_file_name(outcomes.name.lower())}-{outcomes.attack['norm']}-{outcomes.attack['eps_255']:g}"
+    name = (
+        f"{as_file_name(short_name(outcomes.attack).lower())}-{outcomes.attack['norm']}-{outcomes.attack['eps_255']:g}"
+    )
     values = {
         "format": FORMAT,
         **asdict(outcomes),
@@ -160,7 +205,7 @@ def _read(path: Path) -> Outcomes:
         raise wrong
     attack, labels, flags = values["attack"], values["labels"], values["flags"]
     fields_fit = all(name in attack and fits(attack[name], kind) for name, kind in ATTACK_TYPES.items())
-    fields_fit = fields_fit and fits(attack.get("steps", 0), int)
+    fields_fit = fields_fit and all(fits(attack[name], kind) for name, kind in SIZES.items() if name in attack)
     bits_fit = all(len(bits) == len(labels) and not set(bits) - {"0", "1"} for bits in flags.values())
     if not (labels and fields_fit and bits_fit and next(iter(flags), "") == "clean"):
         raise wrong

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from fastarat.common.console import command
 from fastarat.common.durations import duration
 from fastarat.evaluation.accuracies import Accuracy
-from fastarat.evaluation.outcomes import Outcomes
 from fastarat.reports.facts import Facts
 from fastarat.reports.published import TITLES
 from fastarat.runs.metrics import attested, doubts
@@ -107,17 +106,13 @@ def _of_evaluation(facts: Facts) -> Iterator[str]:
     if number < FEW_IMAGES:
         half = max(interval_half(robust, number), interval_half(clean, number))
         yield f"The figures are of {number:,} images: with 95 % confidence each is known to within {half:.1f} points."
-    if not _is_standard(best):
+    if best is None or not best.is_standard:
         how = command("eval", facts.path, "--attack", "autoattack")
         yield f"Robust accuracy under {attack} is an upper bound; {how} measures it by the standard's attacks."
     if facts.result and (said := doubts(facts.result)):
         yield f"Some images of the training's own evaluation say nothing{said}."
     if images == "test" and best is None:
         yield "The figures are the training's own, of its last evaluation; the deployed model was not evaluated."
-
-
-def _is_standard(best: Outcomes | None) -> bool:
-    return best is not None and best.name == "AutoAttack"
 
 
 def _of_record(facts: Facts) -> Iterator[str]:

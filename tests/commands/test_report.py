@@ -16,6 +16,7 @@ from fastarat.config.training import ScheduleConfig
 from fastarat.evaluation.outcomes import Outcomes, described, keep, weights_digest
 from fastarat.reports.facts import facts_of
 from fastarat.reports.repeat import as_command
+from fastarat.reports.verdict import warnings_of
 from tests.helpers.command_line import ONE_EPOCH
 from tests.helpers.pages import Page, assert_can_be_read_by_all, assert_stands_alone
 from tests.helpers.small_sets import jpeg
@@ -65,6 +66,15 @@ def test_the_command_of_a_page_gives_the_settings_of_its_run(run):
     )
     line = as_command(replace(facts_of(run, "run"), config=config))
     assert parse_arguments(shlex.split(line)[2:]).config == replace(config, data=config.data)
+
+
+@pytest.mark.parametrize(("settings", "is_weak"), [({}, False), ({"targets": 1}, True), ({"dtype": "bf16"}, True)])
+def test_what_a_weakened_autoattack_leaves_is_said_to_be_an_upper_bound(run, settings, is_weak):
+    attack = described(EvaluationSettings("autoattack", eps=45.9 / 255, **settings))
+    flags = {"clean": np.ones(9, bool), "square": np.ones(9, bool)}
+    found = Outcomes(attack, "digits", "images", "weights", tuple("0123456789"), np.zeros(9, np.int64), flags)
+    said = warnings_of(replace(facts_of(run, "run"), outcomes=[found]))
+    assert any(f"under {found.name} is an upper bound" in line for line in said) == is_weak
 
 
 def test_runs_stand_beside_one_another_with_a_test_of_their_differences(fastarat, run, one_epoch):

@@ -1,12 +1,13 @@
 """What a model got right is kept image by image, and read only where it fits."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fastarat.config.evaluation import EvaluationSettings
-from fastarat.evaluation.outcomes import Outcomes, attack_name, described, keep, kept, weights_digest
+from fastarat.evaluation.outcomes import Outcomes, described, keep, kept, weights_digest
 
 
 @pytest.fixture
@@ -15,11 +16,11 @@ def run(tmp_path):
     return tmp_path
 
 
-def outcomes_of(run, attack="pgd", num_images=4):
-    labels = np.arange(num_images) % 2
+def outcomes_of(run, attack="pgd", num_images=4, num_classes=10, **settings):
+    labels, classes = np.arange(num_images) % 2, tuple("abcdefghijklmnopqrstuvwxyz"[:num_classes])
     flags = {"clean": labels == 0, attack: np.zeros(num_images, bool)}
-    settings = described(EvaluationSettings(attack))
-    return Outcomes(settings, "set", "images", weights_digest(run), ("a", "b"), labels, flags)
+    attack = described(EvaluationSettings(attack, **settings))
+    return Outcomes(attack, "set", "images", weights_digest(run), classes, labels, flags)
 
 
 def test_what_is_kept_is_read_back_the_strongest_first(run):
@@ -29,7 +30,7 @@ def test_what_is_kept_is_read_back_the_strongest_first(run):
     found = kept(run)
     assert [outcomes.name for outcomes in found] == ["AutoAttack", "PGD-20", "square"]
     assert found[1].labels.tolist() == [0, 1, 0, 1] and found[1].flags["clean"].tolist() == [True, False, True, False]
-    assert found[1].per_class("clean") == [100.0, 0.0] and found[0].key != found[1].key
+    assert found[1].per_class("clean")[:2] == [100.0, 0.0] and found[0].key != found[1].key
 
 
 def test_what_earlier_weights_came_to_does_not_count(run):
@@ -45,9 +46,11 @@ def test_what_earlier_weights_came_to_does_not_count(run):
         {"flags": {"clean": "0101", "pgd": "01"}},
         {"flags": {"clean": "0102"}},
         {"flags": {"pgd": "0101"}},
-        {"labels": [0, 1, 0, 2]},
+        {"labels": [0, 1, 0, 10]},
         {"labels": []},
-        {"attack": {"attacks": ["pgd"], "norm": "linf", "eps_255": 8, "steps": "many"}},
+        {"attack": {"attacks": ["pgd"], "norm": "linf", "eps_255": 8, "steps": 20}},
+        {"attack": {"attacks": ["pgd"], "norm": "linf", "eps_255": 8, "dtype": "fp32", "steps": "many"}},
+        {"attack": {"attacks": ["apgd-t"], "norm": "linf", "eps_255": 8, "dtype": "fp32", "targets": "all"}},
         {"classes": [1, 2]},
         {"weights": None},
     ],
@@ -62,7 +65,41 @@ def test_a_file_that_does_not_fit_is_left_out_with_a_line(run, change, capsys):
 
 def test_attacks_are_named_as_people_call_them():
     names = ("autoattack", "pgd", "cw", "apgd-ce,square")
-    assert [attack_name(described(EvaluationSettings(name))) for name in names] == [
-        *("AutoAttack", "PGD-20", "CW-20", "apgd-ce,square")
-    ]
+    assert [outcomes_of(Path(), name).name for name in names] == [*("AutoAttack", "PGD-20", "CW-20", "apgd-ce,square")]
     assert described(EvaluationSettings("pgd", batch=1, seed=3)) == described(EvaluationSettings("pgd"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "is_standard"),
+    [
+        ({"attack": "autoattack", "targets": 1}, "AutoAttack, 1 target", False),
+        ({"attack": "autoattack", "targets": 3, "dtype": "bf16"}, "AutoAttack, 3 targets, bf16", False),
+        ({"attack": "autoattack", "targets": 3, "num_classes": 4}, "AutoAttack", True),
+        ({"attack": "autoattack", "targets": 20, "num_classes": 26}, "AutoAttack, 20 targets", True),
+        ({"attack": "autoattack,pgd"}, "apgd-ce,apgd-t,fab-t,square,pgd", True),
+        ({"attack": "pgd", "restarts": 5, "step": 0.5 / 255}, "PGD-20, 5 restarts, step 0.5/255", False),
+        ({"attack": "pgd", "eps": 0.07, "step": 0.07 / 4}, "PGD-20", False),
+    ],
+    ids=str,
+)
+def test_where_an_attack_departs_from_its_name_is_named(settings, name, is_standard):
+    outcomes = outcomes_of(Path(), **settings)
+    assert (outcomes.name, outcomes.is_standard) == (name, is_standard)
+
+
+def test_weakened_attacks_are_less_than_whole_ones():
+    rising: list[dict] = [
+        {"attack": "square"},
+        {"attack": "pgd", "steps": 50, "restarts": 5, "step": 0.0},
+        {"attack": "pgd", "steps": 10},
+        {"attack": "pgd"},
+        {"attack": "pgd", "steps": 10, "restarts": 5},
+        {"attack": "autoattack", "targets": 1},
+        {"attack": "autoattack", "targets": 3},
+        {"attack": "autoattack", "dtype": "bf16"},
+        {"attack": "autoattack,pgd", "targets": 1},
+        {"attack": "autoattack"},
+        {"attack": "autoattack", "num_images": 5},
+    ]
+    strengths = [outcomes_of(Path(), **settings).strength for settings in rising]
+    assert strengths == sorted(strengths) and len(set(strengths)) == len(strengths)

@@ -8,7 +8,15 @@ import pytest
 from fastarat.evaluation.outcomes import Outcomes
 from fastarat.evaluation.significance import ASSUMED, compare, holm, mcnemar, shared
 
-ATTACK = {"attacks": ["pgd"], "norm": "linf", "eps_255": 8.0, "steps": 20, "step_255": 2.0, "restarts": 1}
+ATTACK = {
+    "attacks": ["pgd"],
+    "norm": "linf",
+    "eps_255": 8.0,
+    "steps": 20,
+    "step_255": 2.0,
+    "restarts": 1,
+    "dtype": "fp32",
+}
 
 
 def outcomes(clean, robust, attack=ATTACK, images="these"):
