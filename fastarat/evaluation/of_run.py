@@ -48,6 +48,7 @@ def evaluate_run(
 
     `data`: where the images lie, if not where the run found them. Raises `UserError` where there are none.
     """
+    weights = weights_digest(run)  # before they are read: a training that goes on may deploy others meanwhile
     model, description = load_deployed(run)
     dataset = open_for_evaluation(
         data or images_of(run, description), description.image_size, description.central_share
@@ -65,7 +66,7 @@ def evaluate_run(
         settings,
         data=dataset.name,
         images=fingerprint(chosen),
-        weights=weights_digest(run),
+        weights=weights,
         classes=dataset.classes,
     )
     try:

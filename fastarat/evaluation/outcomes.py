@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastarat.common.console import notice
-from fastarat.common.errors import UserError
+from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import as_file_name, read_json, write_text
 from fastarat.common.typed import fits
 from fastarat.config.evaluation import NUM_TARGETS, STANDARD, EvaluationSettings
@@ -45,7 +45,7 @@ class Outcomes:
     images: str
     """fingerprint of the N images and their labels, in their order"""
     weights: str
-    """SHA-256 of the weights' file"""
+    """SHA-256 of the file that the weights were read from"""
     classes: tuple[str, ...]
     labels: np.ndarray
     """int64 [N]"""
@@ -164,7 +164,12 @@ def outcomes_of(
 
 
 def keep(run: Path, outcomes: Outcomes) -> None:
-    """Write the outcomes into the run, in place of earlier ones of the same attack and images. Raises `WorkError`."""
+    """Write the outcomes into the run, in place of earlier ones of the same attack and images.
+
+    Raises `WorkError` if they are not of the weights that the run deploys now, or cannot be written.
+    """
+    if not outcomes.weights or weights_digest(run) != outcomes.weights:
+        raise WorkError(f"{run} deploys other weights than were evaluated: evaluate it once it has finished")
     folder = run / FOLDER
     name = (
         f"{as_file_name(short_name(outcomes.attack).lower())}-{outcomes.attack['norm']}-{outcomes.attack['eps_255']:g}"

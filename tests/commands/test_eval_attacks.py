@@ -213,6 +213,20 @@ def test_what_is_done_is_kept_until_the_result_is_written(trained, short, monkey
     shutil.rmtree(trained / "evaluations")
 
 
+@pytest.mark.parametrize("there", [True, False], ids=["another is deployed", "none was yet"])
+def test_what_is_deployed_during_an_evaluation_does_not_get_its_outcomes(trained, tmp_path, capsys, there):
+    run = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("outcomes"))
+    weights = run / "model.safetensors"
+    deployed = weights.read_bytes()
+    if not there:
+        weights.unlink()
+    work = Work(EvalArguments(str(run), steps=1, num_images=10, eps_255=20), ALONE)
+    weights.write_bytes(deployed + b" " * there)
+    work.finish(work.evaluate())
+    assert not (run / "outcomes").exists()
+    assert ("deploys other weights than were evaluated" in capsys.readouterr().err) == there
+
+
 def test_a_state_of_ones_own_is_kept_and_refused_for_another_evaluation(fastarat, trained, short):
     command = ("eval", trained, *FEW, "--attack", "apgd-ce", "--state", "state", "--json")
     first, again = fastarat(*command), fastarat(*command)

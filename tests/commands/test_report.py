@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fastarat.commands.train import parse_arguments
 from fastarat.config import load_config
 from fastarat.config.evaluation import EvaluationSettings
 from fastarat.config.training import ScheduleConfig
-from fastarat.evaluation.outcomes import Outcomes, described, keep, weights_digest
+from fastarat.evaluation import of_run
+from fastarat.evaluation.outcomes import Outcomes, described, keep, kept, weights_digest
 from fastarat.reports.facts import facts_of
 from fastarat.reports.repeat import as_command
 from fastarat.reports.verdict import warnings_of
@@ -75,6 +77,22 @@ def test_what_a_weakened_autoattack_leaves_is_said_to_be_an_upper_bound(run, set
     found = Outcomes(attack, "digits", "images", "weights", tuple("0123456789"), np.zeros(9, np.int64), flags)
     said = warnings_of(replace(facts_of(run, "run"), outcomes=[found]))
     assert any(f"under {found.name} is an upper bound" in line for line in said) == is_weak
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["another is deployed", "none was yet"])
+def test_what_is_deployed_during_a_look_does_not_get_its_outcomes(run, monkeypatch, capsys, there):
+    def evaluated(*given, **settings):
+        weights.write_bytes(deployed + b" ")
+        return evaluate(*given, **settings)
+
+    weights = run / "model.safetensors"
+    deployed, evaluate = weights.read_bytes(), of_run.evaluate
+    shutil.rmtree(run / "outcomes", ignore_errors=True)
+    if not there:
+        weights.unlink()
+    monkeypatch.setattr(of_run, "evaluate", evaluated)
+    of_run.evaluate_run(run, EvaluationSettings("pgd", steps=1), 10, torch.device("cpu"))
+    assert kept(run) == [] and "deploys other weights than were evaluated" in capsys.readouterr().err
 
 
 def test_runs_stand_beside_one_another_with_a_test_of_their_differences(fastarat, run, one_epoch):

@@ -1,11 +1,13 @@
 """What a model got right is kept image by image, and read only where it fits."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fastarat.common.errors import WorkError
 from fastarat.config.evaluation import EvaluationSettings
 from fastarat.evaluation.outcomes import Outcomes, described, keep, kept, weights_digest
 
@@ -35,8 +37,12 @@ def test_what_is_kept_is_read_back_the_strongest_first(run):
 
 def test_what_earlier_weights_came_to_does_not_count(run):
     keep(run, outcomes_of(run))
+    earlier = outcomes_of(run, "square")
     (run / "model.safetensors").write_bytes(b"others")
     assert kept(run) == []
+    for outcomes in (earlier, replace(earlier, weights="")):
+        with pytest.raises(WorkError, match="deploys other weights than were evaluated"):
+            keep(run, outcomes)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,8 @@ class Work:
         asked = _asked(arguments)
         check_attacks(asked.names)
         self.device = world.device
+        # Before they are read: a training that goes on may deploy others meanwhile.
+        self.weights = _deployed_digest(arguments)
         model, description = _model(arguments)
         self.model = to_mode(model.to(self.device), training=False)
         norm, self.eps_255 = _threat(arguments, description)
@@ -129,16 +131,14 @@ class Work:
     def _keep_outcomes(self, evaluation: "Evaluation") -> None:
         """Of a run's deployed weights: what each image came to, for comparisons and the report."""
         from fastarat.data.images.dataset import fingerprint
-        from fastarat.evaluation.outcomes import keep, outcomes_of, weights_digest
+        from fastarat.evaluation.outcomes import keep, outcomes_of
 
-        arguments, path = self.arguments, Path(self.arguments.model)
-        is_deployed = arguments.checkpoint is None and arguments.branch == "adv"
-        weights = weights_digest(path) if (path / "config.json").exists() else ""
-        if not (self.settings.names and is_deployed and weights):
+        if not (self.settings.names and self.weights):
             return
         images, names = fingerprint(self.chosen), {"data": self.data.name, "classes": self.data.classes}
         try:
-            keep(path, outcomes_of(evaluation, self.settings, images=images, weights=weights, **names))
+            outcomes = outcomes_of(evaluation, self.settings, images=images, weights=self.weights, **names)
+            keep(Path(self.arguments.model), outcomes)
         except (OSError, WorkError) as error:
             notice(f"what each image came to is not kept for comparisons ({first_line(error)})")
 
@@ -203,6 +203,14 @@ def _model(arguments: "EvalArguments") -> "tuple[nn.Module, Description | None]"
             raise UserError(f"{arguments.model} is one net: --checkpoint and --branch need a run's directory")
         return import_model(arguments.model), None
     return load_deployed(Path(arguments.model), arguments.checkpoint, arguments.branch)
+
+
+def _deployed_digest(arguments: "EvalArguments") -> str:
+    """Of the weights that a run deploys, if it is these that are asked for; else empty."""
+    from fastarat.evaluation.outcomes import weights_digest
+
+    run, is_deployed = Path(arguments.model), arguments.checkpoint is None and arguments.branch == "adv"
+    return weights_digest(run) if is_deployed and (run / "config.json").exists() else ""
 
 
 def _threat(arguments: "EvalArguments", description: "Description | None") -> tuple[Any, float]:
