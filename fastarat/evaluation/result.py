@@ -48,7 +48,10 @@ class Evaluation:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Why the numbers may say too much, a sentence each; they are as they would be without."""
-        return (*self.model_warnings, *afterthoughts(self.asked, self.flags, self.traces))
+        found = (*self.model_warnings, *afterthoughts(self.asked, self.flags, self.traces))
+        if self.complete:
+            return found
+        return (*found, f"The budget ended it ({self.stopped}), so robust accuracy may be too high.")
 
     @property
     def complete(self) -> bool:

@@ -175,11 +175,13 @@ def test_a_budget_ends_it_between_batches_and_the_state_goes_on(net, images, lab
     settings = {"eps": EPS, "batch": 5, "state": tmp_path / "state"}
     first = fastarat.evaluate(net, images, labels, "apgd-ce,square", budget=1e-9, **settings)
     assert not first.complete and first.stopped == "apgd-ce has done 1 of 4 batches" and len(first.flags) == 2
+    assert first.warnings[-1] == f"The budget ended it ({first.stopped}), so robust accuracy may be too high."
     sessions = 1
     while not (result := fastarat.evaluate(net, images, labels, "apgd-ce,square", budget=1e-9, **settings)).complete:
         sessions += 1
         assert sessions < 20
     whole = fastarat.evaluate(net, images, labels, "apgd-ce,square", eps=EPS, batch=5)
+    assert not any("budget" in said for said in result.warnings)
     assert sessions > 3 and result.counts == whole.counts and torch.equal(result.x_adv, whole.x_adv)
 
 
