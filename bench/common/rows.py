@@ -25,7 +25,7 @@ def base_row(benchmark: str, config: Config | dict[str, Any], dataset: str | Non
         "dataset": dataset,
         "device": device,
         **{name: facts[name] for name in names},
-        "config": config if isinstance(config, dict) else asdict(config),
+        "config": config if isinstance(config, dict) else asdict(config.resolved()),
     }
 
 

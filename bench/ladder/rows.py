@@ -38,7 +38,7 @@ def row_of(
     """The row of a variant: what it is, and if it is right and was timed its speeds."""
     setting, verdict = entry.variant.setting, entry.verdict
     config = setting.config
-    described = {**asdict(config), "benchmark": dict(settings)}
+    described = {**asdict(config.resolved()), "benchmark": dict(settings)}
     row = {
         **base_row("throughput", described, setting.dataset.name, device=setting.device.type),
         "correct": entry.problem is None,

@@ -78,7 +78,9 @@ class PlainSubject(Subject):
 
     def scale_attack(self, radius: float, step: float) -> None:
         attack = self.setting.config.attack
-        self.plain.attacking = replace(attack, eps_255=radius * attack.eps_255, step_255=step * attack.step_255)
+        self.plain.attacking = replace(
+            attack, eps_255=radius * attack.known_eps_255, step_255=step * attack.known_step_255
+        )
 
     def flags(self) -> AbstractContextManager[object]:
         if not self.form.deterministic:

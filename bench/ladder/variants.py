@@ -91,7 +91,7 @@ def frozen(setting: StepSetting) -> StepSetting:
 def halved(setting: StepSetting) -> StepSetting:
     """Half the steps, each of twice the size."""
     attack = setting.config.attack
-    return with_attack(setting, steps=max(attack.steps // 2, 1), step_255=2 * attack.step_255)
+    return with_attack(setting, steps=max(attack.steps // 2, 1), step_255=2 * attack.known_step_255)
 
 
 def with_attack(setting: StepSetting, **changes: object) -> StepSetting:

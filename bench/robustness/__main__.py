@@ -135,7 +135,7 @@ def _has_row(arguments: argparse.Namespace, entry: SuiteTraining) -> bool:
     """Whether the training is measured on as many images as are wanted now, or more, in the wanted format or fp32."""
     return any(
         row.get("suite") == arguments.suite
-        and from_dict(row["config"], "a result row") == entry.config
+        and from_dict(row["config"], "a result row").resolved() == entry.config.resolved()
         and row["num_images"] >= arguments.num_images
         and row.get("num_autoattack", 0) >= arguments.num_autoattack
         and row.get("search", "fp32") in ("fp32", SUITES[arguments.suite].search)

@@ -97,7 +97,7 @@ def _has_row(arguments: argparse.Namespace, entry: Entry) -> bool:
         row["benchmark"] == "speedrun"
         and row["correct"]
         and (row["suite"], row["variant"], row["seed"]) == (entry.suite, entry.variant, entry.seed)
-        and from_dict(row["config"], "a result row") == entry.config
+        and from_dict(row["config"], "a result row").resolved() == entry.config.resolved()
         and row["num_images"] >= arguments.num_images
         and row["num_autoattack"] >= arguments.num_autoattack
         for row in read_rows(arguments.rows)

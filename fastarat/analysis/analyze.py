@@ -139,7 +139,7 @@ def described(path: Path, view: View) -> dict[str, Any]:
         "seed": view.seed,
         "dtype": view.training.parts.precision.dtype,
         "device": view.training.parts.world.device.type,
-        "training_attack": asdict(attacking(view.training)[0].attack),
+        "training_attack": asdict(attacking(view.training)[0].attack.resolved()),
         "test_attack": asdict(view.attack),
     }
 

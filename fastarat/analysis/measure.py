@@ -54,7 +54,7 @@ class View:
         images, device = subset(training.dataset.decoded_test, num_images, seed), training.parts.world.device
         x = torch.tensor(images.images, device=device).permute(0, 3, 1, 2) / training.dataset.max_value
         y = torch.tensor(images.labels, device=device)
-        attack = pgd_20(config.attack.norm, training.evaluation_attack.eps_255)
+        attack = pgd_20(config.attack.norm, config.eps_255)
         x = x.to(training.parts.precision.parameter_dtype, memory_format=torch.channels_last)
         together = config.batch if config.sync_bn else config.batch // config.num_processes
         return cls(training, aligned, layers, x, y, attack, num_batches, together, seed)

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
@@ -108,7 +108,16 @@ def recipe_of(args: list[str]) -> tuple[Config, list[str]]:
     named = [args[0]] if args and not args[0].startswith("-") else []
     rest = args[len(named) :]
     fidelity: Fidelity = "published-code" if value_of(rest, "--fidelity") == "published-code" else "paper"
-    return recipes.recipe(named[0] if named else recipes.DEFAULT, fidelity), rest
+    return in_norm(recipes.recipe(named[0] if named else recipes.DEFAULT, fidelity), rest), rest
+
+
+def in_norm(config: Config, args: list[str]) -> Config:
+    """`config` as what `args` override: without its radii and step sizes if they name another norm, in which these
+    numbers would be another threat model."""
+    if value_of(args, "--attack.norm") in (None, config.attack.norm):
+        return config
+    attack = replace(config.attack, eps_255=None, step_255=None)
+    return replace(config, attack=attack, evaluation=replace(config.evaluation, eps_255=None, step_255=None))
 
 
 def value_of(args: list[str], flag: str) -> str | None:

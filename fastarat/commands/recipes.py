@@ -22,10 +22,10 @@ class RecipesArguments(Printed):
 
 
 def run(args: list[str]) -> int:
-    """Print the list, or one recipe's head and settings."""
+    """Print the list, or one recipe's head and settings, all as numbers."""
     arguments = parse(RecipesArguments, args, "fastarat recipes")
     if arguments.name:
-        config = recipes.recipe(arguments.name)
+        config = recipes.recipe(arguments.name).resolved()
         if arguments.json:
             print_json(asdict(config))
         else:

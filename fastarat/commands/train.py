@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from fastarat.commands.parsing import Printed, parse, recipe_of, require_positive, value_of
+from fastarat.commands.parsing import Printed, in_norm, parse, recipe_of, require_positive, value_of
 from fastarat.common.console import command, notice, print_json
 from fastarat.common.errors import Interrupted, UserError, first_line
 from fastarat.common.processes import (
@@ -159,12 +159,12 @@ def _base_config(args: list[str]) -> tuple[Config, list[str]]:
 def _config_of(run: Path, named: list[str], rest: list[str]) -> Config:
     from fastarat.runs.run import Run
 
-    config = load_config(Run(run).config_file)
+    config = load_config(Run(run).config_file).following()
     if named and named[0] != config.recipe:
         raise UserError(f"{run} is a run of {config.recipe}, not of {named[0]}: leave the recipe out")
     if value_of(rest, "--fidelity") not in (None, config.fidelity):
         raise UserError(f"--fidelity changes many settings of a recipe: start from the recipe, not from {run}")
-    return config
+    return in_norm(config, rest)
 
 
 def _run_to_resume(named: list[str], rest: list[str]) -> Path:

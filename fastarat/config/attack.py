@@ -1,10 +1,10 @@
 """Which attack, how strong, and how it treats the net's batch-norms."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from fastarat.common.errors import unknown
+from fastarat.common.errors import UserError, unknown
 from fastarat.common.typed import not_negative
 
 Norm = Literal["linf", "l2"]
@@ -12,6 +12,10 @@ Start = Literal["uniform", "gaussian", "none", "published-code"]
 Objective = Literal["cross-entropy", "kl", "margin"]
 
 NAMES = ("pgd",)
+USUAL_EPS_255: dict[Norm, float] = {"linf": 8.0}
+"""the radius where none is given; no usual one of L2 is right for all images"""
+TINY_EPS_255: dict[Norm, float] = {"linf": 0.5, "l2": 2.0}
+"""radii below these leave images all but as they are; most were meant in pixel units"""
 
 
 @dataclass(frozen=True)
@@ -22,10 +26,10 @@ class AttackConfig:
     """pgd (Madry et al., 2018)"""
     norm: Norm = "linf"
     """threat model"""
-    eps_255: float = 8.0
-    """radius of the ball, in 1/255 of the pixel range"""
-    step_255: float = 2.0
-    """step size, in 1/255 of the pixel range"""
+    eps_255: float | None = None
+    """radius of the ball, in 1/255 of the pixel range; default 8 in linf, to be given in l2"""
+    step_255: float | None = None
+    """step size, in 1/255 of the pixel range; default eps / 4"""
     steps: int = 10
     """gradient steps; 0 with start none: no attack"""
     start: Start = "uniform"
@@ -41,9 +45,22 @@ class AttackConfig:
     """put every iterate back into the ball; off: only into [0, 1]"""
 
     @property
+    def known_eps_255(self) -> float:
+        """The radius that is given, else the usual one. Raises `UserError` where the norm has none."""
+        eps_255 = USUAL_EPS_255.get(self.norm) if self.eps_255 is None else self.eps_255
+        if eps_255 is None:
+            raise UserError(f"attack eps_255: {self.norm} has no usual radius; give one, such as 128 for 0.5")
+        return eps_255
+
+    @property
+    def known_step_255(self) -> float:
+        """The step size that is given, else a quarter of the radius. Raises as `known_eps_255` does."""
+        return self.known_eps_255 / 4 if self.step_255 is None else self.step_255
+
+    @property
     def eps(self) -> float:
-        """Radius in pixel units, where pixels are in [0, 1]."""
-        return self.eps_255 / 255
+        """Radius in pixel units, where pixels are in [0, 1]. Raises as `known_eps_255` does."""
+        return self.known_eps_255 / 255
 
     @property
     def radius(self) -> float:
@@ -53,11 +70,19 @@ class AttackConfig:
     @property
     def step(self) -> float:
         """Step size in pixel units, where pixels are in [0, 1]."""
-        return self.step_255 / 255
+        return self.known_step_255 / 255
+
+    def resolved(self) -> "AttackConfig":
+        """The same with radius and step size as numbers. Raises as `known_eps_255` does."""
+        return replace(self, eps_255=self.known_eps_255, step_255=self.known_step_255)
 
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix."""
         found = [] if self.name in NAMES else [str(unknown("attack", self.name, NAMES))]
+        try:
+            found += too_large("attack eps_255", self.norm, self.known_eps_255)
+        except UserError as error:
+            found.append(str(error))
         found += not_negative("attack", self, "eps_255", "step_255", "start_scale")
         if self.steps < 0 or (self.steps == 0 and self.start != "none"):
             found.append(f"attack steps is {self.steps}: give 1 or more, or 0 with start none for no attack")
@@ -66,3 +91,18 @@ class AttackConfig:
         if self.start == "published-code" and not self.project:
             found.append("attack start published-code moves the ball, which project off does without: give one of them")
         return found
+
+
+def too_large(name: str, norm: Norm, eps_255: float) -> list[str]:
+    """A line, which names the radius, if it is wider than the pixel range, of which no Linf ball is."""
+    if norm != "linf" or not 255 < eps_255 < math.inf:
+        return []
+    return [f"{name} is {eps_255:g}: give it in 1/255 of the pixel range, 255 at most in linf"]
+
+
+def doubt(norm: Norm, eps_255: float) -> str | None:
+    """What there is to ask of a radius that most who give it mean in pixel units."""
+    if not 0 < eps_255 < TINY_EPS_255.get(norm, 0.0):
+        return None
+    meant = f"{round(255 * eps_255, 1):g}"
+    return f"eps is {eps_255:g}/255 of the pixel range; for {meant}/255 give {meant}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from fastarat.common.errors import unknown
-from fastarat.config.attack import Norm
+from fastarat.config.attack import USUAL_EPS_255, Norm
 
 EvaluationDtype = Literal["fp32", "bf16"]
 EngineName = Literal["fast", "pyautoattack"]
@@ -23,8 +23,8 @@ class EvaluationSettings:
     """autoattack, an attack's name, several, separated by commas, or none: clean accuracy alone"""
     norm: Norm = "linf"
     """threat model"""
-    eps: float = 8 / 255
-    """radius of the ball in pixel units, where pixels are in [0, 1]"""
+    eps: float = None  # type: ignore[assignment]
+    """radius of the ball in pixel units, where pixels are in [0, 1]; default 8/255 in linf, to be given in l2"""
     seed: int = 0
     """of the attacks' random numbers"""
     batch: int = 250
@@ -42,6 +42,11 @@ class EvaluationSettings:
     engine: EngineName = "fast"
     """pyautoattack: the attacks of this package, to compare"""
 
+    def __post_init__(self) -> None:
+        # What is still None afterwards is a problem: whoever attacks by settings finds a number.
+        if self.eps is None and self.norm in USUAL_EPS_255:
+            object.__setattr__(self, "eps", USUAL_EPS_255[self.norm] / 255)
+
     @property
     def names(self) -> tuple[str, ...]:
         """The attacks one by one, in the order in which they run."""
@@ -58,6 +63,8 @@ class EvaluationSettings:
             for name, known in choices
             if getattr(self, name) not in known
         ]
+        if self.eps is None:
+            return [*found, f"eps is not given, and {self.norm} has no usual radius: give one, such as 0.5"]
         if not (math.isfinite(self.eps) and self.eps > 0):
             found.append(f"eps is {self.eps}: give a number above 0, in units where pixels are in [0, 1]")
         if self.norm == "linf" and self.eps > 1:

@@ -101,8 +101,8 @@ class EvaluationConfig:
     """images whose clean accuracy it measures, if more than it attacks; those are among them"""
     steps: int = 10
     """PGD steps of an evaluation during training"""
-    step_255: float = 2.0
-    """its step size, in 1/255 of the pixel range"""
+    step_255: float | None = None
+    """its step size, in 1/255 of the pixel range; default a quarter of its radius"""
     batch: int = 500
     """images at a time, of AR-AT's balance too"""
     start: Literal["uniform", "published-code"] = "uniform"

@@ -1,14 +1,14 @@
 """The whole configuration of a run: one tree of frozen dataclasses, what is checked across its parts, and its JSON."""
 
 import json
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from fastarat.common.errors import UserError, unknown
 from fastarat.common.files import read_json
 from fastarat.common.typed import build
-from fastarat.config.attack import AttackConfig
+from fastarat.config.attack import AttackConfig, doubt, too_large
 from fastarat.config.data import DECODERS, AugmentConfig, ExtraConfig, LoadingConfig
 from fastarat.config.method import ARATConfig, MethodSettings
 from fastarat.config.model import ModelConfig
@@ -97,12 +97,33 @@ class Config:
 
     @property
     def eps_255(self) -> float:
-        """Radius of the threat model that evaluations and the deployed model name, in 1/255 of the pixel range."""
-        return self.attack.eps_255 if self.evaluation.eps_255 is None else self.evaluation.eps_255
+        """Radius of the threat model that evaluations and the deployed model name, in 1/255 of the pixel range. Raises
+        as `AttackConfig.known_eps_255` does."""
+        return self.attack.known_eps_255 if self.evaluation.eps_255 is None else self.evaluation.eps_255
 
     def size_in(self, epoch: int) -> int | None:
         """Pixels of a side that training images are brought to in `epoch` (from 1); None: they stay as they are."""
         return self.size and self.augment.size_in(epoch, self.epochs, self.size)
+
+    def resolved(self) -> "Config":
+        """The same with every radius and step size that follows from others as a number: what a run keeps."""
+        step_255 = self.eps_255 / 4 if self.evaluation.step_255 is None else self.evaluation.step_255
+        return replace(self, attack=self.attack.resolved(), evaluation=replace(self.evaluation, step_255=step_255))
+
+    def following(self) -> "Config":
+        """`resolved`, but for step sizes of a quarter of their radius, which are not given and follow another one."""
+        config = self.resolved()
+        attack, evaluation = config.attack, config.evaluation
+        if attack.step_255 == attack.known_eps_255 / 4:
+            attack = replace(attack, step_255=None)
+        if evaluation.step_255 == self.eps_255 / 4:
+            evaluation = replace(evaluation, step_255=None)
+        return replace(config, attack=attack, evaluation=evaluation)
+
+    def doubts(self) -> list[str]:
+        """What there is to ask of settings that can be meant, a sentence each."""
+        radii = dict.fromkeys((self.attack.known_eps_255, self.eps_255))
+        return [said for eps_255 in radii if (said := doubt(self.attack.norm, eps_255))]
 
     def problems(self) -> list[str]:
         """Everything wrong with the settings, each a sentence that names the fix."""
@@ -124,6 +145,7 @@ class Config:
         if self.loader not in loaders:
             found.append(str(unknown("loader", self.loader, loaders)))
         found += self._size_problems()
+        found += too_large("evaluation eps_255", self.attack.norm, self.evaluation.eps_255 or 0.0)
         if self.gpus and self.device == "cpu":
             found.append("gpus are several GPUs, and device is cpu: give --device cuda or auto")
         if self.batch % self.num_processes:

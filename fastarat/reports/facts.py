@@ -93,17 +93,18 @@ class Facts:
         )
 
     def changed_settings(self) -> dict[str, tuple[Any, Any]]:
-        """Settings that differ from the recipe's: the recipe's value, and the run's. None where it is not known."""
+        """Settings that differ from the recipe's: the recipe's value, and the run's. None where it is not known, or
+        follows from another."""
         try:
-            theirs = by_flag(recipes.recipe(self.config.recipe, self.config.fidelity))
+            recipe = recipes.recipe(self.config.recipe, self.config.fidelity)
         except UserError:
             return {}
-        own = ("recipe", "data")
-        return {
-            name: (theirs.get(name), value)
-            for name, value in self.settings.items()
-            if name not in own and theirs.get(name) != value
-        }
+        theirs, mine = by_flag(recipe.following()), by_flag(self.config.following())
+        own = {"recipe", "data"}
+        other = {name for name, value in mine.items() if theirs.get(name) != value}
+        if "attack.norm" in other:  # with which a recipe's sizes are left out
+            other |= {name for name in mine if name.endswith("-255")}
+        return {name: (theirs.get(name), value) for name, value in self.settings.items() if name in other - own}
 
 
 def facts_of(path: Path, name: str) -> Facts:

@@ -253,6 +253,8 @@ class Run:
 
 
 def settled(config: Config) -> Config:
-    """`config` with the whole paths of its images, so that a run finds them from any folder."""
+    """`config` with the whole paths of its images, so that a run finds them from any folder, and its sizes as numbers:
+    those of a run stay whatever the defaults become."""
+    config = config.resolved()
     extra = config.extra.data and place_of(config.extra.data)
     return replace(config, data=place_of(config.data), extra=replace(config.extra, data=extra))

@@ -60,6 +60,8 @@ def train(
     """
     config, run, log = config.checked(), Run(out), ChoiceLog(quiet=not is_first())
     check_loggers(loggers)
+    for doubt in config.doubts() if is_first() else ():
+        notice(doubt)
     device = choose_device(config, log)
     world = join_world(device)
     training = step = None

@@ -128,7 +128,7 @@ def test_the_gaussian_start_is_normal_with_the_deviation_of_trades_whatever_the_
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_the_uniform_start_scales_its_ball(norm):
     x, rows = torch.zeros(8, 1, 6, 6), torch.arange(8)
-    one, two = (start(AttackConfig(norm=norm, start_scale=s), x, rows, 5, seed=3)[0] for s in (1, 2))
+    one, two = (start(AttackConfig(norm=norm, eps_255=8, start_scale=s), x, rows, 5, seed=3)[0] for s in (1, 2))
     torch.testing.assert_close(two, 2 * one)
 
 
@@ -180,7 +180,7 @@ def test_the_other_starts_keep_the_centre_on_the_image(name):
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_a_rows_start_is_the_same_however_the_batch_is_divided(norm):
-    x, rows, settings = images(torch.float32), torch.arange(8), AttackConfig(norm=norm)
+    x, rows, settings = images(torch.float32), torch.arange(8), AttackConfig(norm=norm, eps_255=8)
     whole, _ = start(settings, x, rows, 5, seed=3)
     parts = [start(settings, x[i : i + 3], rows[i : i + 3], 5, seed=3)[0] for i in range(0, 8, 3)]
     assert torch.equal(torch.cat(parts), whole)

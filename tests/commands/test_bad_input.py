@@ -56,6 +56,14 @@ def test_a_wrong_setting_is_named_with_the_right_one_and_leaves_nothing_behind(f
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_radius_in_pixel_units_is_asked_about_by_training_and_evaluation(fastarat, trained):
+    asked = "eps is 0.0314/255 of the pixel range; for 8/255 give 8"
+    result = fastarat("train", "digits-at", *ONE_EPOCH, "--attack.eps-255", "0.0314", "--out", "run")
+    assert result.code == 0 and result.err.count(asked) == 1
+    result = fastarat("eval", trained, "--num-images", "5", "--steps", "1", "--eps-255", "0.0314")
+    assert result.code == 0 and result.err.count(asked) == 1
+
+
 def test_an_unknown_command_suggests_the_right_one(fastarat):
     result = fastarat("trian")
     assert result.code == 2 and "unknown command 'trian'" in result.error and "'train'" in result.error

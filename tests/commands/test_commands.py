@@ -52,7 +52,7 @@ def test_recipes_lists_all_and_json_says_the_same(fastarat):
 def test_a_recipe_shows_its_command_and_all_its_settings(fastarat, name):
     assert f"fastarat train {name}" in fastarat("recipes", name).out
     config = from_dict(fastarat("recipes", name, "--json").json, "recipe")
-    assert config == recipes.recipe(name) and config.recipe == name
+    assert config == recipes.recipe(name).resolved() and config.recipe == name
 
 
 def test_doctor_finds_this_machine_able_to_train(fastarat):

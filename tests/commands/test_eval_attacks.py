@@ -251,6 +251,7 @@ def test_where_nothing_can_be_kept_beside_the_model_it_says_so_and_goes_on(fasta
         (("nowhere_at_all:net", "--data", "digits"), ("there is no module 'nowhere_at_all'",)),
         (("nets_to_eval:net", "--data", "digits", "--branch", "clean"), ("--branch need a run's directory",)),
         (("nets_to_eval:net", "--data", "digits", "--norm", "l2"), ("--eps-255",)),
+        (("nets_to_eval:net", "--data", "digits", "--eps-255", "300"), ("--eps-255 is 300", "255 at most")),
         (("nets_to_eval:seven", "--data", "digits"), ("returns [2, 7] for 2 images, not logits [2, 10]",)),
         (("nowhere",), ("nowhere does not exist", "MODULE:FUNCTION")),
         (("nets_to_eval:net", "--data", "digits", "--attack", "pgd,pgd"), ("pgd is named twice",)),

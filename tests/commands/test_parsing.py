@@ -9,8 +9,9 @@ from fastarat import __version__
 from fastarat.__main__ import main
 from fastarat.commands.evaluate.arguments import EvalArguments
 from fastarat.commands.parsing import flags, parse
+from fastarat.commands.train import parse_arguments
 from fastarat.common.errors import UserError
-from fastarat.config import Config
+from fastarat.config import Config, recipes, to_json
 from fastarat.config.attack import AttackConfig
 from fastarat.config.method import ARATConfig
 
@@ -74,6 +75,22 @@ def test_an_option_like_no_other_gets_no_guess():
 )
 def test_a_value_of_the_wrong_type_is_named_with_its_option(args, says):
     assert error(*args).startswith(says)
+
+
+@pytest.mark.parametrize("recipe", ["cifar10-resnet18-at", "cifar10-resnet18-mart", "digits-arat"])
+def test_another_norm_takes_no_size_from_the_recipes(recipe):
+    with pytest.raises(UserError, match="attack eps_255: l2 has no usual radius; give one"):
+        parse_arguments([recipe, "--attack.norm", "l2"])
+    config = parse_arguments([recipe, "--attack.norm=l2", "--attack.eps-255", "128"]).config.resolved()
+    assert (config.eps_255, config.attack.step_255, config.evaluation.step_255) == (128, 32, 32)
+    kept = parse_arguments([recipe, "--attack.norm", "linf"]).config.resolved()
+    assert kept == recipes.recipe(recipe).resolved()
+
+
+def test_from_a_run_steps_follow_another_radius(tmp_path):
+    (tmp_path / "config.json").write_text(to_json(recipes.recipe("digits-at").resolved()))
+    config = parse_arguments(["--from", str(tmp_path), "--attack.eps-255", "20"]).config.resolved()
+    assert (config.attack.step_255, config.evaluation.step_255) == (5, 5)
 
 
 def test_a_choice_that_is_not_offered_is_answered_with_those_that_are():

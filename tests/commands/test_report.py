@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fastarat.commands.train import parse_arguments
-from fastarat.config import load_config
+from fastarat.config import load_config, recipes
 from fastarat.config.evaluation import EvaluationSettings
 from fastarat.config.training import ScheduleConfig
 from fastarat.evaluation import of_run
@@ -67,7 +67,7 @@ def test_the_command_of_a_page_gives_the_settings_of_its_run(run):
         config, schedule=ScheduleConfig("steps", (2, 5)), evaluation=replace(config.evaluation, eps_255=None)
     )
     line = as_command(replace(facts_of(run, "run"), config=config))
-    assert parse_arguments(shlex.split(line)[2:]).config == replace(config, data=config.data)
+    assert parse_arguments(shlex.split(line)[2:]).config.resolved() == config.resolved()
 
 
 @pytest.mark.parametrize(("settings", "is_weak"), [({}, False), ({"targets": 1}, True), ({"dtype": "bf16"}, True)])
@@ -93,6 +93,17 @@ def test_what_is_deployed_during_a_look_does_not_get_its_outcomes(run, monkeypat
     monkeypatch.setattr(of_run, "evaluate", evaluated)
     of_run.evaluate_run(run, EvaluationSettings("pgd", steps=1), 10, torch.device("cpu"))
     assert kept(run) == [] and "deploys other weights than were evaluated" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("recipe", ["digits-arat", "cifar10-resnet18-trades"])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_command_gives_sizes_that_would_follow_otherwise(run, recipe, norm):
+    its = recipes.recipe(recipe).resolved()
+    sizes = {"eps_255": 128.0, "step_255": its.attack.step_255}  # as of a run from before steps followed
+    config = replace(its, attack=replace(its.attack, norm=norm, **sizes))
+    for other in (config, replace(config, evaluation=replace(config.evaluation, eps_255=None, step_255=32.0))):
+        line = as_command(replace(facts_of(run, "run"), config=other))
+        assert parse_arguments(shlex.split(line)[2:]).config.resolved() == other, line
 
 
 def test_runs_stand_beside_one_another_with_a_test_of_their_differences(fastarat, run, one_epoch):

@@ -57,7 +57,7 @@ def test_methods_are_compared_with_equal_data_net_epochs_schedule_and_eps(suite)
         config = recipes.recipe(name)
         like_at = replace(config, recipe=at.recipe, method=at.method, attack=at.attack)
         assert like_at == at, name
-        assert config.attack.eps_255 == config.eps_255 == at.attack.eps_255, name
+        assert config.attack.known_eps_255 == config.eps_255 == at.eps_255, name
         assert config.attack.steps == at.attack.steps or config.attack.steps < 2, name
 
 
@@ -129,7 +129,7 @@ def test_the_defaults_are_the_papers_settings():
     config = Config()
     assert (config.epochs, config.batch, config.num_validation_images) == (100, 128, 0)
     attack = AttackConfig("pgd", "linf", 8, 2, 10, "uniform", "train", "cross-entropy")
-    assert config.attack == attack and config.attack.eps == 8 / 255 and config.attack.step == 2 / 255
+    assert config.resolved().attack == attack and config.attack.eps == 8 / 255 and config.attack.step == 2 / 255
     assert config.optimizer == OptimizerConfig(learning_rate=0.1, momentum=0.9, weight_decay=5e-4)
     assert config.augment == AugmentConfig(4, True)
     assert config.schedule == ScheduleConfig("steps", (76, 91), 0.1, 0)
@@ -182,6 +182,8 @@ PROBLEMS = {
     "gpus are several GPUs, and device is cpu: give --device cuda": Config(gpus=1, device="cpu"),
     "averaging starts at epoch 76 of 10": Config(epochs=10, averaging=AveragingConfig("swa")),
     "attack eps_255 is -8": Config(attack=AttackConfig(eps_255=-8)),
+    "attack eps_255: l2 has no usual radius; give one": Config(attack=AttackConfig(norm="l2")),
+    "attack eps_255 is 300: give it in 1/255": Config(attack=AttackConfig(eps_255=300)),
     "attack step_255 is inf": Config(attack=AttackConfig(step_255=float("inf"))),
     "attack steps is 0": Config(attack=AttackConfig(steps=0)),
     "unknown attack 'pdg'": Config(attack=AttackConfig("pdg")),
@@ -198,6 +200,7 @@ PROBLEMS = {
     "method teacher: unknown model 'resnet19'": Config(method=LBGATConfig(teacher="resnet19")),
     "method threshold is -1": Config(method=ARRESTConfig(threshold=-1)),
     "evaluation eps_255 is -8": Config(evaluation=EvaluationConfig(eps_255=-8)),
+    "evaluation eps_255 is 300: give it in 1/255": Config(evaluation=EvaluationConfig(eps_255=300)),
     "method gamma is -1": Config(method=ARATConfig(gamma=-1)),
     "method clean_weight is nan": Config(method=ARATConfig(clean_weight=float("nan"))),
     "method balance_images is 0": Config(method=ARATConfig(balance_images=0)),
@@ -220,6 +223,49 @@ def test_a_mistake_is_named(problem):
     with pytest.raises(UserError, match=problem) as caught:
         PROBLEMS[problem].checked()
     assert "\n" not in str(caught.value)
+
+
+def test_a_step_that_is_not_given_is_a_quarter_of_its_own_radius():
+    attack = AttackConfig(norm="l2", eps_255=128)
+    assert (attack.step, replace(attack, step_255=3).step) == (32 / 255, 3 / 255)
+    wide = Config(attack=attack).resolved()
+    assert (wide.attack.eps_255, wide.attack.step_255, wide.evaluation.step_255) == (128, 32, 32)
+    apart = Config(attack=attack, evaluation=EvaluationConfig(eps_255=64)).resolved()
+    assert (apart.attack.step_255, apart.evaluation.step_255) == (32, 16) and apart.resolved() == apart
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_is_evaluated_by_steps_of_a_quarter_of_its_radius(name):
+    config = recipes.recipe(name).resolved()
+    assert config.evaluation.step_255 == config.eps_255 / 4
+
+
+def test_recipes_with_a_radius_of_their_own_have_the_steps_that_they_name():
+    sizes = {"digits-arat": (45.9, 11.475), "imagenet-resnet50-arat": (4, 8 / 3), "imagenette-resnet18-arat": (4, 1)}
+    for name, expected in sizes.items():
+        attack = recipes.recipe(name).resolved().attack
+        assert (attack.eps_255, attack.step_255) == expected, name
+
+
+def test_of_what_a_run_has_stored_a_step_of_a_quarter_follows_another_radius_and_others_stay():
+    stored = from_dict(json.loads(to_json(recipes.recipe("cifar10-tiny-arat").resolved())), "here").following()
+    assert stored.resolved() == recipes.recipe("cifar10-tiny-arat").resolved()
+    wider = replace(stored, attack=replace(stored.attack, eps_255=16)).resolved()
+    assert (wider.attack.step_255, wider.evaluation.step_255) == (4, 4)  # the recipe's own, and a quarter of 16
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps_255", "fix"),
+    [
+        ("linf", 8 / 255, "eps is 0.0313725/255 of the pixel range; for 8/255 give 8"),
+        ("linf", 0.5, None),
+        ("linf", 0, None),
+        ("l2", 0.5, "eps is 0.5/255 of the pixel range; for 127.5/255 give 127.5"),
+        ("l2", 2.55, None),
+    ],
+)
+def test_a_radius_that_was_given_in_pixel_units_is_asked_about(norm, eps_255, fix):
+    assert Config(attack=AttackConfig(norm=norm, eps_255=eps_255)).doubts() == ([fix] if fix else [])
 
 
 def test_a_seed_that_random_numbers_cannot_take_is_a_mistake():

@@ -197,6 +197,12 @@ def test_two_evaluations_do_not_share_a_state(net, images, labels, tmp_path):
     assert fastarat.evaluate(net, images, labels, "apgd-ce", eps=EPS, state=tmp_path).complete
 
 
+def test_without_a_radius_it_is_the_usual_one_and_in_l2_there_is_none(net, images, labels):
+    assert fastarat.evaluate(net, images, labels, "pgd", steps=1).eps == EvaluationSettings(norm="linf").eps == 8 / 255
+    with pytest.raises(UserError, match="eps is not given, and l2 has no usual radius: give one"):
+        fastarat.evaluate(net, images, labels, "pgd", norm="l2")
+
+
 def test_departures_from_the_standard_are_named(net, images, labels, monkeypatch):
     result = fastarat.evaluate(net, images, labels, "apgd-t,fab-t", eps=EPS, targets=3)
     assert result.options == ("3 targets instead of 9",)

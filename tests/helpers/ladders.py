@@ -36,12 +36,17 @@ def with_rate(setting: StepSetting, rate: float) -> StepSetting:
     return replace(setting, config=replace(setting.config, optimizer=optimizer))
 
 
+def with_radius(setting: StepSetting, eps_255: float) -> StepSetting:
+    """By steps of the size that they had."""
+    return with_attack(setting, eps_255=eps_255, step_255=setting.config.attack.known_step_255)
+
+
 WRONG = {
     "one attack step fewer": lambda s: with_attack(s, steps=2),
     "no update of the adversarial statistics": lambda s: with_attack(s, batch_norm="frozen"),
     "the attack by running statistics": lambda s: with_attack(s, batch_norm="eval"),
     "a lost stop-gradient": lambda s: with_method(s, stop_gradient="none"),
     "a halved learning rate": lambda s: with_rate(s, LEARNING_RATE / 2),
-    "a quarter of the radius": lambda s: with_attack(s, eps_255=s.config.attack.eps_255 / 4),
+    "a quarter of the radius": lambda s: with_radius(s, s.config.attack.known_eps_255 / 4),
     "no momentum": lambda s: replace(s, config=replace(s.config, optimizer=replace(s.config.optimizer, momentum=0.0))),
 }

@@ -59,7 +59,7 @@ def test_no_other_method_waits(name):
 
 
 CHANGES = [
-    {"norm": "l2"},
+    {"norm": "l2", "eps_255": 128},
     {"start": "published-code"},
     {"objective": "kl"},
     {"start": "gaussian"},

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fastarat.common.console import notice, progress
 from fastarat.common.errors import Interrupted, UserError, WorkError, first_line
 from fastarat.common.signals import number_of
+from fastarat.config.attack import USUAL_EPS_255, doubt, too_large
 from fastarat.config.evaluation import EvaluationSettings
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from fastarat.evaluation.result import Evaluation
     from fastarat.runs.weights import Description
 
-EPS_255 = 8.0  # of CIFAR-10's usual ball, where a model does not say
 SAME = ("seed", "batch", "targets", "steps", "restarts", "dtype", "engine")
 """the flags that are settings of the same name"""
 
@@ -214,11 +214,16 @@ def _deployed_digest(arguments: "EvalArguments") -> str:
 
 
 def _threat(arguments: "EvalArguments", description: "Description | None") -> tuple[Any, float]:
-    norm, eps_255 = (description.norm, description.eps_255) if description else ("linf", EPS_255)
+    norm, eps_255 = (description.norm, description.eps_255) if description else ("linf", USUAL_EPS_255["linf"])
     if arguments.norm not in (None, norm) and arguments.eps_255 is None and arguments.attack != "none":
         whose = f"the model was trained for {norm}" if description else f"eps is known for {norm} alone"
         raise UserError(f"--norm {arguments.norm}: {whose}; give --eps-255 too")
-    return arguments.norm or norm, eps_255 if arguments.eps_255 is None else arguments.eps_255
+    norm, eps_255 = arguments.norm or norm, eps_255 if arguments.eps_255 is None else arguments.eps_255
+    if wrong := too_large("--eps-255", norm, eps_255):
+        raise UserError(wrong[0])
+    if said := doubt(norm, eps_255):
+        notice(said)
+    return norm, eps_255
 
 
 def _fits(dataset: "Dataset", image_shape: tuple[int, int, int], num_classes: int) -> None:

@@ -19,10 +19,10 @@ RECIPE = Config(
     epochs=40,
     batch=64,
     model=ModelConfig("digits"),
-    attack=AttackConfig(eps_255=45.9, step_255=11.475, steps=10),
+    attack=AttackConfig(eps_255=45.9, steps=10),
     method=ARATConfig(gamma=10),
     augment=AugmentConfig(crop_padding=0, flip=False),
     optimizer=OptimizerConfig(learning_rate=0.1),
     schedule=ScheduleConfig("cosine"),
-    evaluation=EvaluationConfig(every_epochs=5, num_images=360, step_255=11.475),
+    evaluation=EvaluationConfig(every_epochs=5, num_images=360),
 )

@@ -29,5 +29,5 @@ RECIPE = Config(
     augment=AugmentConfig(crop="resized"),
     optimizer=OptimizerConfig(learning_rate=0.2, weight_decay=1e-4),
     schedule=ScheduleConfig(milestones=(31, 61, 81), warmup_epochs=5),
-    evaluation=EvaluationConfig(num_clean_images=10_000, step_255=1, batch=128),
+    evaluation=EvaluationConfig(num_clean_images=10_000, batch=128),
 )

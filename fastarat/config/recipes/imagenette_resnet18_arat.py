@@ -23,7 +23,7 @@ RECIPE = Config(
     data="imagenette",
     size=128,
     model=ModelConfig("resnet18-imagenet"),
-    attack=AttackConfig(eps_255=4, step_255=1),
+    attack=AttackConfig(eps_255=4),
     augment=AugmentConfig(crop="resized", scale=(0.35, 1.0)),
-    evaluation=EvaluationConfig(num_clean_images=10_000, step_255=1, batch=250),
+    evaluation=EvaluationConfig(num_clean_images=10_000, batch=250),
 )

@@ -137,7 +137,7 @@ def _told(form: Choices, config: Config, log: ChoiceLog, why: str) -> Choices:
 
 def key_of(config: Config, device: str) -> dict[str, Any]:
     """Machine, versions and shape: what the speed of a step depends on."""
-    here = environment()
+    here, config = environment(), config.resolved()
     shape = {
         **{name: asdict(getattr(config, name)) for name in ("model", "method", "attack")},
         **{name: getattr(config, name) for name in ("batch", "size", *LEVERS)},

@@ -52,7 +52,7 @@ def test_every_method_is_held_against_its_definition_and_has_a_twin_in_plain_pyt
         assert verdict.problem is None
         assert {"loss", "running means", "parameters", "full size: loss", "free: loss"} <= verdict.errors.keys()
     if setting.config.attack.steps:
-        weaker = with_attack(setting, step_255=setting.config.attack.step_255 / 2)
+        weaker = with_attack(setting, step_255=setting.config.attack.known_step_255 / 2)
         assert compare(own(weaker), (batches, right), "fp32").problem
 
 
@@ -122,7 +122,7 @@ def test_what_changes_the_algorithm_is_held_against_its_own_twin_and_not_the_lad
 FROZEN_WRONG = {
     "one attack step fewer": lambda s: with_attack(s, steps=s.config.attack.steps - 1),
     "an attack that never moves": lambda s: with_attack(s, step_255=0.0),
-    "half the step": lambda s: with_attack(s, step_255=s.config.attack.step_255 / 2),
+    "half the step": lambda s: with_attack(s, step_255=s.config.attack.known_step_255 / 2),
     "a tenth of the radius": lambda s: with_attack(s, eps_255=s.config.attack.eps_255 / 10),
 }
 

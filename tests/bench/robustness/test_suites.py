@@ -229,7 +229,7 @@ def without_training(monkeypatch):
         assert search == suites.SUITES[suite].search
         measured.append((entry.method, num_images, num_autoattack))
         row = {"suite": suite, "method": entry.method, "fidelity": "paper", "seed": entry.config.seed, "minutes": 1.0}
-        row |= {"config": asdict(entry.config), "clean": 90.0, "pgd20": 50.0, "num_images": num_images}
+        row |= {"config": asdict(entry.config.resolved()), "clean": 90.0, "pgd20": 50.0, "num_images": num_images}
         attacked = {"autoattack": 45.0, "num_autoattack": num_autoattack, "search": search}
         return row | (attacked if num_autoattack else {"autoattack": None})
 

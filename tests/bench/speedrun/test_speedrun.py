@@ -45,7 +45,12 @@ def trained(cut, monkeypatch):
 
     def measured(entry, num_images, num_autoattack):
         row = {"benchmark": "speedrun", "correct": True, "suite": entry.suite, "variant": entry.variant}
-        row |= {"seed": entry.seed, "config": asdict(entry.config), "num_images": num_images, "model": "digits"}
+        row |= {
+            "seed": entry.seed,
+            "config": asdict(entry.config.resolved()),
+            "num_images": num_images,
+            "model": "digits",
+        }
         row |= {"num_autoattack": num_autoattack, "clean": 95.0, "autoattack": 70.0, "dataset": "digits"}
         return row | json.loads((entry.out / one_run.TIMES).read_text())
 

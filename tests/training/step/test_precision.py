@@ -63,7 +63,7 @@ def test_an_attack_s_overflow_moves_by_its_sign_and_halves_its_factor_until_ther
     def logits_of(images: torch.Tensor) -> torch.Tensor:
         return torch.stack([images[..., 0].flatten().half() * 100, images[..., 1].flatten().half() * 0.01], 1)
 
-    settings = AttackConfig(norm=norm, objective="margin")
+    settings = AttackConfig(norm=norm, eps_255=8, objective="margin")
     found = []
     for _ in range(3):
         means = pgd.Means(factor=factor)
