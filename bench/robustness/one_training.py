@@ -26,10 +26,11 @@ from fastarat.common.console import stdout
 from fastarat.common.environment import commit
 from fastarat.common.errors import Interrupted, UserError, WorkError
 from fastarat.common.signals import number_of
-from fastarat.config import Config
+from fastarat.config import Config, from_dict
 from fastarat.config.recipes import recipe
 from fastarat.data.formats import prepared
 from fastarat.data.formats.find import find
+from fastarat.data.open import open_dataset
 from fastarat.training.train import train
 
 PROFILED_STEPS = 20
@@ -66,6 +67,7 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
     command.flags(parser, "device", data="data set instead of the recipe's own", rows=rows, smoke=smoke)
     arguments = command.parsed(parser, args, "trains there")
     arguments.rows = arguments.rows or RESULTS / "robustness.jsonl"
+    arguments.num_images = 60 if arguments.smoke else None
     command.check_positive(arguments, "profile")
     if not arguments.profile:
         if arguments.suite is None:
@@ -114,8 +116,9 @@ def _measure(arguments: argparse.Namespace) -> None:
     if row is None:
         entry = SuiteTraining(method_of(config.recipe), config, arguments.out)
         search = SUITES[arguments.suite].search if arguments.suite in SUITES else "fp32"
-        images = 60 if arguments.smoke else None
-        row = measure(arguments.suite, entry, images, num_autoattack=arguments.num_autoattack, search=search)
+        row = measure(
+            arguments.suite, entry, arguments.num_images, num_autoattack=arguments.num_autoattack, search=search
+        )
         # Where the data lay on this machine is of no use elsewhere.
         row["config"]["data"] = row["dataset"]
         write_row(arguments.rows, row)
@@ -124,12 +127,14 @@ def _measure(arguments: argparse.Namespace) -> None:
 
 def _is_row_of(row: dict[str, Any], arguments: argparse.Namespace, now: str | None) -> bool:
     """Whether the commit `now` made it, and with what is asked for; of one that is unknown nothing is known."""
-    if row["benchmark"] != "robustness":
+    if row["benchmark"] != "robustness" or now is None or (row["suite"], row["commit"]) != (arguments.suite, now):
         return False
-    mine = (arguments.suite, arguments.config.recipe, arguments.config.seed, arguments.config.epochs, now)
-    its = (row["suite"], row["config"]["recipe"], row["seed"], row["epochs"], row["commit"])
-    attacked = row.get("num_autoattack", 0) >= min(arguments.num_autoattack, row["num_images"])
-    return now is not None and mine == its and attacked
+    data = open_dataset(arguments.config.data)
+    num_images = min(arguments.num_images or len(data.test.labels), len(data.test.labels))
+    # A row names its data set, not where that lay.
+    mine = replace(arguments.config, data=data.name).resolved(), num_images
+    its = from_dict(row["config"], "a result row").resolved(), row["num_images"]
+    return mine == its and row.get("num_autoattack", 0) >= min(arguments.num_autoattack, row["num_images"])
 
 
 def headline(rows: Sequence[dict[str, Any]]) -> str:

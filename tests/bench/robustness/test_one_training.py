@@ -36,11 +36,18 @@ def test_a_training_is_measured_once_and_its_row_names_no_path(tmp_path, monkeyp
         assert training.main([*flags, "--num-autoattack", number]) == 0
     of_training = [row.get("num_autoattack") for row in read_rows(path) if row["benchmark"] == "robustness"]
     assert of_training == [None, 3, 4, 60]
+    # Nor is one of other data, settings or images.
+    others = [{"config": {**row["config"], "data": "letters"}}, {"config": {**row["config"], "batch": 32}}]
+    for other in (*others, {"num_images": 59}):
+        path.unlink()
+        write_row(path, {**row, **other})
+        monkeypatch.setattr(training, "measure", lambda *_, **__: row)
+        assert training.main(flags) == 0 and len(list(read_rows(path))) == 2, other
     # Without a commit nobody knows whose row it is.
     monkeypatch.setattr(training, "commit", lambda: None)
     write_row(path, {**row, "commit": None})
     monkeypatch.setattr(training, "measure", lambda *_, **__: row)
-    assert training.main(flags) == 0 and len(list(read_rows(path))) == 7
+    assert training.main(flags) == 0 and len(list(read_rows(path))) == 4
 
 
 def test_a_training_that_is_stopped_says_how_to_go_on(tmp_path, monkeypatch, capsys):
