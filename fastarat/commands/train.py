@@ -2,7 +2,7 @@
 
 import os
 import signal
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from shlex import quote
@@ -182,16 +182,12 @@ def _run_to_resume(named: list[str], rest: list[str]) -> Path:
 
 def _resumed(arguments: TrainArguments) -> TrainArguments:
     assert arguments.out is not None
-    from fastarat.runs.run import FREE_ON_RESUME, settled
+    from fastarat.runs.run import fixed_on_resume
 
-    was, now = settled(load_config(arguments.out / "config.json")), settled(arguments.config)
-    changed = [f.name for f in fields(Config) if getattr(was, f.name) != getattr(now, f.name)]
-    fixed = [name for name in changed if name not in FREE_ON_RESUME]
-    if was.optimizer.name != now.optimizer.name:  # Its momenta mean something else.
-        fixed.append("optimizer.name")
-    if fixed:
+    was, now = fixed_on_resume(load_config(arguments.out / "config.json")), fixed_on_resume(arguments.config)
+    if changed := [name for name, value in was.items() if now[name] != value]:
         raise UserError(
-            f"{arguments.out} cannot go on with another {' and '.join(fixed)}: start a new run with --from "
+            f"{arguments.out} cannot go on with another {' and '.join(changed)}: start a new run with --from "
             f"{quote(str(arguments.out))}"
         )
     return arguments

@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -24,7 +24,7 @@ NAMES = (
 # What a snapshot keeps of a checkpoint.
 SNAPSHOT = ("description", "fingerprint", "batch_norm", "step", "epoch", "model", "method", "average")
 # What may differ when a run goes on: where and how long it runs, what is kept of it, and what a loss that is not finite
-# asks for; but not the optimizer's name.
+# asks for; see `fixed_on_resume` for parts of others.
 FREE_ON_RESUME = (
     *("device", "nodes", "gpus", "procs", "epochs", "checkpoint", "evaluation"),
     *("optimizer", "dtype", "loader", "data", "compile", "kernels"),
@@ -250,6 +250,18 @@ class Run:
         if not all(map(is_line, lines)):
             raise UserError(f"{self.metrics_file} is damaged: --resume writes it anew")
         return lines
+
+
+def fixed_on_resume(config: Config) -> dict[str, Any]:
+    """The settings that may not differ when a run goes on, by their names.
+
+    Where images lie and what decodes them may: fingerprints tell whether they are the same. The optimizer may not be
+    another, whose momenta mean something else.
+    """
+    loading, extra = replace(config.loading, workers=0, decode="cpu"), replace(config.extra, data=None)
+    config = replace(config, loading=loading, extra=extra)
+    named = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in FREE_ON_RESUME}
+    return {**named, "optimizer.name": config.optimizer.name}
 
 
 def settled(config: Config) -> Config:

@@ -45,6 +45,8 @@ def test_a_run_with_extra_images_records_them_and_goes_on_to_the_same_bits(fasta
     extra.rename(tmp_path / "was")
     (tmp_path / "mirrored").rename(extra)
     assert "was trained with other extra images" in fastarat("train", "--resume", "whole").error
+    found = fastarat("train", "--resume", "whole", "--extra.data", tmp_path / "was", "--epochs", "21")
+    assert found.code == 0, "it has moved"
 
 
 @pytest.mark.slow

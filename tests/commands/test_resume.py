@@ -146,6 +146,7 @@ def test_a_finished_run_can_get_more_epochs(fastarat, trained, copied):
         (("--model.name", "tiny"), "model"),
         (("--num-train-images", "128"), "num_train_images"),
         (("--optimizer.name", "muon"), "optimizer.name"),
+        (("--loading.order", "quasi-random"), "loading"),
     ],
 )
 def test_a_setting_that_makes_it_another_run_is_refused(fastarat, trained, flags, named):
@@ -216,8 +217,11 @@ def test_a_run_whose_images_are_named_from_its_folder_goes_on_there(tmp_path, mo
     assert found == config
     training: Any = SimpleNamespace(config=found, epoch=config.epochs + 1)
     _check_unfinished(Run(Path("run")), training)
+    # They may have moved, and be read otherwise: what a missing worker or other images ask for.
+    moved = parse_arguments(["--resume", "run", "--extra.data", "images", "--loading.workers", "1"]).config
+    assert (moved.extra.data, moved.loading.workers) == ("images", 1)
     with pytest.raises(UserError, match="another extra"):
-        parse_arguments(["--resume", "run", "--extra.data", "images"])
+        parse_arguments(["--resume", "run", "--extra.ratio", "0.25"])
 
     monkeypatch.setattr(robustness_row, "train", lambda *_, resume: (_ for _ in ()).throw(InterruptedError(resume)))
     with pytest.raises(InterruptedError, match="True"):
