@@ -90,8 +90,9 @@ class Precision:
         return state if self.attack_factor is None else {**state, "attack_factor": self.attack_factor}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore what `state_dict` gave; what a format that scales nothing gave says nothing of the scale of fp16."""
+        if self.attack_factor is None or "attack_factor" not in state:
+            return
         self.scale.copy_(state["scale"])
         self.good_steps.copy_(state["good_steps"])
-        if self.attack_factor is not None:
-            self.attack_factor.copy_(state["attack_factor"])
+        self.attack_factor.copy_(state["attack_factor"])

@@ -111,3 +111,14 @@ def test_the_scale_goes_on_from_a_checkpoint():
     saved.attack_factor.fill_(256)
     resumed.load_state_dict(saved.state_dict())
     assert float(resumed.scale) == 2**15 and int(resumed.good_steps) == 1 and float(resumed.attack_factor) == 256
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "scale"), [("fp32", "fp16", 2**16), ("bf16", "fp16", 2**16), ("fp16", "fp32", 1)]
+)
+def test_a_run_that_goes_on_in_another_format_has_that_formats_first_scale(before, now, scale):
+    saved, resumed = Precision(before, CPU), Precision(now, CPU)
+    saved.scale.mul_(0.5)
+    resumed.load_state_dict(saved.state_dict())
+    assert float(resumed.scale) == scale
+    assert resumed.attack_factor is None or float(resumed.attack_factor) == pgd.FP16_FACTOR
