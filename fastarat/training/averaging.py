@@ -34,8 +34,10 @@ class Average:
             context.kernels = PYTORCH  # it runs eagerly alone, where the host starts Triton's kernels one by one
         self.num_snapshots = 0
         # Tensors that change in place only, listed once.
-        self.averages = list(self.model.state_dict().values())
-        self.values = list(model.state_dict().values())
+        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
+        self.averages, self.values = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
+        # Indices and counts, which have no mean.
+        self.copied = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
     def update(self, step: int, epoch: int) -> None:
@@ -48,6 +50,8 @@ class Average:
         if self.settings.kind == "ema" and self.num_snapshots:
             share = 1 - self.settings.decay
         torch._foreach_lerp_(self.averages, self.values, share)
+        for copy_of, value in self.copied:
+            copy_of.copy_(value)
         self.num_snapshots += 1
 
     def state_dict(self) -> dict[str, object]:

@@ -44,6 +44,21 @@ def test_an_average_computes_by_pytorch_whatever_its_net_does(small_net):
     assert forward_context(average.model).kernels is PYTORCH and forward_context(net).kernels is TRITON
 
 
+def test_what_is_no_number_of_the_weights_is_the_nets_own_in_an_average(small_net):
+    """As the index of a Swin net's relative positions, or a count of batches."""
+    net = convert_to_split_batch_norm(small_net)
+    net.register_buffer("index", torch.arange(4))
+    net.register_buffer("is_used", torch.tensor([True, False]))
+    average = Average(AveragingConfig("ema", decay=0.5, start_epoch=1), net)
+    for step in (1, 2):
+        net.index += 3
+        net.is_used.logical_not_()
+        net.conv.weight.data.fill_(step)
+        average.update(step, 1)
+    assert average.model.index.tolist() == [6, 7, 8, 9] and average.model.is_used.tolist() == [True, False]
+    assert (average.model.conv.weight == 1.5).all()
+
+
 def test_swa_is_the_equal_mean_of_snapshots_from_its_first_epoch_on(small_net):
     net = convert_to_split_batch_norm(small_net)
     average = Average(AveragingConfig("swa", start_epoch=3, every_steps=2), net)
