@@ -2,7 +2,7 @@
 
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ class Span(NamedTuple):
         try:
             descriptor = os.open(self.path, os.O_RDONLY)
             try:
-                content = os.pread(descriptor, self.length, self.offset)
+                content = b"".join(self._parts(descriptor))
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -42,6 +42,13 @@ class Span(NamedTuple):
         if self.crc32 is not None and zlib.crc32(content) != self.crc32:
             raise changed(self.name, self.path)
         return content
+
+    def _parts(self, descriptor: int) -> Iterator[bytes]:
+        """The bytes, up to the file's end; a network's disk may give less at a time."""
+        got = 0
+        while got < self.length and (part := os.pread(descriptor, self.length - got, self.offset + got)):
+            got += len(part)
+            yield part
 
 
 def changed(name: str, path: str) -> WorkError:

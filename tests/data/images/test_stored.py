@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastarat.common.errors import UserError
+from fastarat.common.errors import UserError, WorkError
 from fastarat.data.formats import shards
 from fastarat.data.formats.beton.storage import Storage
 from fastarat.data.formats.find import find
@@ -50,6 +50,15 @@ def test_a_compressed_archive_is_refused_with_the_way_out(photos, tmp_path):
     with pytest.raises(UserError) as error:
         stored(archive)
     assert "is compressed" in one_line(error) and f"fastarat data prepare {archive} OUT" in str(error.value)
+
+
+def test_an_image_that_comes_in_pieces_is_read_whole_and_one_that_ends_early_is_an_error(photos, monkeypatch):
+    images, pread = stored(photos).train, os.pread
+    whole = images.read(0)
+    monkeypatch.setattr(os, "pread", lambda file, count, at: pread(file, min(count, 100), at))
+    assert len(whole) > 100 and images.read(0) == whole
+    with pytest.raises(WorkError, match="ends early"):
+        images.span(0)._replace(length=len(whole) + 1).read()
 
 
 def test_digits_have_no_files_of_their_own():

@@ -1,5 +1,6 @@
 """FFCV's functions decode a .beton to the pixels that PIL decodes, and no fault hangs or gives a wrong image."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -224,6 +225,19 @@ def test_native_checksums_are_zlibs(tmp_path, length):
         with (tmp_path / "file").open("rb") as file:
             ffcv_native.compile_rows()(file.fileno(), stored, box, out, (scratch, scratch), status, ones * 0)
         assert status[0] == wanted
+
+
+def test_a_file_that_comes_in_pieces_is_read_whole(tmp_path):
+    from numba import njit
+
+    native = ffcv_native.load()["pread"]
+    in_pieces = ctypes.CFUNCTYPE(native.restype, *native.argtypes)
+    pread = in_pieces(lambda file, to, count, at: native(file, to, min(count, 7), at))
+    (tmp_path / "file").write_bytes(bytes(range(50)))
+    content, has_read = np.zeros(60, np.uint8), ffcv_native._compiled_reading(njit, {"pread": pread})
+    with (tmp_path / "file").open("rb") as file:
+        assert has_read(file.fileno(), content, 40, 10) and not has_read(file.fileno(), content[40:], 20, 40)
+    assert content[:50].tolist() == [*range(10, 50), *range(40, 50)]
 
 
 def test_a_jpeg_that_only_ffcv_rejects_is_decoded_by_pil(photos, tmp_path):

@@ -83,7 +83,7 @@ def compile_rows() -> Callable[..., None]:
         raise UserError(
             f"FFCV needs numba, which cannot be imported ({error}): pip install 'fastarat[ffcv]'"
         ) from error
-    pread, crc32_of = native["pread"], _compiled_crc32(njit)
+    has_read, crc32_of = _compiled_reading(njit, native), _compiled_crc32(njit)
     fit, decode_jpeg = _compiled_decoding(njit, native)
 
     @njit(nogil=True)
@@ -93,7 +93,7 @@ def compile_rows() -> Callable[..., None]:
             length = stored.lengths[i]
             width, height = stored.sizes[i]
             left, top, box_width, box_height = boxes[i]
-            if pread(file, content.ctypes.data, length, stored.starts[i]) != length:
+            if not has_read(file, content, length, stored.starts[i]):
                 status[i] = READ_FAILED
             elif stored.crc32[i] != UNKNOWN and crc32_of(content, length) != stored.crc32[i]:
                 status[i] = CHANGED
@@ -107,6 +107,23 @@ def compile_rows() -> Callable[..., None]:
     none = Stored(number, number, number, np.zeros(0, bool), numbers[:, :2].copy())
     rows(0, none, numbers, np.zeros((0, 1, 1, 3), np.uint8), (content, content), number, number)
     return rows
+
+
+def _compiled_reading(njit: Callable[..., Any], native: dict[str, Any]) -> Callable[..., Any]:
+    """A function of (file, content uint8 [n], length, start) that reads into `content`, and says whether all came."""
+    pread = native["pread"]
+
+    @njit(nogil=True)
+    def has_read(file, content, length, start):
+        got = 0
+        while got < length:  # a network's disk may give less at a time
+            count = pread(file, content.ctypes.data + got, length - got, start + got)
+            if count <= 0:
+                return False
+            got += count
+        return True
+
+    return has_read
 
 
 def _compiled_crc32(njit: Callable[..., Any]) -> Callable[..., Any]:
