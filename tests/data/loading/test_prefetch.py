@@ -1,15 +1,15 @@
 """Batches are made ahead in a thread that ends with its consumer."""
 
+import itertools
 import threading
 from collections.abc import Generator
-from itertools import count
 from queue import Full, Queue
 
 import pytest
 
 from fastarat.common.errors import WorkError
 from fastarat.data.loading.decoders import prefetch as module
-from fastarat.data.loading.decoders.prefetch import prefetch
+from fastarat.data.loading.decoders.prefetch import Watch, prefetch
 from tests.helpers.small_sets import one_line
 
 
@@ -79,7 +79,7 @@ def test_an_exception_in_the_thread_is_raised_where_the_item_is_wanted():
         next(ahead)
 
 
-def test_what_hangs_is_an_error_and_what_is_slow_is_not(monkeypatch):
+def test_what_hangs_is_an_error(monkeypatch):
     monkeypatch.setattr(module, "_POLL_S", 0.05)
     release = threading.Event()
 
@@ -95,16 +95,15 @@ def test_what_hangs_is_an_error_and_what_is_slow_is_not(monkeypatch):
     assert "hangs" in one_line(error)
     release.set()
 
-    counted, seen_often = count(), threading.Event()
 
-    def progress() -> int:
-        number = next(counted)
-        if number == 5:  # four polls: twice as long as what hangs may take
-            seen_often.set()
-        return number
-
-    def slow() -> Generator[int, None, None]:
-        assert seen_often.wait(60)
-        yield 1
-
-    assert list(prefetch(slow(), ahead=1, progress=progress, stall_s=0.1)) == [1]
+def test_looks_without_progress_count_and_a_clock_that_went_on_does_not(monkeypatch):
+    """As after Ctrl-Z and fg, which stop whoever decodes and whoever looks."""
+    clock, done = itertools.count(0, 1000), [0]
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    watch = Watch(lambda: done[0], poll_s=2.0, stall_s=6.0)
+    for image in range(3):
+        done[0] = image + 1
+        for _ in range(4):  # the first sees the image
+            watch.check()
+    with pytest.raises(WorkError, match="no image was decoded for 6 s"):
+        watch.check()

@@ -120,7 +120,7 @@ class PlainDecoder(Decoder):
         return self.decoding, self.loader
 
     def _next(self, messages: "Iterator[_Message]", decoding: "_Decoding") -> "_Message | None":
-        watch = Watch(decoding.num_decoded, STALL_S)
+        watch = Watch(decoding.num_decoded, poll_s=_POLL_S, stall_s=STALL_S)
         while True:
             try:
                 return next(messages, None)

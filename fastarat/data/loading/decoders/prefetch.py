@@ -1,6 +1,5 @@
 """Run an iterator a few items ahead of its consumer, in a thread that always ends."""
 
-import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,26 +9,33 @@ from typing import Generic, TypeVar
 
 from fastarat.common.errors import WorkError
 
-STALL_S = 8.0
-"""Seconds without any progress after which whatever makes the batches is considered hung."""
+STALL_S = 60.0
+"""Seconds without any progress after which whatever makes the batches is considered hung; a network's disk may take
+half a minute to come back."""
 _POLL_S = 0.2
+_END_S = 8.0
+"""what is being made has to end when nobody wants it any more"""
 
 T = TypeVar("T")
 
 
 class Watch:
-    """Whether decoding goes on while someone waits for it; `progress()` counts what has been done."""
+    """Whether decoding goes on while someone waits for it; `progress()` counts what has been done.
 
-    def __init__(self, progress: Callable[[], int], stall_s: float):
-        self.progress, self.stall_s = progress, stall_s
-        self.last, self.since = progress(), time.monotonic()
+    Time is counted by looks and not by a clock, which goes on while all of us stand still: after Ctrl-Z, in a frozen
+    container, on a machine that is moved.
+    """
+
+    def __init__(self, progress: Callable[[], int], *, poll_s: float, stall_s: float):
+        self.progress, self.poll_s, self.stall_s = progress, poll_s, stall_s
+        self.last, self.waited = progress(), 0.0
 
     def check(self) -> None:
-        """Raise `WorkError` if nothing has been done for `stall_s` seconds."""
+        """A look, after `poll_s` seconds. Raises `WorkError` if nothing has been done for `stall_s` seconds of them."""
         now = self.progress()
-        if now != self.last:
-            self.last, self.since = now, time.monotonic()
-        elif time.monotonic() - self.since > self.stall_s:
+        self.waited = self.waited + self.poll_s if now == self.last else 0.0
+        self.last = now
+        if self.waited > self.stall_s:
             raise WorkError(
                 f"no image was decoded for {self.stall_s:.0f} s: the disk or a decoder hangs; --resume goes on from "
                 "the newest checkpoint"
@@ -87,7 +93,8 @@ def prefetch(
     try:
         while True:
             try:
-                item = _next(thread, Watch(progress or (lambda: thread.num_made), stall_s))
+                watch = Watch(progress or (lambda: thread.num_made), poll_s=_POLL_S, stall_s=stall_s)
+                item = _next(thread, watch)
             except WorkError:
                 hangs = True
                 raise
@@ -99,7 +106,7 @@ def prefetch(
     finally:
         thread.unwanted.set()
         if not hangs:
-            thread.join(stall_s)
+            thread.join(_END_S)
 
 
 def _next(thread: _Ahead[T], watch: Watch) -> T | _End:
