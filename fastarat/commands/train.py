@@ -52,8 +52,8 @@ class TrainArguments(Printed):
     report: bool = True
     """write report.html into the run's directory at the end; see 'fastarat report --help'"""
     log: tuple[str, ...] = ("auto",)
-    """where each epoch's numbers go besides metrics.jsonl: tensorboard, csv, wandb, mlflow, or several; auto:
-    TensorBoard's events where it is installed"""
+    """where each epoch's numbers go besides metrics.jsonl: tensorboard, csv, wandb, mlflow, notebook, or several; auto:
+    TensorBoard's events where it is installed, and in a notebook its figure"""
     profile: int | None = None
     """record this many steps after the first few, and show where their time goes: profile/ in the run's directory"""
 

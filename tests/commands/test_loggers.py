@@ -4,13 +4,15 @@ import base64
 import csv
 import json
 import struct
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from fastarat.training.loggers.csv import CSV
-from tests.helpers.command_line import TINY, metrics
+from fastarat.training.loggers.logger import LOGGERS
+from tests.helpers.command_line import ONE_EPOCH, TINY, metrics
 
 RUN = (*TINY, "--evaluation.every-epochs", "1", "--out", "run")
 
@@ -151,6 +153,21 @@ def test_what_is_not_installed_is_named_with_its_extra_before_the_run_begins(fas
     error = fastarat("train", "digits-arat", *RUN, "--log", "csv", name).error
     assert f"--log {name}: {name} is not installed: pip install 'fastarat[{name}]'" in error
     assert not Path("run").exists()
+
+
+def test_a_broken_package_that_auto_alone_has_found_is_left_out_with_a_line(fastarat, monkeypatch):
+    monkeypatch.setattr("fastarat.training.loggers.logger.found_here", lambda: ["tensorboard"])
+    monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.record_writer", None)  # importing it fails
+    result = fastarat("train", *ONE_EPOCH, "--out", "run")
+    (line,) = (line for line in result.err.splitlines() if "--log" in line)
+    assert result.code == 0 and "--log auto: no tensorboard (" in line and len(metrics(Path("run"))) == 1
+    asked_for = fastarat("train", *ONE_EPOCH, "--out", "other", "--log", "auto", "tensorboard")
+    assert asked_for.code == 2 and "--log tensorboard: " in asked_for.error and "leave it out" in asked_for.error
+
+
+def test_help_names_every_place(fastarat):
+    said = fastarat("train", "--help").out
+    assert all(name in said for name in LOGGERS)
 
 
 class Failing:

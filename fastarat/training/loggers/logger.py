@@ -66,7 +66,8 @@ def found_here() -> list[str]:
 class Loggers:
     """All loggers of a training, in its first process; none is open in the others.
 
-    Of a place that cannot take its numbers nothing is lost but these: it is left out, with a line.
+    Of a place that cannot take its numbers nothing is lost but these: it is left out, with a line. So is one that `auto`
+    alone has chosen, and whose package turns out to be broken.
     """
 
     def __init__(self, names: Sequence[str], run: Run):
@@ -74,10 +75,20 @@ class Loggers:
         self.opened: dict[str, Logger] = {}
 
     def open(self, first_step: int) -> None:
-        """Begin, or go on, after `first_step` steps. Raises `UserError` for a place that does not let us in."""
+        """Begin, or go on, after `first_step` steps. Raises `UserError` for a place that was asked for by its name and
+        does not let us in, `WorkError` where a file of the run cannot be written."""
         named = [[name] if name != AUTO else found_here() for name in self.names]
         for name in dict.fromkeys(chain.from_iterable(named)):
-            self.opened[name] = _made(name)(self.run, first_step)
+            try:
+                self.opened[name] = _made(name)(self.run, first_step)
+            except Exception as error:  # a package of others may be broken in any way
+                if name not in self.names:
+                    notice(f"--log {AUTO}: no {name} ({first_line(error)}), metrics.jsonl has everything")
+                elif isinstance(error, UserError | WorkError):
+                    raise
+                else:
+                    fix = "leave it out, and --resume goes on without"
+                    raise UserError(f"--log {name}: {first_line(error)}: {fix}") from error
 
     def write(self, entry: dict[str, Any]) -> None:
         """Hand on a line of `metrics.jsonl`. Raises `WorkError` where a file of the run cannot be written."""
