@@ -7,7 +7,7 @@ from fastarat.common.durations import duration
 from fastarat.evaluation.accuracies import Accuracy
 from fastarat.reports.facts import Facts
 from fastarat.reports.published import TITLES
-from fastarat.runs.metrics import attested, doubts
+from fastarat.runs.metrics import are_comparable, attested, doubts
 
 FEW_IMAGES = 1000
 LOST_POINTS = 2.0
@@ -84,6 +84,7 @@ def _of_training(facts: Facts) -> Iterator[str]:
             "nothing else. Go back to an earlier checkpoint, or train with more attack steps."
         )
     held = [line for line in facts.epochs if "evaluation" in line]
+    held = [line for line in held if are_comparable(line["evaluation"], held[-1]["evaluation"])]
     if len(held) < 2 or facts.config.num_validation_images:
         return
     best, last = max(held, key=lambda line: attested(line["evaluation"])), held[-1]

@@ -12,6 +12,9 @@ from fastarat.config import Config
 
 EVALUATION = {"images": str, "num_images": int, "steps": int, "clean": float, "robust": float}
 DOUBTS = {"not_attackable": int, "undefined_logits": int}
+MEASURE = ("num_images", "steps", "attack")
+"""what evaluations are compared by"""
+LATER = {**DOUBTS, "attack": str}
 """what an evaluation of an earlier version does not say"""
 EVERY_LINE = {"epoch": int, "step": int}
 # Robust overfitting, which is another thing, costs a run a tenth or two of its best robust accuracy on held-out
@@ -39,6 +42,12 @@ def attested(evaluation: dict[str, Any]) -> float:
     return evaluation["robust"] - 100 * evaluation.get("not_attackable", 0) / evaluation["num_images"]
 
 
+def are_comparable(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two evaluations attacked as many images in the same way, as far as both say it: a run that goes on may be
+    evaluated otherwise."""
+    return all(one[name] == other[name] for name in MEASURE if name in one and name in other)
+
+
 def doubts(evaluation: dict[str, Any]) -> str:
     """What a training's evaluation has to say beside its percentages, in brackets; '' if nothing."""
     number, undefined = (evaluation.get(name, 0) for name in ("not_attackable", "undefined_logits"))
@@ -60,10 +69,11 @@ def has_overfitted(entries: Sequence[dict[str, Any]]) -> bool:
     """
     now = entries[-1]
     one_step = 100 * now["train"].get("adversarial_accuracy", 0.0)
-    measured = [attested(entry["evaluation"]) for entry in entries if "evaluation" in entry]
     if "evaluation" not in now or one_step < LEARNT:
         return False
-    robust, best = measured[-1], max(measured)
+    measured = [entry["evaluation"] for entry in entries if "evaluation" in entry]
+    robust = attested(now["evaluation"])
+    best = max(attested(one) for one in measured if are_comparable(one, now["evaluation"]))
     return robust < NOTHING_LEFT * one_step or (robust < LOST * best and robust < LOST * one_step)
 
 
@@ -87,7 +97,7 @@ def _is_evaluation(value: Any) -> bool:
     return (
         _holds(value, EVALUATION)
         and value["num_images"] > 0
-        and all(fits(value.get(name, 0), DOUBTS[name]) for name in DOUBTS)
+        and all(fits(value[name], LATER[name]) for name in LATER if name in value)
     )
 
 

@@ -13,7 +13,7 @@ from fastarat.config import Config, load_config, to_json
 from fastarat.data.formats.find import place_of
 from fastarat.methods import registry  # noqa: F401 (a method's settings are known by name once its file is imported)
 from fastarat.runs.checkpoint import newest_first, numbered, save_checkpoint
-from fastarat.runs.metrics import attested, is_line
+from fastarat.runs.metrics import are_comparable, attested, is_line
 from fastarat.runs.writer import Writer
 
 # What a run writes, which a new one must not find.
@@ -172,7 +172,8 @@ class Run:
         return None
 
     def result(self) -> dict[str, Any] | None:
-        """The evaluation of the deployed weights, with its epoch: the average's, the best (`attested`), or the last.
+        """The evaluation of the deployed weights, with its epoch: the average's, the best (`attested`) of those that are
+        made as the last one was, or the last.
 
         Raises as `metrics` does.
         """
@@ -180,7 +181,8 @@ class Run:
         measured = [{"epoch": line["epoch"], **line["evaluation"]} for line in lines if "evaluation" in line]
         averages = [{"epoch": line["epoch"], **line["average"]} for line in lines if "average" in line]
         if self.config().num_validation_images:
-            return max(averages + measured, key=attested, default=None)
+            found = averages + measured
+            return max((one for one in found if are_comparable(one, found[-1])), key=attested, default=None)
         return next(reversed(averages or measured), None)
 
     def save_best(self, state: dict[str, Any]) -> None:

@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from fastarat.common.distributed import average_in_place, barrier, decided, sum_over_processes
+from fastarat.config.attack import AttackConfig
 from fastarat.data.images.dataset import Images, shuffled
 from fastarat.evaluation.accuracies import AccuracySettings, accuracies
 from fastarat.models.convert import plain_branch
 from fastarat.models.predictions import are_right
 from fastarat.models.split_batch_norm import forward, statistics_of
-from fastarat.runs.metrics import attested
+from fastarat.runs.metrics import are_comparable, attested
 from fastarat.runs.run import Run
 from fastarat.runs.weights import save_weights
 from fastarat.training.averaging import reestimate
@@ -79,6 +80,7 @@ class Evaluations:
             "num_images": sum(robust.total),
             "num_clean_images": num_images,
             "steps": settings.steps,
+            "attack": _described(training.evaluation_attack),
             "clean": round(clean.percent, 3),
             "robust": round(robust.percent, 3),
             "not_attackable": robust.not_attackable,
@@ -94,12 +96,20 @@ class Evaluations:
         training = self.training
         if not self.config.num_validation_images:
             return
+        self._forget_others(result)
         if not decided(lambda: attested(result) > training.best_robust, self.world):
             return
         training.best_robust = attested(result)
         if self.world.is_main:
             self.run.save_best(training.state_dict())
         self.deploy(self._deployed())
+
+    def _forget_others(self, result: dict[str, Any]) -> None:
+        """Seek the best anew where the run is evaluated otherwise than before: it went on with other settings."""
+        measured = [line["evaluation"] for line in self.training.metrics if "evaluation" in line]
+        if not all(are_comparable(before, result) for before in measured[-2:]):  # the last one is the result
+            self.training.best_robust = -1.0
+            self.display.note("the best epoch is sought anew: those so far were evaluated otherwise")
 
     def deploy_last(self) -> None:
         """After the last epoch: deploy the average where there is one, else, without validation images, the net."""
@@ -137,3 +147,8 @@ class Evaluations:
         if self.world.is_main:
             save_weights(self.run.weights_file, plain_branch(model, "adv"), self.training.description)
         barrier(self.world)
+
+
+def _described(attack: AttackConfig) -> str:
+    """What evaluations of a run may differ in, beside the number of steps."""
+    return f"{attack.norm} {attack.eps_255:g}/255 by {attack.step_255:g}/255 from {attack.start}"

@@ -123,9 +123,15 @@ def test_the_result_of_a_run_is_that_of_the_epoch_whose_weights_it_keeps(tmp_pat
         run.log({"epoch": epoch, "step": 4 * epoch, "evaluation": evaluation})
     result = run.result()
     assert result and (result["epoch"], result["robust"]) == (3, 41.0)
+    for epoch, robust in ((5, 20.0), (6, 19.0)):  # by a stronger attack
+        run.log({"epoch": epoch, "step": 4 * epoch, "evaluation": {**evaluation, "steps": 50, "robust": robust}})
+    result = run.result()
+    assert result and (result["epoch"], result["steps"]) == (5, 50)
 
 
-@pytest.mark.parametrize("wrong", [{"num_images": 0}, {"not_attackable": "3"}, {"undefined_logits": None}])
+@pytest.mark.parametrize(
+    "wrong", [{"num_images": 0}, {"not_attackable": "3"}, {"undefined_logits": None}, {"attack": 1}]
+)
 def test_an_evaluation_that_says_nothing_is_no_line_of_metrics(wrong):
     evaluation = {"images": "test", "num_images": 9, "steps": 1, "clean": 50.5, "robust": 9.25}
     assert is_line({"epoch": 1, "step": 4, "evaluation": evaluation})

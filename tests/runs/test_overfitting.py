@@ -41,6 +41,12 @@ def test_a_net_that_recovers_and_collapses_again_is_said_to_twice():
     assert found == [SOUND, (True, True), SOUND, (True, True)]
 
 
+def test_a_stronger_evaluation_is_no_collapse():
+    found = [{"robust": 42.0, "steps": 10}, {"robust": 20.0, "steps": 100}]
+    one_step = {"adversarial_accuracy": 0.44}
+    assert not metrics.has_overfitted([{"train": one_step, "evaluation": {"num_images": 100, **one}} for one in found])
+
+
 def test_epochs_without_an_evaluation_say_nothing_and_begin_nothing():
     found = marks([(44, 42), (70, None), (80, 1), (90, None), (95, 0)])
     assert found == [SOUND, SOUND, (True, True), SOUND, (True, False)]

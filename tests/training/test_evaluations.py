@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from fastarat.config.recipes import recipe
 from fastarat.data.images.dataset import shuffled, subset
 from fastarat.data.open import open_dataset
 from fastarat.evaluation.accuracies import Accuracy
-from fastarat.runs.metrics import doubts
+from fastarat.runs.metrics import are_comparable, doubts
 from fastarat.training import evaluations as evaluations_module
 from fastarat.training.evaluations import Evaluations
 from tests.helpers.host_syncs import QuietLoop
@@ -68,18 +69,38 @@ def test_images_are_chosen_once_for_all_evaluations():
 
 
 def test_an_epoch_whose_images_no_attack_could_search_is_not_the_best():
-    kept = []
-    found = [(40.0, 0), (90.0, 60), (41.0, 0)]  # percent robust of 100 images, of which so many not attackable
-    training = SimpleNamespace(best_robust=-1.0, state_dict=dict)
-    evaluations = SimpleNamespace(
-        training=training,
-        world=World(torch.device("cpu")),
-        config=SimpleNamespace(num_validation_images=100),
-        run=SimpleNamespace(save_best=lambda state: kept.append(training.best_robust)),
-        _deployed=lambda: None,
-        deploy=lambda model: None,
-    )
-    for robust, number in found:
-        result = {"robust": robust, "not_attackable": number, "num_images": 100}
-        Evaluations.keep_best(evaluations, result)  # type: ignore[arg-type]
-    assert kept == [40.0, 41.0]
+    # Percent robust of 100 images, of which so many not attackable.
+    found = [{"robust": robust, "not_attackable": number} for robust, number in ((40.0, 0), (90.0, 60), (41.0, 0))]
+    assert kept_of(found) == ([40.0, 41.0], [])
+
+
+def test_an_epoch_that_is_evaluated_otherwise_is_compared_with_those_of_its_kind_alone():
+    """As a run that goes on with more --evaluation.steps."""
+    found = [{"robust": 45.0, "steps": 10}, {"robust": 44.0, "steps": 10}]
+    found += [{"robust": robust, "steps": 50, "attack": "linf"} for robust in (40.0, 39.0, 41.0)]
+    kept, said = kept_of([*found, {**found[-1], "robust": 5.0, "attack": "l2"}])
+    assert kept == [45.0, 40.0, 41.0, 5.0]
+    assert said == ["the best epoch is sought anew: those so far were evaluated otherwise"] * 2
+
+
+def kept_of(found):
+    """The percents of the epochs that were the best so far, and what was said, of evaluations in their order."""
+    kept, said = [], []
+    training = SimpleNamespace(best_robust=-1.0, state_dict=dict, metrics=[])
+    evaluations: Any = object.__new__(Evaluations)
+    evaluations.training, evaluations.world = training, World(torch.device("cpu"))
+    evaluations.config = SimpleNamespace(num_validation_images=100)
+    evaluations.run = SimpleNamespace(save_best=lambda state: kept.append(training.best_robust))
+    evaluations.display = SimpleNamespace(note=said.append)
+    evaluations._deployed, evaluations.deploy = lambda: None, lambda model: None
+    for evaluation in found:
+        result = {"num_images": 100, **evaluation}
+        training.metrics.append({"evaluation": result})
+        evaluations.keep_best(result)
+    return kept, said
+
+
+def test_what_an_evaluation_was_made_by_is_in_its_line():
+    lines = [looked_at(num_images=100, **settings)[1] for settings in ({}, {"start": "published-code"}, {"eps_255": 4})]
+    assert lines[0]["attack"] == "linf 0.05/255 by 4/255 from uniform"
+    assert not any(are_comparable(lines[0], other) for other in lines[1:])
