@@ -42,12 +42,15 @@ class ARREST(Method):
     metrics = ("loss", "adversarial_cross_entropy", "angle", "replayed", "adversarial_accuracy")
     settings: ARRESTConfig
     num_steps: Tensor
+    first_row: Tensor
 
     def __init__(self, settings: ARRESTConfig, model: nn.Module, layer: str):
         super().__init__(settings)
-        self.layer = layer
+        self.layer, self.seed = layer, 0
         self.teacher = copy.deepcopy(model).requires_grad_(False)
         self.register_buffer("num_steps", torch.zeros((), dtype=torch.int64))
+        # A tensor, so that the step of every process is the same graph.
+        self.register_buffer("first_row", torch.zeros((), dtype=torch.int64), persistent=False)
 
     @classmethod
     def for_net(cls, settings: ARRESTConfig, model: nn.Module, image_shape: ImageShape) -> Self:
@@ -57,6 +60,11 @@ class ARREST(Method):
             raise UserError("this net does not name the layer before its last: name it with --method.layer")
         tap_layers(model, (layer,))
         return cls(settings, model, layer)
+
+    def draw_by(self, seed: int, first_row: int) -> None:
+        """See `Method.draw_by`: the replayed images' noise."""
+        self.seed = seed
+        self.first_row.fill_(first_row)
 
     def begin_training(self, model: nn.Module, teacher: nn.Module) -> None:
         """See `Method.begin_training`: the net and the teacher are that net."""
@@ -82,8 +90,8 @@ class ARREST(Method):
         return widened(logits), widened(features[self.layer])
 
     def _noisy(self, x: Tensor) -> Tensor:
-        """`x` plus uniform noise, cut to [0, 1]; a function of the step and of an image's place in the batch."""
-        rows = torch.arange(len(x), device=x.device)
-        u = philox.uniform(0, philox.Stream.REPLAY, self.num_steps, rows, tuple(x.shape[1:]))
+        """`x` plus uniform noise, cut to [0, 1]; a function of the seed, the step and an image's place in the batch."""
+        rows = self.first_row + torch.arange(len(x), device=x.device)
+        u = philox.uniform(self.seed, philox.Stream.REPLAY, self.num_steps, rows, tuple(x.shape[1:]))
         self.num_steps.add_(1)
         return (x + self.settings.noise * (2 * u - 1).to(x.dtype)).clamp(0, 1)

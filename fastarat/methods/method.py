@@ -82,6 +82,10 @@ class Method(nn.Module, ABC):
         """The loss's cross-entropy: mean over the batch, labels smoothed as the settings say."""
         return F.cross_entropy(logits, y, label_smoothing=self.settings.label_smoothing)
 
+    def draw_by(self, seed: int, first_row: int) -> None:
+        """Take what noise of the method's own is a function of, beside the step: the run's seed, and the place in a
+        batch of this process's first image. Once, before the first step; without it the seed is 0 and the place 0."""
+
     @property
     def num_balance_images(self) -> int:
         """How many training images `begin_epoch` wants measured; 0 for none."""

@@ -135,6 +135,7 @@ def _build_net(
     model = build_model(config.model.name, len(dataset.classes), channels, config.method.batch_norm)
     _check_sizes(config, dataset, config.model.name, model)
     method = build_method(config.method, model, (channels, height, width))
+    method.draw_by(config.seed, world.rank * (config.batch // world.size))
     if teacher := getattr(config.method, "teacher", ""):
         _check_sizes(config, dataset, teacher, method.get_submodule("teacher"))
     model.to(world.device, precision.parameter_dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]

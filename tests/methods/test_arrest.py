@@ -1,19 +1,24 @@
 """ARREST's loss against its formula written out in plain torch, its replay, and its teacher."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from fastarat_kernels import philox
 
+from fastarat.common.distributed import World
 from fastarat.common.errors import UserError
 from fastarat.config.method import ARRESTConfig
+from fastarat.config.recipes import recipe
+from fastarat.data.open import open_dataset
 from fastarat.methods.arrest import angle
 from fastarat.methods.registry import build_method
 from fastarat.models.convert import convert_to_split_batch_norm
 from fastarat.models.registry import build_model, build_plain_model
 from fastarat.models.split_batch_norm import forward
+from fastarat.training.build import build_training
 from tests.helpers.by_hand import (
     CLOSE,
     Y,
@@ -50,8 +55,9 @@ def angles(one, other):
     return torch.arccos(cosine) / math.pi
 
 
-def noisy(x, step, eps):
-    u = philox.uniform(0, philox.Stream.REPLAY, step, torch.arange(2), (1, 5, 5)).double()
+def noisy(x, step, eps, seed=0, first=0):
+    rows = first + torch.arange(len(x))
+    u = philox.uniform(seed, philox.Stream.REPLAY, step, rows, (1, 5, 5)).double()
     return (x + eps * (2 * u - 1)).clamp(0, 1)
 
 
@@ -87,6 +93,23 @@ def test_every_step_has_noise_of_its_own_in_the_ball_and_the_pixel_range(small_n
     assert not torch.equal(first, second) and int(method.num_steps) == 2
     for image in (first, second):
         assert (image - x).abs().max() <= 0.2 and image.min() >= 0 and image.max() <= 1
+
+
+def test_noise_is_the_runs_own_and_the_same_for_any_number_of_processes():
+    """Of the method as a training builds it; batches of 4 images."""
+
+    def drawn(seed, rank, size):
+        config = replace(recipe("digits-arrest"), seed=seed, batch=4, loader="resident")
+        config = replace(config, method=replace(config.method, noise_255=51.0))
+        world = World(torch.device("cpu"), rank, size)
+        method = build_training(config, open_dataset("digits"), world).parts.method
+        return method._noisy(x[rank * 4 // size : (rank + 1) * 4 // size])
+
+    x = torch.rand(4, 1, 5, 5, dtype=torch.float64)
+    whole = drawn(3, 0, 1)
+    torch.testing.assert_close(whole, noisy(x, 0, 0.2, seed=3), **CLOSE)
+    assert torch.equal(whole, torch.cat([drawn(3, 0, 2), drawn(3, 1, 2)]))
+    assert not torch.equal(whole, drawn(4, 0, 1))
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
