@@ -13,6 +13,7 @@ from numpy.lib import format as npy
 
 from fastarat.common.errors import UserError
 from fastarat.common.files import require_file
+from fastarat.common.memory_limit import usable_memory
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
@@ -99,7 +100,7 @@ def _require_room(path: Path, entries: list[zipfile.ZipInfo]) -> None:
     is_honest = all(entry.file_size <= MOST_FOLD * entry.compress_size for entry in entries)
     if len(names) < len(entries) or stored > path.stat().st_size or not is_honest:
         raise ValueError("its table of entries is damaged")
-    wanted, there = sum(entry.file_size for entry in entries), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    wanted, there = sum(entry.file_size for entry in entries), usable_memory()
     if wanted > there:
         raise UserError(
             f"{path} takes {wanted / 2**30:,.0f} GiB of memory, more than the {there / 2**30:,.0f} there are"

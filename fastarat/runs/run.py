@@ -172,8 +172,8 @@ class Run:
         return None
 
     def result(self) -> dict[str, Any] | None:
-        """The evaluation of the deployed weights, with its epoch: the average's, the best (`attested`) of those that are
-        made as the last one was, or the last.
+        """The evaluation of the deployed weights, with its epoch: the average's, the best (`attested`) of those made as
+        the last one was, or the last.
 
         Raises as `metrics` does.
         """

@@ -1,6 +1,5 @@
 """Which loader a run takes, and why."""
 
-import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -8,6 +7,8 @@ import torch
 
 from fastarat.common.console import command
 from fastarat.common.errors import UserError
+from fastarat.common.memory_limit import usable_memory
+from fastarat.common.processes import num_here
 from fastarat.config import Config
 from fastarat.config.data import DECODERS
 from fastarat.data.formats.find import FORMATS, Found, find
@@ -34,7 +35,8 @@ def open_for_training(config: Config, device: torch.device) -> Opened:
     - the one that was asked for;
     - dali, where JPEGs are to be decoded on the GPU;
     - resident, where an image cannot be had without the others;
-    - resident, where crops are padded and the pixels take up to a quarter of the device's memory;
+    - resident, where crops are padded and the pixels, of all processes on a CPU, take up to a quarter of the device's
+      memory;
     - the first of `DECODERS` that is made for the format, where it is installed; else plain.
 
     Raises `UserError` if a loader that was asked for cannot read this data, or none can.
@@ -48,7 +50,7 @@ def open_for_training(config: Config, device: torch.device) -> Opened:
         return _only_resident(config, found, device)
     fits, why = False, "resized crops need the images as they are stored"
     if config.augment.crop == "padded":
-        fits, why = _room(_decoded_bytes(config, found), device)
+        fits, why = _room(config, _decoded_bytes(config, found), device)
     loader, why = ("resident", why) if fits else _fastest(found, why)
     return _opened(config, found, loader, why=why)
 
@@ -73,7 +75,7 @@ def _only_resident(config: Config, found: Found, device: torch.device) -> Opened
     if config.augment.crop == "resized":
         raise UserError(f"resized crops need images as they are stored, and {found.name} has none: give a folder")
     dataset = found.open(config.size)
-    fits, why = _room(dataset.decoded_train.images.nbytes, device)
+    fits, why = _room(config, dataset.decoded_train.images.nbytes, device)
     if not fits:
         raise UserError(f"{config.data}: {why}; read image by image they would be loaded by --loader plain: {prepare}")
     return Opened(dataset, "resident", why)
@@ -91,16 +93,17 @@ def _decoded_bytes(config: Config, found: Found) -> int:
     return len(train) * width * height * 3
 
 
-def _room(num_bytes: int, device: torch.device) -> tuple[bool, str]:
-    """Whether `num_bytes` bytes of pixels may stay on the device, and why."""
+def _room(config: Config, num_bytes: int, device: torch.device) -> tuple[bool, str]:
+    """Whether `num_bytes` bytes of pixels may stay on the device, and why. Each process has its own."""
+    size, processes = f"{num_bytes / 2**20:,.1f} MiB of pixels", 1
     if device.type == "cuda":
         memory, where = torch.cuda.get_device_properties(device).total_memory, "the GPU"
     else:
-        memory, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "memory"
-    size = f"{num_bytes / 2**20:,.1f} MiB of pixels"
-    if num_bytes <= RESIDENT_SHARE * memory:
+        memory, where, processes = usable_memory(), "memory", num_here(config.num_processes)
+    if num_bytes * processes <= RESIDENT_SHARE * memory:
         return True, f"{size} stay on the device"
-    return False, f"{size} are more than a quarter of {where} ({memory / 2**30:,.0f} GiB)"
+    each = f" in each of {processes} processes" if processes > 1 else ""
+    return False, f"{size}{each} are more than a quarter of {where} ({memory / 2**30:,.1f} GiB)"
 
 
 def _fastest(found: Found, why: str) -> tuple[str, str]:

@@ -66,8 +66,8 @@ def found_here() -> list[str]:
 class Loggers:
     """All loggers of a training, in its first process; none is open in the others.
 
-    Of a place that cannot take its numbers nothing is lost but these: it is left out, with a line. So is one that `auto`
-    alone has chosen, and whose package turns out to be broken.
+    Of a place that cannot take its numbers nothing is lost but these: it is left out, with a line. So is one that
+    `auto` alone has chosen, and whose package turns out to be broken.
     """
 
     def __init__(self, names: Sequence[str], run: Run):

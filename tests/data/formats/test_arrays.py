@@ -129,7 +129,7 @@ def test_what_an_entry_says_of_itself_is_not_believed(tmp_path, kind):
 
 
 def test_a_file_larger_than_memory_is_refused_before_it_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(arrays.os, "sysconf", lambda name: 64)
+    monkeypatch.setattr(arrays, "usable_memory", lambda: 4096)
     path = zipped(tmp_path / "large.npz", zipfile.ZIP_DEFLATED, image=entry("(5000,)", bytes(5000)))
     with pytest.raises(UserError, match="more than the 0 there are"):
         read_npz(path)

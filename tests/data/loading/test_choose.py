@@ -22,9 +22,9 @@ CPU = torch.device("cpu")
 RESIZED = AugmentConfig(crop="resized")
 
 
-def opened(data, loader="auto", size=None, augment=None, corrupt="fatal") -> Opened:
+def opened(data, loader="auto", size=None, augment=None, corrupt="fatal", procs=0) -> Opened:
     parts = {"augment": augment or AugmentConfig(), "loading": LoadingConfig(corrupt=corrupt)}
-    return open_for_training(Config(data=str(data), loader=loader, size=size, **parts), CPU)
+    return open_for_training(Config(data=str(data), loader=loader, size=size, procs=procs, **parts), CPU)
 
 
 def refusal(*args, **settings) -> str:
@@ -70,6 +70,14 @@ def test_what_fits_is_resident_however_it_is_stored(forms):
     for form in set(forms) - {"shards"}:
         assert np.array_equal(found[form].dataset.decoded_train.images, images)
         assert found[form].dataset.fingerprint == found["folder"].dataset.fingerprint
+
+
+def test_every_process_keeps_the_pixels_on_a_cpu(forms, monkeypatch):
+    num_bytes = len(opened(forms["folder"]).dataset.train.labels) * 12 * 12 * 3
+    monkeypatch.setattr(choose, "usable_memory", lambda: 8 * num_bytes)  # a quarter of it is two times the pixels
+    found = [opened(forms["prepared"], procs=procs) for procs in (0, 2, 4)]
+    assert [one.loader for one in found] == ["resident", "resident", "plain"]
+    assert "of pixels in each of 4 processes are more than a quarter of memory" in found[-1].why
 
 
 @needs_dali
