@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 from dataclasses import replace
 from functools import partial
 from platform import node
@@ -121,6 +122,18 @@ def test_what_was_gained_here_counts_and_not_what_is_usual(steps):
     assert seconds_to_compile(key_of(training)) == 8 and gain_of("another step") is None
 
 
+def test_a_step_that_was_no_faster_is_tried_anew_after_a_day(steps, monkeypatch):
+    """A neighbour on the cores may have made it so."""
+    training, step = training_of(steps, epochs=10)
+    keep_seconds(key_of(training), 40, 50)
+    keep_gain(key_of(training), 0.97)
+    keep_gain("a faster one", 1.5)
+    assert chosen(training, step)[0] == "eager" and not steps
+    tomorrow = time.time() + 24 * 3600 + 60
+    monkeypatch.setattr("fastarat.training.step.compile_times.time", SimpleNamespace(time=lambda: tomorrow))
+    assert chosen(training, step)[0] == "compile" and gain_of("a faster one") == 1.5
+
+
 def test_a_format_of_which_nothing_is_known_is_not_timed(steps):
     assert chosen(*training_of(steps, dtype="fp64"))[0] == "eager" and not steps
 
@@ -198,3 +211,21 @@ def test_a_step_of_another_shape_or_format_is_another():
     others = [training_of(dtype="bf16"), training_of(batch=10)]
     keys = {key_of(training), step_key(training.parts, training.config, (4, 4)), *(key_of(of) for of, _ in others)}
     assert len(keys) == 4 and key_of(training_of()[0]) in keys
+
+
+def test_a_step_by_another_compiler_on_other_cores_or_of_other_decompositions_is_another(tmp_path, monkeypatch):
+    training, times = training_of()[0], "fastarat.training.step.compile_times"
+    (tmp_path / "c++").touch(mode=0o755)
+    (tmp_path / "decompositions.py").touch()
+    keys = [key_of(training), key_of(training)]
+    monkeypatch.setattr(f"{times}.FILES", (tmp_path / "decompositions.py",))
+    keys.append(key_of(training))
+    monkeypatch.setenv("CXX", str(tmp_path / "c++"))
+    keys.append(key_of(training))
+    (tmp_path / "c++").write_text("a newer version")
+    keys.append(key_of(training))
+    monkeypatch.setattr(f"{times}.os.sched_getaffinity", lambda pid: set(range(1000)))
+    keys.append(key_of(training))
+    assert keys[0] == keys[1] and len(set(keys)) == 5
+    monkeypatch.setenv("CXX", "absent")
+    assert key_of(training) not in keys

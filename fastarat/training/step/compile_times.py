@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import time
 from pathlib import Path
 from platform import node
@@ -15,15 +16,19 @@ from fastarat.common.version import __version__
 from fastarat.config import Config
 from fastarat.training.step.code_folder import cache_folder
 from fastarat.training.step.compiled import FLAG, SOONER
+from fastarat.training.step.decompositions import FILES
 from fastarat.training.step.train_step import StepParts
+from fastarat.training.toolchain import compiler
 
 NAME = "seconds.json"
 """the file: for each step the seconds of its first compilation, and of the last one, whose code was kept; how many
 times as long as on an idle machine the first one took, and on which machine; and how many times as fast as the eager
-step the compiled one is"""
+step the compiled one is, and when that was measured"""
 _KEPT_SHARE = 0.2
 """of a first compilation's time what one takes whose code is kept, until it is measured: 5.5 of 48.8 s, with room"""
 _RECENT_S = 3600
+_BELIEVED_S = 24 * 3600
+"""a gain below 1: a neighbour on the cores may have made it, and a run that stays eager measures none"""
 
 
 def step_key(parts: StepParts, config: Config, size: tuple[int, int]) -> str:
@@ -32,10 +37,19 @@ def step_key(parts: StepParts, config: Config, size: tuple[int, int]) -> str:
     rows = config.batch // world.size
     shape = (config.model, config.method, config.attack, config.optimizer, config.sync_bn, rows, size)
     sent = ("bf16",) if config.bf16_gradients else ()
-    machine = (node(), torch.get_num_threads(), world.size, precision.device_type)
-    code = (precision.dtype, parts.kernels.name, FLAG, SOONER, torch.__version__, __version__)
+    machine = (node(), torch.get_num_threads(), len(os.sched_getaffinity(0)), world.size, precision.device_type)
+    made_by = (FLAG, SOONER, _compiler_and_decompositions(), torch.__version__, __version__)
+    code = (precision.dtype, parts.kernels.name, *made_by)
     what = (*shape, *sent, *code, *machine)
     return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
+
+
+def _compiler_and_decompositions() -> tuple[object, ...]:
+    """What tells this C++ compiler and this state of our decompositions from others."""
+    path = compiler("cpu")
+    found = Path(path).stat() if path else None
+    states = (hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in FILES)
+    return path, found and (found.st_size, found.st_mtime_ns), *states
 
 
 def seconds_to_compile(key: str) -> float | None:
@@ -48,17 +62,22 @@ def seconds_to_compile(key: str) -> float | None:
 
 
 def gain_of(key: str) -> float | None:
-    """How many times as fast as the eager step the compiled one was here, by the last time; None if it is not known."""
+    """How many times as fast as the eager step the compiled one was here, by the last time; None if it is not known, or
+    was none and is to be measured anew."""
     entry = _kept().get(key)
-    gain = entry.get("gain") if isinstance(entry, dict) else None
-    return float(gain) if isinstance(gain, int | float) and gain > 0 else None
+    gain, measured = (entry.get(name) if isinstance(entry, dict) else None for name in ("gain", "measured"))
+    if not isinstance(gain, int | float) or gain <= 0:
+        return None
+    is_recent = isinstance(measured, int | float) and time.time() - measured < _BELIEVED_S
+    return float(gain) if gain >= 1 or is_recent else None
 
 
 def keep_gain(key: str, gain: float) -> None:
     """Remember how many times as fast as the eager step the compiled one is."""
     kept = _kept()
     entry = kept.get(key)
-    kept[key] = {**(entry if isinstance(entry, dict) else {}), "gain": round(gain, 3)}
+    now = {"gain": round(gain, 3), "measured": int(time.time())}
+    kept[key] = {**(entry if isinstance(entry, dict) else {}), **now}
     _keep(kept)
 
 
