@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fastarat.common import console
 from fastarat.data.formats.archives import LARGEST, Entry, entries
+from fastarat.data.images.dataset import class_problems
 from fastarat.data.images.decoding import File, open_image
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -154,7 +155,7 @@ def _class_problems(folders: set[tuple[str, str]], images: dict[str, tuple[str, 
         only = {name for folder, name in folders if folder == here}
         only -= {name for folder, name in folders if folder == there}
         problems += [f"class {name!r} is in {here} but not in {there}" for name in sorted(only)]
-    return problems
+    return problems + class_problems(len({name for _, name in folders}))
 
 
 def _places(images: dict[str, tuple[str, str]], classes: tuple[str, ...]) -> dict[str, Place]:

@@ -19,6 +19,7 @@ from fastarat.data.images.dataset import (
     Dataset,
     Images,
     class_counts,
+    class_problems,
     fingerprint,
     from_splits,
     label_problem,
@@ -121,7 +122,7 @@ def problems(folder: Path) -> list[str]:
     found = _changed(folder)
     if not found and fingerprint(dataset.train, dataset.test) != dataset.fingerprint:
         found.append(f"{folder / MANIFEST}: the fingerprint is not that of the images and labels")
-    return found
+    return found + class_problems(len(dataset.classes))
 
 
 def _changed(folder: Path) -> list[str]:

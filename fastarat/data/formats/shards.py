@@ -24,7 +24,7 @@ from fastarat.data.formats import class_folders, tfrecord
 from fastarat.data.formats.archives import is_clutter, stem
 from fastarat.data.formats.webdataset import IMAGES, LABEL, samples
 from fastarat.data.images.damaged import readable
-from fastarat.data.images.dataset import SPLITS, Dataset, from_splits
+from fastarat.data.images.dataset import SPLITS, Dataset, class_problems, from_splits
 from fastarat.data.images.pool import in_order
 from fastarat.data.images.stored import Sample, StoredImages
 from fastarat.data.images.whole_sets import scan_all
@@ -135,7 +135,9 @@ def problems(folder: Path) -> list[str]:
     try:
         surveyed = survey(folder)
         found += surveyed.problems
-        for images in assemble(folder, surveyed).stored_splits.values():
+        dataset = assemble(folder, surveyed)
+        found += class_problems(len(dataset.classes))
+        for images in dataset.stored_splits.values():
             found += scan_all(images, folder.name).problems.values()
     except UserError as error:  # after which nothing more can be found out
         found.append(str(error))

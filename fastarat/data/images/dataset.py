@@ -15,6 +15,9 @@ MAX_VALUE = 255
 """of images in files, and of most others"""
 
 
+ONE_CLASS = "one class: nothing to classify, give two or more"
+
+
 @dataclass(frozen=True)
 class Images:
     """One split of a data set."""
@@ -170,6 +173,11 @@ def shuffled(images: Images, num_images: int, seed: int) -> Images:
     from fastarat_kernels import philox  # which takes PyTorch
 
     return images.take(philox.permutation(seed, 0, len(images))[:num_images].numpy())
+
+
+def class_problems(num_classes: int) -> list[str]:
+    """What is wrong with so many classes, as a line of a check; empty if nothing is."""
+    return [ONE_CLASS] if num_classes < 2 else []
 
 
 def label_problem(labels: np.ndarray, classes: int) -> str | None:

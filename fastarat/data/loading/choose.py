@@ -5,14 +5,14 @@ from importlib.util import find_spec
 
 import torch
 
-from fastarat.common.console import command
+from fastarat.common.console import command, require_none
 from fastarat.common.errors import UserError
 from fastarat.common.memory_limit import usable_memory
 from fastarat.common.processes import num_here
 from fastarat.config import Config
 from fastarat.config.data import DECODERS
 from fastarat.data.formats.find import FORMATS, Found, find
-from fastarat.data.images.dataset import Dataset
+from fastarat.data.images.dataset import Dataset, class_problems
 from fastarat.data.images.whole_sets import common_size, decoded, with_decoded_test
 from fastarat.data.loading.decoders.decoder import decoder_named
 
@@ -39,8 +39,14 @@ def open_for_training(config: Config, device: torch.device) -> Opened:
       memory;
     - the first of `DECODERS` that is made for the format, where it is installed; else plain.
 
-    Raises `UserError` if a loader that was asked for cannot read this data, or none can.
+    Raises `UserError` if a loader that was asked for cannot read this data, or none can, or it has one class alone.
     """
+    opened = _opened_by_rule(config, device)
+    require_none(config.data, class_problems(len(opened.dataset.classes)))
+    return opened
+
+
+def _opened_by_rule(config: Config, device: torch.device) -> Opened:
     found = find(config.data)
     if config.loader != "auto":
         return _opened(config, found, config.loader, why="asked for")

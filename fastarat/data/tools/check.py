@@ -5,7 +5,7 @@ from typing import Any
 
 from fastarat.common.errors import UserError
 from fastarat.data.formats.find import KNOWN, Found, find, names_under_root
-from fastarat.data.images.dataset import Dataset, described
+from fastarat.data.images.dataset import Dataset, class_problems, described
 from fastarat.data.images.whole_sets import one_size_of
 from fastarat.data.tools import sheet
 
@@ -20,10 +20,9 @@ def check(data: str) -> list[str]:
     try:
         if found.format.problems:
             return found.format.problems(found.path)
-        found.open()
+        return class_problems(len(found.open().classes))
     except UserError as error:  # what cannot be read at all has this one problem
         return [str(error)]
-    return []
 
 
 def info(data: str) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """Which loader a run takes: what fits stays on the device, else the fastest that reads the data; said why."""
 
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,12 +11,15 @@ from fastarat.common.errors import UserError
 from fastarat.config import Config
 from fastarat.config.data import AugmentConfig, LoadingConfig
 from fastarat.data.formats.beton.storage import Storage
+from fastarat.data.formats.prepared import write
+from fastarat.data.images.dataset import from_splits
 from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading import choose
 from fastarat.data.loading.build import build_decoder
 from fastarat.data.loading.choose import Opened, open_for_training
 from fastarat.data.loading.decoders.plain import PlainDecoder
-from fastarat.data.open import build, prepare
+from fastarat.data.open import build, open_dataset, prepare
+from fastarat.data.tools.check import check
 from tests.helpers.optional import each_loader, needs_dali, needs_ffcv
 from tests.helpers.shard_files import samples, tar_shard
 from tests.helpers.small_sets import jpeg, one_line, pack
@@ -153,3 +159,28 @@ def test_a_folder_without_classes_is_refused(tmp_path, loader):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures/a.jpg").write_bytes(jpeg(0))
     assert "no train folder with classes in it" in refusal(tmp_path / "pictures", loader)
+
+
+@pytest.fixture
+def of_one_class(photos, tmp_path):
+    """A set of cats alone in every form that there can be one in."""
+    cats = open_dataset(str(photos))
+    parts = [replace(split, labels=split.labels * 0) for split in (cats.decoded_train, cats.decoded_test)]
+    write(from_splits("cats", *parts, ("cat",)), tmp_path / "prepared", "test")
+    build(str(tmp_path / "prepared"), tmp_path / "cats.beton", Storage("raw"))
+    np.savez(tmp_path / "cats.npz", images=parts[0].images, labels=parts[0].labels)
+    for split in ("train", "val"):
+        tar_shard(tmp_path / "shards" / f"{split}-0.tar", samples([(jpeg(i), 0) for i in range(4)]))
+    for split in ("train", "test"):
+        shutil.rmtree(photos / split / "dog")
+    return [
+        photos,
+        pack(photos, tmp_path / "photos.tar", "w"),
+        *(tmp_path / name for name in ("prepared", "cats.beton", "cats.npz", "shards")),
+    ]
+
+
+def test_a_set_of_one_class_is_a_problem_and_no_training(of_one_class):
+    for path in of_one_class:
+        assert check(str(path)) == ["one class: nothing to classify, give two or more"], path
+        assert "one class: nothing to classify, give two or more" in refusal(path)

@@ -16,7 +16,15 @@ from fastarat.data.formats.beton import structure
 from fastarat.data.formats.beton.seal import REBUILD, Seal
 from fastarat.data.formats.beton.structure import JPEG_END, JPEG_START, Layout
 from fastarat.data.images.cache import kept, key_of
-from fastarat.data.images.dataset import MOST_CLASSES, SPLITS, Dataset, described, from_splits, label_problem
+from fastarat.data.images.dataset import (
+    MOST_CLASSES,
+    SPLITS,
+    Dataset,
+    class_problems,
+    described,
+    from_splits,
+    label_problem,
+)
 from fastarat.data.images.decoding import File, open_image, reason_of
 from fastarat.data.images.pool import in_order
 from fastarat.data.images.stored import StoredImages
@@ -129,7 +137,7 @@ def problems(path: Path) -> list[str]:
             advance(1)
     if seal and not found and beton_seal.sha256_of(path) != seal.sha256:
         found.append(f"{path} has changed outside of its images (header, labels or table): {REBUILD}")
-    return found
+    return found + class_problems(len(seal.classes) if seal else int(layout.labels.max()) + 1)
 
 
 def info(path: Path) -> dict[str, Any]:
