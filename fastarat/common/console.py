@@ -167,10 +167,10 @@ def command(*words: object) -> str:
     return f"{mark}{text}{mark}"
 
 
-def require_none(source: Path | str, problems: list[str]) -> None:
-    """Raise one `UserError` naming the first few of `problems`, if there are any."""
+def require_none(source: Path | str, problems: list[str], fix: str = "") -> None:
+    """Raise one `UserError` naming the first few of `problems`, if there are any; `fix` ends its line."""
     if problems:
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         all_of_them = f"; {command('data', 'check', source)} lists every one" if more else ""
         first = "; ".join(one_line(line, MOST_OF_A_LINE) for line in problems[:3])  # names may be anything
-        raise UserError(f"{source}: {first}{more}{all_of_them}")
+        raise UserError(f"{source}: {first}{more}{all_of_them}{fix and f'; {fix}'}")

@@ -51,7 +51,9 @@ def test_an_unknown_name_lists_what_there_is(photos, root):
 
 
 def test_a_missing_path_is_named(tmp_path):
-    assert f"no file or folder {tmp_path / 'absent'}" in refusal(tmp_path / "absent")
+    text = refusal(tmp_path / "absent")
+    assert f"no file or folder {tmp_path / 'absent'}: give a folder, a file (.tar" in text
+    assert ".npz, .beton), or a name that 'fastarat data list' shows" in text
     assert "no file or folder photos.tar.xz" in refusal("photos.tar.xz")
 
 

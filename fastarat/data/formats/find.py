@@ -196,6 +196,7 @@ def _under_root(name: str) -> Path:
         raise UserError(f"{name} is not under {root} yet: run 'fastarat data fetch {name}'")
     if "/" in name or Path(name).suffix in (*_suffixes(), ".gz", ".xz", ".bz2"):
         hint = "; of shards, give the folder that they are in" if set("{*?[") & set(name) else ""
-        raise UserError(f"there is no file or folder {name}{hint}")
+        forms = f"give a folder, a file ({', '.join(_suffixes())}), or a name that {command('data', 'list')} shows"
+        raise UserError(f"there is no file or folder {name}{hint}: {forms}")
     error = unknown("data set", name, [*KNOWN, *names_under_root()])
     raise UserError(f"{error} (names are looked up under {root}, FASTARAT_DATA; a path may be given instead)")

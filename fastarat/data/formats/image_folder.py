@@ -16,6 +16,7 @@ from fastarat.data.formats import cifar, prepared
 from fastarat.data.formats.archives import Entry, entries, is_archive, is_compressed, stem
 from fastarat.data.formats.class_folders import Layout, Place, survey
 from fastarat.data.images.cache import data_root, key_of
+from fastarat.data.images.damaged import LEAVE_OUT
 from fastarat.data.images.dataset import MAX_VALUE, SPLITS, Dataset, Images, from_splits
 from fastarat.data.images.decoding import Decoded, File, decode_all
 from fastarat.data.images.stored import Sample, StoredImages
@@ -67,14 +68,15 @@ def _fill(splits: dict[str, Images], source: Path, layout: Layout, size: tuple[i
             place = layout.places[image.name]
             splits[place.split].images[place.row] = image.pixels
             splits[place.split].labels[place.row] = place.label
-    require_none(source, problems)
+    require_none(source, problems, "" if is_compressed(source) else LEAVE_OUT)
     if count != len(layout.places):
         raise UserError(f"{source} has changed while it was read: begin again")
     if not resize and len(sizes) > 1:
         smallest, *_, largest = sorted(sizes, key=lambda size: size[0] * size[1])
         span = f"from {smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]}"
         prepare = command("data", "prepare", source, "OUT", "--size", 128)
-        raise UserError(f"{source}: images differ in size ({span}): choose one, {prepare}")
+        fix = f"'fastarat train --size 128' brings them to one, or {prepare} once for all"
+        raise UserError(f"{source}: images differ in size ({span}): {fix}")
 
 
 def problems(source: Path) -> list[str]:

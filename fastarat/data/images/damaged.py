@@ -6,6 +6,9 @@ from pathlib import Path
 
 from fastarat.common.errors import UserError, WorkError
 
+LEAVE_OUT = "'fastarat train --loading.corrupt skip' leaves such images out"
+"""the fix for images that cannot be decoded, where each can be had without the others"""
+
 
 class Damaged(Exception):
     """Why a file is damaged or cut short, in a few words."""

@@ -13,7 +13,7 @@ from fastarat.common.console import require_none
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import as_file_name, synchronise
 from fastarat.data.images.cache import as_array, data_root, from_array, kept
-from fastarat.data.images.damaged import writable
+from fastarat.data.images.damaged import LEAVE_OUT, writable
 from fastarat.data.images.dataset import Dataset, Images, fingerprint, from_splits
 from fastarat.data.images.decoding import File, decode_all, open_image, reason_of
 from fastarat.data.images.pool import in_order
@@ -41,8 +41,7 @@ def of_readable_images(dataset: Dataset, source: Path, corrupt: Corrupt) -> Data
     found = {split: scan(part, f"{dataset.name}, {split}") for split, part in splits.items()}
     problems = [line for part in found.values() for line in part.problems.values()]
     if problems and corrupt == "fatal":
-        problems[-1] += "; 'fastarat train --loading.corrupt skip' leaves such images out"
-        require_none(source, problems)
+        require_none(source, problems, LEAVE_OUT)
     for line in problems:
         console.notice(f"left out: {line}")
     train, test = (
@@ -119,7 +118,7 @@ def with_decoded_test(stored: Dataset, size: tuple[int, int] | None, share: floa
 def common_size(name: str, *parts: StoredImages) -> tuple[int, int]:
     """The (width, height) that all images have. Raises `UserError` where they differ."""
     if (size := one_size_of(*parts)) is None:
-        raise UserError(f"{name}: images differ in size: choose one, such as --size 128")
+        raise UserError(f"{name}: images differ in size: 'fastarat train --size 128' brings them to one")
     return size
 
 

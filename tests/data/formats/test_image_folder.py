@@ -89,7 +89,7 @@ def test_a_palette_image_becomes_rgb(photos):
 def test_images_of_many_sizes_need_a_size(photos):
     (photos / "train/cat/0.jpg").write_bytes(jpeg(1, width=20, height=16))
     text = refusal(photos)
-    assert "images differ in size (from 12x12 to 20x16)" in text
+    assert "images differ in size (from 12x12 to 20x16): 'fastarat train --size 128' brings them to one" in text
     assert f"fastarat data prepare {photos} OUT --size 128" in text
 
 
@@ -114,6 +114,8 @@ def test_corrupt_images_are_counted_and_the_first_named(photos):
     text = refusal(photos)
     assert "test/dog/1.jpg cannot be decoded (" in text and "runcated" in text
     assert "and 1 more" in text and f"fastarat data check {photos}" in text
+    assert text.endswith("; 'fastarat train --loading.corrupt skip' leaves such images out")
+    assert "--loading.corrupt" not in refusal(pack(photos, photos.with_name("photos.tar.gz"), "w:gz"))
 
 
 @pytest.mark.parametrize(

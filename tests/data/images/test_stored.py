@@ -77,11 +77,13 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_an_image_that_cannot_be_decoded_is_named_before_training(photos, damage):
-    (photos / "train/cat/1.jpg").write_bytes(DAMAGE[damage])
+    bad = ["train/cat/1.jpg", "train/cat/2.jpg", "train/dog/0.jpg", "train/dog/1.jpg"]
+    for name in bad:
+        (photos / name).write_bytes(DAMAGE[damage])
     with pytest.raises(UserError) as error:
         stored(photos)
-    assert "train/cat/1.jpg cannot be decoded" in one_line(error)
-    assert "--loading.corrupt skip' leaves such images out" in str(error.value)
+    assert "train/cat/1.jpg cannot be decoded" in one_line(error) and "and 1 more" in str(error.value)
+    assert str(error.value).endswith("--loading.corrupt skip' leaves such images out")
 
 
 def test_or_named_and_left_out(photos, capsys):
@@ -217,7 +219,7 @@ def test_images_of_different_sizes_need_one(photos):
     (photos / "train/cat/1.jpg").write_bytes(jpeg(5, 20, 10))
     with pytest.raises(UserError) as error:
         with_decoded_test(stored(photos), None, 1.0)
-    assert "images differ in size: choose one, such as --size 128" in one_line(error)
+    assert "images differ in size: 'fastarat train --size 128' brings them to one" in one_line(error)
 
 
 def test_evaluations_decode_test_images_alone_and_leave_out_what_cannot_be(photos, root):
