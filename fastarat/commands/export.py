@@ -32,12 +32,15 @@ class ExportArguments(Printed):
 def run(args: list[str]) -> int:
     """Export and print the files."""
     arguments = parse(ExportArguments, args, "fastarat export")
-    from fastarat.runs.deployed import load_deployed
+    from fastarat.data.formats.find import require_apart
+    from fastarat.runs.deployed import images_of, load_deployed
     from fastarat.runs.export import export
 
     model, description = load_deployed(arguments.model, arguments.checkpoint, arguments.branch)
     home = arguments.model.parent if arguments.model.is_file() else arguments.model
-    files = export(model, description, arguments.out or home / "export", arguments.onnx)
+    out = arguments.out or home / "export"
+    require_apart(out, images_of(home, description))
+    files = export(model, description, out, arguments.onnx)
     if arguments.json:
         print_json([str(path) for path in files])
     else:

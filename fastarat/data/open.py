@@ -6,7 +6,7 @@ from fastarat.common.errors import UserError
 from fastarat.data.formats import prepared
 from fastarat.data.formats.beton import write as beton_write
 from fastarat.data.formats.beton.storage import Storage
-from fastarat.data.formats.find import FORMATS, find
+from fastarat.data.formats.find import FORMATS, find, require_apart
 from fastarat.data.images.dataset import Dataset
 from fastarat.data.images.whole_sets import common_size, with_decoded_test
 
@@ -41,7 +41,8 @@ def open_for_evaluation(data: str, image_size: tuple[int, int], share: float | N
 
 
 def prepare(data: str, out: Path, size: int | None = None) -> Dataset:
-    """Write what `data` names as the new prepared set `out`, and open it. Raises as `open_dataset` does."""
+    """Write what `data` names as the new prepared set `out`, outside of it, and open it. Raises as `open_dataset`."""
+    require_apart(out, data)
     found = find(data)
     if found.format.decode:
         found.format.decode.prepare(found.path, out, size)
@@ -57,6 +58,7 @@ def build(data: str, out: Path, storage: Storage) -> None:
     disk is full.
     """
     storage.require()  # before hours of decoding
+    require_apart(out, data)
     found = find(data)
     if found.format is FORMATS["beton"]:
         raise UserError(f"{found.path} is a .beton already: build from what it was made of")

@@ -1,7 +1,6 @@
 """A run's directory: configuration, metrics, record, checkpoints, deployable weights."""
 
 import json
-import os
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -10,17 +9,14 @@ from typing import IO, Any
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import append_line, lock, parse_json, read_json, remove_unfinished, require_file, write_text
 from fastarat.config import Config, load_config, to_json
-from fastarat.data.formats.find import place_of
+from fastarat.data.formats.find import place_of, require_apart
 from fastarat.methods import registry  # noqa: F401 (a method's settings are known by name once its file is imported)
 from fastarat.runs.checkpoint import newest_first, numbered, save_checkpoint
 from fastarat.runs.metrics import are_comparable, attested, is_line
 from fastarat.runs.writer import Writer
 
-# What a run writes, which a new one must not find.
-NAMES = (
-    *("config.json", "record.json", "metrics.jsonl", "model.safetensors", "learning_curves.png", "profile"),
-    *("outcomes", "report.html", "metrics.csv"),
-)
+# What a shell or a scheduler may have begun to write into a new run's directory.
+LOGS = (".log", ".out", ".err", ".txt")
 # What a snapshot keeps of a checkpoint.
 SNAPSHOT = ("description", "fingerprint", "batch_norm", "step", "epoch", "model", "method", "average")
 # What may differ when a run goes on: where and how long it runs, what is kept of it, and what a loss that is not finite
@@ -50,8 +46,10 @@ class Run:
         self._sessions: list[dict[str, Any]] = []
 
     def create(self, config: Config, environment: dict[str, Any]) -> None:
-        """Make the directory, and `lock` it. Raises `UserError` if a run, or a file it would write, is there, or it
-        cannot be made."""
+        """Make the directory, and `lock` it. Raises `UserError` if a run is there or anything else but logs, if it lies
+        in the run's data set, or cannot be made."""
+        for data in filter(None, (config.data, config.extra.data)):
+            require_apart(self.path, data)
         try:
             self._require_room()
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -65,13 +63,17 @@ class Run:
         self.write_record(environment)
 
     def _require_room(self) -> None:
-        """Raise `UserError` where a new run would meet another one, or a file that it would write."""
+        """Raise `UserError` where a new run would meet another one, or files that are none of its own."""
         if self.config_file.exists():
             raise UserError(f"{self.path} holds a run already: give --resume to go on with it, or another --out")
-        taken = [name for name in NAMES if os.path.lexists(self.path / name)]
-        taken += [f"checkpoints/{path.name}" for path in self.checkpoints.glob("*")]
-        if taken:
-            raise UserError(f"{self.path} holds {taken[0]}, which this run would write: give another --out")
+        if taken := sorted(path.name for path in self.path.glob("[!.]*") if not self._may_be_there(path)):
+            raise UserError(f"{self.path} holds {taken[0]} and is no run: give another --out")
+
+    def _may_be_there(self, path: Path) -> bool:
+        """Whether a new run's directory may have this in it: a log, or what a killed run had begun with."""
+        if path == self.checkpoints:
+            return path.is_dir() and not any(path.iterdir())
+        return path.suffix in LOGS and path.is_file() and not path.is_symlink()
 
     def lock(self) -> None:
         """Keep other processes from training in this directory, until this one ends. Raises `UserError` if one does."""

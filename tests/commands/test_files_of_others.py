@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,16 @@ from safetensors.torch import save_file
 from fastarat.commands.analyze import FILES, _make
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import write_text
+from fastarat.config import to_json
+from fastarat.config.data import ExtraConfig
+from fastarat.config.recipes import recipe
 from fastarat.data.formats.prepared import write
 from fastarat.data.images.dataset import from_splits
 from fastarat.data.open import open_dataset
 from fastarat.models.published_names import published_model, split_layers
 from fastarat.models.registry import build_model
 from fastarat.runs.checkpoint import save_checkpoint
+from fastarat.runs.run import Run
 from tests.helpers.command_line import ONE_EPOCH, full_disk, newest
 
 
@@ -41,12 +46,40 @@ def test_export_touches_nothing_where_one_of_its_files_is_there(fastarat, one_ep
     assert everything_in("project") == files
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "record.json", "model.safetensors", "checkpoints/step-000000001.pt"])
-def test_train_touches_nothing_where_one_of_its_files_is_there(fastarat, name):
+@pytest.mark.parametrize("name", ["metrics.jsonl", "notes.md", "checkpoints/step-000000001.pt", "train/cat/1.png"])
+def test_train_touches_nothing_in_a_folder_that_is_in_use_and_no_run(fastarat, name):
     files = mine("project", name)
     result = fastarat("train", "digits-at", *ONE_EPOCH, "--out", "project")
-    assert result.code == 2 and f"holds {name}, which this run would write" in result.error
+    assert result.code == 2 and f"project holds {name.split('/')[0]} and is no run" in result.error
     assert everything_in("project") == files
+
+
+def test_a_new_run_may_find_logs_and_what_a_killed_one_had_begun_with(tmp_path):
+    mine("run", "slurm-1.out", "log.txt", ".lock")
+    Path("run/checkpoints").mkdir()
+    Run(Path("run")).create(recipe("digits-at"), {})
+    assert Path("run/config.json").exists()
+
+
+@pytest.mark.parametrize("out", ["photos/run", "photos/train/cat/run", "elsewhere/../photos/run"])
+def test_nothing_is_written_into_a_data_set(fastarat, one_epoch, out):
+    Path("elsewhere").mkdir()
+    before, spoilt = (
+        mine("photos", *(f"{s}/{c}/1.png" for s in ("train", "val") for c in ("cat", "dog"))),
+        "lies in the data set photos, which it would spoil",
+    )
+    assert spoilt in fastarat("data", "prepare", "photos", out).error
+    assert spoilt in fastarat("data", "build", "photos", f"{out}.beton").error
+    config = replace(recipe("digits-at"), data="photos")
+    with pytest.raises(UserError, match=spoilt):
+        Run(Path(out)).create(config, {})
+    with pytest.raises(UserError, match=spoilt):
+        Run(Path(out)).create(replace(config, data="digits", extra=ExtraConfig(data="photos")), {})
+    Path("a run").mkdir()
+    shutil.copy(one_epoch / "model.safetensors", "a run")
+    Path("a run/config.json").write_text(to_json(config))
+    assert spoilt in fastarat("export", "a run", "--out", out).error
+    assert everything_in("photos") == before and not any(path.name == "run" for path in Path("photos").rglob("*"))
 
 
 def test_convert_never_overwrites_what_it_reads(fastarat):

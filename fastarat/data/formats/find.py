@@ -163,6 +163,16 @@ def place_of(data: str) -> str:
     return data if data in KNOWN or not path.exists() else str(path.absolute())
 
 
+def require_apart(out: Path, data: str) -> None:
+    """Raise `UserError` if `out` is the folder of the data set `data`, or lies in it: it would be taken for a part."""
+    try:
+        folder = None if data == "digits" else find(data).path
+    except UserError:  # it is not here
+        return
+    if folder and folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{out} lies in the data set {folder}, which it would spoil: give a place outside of it")
+
+
 def names_under_root() -> list[str]:
     """The names that `find` accepts because something lies under `data_root()`, in addition to the known ones."""
     root = data_root()
