@@ -156,6 +156,14 @@ def test_a_goal_is_reached_by_all_seeds_together_within_a_standard_error(clean, 
     assert Goal(90, 50, "a toy").is_reached(rows) is reached
 
 
+def test_a_tie_in_images_is_no_miss_by_how_percents_were_rounded():
+    goal = SUITES["digits"].goal  # (357 + 358 + 358) / 3 of 360 images
+    reached, missed = (([100 * n / 360 for n in counts]) for counts in ((357, 357, 358), (357, 357, 357)))
+    for clean, says in ((reached, True), (missed, False)):
+        rows = [{"clean": round(percent, 3), "autoattack": goal.autoattack} for percent in clean]
+        assert goal.is_reached(rows) is says
+
+
 def row_of(variant, seed, seconds, robust=77.0):
     row = {"benchmark": "speedrun", "suite": "digits", "correct": True, "variant": variant, "seed": seed}
     row |= {"clean": 99.5, "autoattack": robust, "seconds": seconds, "cpu_seconds": 2 * seconds, "model": "digits"}
