@@ -1,6 +1,7 @@
-"""`fastarat submit RECIPE …`: a training as a job of a cluster, which goes on where it was stopped."""
+"""`fastarat submit [RECIPE] …`: a training as a job of a cluster, which goes on where it was stopped."""
 
 import importlib.util
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from shutil import which
@@ -42,10 +43,10 @@ class SubmitArguments(Printed):
 def run(args: list[str]) -> int:
     """Submit, and say what was and where its log lies."""
     own, of_train = _split(args)
-    arguments = parse(SubmitArguments, own, "fastarat submit")
+    arguments = parse(SubmitArguments, own, "fastarat submit", first="[RECIPE]")
     for name in ("hours", "cpus", "requeues"):
-        if getattr(arguments, name) <= 0:
-            raise UserError(f"--{name} is {getattr(arguments, name):g}: give a number above 0")
+        if not 0 < getattr(arguments, name) < math.inf:
+            raise UserError(f"--{name} is {getattr(arguments, name):g}: give a finite number above 0")
     if bad := [option for option in arguments.options if "=" not in option]:
         raise UserError(f"--options {bad[0]}: give NAME=VALUE, such as account=vision")
     if not importlib.util.find_spec("submitit"):

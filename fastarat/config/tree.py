@@ -38,7 +38,7 @@ class Config:
     """Everything that determines a training run."""
 
     recipe: str = "custom"
-    """the recipe that these settings started from"""
+    """the recipe by its name, which may stand first without this flag"""
     data: str = "cifar10"
     """data set: a name, an image folder, a .tar or .tar.xz of one, a prepared set, a .beton, or a folder of shards"""
     size: int | None = None
@@ -134,22 +134,13 @@ class Config:
                 found.append(f"{name} is {value}: give {least} or more")
         if self.seed >= 2**64:
             found.append(f"seed is {self.seed}: give one below 2^64")
-        if self.gpus and self.procs:
-            found.append("gpus and procs exclude each other: give one")
-        if self.procs and self.device == "cuda":
-            found.append("procs are processes on the CPU: give --gpus N for several GPUs")
-        rows = self.batch if self.sync_bn else self.batch // self.num_processes
-        if isinstance(self.method, ARATConfig) and rows == 1:
-            found.append("a batch-norm of one image is none: give every process 2 or more, or --sync-bn")
+        if not found:  # or there is no number of processes to divide by
+            found += self._process_problems()
         loaders = ("auto", "resident", *DECODERS)
         if self.loader not in loaders:
             found.append(str(unknown("loader", self.loader, loaders)))
         found += self._size_problems()
         found += too_large("evaluation eps_255", self.attack.norm, self.evaluation.eps_255 or 0.0)
-        if self.gpus and self.device == "cpu":
-            found.append("gpus are several GPUs, and device is cpu: give --device cuda or auto")
-        if self.batch % self.num_processes:
-            found.append(f"batch {self.batch} does not divide among {self.num_processes} processes: give a multiple")
         if self.averaging.kind != "none" and self.averaging.start_epoch > self.epochs:
             found.append(
                 f"averaging starts at epoch {self.averaging.start_epoch} of {self.epochs}: "
@@ -159,6 +150,21 @@ class Config:
             value = getattr(self, part.name)
             if is_dataclass(value):
                 found += value.problems()  # type: ignore[attr-defined]
+        return found
+
+    def _process_problems(self) -> list[str]:
+        found = []
+        if self.gpus and self.procs:
+            found.append("gpus and procs exclude each other: give one")
+        if self.procs and self.device == "cuda":
+            found.append("procs are processes on the CPU: give --gpus N for several GPUs")
+        if self.gpus and self.device == "cpu":
+            found.append("gpus are several GPUs, and device is cpu: give --device cuda or auto")
+        rows = self.batch if self.sync_bn else self.batch // self.num_processes
+        if isinstance(self.method, ARATConfig) and rows == 1:
+            found.append("a batch-norm of one image is none: give every process 2 or more, or --sync-bn")
+        if self.batch % self.num_processes:
+            found.append(f"batch {self.batch} does not divide among {self.num_processes} processes: give a multiple")
         return found
 
     def _size_problems(self) -> list[str]:

@@ -72,6 +72,8 @@ def test_what_cannot_be_submitted_is_refused_in_one_line(fastarat, monkeypatch, 
         (("--cluster", "local", "--nodes", "2", "--procs", "2"), "--cluster local: this is one machine, not 2"),
         (("--options", "account"), "--options account: give NAME=VALUE"),
         (("--hours", "0"), "--hours is 0"),
+        (("--hours", "nan"), "--hours is nan: give a finite number"),
+        (("--nodes", "0"), "nodes is 0: give 1 or more"),
         (("--rendezvous", "a:1"), "--rendezvous is Slurm's to say"),
         (("--epochs", "0"), "epochs is 0: give 1 or more"),
     ):

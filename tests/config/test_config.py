@@ -1,13 +1,14 @@
 """Configurations: every recipe holds, JSON gives back what it took, and each mistake is named with its fix."""
 
 import json
+import math
 import re
 from dataclasses import replace
 
 import pytest
 
 from fastarat.common.errors import UserError
-from fastarat.config import Config, from_dict, load_config, published_code, recipes, to_json
+from fastarat.config import Config, by_flag, from_dict, load_config, published_code, recipes, to_json
 from fastarat.config.attack import AttackConfig
 from fastarat.config.data import AugmentConfig
 from fastarat.config.method import ARATConfig, ARRESTConfig, ATConfig, LBGATConfig, MARTConfig, TRADESConfig
@@ -271,6 +272,17 @@ def test_a_radius_that_was_given_in_pixel_units_is_asked_about(norm, eps_255, fi
 def test_a_seed_that_random_numbers_cannot_take_is_a_mistake():
     assert Config(seed=2**64 - 1).problems() == []
     assert Config(seed=2**64).problems() != []
+
+
+@pytest.mark.parametrize("flag", [name for name, value in by_flag(Config()).items() if type(value) in (int, float)])
+def test_no_number_is_more_than_a_problem(flag):
+    """Whatever it is, what is checked across settings divides by none."""
+    *parts, name = flag.replace("-", "_").split(".")
+    for number in (0, -1, math.nan, math.inf) if type(by_flag(Config())[flag]) is float else (0, -1):
+        owner = getattr(Config(), parts[0]) if parts else Config()
+        changed = replace(owner, **{name: number})
+        found = (replace(Config(), **{parts[0]: changed}) if parts else changed).problems()
+        assert all("give " in problem or "leave " in problem for problem in found), found
 
 
 def test_all_mistakes_are_named_at_once():
