@@ -34,17 +34,17 @@ class Printed:
     """print JSON for a program to read"""
 
 
-def parse(arguments: type[T], args: list[str], prog: str, default: T | None = None) -> T:
+def parse(arguments: type[T], args: list[str], prog: str, default: T | None = None, first: str = "") -> T:
     """Parse `args` into the dataclass `arguments`; nested fields are flags like `--attack.steps`.
 
-    `--help` prints and exits 0. Raises `UserError` with one line for anything that does not fit.
+    `--help` prints and exits 0; `first` is what its usage has before the options. Raises `UserError` with one line for anything that does not fit.
     """
     options: dict[str, Any] = {} if default is None else {"default": default}
     config = (tyro.conf.AvoidSubcommands,)
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured), _wide_enough():
-            return tyro.cli(arguments, args=args, prog=prog, config=config, **options)
+            return tyro.cli(arguments, args=args, prog=f"{prog} {first}".strip(), config=config, **options)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
@@ -75,9 +75,12 @@ def _one_line(boxed: str, default: Any, prog: str) -> str:
     lines = [line.strip("│╭╮╰╯ ") for line in boxed.splitlines()][1:]  # the first is a title
     parts = groupby(lines, key=lambda line: not line.strip("─-"))
     text = next((" ".join(part) for is_rule, part in parts if not is_rule), boxed)
-    wrong = re.match(r"Unrecognized options: (--[\w.-]+)", text)
-    if wrong:
-        flag = wrong.group(1)
+    wrong = re.match(r"Unrecognized options: ([\w.-]+)", text)
+    word = wrong.group(1) if wrong else ""
+    if default is not None and word in recipes.names():
+        return f"the recipe comes first: {prog} {word} …"
+    if word.startswith("--"):
+        flag = word
         hint = "" if default is None else did_you_mean(flag, flags(default), str)
         return f"unknown option {flag}: see '{prog} --help'{hint}"
     return f"{_of_number(text) or text[:1].lower() + text[1:]} (see '{prog} --help')"
@@ -103,12 +106,11 @@ def _of_number(text: str) -> str | None:
 
 
 def recipe_of(args: list[str]) -> tuple[Config, list[str]]:
-    """The recipe that `[RECIPE] [overrides]` begin with, by default `recipes.DEFAULT`, and the overrides. Raises
-    `UserError` for an unknown name."""
-    named = [args[0]] if args and not args[0].startswith("-") else []
-    rest = args[len(named) :]
+    """The recipe that `[RECIPE] [overrides]` name, by default `recipes.DEFAULT`, and the overrides. Raises `UserError`
+    for an unknown name."""
+    named, rest = named_recipe(args)
     fidelity: Fidelity = "published-code" if value_of(rest, "--fidelity") == "published-code" else "paper"
-    return in_norm(recipes.recipe(named[0] if named else recipes.DEFAULT, fidelity), rest), rest
+    return in_norm(recipes.recipe(recipes.DEFAULT if named is None else named, fidelity), rest), rest
 
 
 def in_norm(config: Config, args: list[str]) -> Config:
@@ -120,6 +122,17 @@ def in_norm(config: Config, args: list[str]) -> Config:
     return replace(config, attack=attack, evaluation=replace(config.evaluation, eps_255=None, step_255=None))
 
 
+def named_recipe(args: list[str]) -> tuple[str | None, list[str]]:
+    """The name that `args` begin with or give as `--recipe NAME`, and the others. Raises `UserError` for two names."""
+    named = [args[0]] if args and not args[0].startswith("-") else []
+    rest, flagged = args[len(named) :], value_of(args, "--recipe")
+    if flagged is not None:
+        named, rest = [*named, flagged], without(rest, "--recipe")
+    if len(set(named)) > 1:
+        raise UserError(f"{named[0]} and --recipe {flagged} are two recipes: give one")
+    return (named[0] if named else None), rest
+
+
 def value_of(args: list[str], flag: str) -> str | None:
     """What a flag is given, the last time it is."""
     found = None
@@ -129,6 +142,12 @@ def value_of(args: list[str], flag: str) -> str | None:
         elif arg.startswith(f"{flag}="):
             found = arg.partition("=")[2]
     return found
+
+
+def without(args: list[str], flag: str) -> list[str]:
+    """`args` without a flag and its value."""
+    dropped = {j for i, arg in enumerate(args) if arg == flag for j in (i, i + 1)}
+    return [arg for i, arg in enumerate(args) if i not in dropped and not arg.startswith(f"{flag}=")]
 
 
 def flags(value: Any, prefix: str = "--") -> list[str]:

@@ -10,9 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from fastarat.commands.parsing import Printed, in_norm, parse, recipe_of, require_positive, value_of
+from fastarat.commands.parsing import (
+    Printed,
+    in_norm,
+    named_recipe,
+    parse,
+    recipe_of,
+    require_positive,
+    value_of,
+    without,
+)
 from fastarat.common.console import command, notice, print_json
 from fastarat.common.errors import Interrupted, UserError, first_line
+from fastarat.common.files import as_file_name
 from fastarat.common.processes import (
     is_first,
     join_ranks,
@@ -103,7 +113,7 @@ def parse_arguments(args: list[str]) -> TrainArguments:
             f"--method.name {method}: the method is the recipe's, here {base.method.name}: give another recipe; "
             "'fastarat recipes' lists all with their methods"
         )
-    arguments = parse(TrainArguments, rest, "fastarat train", TrainArguments(base))
+    arguments = parse(TrainArguments, rest, "fastarat train", TrainArguments(base), "[RECIPE]")
     arguments = replace(arguments, config=arguments.config.checked())
     require_positive(arguments, "profile")
     if arguments.max_restarts < 0:
@@ -112,7 +122,7 @@ def parse_arguments(args: list[str]) -> TrainArguments:
         raise UserError("--out is the current directory: give the run one of its own")
     if arguments.resume:
         return _resumed(arguments)
-    out = arguments.out or Path("runs") / f"{arguments.config.recipe}-{datetime.now():%Y%m%d-%H%M%S}"
+    out = arguments.out or Path("runs") / f"{as_file_name(arguments.config.recipe)}-{datetime.now():%Y%m%d-%H%M%S}"
     return replace(arguments, out=out)
 
 
@@ -134,19 +144,12 @@ def _most_nodes(args: list[str]) -> list[str]:
     least, _, most = nodes.partition(":")
     if not (least.isdecimal() and most.isdecimal() and 0 < int(least) <= int(most)):
         raise UserError(f"--nodes {nodes}: give a number of machines, or LEAST:MOST such as 2:4")
-    return [*_without(args, "--nodes"), "--nodes", most]
-
-
-def _without(args: list[str], flag: str) -> list[str]:
-    """`args` without a flag and its value."""
-    dropped = {j for i, arg in enumerate(args) if arg == flag for j in (i, i + 1)}
-    return [arg for i, arg in enumerate(args) if i not in dropped and not arg.startswith(f"{flag}=")]
+    return [*without(args, "--nodes"), "--nodes", most]
 
 
 def _base_config(args: list[str]) -> tuple[Config, list[str]]:
     """What the flags override, and the flags without the recipe's name."""
-    named = [args[0]] if args and not args[0].startswith("-") else []
-    rest = args[len(named) :]
+    named, rest = named_recipe(args)
     source = value_of(rest, "--from")
     if source is None and "--resume" in rest:
         found = _run_to_resume(named, rest)
@@ -156,24 +159,24 @@ def _base_config(args: list[str]) -> tuple[Config, list[str]]:
     return recipe_of(args)
 
 
-def _config_of(run: Path, named: list[str], rest: list[str]) -> Config:
+def _config_of(run: Path, named: str | None, rest: list[str]) -> Config:
     from fastarat.runs.run import Run
 
     config = load_config(Run(run).config_file).following()
-    if named and named[0] != config.recipe:
-        raise UserError(f"{run} is a run of {config.recipe}, not of {named[0]}: leave the recipe out")
+    if named not in (None, config.recipe):
+        raise UserError(f"{run} is a run of {config.recipe}, not of {named}: leave the recipe out")
     if value_of(rest, "--fidelity") not in (None, config.fidelity):
         raise UserError(f"--fidelity changes many settings of a recipe: start from the recipe, not from {run}")
     return in_norm(config, rest)
 
 
-def _run_to_resume(named: list[str], rest: list[str]) -> Path:
+def _run_to_resume(named: str | None, rest: list[str]) -> Path:
     out = value_of(rest, "--out")
     if out is not None:
         if not (Path(out) / "config.json").exists():
             raise UserError(f"nothing to resume: {out} is no run directory")
         return Path(out)
-    pattern = f"{named[0] if named else recipes.DEFAULT}-[0-9]*"
+    pattern = f"{as_file_name(recipes.DEFAULT if named is None else named)}-[0-9]*"
     found = sorted(path.parent for path in Path("runs").glob(f"{pattern}/config.json"))
     if not found:
         raise UserError(f"nothing to resume: there is no runs/{pattern}; name a run with --out")
@@ -235,7 +238,7 @@ def _launch(arguments: TrainArguments, args: list[str]) -> int:
         _check_division(config, machines.least)
     return launch(
         config.num_processes // config.nodes,
-        ["train", *_without(args, "--nodes")],  # there are as many as come
+        ["train", *without(args, "--nodes")],  # there are as many as come
         arguments.port,
         machines,
         goes_on="--resume goes on from the last checkpoint",

@@ -31,7 +31,7 @@ class TuneArguments(Printed):
 def run(args: list[str]) -> int:
     """Print a row per form, and what trainings take."""
     config, rest = recipe_of(args)
-    arguments = parse(TuneArguments, rest, "fastarat tune", TuneArguments(config))
+    arguments = parse(TuneArguments, rest, "fastarat tune", TuneArguments(config), "[RECIPE]")
     config = arguments.config.checked()
     from fastarat.common.choice_log import ChoiceLog
     from fastarat.training.tuning.candidates import described

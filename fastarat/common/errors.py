@@ -21,10 +21,12 @@ class Interrupted(Exception):
         """the signal's"""
 
 
-def unknown(kind: str, name: str, available: Iterable[str]) -> UserError:
-    """The error for a name that is not one of `available`, with the nearest right ones."""
+def unknown(kind: str, name: str, available: Iterable[str], listed_by: str = "") -> UserError:
+    """The error for a name that is not one of `available`, with the nearest right ones, and all of them or, where they
+    are many, the command that lists them."""
     names = sorted(available)
-    return UserError(f"unknown {kind} {name!r}: give {', '.join(names)}{did_you_mean(name, names)}")
+    right = f"{listed_by!r} lists all" if listed_by else f"give {', '.join(names)}"
+    return UserError(f"unknown {kind} {name!r}: {right}{did_you_mean(name, names)}")
 
 
 def did_you_mean(name: str, names: Iterable[str], show: Callable[[str], str] = repr) -> str:

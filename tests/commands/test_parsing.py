@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from fastarat.common.errors import UserError
 from fastarat.config import Config, recipes, to_json
 from fastarat.config.attack import AttackConfig
 from fastarat.config.method import ARATConfig
+from fastarat.config.recipes import recipe
 
 
 def parsed(*args: str) -> Config:
@@ -121,6 +123,26 @@ def test_help_ends_in_a_terminal_of_a_few_columns(monkeypatch, capsys, columns):
     assert "--attack" in capsys.readouterr().out and os.environ["COLUMNS"] == columns
 
 
+@pytest.mark.parametrize("command", ["train", "tune", "submit"])
+def test_usage_begins_with_the_recipe(capsys, command):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert capsys.readouterr().out.startswith(f"usage: fastarat {command} [RECIPE] [-h] [OPTIONS]\n")
+
+
+@pytest.mark.parametrize("args", [["digits-trades"], ["--recipe", "digits-trades"], ["--recipe=digits-trades"]])
+def test_a_recipe_is_named_by_the_first_word_or_by_its_flag(args):
+    arguments = parse_arguments([*args, "--epochs", "3"])
+    assert arguments.config == replace(recipe("digits-trades"), epochs=3)
+    assert arguments.out is not None and arguments.out.match("runs/digits-trades-2*")
+
+
+def test_a_run_taken_from_elsewhere_names_no_folder_outside_of_runs(tmp_path):
+    (tmp_path / "config.json").write_text(to_json(replace(Config(), recipe="../../evil")))
+    out = parse_arguments(["--from", str(tmp_path)]).out
+    assert out is not None and out.parent == Path("runs")
+
+
 @pytest.mark.parametrize("args", [[], ["--help"], ["-h"]])
 def test_the_overview_names_every_command(capsys, args):
     assert main(args) == 0
@@ -142,6 +164,16 @@ def test_the_version_is_printed(capsys):
             "unknown option --epoch: see 'fastarat train --help'; did you mean --epochs",
         ),
         (["train", "digits-arat", "--attack.steps", "0"], "attack steps is 0"),
+        (["train", "--epochs", "1", "digits-at"], "the recipe comes first: fastarat train digits-at …"),
+        (
+            ["train", "--recipe", "digit-arat"],
+            "unknown recipe 'digit-arat': 'fastarat recipes' lists all; did you mean",
+        ),
+        (["tune", "--recipe", "../digits"], "unknown recipe '../digits'"),
+        (["train", "digits-at", "--recipe", "digits-arat"], "digits-at and --recipe digits-arat are two recipes"),
+        (["train", "--recipe"], "missing value for argument '--recipe'"),
+        (["train", "--resume", "/somewhere"], "nothing to resume: /somewhere is no run"),
+        (["train", "/some[where", "--resume"], "nothing to resume: there is no runs/_some_where-[0-9]*"),
         (["train", "--from", "somewhere"], "cannot read somewhere/config.json"),
         (["verify", "nothing.npz"], "nothing.npz does not exist"),
         (["recipes", "digits"], "unknown recipe 'digits'"),

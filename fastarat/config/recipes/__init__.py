@@ -19,7 +19,7 @@ def names() -> list[str]:
 
 def _module(name: str):
     if name not in names():
-        raise unknown("recipe", name, names())
+        raise unknown("recipe", name, names(), "fastarat recipes")
     return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
 
 
