@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -49,8 +50,11 @@ def run(args: list[str]) -> int:
 
     names = names_of(list(arguments.runs))
     runs = [facts_of(path, name) for path, name in zip(arguments.runs, names, strict=True)]
-    found = shared({run.name: run.outcomes for run in runs}) or _evaluated(arguments, names)
-    comparison = compare(found, {run.name: run.settings_but_seed for run in runs})
+    found = shared({run.name: run.outcomes for run in runs}) or _evaluated(arguments, runs)
+    for (first, mine), (second, theirs) in combinations(found.items(), 2):
+        if mine.weights == theirs.weights:
+            notice(f"{first} and {second} have the same weights: they are one training")
+    comparison = compare(found, {run.name: run.settings_and_seed for run in runs})
     if arguments.json:
         print_json(_as_json(found, comparison))
     else:
@@ -58,11 +62,13 @@ def run(args: list[str]) -> int:
     return 0
 
 
-def _evaluated(arguments: CompareArguments, names: Sequence[str]) -> "dict[str, Outcomes]":
+def _evaluated(arguments: CompareArguments, runs: "Sequence[Facts]") -> "dict[str, Outcomes]":
     """Each run by PGD-20 on the same test images. Raises `UserError` if they cannot be compared so."""
     from fastarat.evaluation.of_run import evaluate_run, threat_of
 
-    threats = {name: threat_of(path) for name, path in zip(names, arguments.runs, strict=True)}
+    if arguments.data is None:
+        _check_data(runs)
+    threats = {run.name: threat_of(run.path) for run in runs}
     if len({(threat.norm, threat.eps) for threat in threats.values()}) > 1:
         said = ", ".join(f"{name} {threat.norm} {255 * threat.eps:g}/255" for name, threat in threats.items())
         raise UserError(
@@ -72,12 +78,21 @@ def _evaluated(arguments: CompareArguments, names: Sequence[str]) -> "dict[str, 
     notice(f"no evaluation is kept in all of them: PGD-20 on up to {arguments.num_images:,} test images of each")
     device = named_device(arguments.device)
     found = {
-        name: evaluate_run(path, threats[name], arguments.num_images, device, arguments.data).outcomes
-        for name, path in zip(names, arguments.runs, strict=True)
+        run.name: evaluate_run(run.path, threats[run.name], arguments.num_images, device, arguments.data).outcomes
+        for run in runs
     }
     if len({outcomes.key for outcomes in found.values()}) > 1:
         raise UserError("the runs were made for different test images, which cannot be compared image by image")
     return found
+
+
+def _check_data(runs: "Sequence[Facts]") -> None:
+    """Raise `UserError` for runs on data sets of other names and other images."""
+    if len({run.data for run in runs}) > 1 and len({run.data_fingerprint for run in runs}) > 1:
+        said = ", ".join(f"{run.name} is on {run.data}" for run in runs)
+        raise UserError(
+            f"{said}: they cannot be compared image by image; if each can take the images of one set, give --data SET"
+        )
 
 
 def _as_json(found: "dict[str, Outcomes]", comparison: "Comparison") -> dict[str, Any]:

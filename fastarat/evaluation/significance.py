@@ -63,7 +63,7 @@ class Comparison(NamedTuple):
     dispersion: dict[str, float]
     """of clean and robust"""
     num_repeats: int
-    """runs beyond the first of their settings, which tell of the spread of seeds"""
+    """seeds beyond the first of their settings, which tell of their spread"""
 
     @property
     def test(self) -> str:
@@ -99,13 +99,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def compare(models: Mapping[str, Outcomes], settings: Mapping[str, str]) -> Comparison:
+def compare(models: Mapping[str, Outcomes], settings: Mapping[str, tuple[str, int]]) -> Comparison:
     """Every pair of models, clean and robust, in their order. All outcomes must have the same `key`.
 
-    `settings`: what is the same for runs that differ by their seeds alone, for each model.
+    `settings`: for each model what is the same for runs that differ by their seeds alone, and its seed. A run beside
+    one of the same settings and seed, such as its copy, is no repeat.
     """
     assert len({outcomes.key for outcomes in models.values()}) <= 1
-    num_repeats = len(models) - len({settings[name] for name in models})
+    trained = {settings[name] for name in models}
+    num_repeats = len(trained) - len({but_seed for but_seed, _ in trained})
     dispersion = {kind: _dispersion(models, settings, kind, num_repeats) for kind in ASSUMED}
     found = []
     for first, second in combinations(models, 2):
@@ -118,13 +120,16 @@ def compare(models: Mapping[str, Outcomes], settings: Mapping[str, str]) -> Comp
     return Comparison(tests, dispersion, num_repeats)
 
 
-def _dispersion(models: Mapping[str, Outcomes], settings: Mapping[str, str], kind: str, num_repeats: int) -> float:
+def _dispersion(
+    models: Mapping[str, Outcomes], settings: Mapping[str, tuple[str, int]], kind: str, num_repeats: int
+) -> float:
     """Of pairs that differ by their seeds the mean of (b - c)^2 / (b + c), which is 1 for independent images, and what
     is assumed, by their weights; at least 1."""
     ratios = []
     for first, second in combinations(models, 2):
         b, c = _only(models[first], models[second], kind)
-        if settings[first] == settings[second] and b + c:
+        (mine, seed), (theirs, other_seed) = settings[first], settings[second]
+        if mine == theirs and seed != other_seed and b + c:
             ratios.append((b - c) ** 2 / (b + c))
     weight = num_repeats if ratios else 0
     mean = sum(ratios) / len(ratios) if ratios else 0.0

@@ -61,9 +61,17 @@ class Facts:
     @property
     def data(self) -> str:
         """The data set's name, without its place."""
+        return str(self._recorded_data.get("name") or Path(self.config.data).name)
+
+    @property
+    def data_fingerprint(self) -> str:
+        """Of its images; empty where none is recorded."""
+        return str(self._recorded_data.get("fingerprint", ""))
+
+    @property
+    def _recorded_data(self) -> dict[str, Any]:
         recorded = self.last_session.get("data")
-        named = recorded.get("name") if isinstance(recorded, dict) else None
-        return str(named or Path(self.config.data).name)
+        return recorded if isinstance(recorded, dict) else {}
 
     @property
     def seconds(self) -> float | None:
@@ -86,11 +94,10 @@ class Facts:
         return by_flag(self.config)
 
     @property
-    def settings_but_seed(self) -> str:
-        """The same for runs that differ by their seeds alone, or by what changes no result."""
-        return json.dumps(
-            {name: value for name, value in self.settings.items() if name not in NO_RESULT}, sort_keys=True
-        )
+    def settings_and_seed(self) -> tuple[str, int]:
+        """What is the same for runs that differ by their seeds alone, or by what changes no result; and the seed."""
+        but_seed = {name: value for name, value in self.settings.items() if name not in NO_RESULT}
+        return json.dumps(but_seed, sort_keys=True), self.config.seed
 
     def changed_settings(self) -> dict[str, tuple[Any, Any]]:
         """Settings that differ from the recipe's: the recipe's value, and the run's. None where it is not known, or

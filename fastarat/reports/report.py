@@ -248,4 +248,4 @@ def _made_with(facts: Facts) -> dict[str, str]:
 def _comparison(runs: Sequence[Facts]) -> Comparison | None:
     """Every pair of runs, if all have kept the same evaluation."""
     found = shared({run.name: run.outcomes for run in runs}) if len(runs) > 1 else None
-    return compare(found, {run.name: run.settings_but_seed for run in runs}) if found else None
+    return compare(found, {run.name: run.settings_and_seed for run in runs}) if found else None

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.helpers.command_line import TINY
@@ -21,8 +22,9 @@ def test_runs_are_evaluated_once_and_two_alike_are_said_to_be_equal(fastarat, ru
     assert result.code == 0 and "PGD-20 on up to 80 test images of each" in result.err
     assert "robust: a and b differ by no more than noise (0 images right in the first alone, 0" in result.out
     assert "McNemar's exact test over the same images, widened for the spread of seeds" in result.out
+    assert "a and b have the same weights" in result.err and "no seed is repeated" in result.out
     again = fastarat("compare", *runs, "--json")
-    assert again.err == "" and again.json["num_images"] == 80
+    assert again.json["num_images"] == 80 and again.json["num_repeats"] == 0
     assert [row["is_beyond_noise"] for row in again.json["differences"]] == [False, False]
 
 
@@ -44,6 +46,17 @@ def test_adversarial_training_is_found_to_be_ahead_of_standard_training(fastarat
         assert fastarat("train", f"digits-{recipe}", *flags, *steps, "--out", recipe).code == 0
     result = fastarat("compare", "at", "standard", "--device", "cpu")
     assert result.code == 0 and "robust: at is ahead of standard by " in result.out
+
+
+def test_runs_on_other_data_are_told_so_and_not_sent_to_evaluate_each(fastarat, runs):
+    rng = np.random.default_rng(0)
+    arrays = {"image": rng.integers(0, 255, (80, 8, 8, 1), np.uint8), "label": np.arange(80) % 10}
+    np.savez("noise.npz", **arrays)
+    few = ("--num-train-images", "64", "--num-validation-images", "8", "--attack.eps-255", "8")
+    assert fastarat("train", "digits-arat", *TINY, *few, "--data", "noise.npz", "--out", "other").code == 0
+    said = "a is on digits, other is on noise: they cannot be compared image by image"
+    assert said in fastarat("compare", runs[0], "other").error
+    assert "different threat models" in fastarat("compare", runs[0], "other", "--data", "digits").error
 
 
 def test_what_cannot_be_compared_says_why(fastarat, runs):

@@ -35,7 +35,7 @@ def trained(rng, difficulty, ahead=0.0, spread=0.0):
 
 def others(models):
     """Settings that nobody shares."""
-    return {name: name for name in models}
+    return {name: (name, 0) for name in models}
 
 
 def share_of_differences(num_pairs, num_images, spread, seed=0):
@@ -89,12 +89,18 @@ def test_repeats_tell_how_far_seeds_spread():
     rng = np.random.default_rng(3)
     difficulty = rng.beta(0.6, 0.8, 1000)
     alike, apart = ({str(i): trained(rng, difficulty, spread=s) for i in range(12)} for s in (0.0, 0.06))
-    same = dict.fromkeys(alike, "same")
+    same = {name: ("same", int(name)) for name in alike}
     narrow, wide = (compare(models, same) for models in (alike, apart))
     assert narrow.num_repeats == 11 and "11 repeats with other seeds" in narrow.test
     assert 1 <= narrow.dispersion["robust"] < ASSUMED["robust"] < wide.dispersion["robust"]
     assert "no seed is repeated" in compare(alike, others(alike)).test
     assert not any(test.is_beyond_noise for of in (narrow, wide) for test in of.differences)
+    with_copy = compare({**alike, "copy": alike["0"]}, {**same, "copy": same["0"]})
+    assert with_copy.num_repeats == 11 and with_copy.dispersion["robust"] == pytest.approx(
+        narrow.dispersion["robust"], abs=0.1
+    )
+    one_seed = compare(apart, dict.fromkeys(apart, ("same", 0)))
+    assert "no seed is repeated" in one_seed.test and one_seed.dispersion == ASSUMED
 
 
 def test_a_recipe_that_is_better_by_three_points_is_found_and_named():
