@@ -37,7 +37,8 @@ class Printed:
 def parse(arguments: type[T], args: list[str], prog: str, default: T | None = None, first: str = "") -> T:
     """Parse `args` into the dataclass `arguments`; nested fields are flags like `--attack.steps`.
 
-    `--help` prints and exits 0; `first` is what its usage has before the options. Raises `UserError` with one line for anything that does not fit.
+    `--help` prints and exits 0; `first` is what its usage has before the options. Raises `UserError` with one line for
+    anything that does not fit.
     """
     options: dict[str, Any] = {} if default is None else {"default": default}
     config = (tyro.conf.AvoidSubcommands,)

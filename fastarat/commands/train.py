@@ -84,6 +84,9 @@ def run(args: list[str]) -> int:
     from fastarat.training.train import train
 
     assert arguments.out is not None
+    if is_first() and not arguments.resume:
+        settings = f" as in {arguments.from_}" if arguments.from_ else ""
+        notice(f"{arguments.config.recipe}{settings} -> {arguments.out}")
     try:
         options: dict[str, Any] = {"resume": arguments.resume, "profile": arguments.profile, "loggers": arguments.log}
         # A checkpoint is asked for before there is one to write, or when all is done: the training itself answers.

@@ -1,6 +1,8 @@
 """A run's directory: configuration, metrics, record, checkpoints, deployable weights."""
 
+import errno
 import json
+import os
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -46,21 +48,34 @@ class Run:
         self._sessions: list[dict[str, Any]] = []
 
     def create(self, config: Config, environment: dict[str, Any]) -> None:
-        """Make the directory, and `lock` it. Raises `UserError` if a run is there or anything else but logs, if it lies
-        in the run's data set, or cannot be made."""
-        for data in filter(None, (config.data, config.extra.data)):
-            require_apart(self.path, data)
+        """Make the directory, and `lock` it. Raises `UserError` as `check_free` does."""
+        self.check_free(config)
         try:
-            self._require_room()
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(
-                f"cannot make the run directory {self.path}: {error.strerror}; give another --out"
-            ) from error
+            raise self._cannot_make(error) from error
         self.lock()
         self._require_room()  # another process may have made its run here since
         self.write_config(config)  # first: a run that is killed here can be resumed
         self.write_record(environment)
+
+    def check_free(self, config: Config) -> None:
+        """Raise `UserError` if a run is there or anything else but logs, if it lies in the run's data set, or cannot be
+        made."""
+        for data in filter(None, (config.data, config.extra.data)):
+            require_apart(self.path, data)
+        try:
+            self._require_room()
+            path = self.path.absolute()
+            place = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+            reason = errno.EACCES if place.is_dir() else errno.ENOTDIR
+            if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+                raise OSError(reason, os.strerror(reason))
+        except OSError as error:
+            raise self._cannot_make(error) from error
+
+    def _cannot_make(self, error: OSError) -> UserError:
+        return UserError(f"cannot make the run directory {self.path}: {error.strerror}; give another --out")
 
     def _require_room(self) -> None:
         """Raise `UserError` where a new run would meet another one, or files that are none of its own."""
@@ -237,6 +252,10 @@ class Run:
     def restore_metrics(self, metrics: list[dict[str, Any]]) -> None:
         """Make `metrics.jsonl` hold just these lines: what a resumed run goes on from."""
         write_text(self.metrics_file, "".join(json.dumps(entry) + "\n" for entry in metrics))
+
+    def has_metrics(self) -> bool:
+        """Whether an epoch's line is there, readable or not."""
+        return self.metrics_file.is_file() and self.metrics_file.stat().st_size > 0
 
     def metrics(self) -> list[dict[str, Any]]:
         """All lines of `metrics.jsonl`. Raises `UserError` for a file that no training has written."""

@@ -11,7 +11,7 @@ import torch
 from fastarat_kernels.launch import UnsupportedInput, is_of_triton, triton_errors
 
 from fastarat.common.choice_log import ChoiceLog
-from fastarat.common.console import notice
+from fastarat.common.console import command, notice
 from fastarat.common.distributed import (
     OF_ANOTHER,
     World,
@@ -70,6 +70,7 @@ def train(
         run = Run(Path(decided(lambda: str(out), world)))  # each may have named one of its own
         again = _why_again(world)
         goes_on = decided(lambda: resume or (bool(again) and run.config_file.exists()), world)
+        decided(lambda: _check_place(run, config, resume, goes_on), world)  # before images are decoded for nothing
         choices, tuned, timed = decided(lambda: _chosen(config, run if goes_on else None, device, log), world)
         opened = _opened_by_all(config, world)
         world = with_short_waits(world)
@@ -256,6 +257,17 @@ def _why_again(world: World) -> str:
     return min(reasons, key=lambda reason: reason.startswith((OF_ANOTHER, "a ")), default="")
 
 
+def _check_place(run: Run, config: Config, resume: bool, goes_on: bool) -> None:
+    """Raise `UserError` where a run cannot begin, or would be begun again over its own results."""
+    if not goes_on:
+        run.check_free(config)
+    elif resume and not run.has_checkpoint() and (run.weights_file.exists() or run.has_metrics()):
+        raise UserError(
+            f"{run.path} has its results but no checkpoint any more: {command('eval', run.path)} measures it, "
+            f"{command('train', '--from', run.path)} begins a new run"
+        )
+
+
 def _kept(run: Run, world: World) -> tuple[dict[str, Any], Path] | None:
     """What a run that goes on has kept: its newest checkpoint, and its file. The first process reads it for all, for no
     other machine has to see the run's directory."""
@@ -287,6 +299,7 @@ def _open_run(
         if world.is_main:
             _check_unfinished(run, training)
             _record_other_processes(run.config(), training.config, log)
+            run.checkpoints.mkdir(exist_ok=True)
             run.write_record(facts)
             run.write_config(training.config)
             run.restore_metrics(training.metrics)
@@ -298,8 +311,10 @@ def _open_run(
 
 def _say_where(run: Run, training: Training, kept: tuple[dict[str, Any], Path] | None, again: str) -> None:
     """Say, and of a run that the launcher has started again record, where it goes on, and why."""
-    source = kept[1] if kept else "the beginning: it had no checkpoint yet"
+    source, epochs = kept[1] if kept else "the beginning: it had no checkpoint yet", training.config.epochs
     said = f"going on at step {training.step} (epoch {training.epoch}) from {source}"
+    if training.epoch > epochs:
+        said = f"{run.path} has finished its {epochs} epochs: --epochs N with a larger N goes on"
     if again:
         number = training.config.num_processes
         said += f", in {number} process{'es' * (number > 1)}: {again}"

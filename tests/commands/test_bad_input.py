@@ -76,10 +76,15 @@ def test_a_run_is_never_overwritten(fastarat, trained):
     assert newest(trained).read_bytes() == before
 
 
-def test_a_directory_that_cannot_be_written_is_refused(fastarat, tmp_path):
+def test_a_place_that_a_run_cannot_have_is_refused_before_images_are_opened(fastarat, trained, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    result = fastarat("train", *TINY, "--out", "file/run")
-    assert result.code == 2 and "file/run" in result.error and "another --out" in result.error
+    monkeypatch.setattr("fastarat.training.train.open_for_training", lambda *_: pytest.fail("too late"))
+    for out, says in ((trained, "holds a run already"), ("file", "Not a directory"), ("file/run", "Not a directory")):
+        assert says in fastarat("train", *TINY, "--out", out).error
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert (
+        "cannot make the run directory new/run: Permission denied" in fastarat("train", *TINY, "--out", "new/run").error
+    )
 
 
 def test_a_read_only_directory_is_refused(fastarat, tmp_path, monkeypatch):

@@ -123,7 +123,8 @@ def test_a_run_goes_on_in_the_format_that_it_began_with_to_the_same_bits(
 
 
 def test_resuming_a_finished_run_changes_nothing(fastarat, trained, copied):
-    assert fastarat("train", "--resume", copied).code == 0
+    result = fastarat("train", "--resume", copied)
+    assert result.code == 0 and f"{copied} has finished its 2 epochs: --epochs N" in result.err
     assert_same_run(trained, copied)
     assert len(json.loads((copied / "record.json").read_text())["sessions"]) == 2
 
@@ -181,8 +182,22 @@ def test_a_newest_checkpoint_that_was_cut_off_is_named_and_the_one_before_still_
     assert_same_run(trained, copied)
 
 
+@pytest.mark.parametrize("left", ["metrics.jsonl", "model.safetensors"])
+@pytest.mark.parametrize("has_folder", [True, False])
+def test_a_run_that_has_results_and_no_checkpoint_is_not_begun_again_over_them(fastarat, copied, left, has_folder):
+    shutil.rmtree(copied / "checkpoints")
+    if has_folder:
+        (copied / "checkpoints").mkdir()
+    (copied / ({"metrics.jsonl", "model.safetensors"} - {left}).pop()).unlink()
+    before = (copied / left).read_bytes()
+    error = fastarat("train", "--resume", copied).error
+    assert "has its results but no checkpoint any more" in error and "fastarat train --from" in error
+    assert (copied / left).read_bytes() == before
+
+
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_when_it_is_resumed(fastarat, trained, copied):
-    for path in [*(copied / "checkpoints").iterdir(), copied / "metrics.jsonl", copied / "model.safetensors"]:
+    shutil.rmtree(copied / "checkpoints")
+    for path in (copied / "metrics.jsonl", copied / "model.safetensors"):
         path.unlink()
     assert fastarat("train", "--resume", copied).code == 0
     assert_same_run(trained, copied)

@@ -56,8 +56,9 @@ def test_progress_is_one_plain_line_an_epoch_and_a_result(fastarat):
 
 
 def test_without_a_recipe_the_digits_are_trained_in_a_directory_with_the_recipes_name(fastarat, tmp_path):
-    assert fastarat("train", *ONE_EPOCH).code == 0
+    result = fastarat("train", *ONE_EPOCH)
     (run,) = (tmp_path / "runs").iterdir()
+    assert result.code == 0 and result.err.splitlines()[0] == f"digits-arat -> runs/{run.name}"
     assert run.name.startswith("digits-arat-2") and (run / "model.safetensors").exists()
 
 

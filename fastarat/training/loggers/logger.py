@@ -9,8 +9,10 @@ from typing import Any, Protocol
 
 from fastarat.common.console import notice
 from fastarat.common.errors import UserError, WorkError, first_line, unknown
+from fastarat.common.processes import is_first
 from fastarat.runs.run import Run
 from fastarat.training.loggers.notebook import in_notebook
+from fastarat.training.loggers.wandb import check_login
 
 LOGGERS = {
     "tensorboard": "fastarat.training.loggers.tensorboard:TensorBoard",
@@ -48,12 +50,14 @@ def numbers_of(entry: dict[str, Any]) -> dict[str, float]:
 
 
 def check_loggers(names: Sequence[str]) -> None:
-    """Raise `UserError` for a logger that there is not, or whose package is not installed."""
+    """Raise `UserError` for a logger that there is not, whose package is not installed, or that lets nobody in."""
     for name in names:
         if name not in (AUTO, *LOGGERS):
             raise unknown("logger", name, (AUTO, *LOGGERS))
         if name in PACKAGES and find_spec(name) is None:
             raise UserError(f"--log {name}: {name} is not installed: pip install 'fastarat[{name}]', or leave it out")
+        if name == "wandb" and is_first():
+            check_login()
         if name == "notebook" and not in_notebook():
             raise UserError("--log notebook: this is none; call fastarat.train in a cell of one, or leave it out")
 

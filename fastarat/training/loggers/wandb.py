@@ -8,6 +8,20 @@ from fastarat.common.errors import UserError, first_line
 from fastarat.runs.run import Run
 
 
+def check_login() -> None:
+    """Log in, where WANDB_MODE wants that. Raises `UserError` if that fails."""
+    wandb: Any = import_module("wandb")
+    if wandb.setup().settings.mode not in ("offline", "disabled"):
+        try:
+            wandb.login()
+        except Exception as error:
+            raise _without_login(error) from error
+
+
+def _without_login(error: Exception) -> UserError:
+    return UserError(f"--log wandb: {first_line(error)}: log in with 'wandb login', or set WANDB_MODE=offline")
+
+
 class WandB:
     """Hands each epoch's numbers to wandb; WANDB_MODE=offline keeps them in the run's directory."""
 
@@ -23,9 +37,7 @@ class WandB:
                 reinit="create_new",
             )
         except Exception as error:
-            raise UserError(
-                f"--log wandb: {first_line(error)}: log in with 'wandb login', or set WANDB_MODE=offline"
-            ) from error
+            raise _without_login(error) from error
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
         """Hand the numbers on."""
