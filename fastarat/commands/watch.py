@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SECONDS = 1.0
 """between two looks at the run's files"""
 FEW = 5
-"""epochs by which the time left is told"""
+"""the newest epochs: the time left is told by them, and `--once` shows no others"""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class WatchArguments(Printed):
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """a run's directory"""
     once: bool = False
-    """say how it stands now, and end"""
+    """say how it stands now by its newest epochs, and end"""
 
 
 def run(args: list[str]) -> int:
@@ -46,7 +46,7 @@ def run(args: list[str]) -> int:
     watched = Run(arguments.run)
     watched.config()
     if arguments.json:
-        print_json(standing(watched))
+        print_json(standing(watched, _lines(watched, [])))
         return 0
     for line in followed(watched, once=arguments.once):
         stdout.print(line)
@@ -55,12 +55,13 @@ def run(args: list[str]) -> int:
 
 def followed(watched: "Run", *, once: bool, sleep: Callable[[float], None] = time.sleep) -> Iterator[str]:
     """The lines to print, as they come, until nobody trains in the run any more."""
-    told = -1
+    told, problems = -1, []
     while True:
         is_trained = is_locked(watched.lock_file)  # before the lines: who ends in between has written all
-        lines, now = _lines(watched), standing(watched)
+        lines = _lines(watched, problems)
+        now = standing(watched, lines)
         goes_on = not now["is_finished"] if is_trained is None else is_trained
-        for line in lines[max(told, 0) :]:
+        for line in lines[-FEW:] if once else lines[max(told, 0) :]:
             yield described(line, now["epochs"])
         if len(lines) != told or once or not goes_on:
             told = len(lines)
@@ -72,9 +73,9 @@ def followed(watched: "Run", *, once: bool, sleep: Callable[[float], None] = tim
         sleep(SECONDS)
 
 
-def standing(watched: "Run") -> dict[str, Any]:
-    """How a run stands: epochs done of all, seconds left by its last epochs, its last line."""
-    lines, epochs = _lines(watched), watched.config().epochs
+def standing(watched: "Run", lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """How a run stands by its lines: epochs done of all, seconds left by its last epochs, its last line."""
+    epochs = watched.config().epochs
     trained = [line for line in lines if "train" in line]
     done = trained[-1]["epoch"] if trained else 0
     took, before = [], 0.0
@@ -94,12 +95,14 @@ def standing(watched: "Run") -> dict[str, Any]:
     }
 
 
-def _lines(watched: "Run") -> list[dict[str, Any]]:
-    """All lines so far; none of a file that is being written anew."""
+def _lines(watched: "Run", problems: list[str]) -> list[dict[str, Any]]:
+    """All lines so far; none of a file that is damaged, which is told once and kept in `problems`."""
     try:
         return watched.metrics()
     except UserError as error:
-        notice(one_line(error))
+        if (problem := one_line(error)) not in problems:
+            problems.append(problem)
+            notice(problem)
         return []
 
 

@@ -30,6 +30,10 @@ DTYPES = {
 }
 
 
+class Damaged(UserError):
+    """A file that is no safetensors file, or not a whole one any more."""
+
+
 class Header(NamedTuple):
     """What a file says of itself, before any tensor is read."""
 
@@ -67,7 +71,8 @@ def _sort_texts(path: Path) -> None:
 
 
 def read_header(path: Path) -> Header:
-    """Names, shapes and dtypes. Raises `UserError` for what is no such file; takes no memory for the tensors."""
+    """Names, shapes and dtypes. Raises `UserError` for what is no such file (`Damaged`); takes no memory for the
+    tensors."""
     require_file(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -76,7 +81,7 @@ def read_header(path: Path) -> Header:
             dtypes = {name: DTYPES[part.get_dtype()] for name, part in slices.items()}
             return Header(dict(file.metadata() or {}), shapes, dtypes)
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path} is truncated or no safetensors file ({one_line(error, 200)})") from error
+        raise Damaged(f"{path} is truncated or no safetensors file ({one_line(error, 200)})") from error
     except KeyError as error:
         raise UserError(f"{path} holds tensors of the type {error}, which no net here has") from error
 
@@ -84,7 +89,7 @@ def read_header(path: Path) -> Header:
 def read_tensors(path: Path, sealed: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors by name, on the CPU, and the texts beside them.
 
-    Raises `UserError` for what is no such file, and where the checksum says that something has changed; a file without
+    Raises `Damaged` for what is no such file, and where the checksum says that something has changed; a file without
     one, as other programs write it, is read as it is, unless it must be `sealed`.
     """
     header = read_header(path)
@@ -92,11 +97,11 @@ def read_tensors(path: Path, sealed: bool = False) -> tuple[dict[str, Tensor], d
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in header.shapes}
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path} is truncated or no safetensors file ({one_line(error, 200)})") from error
+        raise Damaged(f"{path} is truncated or no safetensors file ({one_line(error, 200)})") from error
     texts = header.metadata
     wanted = texts.pop(CHECKSUM, None)
     if (sealed or wanted is not None) and wanted != checksum(tensors, texts):
-        raise UserError(f"{path} is damaged: its checksum does not fit its content; make or fetch it again")
+        raise Damaged(f"{path} is damaged: its checksum does not fit its content; make or fetch it again")
     return tensors, texts
 
 

@@ -40,7 +40,8 @@ class Config:
     recipe: str = "custom"
     """the recipe by its name, which may stand first without this flag"""
     data: str = "cifar10"
-    """data set: a name, an image folder, a .tar or .tar.xz of one, a prepared set, a .beton, or a folder of shards"""
+    """data set: a name, an image folder, a .tar or .tar.xz of one, an .npz, a prepared set, a .beton, or a folder of
+    shards"""
     size: int | None = None
     """pixels of a side that images are brought to; default as they are stored, where all have one size"""
     loader: str = "auto"
@@ -217,10 +218,15 @@ def from_dict(values: dict[str, Any], source: str) -> Config:
 
 
 def load_config(path: Path) -> Config:
-    """Read a run's `config.json`. Raises `UserError` if it is none, or holds what no run can have."""
+    """Read a run's `config.json`. Raises `UserError` with a way round it if it is none, or holds what no run can
+    have."""
     if not path.exists():
         raise UserError(f"cannot read {path}: it does not exist; is this a run directory?")
-    config = from_dict(read_json(path), str(path))
-    if problems := config.problems():
-        raise UserError(f"{path}: {problems[0]}")
+    try:
+        config = from_dict(read_json(path), str(path))
+        if problems := config.problems():
+            raise UserError(f"{path}: {problems[0]}")
+    except UserError as error:
+        way_round = "move it away, and eval reads model.safetensors alone; a new run takes another's settings by --from"
+        raise UserError(f"{error}; {way_round}") from error
     return config

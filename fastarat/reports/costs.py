@@ -18,7 +18,8 @@ def costs(facts: Facts) -> dict[str, str]:
         found["energy, evaluations included"] = energy
     if facts.images_per_s is not None:
         found["speed"] = f"{facts.images_per_s:,.0f} images/s, the median of the epochs"
-    found["steps"] = f"{facts.lines[-1]['step']:,} of {config.batch} images" if facts.lines else "none"
+    if not facts.problem:
+        found["steps"] = f"{facts.lines[-1]['step']:,} of {config.batch} images" if facts.lines else "none"
     found["processes"] = str(config.num_processes)
     how = [str(session[name]) for name in ("device", "dtype", "compile") if session.get(name)]
     if how:

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from fastarat.common.console import notice
 from fastarat.common.errors import UserError
 from fastarat.common.files import read_json
 from fastarat.config import Config, by_flag, recipes
@@ -25,7 +26,7 @@ class Facts:
     """what it is called among the runs of a report"""
     config: Config
     lines: list[dict[str, Any]]
-    """of `metrics.jsonl`"""
+    """of `metrics.jsonl`; none if it cannot be read"""
     sessions: list[dict[str, Any]]
     """of `record.json`"""
     outcomes: list[Outcomes]
@@ -34,6 +35,8 @@ class Facts:
     profile: dict[str, Any] | None
     result: dict[str, Any] | None
     """the training's own evaluation of what it deployed"""
+    problem: str = ""
+    """why `metrics.jsonl` cannot be read; empty if it can"""
 
     @property
     def epochs(self) -> list[dict[str, Any]]:
@@ -49,9 +52,10 @@ class Facts:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the last epoch is done and its weights deployed."""
+        """Whether the last epoch is done, as far as lines tell, and its weights deployed."""
         last = self.epochs[-1]["epoch"] if self.epochs else 0
-        return last >= self.config.epochs and (self.path / "model.safetensors").exists()
+        is_done = bool(self.problem) or last >= self.config.epochs
+        return is_done and (self.path / "model.safetensors").exists()
 
     @property
     def last_session(self) -> dict[str, Any]:
@@ -115,19 +119,26 @@ class Facts:
 
 
 def facts_of(path: Path, name: str) -> Facts:
-    """Read a run. Raises `UserError` if it is none, or its configuration, metrics or record is damaged."""
+    """Read a run. Raises `UserError` if it is none, or its configuration or record is damaged; damaged metrics are left
+    out."""
     run = Run(path)
-    config = run.config()
+    config, lines, result, problem = run.config(), [], None, ""
+    try:
+        lines, result = run.metrics(), run.result()
+    except UserError as error:
+        problem = str(error)
+        notice(f"{problem}; without it there are no curves")
     return Facts(
         path,
         name,
         config,
-        run.metrics(),
+        lines,
         run.sessions(),
         kept(path),
         _json(path / "analysis" / "analysis.json", {"states", "summary", "surface", "method", "model", "data", "run"}),
         _json(path / "profile" / "profile.json", {"roofs", "parts"}),
-        run.result(),
+        result,
+        problem,
     )
 
 

@@ -123,6 +123,8 @@ def _part(draw: Callable[[], Any], what: str, problems: list[str]) -> Any:
 def _of_run(facts: Facts, look: Look | str, problems: list[str]) -> dict[str, Any]:
     """All that the template shows of one run."""
     best = facts.best
+    if facts.problem:
+        problems.append(f"{facts.name}: its curves cannot be shown ({facts.problem}).")
     return {
         "facts": facts,
         "title": title_of(facts),

@@ -43,12 +43,11 @@ def verdict(facts: Facts) -> str:
     """The run in one sentence."""
     config = facts.config
     what = f"{title_of(facts)} of the net {config.model.name} on {facts.data}"
-    done = facts.epochs[-1]["epoch"] if facts.epochs else 0
+    found, done = measured(facts), facts.epochs[-1]["epoch"] if facts.epochs else 0
     epochs = f"{done} of {config.epochs} epochs" if done < config.epochs else f"{config.epochs} epochs"
     took = f" in {duration(facts.seconds)}" if facts.seconds is not None else ""
-    found = measured(facts)
     if found is None:
-        return f"{what} has not been evaluated yet, after {epochs}{took}."
+        return f"{what} has not been evaluated yet{'' if facts.problem else f', after {epochs}{took}'}."
     clean, robust, number, images, attack = found
     threat = f"{'L∞' if config.attack.norm == 'linf' else 'L2'}, radius {config.eps_255:g}/255"
     share = f"{robust:.1f} % of {number:,} {images} images"
@@ -56,7 +55,8 @@ def verdict(facts: Facts) -> str:
         middle = f"is not robust: {attack} ({threat}) leaves {share} right"
     else:
         middle = f"withstands {attack} ({threat}) on {share}"
-    return f"{what} {middle}; as they are it gets {clean:.1f} % right. It trained for {epochs}{took}."
+    trained = "" if facts.problem else f" It trained for {epochs}{took}."
+    return f"{what} {middle}; as they are it gets {clean:.1f} % right.{trained}"
 
 
 def _is_broken(facts: Facts, robust: float) -> bool:

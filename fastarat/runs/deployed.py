@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastarat.common.console import notice
+from fastarat.common.console import command, notice
 from fastarat.common.errors import UserError
+from fastarat.common.tensors import Damaged
 from fastarat.config.model import Branch
 from fastarat.data.images.classes import match_classes
 from fastarat.models.convert import plain_branch
@@ -28,17 +29,32 @@ def load_deployed(path: Path, checkpoint: str | None = None, branch: Branch = "a
     if path.is_file():
         if checkpoint is not None or branch != "adv":
             raise UserError(f"{path} holds one branch: --checkpoint and --branch need a run's directory")
-        return load_model(path)
+        return _load(
+            path,
+            "give a run, an export or its model.safetensors; 'fastarat convert' reads checkpoints of the AR-AT code, "
+            "and eval takes any other net as MODULE:FUNCTION",
+        )
     exported = path / "model.safetensors"
     if not (path / "config.json").exists() and exported.exists():
         return load_deployed(exported, checkpoint, branch)
     run = Run(path)
     run.config()
     if checkpoint is None and branch == "adv" and run.weights_file.exists():
-        return load_model(run.weights_file)
+        return _load(
+            run.weights_file,
+            f"--checkpoint last takes the newest checkpoint, {command('train', '--resume', path)} writes it anew",
+        )
     if checkpoint is None and branch == "adv":
         notice(f"{path} has not finished: taking its newest checkpoint")
     return from_checkpoint(run.checkpoint(checkpoint or "last"), branch)
+
+
+def _load(path: Path, fix: str) -> tuple[nn.Module, Description]:
+    """`load_model`, which knows nothing of other ways to a model."""
+    try:
+        return load_model(path)
+    except Damaged as error:
+        raise UserError(f"{error}: {fix}") from error
 
 
 def images_of(path: Path, description: Description) -> str:

@@ -14,6 +14,7 @@ import torch
 from fastarat_kernels.implementations import PYTORCH
 from torch import Tensor, nn
 
+from fastarat.common.console import command
 from fastarat.common.distributed import World
 from fastarat.common.environment import environment
 from fastarat.common.errors import UserError
@@ -36,6 +37,7 @@ from fastarat.training.step.precision import Precision
 from fastarat.training.step.train_step import StepParts
 
 IMAGE_SHAPE = (3, 32, 32)
+OURS = "is fastarat's own, and convert takes checkpoints of the published AR-AT code alone"
 WRAPPED = ("state_dict", "model_state_dict", "model", "net")
 MOST_WRAPPED = 10
 WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
@@ -46,10 +48,14 @@ def read_published(path: Path) -> dict[str, Tensor]:
 
     Raises `UserError` for a file that is missing, damaged, or holds more than tensors.
     """
+    if path.is_dir():
+        raise UserError(f"{path} is a directory: give a file")
     if not path.is_file():
         raise UserError(f"{path} does not exist")
     if path.suffix == ".safetensors":
-        tensors, _ = read_tensors(path)
+        tensors, texts = read_tensors(path)
+        if "fastarat" in texts:
+            raise UserError(f"{path} {OURS}: {command('eval', path)} reads it")
     else:
         tensors = _tensors(read_pickled(path, (ZIP, LEGACY), "save its state_dict() alone, or fetch it again"), path)
     return without_wrappers(tensors, path)
@@ -57,6 +63,8 @@ def read_published(path: Path) -> dict[str, Tensor]:
 
 def _tensors(state: Any, path: Path) -> dict[str, Tensor]:
     """The state dict itself, however deep it is wrapped."""
+    if isinstance(state, dict) and "fastarat_checkpoint" in state:
+        raise UserError(f"{path} {OURS}: 'fastarat eval RUN' reads it")
     for _ in range(MOST_WRAPPED):
         if not isinstance(state, dict):
             break

@@ -24,6 +24,12 @@ def _newer_weights(path, run):
     save_file(load_file(run / "model.safetensors"), path, {"fastarat": '{"format": 99}'})
 
 
+def _other_bits(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    return bytes(content)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -43,6 +49,32 @@ def test_what_is_no_model_is_refused(fastarat, trained, tmp_path, command, make,
         make(tmp_path / "model.safetensors", trained)
     result = fastarat(command, "model.safetensors")
     assert result.code == 2 and "model.safetensors" in result.error and words in result.error
+
+
+def test_a_checkpoint_of_others_is_answered_with_the_ways_to_bring_it(fastarat):
+    torch.save({"state_dict": {"weight": torch.ones(2)}}, "others.pt")
+    error = fastarat("eval", "others.pt").error
+    assert "others.pt" in error and "'fastarat convert'" in error and "MODULE:FUNCTION" in error
+
+
+@pytest.mark.parametrize("spoil", [_cut, lambda path, run: path.write_bytes(_other_bits(path))], ids=["cut", "bits"])
+def test_damaged_weights_of_a_run_are_written_anew_as_it_says(fastarat, trained, tmp_path, spoil):
+    run = shutil.copytree(trained, tmp_path / "run")
+    spoil(run / "model.safetensors", trained)
+    error = fastarat("eval", run).error
+    assert "--checkpoint last" in error and f"'fastarat train --resume {run}' writes it anew" in error
+    assert fastarat("eval", run, "--checkpoint", "last", "--attack", "none").code == 0
+    assert fastarat("train", "--resume", run).code == 0 and fastarat("eval", run, "--attack", "none").code == 0
+
+
+def test_a_damaged_configuration_is_told_with_a_way_round_it_that_works(fastarat, trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "run")
+    for text in ("{", '{"epochs": 0}', '{"epoch": 3}'):
+        (run / "config.json").write_text(text)
+        for command in (("eval", run), ("train", "--from", run), ("report", run)):
+            assert "move it away, and eval reads model.safetensors alone" in fastarat(*command).error
+    (run / "config.json").unlink()
+    assert fastarat("eval", run, "--attack", "none").code == 0
 
 
 class Trap:

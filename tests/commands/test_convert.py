@@ -12,6 +12,7 @@ from fastarat.common.files import is_locked
 from fastarat.runs.deployed import load_deployed
 from fastarat.training.published_checkpoint import convert
 from fastarat.verification.golden import named_tensor
+from tests.helpers.command_line import newest
 
 # The golden logits are float64; ours are float32 through up to twenty convolutions: 1e-7 an operation.
 FLOAT32 = {"rtol": 1e-3, "atol": 1e-4}
@@ -149,6 +150,13 @@ def test_a_tensor_that_does_not_fit_is_named(fastarat, published, tmp_path, chan
     result = fastarat("convert", "published.pt", "--out", "run")
     assert result.code == 2 and named in result.error
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_file_or_fastarats_own_is_not_taken_for_a_damaged_checkpoint(fastarat, trained):
+    assert "run is a directory: give a file" in fastarat("convert", trained, "--out", "new").error
+    for path in (trained / "model.safetensors", newest(trained)):
+        error = fastarat("convert", path, "--out", "new").error
+        assert "is fastarat's own" in error and "fastarat eval" in error
 
 
 def test_a_converted_run_is_exported_and_evaluated_and_goes_on_training(fastarat, published, tmp_path):

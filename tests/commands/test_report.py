@@ -172,6 +172,16 @@ def test_what_is_no_run_and_what_is_no_report_is_refused(fastarat, run):
     assert Path("mine.html").read_text() == "<p>mine"
 
 
+def test_damaged_metrics_leave_the_rest_of_the_page(fastarat, run):
+    assert fastarat("eval", run, "--num-images", "20", "--steps", "1", "--device", "cpu").code == 0
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write("no line\n")
+    result = fastarat("report", run, "--num-images", "0")
+    assert result.code == 0 and result.err.count("without it there are no curves") == 1 and "epochs" not in result.out
+    text = checked(run / "report.html").text
+    assert "its curves cannot be shown" in text and "The training has not finished" not in text
+
+
 def test_what_is_not_there_any_more_leaves_the_rest_of_the_page(fastarat, run):
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"data": "gone"}))

@@ -25,6 +25,22 @@ def test_a_finished_run_is_told_at_once(fastarat, run):
     assert now["is_finished"] and not now["is_training"] and now["seconds_left"] == 0 and now["last"]["epoch"] == 2
 
 
+def test_once_tells_the_newest_epochs(fastarat, run):
+    (line, _) = Run(run).metrics()
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line | {"epoch": i}) + "\n" for i in range(1, 53)))
+    told = fastarat("watch", run, "--once").out.splitlines()
+    assert [line.partition("/")[0] for line in told[:-1]] == [f"epoch {i}" for i in range(48, 53)]
+
+
+def test_a_damaged_file_is_told_once_however_often_it_is_looked_at(run, capsys):
+    (run / "metrics.jsonl").write_text("no line\n")
+    writer = Run(run)
+    writer.lock()
+    looks = iter([lambda: None, writer.unlock])
+    list(followed(Run(run), once=False, sleep=lambda seconds: next(looks)()))
+    assert capsys.readouterr().err.count("is damaged") == 1
+
+
 def test_lines_are_told_as_they_come_until_the_training_lets_go(run):
     watched, writer = Run(run), Run(run)
     lines = watched.metrics()
@@ -46,7 +62,7 @@ def test_the_time_left_is_that_of_the_last_epochs(run):
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"epochs": 13}))
-    assert standing(Run(run))["seconds_left"] == 10.0 * 10  # the median of 3, 10 and 40
+    assert standing(Run(run), lines)["seconds_left"] == 10.0 * 10  # the median of 3, 10 and 40
 
 
 @pytest.mark.slow  # two processes that import torch
