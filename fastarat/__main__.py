@@ -22,7 +22,7 @@ COMMANDS = {
     "export": "write a model that needs only PyTorch",
     "convert": "read a checkpoint of the published AR-AT code",
     "verify": "check this installation against golden vectors",
-    "data": "list, fetch, prepare, check and describe data sets",
+    "data": "list, fetch, prepare, build and check data sets, and info on one",
     "recipes": "list the recipes, or show one",
     "doctor": "say what this machine has and what is missing",
 }

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import fastarat
+from fastarat.verification import doctor
 from tests.helpers.optional import needs_dali, needs_ffcv
 
 ROOT = Path(__file__).parents[1]
@@ -163,6 +164,12 @@ def test_what_an_index_shows_of_the_readme_links_to_no_file(metadata):
 def test_the_page_of_the_installation_has_every_extra(metadata):
     page = (ROOT / "docs/installation.md").read_text()
     assert sorted(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == sorted(metadata["extras_require"])
+
+
+def test_the_doctor_has_every_extra_of_a_user(metadata):
+    named = re.findall(r"\(extra: (.+?)\)", "\n".join(doctor.OPTIONAL.values()))
+    words = {word for extras in named for word in extras.split(", or ")}
+    assert words == metadata["extras_require"].keys() - {"dev", "docs"}
 
 
 def test_every_module_lies_in_a_package_that_is_installed(metadata):

@@ -18,7 +18,7 @@ ENDS = ("published", "default", "fast")
 """what is compared where no whole ladder is asked for"""
 MEASURES = ("clean", "autoattack")
 ROUNDING = 0.0015
-"""percent: rows and goals have three decimals, so a mean, its standard error and the goal are each off by up to 0.0005"""
+"""percent: rows and goals have three decimals, so a mean, its standard error and a goal are off by up to 0.0005 each"""
 
 
 @dataclass(frozen=True)

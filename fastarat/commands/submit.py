@@ -98,8 +98,12 @@ def _executor(arguments: SubmitArguments, config: Config, out: Path) -> Any:
     is_local = arguments.cluster == "local"
     if is_local and config.nodes > 1:
         raise UserError(f"--cluster local: this is one machine, not {config.nodes}: leave --nodes out")
-    if not is_local and not which("srun"):
-        raise UserError("this machine has no srun: submit where Slurm is, or --cluster local, which runs the job here")
+    missing = [program for program in ("sbatch", "srun") if not which(program)]
+    if not is_local and missing:
+        raise UserError(
+            f"this machine has no Slurm ({missing[0]} is not here): submit where it is, or give --cluster local, which "
+            "runs the job here"
+        )
     folder, requeues = out.parent / "submitted" / out.name, {f"{arguments.cluster}_max_num_timeout": arguments.requeues}
     executor = submitit.AutoExecutor(folder, cluster=arguments.cluster, **requeues)
     executor.update_parameters(name="fastarat", timeout_min=max(round(60 * arguments.hours), 1))

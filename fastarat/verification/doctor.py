@@ -20,11 +20,15 @@ from fastarat.training.toolchain import compiler, why_no_code, why_no_gpu
 
 OPTIONAL = {
     "ffcv": "feeds trainings from a .beton (extra: ffcv)",
-    "dali": "feeds trainings from image folders and shards, decoded on the CPU or a GPU (extra: dali)",
+    "dali": "feeds trainings from image folders and shards, decoded on the CPU or a GPU (extra: dali, or dali12)",
     "triton": "fused kernels and compiled steps on a GPU",
     "tensorboard": "TensorBoard events of runs (extra: tensorboard)",
+    "wandb": "numbers of runs in Weights & Biases (extra: wandb)",
+    "mlflow": "numbers of runs in MLflow (extra: mlflow)",
+    "pynvml": "the energy of GPUs in a run's metrics (extra: energy)",
     "onnx": "export to ONNX (extra: onnx)",
     "submitit": "trainings as Slurm jobs (extra: slurm)",
+    "pyautoattack": "the AutoAttack of others, to compare with ours (extra: reference)",
     "apex": "a row of the kernel benchmark; NVIDIA's own, from its images or source",
 }
 
@@ -47,10 +51,11 @@ def findings() -> list[Finding]:
 
 def _software() -> list[Finding]:
     facts = environment()
+    threads = f"{facts['threads']} thread{'s' if facts['threads'] > 1 else ''}"
     return [
         Finding("fastarat", "ok", f"{facts['fastarat']}, commit {facts['commit'] or 'unknown'}"),
         Finding("python", "ok", str(facts["python"])),
-        Finding("torch", "ok", f"{facts['torch']}, {facts['threads']} threads"),
+        Finding("torch", "ok", f"{facts['torch']}, {threads}"),
     ]
 
 
@@ -117,12 +122,14 @@ def _optional(name: str) -> Finding:
 
 
 def _places(package: str) -> list[Path]:
-    """The package's folders; none where it is not installed."""
+    """The package's folders, or a single module's file; none where it is not installed."""
     try:
         found = importlib.util.find_spec(package)
     except ModuleNotFoundError:  # not even the package round it
         return []
-    return [Path(place) for place in found.submodule_search_locations or []] if found else []
+    if found is None:
+        return []
+    return [Path(place) for place in found.submodule_search_locations or [found.origin or ""]]
 
 
 def _unloadable(places: list[Path]) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from fastarat import __version__
 from fastarat.__main__ import COMMANDS, main
+from fastarat.commands import data
 from fastarat.config import from_dict, recipes
 from tests.helpers.command_line import ONE_EPOCH, finish, start
 
@@ -23,6 +24,10 @@ def test_the_overview_names_every_command_with_an_example(fastarat):
         result = fastarat(*args)
         assert result.code == 0 and all(f"  {name}" in result.out for name in COMMANDS)
         assert "for example: fastarat train" in result.out
+
+
+def test_the_overview_names_the_commands_of_data():
+    assert all(name in COMMANDS["data"] for name in data.COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

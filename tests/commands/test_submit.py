@@ -68,7 +68,7 @@ def test_slurm_is_told_of_machines_gpus_and_of_the_notice_that_a_checkpoint_take
 def test_what_cannot_be_submitted_is_refused_in_one_line(fastarat, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     for flags, said in (
-        ((), "this machine has no srun"),
+        ((), "this machine has no Slurm (sbatch is not here)"),
         (("--cluster", "local", "--nodes", "2", "--procs", "2"), "--cluster local: this is one machine, not 2"),
         (("--options", "account"), "--options account: give NAME=VALUE"),
         (("--hours", "0"), "--hours is 0"),

@@ -26,6 +26,23 @@ def test_what_is_not_installed_is_missing(name, monkeypatch):
     assert doctor._optional(name) == doctor.Finding(name, "missing", doctor.OPTIONAL[name])
 
 
+def test_a_package_of_one_file_is_found(tmp_path, monkeypatch):
+    (tmp_path / "pynvml.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+    assert doctor._optional("pynvml").state == "ok"
+
+
+@pytest.mark.parametrize(("threads", "said"), [(1, ", 1 thread"), (2, ", 2 threads")])
+def test_threads_are_counted_in_words_that_fit(monkeypatch, threads, said):
+    monkeypatch.setattr(
+        doctor,
+        "environment",
+        lambda: dict.fromkeys(("fastarat", "commit", "python", "torch"), "1") | {"threads": threads},
+    )
+    assert doctor._software()[-1].detail.endswith(said)
+
+
 def test_an_ffcv_whose_libraries_are_gone_is_broken_with_the_loaders_own_words(tmp_path, monkeypatch):
     (tmp_path / "_libffcv.so").write_bytes(b"not a library")
     monkeypatch.setattr(doctor, "_places", lambda package: [tmp_path])
