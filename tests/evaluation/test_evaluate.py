@@ -13,7 +13,7 @@ from fastarat.common.errors import WorkError
 from fastarat.config.evaluation import EvaluationSettings
 from fastarat.data.images.dataset import Images
 from fastarat.evaluation.evaluate import departures
-from tests.helpers.attacks import attack_of, autoattacked, broken_by, replace_attack
+from tests.helpers.attacks import attack_of, autoattacked, broken_by, replace_attack, shorten
 
 pytestmark = pytest.mark.usefixtures("short_attacks")
 EPS = 0.03
