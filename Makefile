@@ -7,7 +7,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # `make check` runs its parts in the order written, cheapest first
-.PHONY: help venv train test coverage lint types layers check aot docs slow soak gpu simulated-gpu clean
+.PHONY: help venv train test coverage lint types layers check aot docs slow slow-tests soak gpu simulated-gpu clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 15
@@ -76,8 +76,10 @@ aot: .venv/.run  ## compile every Triton kernel for sm_80, sm_90 and sm_100 (no 
 docs: .venv/.docs  ## make a site of README, docs/ and their like, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-slow: .venv/.loaders .venv/.loggers  ## run the tests that take longer than a check should
+slow-tests: .venv/.loaders .venv/.loggers  ## run the tests that take longer than a check should
 	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
+
+slow: slow-tests simulated-gpu  ## run those, and the GPU's paths on a simulated one
 
 soak: .venv/.run  ## kill short trainings 1,000 times, resume them, count the bits lost (KILLS=20 for less)
 	$(BIN)/python -m bench.soak --kills $(or $(KILLS),1000)

@@ -282,7 +282,7 @@ def fixed_on_resume(config: Config) -> dict[str, Any]:
     another, whose momenta mean something else.
     """
     loading, extra = replace(config.loading, workers=0, decode="cpu"), replace(config.extra, data=None)
-    config = replace(config, loading=loading, extra=extra)
+    config = replace(config.resolved(), loading=loading, extra=extra)
     named = {field.name: getattr(config, field.name) for field in fields(config) if field.name not in FREE_ON_RESUME}
     return {**named, "optimizer.name": config.optimizer.name}
 

@@ -75,7 +75,7 @@ class Training:
             step_255=settings.step_255,
             start=settings.start,
             batch_norm="eval",
-        )
+        ).resolved()
 
     @property
     def description(self) -> Description:

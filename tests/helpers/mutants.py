@@ -12,7 +12,7 @@ from fastarat.common.errors import UserError, WorkError
 
 PAGE = 4096
 FEW, MANY = 150, 1000
-"""how many mutants of a kind of file the suite opens, and `make slow`"""
+"""how many mutants of a kind of file the suite opens, and `make slow-tests`"""
 
 
 def mutants(good: bytes, count: int, seed: str) -> Iterator[tuple[str, bytes]]:

@@ -44,9 +44,9 @@ def what_brings_them(reasons: Iterable[str], missing: str) -> list[str]:
         "DALI": "make test, see .venv/dali.log",
         "a C++ compiler": "apt-get install g++, as root",
         "Chromium": "apt-get install chromium, as root",
-        "wandb": "make slow",
-        "mlflow": "make slow",
-        "nbclient": "make slow",
+        "wandb": "make slow-tests",
+        "mlflow": "make slow-tests",
+        "nbclient": "make slow-tests",
     }.items():
         if number := sum(skipped[reason] for reason in skipped if reason.endswith(f"{part} is not installed")):
             lines.append(f"{part} is not installed, tests skipped: {number}. What brings it: {brings}")
