@@ -55,7 +55,8 @@ def test_train_touches_nothing_in_a_folder_that_is_in_use_and_no_run(fastarat, n
 
 
 def test_a_new_run_may_find_logs_and_what_a_killed_one_had_begun_with(tmp_path):
-    mine("run", "slurm-1.out", "log.txt", ".lock")
+    mine("run", "slurm-1.out", "log.txt")
+    Path("run/.lock").touch()
     Path("run/checkpoints").mkdir()
     Run(Path("run")).create(recipe("digits-at"), {})
     assert Path("run/config.json").exists()

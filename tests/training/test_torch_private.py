@@ -12,7 +12,7 @@ from fastarat.training import agent, meeting
 from fastarat.training.torch_private import LATEST, NAMES, OLDEST, OVERRIDDEN, USED
 
 BY_CLASS = [(name, part) for table in (OVERRIDDEN, USED) for name, parts in table.items() for part in parts]
-OURS = {"_failed", "_close", "_leave", "_met", "_store", "_check_clock", "_is_heard"}
+OURS = {"_failed", "_close", "_leave", "_met", "_processes", "_store", "_check_clock", "_is_heard"}
 """private names of our own"""
 
 
