@@ -23,7 +23,8 @@ def costs(facts: Facts) -> dict[str, str]:
     found["processes"] = str(config.num_processes)
     how = [str(session[name]) for name in ("device", "dtype", "compile") if session.get(name)]
     if how:
-        found["the step"] = f"{', '.join(how)}, kernels {session.get('kernels', '?')}"
+        without = f" without {' and '.join(left_out)}" if (left_out := session.get("without")) else ""
+        found["the step"] = f"{', '.join(how)}, kernels {session.get('kernels', '?')}{without}"
     if share := _share_of_peak(facts):
         found["share of the machine's peak"] = share
     return found

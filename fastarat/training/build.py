@@ -1,5 +1,6 @@
 """A training run at its beginning, built from a configuration."""
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -34,13 +35,19 @@ from fastarat.training.step.train_step import StepParts
 IMPLEMENTATIONS = {"pytorch": PYTORCH, "triton": TRITON}
 
 
+def kernels_of(choices: Choices) -> Kernels:
+    """What computes the steps, kernel by kernel."""
+    plain = {name: getattr(PYTORCH, name) for name in choices.without}
+    return replace(IMPLEMENTATIONS[choices.kernels], name=choices.computed_by, **plain)
+
+
 def start_training(config: Config, opened: Opened, choices: Choices, world: World) -> tuple[Training, Step]:
     """A run at step 0 and the step that trains it, computing with `choices`. Nothing is compiled before its first call.
 
     Raises `UserError` for settings that do not fit the images, or a folder of $TORCHINDUCTOR_CACHE_DIR that cannot be
     written.
     """
-    kernels = IMPLEMENTATIONS[choices.kernels]
+    kernels = kernels_of(choices)
     training = build_training(config, opened.dataset, world, dtype=choices.dtype, kernels=kernels, loader=opened.loader)
     return training, step_of(training, choices)
 

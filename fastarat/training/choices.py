@@ -7,6 +7,7 @@ from itertools import product
 from typing import Any, Literal
 
 import torch
+from fastarat_kernels.implementations import NAMES
 
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.errors import UserError
@@ -35,6 +36,13 @@ class Choices:
     """compiled: the whole step as one graph, or a graph a stage; None: by its size"""
     threads: int | None = None
     """of PyTorch on a CPU; None: as many as it has"""
+    without: tuple[str, ...] = ()
+    """Triton's kernels that PyTorch computes instead, by their `NAMES`: they lost or failed when they were tuned"""
+
+    @property
+    def computed_by(self) -> str:
+        """Whose kernels they are: `triton without augment`."""
+        return " without ".join(filter(None, (self.kernels, " and ".join(self.without))))
 
     @property
     def way(self) -> int:
@@ -64,15 +72,20 @@ def choose(config: Config, log: ChoiceLog, device: str | None = None) -> Choices
     return Choices(device, dtype, choose_kernels(config, device, dtype, mode, log), mode)
 
 
-def as_begun(config: Config, session: Mapping[str, Any], device: str, log: ChoiceLog) -> Config:
-    """`config` with what `auto` chose in the last `session` of a run's record: a run that goes on computes as it did.
+def as_begun(config: Config, session: Mapping[str, Any], device: str, log: ChoiceLog) -> tuple[Config, tuple[str, ...]]:
+    """`config` with what `auto` chose in the last `session` of a run's record, and the kernels that it did without: a
+    run that goes on computes as it did.
 
     On another kind of device it is chosen anew.
     """
     if session.get("device") != device:
-        return config
+        return config, ()
     left_open = [name for name in ("dtype", "kernels", "compile") if getattr(config, name) == "auto"]
-    return replace(config, **{name: log.choose(name, session[name], "as the run has it so far") for name in left_open})
+    without = tuple(name for name in NAMES if "kernels" in left_open and name in session.get("without", ()))
+    said = {**session, "kernels": Choices(kernels=session["kernels"], without=without).computed_by}
+    for name in left_open:
+        log.choose(name, said[name], "as the run has it so far")
+    return replace(config, **{name: session[name] for name in left_open}), without
 
 
 def choose_device(config: Config, log: ChoiceLog) -> str:

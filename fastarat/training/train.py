@@ -149,9 +149,10 @@ def _chosen(config: Config, begun: Run | None, device: str, log: ChoiceLog) -> t
     tuned = tuned_choices(config, device, log) if is_new else begun_with(session, config, device, log)
     if tuned:
         return tuned, tuned, False
+    without: tuple[str, ...] = ()
     if session:
-        config = as_begun(config, session, device, log)
-    choices = choose(config, log, device)
+        config, without = as_begun(config, session, device, log)
+    choices = replace(choose(config, log, device), without=without)
     return choices, None, choices.compile == "eager" and is_timed(config, device)
 
 
@@ -231,6 +232,7 @@ def _facts(
         "dtype": choices.dtype,
         "compile": choices.compile,
         "kernels": choices.kernels,
+        "without": choices.without,
         "tuned": tuned and asdict(tuned),
         "threads": choices.threads or torch.get_num_threads(),
         "data": {
@@ -248,7 +250,7 @@ def _fell_back(loop: Loop, choices: Choices) -> None:
     """The loop and the record say how the steps run now."""
     loop.compiles = choices.compile != "eager"
     if loop.world.is_main:
-        loop.run.record_choices(compile=choices.compile, kernels=choices.kernels)
+        loop.run.record_choices(compile=choices.compile, kernels=choices.kernels, without=choices.without)
 
 
 def _why_again(world: World) -> str:

@@ -1,8 +1,7 @@
-"""The two ways to compute: every kernel as plain PyTorch, or by Triton where there is a kernel for it."""
+"""The two ways to compute: every kernel as plain PyTorch, or by Triton where there is a kernel for it. They mix."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
 
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from fastarat_kernels.pooled_features import twin as pooled_twin
 class Kernels:
     """One function for each kernel, with the signature of its twin."""
 
-    name: Literal["pytorch", "triton"]
+    name: str
     fused_batch_norm: bool
     """batch-norm, residual and ReLU of both branches in one op; else layer by layer, as PyTorch has them"""
     start_point: Callable[..., Tensor]
@@ -31,3 +30,5 @@ PYTORCH = Kernels(
 TRITON = Kernels(
     "triton", True, pgd_step.start_point, pgd_step.pgd_step, pooled_features.pooled_features, augment.augment
 )
+NAMES = tuple(field.name for field in fields(Kernels) if field.name != "name")
+"""of the kernels, each of which either can compute"""

@@ -163,9 +163,21 @@ def test_a_cpu_trains_in_bf16_where_it_has_instructions_for_it(monkeypatch, has,
 def test_a_run_that_goes_on_keeps_what_was_chosen_but_for_what_is_asked_for_and_on_another_device():
     session = {"device": "cpu", "dtype": "bf16", "kernels": "pytorch", "compile": "compile"}
     log = ChoiceLog(quiet=True)
-    kept = as_begun(replace(CONFIG, kernels="pytorch"), session, "cpu", log)
+    kept, _ = as_begun(replace(CONFIG, kernels="pytorch"), session, "cpu", log)
     assert (kept.dtype, kept.compile) == ("bf16", "compile")
     assert {choice["what"]: choice["value"] for choice in log.choices} == {"dtype": "bf16", "compile": "compile"}
-    assert as_begun(replace(CONFIG, dtype="fp32"), session, "cpu", log).dtype == "fp32"
-    assert as_begun(CONFIG, session, "cuda", log) == CONFIG
-    assert as_begun(CONFIG, {"dtype": "fp32"}, "cpu", log) == CONFIG  # of an older version, which did not say where
+    assert as_begun(replace(CONFIG, dtype="fp32"), session, "cpu", log)[0].dtype == "fp32"
+    assert as_begun(CONFIG, session, "cuda", log) == (CONFIG, ())
+    # Of an older version, which did not say where.
+    assert as_begun(CONFIG, {"dtype": "fp32"}, "cpu", log) == (CONFIG, ())
+
+
+def test_a_run_that_goes_on_does_without_the_kernels_that_it_did_without_unless_they_are_named():
+    session = {"device": "cuda", "dtype": "bf16", "kernels": "triton", "compile": "graph", "without": ["augment", "x"]}
+    log = ChoiceLog(quiet=True)
+    kept, without = as_begun(CONFIG, session, "cuda", log)
+    assert (kept.kernels, without) == ("triton", ("augment",))
+    assert "triton without augment" in [choice["value"] for choice in log.choices]
+    assert as_begun(replace(CONFIG, kernels="triton"), session, "cuda", log)[1] == ()
+    old = {name: value for name, value in session.items() if name != "without"}
+    assert as_begun(CONFIG, old, "cuda", log)[1] == ()

@@ -56,4 +56,4 @@ def open_forms(config: Config, device: str) -> list[Choices]:
 def described(form: Choices) -> str:
     """A form in words: `bf16, pytorch, compile, one graph, 2 threads`."""
     threads = f", threads: {form.threads}" if form.threads else ""
-    return f"{form.dtype}, {form.kernels}, {form.compile}{_GRAPHS[form.unroll]}{threads}"
+    return f"{form.dtype}, {form.computed_by}, {form.compile}{_GRAPHS[form.unroll]}{threads}"
