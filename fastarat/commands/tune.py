@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class TuneArguments(Printed):
     """Find the fastest form of a recipe's step on this machine; trainings take it up from then on.
 
-    Every form is held against the definition, and timed in turns with the plainest if it agrees. What a flag names is
-    not tried otherwise.
+    Every form is held against the definition, and timed in turns with the plainest if it agrees; so is each of Triton's
+    kernels, and those that differ, fail or lose are left out. What a flag names is not tried otherwise.
 
     For example: fastarat tune cifar10-resnet18-arat
     """
@@ -45,6 +45,8 @@ def run(args: list[str]) -> int:
         return 0
     rows = [_row(one, is_plain=one == tuned.tried[0]) for one in tuned.tried]
     print_table(config.recipe, ["form", "images/s", "x the plainest", "first step, s", "verdict"], rows)
+    if tuned.kernels:
+        print_table("Triton's kernels", ["kernel", "verdict"], [[*one] for one in tuned.kernels.items()])
     if chosen:
         notice(f"{command('train', config.recipe)} takes {described(chosen)}; what is given by name wins")
     return 0

@@ -1,10 +1,14 @@
 """`fastarat tune`: a table and what trainings take; the second call reads it, and a training takes it up."""
 
 import json
+from dataclasses import replace
 
 import pytest
+from fastarat_kernels.implementations import TRITON
+from fastarat_kernels.launch import UnsupportedInput
 
 from fastarat.commands.train import parse_arguments
+from fastarat.training.build import IMPLEMENTATIONS
 from fastarat.training.choices import Choices
 from fastarat.training.tuning import kept
 from fastarat.training.tuning import tune as module
@@ -28,13 +32,27 @@ def trials(tmp_path, monkeypatch):
             Tried(Choices(), None, 0.1, 100.0),
             Tried(HALF, None, 0.1, 200.0, (1.9, 2.0, 2.1)),
             Tried(Choices(compile="compile", unroll=True), "fails: RuntimeError: no compiler"),
-        ]
+        ], {}
 
     monkeypatch.setattr(module, "try_all", try_all)
     monkeypatch.setattr(kept, "cache_folder", lambda: tmp_path / "cache")
     # Whatever this CPU computes: bf16 is a form of it.
     monkeypatch.setattr(kept, "open_forms", lambda config, device: [f for f in (Choices(), HALF) if _fits(f, config)])
     return done
+
+
+@pytest.fixture
+def mixed(trials, monkeypatch):
+    """What of Triton's kernels has earned its place is the fastest; on a CPU they run their twins."""
+    whole = Choices(kernels="triton")
+    tried = [Tried(Choices(), None, 0.1, 100.0), Tried(whole, "fails: UnsupportedInput: x is not dense")]
+    tried += [Tried(replace(whole, without=("pgd_step", "augment")), None, 0.1, 200.0, (1.9, 2.0, 2.1))]
+    verdicts = {
+        "pgd_step": "left out; alone: fails: UnsupportedInput: x is not dense",
+        "augment": "left out; alone: 0.90",
+    }
+    monkeypatch.setattr(module, "try_all", lambda *_: (tried, verdicts))
+    monkeypatch.setattr(kept, "open_forms", lambda config, device: [Choices(), whole])
 
 
 def _fits(form, config):
@@ -82,6 +100,41 @@ def test_a_run_that_goes_on_stays_as_it_began_whatever_was_tuned_since(fastarat,
     (kept.place_for(kept.key_of(parse_arguments([*flags, "x"]).config, "cpu"))).unlink()
     assert dtypes("tuned", "--resume", "--epochs", "2") == ["bf16", "bf16"]
     assert dtypes("tuned", "--resume", "--epochs", "3", "--dtype", "fp32")[-1] == "fp32"
+
+
+def test_kernels_that_lost_their_place_are_named_and_a_training_does_without_them(fastarat, mixed, tmp_path):
+    said = fastarat("tune", *SHAPE)
+    assert "left out; alone: fails: UnsupportedInput: x is not dense" in said.out and "augment" in said.out
+    assert "takes fp32, triton without pgd_step and augment, eager" in said.err
+    assert fastarat("tune", *SHAPE).out == said.out
+
+    def session(*flags):
+        result = fastarat("train", "digits-arat", *OPEN, *flags)
+        assert result.code == 0
+        *_, last = json.loads((flags[1] / "record.json").read_text())["sessions"]
+        values = {choice["what"]: choice["value"] for choice in last["choices"]}
+        return last["kernels"], last["without"], values.get("kernels"), result.err
+
+    run = "--out", tmp_path / "run"
+    parts = "triton", ["pgd_step", "augment"], "triton without pgd_step and augment"
+    *found, text = session(*run)
+    assert tuple(found) == parts and "kernels: triton without pgd_step and augment (tuned on this machine" in text
+    assert session(*run, "--resume", "--epochs", "2")[:3] == parts
+    assert session("--out", tmp_path / "named", "--kernels", "pytorch")[:3] == ("pytorch", [], None)
+    fastarat("report", run[1], "--num-images", "0")
+    assert "kernels triton without pgd_step and augment" in (run[1] / "report.html").read_text()
+
+
+def test_kernels_that_fail_in_a_training_give_way_as_a_whole(fastarat, mixed, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise UnsupportedInput("x is not dense")
+
+    fastarat("tune", *SHAPE)
+    monkeypatch.setitem(IMPLEMENTATIONS, "triton", replace(TRITON, start_point=refuse))
+    result = fastarat("train", "digits-arat", *OPEN, "--out", tmp_path / "run")
+    assert result.code == 0 and "kernels: pytorch (x is not dense)" in result.err
+    (session,) = json.loads((tmp_path / "run" / "record.json").read_text())["sessions"]
+    assert (session["kernels"], session["without"]) == ("pytorch", [])
 
 
 def test_several_processes_are_not_tuned(fastarat, trials):

@@ -37,6 +37,8 @@ COUNTED = ("adversarial_accuracy", "clean_accuracy", "teacher_accuracy", "replay
 """metrics that are shares of the batch: one image is a large step of them"""
 DIFFERENCES = ("divergence", "weighted_divergence", "guidance")
 """terms that compare two nearly equal predictions, and vanish but for rounding: their errors are shares of the loss"""
+IMAGES = 1e-6
+"""how far a pixel in [0, 1] may be off: rounding in float32 is 6e-8"""
 # Relative RMS errors. One rounding is 6e-8 (fp32), 5e-4 (TF32), 4e-3 (bf16), 5e-4 (fp16, whose range costs more); a
 # step chains forty layers and eleven forwards.
 TOLERANCES = {"fp32": 1e-4, "tf32": 5e-3, "bf16": 2e-2, "fp16": 2e-2}
@@ -117,6 +119,15 @@ def compare(subject: Subject, right: Right, precision: str) -> Verdict:
         if not error <= allowed:  # NaN is wrong
             problems.append(f"{name} off by {error:.2g} (allowed: {allowed:g})")
     return Verdict(errors, TOLERANCES[precision], "; ".join(problems) or None)
+
+
+def compare_images(mine: Iterator[Batch], right: Right) -> str | None:
+    """What is wrong with a form's own batches, the first ones of its loader (None: nothing): steps are compared on the
+    definition's, and would not tell a wrong crop or flip."""
+    its, _ = right
+    errors = [float((batch.x - found.x.to(batch.x.dtype)).abs().max()) for batch, found in zip(its, mine, strict=False)]
+    wrong = [error for error in errors if not error <= IMAGES]  # NaN is wrong
+    return f"images off by {wrong[0]:.2g} (allowed: {IMAGES:g})" if wrong else None
 
 
 def _snapshots(subject: Subject, batches: Sequence[Batch]) -> Iterator[Snapshot]:

@@ -3,11 +3,13 @@ it."""
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+from fastarat_kernels.implementations import NAMES
 
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.console import command, notice
@@ -15,7 +17,7 @@ from fastarat.common.environment import environment
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import checksum_of, read_json, read_sealed, write_text
 from fastarat.common.processes import num_cores
-from fastarat.common.typed import build
+from fastarat.common.typed import build, fits
 from fastarat.config import Config
 from fastarat.data.formats.find import place_of
 from fastarat.training.choices import Choices
@@ -37,13 +39,15 @@ class Tuned:
 
     num_images: int
     tried: list[Tried]
+    kernels: dict[str, str] = field(default_factory=dict)
+    """what came of each of Triton's, where they were tried one by one"""
 
 
 def keep(config: Config, device: str, tuned: Tuned) -> Path | None:
     """Keep it for trainings to come; the file, or None, with a notice, where nothing can be written."""
     key = key_of(config, device)
     place = place_for(key)
-    values = {"version": VERSION, "key": key, "num_images": tuned.num_images, "tried": [asdict(t) for t in tuned.tried]}
+    values = {"version": VERSION, "key": key, **asdict(tuned)}
     values["checksum"] = checksum_of(values)
     try:
         if place is None:
@@ -82,7 +86,7 @@ def tuned_choices(config: Config, device: str, log: ChoiceLog) -> Choices | None
         _say_that_it_was_elsewhere(config, device)
         return None
     forms = open_forms(config, device)
-    usable = [one for one in tuned.tried if one.form in forms]
+    usable = [one for one in tuned.tried if _is_open(one.form, config, forms)]
     num_images = config.epochs * (config.num_train_images or tuned.num_images)
     best = fastest(tuned.tried, num_images, usable)
     if best is None:
@@ -122,14 +126,21 @@ def begun_with(session: Mapping[str, Any], config: Config, device: str, log: Cho
         form = build(Choices, values, "the run's record")
     except UserError:
         return None
-    return _told(form, config, log, "as the run began") if form in open_forms(config, device) else None
+    fits_here = _is_open(form, config, open_forms(config, device))
+    return _told(form, config, log, "as the run began") if fits_here else None
+
+
+def _is_open(form: Choices, config: Config, forms: Sequence[Choices]) -> bool:
+    """Whether it is one of these `forms`, but for kernels that it does without where those are open."""
+    are_open = config.kernels == "auto" and {*form.without} <= {*NAMES}
+    return replace(form, without=()) in forms and (are_open or not form.without)
 
 
 def _told(form: Choices, config: Config, log: ChoiceLog, why: str) -> Choices:
     """Note what of the form was open."""
     for name in LEVERS:
         if getattr(config, name) == "auto":
-            log.choose(name, getattr(form, name), why)
+            log.choose(name, form.computed_by if name == "kernels" else getattr(form, name), why)
     if form.threads:
         log.choose("threads", str(form.threads), why)
     return form
@@ -169,4 +180,7 @@ def _checked(values: dict[str, Any], key: dict[str, Any], source: str) -> Tuned:
             raise UserError(f"{source} has a candidate of an impossible speed")
     if tried[0].problem is not None or tried[0].images_per_s <= 0:
         raise UserError(f"{source} has no speed of the plainest form")
-    return Tuned(number, tried)
+    kernels = values.get("kernels", {})
+    if not fits(kernels, dict[str, str]):
+        raise UserError(f"{source} says of kernels what does not fit")
+    return Tuned(number, tried, kernels)

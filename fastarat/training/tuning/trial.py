@@ -1,28 +1,23 @@
-"""Candidates held against the definition; those that are right are timed in turns with the plainest of them."""
+"""A candidate held against the definition and, if it is right, timed in turns with another form."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from statistics import median
 
-from fastarat.common.console import notice
 from fastarat.common.errors import WorkError, first_line
 from fastarat.common.turns import ratio_of, ratio_text, take_turns
 from fastarat.data.loading.loader import Batch
 from fastarat.training.choices import Choices
 from fastarat.training.step.compiled import MOST_UNROLLED, unrolled_size
-from fastarat.training.tuning.candidates import candidates, described, other_threads
+from fastarat.training.tuning.candidates import described
 from fastarat.training.tuning.chunks import WARM_UP, chunk, steps_for
-from fastarat.training.tuning.gate import Right, batches_of, compare, definition, precision_of
+from fastarat.training.tuning.gate import Right, compare, compare_images, precision_of
 from fastarat.training.tuning.subject import FastaratSubject, StepSetting, give_back_memory
 
 TURNS = 5
 _TURNS_SECONDS = 60.0
 """no turn of a candidate begins later, but for the first two"""
-_WORK = {"eager": 1, "compile": 8, "graph": 8}
-"""of trying a form, for the time left: the compiler takes the most of it"""
-_LONG = 1e12
-"""images of a run in which the first step counts for nothing"""
 
 
 @dataclass(frozen=True)
@@ -36,7 +31,7 @@ class Tried:
     """seconds of its first step, once its code is kept"""
     images_per_s: float = 0.0
     ratio: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """times the plainest form's speed, turn by turn: least, median, most"""
+    """times the speed of the form beside it, the plainest, turn by turn: least, median, most"""
 
     @property
     def ratio_text(self) -> str:
@@ -57,36 +52,6 @@ def fastest(tried: Sequence[Tried], num_images: float, usable: Sequence[Tried]) 
     return min((one for one in usable if one.problem is None), key=seconds, default=None)
 
 
-def try_all(setting: StepSetting, advance: Callable[[float], None]) -> list[Tried]:
-    """Every candidate, the plainest first; then the fastest with other numbers of threads.
-
-    `advance` is told of shares of the work, 1 in all. Raises `UserError` as `candidates` does, and `WorkError` if the
-    plainest form is refused.
-    """
-    forms, threads = candidates(setting.config, setting.device.type), other_threads(setting.device.type)
-    work = [_WORK["eager"], *(_WORK[form.compile] for form in forms), *(_WORK["compile"] for _ in threads)]
-    batches = batches_of(setting)
-    trial = Trial(setting, (batches, definition(setting, batches)), forms[0])
-    found = [trial.plain]
-    advance((work[0] + work[1]) / sum(work))
-    for form in forms[1:]:
-        found.append(_said(trial.of(form)))
-        advance(_WORK[form.compile] / sum(work))
-    best = fastest(found, _LONG, found)
-    assert best is not None  # the plainest, at least
-    for number in threads:
-        found.append(_said(trial.of(replace(best.form, threads=number))))
-        advance(_WORK["compile"] / sum(work))
-    trial.close()
-    return found
-
-
-def _said(tried: Tried) -> Tried:
-    """Show what came of a candidate as soon as it is known."""
-    notice(f"{described(tried.form)}: {tried.problem or tried.ratio_text}")
-    return tried
-
-
 @dataclass
 class Running:
     """A candidate that takes steps."""
@@ -98,7 +63,10 @@ class Running:
 
 
 class Trial:
-    """What candidates are compared with: the results of the definition, and the plainest form, which runs beside."""
+    """What candidates are compared with: the results of the definition, and another form, which runs beside.
+
+    Raises `WorkError` if that is refused.
+    """
 
     def __init__(self, setting: StepSetting, right: Right, form: Choices):
         self.setting, self.right = setting, right
@@ -106,11 +74,11 @@ class Trial:
             self.base, ready = self._ready(form)
             rates = [self._rate(self.base) for _ in range(TURNS)]
         except _Refused as error:
-            raise WorkError(f"the plainest form of the step ({described(form)}) {error}") from error
+            raise WorkError(f"the step that others are compared with ({described(form)}) {error}") from error
         self.plain = Tried(form, None, ready, median(rates))
 
     def close(self) -> None:
-        """Let go of the plainest form."""
+        """Let go of the form beside them."""
         self.base.subject.close()
 
     def of(self, form: Choices) -> Tried:
@@ -142,8 +110,8 @@ class Trial:
         subject = FastaratSubject(self.setting, form)
         verdict = compare(subject, self.right, precision_of(form.dtype, form.device))
         subject.close()
-        if verdict.problem:
-            first, *more = verdict.problem.split("; ")
+        if problem := verdict.problem or compare_images(subject.batches(), self.right):
+            first, *more = problem.split("; ")
             raise _Refused(f"differs from the definition: {first}{f' and {len(more)} more' * bool(more)}")
         # Once more, with what the compiler has kept of the first time: so will it be in the trainings to come.
         del subject

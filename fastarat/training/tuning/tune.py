@@ -17,8 +17,8 @@ from fastarat.data.loading.choose import open_for_training
 from fastarat.training.choices import choose_device
 from fastarat.training.tuning.gate import LEARNING_RATE, SCALES
 from fastarat.training.tuning.kept import Tuned, keep, kept
+from fastarat.training.tuning.search import try_all
 from fastarat.training.tuning.subject import StepSetting
-from fastarat.training.tuning.trial import try_all
 
 
 def tune(config: Config, *, again: bool = False) -> Tuned:
@@ -37,8 +37,8 @@ def tune(config: Config, *, again: bool = False) -> Tuned:
     dataset = open_for_training(config, world.device).dataset
     setting = setting_of(config, dataset, world.device)
     with progress(f"tuning {config.recipe}", 1) as advance:
-        tried = try_all(setting, advance)
-    tuned = Tuned(len(dataset.train.labels) - config.num_validation_images, tried)
+        tried, kernels = try_all(setting, advance)
+    tuned = Tuned(len(dataset.train.labels) - config.num_validation_images, tried, kernels)
     keep(config, device, tuned)
     return tuned
 

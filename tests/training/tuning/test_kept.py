@@ -82,6 +82,7 @@ DAMAGED = {
     "without candidates": lambda place: changed(place, tried=[]),
     "no candidates": lambda place: changed(place, tried=[1, "x"]),
     "a speed of minus one": lambda place: changed(place, tried=[{"form": {}, "images_per_s": -1.0}]),
+    "a word on kernels that does not fit": lambda place: changed(place, kernels={"augment": 1}),
     "a form that does not fit": lambda place: changed(place, tried=[{"form": {"compile": "rm -rf"}}]),
 }
 
@@ -100,6 +101,29 @@ def test_a_form_that_this_machine_would_not_try_is_not_taken(place):
     for form in (replace(HALF, dtype="fp16"), replace(HALF, threads=10**6), replace(COMPILED, device="cuda")):
         keep(CONFIG, "cpu", Tuned(1437, [TUNED.tried[0], Tried(form, None, 0.0, 900.0, (8.0, 9.0, 9.1))]))
         assert taken()[0] == Choices()
+
+
+def test_kernels_are_left_out_where_they_are_open_and_known(place, monkeypatch):
+    whole = Choices(kernels="triton")
+    monkeypatch.setattr(module, "open_forms", lambda *_: [Choices(), whole])
+    mixed, unknown = (replace(whole, without=(name,)) for name in ("augment", "of another version"))
+    speeds = {unknown: 9.0, mixed: 2.0, whole: 1.5}
+    tried = [Tried(form, None, 0.1, 100.0 * speed, (speed, speed, speed)) for form, speed in speeds.items()]
+    keep(CONFIG, "cpu", tuned := Tuned(1437, [TUNED.tried[0], *tried], {"augment": "left out; alone: fails"}))
+    assert kept(CONFIG, "cpu") == tuned
+    form, said = taken()
+    assert form == mixed and said["kernels"].startswith("tuned on this machine")
+    monkeypatch.setattr(module, "open_forms", lambda *_: [whole])
+    assert taken(kernels="triton")[0] == whole
+
+
+def test_a_table_of_before_kernels_were_tried_one_by_one_is_read(place):
+    values = json.loads(place.read_text())
+    del values["kernels"], values["checksum"]
+    for one in values["tried"]:
+        del one["form"]["without"]
+    place.write_text(json.dumps({**values, "checksum": checksum_of(values)}))
+    assert kept(CONFIG, "cpu") == TUNED
 
 
 def test_where_nothing_can_be_written_it_is_said(place, tmp_path, monkeypatch, capsys):

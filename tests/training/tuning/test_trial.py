@@ -7,9 +7,10 @@ import pytest
 
 from fastarat.common.errors import WorkError
 from fastarat.training.choices import Choices
-from fastarat.training.tuning import candidates, chunks, trial
+from fastarat.training.tuning import candidates, chunks, search, trial
+from fastarat.training.tuning.search import try_all
 from fastarat.training.tuning.subject import FastaratSubject
-from fastarat.training.tuning.trial import Tried, fastest, try_all
+from fastarat.training.tuning.trial import Tried, fastest
 from tests.helpers.ladders import WRONG, setting_of
 from tests.helpers.step_parts import nets_of_one_block
 
@@ -30,8 +31,8 @@ def tried(monkeypatch):
         return FastaratSubject(setting, form)
 
     monkeypatch.setattr(trial, "FastaratSubject", build)
-    monkeypatch.setattr(trial, "candidates", lambda *_: [PLAIN, RIGHT, WRONG_ONE, BROKEN])
-    monkeypatch.setattr(trial, "other_threads", lambda _: [1])
+    monkeypatch.setattr(search, "candidates", lambda *_: [PLAIN, RIGHT, WRONG_ONE, BROKEN])
+    monkeypatch.setattr(search, "other_threads", lambda _: [1])
     # One graph of this step is in time, and not one more convolution.
     with nets_of_one_block():
         size = trial.unrolled_size(FastaratSubject(SETTING, PLAIN).training.parts)
@@ -39,10 +40,10 @@ def tried(monkeypatch):
     monkeypatch.setattr(trial, "TURNS", 2)
     monkeypatch.setattr(chunks, "_CHUNK_SECONDS", 0.01)
     shares, said = [], []
-    monkeypatch.setattr(trial, "notice", said.append)
+    monkeypatch.setattr(search, "notice", said.append)
     with nets_of_one_block():
-        found = try_all(SETTING, shares.append)
-    assert sum(shares) == pytest.approx(1)
+        found, kernels = try_all(SETTING, shares.append)
+    assert sum(shares) == pytest.approx(1) and kernels == {}
     assert said[1].endswith(found[2].problem) and said[2].endswith("RuntimeError: no such kernel")
     return found
 
@@ -60,7 +61,7 @@ def test_what_is_wrong_or_fails_is_refused_and_the_others_are_timed(tried):
 def test_a_plainest_form_that_is_refused_ends_it(monkeypatch):
     wrong = WRONG["a halved learning rate"]
     monkeypatch.setattr(trial, "FastaratSubject", lambda setting, form: FastaratSubject(wrong(setting), form))
-    monkeypatch.setattr(trial, "candidates", lambda *_: [PLAIN])
+    monkeypatch.setattr(search, "candidates", lambda *_: [PLAIN])
     with pytest.raises(WorkError, match=r"fp32, pytorch, eager\) differs from the definition"):
         try_all(SETTING, lambda share: None)
 

@@ -1,0 +1,144 @@
+"""Each of Triton's kernels earns its place by itself: one that is wrong, fails or loses is left out, and named."""
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fastarat_kernels.implementations import NAMES, TRITON
+from fastarat_kernels.launch import UnsupportedInput
+
+from fastarat.training.build import IMPLEMENTATIONS, kernels_of
+from fastarat.training.choices import Choices
+from fastarat.training.tuning import search, trial
+from fastarat.training.tuning.search import try_all
+from fastarat.training.tuning.subject import FastaratSubject
+from tests.helpers.ladders import setting_of
+from tests.helpers.step_parts import nets_of_one_block
+
+PLAIN, WHOLE = Choices(), Choices(kernels="triton")
+SETTING = setting_of(batch=8, steps=2)
+
+
+@pytest.fixture(autouse=True)
+def small_nets():
+    with nets_of_one_block():
+        yield
+
+
+@pytest.fixture
+def tuned(monkeypatch):
+    """`tuned(gains)`: what comes of trials where a kernel makes the step so many times as fast."""
+
+    def tune(gains):
+        def rate(form):
+            there = [name for name in gains if form.kernels == "triton" and name not in form.without]
+            return 100.0 * math.prod(gains[name] for name in there)
+
+        monkeypatch.setattr(search, "candidates", lambda *_: [PLAIN, WHOLE])
+        monkeypatch.setattr(search, "other_threads", lambda _: [])
+        monkeypatch.setattr(trial.Trial, "_rate", lambda self, running: rate(running.subject.choices))
+        shares, said = [], []
+        monkeypatch.setattr(search, "notice", said.append)
+        found, kernels = try_all(SETTING, shares.append)
+        assert sum(shares) == pytest.approx(1) or not kernels
+        assert {f"{name}: {verdict}" for name, verdict in kernels.items()} <= set(said)
+        return found, kernels
+
+    return tune
+
+
+@pytest.fixture
+def all_right(monkeypatch):
+    """Forms are right, and ready at once."""
+
+    def ready(self, form):
+        training = SimpleNamespace(parts=None)
+        subject = SimpleNamespace(choices=form, training=training, is_finite=lambda: True, close=lambda: None)
+        return trial.Running(subject, iter(()), 2), 0.1  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trial.Trial, "_ready", ready)
+    monkeypatch.setattr(trial, "unrolled_size", lambda parts: 1)
+
+
+def left_out(kernels):
+    assert {*kernels} == {*NAMES}
+    return {name: text for name, text in kernels.items() if text.startswith("left out; ")}
+
+
+def test_a_kernel_without_which_the_step_is_faster_is_left_out_and_what_remains_is_timed(tuned, all_right):
+    found, kernels = tuned({"fused_batch_norm": 2.0, "augment": 0.5, "pgd_step": 1.25})
+    assert left_out(kernels) == {"augment": "left out; without it: 2.00 x the speed"}
+    assert kernels["fused_batch_norm"] == "stays; without it: 0.50 x the speed"
+    assert kernels["start_point"] == "stays; without it: 1 x the speed"
+    *_, whole, mixed = found
+    assert (whole.form, whole.ratio[1]) == (WHOLE, 1.25)
+    assert (mixed.form, mixed.ratio[1]) == (replace(WHOLE, without=("augment",)), 2.5)
+
+
+def test_nothing_is_left_out_of_kernels_that_all_gain_nor_tried_again(tuned, all_right):
+    found, kernels = tuned(dict.fromkeys(NAMES, 1.5))
+    assert left_out(kernels) == {} and [one.form for one in found] == [PLAIN, WHOLE]
+
+
+def test_of_kernels_that_all_lose_none_is_left(tuned, all_right):
+    found, kernels = tuned(dict.fromkeys(NAMES, 0.5))
+    assert {*left_out(kernels)} == {*NAMES} and [one.form for one in found] == [PLAIN, WHOLE]
+
+
+def refuse(*_, **__):
+    raise UnsupportedInput("x is not dense")
+
+
+def pale(*args, **settings):
+    return TRITON.augment(*args, **settings) / 2
+
+
+def test_kernels_that_are_wrong_or_fail_are_left_out_and_named_and_the_others_stay(tuned, monkeypatch):
+    monkeypatch.setitem(IMPLEMENTATIONS, "triton", replace(TRITON, pgd_step=refuse, augment=pale))
+    gains = {"fused_batch_norm": 2.0, "pooled_features": 0.5}
+    found, kernels = tuned(gains)
+    lost = left_out(kernels)
+    assert lost.pop("augment").startswith("left out; alone: differs from the definition: images off by 0.")
+    assert lost == {
+        "pgd_step": "left out; alone: fails: UnsupportedInput: x is not dense",
+        "pooled_features": "left out; alone: 0.50 x PyTorch's speed",
+    }
+    assert kernels["fused_batch_norm"] == "stays; alone: 2.00 x PyTorch's speed"
+    *_, whole, mixed = found
+    assert whole.problem == "fails: UnsupportedInput: x is not dense"
+    assert mixed.form == replace(WHOLE, without=("pgd_step", "pooled_features", "augment"))
+    assert mixed.problem is None and mixed.ratio[1] == 2
+
+
+def test_what_was_found_stays_where_kernels_cannot_be_tried_one_by_one(tuned, all_right, monkeypatch):
+    build_once = trial.Trial.__init__
+
+    def fails(self, setting, right, form):
+        if form.kernels == "triton":
+            raise torch.OutOfMemoryError("no memory")
+        build_once(self, setting, right, form)
+
+    monkeypatch.setattr(trial.Trial, "__init__", fails)
+    found, kernels = tuned({})
+    assert kernels == {} and [one.form for one in found] == [PLAIN, WHOLE]
+
+
+def test_the_step_of_mixed_kernels_is_that_of_those_that_it_has_bit_by_bit():
+    """On a CPU kernels are their twins. Fused batch-norms sum in another order than PyTorch's layer by layer."""
+
+    def trained(form):
+        subject = FastaratSubject(SETTING, form)
+        feed = subject.batches()
+        losses = [float(subject.step(next(feed))["loss"]) for _ in range(3)]
+        return losses, {**subject.parameters(), **subject.statistics()}
+
+    alone = {name: replace(WHOLE, without=tuple(other for other in NAMES if other != name)) for name in NAMES}
+    plain, whole = trained(PLAIN), trained(WHOLE)
+    for name, form in alone.items():
+        kernels = kernels_of(form)
+        assert [one for one in NAMES if getattr(kernels, one) is getattr(TRITON, one)] == [name]
+        assert kernels.name == f"triton without {' and '.join(form.without)}"
+        (losses, state), (right, its) = trained(form), whole if name == "fused_batch_norm" else plain
+        assert losses == right and all(torch.equal(state[key], value) for key, value in its.items())
