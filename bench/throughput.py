@@ -24,13 +24,12 @@ import torch
 
 from bench.common import command
 from bench.common.inputs import METHODS, RECIPES, method_of, random_images
-from bench.common.rows import RESULTS, known_rows, write_rows
+from bench.common.rows import RESULTS, base_row, has, rows_from_here, write_rows
 from bench.common.timing import copy_bandwidth
 from bench.ladder.ladder import Effort, run_ladder
 from bench.ladder.report import headline, print_tables
 from bench.ladder.variants import NAMES, NEEDS_GPU, left_out
 from fastarat.common.console import notice, progress
-from fastarat.common.environment import commit
 from fastarat.common.errors import UserError
 from fastarat.config import Config
 from fastarat.config.recipes import recipe
@@ -91,13 +90,11 @@ def _run(arguments: argparse.Namespace, device: torch.device) -> Iterator[dict[s
     settings = {
         name: value for name, value in vars(arguments).items() if name not in ("rows", "data", "resume", "json")
     }
-    done = _done(arguments) if arguments.resume else {}
     for setting in ladders:
         config = setting.config
         title = f"{config.model.name} {method_of(config.recipe)}, batch {config.batch}"
-        wanted, of_run = set(arguments.variants) - left_out(config), (arguments.attack_steps, arguments.smoke)
-        key = (config.model.name, method_of(config.recipe), config.batch, config.data, *of_run)
-        if wanted and wanted <= done.get(key, set()):
+        wanted = set(arguments.variants) - left_out(config)
+        if arguments.resume and wanted and wanted <= _done(config, arguments):
             notice(f"{title}: has rows of this commit")
             continue
         if time.monotonic() > end:
@@ -144,17 +141,17 @@ def _config(arguments: argparse.Namespace, dataset: Dataset, model: str, *, meth
     ).checked()
 
 
-def _done(arguments: argparse.Namespace) -> dict[tuple[Any, ...], set[str]]:
-    """The variants of each ladder that have a speed by this commit, or need a GPU that is not there."""
-    now, gpu = commit(), torch.cuda.get_device_name() if arguments.device == "cuda" else None
-    found: dict[tuple[Any, ...], set[str]] = {}
-    for row in known_rows("throughput", arguments.rows):
-        is_timed = row["images_per_s"] is not None or row["error"] == NEEDS_GPU
-        if now and is_timed and (row["commit"], row["gpu"]) == (now, gpu):
-            of_run = row["config"]["benchmark"]
-            key = (row["model"], row["method"], row["batch"], row["dataset"], of_run["attack_steps"], of_run["smoke"])
-            found.setdefault(key, set()).add(row["variant"])
-    return found
+def _done(config: Config, arguments: argparse.Namespace) -> set[str]:
+    """The variants of a ladder that have a speed by this commit, or need a GPU that is not there."""
+    base = base_row("throughput", config, config.data, device=arguments.device)
+    ladder = {"model": config.model.name, "method": method_of(config.recipe), "batch": config.batch}
+    of_run = {"attack_steps": arguments.attack_steps, "smoke": arguments.smoke}
+    return {
+        row["variant"]
+        for row in rows_from_here("throughput", arguments.rows, base)
+        if has(row, {**ladder, "dataset": config.data}) and has(row["config"]["benchmark"], of_run)
+        if row["images_per_s"] is not None or row["error"] == NEEDS_GPU
+    }
 
 
 if __name__ == "__main__":

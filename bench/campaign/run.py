@@ -13,7 +13,7 @@ from rich.markup import escape
 from bench.campaign.files import Given, bring, carry, rows_in
 from bench.campaign.stages import BUDGET, CampaignSetting, Row, Stage
 from bench.common.processes import Ending, environment, run_in_time
-from bench.common.rows import RESULTS, write_row
+from bench.common.rows import RESULTS, has, has_row, write_row
 from bench.ladder.variants import NEEDS_GPU
 from fastarat.common.console import notice, stderr
 from fastarat.common.durations import duration
@@ -177,12 +177,12 @@ class Campaign:
     def _is_mine(self, row: Row) -> bool:
         """Whether this commit made it, on this machine."""
         mine = {name: self.facts[name] for name in ("commit", "gpu", "device")}
-        return _has(row, mine) and row not in self.ignored
+        return has(row, mine) and row not in self.ignored
 
     def _notes(self, stage: Stage) -> list[Row]:
         """The stage's own rows, from all calls."""
         mine = {"benchmark": "campaign", "config": self._config(stage)}
-        return [row for row in self._rows() if _has(row, mine) and self._is_mine(row)]
+        return [row for row in self._rows() if has(row, mine) and self._is_mine(row)]
 
     def _has_failed(self, stage: Stage) -> bool:
         notes = self._notes(stage)
@@ -201,7 +201,7 @@ class Campaign:
     def _covered(self, stage: Stage, rows: Iterable[Row]) -> list[Row]:
         """Those of the rows that the stage was to make, and that are right."""
         mine = [row for row in rows if _is_right(row) and self._is_mine(row)]
-        return [row for row in mine if any(_has(row, fields) for fields in stage.covers)]
+        return [row for row in mine if any(has(row, fields) for fields in stage.covers)]
 
 
 def _headline(stage: Stage, rows: Sequence[Row], printed: str) -> str:
@@ -218,11 +218,7 @@ def _is_right(row: Row) -> bool:
 
 def _has_all(stage: Stage, rows: Sequence[Row]) -> bool:
     """Whether there is a row of each kind that the stage makes."""
-    return all(any(_has(row, fields) for row in rows) for fields in stage.covers)
-
-
-def _has(row: Row, fields: Row) -> bool:
-    return all(row.get(name) == value for name, value in fields.items())
+    return all(has_row(rows, fields) for fields in stage.covers)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Result rows: one JSON line each, with what they were measured on and made from; and tables of them."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from fastarat.common.environment import environment
 from fastarat.common.errors import UserError
 from fastarat.common.files import append_line, write_atomically
-from fastarat.config import Config
+from fastarat.config import Config, from_dict
 
 Row = dict[str, Any]
 
@@ -71,9 +71,32 @@ def read_rows(*paths: Path) -> Iterator[Row]:
                 yield row
 
 
-def known_rows(benchmark: str, path: Path | None) -> Iterator[Row]:
-    """A benchmark's committed rows, and those in `path`. Raises `UserError` as `read_rows` does."""
-    return read_rows(*dict.fromkeys(filter(None, (RESULTS / f"{benchmark}.jsonl", path))))
+def rows_from_here(benchmark: str, path: Path | None, base: Row) -> list[Row]:
+    """A benchmark's committed rows and those in `path` that have the commit, GPU and device of `base`.
+
+    Where the commit is unknown nobody knows what rows were made with: there are none. Raises `UserError` as `read_rows`
+    does.
+    """
+    made_by = {name: base.get(name) for name in ("commit", "gpu", "device")}
+    files = dict.fromkeys(filter(None, (RESULTS / f"{benchmark}.jsonl", path)))
+    return [row for row in read_rows(*files) if has(row, made_by)] if made_by["commit"] else []
+
+
+def has(row: Row, fields: Row, *, at_least: Mapping[str, float] | None = None, config: Config | None = None) -> bool:
+    """Whether a row has these fields, these numbers or more, and is of a training by `config`.
+
+    What a row does not name is None, of `at_least` 0.
+    """
+    return (
+        all(row.get(name) == value for name, value in fields.items())
+        and all(row.get(name, 0) >= number for name, number in (at_least or {}).items())
+        and (config is None or from_dict(row["config"], "a result row").resolved() == config.resolved())
+    )
+
+
+def has_row(rows: Iterable[Row], fields: Row, **more: Any) -> bool:
+    """Whether one of the rows has all that; `more`: see `has`."""
+    return any(has(row, fields, **more) for row in rows)
 
 
 def place(row: Row) -> str:

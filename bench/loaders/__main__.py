@@ -19,7 +19,7 @@ from typing import get_args
 
 from bench.common import command
 from bench.common.inputs import random_images
-from bench.common.rows import RESULTS, Row, base_row, known_rows, write_row
+from bench.common.rows import RESULTS, Row, base_row, has_row, rows_from_here, write_row
 from bench.loaders.cases import PHOTOS, SMALL, LoaderCase, cases_of, photo_plan, small_plan
 from bench.loaders.feeds import LOADERS
 from bench.loaders.measure import Effort, measure, rows_of
@@ -128,15 +128,10 @@ def _base(stores: Stores, arguments: argparse.Namespace) -> Row:
 
 def _is_done(stores: Stores, cases: list[LoaderCase], arguments: argparse.Namespace) -> bool:
     """Whether every loader has right rows by this commit on this machine's GPU."""
-    now = _base(stores, arguments)
-    told = {name: now[name] for name in ("dataset", "commit", "gpu", "device")}
-    found = [
-        row
-        for row in known_rows("loaders", arguments.rows)
-        if row["correct"] and told.items() <= row.items() and row["config"]["smoke"] == arguments.smoke
-    ]
-    wanted = [{**case.key, "stage": stage} for case in cases for stage in case.stages]
-    return now["commit"] is not None and all(any(w.items() <= row.items() for row in found) for w in wanted)
+    known = rows_from_here("loaders", arguments.rows, _base(stores, arguments))
+    alike = [row for row in known if row["config"]["smoke"] == arguments.smoke]
+    right = {"dataset": stores.name, "correct": True}
+    return all(has_row(alike, {**right, **case.key, "stage": stage}) for case in cases for stage in case.stages)
 
 
 if __name__ == "__main__":

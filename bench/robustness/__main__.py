@@ -17,14 +17,13 @@ from pathlib import Path
 from types import FrameType
 
 from bench.common import command
-from bench.common.rows import RESULTS, read_rows, write_row
+from bench.common.rows import RESULTS, has_row, read_rows, write_row
 from bench.robustness import report as robustness_report
 from bench.robustness.row import is_finished, measure
 from bench.robustness.suites import SUITES, Suite, SuiteTraining, entries, shared
 from fastarat.common.console import notice, print_table, stdout
 from fastarat.common.errors import Interrupted, UserError
 from fastarat.common.signals import number_of
-from fastarat.config import from_dict
 from fastarat.config.method import ARRESTConfig
 from fastarat.data.open import open_dataset
 from fastarat.runs.run import Run
@@ -133,14 +132,10 @@ def _within(budget: float | None) -> Iterator[None]:
 
 def _has_row(arguments: argparse.Namespace, entry: SuiteTraining) -> bool:
     """Whether the training is measured on as many images as are wanted now, or more, in the wanted format or fp32."""
-    return any(
-        row.get("suite") == arguments.suite
-        and from_dict(row["config"], "a result row").resolved() == entry.config.resolved()
-        and row["num_images"] >= arguments.num_images
-        and row.get("num_autoattack", 0) >= arguments.num_autoattack
-        and row.get("search", "fp32") in ("fp32", SUITES[arguments.suite].search)
-        for row in read_rows(arguments.rows)
-    )
+    formats = ("fp32", SUITES[arguments.suite].search)
+    rows = [row for row in read_rows(arguments.rows) if row.get("search", "fp32") in formats]
+    wanted = {name: getattr(arguments, name) for name in ("num_images", "num_autoattack")}
+    return has_row(rows, {"suite": arguments.suite}, at_least=wanted, config=entry.config)
 
 
 def _is_needed(arguments: argparse.Namespace, entry: SuiteTraining, wanted: list[SuiteTraining]) -> bool:

@@ -19,14 +19,13 @@ from typing import Any
 
 from bench.common import command
 from bench.common.inputs import method_of, random_images
-from bench.common.rows import RESULTS, known_rows, write_row
+from bench.common.rows import RESULTS, Row, base_row, has, rows_from_here, write_row
 from bench.robustness.row import measure
 from bench.robustness.suites import SUITES, SuiteTraining
 from fastarat.common.console import stdout
-from fastarat.common.environment import commit
 from fastarat.common.errors import Interrupted, UserError, WorkError
 from fastarat.common.signals import number_of
-from fastarat.config import Config, from_dict
+from fastarat.config import Config
 from fastarat.config.recipes import recipe
 from fastarat.data.formats import prepared
 from fastarat.data.formats.find import find
@@ -111,8 +110,7 @@ def _profile(arguments: argparse.Namespace) -> None:
 
 def _measure(arguments: argparse.Namespace) -> None:
     config = arguments.config
-    now, known = commit(), known_rows("robustness", arguments.rows)
-    row = next((row for row in known if _is_row_of(row, arguments, now)), None)
+    row = _known_row(arguments)
     if row is None:
         entry = SuiteTraining(method_of(config.recipe), config, arguments.out)
         search = SUITES[arguments.suite].search if arguments.suite in SUITES else "fp32"
@@ -125,16 +123,17 @@ def _measure(arguments: argparse.Namespace) -> None:
     stdout.print(headline([row]))
 
 
-def _is_row_of(row: dict[str, Any], arguments: argparse.Namespace, now: str | None) -> bool:
-    """Whether the commit `now` made it, and with what is asked for; of one that is unknown nothing is known."""
-    if row["benchmark"] != "robustness" or now is None or (row["suite"], row["commit"]) != (arguments.suite, now):
-        return False
+def _known_row(arguments: argparse.Namespace) -> Row | None:
+    """The row by this commit of what is asked for, if there is one."""
     data = open_dataset(arguments.config.data)
     num_images = min(arguments.num_images or len(data.test.labels), len(data.test.labels))
-    # A row names its data set, not where that lay.
-    mine = replace(arguments.config, data=data.name).resolved(), num_images
-    its = from_dict(row["config"], "a result row").resolved(), row["num_images"]
-    return mine == its and row.get("num_autoattack", 0) >= min(arguments.num_autoattack, row["num_images"])
+    fields = {"suite": arguments.suite, "num_images": num_images}
+    attacked = {"num_autoattack": min(arguments.num_autoattack, num_images)}
+    config = replace(arguments.config, data=data.name)  # a row names its data set, not where that lay
+    known = rows_from_here(
+        "robustness", arguments.rows, base_row("robustness", config, data.name, device=config.device)
+    )
+    return next((row for row in known if has(row, fields, at_least=attacked, config=config)), None)
 
 
 def headline(rows: Sequence[dict[str, Any]]) -> str:

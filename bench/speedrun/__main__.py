@@ -19,14 +19,13 @@ from pathlib import Path
 
 from bench.common import command
 from bench.common.processes import OutOfTime
-from bench.common.rows import RESULTS, read_rows, write_row
+from bench.common.rows import RESULTS, has_row, read_rows, write_row
 from bench.speedrun import report as speedrun_report
 from bench.speedrun.one_run import Entry, failed_row, measured_row, train, warm_up
 from bench.speedrun.suites import SUITES
 from fastarat.common.console import notice, print_table, stdout
 from fastarat.common.durations import duration
 from fastarat.common.errors import UserError
-from fastarat.config import from_dict
 from fastarat.data.open import open_dataset
 
 
@@ -93,15 +92,10 @@ def _measure(arguments: argparse.Namespace, entry: Entry) -> None:
 
 def _has_row(arguments: argparse.Namespace, entry: Entry) -> bool:
     """Whether the training is measured on as many images as are wanted now, or more."""
-    return any(
-        row["benchmark"] == "speedrun"
-        and row["correct"]
-        and (row["suite"], row["variant"], row["seed"]) == (entry.suite, entry.variant, entry.seed)
-        and from_dict(row["config"], "a result row").resolved() == entry.config.resolved()
-        and row["num_images"] >= arguments.num_images
-        and row["num_autoattack"] >= arguments.num_autoattack
-        for row in read_rows(arguments.rows)
-    )
+    fields = {"benchmark": "speedrun", "correct": True, "suite": entry.suite, "variant": entry.variant}
+    wanted = {name: getattr(arguments, name) for name in ("num_images", "num_autoattack")}
+    rows = read_rows(arguments.rows)
+    return has_row(rows, {**fields, "seed": entry.seed}, at_least=wanted, config=entry.config)
 
 
 def _arguments(args: list[str] | None) -> argparse.Namespace:

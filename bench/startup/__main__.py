@@ -20,7 +20,7 @@ from typing import Any
 
 from bench.common import command
 from bench.common.processes import Failed, OutOfTime, compile_caches, environment, result_of
-from bench.common.rows import RESULTS, Row, known_rows, write_row
+from bench.common.rows import RESULTS, Row, has_row, rows_from_here, write_row
 from bench.common.timing import percentiles
 from bench.startup.in_a_process import training_config
 from bench.startup.report import headline, print_tables
@@ -35,8 +35,8 @@ PROMISED_S = 0.5
 IMPORTS = {"cuda": 5, "cpu": 9}
 """fresh processes for each module; fewer where time is short"""
 SMOKE_IMPORTS = 2
-# What tells a row from others of the same commit and machine.
-KEYS = ("benchmark", "case", "module", "cache", "config", "commit", "gpu", "device", "torch")
+KEYS = ("case", "module", "cache", "config", "torch")
+"""what tells a row from others of the same commit and machine"""
 
 
 @command.program("bench.startup")
@@ -87,9 +87,7 @@ class Starts:
     def rows(self) -> Iterator[Row]:
         """The rows, each written when it is there: first those of whole starts. Raises `OutOfTime`."""
         base = self._base()
-        # Without a commit nobody knows what earlier rows were made with.
-        resumes = self.arguments.resume and base["commit"] is not None
-        done = list(known_rows("startup", self.arguments.rows)) if resumes else []
+        done = rows_from_here("startup", self.arguments.rows, base) if self.arguments.resume else []
         imports = [{**base, "case": "import", "module": module} for module in MODULES]
         starts = [{**base, "case": "first step", "cache": cache} for cache in ("cold", "warm")]
         left_imports, left_starts = ([row for row in rows if not _is_among(row, done)] for rows in (imports, starts))
@@ -156,9 +154,7 @@ class Starts:
 
 
 def _is_among(row: Row, rows: list[Row]) -> bool:
-    # As JSON: what is read back has lists for tuples.
-    wanted = json.loads(json.dumps({key: row.get(key) for key in KEYS}))
-    return any(found["correct"] and {key: found.get(key) for key in KEYS} == wanted for found in rows)
+    return has_row(rows, {"correct": True, **{key: row.get(key) for key in KEYS}})
 
 
 if __name__ == "__main__":

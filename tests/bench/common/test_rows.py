@@ -1,9 +1,13 @@
 """Files of rows: a kill in the middle of a line loses that line alone, and anything else that is wrong is said."""
 
+import json
+from dataclasses import asdict, replace
+
 import pytest
 
-from bench.common.rows import read_rows, write_row, write_rows
+from bench.common.rows import RESULTS, has_row, read_rows, rows_from_here, write_row, write_rows
 from fastarat.common.errors import UserError
+from fastarat.config.recipes import recipe
 
 
 def test_rows_are_read_in_the_order_in_which_they_were_written(tmp_path):
@@ -55,3 +59,26 @@ def test_any_other_line_that_is_no_row_is_named_with_what_to_do(tmp_path, line):
 def test_a_folder_with_the_name_of_a_file_of_rows_is_said(tmp_path):
     with pytest.raises(UserError, match="Is a directory: move it away"):
         list(read_rows(tmp_path))
+
+
+def test_what_has_a_row_is_told_by_its_fields_its_numbers_and_its_training(tmp_path):
+    config = recipe("digits-at")
+    row = {"suite": "digits", "num_images": 60, "config": json.loads(json.dumps(asdict(config.resolved())))}
+    asked = {"at_least": {"num_images": 60, "num_autoattack": 0}, "config": config}
+    assert has_row([{}, row], {"suite": "digits", "search": None}, **asked)
+    assert not has_row([row], {"suite": "ablation"}, **asked)
+    assert not has_row([row], {}, at_least={"num_images": 61}) and not has_row(
+        [row], {}, at_least={"num_autoattack": 1}
+    )
+    assert not has_row([row], {}, config=replace(config, batch=32))
+
+
+def test_rows_from_here_are_of_this_commit_gpu_and_device(tmp_path):
+    here = {"commit": "a", "gpu": None, "device": "cpu"}
+    path = tmp_path / "rows.jsonl"
+    for row in (here, *({**here, name: "other"} for name in here), {**here, "commit": None}):
+        write_row(path, row)
+    assert rows_from_here("none", path, {**here, "threads": 2}) == [here]
+    assert rows_from_here("none", path, {**here, "commit": None}) == []
+    committed = next(read_rows(RESULTS / "throughput.jsonl"))
+    assert committed in rows_from_here("throughput", None, committed)

@@ -15,6 +15,7 @@ from bench import throughput
 from bench.common.rows import read_rows
 from bench.ladder import ladder
 from bench.ladder.variants import NAMES
+from fastarat.common.environment import environment
 
 EVERY = {"benchmark", "dataset", "device", "gpu", "driver", "torch", "triton", "commit", "date", "config", "correct"}
 THROUGHPUT = {
@@ -69,7 +70,7 @@ def test_resume_skips_ladders_that_have_rows_of_this_commit(smoke_row, tmp_path,
         return [[{**smoke_row, "commit": "abc", "variant": name} for name in names]]
 
     monkeypatch.setattr(throughput, "run_ladder", measure)
-    monkeypatch.setattr(throughput, "commit", lambda: "abc")
+    monkeypatch.setattr("bench.common.rows.environment", lambda: {**environment(), "commit": "abc"})
     arguments = ["--device", "cpu", "--smoke", "--rows", str(path), "--variants", "default", "--resume"]
     assert throughput.main(arguments) == 0 and throughput.main(arguments) == 0
     rows = list(read_rows(path))

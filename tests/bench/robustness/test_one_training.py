@@ -7,6 +7,7 @@ import pytest
 
 from bench.common.rows import read_rows, write_row
 from bench.robustness import one_training as training
+from fastarat.common.environment import environment
 from fastarat.common.errors import Interrupted
 from fastarat.data.open import open_dataset
 
@@ -44,7 +45,7 @@ def test_a_training_is_measured_once_and_its_row_names_no_path(tmp_path, monkeyp
         monkeypatch.setattr(training, "measure", lambda *_, **__: row)
         assert training.main(flags) == 0 and len(list(read_rows(path))) == 2, other
     # Without a commit nobody knows whose row it is.
-    monkeypatch.setattr(training, "commit", lambda: None)
+    monkeypatch.setattr("bench.common.rows.environment", lambda: {**environment(), "commit": None})
     write_row(path, {**row, "commit": None})
     monkeypatch.setattr(training, "measure", lambda *_, **__: row)
     assert training.main(flags) == 0 and len(list(read_rows(path))) == 4
