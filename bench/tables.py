@@ -13,13 +13,13 @@ from pathlib import Path
 from bench import scaling, shared_steps
 from bench.autoattack import rows as autoattack_rows
 from bench.common.rows import RESULTS, Row, markdown, place, read_rows
-from bench.faults import __main__ as faults
+from bench.faults import report as faults_report
 from bench.kernels import report as kernel_report
 from bench.ladder import report as throughput_report
 from bench.loaders import report as loaders_report
 from bench.robustness import report as robustness_report
 from bench.robustness.suites import SUITES
-from bench.soak import __main__ as soak
+from bench.soak import report as soak_report
 from bench.speedrun import report as speedrun_report
 from bench.speedrun.suites import SUITES as RACES
 
@@ -120,11 +120,7 @@ def startup_table() -> str:
 
 def faults_table() -> str:
     """What became of a run for each fault, as Markdown."""
-    rows = list(read_rows(RESULTS / "faults.jsonl"))
-    if not rows:
-        return "Not measured yet.\n"
-    commits = ", ".join(dict.fromkeys(row["commit"] for row in faults.counted(rows)))
-    return f"{markdown(faults.COLUMNS, faults.table(rows))}\n{place({**rows[-1], 'commit': commits})}.\n"
+    return faults_report.as_markdown(list(read_rows(RESULTS / "faults.jsonl"))) or "Not measured yet.\n"
 
 
 def speedrun_table(only: str | None = None) -> str:
@@ -157,11 +153,7 @@ def _races() -> list[tuple[str, list[Row]]]:
 
 def soak_table() -> str:
     """All soaks in a sentence."""
-    rows = list(read_rows(RESULTS / "soak.jsonl"))
-    if not rows:
-        return "Not measured yet.\n"
-    commits = ", ".join(dict.fromkeys(row["commit"] for row in rows))
-    return f"{soak.headline(rows)} ({place({**rows[-1], 'commit': commits})}).\n"
+    return soak_report.as_markdown(list(read_rows(RESULTS / "soak.jsonl"))) or "Not measured yet.\n"
 
 
 def kernels_table() -> str:

@@ -16,19 +16,19 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
-from statistics import median
 
 from bench.common import command
 from bench.common.differences import num_different_bits
 from bench.common.hosts import Host, hosts
 from bench.common.rows import RESULTS, Row, base_row, read_rows, write_row
+from bench.faults.report import headline, key_of, print_tables
 from bench.faults.scene import ELASTIC, FINITE, TRAIN, Scene, Try
 from bench.faults.stories import STORIES, Story
-from fastarat.common.console import notice, print_table
+from fastarat.common.console import notice
 from fastarat.common.errors import UserError, WorkError
 
 NET, PREFIX = "10.78", "faults"
@@ -86,14 +86,6 @@ def _wanted(arguments: argparse.Namespace) -> list[tuple[Story, int]]:
     return [(story, i) for story, i in every[mine - 1 :: of] if (arguments.seed, story.name, i) not in have]
 
 
-def key_of(row: Row) -> tuple[str, int, str, int, int]:
-    """What a newer row of the same replaces it by: the fault, the seed, and where it happened in which story.
-
-    The oldest rows are of single faults, of no story.
-    """
-    return row["case"], row["config"]["seed"], row["story"], row["try"], row["place"]
-
-
 def _undisturbed(machines: list[Host], folder: Path) -> Path:
     scene = Scene(machines, folder, random.Random(0), next(PORTS))
     scene.trains(*ELASTIC, *FINITE)
@@ -148,44 +140,6 @@ def _line(row: Row) -> str:
     return (
         f"{what}: {'' if row['correct'] else 'NOT as it has to: '}{row['seconds']} s, {row['left']} left; {row['said']}"
     )
-
-
-COLUMNS = ("what fails", "the run", "as it has to", "seconds: median (most)", "processes left", "bits that differ")
-
-
-def counted(rows: Sequence[Row]) -> list[Row]:
-    """The rows that count: of a try that was made again the newest."""
-    return list({key_of(row): row for row in rows}.values())
-
-
-def table(rows: Sequence[Row]) -> list[list[str]]:
-    """A line a fault, of all its tries that count."""
-    found = counted(rows)
-    cases = dict.fromkeys(fault.name for story in STORIES for fault in story.faults)
-    return [_cells(tries) for case in cases if (tries := [row for row in found if row["case"] == case])]
-
-
-def _cells(tries: Sequence[Row]) -> list[str]:
-    seconds = [row["seconds"] for row in tries if row["seconds"] is not None]
-    bits = [row["bits"] for row in tries if row["bits"] is not None]
-    return [
-        tries[0]["case"],
-        tries[-1]["outcome"],
-        f"{sum(row['correct'] for row in tries)} of {len(tries)}",
-        f"{median(seconds):.0f} ({max(seconds):.0f})" if seconds else "-",
-        str(max(row["left"] for row in tries)),
-        str(max(bits)) if bits else "-",
-    ]
-
-
-def print_tables(rows: Sequence[Row]) -> None:
-    """The table, to stdout."""
-    print_table("faults", [*COLUMNS], table(rows))
-
-
-def headline(rows: Sequence[Row]) -> str:
-    """In a line: how many tries ended as they have to."""
-    return f"{sum(row['correct'] for row in rows)} of {len(rows)} tries as it has to be"
 
 
 if __name__ == "__main__":

@@ -26,14 +26,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
 
 from bench.common import command
 from bench.common.differences import num_different_bits
 from bench.common.processes import environment, last_line
 from bench.common.rows import RESULTS, Row, base_row, read_rows, write_row
+from bench.soak.report import headline, print_tables
 from bench.soak.sessions import Sessions
-from fastarat.common.console import notice, print_table, progress
+from fastarat.common.console import notice, progress
 from fastarat.common.errors import WorkError
 
 RUN = (
@@ -160,20 +160,6 @@ def _do(*args: object) -> None:
     done = subprocess.run(arguments, capture_output=True, text=True, env=environment(OMP_NUM_THREADS="1"), check=False)
     if done.returncode:
         raise WorkError(f"a run ended with code {done.returncode}: {last_line(done.stderr)}")
-
-
-def print_tables(rows: Sequence[Row]) -> None:
-    """The counts, to stdout."""
-    names = ("kills", "cut_off", "bits_lost", "seconds")
-    print_table("SIGKILL at random moments", [*names], [[str(row[name]) for name in names] for row in rows])
-
-
-def headline(rows: Sequence[Row]) -> str:
-    """In a line: kills, and bits lost."""
-    sums: dict[str, Any] = {name: sum(row[name] for row in rows) for name in ("runs", "kills", "cut_off", "bits_lost")}
-    runs = f"{sums['runs']} run{'s' * (sums['runs'] > 1)}"
-    kills = f"{sums['kills']:,} kills of {runs}, {sums['cut_off']} while a file was written"
-    return f"{kills}: {sums['bits_lost']} bits lost"
 
 
 if __name__ == "__main__":

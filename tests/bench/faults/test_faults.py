@@ -6,6 +6,7 @@ from bench.common.hosts import hosts
 from bench.common.rows import read_rows, write_row
 from bench.faults import __main__ as faults
 from bench.faults.faults import DISK_FULL, RANK_KILLED
+from bench.faults.report import table
 from bench.faults.scene import LATEST_S, Try
 from fastarat.common.errors import UserError
 
@@ -45,7 +46,7 @@ def tried(number: int, **found: object) -> dict:
 
 def test_the_table_counts_every_try_and_of_one_that_was_made_again_the_newest():
     rows = [tried(0, correct=False), tried(1, seconds=None, left=3, correct=False), tried(0), tried(2, seconds=9.0)]
-    assert faults.table(rows) == [[DISK_FULL.name, "ends", "2 of 3", "6 (9)", "3", "-"]]
+    assert table(rows) == [[DISK_FULL.name, "ends", "2 of 3", "6 (9)", "3", "-"]]
 
 
 def test_what_has_rows_is_left_out_and_processes_share_the_rest(tmp_path):
