@@ -206,9 +206,10 @@ def table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     return [*columns, "x one GPU, 128 images each", "x one GPU, 128 in all"], cells
 
 
-def as_markdown() -> str:
-    """The table of the committed rows."""
-    rows = list(read_rows(ROWS))
+def as_markdown(rows: list[Row]) -> str:
+    """The table, with what it predicts; empty for no rows."""
+    if not rows:
+        return ""
     buckets = ", ".join(f"{len(row['buckets'])} of {row['net']}" for row in rows)
     return f"{markdown(*table(rows))}\n**Predicted, not measured.** AR-AT, bf16, H200; buckets: {buckets}.\n"
 

@@ -21,7 +21,7 @@ import torch.distributed as dist
 
 from bench.common import command
 from bench.common.inputs import random_images
-from bench.common.rows import RESULTS, Row, base_row, markdown, place, read_rows, write_row
+from bench.common.rows import RESULTS, Row, base_row, markdown, place, write_row
 from fastarat.common.console import print_table
 from fastarat.common.distributed import World
 from fastarat.common.turns import take_turns
@@ -134,11 +134,10 @@ def _ratio(turns: list[float], others: list[float]) -> str:
     return f"{median(ratios):.3f} ({ratios[quarter]:.3f}-{ratios[-1 - quarter]:.3f})"
 
 
-def as_markdown() -> str:
-    """The table of the committed rows."""
-    rows = list(read_rows(ROWS))
+def as_markdown(rows: list[Row]) -> str:
+    """The table, with where it was measured; empty for no rows."""
     if not rows:
-        return "Not measured yet.\n"
+        return ""
     what = "Medians of turns (least-most; of ratios the middle half); fp32, one thread each"
     return f"{markdown(*table(rows))}\n{what}; {place(rows[0])}.\n"
 

@@ -1,12 +1,12 @@
 """What a comparison with the reference's AutoAttack found: result rows, and a table of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
 from torch import Tensor
 
-from bench.common.rows import Row
+from bench.common.rows import Row, markdown, place
 from fastarat.common.console import notice, print_table
 from fastarat.common.turns import ratio_of
 
@@ -81,6 +81,12 @@ def _spread(ratio: Mapping[str, float]) -> str:
 def title(row: Row) -> str:
     """What was attacked."""
     return f"AutoAttack ({row['norm']}) of {row['num_images']} images of {row['dataset']}, {row['clean']} right"
+
+
+def as_markdown(rows: Iterable[Row]) -> str:
+    """The newest comparison of each attack; empty for no rows."""
+    newest = list({row["attack"]: row for row in rows}.values())
+    return f"{markdown(*table(newest))}\n{title(newest[0])}; {place(newest[0])}.\n" if newest else ""
 
 
 def print_tables(rows: list[Row]) -> None:

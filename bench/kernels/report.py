@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from math import exp, log, prod
 from statistics import mean
 
-from bench.common.rows import Row
+from bench.common.rows import Row, markdown
 from bench.kernels.dual_batch_norm import LARGE_BYTES
 from fastarat.common.console import print_table, stdout
 
@@ -19,6 +19,14 @@ def print_tables(rows: list[Row]) -> None:
     print_table("kernels: milliseconds of one call (median)", *table(rows))
     for line in [*mean_lines(rows), *verdicts(rows)]:
         stdout.print(line, markup=False)
+
+
+def as_markdown(rows: list[Row]) -> str:
+    """Every kernel beside eager PyTorch, inductor and apex."""
+    if not rows:
+        return "Not measured yet: it takes a GPU.\n"
+    lines = [f"- {line}" for line in (*mean_lines(rows), *verdicts(rows))]
+    return "\n".join([markdown(*table(rows)), *lines]) + "\n"
 
 
 def headline(rows: Sequence[Row]) -> str:

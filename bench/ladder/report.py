@@ -1,16 +1,23 @@
 """What the throughput benchmark shows of its rows: a table a ladder, on the terminal, as Markdown and as a picture."""
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.common.rows import Row, place
+from bench.common.rows import Row, markdown, place
 from bench.ladder.variants import BASES, NAMES, NEEDS_GPU, PLAIN
 from fastarat.common.console import print_table, stdout
 from fastarat.common.figures import COLOURS, figure_of
 from fastarat.common.turns import ratio_text
 
 Key = tuple[Any, ...]
+LEGEND = (
+    "Ratios: median (least-most) of turns. % of copy: what the step would need at the bandwidth of a large copy, if it "
+    "moved no more than the fused kernels do; % of peak: its matrix work at 790 TFLOP/s, an H200's in bf16. Both say "
+    "how near the speed is to that bound, not what a variant moves. GB: the most while it was built, compiled and "
+    "compared."
+)
 
 
 def ladders(rows: Iterable[Row]) -> dict[Key, list[Row]]:
@@ -65,6 +72,18 @@ def _ratio_column(base: str) -> str:
     return f"x {base}"
 
 
+def as_markdown(rows: Iterable[Row]) -> str:
+    """Every ladder with its picture, the newest first."""
+    found = list(ladders(rows).values())
+    parts = [] if any(ladder[0]["gpu"] for ladder in found) else ["On a GPU: not measured yet.\n"]
+    for ladder in found:
+        parts.append(f"**{title(ladder[0])}**\n")
+        if _is_timed(ladder):
+            parts.append(f"![images/s of each variant](images/{_picture_name(ladder)})\n")
+        parts.append(f"{markdown(*columns_of(ladder))}\n{title(ladder[0])}; {place(ladder[0])}.\n")
+    return "\n".join([*parts, f"{LEGEND}\n"] if found else parts)
+
+
 def print_tables(rows: list[Row]) -> None:
     """A table for each ladder with what is wrong under it."""
     for found in ladders(rows).values():
@@ -91,6 +110,23 @@ def headline(rows: Sequence[Row]) -> str:
             is_resolved = not found["low"] <= 1 <= found["high"]
             texts.append(f"{found['median']:.2f}x {base}" if is_resolved else f"not resolved from {base}")
     return ", ".join(texts)
+
+
+def pictures(folder: Path, rows: Iterable[Row]) -> None:
+    """Draw every ladder of which something has a speed."""
+    for ladder in ladders(rows).values():
+        if _is_timed(ladder):
+            picture(folder / _picture_name(ladder), ladder)
+
+
+def _is_timed(ladder: Sequence[Row]) -> bool:
+    return any(row["images_per_s"] is not None for row in ladder)
+
+
+def _picture_name(ladder: Sequence[Row]) -> str:
+    first = ladder[0]
+    where = re.sub(r"\W+", "-", f"{first['gpu'] or 'cpu'}-{first['dataset']}-{first['commit']}".lower())
+    return f"throughput-{first['model']}-{first['method']}-{first['batch']}-{first['attack_steps']}-{where}.png"
 
 
 def picture(path: Path, rows: list[Row]) -> None:

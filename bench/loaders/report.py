@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from bench.common.rows import Row, place
+from bench.common.rows import Row, markdown, place
 from fastarat.common.console import print_table, stdout
 from fastarat.common.turns import ratio_text
 
@@ -92,6 +92,14 @@ def caption(rows: list[Row]) -> str:
         what.append(f"fed training: {first['model']}, batch {first['batch']}, {first['attack_steps']} attack steps")
         what[-1] += f", {min(speeds):,.1f} to {max(speeds):,.1f} images/s"
     return "; ".join([*what, place(rows[0])])
+
+
+def as_markdown(rows: Iterable[Row]) -> str:
+    """Every comparison of the loaders, the newest first; empty for no rows."""
+    parts = []
+    for group in groups(rows):
+        parts += [f"**{title(group[0])}**\n", markdown(*table(group)), f"{caption(group)}.\n"]
+    return "\n".join([*parts, f"{LEGEND}\n"]) if parts else ""
 
 
 def print_tables(rows: list[Row]) -> None:

@@ -1,11 +1,12 @@
 """Robustness rows as a table, and where methods stand between accuracy and robustness, the paper's beside ours."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from bench.common.rows import Row
+from bench.common.rows import Row, markdown
+from bench.robustness.suites import SUITES
 from fastarat.common.figures import COLOURS, figure_of
 from fastarat.reports.published import PAPER
 
@@ -75,6 +76,30 @@ def table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     return columns, cells
 
 
+def as_markdown(suite: str, rows: Iterable[Row]) -> str:
+    """The table of a suite, with what was trained and where; empty for no rows."""
+    rows = rows_of(suite, rows)
+    if not rows:
+        return ""
+    first = rows[0]
+    threads = " or ".join(str(n) for n in sorted({row["threads"] for row in rows}))
+    where = first["gpu"] or f"CPU, {threads} thread{'' if threads == '1' else 's'}"
+    commits = ", ".join(sorted({row["trained_by"] for row in rows}))
+    what = f"net {first['model']}, data {first['dataset']}, {first['epochs']} epochs, eps {_eps_255(first):g}/255"
+    what += f", {first['num_images']:,} test images"
+    attacked = {row["num_autoattack"] for row in rows if row["autoattack"] is not None}
+    if attacked and attacked != {first["num_images"]}:
+        what += f", {max(attacked):,} of them for AutoAttack"
+    options = sorted({option for row in rows for option in row.get("autoattack_options") or ()})
+    what += f" (not the standard's setting: {'; '.join(options)})" if options else ""
+    return f"{markdown(*table(rows))}\n{what}; {where}, torch {first['torch']}, trained by commit {commits}.\n"
+
+
+def _eps_255(row: Row) -> float:
+    evaluated = row["config"]["evaluation"].get("eps_255")
+    return row["config"]["attack"]["eps_255"] if evaluated is None else evaluated
+
+
 def headline(rows: list[Row]) -> str:
     """In a line: the method that is the most robust, by AutoAttack where all rows have it."""
     attack = "autoattack" if all(row["autoattack"] is not None for row in rows) else "pgd20"
@@ -92,6 +117,13 @@ def spread(values: list[float | None], digits: int = 1) -> str:
         return "-"
     average, deviation = _point(known)
     return f"{average:.{digits}f}{f' ± {deviation:.{digits}f}' if len(known) > 1 else ''}"
+
+
+def pictures(folder: Path, rows: Sequence[Row]) -> None:
+    """Draw a picture of each suite that has rows, by its name."""
+    for suite in SUITES:
+        if own := rows_of(suite, rows):
+            picture(folder / f"{suite}.png", own)
 
 
 def picture(path: Path, rows: list[Row]) -> None:

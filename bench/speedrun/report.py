@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from bench.common.rows import Row
+from bench.common.rows import Row, markdown, place
 from bench.speedrun.suites import ENDS, SUITES
 from fastarat.common.figures import COLOURS, figure_of
 from fastarat.common.turns import ratio_of, ratio_text
@@ -62,6 +62,36 @@ def caption(suite: str, rows: Sequence[Row]) -> str:
     return f"{what}goal: clean {goal.clean:g} %, AutoAttack {goal.autoattack:g} % ({goal.source})"
 
 
+def as_markdown(rows: Sequence[Row]) -> str:
+    """Every race with its whole ladder and its picture; empty for no rows."""
+    parts = []
+    for suite, own in _races(rows):
+        parts += [f"**{suite}**\n", _race(suite, own)]
+        parts.append(f"![seconds to the model of each](../docs/images/{_picture_name(suite)})\n")
+    return "\n".join(parts)
+
+
+def ends_as_markdown(suite: str, rows: Sequence[Row]) -> str:
+    """The ends of a race, without the changes between them; empty for no rows."""
+    own = [row for row in rows_of(suite, rows) if row["variant"] in ENDS]
+    return _race(suite, own) if own else ""
+
+
+def _race(suite: str, rows: Sequence[Row]) -> str:
+    commits = ", ".join(sorted({row["trained_by"] for row in rows}))
+    where = place({**rows[0], "commit": commits})
+    return f"{markdown(*table(suite, rows))}\n{caption(suite, rows)}; {where}.\n"
+
+
+def _races(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """The suites that have rows, with these."""
+    return [(suite, own) for suite in SUITES if (own := rows_of(suite, rows))]
+
+
+def _picture_name(suite: str) -> str:
+    return f"speedrun-{suite}.png"
+
+
 def headline(suite: str, rows: Sequence[Row]) -> str:
     """In a line: what the fastest variant that reaches the goal takes."""
     goal, variants = SUITES[suite].goal, by_variant(rows)
@@ -73,9 +103,10 @@ def headline(suite: str, rows: Sequence[Row]) -> str:
     return f"{suite}: {best} reaches the goal in {seconds[best]:.1f} s, {text} times as fast as published"
 
 
-def ends(rows: Iterable[Row]) -> list[Row]:
-    """The rows of a race's ends, without the changes between them."""
-    return [row for row in rows if row["variant"] in ENDS]
+def pictures(folder: Path, rows: Sequence[Row]) -> None:
+    """Draw every race."""
+    for suite, own in _races(rows):
+        picture(folder / _picture_name(suite), suite, own)
 
 
 def picture(path: Path, suite: str, rows: Sequence[Row]) -> None:

@@ -1,8 +1,8 @@
-"""What the start-up benchmark shows of its rows, on the terminal."""
+"""What the start-up benchmark shows of its rows, on the terminal and as Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from bench.common.rows import Row
+from bench.common.rows import Row, markdown, place
 from fastarat.common.console import print_table, stdout
 
 
@@ -26,6 +26,24 @@ def print_tables(rows: Sequence[Row]) -> None:
         title = f"{first['recipe']} ({first['compile']}, {first['kernels']}, {first['dtype']}), seconds"
         columns = ["caches", *(part.replace("_", " ") for part in parts), "to the first step", "second step"]
         print_table(title, columns, cells)
+
+
+def as_markdown(rows: Iterable[Row]) -> str:
+    """Seconds to the first step, and what imports cost; empty for no rows."""
+    starts, imports = [], []
+    for row in rows:
+        if not row["correct"]:
+            continue
+        if row["case"] == "first step":
+            step, in_it = f"{row['compile']}, {row['kernels']}, {row['dtype']}", list(row["parts_s"].values())[-1]
+            starts.append([row["recipe"], step, row["cache"], f"{row['seconds']:.1f}", f"{in_it:.1f}", place(row)])
+        else:
+            seconds = f"{row['s_p50']:.2f} ({row['s_p20']:.2f}-{row['s_p80']:.2f})"
+            imports.append([row["module"], seconds, f"{row['torch_s']:.2f}", place(row)])
+    columns = ["recipe", "step", "caches", "seconds to the first step", "of it in that step", "machine"]
+    parts = [markdown(columns, starts)] if starts else []
+    columns = ["import", "seconds beyond torch: p50 (p20-p80)", "torch itself", "machine"]
+    return "\n".join([*parts, markdown(columns, imports)] if imports else parts)
 
 
 def headline(rows: Sequence[Row]) -> str:

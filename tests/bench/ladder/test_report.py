@@ -1,6 +1,5 @@
 """What a ladder's rows are shown as."""
 
-from bench import tables
 from bench.common.rows import RESULTS, read_rows
 from bench.ladder import report as throughput_report
 
@@ -41,5 +40,5 @@ def test_the_picture_shows_every_variant_that_has_a_speed(tmp_path):
     rows = next(iter(throughput_report.ladders(read_rows(RESULTS / "throughput.jsonl")).values()))
     throughput_report.picture(tmp_path / "ladder.png", rows)
     assert (tmp_path / "ladder.png").read_bytes().startswith(b"\x89PNG")
-    text = tables.ladder_table(rows)
-    assert text.count("\n| ") == 1 + len(rows) and "8 PIL workers" in text
+    text = throughput_report.as_markdown(rows)
+    assert text.count("\n| ") == 2 + len(rows) and "8 PIL workers" in text

@@ -57,9 +57,9 @@ def test_the_newest_rows_count_and_a_group_is_of_one_commit_and_machine():
 
 def test_the_page_has_a_table_of_each_comparison_the_newest_first(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    assert tables.TABLES["loaders"]() == "Not measured yet.\n"
+    assert tables.table("loaders") == "Not measured yet.\n"
     rows = [shown("ffcv", "steady"), shown("dali", "steady", commit="old", date="1")]
     rows.append(shown("plain", "steady", crop="whole", size=32))
     (tmp_path / "loaders.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    text = tables.TABLES["loaders"]()
+    text = tables.table("loaders")
     assert 0 < text.index("| ffcv |") < text.index("| dali |") and "| plain |" in text and "Waiting: " in text
