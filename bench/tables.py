@@ -27,7 +27,7 @@ NAMES = ("results", "speed", "cluster", "training")
 PAGES = tuple(ROOT / page for page in ("README.md", "bench/README.md", *(f"docs/{name}.md" for name in NAMES)))
 IMAGES = ROOT / "docs" / "images"
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-SUITES = ("digits", "digits-formats", "cifar10-tiny", "cifar10-tiny-formats", "ablation")
+SUITES = ("digits", "digits-formats", "cifar10-tiny", "cifar10-tiny-formats", "cifar10-resnet18-w32", "ablation")
 
 TABLES: dict[str, tuple[str, Callable[[list[Row]], str]]] = {
     **{suite: ("robustness", partial(robustness.as_markdown, suite)) for suite in SUITES},
