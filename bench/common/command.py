@@ -134,6 +134,19 @@ def check_positive(arguments: argparse.Namespace, *names: str) -> None:
             raise UserError(f"{flag} is {value}: give a number above 0")
 
 
+def limit_images(
+    arguments: argparse.Namespace, *, num_images: int | None, num_autoattack: int | None, most: int
+) -> None:
+    """Make both numbers of `arguments` those that are asked for, else these (None: all), within what there is.
+
+    There are `most` test images; AutoAttack attacks some of `num_images`.
+    """
+    for name, default in (("num_images", num_images), ("num_autoattack", num_autoattack)):
+        asked = default if getattr(arguments, name) is None else getattr(arguments, name)
+        most = most if asked is None else min(asked, most)
+        setattr(arguments, name, most)
+
+
 def check_spread(repeats: int) -> None:
     """Raise `UserError` for a single turn."""
     if repeats == 1:

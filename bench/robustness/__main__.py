@@ -89,10 +89,7 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
     command.check_writable(arguments.rows)
     command.folder("--runs", arguments.runs)
     most = len(open_dataset(arguments.data or suite.data).test.labels)
-    for name in ("num_images", "num_autoattack"):  # as asked, else the suite's, no more than there are
-        asked = getattr(suite, name) if getattr(arguments, name) is None else getattr(arguments, name)
-        most = most if asked is None else min(asked, most)
-        setattr(arguments, name, most)
+    command.limit_images(arguments, num_images=suite.num_images, num_autoattack=suite.num_autoattack, most=most)
     return arguments
 
 

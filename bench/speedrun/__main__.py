@@ -127,10 +127,7 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
     arguments.runs = command.folder("--runs", arguments.runs)
     # What has to be decoded once is so before anything is timed.
     most = len(open_dataset(arguments.data).test.labels)
-    for name in ("num_images", "num_autoattack"):  # as asked, else the suite's, no more than there are
-        asked = getattr(suite, name) if getattr(arguments, name) is None else getattr(arguments, name)
-        most = most if asked is None else min(asked, most)
-        setattr(arguments, name, most)
+    command.limit_images(arguments, num_images=suite.num_images, num_autoattack=suite.num_autoattack, most=most)
     return arguments
 
 
