@@ -26,7 +26,7 @@ from bench.common import command
 from bench.common.inputs import METHODS, RECIPES, method_of, random_images
 from bench.common.rows import RESULTS, base_row, has, rows_from_here, write_rows
 from bench.common.timing import copy_bandwidth
-from bench.ladder.ladder import Effort, run_ladder
+from bench.ladder.ladder import LadderEffort, run_ladder
 from bench.ladder.report import headline, print_tables
 from bench.ladder.variants import NAMES, NEEDS_GPU, left_out
 from fastarat.common.console import notice, progress
@@ -86,7 +86,7 @@ def _run(arguments: argparse.Namespace, device: torch.device) -> Iterator[dict[s
     end = time.monotonic() + (arguments.budget or float("inf"))
     ladders = _ladders(arguments, device)
     bandwidth = copy_bandwidth(device, 5 if arguments.smoke else 20)
-    effort = Effort(arguments.repeats, 1 if arguments.smoke else None, end)
+    effort = LadderEffort(arguments.repeats, 1 if arguments.smoke else None, end)
     settings = {
         name: value for name, value in vars(arguments).items() if name not in ("rows", "data", "resume", "json")
     }

@@ -44,7 +44,7 @@ SMOKE = {"num_images": 6, "eps_255": 4.0}
 
 
 @dataclass(frozen=True)
-class Case:
+class AttackCase:
     """What both engines attack."""
 
     model: nn.Module
@@ -97,7 +97,7 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def _case(arguments: argparse.Namespace) -> tuple[Case, str]:
+def _case(arguments: argparse.Namespace) -> tuple[AttackCase, str]:
     """What is attacked, and the data's name."""
     if arguments.smoke:
         torch.manual_seed(0)
@@ -116,11 +116,11 @@ def _case(arguments: argparse.Namespace) -> tuple[Case, str]:
     model = model.to(arguments.device).eval().requires_grad_(False)
     images, labels = images.to(arguments.device), labels.to(arguments.device)
     check_model(model, images, num_classes)
-    return Case(model, images, labels, arguments.norm, arguments.eps_255 / 255, tuple(arguments.attacks)), dataset
+    return AttackCase(model, images, labels, arguments.norm, arguments.eps_255 / 255, tuple(arguments.attacks)), dataset
 
 
 @torch.no_grad()
-def turn(case: Case, seed: int, advance: Callable[[float], None]) -> Turn:
+def turn(case: AttackCase, seed: int, advance: Callable[[float], None]) -> Turn:
     """All attacks once by both engines, fastarat first in even turns."""
     done = Turn()
     clean = are_right(torch.cat([case.model(x) for x in case.images.split(BATCH)]), case.labels)
@@ -146,7 +146,7 @@ def turn(case: Case, seed: int, advance: Callable[[float], None]) -> Turn:
     return done
 
 
-def _ours(case: Case, name: str, rows: Tensor, *, seed: int) -> Tensor:
+def _ours(case: AttackCase, name: str, rows: Tensor, *, seed: int) -> Tensor:
     x, y = case.images[rows], case.labels[rows]
     settings = EvaluationSettings(name, norm=case.norm, eps=case.eps, seed=seed, batch=BATCH)
     with prepared(case.model, x) as logits_of:
@@ -154,7 +154,7 @@ def _ours(case: Case, name: str, rows: Tensor, *, seed: int) -> Tensor:
     return x.index_copy(0, result.rows.to(x.device), result.x_adv.to(x.device))
 
 
-def _reference(case: Case, name: str, rows: Tensor, *, seed: int) -> Tensor:
+def _reference(case: AttackCase, name: str, rows: Tensor, *, seed: int) -> Tensor:
     options = {"norm": NORMS[case.norm], "eps": case.eps, "seed": seed, "device": case.images.device}
     attack = package()(case.model, version="standard", **options)
     # Version "custom" would run APGD-CE from five starts, where the standard has one.
@@ -165,7 +165,7 @@ def _reference(case: Case, name: str, rows: Tensor, *, seed: int) -> Tensor:
 RUNS = {"fastarat": _ours, "reference": _reference}
 
 
-def checked(case: Case, rows: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
+def checked(case: AttackCase, rows: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
     """Which of the images that an engine returned are misclassified; which lie in the ball and in [0, 1]."""
     wrong = ~are_right(torch.cat([case.model(x) for x in x_adv.split(BATCH)]), case.labels[rows])
     inside = lengths(x_adv - case.images[rows], case.norm).flatten() <= case.eps + TOLERANCE[case.norm]

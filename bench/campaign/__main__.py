@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.campaign.files import Given, carry
+from bench.campaign.files import OutFolder, carry
 from bench.campaign.golden import vectors
 from bench.campaign.run import Campaign, Result
 from bench.campaign.stages import CampaignSetting, stages
@@ -37,9 +37,9 @@ def main(args: list[str] | None) -> int:
     number after a signal."""
     started = time.monotonic()
     arguments = _arguments(args)
-    given = Given(arguments.out, arguments.state / "aside")
+    out_folder = OutFolder(arguments.out, arguments.state / "aside")
     carry(arguments.state / "rows", arguments.out, commit())
-    campaign = Campaign(_setting(arguments), arguments.state, started + arguments.budget, given=given)
+    campaign = Campaign(_setting(arguments), arguments.state, started + arguments.budget, out_folder=out_folder)
     if commit() is None:
         notice("commit: unknown, so nothing counts as done; set FASTARAT_COMMIT to what this copy was made from")
     results = campaign.run(stages(campaign.setting))

@@ -40,7 +40,7 @@ def bring(pattern: str, source: Path, out: Path) -> None:
             shutil.copy(path, out / path.name)
 
 
-class Given:
+class OutFolder:
     """The folder --out. What lay there before the campaign is left alone; what came since is kept within the limits."""
 
     def __init__(self, out: Path, aside: Path):

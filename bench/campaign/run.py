@@ -10,7 +10,7 @@ from typing import Literal
 
 from rich.markup import escape
 
-from bench.campaign.files import Given, bring, carry, rows_in
+from bench.campaign.files import OutFolder, bring, carry, rows_in
 from bench.campaign.stages import BUDGET, CampaignSetting, Row, Stage
 from bench.common.processes import Ending, environment, run_in_time
 from bench.common.rows import RESULTS, has, has_row, write_row
@@ -46,8 +46,8 @@ class Campaign:
     Raises `UserError` if a file of rows cannot be read.
     """
 
-    def __init__(self, setting: CampaignSetting, state: Path, end: float, *, given: Given):
-        self.setting, self.state, self.end, self.given = setting, state, end, given
+    def __init__(self, setting: CampaignSetting, state: Path, end: float, *, out_folder: OutFolder):
+        self.setting, self.state, self.end, self.out_folder = setting, state, end, out_folder
         left = end - time.monotonic()
         self.grace_s = min(15, left / 12)
         self.reserve_s = 4 / 3 * self.grace_s
@@ -152,7 +152,7 @@ class Campaign:
         """Give a stage's files, and keep what is given within its limits."""
         for pattern in stage.brings:
             bring(pattern, self.setting.runs, self.setting.out)
-        self.given.tidy()
+        self.out_folder.tidy()
 
     def _left(self) -> float:
         return self.end - self.reserve_s - time.monotonic()

@@ -18,7 +18,7 @@ import torch
 from bench.common import command
 from bench.common.rows import RESULTS, base_row, write_row
 from bench.common.timing import copy_bandwidth
-from bench.kernels.cases import DTYPES, Case, Scale, cases_of, measured
+from bench.kernels.cases import DTYPES, KernelCase, Scale, cases_of, measured
 from bench.kernels.dual_batch_norm import apex_batch_norm
 from bench.kernels.measure import Bench, failed_case, measure_case
 from bench.kernels.report import headline, print_tables
@@ -79,7 +79,7 @@ def _bench(arguments: argparse.Namespace) -> Bench:
     )
 
 
-def run(cases: list[Case], bench: Bench, path: Path | None, *, budget: float | None) -> list[dict[str, Any]]:
+def run(cases: list[KernelCase], bench: Bench, path: Path | None, *, budget: float | None) -> list[dict[str, Any]]:
     """The rows of all cases, each written when it is there; those whose end the `budget` would not see are left out."""
     start, longest, rows = time.monotonic(), 0.0, []
     with progress("kernels", len(cases)) as advance:

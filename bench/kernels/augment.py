@@ -7,18 +7,18 @@ import torch
 from fastarat_kernels.augment import augment, twin
 from torch import Tensor
 
-from bench.kernels.cases import SEED, Case, Draw, Inputs, Scale, variants_of
+from bench.kernels.cases import SEED, Draw, Inputs, KernelCase, Scale, variants_of
 
 EPOCH = 3
 
 
-def cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
+def cases(scale: Scale, dtype: torch.dtype) -> Iterator[KernelCase]:
     """Crop and flip of a batch and of up to eight, out of a set of 10,000 images (smoke: 20)."""
     num_images, side = (20, 8) if scale.smoke else (10_000, 32)
     for factor in (1,) if scale.smoke else (1, 2, 4, 8):
         shape = (factor * scale.batch, 3, side, side)
         plain = partial(_plain_augment, dtype=dtype)
-        yield Case(
+        yield KernelCase(
             "augment",
             "x".join(map(str, shape)),
             shape,

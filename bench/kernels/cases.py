@@ -63,7 +63,7 @@ def _laid_out(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Case:
+class KernelCase:
     """One kernel on one shape. All functions take the inputs by name and return outputs by name."""
 
     kernel: str
@@ -90,7 +90,7 @@ def measured() -> list[str]:
     return [name for name in KERNELS if find_spec(f"bench.kernels.{name}")]
 
 
-def cases_of(name: str, scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
+def cases_of(name: str, scale: Scale, dtype: torch.dtype) -> Iterator[KernelCase]:
     """All cases of a kernel."""
     return import_module(f"bench.kernels.{name}").cases(scale, dtype)
 

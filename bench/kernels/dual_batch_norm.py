@@ -9,7 +9,18 @@ import torch.nn.functional as F
 from fastarat_kernels.dual_batch_norm import dual_batch_norm, twin
 from torch import Tensor
 
-from bench.kernels.cases import Case, Direction, Draw, Function, Inputs, Layer, Scale, installed, layers_of, variants_of
+from bench.kernels.cases import (
+    Direction,
+    Draw,
+    Function,
+    Inputs,
+    KernelCase,
+    Layer,
+    Scale,
+    installed,
+    layers_of,
+    variants_of,
+)
 
 LARGE_BYTES = 256 * 10**6
 """from here on a tensor is far larger than any cache, and the share of copy bandwidth is judged"""
@@ -22,7 +33,7 @@ def apex_batch_norm() -> Any:
     return installed("apex.contrib.groupbn.batch_norm", "BatchNorm2d_NHWC")
 
 
-def cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
+def cases(scale: Scale, dtype: torch.dtype) -> Iterator[KernelCase]:
     """Two maps of 256 MB and more, then each layer in training (both halves) and in the attack (one, frozen net)."""
     images = 8 if scale.smoke else 2048 // dtype.itemsize
     channels, side = (16, 4) if scale.smoke else (160, 32)
@@ -33,7 +44,9 @@ def cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
         yield _batch_norm(layer, scale.batch, 1, dtype=dtype, label="attack")
 
 
-def _batch_norm(layer: Layer, images: int, groups: int, *, dtype: torch.dtype, label: str, in_net: bool = True) -> Case:
+def _batch_norm(
+    layer: Layer, images: int, groups: int, *, dtype: torch.dtype, label: str, in_net: bool = True
+) -> KernelCase:
     shape = (images, layer.channels, layer.side, layer.side)
     map_bytes = torch.Size(shape).numel() * dtype.itemsize
     settings = {"groups": groups, "relu": layer.relu}
@@ -45,7 +58,7 @@ def _batch_norm(layer: Layer, images: int, groups: int, *, dtype: torch.dtype, l
     # For all layers alike: forward x twice (statistics, then the result) and y, backward x and dy twice (sums, then the
     # result) and dx.
     counted: dict[Direction, int] = {"forward": 3 * map_bytes, "backward": 5 * map_bytes}
-    return Case(
+    return KernelCase(
         "dual_batch_norm",
         f"{label} {layer.channels}x{layer.side}x{layer.side}{extras}",
         shape,

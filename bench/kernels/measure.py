@@ -10,7 +10,7 @@ import torch._functorch.config
 from torch import Tensor
 
 from bench.common.timing import Timed, measure, one_line, prepare
-from bench.kernels.cases import Case, Direction, Draw, Function, Inputs, name_of
+from bench.kernels.cases import Direction, Draw, Function, Inputs, KernelCase, name_of
 from fastarat.common.console import notice
 
 # Relative RMS error that is allowed. Half precision: a unit in the last place of 1; each variant rounds up to three
@@ -35,7 +35,7 @@ class Bench:
 
 # Otherwise inductor's backward pass frees what a second one needs.
 @torch._functorch.config.patch(donated_buffer=False)
-def measure_case(case: Case, bench: Bench) -> list[dict[str, Any]]:
+def measure_case(case: KernelCase, bench: Bench) -> list[dict[str, Any]]:
     """A row for each variant and direction of a case."""
     torch._dynamo.reset()  # a case compiles the same functions for other shapes
     draw = Draw(bench.device, torch.Generator(bench.device).manual_seed(0))
@@ -69,7 +69,7 @@ def measure_case(case: Case, bench: Bench) -> list[dict[str, Any]]:
     return _with_choice(rows)
 
 
-def failed_case(case: Case, bench: Bench, error: Exception) -> list[dict[str, Any]]:
+def failed_case(case: KernelCase, bench: Bench, error: Exception) -> list[dict[str, Any]]:
     """The rows of a case that could not be measured at all, as when memory does not suffice for its definition."""
     problem = one_line(error)
     notice(f"WRONG: {case.kernel} {case.label} {name_of(case.dtype)}: {problem}")
@@ -88,7 +88,7 @@ def _name(variant: str, bench: Bench) -> str:
 
 
 def _row(
-    case: Case, bench: Bench, variant: str, *, direction: Direction, problem: str | None, error: float | None
+    case: KernelCase, bench: Bench, variant: str, *, direction: Direction, problem: str | None, error: float | None
 ) -> dict[str, Any]:
     return {
         **bench.base,
@@ -120,7 +120,7 @@ def _with_choice(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row | {"choice": choice} for row in rows]
 
 
-def _truth(case: Case, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor | None]:
+def _truth(case: KernelCase, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor | None]:
     """Outputs and gradients of the definition in float64, and the gradient of y (with a mean, and following y)."""
     wide: Inputs = {
         name: value.detach().double().requires_grad_(value.requires_grad)
@@ -161,7 +161,7 @@ def _clone(inputs: Inputs) -> Inputs:
     }
 
 
-def _compare(case: Case, results: dict[str, Tensor], truth: dict[str, Tensor]) -> tuple[str | None, float]:
+def _compare(case: KernelCase, results: dict[str, Tensor], truth: dict[str, Tensor]) -> tuple[str | None, float]:
     """What is wrong, or None, and the largest relative RMS error of all results."""
     problems, errors = [], []
     for name, right in truth.items():
@@ -177,7 +177,7 @@ def _compare(case: Case, results: dict[str, Tensor], truth: dict[str, Tensor]) -
 
 
 def _prepared(
-    case: Case, function: Function, inputs: Inputs, *, dy: Tensor | None, device: torch.device
+    case: KernelCase, function: Function, inputs: Inputs, *, dy: Tensor | None, device: torch.device
 ) -> dict[Direction, Timed]:
     """What is timed in each direction."""
     num_calls = 1

@@ -7,10 +7,10 @@ from itertools import product
 import torch
 from fastarat_kernels.pgd_step import pgd_step, start_point, twin
 
-from bench.kernels.cases import SEED, Case, Draw, Inputs, Scale, named, variants_of
+from bench.kernels.cases import SEED, Draw, Inputs, KernelCase, Scale, named, variants_of
 
 
-def cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
+def cases(scale: Scale, dtype: torch.dtype) -> Iterator[KernelCase]:
     """Step and start, both norms, on CIFAR's images and on ImageNet's."""
     # A step reads iterate, gradient and centre, and writes the next iterate; a start reads images and writes points.
     kinds = (
@@ -21,7 +21,7 @@ def cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
         name, of_twin, ours, settings, inputs, images_moved = kind
         shape = (scale.batch, 3, side, side)
         plain = partial(named, of_twin, norm=norm, **settings)
-        yield Case(
+        yield KernelCase(
             "pgd_step",
             f"{name} {norm} {'x'.join(map(str, shape))}",
             shape,

@@ -6,15 +6,15 @@ from functools import partial
 import torch
 from fastarat_kernels.pooled_features import pooled_features, twin
 
-from bench.kernels.cases import Case, Draw, Inputs, Scale, aligned_maps, named, variants_of
+from bench.kernels.cases import Draw, Inputs, KernelCase, Scale, aligned_maps, named, variants_of
 
 
-def cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
+def cases(scale: Scale, dtype: torch.dtype) -> Iterator[KernelCase]:
     """The maps of the aligned layers, of both halves."""
     for channels, side in aligned_maps(scale):
         shape = (2 * scale.batch, channels, side, side)
         map_bytes, feature_bytes = torch.Size(shape).numel() * dtype.itemsize, 4 * shape[0] * channels
-        yield Case(
+        yield KernelCase(
             "pooled_features",
             f"{channels}x{side}x{side}",
             shape,

@@ -8,7 +8,7 @@ import torch
 from fastarat_kernels.sgd import sgd, twin
 from torch import Tensor, nn
 
-from bench.kernels.cases import NETS, Case, Draw, Function, Inputs, Scale, installed, nets, variants_of
+from bench.kernels.cases import NETS, Draw, Function, Inputs, KernelCase, Scale, installed, nets, variants_of
 
 MOMENTUM, WEIGHT_DECAY, LEARNING_RATE = 0.9, 5e-4, 0.1
 
@@ -19,7 +19,7 @@ def apex_sgd() -> Any:
     return installed("apex.optimizers", "FusedSGD")
 
 
-def cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
+def cases(scale: Scale, dtype: torch.dtype) -> Iterator[KernelCase]:
     """The parameters of both nets, without and with what else one pass can do: shadow weights and an average."""
     of_nets = [[parameter.numel() for parameter in net.parameters()] for net in nets()]
     sizes = {"smoke": [64, 48, 16]} if scale.smoke else dict(zip(NETS, of_nets, strict=True))
@@ -32,7 +32,7 @@ def cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
 
 def _sgd(
     net: str, sizes: list[int], gradient_dtype: torch.dtype, *, shadow_dtype: torch.dtype | None, average: bool
-) -> Case:
+) -> KernelCase:
     num = sum(sizes)
     ours: Function = partial(_in_place, sgd)
     flat: Function = partial(_in_place, twin.sgd)
@@ -47,7 +47,7 @@ def _sgd(
         variants["apex"] = lambda: partial(_sgd_by_tensors, sizes, _ApexSgd())
     shadow_size = shadow_dtype.itemsize if shadow_dtype else 0
     extras = " shadow" * (shadow_dtype is not None) + " average" * average
-    return Case(
+    return KernelCase(
         "sgd",
         f"{net} {num / 1e6:.1f} M{extras}",
         (num,),

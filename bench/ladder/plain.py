@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.ladder.plain_losses import LOSSES, Given, Net
+from bench.ladder.plain_losses import LOSSES, LossInputs, Net
 from fastarat.attacks.pgd import GAUSSIAN
 from fastarat.common.errors import UserError
 from fastarat.config import Config
@@ -178,8 +178,8 @@ class Plain:
     def losses(self, x: Tensor, x_adv: Tensor, y: Tensor) -> dict[str, Tensor]:
         """The loss and its terms."""
         method = self.config.method
-        given = Given(self.forward, method, self.predictors, self.teach, self.balance)
-        return LOSSES[method.name](given, x, x_adv, y)
+        inputs = LossInputs(self.forward, method, self.predictors, self.teach, self.balance)
+        return LOSSES[method.name](inputs, x, x_adv, y)
 
 
 def fresh_start(batch: Batch, attack: AttackConfig, step: int) -> Tensor:

@@ -33,46 +33,44 @@ def cost_of(setting: StepSetting) -> Cost:
 
 
 def row_of(
-    entry: Rung, entries: Sequence[Rung], cost: Cost, *, bandwidth: float, settings: Mapping[str, Any]
+    rung: Rung, rungs: Sequence[Rung], cost: Cost, *, bandwidth: float, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The row of a variant: what it is, and if it is right and was timed its speeds."""
-    setting, verdict = entry.variant.setting, entry.verdict
+    setting, verdict = rung.variant.setting, rung.verdict
     config = setting.config
     described = {**asdict(config.resolved()), "benchmark": dict(settings)}
     row = {
         **base_row("throughput", described, setting.dataset.name, device=setting.device.type),
-        "correct": entry.problem is None,
-        "error": entry.problem,
+        "correct": rung.problem is None,
+        "error": rung.problem,
         "errors": verdict.errors if verdict else None,
         "method": method_of(config.recipe),
         "model": config.model.name,
-        "variant": entry.name,
-        "adds": entry.variant.adds,
+        "variant": rung.name,
+        "adds": rung.variant.adds,
         "batch": config.batch,
-        "dtype": entry.variant.dtype,
+        "dtype": rung.variant.dtype,
         "attack_steps": config.attack.steps,
-        "compile_mode": entry.form or None,
-        "modes": entry.forms if len(entry.variant.builds) > 1 else None,
-        "ready_s": entry.ready_seconds or None,
+        "compile_mode": rung.form or None,
+        "modes": rung.forms if len(rung.variant.builds) > 1 else None,
+        "ready_s": rung.ready_seconds or None,
         "launches": None,
-        "peak_memory_gb": entry.peak_memory,
+        "peak_memory_gb": rung.peak_memory,
         "copy_gb_per_s": bandwidth / 1e9,
         **dict.fromkeys(("images_per_s", "ms_p20", "ms_p50", "ms_p80", "mfu", "bandwidth_share", "ratios")),
     }
-    return row | _speeds(entry, entries, cost, bandwidth=bandwidth) if entry.problem is None and entry.rates else row
+    return row | _speeds(rung, rungs, cost, bandwidth=bandwidth) if rung.problem is None and rung.rates else row
 
 
-def _speeds(entry: Rung, entries: Sequence[Rung], cost: Cost, *, bandwidth: float) -> dict[str, Any]:
-    rate = median(entry.rates)
-    steps_per_s = rate / entry.variant.setting.config.batch
-    on_gpu = entry.variant.setting.device.type == "cuda"
+def _speeds(rung: Rung, rungs: Sequence[Rung], cost: Cost, *, bandwidth: float) -> dict[str, Any]:
+    rate = median(rung.rates)
+    steps_per_s = rate / rung.variant.setting.config.batch
+    on_gpu = rung.variant.setting.device.type == "cuda"
     return {
         "images_per_s": rate,
-        **percentiles("ms", entry.step_ms),
+        **percentiles("ms", rung.step_ms),
         # The definition's work, however a variant does it; x-variants do less, and their share would say nothing.
-        "mfu": cost.flops * steps_per_s / PEAK_FLOPS if on_gpu and not entry.name.startswith("x-") else None,
-        "bandwidth_share": None if entry.name.startswith("x-") else cost.bytes * steps_per_s / bandwidth,
-        "ratios": {
-            base.name: ratio_of(entry.rates, base.rates) for base in entries if base.name in BASES and base.rates
-        },
+        "mfu": cost.flops * steps_per_s / PEAK_FLOPS if on_gpu and not rung.name.startswith("x-") else None,
+        "bandwidth_share": None if rung.name.startswith("x-") else cost.bytes * steps_per_s / bandwidth,
+        "ratios": {base.name: ratio_of(rung.rates, base.rates) for base in rungs if base.name in BASES and base.rates},
     }

@@ -22,7 +22,7 @@ TURN_SECONDS = 1.5
 
 
 @dataclass(frozen=True)
-class Effort:
+class LadderEffort:
     """How long is measured."""
 
     repeats: int
@@ -69,58 +69,58 @@ class Rung:
         self.close()
 
 
-def time_in_turns(entries: Sequence[Rung], effort: Effort, advance: Callable[[float], None]) -> None:
-    """Time all entries in turns. One that fails on the way, or whose weights are not finite in the end, is out."""
+def time_in_turns(rungs: Sequence[Rung], effort: LadderEffort, advance: Callable[[float], None]) -> None:
+    """Time all rungs in turns. One that fails on the way, or whose weights are not finite in the end, is out."""
     steps = {}
-    for entry in _running(entries):
-        with _out_if_it_fails(entry):
-            _, rate = _timed(entry, 1 if effort.steps == 1 else WARM_UP)
-            steps[entry.name] = effort.steps or steps_for(entry.variant.setting, rate)
-    running = _running(entries)
-    for entry in take_turns(running, effort.repeats, effort.deadline):
-        with _out_if_it_fails(entry):
-            if entry.subject is not None:
-                milliseconds, rate = _timed(entry, steps[entry.name])
-                entry.step_ms += milliseconds
-                entry.rates.append(rate)
+    for rung in _running(rungs):
+        with _out_if_it_fails(rung):
+            _, rate = _timed(rung, 1 if effort.steps == 1 else WARM_UP)
+            steps[rung.name] = effort.steps or steps_for(rung.variant.setting, rate)
+    running = _running(rungs)
+    for rung in take_turns(running, effort.repeats, effort.deadline):
+        with _out_if_it_fails(rung):
+            if rung.subject is not None:
+                milliseconds, rate = _timed(rung, steps[rung.name])
+                rung.step_ms += milliseconds
+                rung.rates.append(rate)
         advance(1 / effort.repeats / len(running))
-    for entry in _running(entries):
-        with _out_if_it_fails(entry):
-            assert entry.subject is not None
-            if not entry.subject.is_finite():
+    for rung in _running(rungs):
+        with _out_if_it_fails(rung):
+            assert rung.subject is not None
+            if not rung.subject.is_finite():
                 raise ValueError("WRONG: the weights are not finite after the timed steps")
 
 
-def count_launches(entries: Sequence[Rung]) -> None:
-    """Count what the GPU runs in a step of each entry that runs. A profiler that was once at work slows every launch
+def count_launches(rungs: Sequence[Rung]) -> None:
+    """Count what the GPU runs in a step of each rung that runs. A profiler that was once at work slows every launch
     after it, and may end the process where there are many CUDA graphs."""
-    for entry in _running(entries):
+    for rung in _running(rungs):
         with suppress(Exception):
-            entry.launches = _launches(entry)
+            rung.launches = _launches(rung)
 
 
-def _running(entries: Sequence[Rung]) -> list[Rung]:
-    return [entry for entry in entries if entry.subject is not None]
+def _running(rungs: Sequence[Rung]) -> list[Rung]:
+    return [rung for rung in rungs if rung.subject is not None]
 
 
 @contextmanager
-def _out_if_it_fails(entry: Rung) -> Iterator[None]:
+def _out_if_it_fails(rung: Rung) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        entry.fail(one_line(error))
+        rung.fail(one_line(error))
 
 
-def _timed(entry: Rung, steps: int) -> tuple[list[float], float]:
-    assert entry.subject is not None and entry.feed is not None
-    return chunk(entry.subject, entry.feed, entry.variant.setting, steps)
+def _timed(rung: Rung, steps: int) -> tuple[list[float], float]:
+    assert rung.subject is not None and rung.feed is not None
+    return chunk(rung.subject, rung.feed, rung.variant.setting, steps)
 
 
-def _launches(entry: Rung) -> int:
+def _launches(rung: Rung) -> int:
     """Kernels, copies and fills that the GPU runs in one step."""
-    assert entry.subject is not None and entry.feed is not None
-    with entry.subject.flags(), profile(activities=[ProfilerActivity.CUDA]) as recorded:
-        entry.subject.step(next(entry.feed))
+    assert rung.subject is not None and rung.feed is not None
+    with rung.subject.flags(), profile(activities=[ProfilerActivity.CUDA]) as recorded:
+        rung.subject.step(next(rung.feed))
         torch.cuda.synchronize()
     events = recorded.events() or []
     return sum(event.device_type == DeviceType.CUDA for event in events)

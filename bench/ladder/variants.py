@@ -26,7 +26,7 @@ MODES: tuple[Mode, ...] = ("default", "reduce-overhead", "max-autotune")
 
 @dataclass(frozen=True)
 class Variant:
-    """What one rung runs. `builds` has more than one entry where the fastest of several counts."""
+    """What one rung runs. `builds` has several where the fastest of several counts."""
 
     adds: str
     """what it has that the rung before it has not"""

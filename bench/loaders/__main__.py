@@ -22,7 +22,7 @@ from bench.common.inputs import random_images
 from bench.common.rows import RESULTS, Row, base_row, has_row, rows_from_here, write_row
 from bench.loaders.cases import PHOTOS, SMALL, LoaderCase, cases_of, photo_plan, small_plan
 from bench.loaders.feeds import LOADERS
-from bench.loaders.measure import Effort, measure, rows_of
+from bench.loaders.measure import LoaderEffort, measure, rows_of
 from bench.loaders.report import headline, print_tables
 from bench.loaders.stores import Stored, Stores, photo_stores, random_photos, small_stores
 from fastarat.common.console import notice, progress
@@ -76,7 +76,7 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
 def _run(arguments: argparse.Namespace) -> Iterator[Row]:
     """The rows of both kinds of images, each kind's written when it is done."""
     end = time.monotonic() + (arguments.budget or float("inf"))
-    effort = Effort(arguments.repeats, arguments.seconds, end)
+    effort = LoaderEffort(arguments.repeats, arguments.seconds, end)
     for kind in arguments.kinds:
         if kind == "photos" and arguments.photos is None and not arguments.smoke:
             notice("photographs are left out: give --photos PATH")
@@ -87,8 +87,8 @@ def _run(arguments: argparse.Namespace) -> Iterator[Row]:
                 notice(f"{stores.name}: has rows of this commit")
                 continue
             with progress(f"loaders on {stores.name}", 1) as advance:
-                entries = measure(cases, Path(folder) / "cache", effort, advance=advance)
-        for row in rows_of(entries, _base(stores, arguments)):
+                measured = measure(cases, Path(folder) / "cache", effort, advance=advance)
+        for row in rows_of(measured, _base(stores, arguments)):
             write_row(arguments.rows, row)
             yield row
 

@@ -23,7 +23,7 @@ _LIMIT_S = 900
 
 
 @dataclass(frozen=True)
-class Effort:
+class LoaderEffort:
     """How long is measured."""
 
     repeats: int
@@ -35,7 +35,7 @@ class Effort:
 
 
 @dataclass
-class Entry:
+class Measured:
     """A case on its way."""
 
     case: LoaderCase
@@ -52,26 +52,26 @@ class Entry:
 
 
 def measure(
-    cases: Sequence[LoaderCase], cache: Path, effort: Effort, *, advance: Callable[[float], None]
-) -> list[Entry]:
+    cases: Sequence[LoaderCase], cache: Path, effort: LoaderEffort, *, advance: Callable[[float], None]
+) -> list[Measured]:
     """Check every loader, then take turns until the effort is spent. `cache`: where children keep what they decode."""
     processes = Processes(cache, effort)
-    entries = [Entry(case) for case in cases]
+    loaders = [Measured(case) for case in cases]
     try:
-        _check(entries, processes)
-        for entry in take_turns(entries, effort.repeats):
-            if entry.problem is None:
-                _measure(entry, processes)
-            advance(1 / effort.repeats / len(entries))
+        _check(loaders, processes)
+        for loader in take_turns(loaders, effort.repeats):
+            if loader.problem is None:
+                _measure(loader, processes)
+            advance(1 / effort.repeats / len(loaders))
     except OutOfTime:
         notice("budget: not all turns were taken")
-    return entries
+    return loaders
 
 
 class Processes:
     """Starts `PROGRAM`."""
 
-    def __init__(self, cache: Path, effort: Effort):
+    def __init__(self, cache: Path, effort: LoaderEffort):
         # What is decoded or checked on the way is of no use later.
         self.variables = environment(FASTARAT_DATA=str(cache))
         self.effort = effort
@@ -82,63 +82,63 @@ class Processes:
         return result_of(arguments, self.variables, self.effort.deadline, limit_s=_LIMIT_S)
 
 
-def _check(entries: list[Entry], processes: Processes) -> None:
+def _check(loaders: list[Measured], processes: Processes) -> None:
     """Compare every loader's pixels with PIL's, with the most workers that it is to have."""
     found: dict[tuple[str, ...], Result] = {}
-    for entry in sorted(entries, key=lambda entry: -entry.case.workers):
-        case = entry.case
+    for loader in sorted(loaders, key=lambda loader: -loader.case.workers):
+        case = loader.case
         key = (case.loader, case.path, case.decode)
         if key not in found:
             try:
                 found[key] = processes.run("check", case)
             except Failed as error:
                 found[key] = {"problem": str(error), "differences": {}}
-        entry.differences = found[key]["differences"]
+        loader.differences = found[key]["differences"]
         if problem := found[key]["problem"]:
-            entry.fail(problem)
+            loader.fail(problem)
 
 
-def _measure(entry: Entry, processes: Processes) -> None:
+def _measure(loader: Measured, processes: Processes) -> None:
     """One turn of one loader."""
     try:
-        found = processes.run("speed", entry.case)
-        if entry.case.recipe:
-            found["training"] = processes.run("training", entry.case)
+        found = processes.run("speed", loader.case)
+        if loader.case.recipe:
+            found["training"] = processes.run("training", loader.case)
     except Failed as error:
-        entry.fail(str(error))
+        loader.fail(str(error))
         return
     for stage, result in found.items():
-        entry.turns.setdefault(stage, []).append(result)
+        loader.turns.setdefault(stage, []).append(result)
 
 
-def rows_of(entries: Sequence[Entry], base: Row) -> list[Row]:
+def rows_of(loaders: Sequence[Measured], base: Row) -> list[Row]:
     """A row for each loader and stage that was measured or is wrong."""
     rows = []
-    for entry in entries:
-        for stage in entry.case.stages:
-            turns = entry.turns.get(stage, [])
-            if entry.problem or len(turns) > 1:  # one turn has no spread
-                rows.append(_row(entry, stage, turns, entries=entries, base=base))
+    for loader in loaders:
+        for stage in loader.case.stages:
+            turns = loader.turns.get(stage, [])
+            if loader.problem or len(turns) > 1:  # one turn has no spread
+                rows.append(_row(loader, stage, turns, loaders=loaders, base=base))
     return rows
 
 
-def _row(entry: Entry, stage: str, turns: list[Result], *, entries: Sequence[Entry], base: Row) -> Row:
+def _row(loader: Measured, stage: str, turns: list[Result], *, loaders: Sequence[Measured], base: Row) -> Row:
     row = {
         **base,
-        **entry.case.key,
+        **loader.case.key,
         "stage": stage,
-        "crop": entry.case.crop,
-        "batch": entry.case.batch,
-        "correct": entry.problem is None,
-        "error": entry.problem,
-        "differences": entry.differences,
+        "crop": loader.case.crop,
+        "batch": loader.case.batch,
+        "correct": loader.problem is None,
+        "error": loader.problem,
+        "differences": loader.differences,
         "turns": len(turns),
         **{name: _median(turns, name) for name in MEASURED},
         **{name: turns[0][name] for name in FACTS if turns and name in turns[0]},
         "ratios": {},
     }
-    against = _base_of(entry, entries)
-    if against and turns and against is not entry:
+    against = _base_of(loader, loaders)
+    if against and turns and against is not loader:
         row["ratios"] = _ratios(turns, against.turns.get(stage, []))
     return row
 
@@ -148,10 +148,10 @@ def _median(turns: list[Result], name: str) -> float | None:
     return float(f"{median(values):.5g}") if values else None
 
 
-def _base_of(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
+def _base_of(loader: Measured, loaders: Sequence[Measured]) -> Measured | None:
     """The plain loader on the same stored images, with as many workers."""
-    wanted = (BASE, entry.case.stored, entry.case.workers)
-    return next((e for e in entries if (e.case.loader, e.case.stored, e.case.workers) == wanted), None)
+    wanted = (BASE, loader.case.stored, loader.case.workers)
+    return next((e for e in loaders if (e.case.loader, e.case.stored, e.case.workers) == wanted), None)
 
 
 def _ratios(turns: list[Result], base: list[Result]) -> Row:

@@ -38,19 +38,29 @@ def main(args: list[str] | None) -> int:
     """Run a suite and print its table; 1 if the budget was over, 128 and its number after a signal."""
     arguments = _arguments(args)
     suite: Suite = SUITES[arguments.suite]
-    options = {"num_seeds": arguments.seeds, "runs": arguments.runs, "fidelity": arguments.fidelity}
-    wanted = shared(list(entries(suite, arguments.methods, arguments.data, **options)), *arguments.share)
+    every = entries(
+        suite,
+        arguments.methods,
+        arguments.data,
+        num_seeds=arguments.seeds,
+        runs=arguments.runs,
+        fidelity=arguments.fidelity,
+    )
+    wanted = shared(list(every), *arguments.share)
     try:
         with _within(arguments.budget):
             for number, entry in enumerate(wanted, 1):
                 if not _has_row(arguments, entry) or _is_needed(arguments, entry, wanted):
                     notice(f"{arguments.suite}, {number} of {len(wanted)}: {entry.name}")
-                    options = {
-                        "num_autoattack": arguments.num_autoattack,
-                        "analysed": suite.analysed,
-                        "search": suite.search,
-                    }
-                    write_row(arguments.rows, measure(arguments.suite, entry, arguments.num_images, **options))
+                    row = measure(
+                        arguments.suite,
+                        entry,
+                        arguments.num_images,
+                        num_autoattack=arguments.num_autoattack,
+                        analysed=suite.analysed,
+                        search=suite.search,
+                    )
+                    write_row(arguments.rows, row)
     except _Stopped as stopped:
         done = sum(_has_row(arguments, entry) for entry in wanted)
         notice(f"stopped with {done} of {len(wanted)} rows; the same command goes on from there")

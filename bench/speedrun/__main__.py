@@ -21,7 +21,7 @@ from bench.common import command
 from bench.common.processes import OutOfTime
 from bench.common.rows import RESULTS, has_row, read_rows, write_row
 from bench.speedrun import report as speedrun_report
-from bench.speedrun.one_run import Entry, failed_row, measured_row, train, warm_up
+from bench.speedrun.one_run import RaceTraining, failed_row, measured_row, train, warm_up
 from bench.speedrun.suites import SUITES
 from fastarat.common.console import notice, print_table, stdout
 from fastarat.common.durations import duration
@@ -33,69 +33,71 @@ from fastarat.data.open import open_dataset
 def main(args: list[str] | None) -> int:
     """Race, write rows and print the table: 0, or 1 if not all is measured: one failed, or the budget was over."""
     arguments = _arguments(args)
-    entries = [
-        Entry(arguments.suite, variant, SUITES[arguments.suite].rungs[variant], seed, arguments.data, arguments.runs)
+    trainings = [
+        RaceTraining(
+            arguments.suite, variant, SUITES[arguments.suite].rungs[variant], seed, arguments.data, arguments.runs
+        )
         for seed in range(arguments.seeds)
         for variant in arguments.variants
     ]
-    for entry in entries:
-        entry.config  # noqa: B018  what cannot be trained is said before anything is
-    left = [entry for entry in entries if not _has_row(arguments, entry)]
-    untrained = [entry for entry in left if not entry.is_trained]
+    for training in trainings:
+        training.config  # noqa: B018  what cannot be trained is said before anything is
+    left = [training for training in trainings if not _has_row(arguments, training)]
+    untrained = [training for training in left if not training.is_trained]
     if untrained:
         warm_up(arguments.runs)
     end = math.inf if arguments.budget is None else time.monotonic() + arguments.budget
     try:
-        for entry in _told(untrained, "training", end):
-            _train(arguments, entry)
+        for training in _told(untrained, "training", end):
+            _train(arguments, training)
         # Attacks, which nobody times, come after all turns: what is compared runs close together.
-        for entry in _told([entry for entry in left if entry.is_trained], "attacking", end):
-            _measure(arguments, entry)
+        for training in _told([training for training in left if training.is_trained], "attacking", end):
+            _measure(arguments, training)
     except OutOfTime:
         notice("the budget is over; the same command goes on from there")
     rows = speedrun_report.rows_of(arguments.suite, read_rows(arguments.rows))
     if rows:
         print_table(speedrun_report.caption(arguments.suite, rows), *speedrun_report.table(arguments.suite, rows))
         stdout.print(speedrun_report.headline(arguments.suite, rows), markup=False)
-    return 0 if all(_has_row(arguments, entry) for entry in entries) else 1
+    return 0 if all(_has_row(arguments, training) for training in trainings) else 1
 
 
-def _told(entries: Sequence[Entry], doing: str, end: float) -> Iterator[Entry]:
-    """The entries one by one, each said with the time left, which the turns so far tell. Raises `OutOfTime` where one
+def _told(trainings: Sequence[RaceTraining], doing: str, end: float) -> Iterator[RaceTraining]:
+    """The trainings one by one, each said with the time left, which the turns so far tell. Raises `OutOfTime` where one
     would begin after `end`, of `time.monotonic()`."""
     started = time.monotonic()
-    for number, entry in enumerate(entries):
+    for number, training in enumerate(trainings):
         now = time.monotonic()
         if now > end:
             raise OutOfTime
-        left = f", about {duration((now - started) / number * (len(entries) - number))} left" if number else ""
-        notice(f"{doing} {number + 1} of {len(entries)}: {entry.name}{left}")
-        yield entry
+        left = f", about {duration((now - started) / number * (len(trainings) - number))} left" if number else ""
+        notice(f"{doing} {number + 1} of {len(trainings)}: {training.name}{left}")
+        yield training
 
 
-def _train(arguments: argparse.Namespace, entry: Entry) -> None:
+def _train(arguments: argparse.Namespace, training: RaceTraining) -> None:
     """Train; where that gives no model, write a row that says so."""
-    ending = train(entry)
-    if not entry.is_trained:
+    ending = train(training)
+    if not training.is_trained:
         error = ending.last_line or f"ended with code {ending.code}"
-        notice(f"{entry.name} failed: {error}")
-        write_row(arguments.rows, failed_row(entry, error))
+        notice(f"{training.name} failed: {error}")
+        write_row(arguments.rows, failed_row(training, error))
 
 
-def _measure(arguments: argparse.Namespace, entry: Entry) -> None:
+def _measure(arguments: argparse.Namespace, training: RaceTraining) -> None:
     """Attack what was trained, and write the row."""
-    row = measured_row(entry, arguments.num_images, arguments.num_autoattack)
+    row = measured_row(training, arguments.num_images, arguments.num_autoattack)
     write_row(arguments.rows, row)
     reached = f"clean {row['clean']:.1f} %, AutoAttack {row['autoattack']:.1f} %"
-    notice(f"{entry.name}: {row['seconds']:.1f} s, {reached}")
+    notice(f"{training.name}: {row['seconds']:.1f} s, {reached}")
 
 
-def _has_row(arguments: argparse.Namespace, entry: Entry) -> bool:
+def _has_row(arguments: argparse.Namespace, training: RaceTraining) -> bool:
     """Whether the training is measured on as many images as are wanted now, or more."""
-    fields = {"benchmark": "speedrun", "correct": True, "suite": entry.suite, "variant": entry.variant}
+    fields = {"benchmark": "speedrun", "correct": True, "suite": training.suite, "variant": training.variant}
     wanted = {name: getattr(arguments, name) for name in ("num_images", "num_autoattack")}
     rows = read_rows(arguments.rows)
-    return has_row(rows, {**fields, "seed": entry.seed}, at_least=wanted, config=entry.config)
+    return has_row(rows, {**fields, "seed": training.seed}, at_least=wanted, config=training.config)
 
 
 def _arguments(args: list[str] | None) -> argparse.Namespace:

@@ -40,7 +40,7 @@ GRACE_S = 20
 
 
 @dataclass(frozen=True)
-class Entry:
+class RaceTraining:
     """A training that is raced."""
 
     suite: str
@@ -78,29 +78,29 @@ class Entry:
         return (self.out / TIMES).exists()
 
 
-def train(entry: Entry, limit_s: float = inf) -> Ending:
+def train(training: RaceTraining, limit_s: float = inf) -> Ending:
     """Train in a fresh process that finds nothing compiled, and write down how long it took.
 
     What an earlier training left that did not come to its end goes first: it cannot go on, for its time counts from the
     start of the process to the last writing of the model.
     """
-    shutil.rmtree(entry.out, ignore_errors=True)
-    entry.out.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "fastarat", "train", *entry.arguments, "--out", str(entry.out)]
+    shutil.rmtree(training.out, ignore_errors=True)
+    training.out.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "fastarat", "train", *training.arguments, "--out", str(training.out)]
     with tempfile.TemporaryDirectory(prefix="fastarat-speedrun-") as caches:
-        variables = _variables(entry.runs, Path(caches))
+        variables = _variables(training.runs, Path(caches))
         started, before = time.time(), _cpu_seconds()
-        log = entry.out.with_suffix(".log")
+        log = training.out.with_suffix(".log")
         ending = run_in_time(command, log, limit_s, grace_s=GRACE_S, variables=variables)
         cpu_seconds = _cpu_seconds() - before
-    weights = Run(entry.out).weights_file
+    weights = Run(training.out).weights_file
     if ending.code == 0 and weights.exists():
         seconds = {
             "seconds": round(weights.stat().st_mtime - started, 2),
             "process_seconds": round(ending.seconds, 2),
             "cpu_seconds": round(cpu_seconds, 2),
         }
-        write_text(entry.out / TIMES, json.dumps(seconds) + "\n")
+        write_text(training.out / TIMES, json.dumps(seconds) + "\n")
     return ending
 
 
@@ -128,38 +128,38 @@ def _cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def failed_row(entry: Entry, error: str) -> Row:
+def failed_row(training: RaceTraining, error: str) -> Row:
     """The row of a training that gave no model."""
-    return {**_base(entry, entry.config), "correct": False, "error": error}
+    return {**_base(training, training.config), "correct": False, "error": error}
 
 
-def measured_row(entry: Entry, num_images: int, num_autoattack: int) -> Row:
+def measured_row(training: RaceTraining, num_images: int, num_autoattack: int) -> Row:
     """The row of a training that is there: what its model reaches on the first `num_images` test images of a random
     order, and under AutoAttack on the first `num_autoattack` of those. An attack that was stopped goes on."""
-    config, run = entry.config, Run(entry.out)
+    config, run = training.config, Run(training.out)
     dataset = open_dataset(config.data)
     images = shuffled(dataset.decoded_test, num_images, seed=0)
     lines = [line for line in run.metrics() if "train" in line]
     session = json.loads(run.record_file.read_text())["sessions"][-1]
-    accuracies = reached(run, dataset, images, num_autoattack, name=entry.name)
+    accuracies = reached(run, dataset, images, num_autoattack, name=training.name)
     return {
-        **_base(entry, config),
+        **_base(training, config),
         "threads": session["threads"],
         "trained_by": session["commit"],
         "correct": accuracies["autoattack"] <= 100 and all(line["train"]["loss"] < inf for line in lines),
         "model": config.model.name,
         "epochs": config.epochs,
         **{name: session[name] for name in ("dtype", "compile", "kernels")},
-        **json.loads((entry.out / TIMES).read_text()),
+        **json.loads((training.out / TIMES).read_text()),
         "training_seconds": lines[-1]["seconds"],
         "compile_seconds": sum(line.get("compile_seconds", 0.0) for line in lines),
         **accuracies,
     }
 
 
-def _base(entry: Entry, config: Config) -> Row:
+def _base(training: RaceTraining, config: Config) -> Row:
     device = "cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu"
-    names = {"suite": entry.suite, "variant": entry.variant, "recipe": config.recipe, "seed": entry.seed}
+    names = {"suite": training.suite, "variant": training.variant, "recipe": config.recipe, "seed": training.seed}
     return {**base_row("speedrun", config, Path(config.data).name, device=device), **names}
 
 

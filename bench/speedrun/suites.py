@@ -46,7 +46,7 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 @dataclass(frozen=True)
-class Suite:
+class RaceSuite:
     """A race."""
 
     data: str
@@ -76,7 +76,7 @@ def ladder(standard: str, fast: str | None = None, changes: Mapping[str, Rung] |
 
 
 SUITES = {
-    "digits": Suite(
+    "digits": RaceSuite(
         data="digits",
         goal=Goal(99.352, 76.833, "digits-at over three seeds, in bench/results/robustness.jsonl"),
         rungs=ladder(
@@ -91,7 +91,7 @@ SUITES = {
         num_images=None,
         num_autoattack=200,
     ),
-    "cifar10-tiny": Suite(
+    "cifar10-tiny": RaceSuite(
         data="cifar10-jpeg",
         goal=Goal(54.85, 29.4, "cifar10-tiny-at, one seed, in bench/results/robustness.jsonl"),
         rungs=ladder(
@@ -113,21 +113,21 @@ SUITES = {
         num_images=2000,
         num_autoattack=500,
     ),
-    "digits-arat": Suite(
+    "digits-arat": RaceSuite(
         data="digits",
         goal=Goal(99.259, 76.667, "digits-arat over three seeds, in bench/results/robustness.jsonl"),
         rungs=ladder("digits-arat", "digits-arat-fast"),
         num_images=None,
         num_autoattack=200,
     ),
-    "cifar10-tiny-arat": Suite(
+    "cifar10-tiny-arat": RaceSuite(
         data="cifar10-jpeg",
         goal=Goal(58.75, 23.2, "cifar10-tiny-arat, one seed, in bench/results/robustness.jsonl"),
         rungs=ladder("cifar10-tiny-arat", "cifar10-tiny-arat-fast"),
         num_images=2000,
         num_autoattack=500,
     ),
-    "cifar10-resnet18": Suite(
+    "cifar10-resnet18": RaceSuite(
         data="cifar10",
         goal=Goal(83.77, 42.42, "the AR-AT paper's AT, by its code's own evaluation"),
         rungs=ladder("cifar10-resnet18-at"),

@@ -15,7 +15,7 @@ from bench.kernels import __main__ as kernels
 from bench.kernels import augment, dual_batch_norm, pooled_features
 from bench.kernels import cases as kernel_cases
 from bench.kernels import report as kernel_report
-from bench.kernels.cases import Case, Layer, Scale, cases_of
+from bench.kernels.cases import KernelCase, Layer, Scale, cases_of
 from fastarat.common import console
 
 # design: every row has these, and rows of this benchmark the second line's too.
@@ -35,7 +35,7 @@ def captured_console(monkeypatch):
         monkeypatch.setattr(module, "stdout", console.stdout)
 
 
-def cases(kernel: str, dtype: torch.dtype = torch.bfloat16, smoke: bool = False) -> list[Case]:
+def cases(kernel: str, dtype: torch.dtype = torch.bfloat16, smoke: bool = False) -> list[KernelCase]:
     return list(cases_of(kernel, Scale(4 if smoke else 128, smoke), dtype))
 
 

@@ -10,7 +10,7 @@ from bench import throughput
 from bench.ladder import ladder, turns
 from bench.ladder import report as throughput_report
 from bench.ladder.ladder import run_ladder
-from bench.ladder.turns import Effort
+from bench.ladder.turns import LadderEffort
 from bench.ladder.variants import NAMES, PLAIN, ladder_of, with_attack
 from fastarat.common.turns import ratio_text
 from fastarat.training.tuning.subject import FastaratSubject
@@ -42,7 +42,7 @@ def rows_of(names, monkeypatch, **wrong):
     (rows,) = run_ladder(
         setting_of(batch=8),
         names,
-        Effort(2, 1),
+        LadderEffort(2, 1),
         bandwidth=1e10,
         settings={"attack_steps": None},
         advance=lambda share: None,
@@ -118,12 +118,12 @@ def test_rows_are_there_before_a_profiler_counts_the_launches(monkeypatch):
     """It may end the process, and hours of turns with it."""
     done = []
 
-    def check_all(entries, *_):
-        entries["default"].problem = "as it was timed"
+    def check_all(rungs, *_):
+        rungs["default"].problem = "as it was timed"
 
-    def count_launches(entries):
+    def count_launches(rungs):
         done.append("counted")
-        entries[0].launches = 7
+        rungs[0].launches = 7
 
     monkeypatch.setattr(ladder, "_check_all", check_all)
     monkeypatch.setattr(ladder, "time_in_turns", lambda *_: done.append("timed"))
@@ -131,7 +131,7 @@ def test_rows_are_there_before_a_profiler_counts_the_launches(monkeypatch):
     monkeypatch.setattr(ladder, "cost_of", lambda setting: None)
     variants, on_gpu = ladder_of(setting_of()), replace(setting_of(), device=torch.device("cuda"))
     monkeypatch.setattr(ladder, "ladder_of", lambda setting: variants)
-    found = run_ladder(on_gpu, ["default"], Effort(2, 1), bandwidth=1, settings={}, advance=lambda share: None)
+    found = run_ladder(on_gpu, ["default"], LadderEffort(2, 1), bandwidth=1, settings={}, advance=lambda share: None)
     (row,) = next(found)
     assert done == ["timed"] and row["launches"] is None and row["error"] == "as it was timed"
     assert next(found) == [row | {"launches": 7}] and not list(found)
@@ -150,7 +150,7 @@ def test_of_several_forms_the_fastest_counts_and_what_is_wrong_with_the_others_i
 
     monkeypatch.setattr(ladder, "ladder_of", several)
     ((row,),) = run_ladder(
-        setting_of(batch=8), ["default"], Effort(2, 1), bandwidth=1e10, settings={}, advance=lambda share: None
+        setting_of(batch=8), ["default"], LadderEffort(2, 1), bandwidth=1e10, settings={}, advance=lambda share: None
     )
     assert row["correct"] and row["compile_mode"] == "right" and row["images_per_s"] > 0
     assert row["modes"]["slow"].startswith("WRONG") and row["modes"]["fails"] == "RuntimeError: no such mode"

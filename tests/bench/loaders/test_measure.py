@@ -12,11 +12,11 @@ from bench.common.processes import Failed, OutOfTime
 from bench.loaders import (
     measure as loaders_run,
 )
-from bench.loaders.measure import Effort, measure, rows_of
+from bench.loaders.measure import LoaderEffort, measure, rows_of
 from fastarat.common.errors import UserError
 from tests.helpers.loaders import case, results
 
-EFFORT = Effort(2, 0.1, float("inf"))
+EFFORT = LoaderEffort(2, 0.1, float("inf"))
 
 
 def test_loaders_take_turns_and_are_compared_turn_by_turn(of_small, fake, tmp_path):
@@ -29,11 +29,11 @@ def test_loaders_take_turns_and_are_compared_turn_by_turn(of_small, fake, tmp_pa
         }
     )
     cases = [case(of_small, *key) for key in (("plain", "raw"), ("ffcv", "raw"), ("plain", "png"))]
-    entries = measure(cases, tmp_path, EFFORT, advance=lambda share: None)
+    measured = measure(cases, tmp_path, EFFORT, advance=lambda share: None)
     turn = [(task, *name) for name in names for task in ("speed", "training")]
     back = [(task, *name) for name in names[::-1] for task in ("speed", "training")]
     assert faked.order == turn + back
-    rows = {(row["loader"], row["stored"], row["stage"]): row for row in rows_of(entries, {})}
+    rows = {(row["loader"], row["stored"], row["stage"]): row for row in rows_of(measured, {})}
     assert len(rows) == 9 and all(row["correct"] and row["turns"] == 2 for row in rows.values())
     steady = rows["ffcv", "raw", "steady"]
     assert (steady["images_per_s"], steady["cpu_s_per_1000"]) == (350, 0.55)
@@ -47,8 +47,8 @@ def test_loaders_take_turns_and_are_compared_turn_by_turn(of_small, fake, tmp_pa
 def test_a_turn_without_cpu_time_has_no_ratio_of_it(of_small, fake, tmp_path):
     fake({("plain", "arrays"): [results(100, 2.0, 0.1)] * 2, ("ffcv", "raw.beton"): [results(300, 0.0, 0.1)] * 2})
     cases = [case(of_small, "plain", "raw"), case(of_small, "ffcv", "raw")]
-    entries = measure(cases, tmp_path, EFFORT, advance=lambda share: None)
-    (row,) = [row for row in rows_of(entries, {}) if (row["loader"], row["stage"]) == ("ffcv", "steady")]
+    measured = measure(cases, tmp_path, EFFORT, advance=lambda share: None)
+    (row,) = [row for row in rows_of(measured, {}) if (row["loader"], row["stage"]) == ("ffcv", "steady")]
     assert row["ratios"].keys() == {"images_per_s"}
 
 
@@ -69,10 +69,10 @@ def test_what_the_budget_does_not_see_twice_has_no_row(of_small, fake, tmp_path)
     once = [results(100, 1.0, 0.1)]
     fake({("plain", "arrays"): once * 2, ("plain", "png.tar"): [*once, OutOfTime()]})
     cases = [case(of_small, "plain", "raw"), case(of_small, "plain", "png")]
-    entries = measure(cases, tmp_path, Effort(3, 0.1, float("inf")), advance=lambda share: None)
-    assert rows_of(entries, {}) == []
-    entries[0].turns["steady"] *= 2
-    assert [row["stage"] for row in rows_of(entries, {})] == ["steady"]
+    measured = measure(cases, tmp_path, LoaderEffort(3, 0.1, float("inf")), advance=lambda share: None)
+    assert rows_of(measured, {}) == []
+    measured[0].turns["steady"] *= 2
+    assert [row["stage"] for row in rows_of(measured, {})] == ["steady"]
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
@@ -105,11 +105,11 @@ def test_a_process_that_ends_badly_or_late_says_so(of_small, tmp_path, monkeypat
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     form = case(of_small, "plain", "raw")
-    processes = loaders_run.Processes(tmp_path, Effort(2, 0.1, float("inf")))
+    processes = loaders_run.Processes(tmp_path, LoaderEffort(2, 0.1, float("inf")))
     assert processes.run("check", form) == {"problem": None}
     for task, problem in (("speed", "no file or folder"), ("training", "ended with code 3")):
         with pytest.raises(Failed, match=problem):
             processes.run(task, form)
-    late = loaders_run.Processes(tmp_path, Effort(2, 0.1, time.monotonic()))
+    late = loaders_run.Processes(tmp_path, LoaderEffort(2, 0.1, time.monotonic()))
     with pytest.raises(OutOfTime):
         late.run("check", form)

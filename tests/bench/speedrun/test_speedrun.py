@@ -37,22 +37,22 @@ def trained(cut, monkeypatch):
     """Trainings that end at once, by name; what their models reach is 95 % and 70 %."""
     begun = []
 
-    def train(entry):
-        begun.append(f"{entry.variant} {entry.seed}")
-        entry.out.mkdir()
-        (entry.out / one_run.TIMES).write_text(json.dumps({"seconds": 10.0, "cpu_seconds": 20.0}))
+    def train(training):
+        begun.append(f"{training.variant} {training.seed}")
+        training.out.mkdir()
+        (training.out / one_run.TIMES).write_text(json.dumps({"seconds": 10.0, "cpu_seconds": 20.0}))
         return Ended(0, "")
 
-    def measured(entry, num_images, num_autoattack):
-        row = {"benchmark": "speedrun", "correct": True, "suite": entry.suite, "variant": entry.variant}
+    def measured(training, num_images, num_autoattack):
+        row = {"benchmark": "speedrun", "correct": True, "suite": training.suite, "variant": training.variant}
         row |= {
-            "seed": entry.seed,
-            "config": asdict(entry.config.resolved()),
+            "seed": training.seed,
+            "config": asdict(training.config.resolved()),
             "num_images": num_images,
             "model": "digits",
         }
         row |= {"num_autoattack": num_autoattack, "clean": 95.0, "autoattack": 70.0, "dataset": "digits"}
-        return row | json.loads((entry.out / one_run.TIMES).read_text())
+        return row | json.loads((training.out / one_run.TIMES).read_text())
 
     monkeypatch.setattr(speedrun, "train", train)
     monkeypatch.setattr(speedrun, "measured_row", measured)
@@ -74,7 +74,7 @@ def test_a_training_is_timed_from_its_start_to_its_model_and_not_repeated(tmp_pa
     assert not (out / "report.html").exists() and (out / "model.safetensors").exists()
     assert "digits: default reaches the goal in" in capsys.readouterr().out
 
-    monkeypatch.setattr(speedrun, "train", lambda entry: pytest.fail("a training that has its row was repeated"))
+    monkeypatch.setattr(speedrun, "train", lambda training: pytest.fail("a training that has its row was repeated"))
     assert speedrun.main(args) == 0
     assert list(read_rows(tmp_path / "rows.jsonl")) == [row]
     # More images: the model is there, and only measured.
@@ -124,7 +124,7 @@ def test_what_was_stopped_begins_anew_and_what_is_trained_is_measured(tmp_path, 
 
 def test_a_training_without_a_model_is_a_row_that_counts_as_none(tmp_path, trained, monkeypatch, capsys):
     with monkeypatch.context() as patched:
-        patched.setattr(speedrun, "train", lambda entry: Ended(1, "fastarat: error: no luck"))
+        patched.setattr(speedrun, "train", lambda training: Ended(1, "fastarat: error: no luck"))
         assert speedrun.main(flags(tmp_path, "--seeds", "1", "--variants", "default")) == 1
     (row,) = read_rows(tmp_path / "rows.jsonl")
     assert row.keys() >= EVERY and (row["correct"], row["error"]) == (False, "fastarat: error: no luck")
