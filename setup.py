@@ -24,7 +24,7 @@ EXTRAS = {
     "tensorboard": ["tensorboard>=2.20"],
     "wandb": ["wandb>=0.20"],
     "mlflow": ["mlflow>=3"],
-    "reference": ["pyautoattack>=0.2"],
+    "pyautoattack": ["pyautoattack>=0.2"],
     "onnx": ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.5"],
     "energy": ["nvidia-ml-py>=12"],
     "slurm": ["submitit>=1.5"],
@@ -32,7 +32,7 @@ EXTRAS = {
 }
 EXTRAS["dev"] = [
     *EXTRAS["onnx"],
-    *EXTRAS["reference"],
+    *EXTRAS["pyautoattack"],
     *EXTRAS["slurm"],
     *EXTRAS["tensorboard"],
     "pyright[nodejs]>=1.1.400",  # with its own Node.js: the type check needs nothing from the system

@@ -139,7 +139,7 @@ def test_windows_is_refused_in_one_line_that_names_wsl():
 
 def test_optional_parts_are_extras_and_never_required(metadata):
     assert metadata["extras_require"].keys() == {
-        *("ffcv", "dali", "dali12", "tensorboard", "wandb", "mlflow", "onnx", "reference", "slurm", "energy"),
+        *("ffcv", "dali", "dali12", "tensorboard", "wandb", "mlflow", "onnx", "pyautoattack", "slurm", "energy"),
         *("docs", "dev"),
     }
     required = {canonicalize_name(Requirement(line).name) for line in metadata["install_requires"]}

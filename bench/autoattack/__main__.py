@@ -1,11 +1,11 @@
-"""AutoAttack side by side with the reference's code (`pyautoattack`): the same model, images and machine.
+"""AutoAttack side by side with pyautoattack, Croce and Hein's own code: the same model, images and machine.
 
     python -m bench.autoattack --model model.safetensors --data cifar10
 
-Attack by attack and in turns: fastarat, the reference, and in the next turn the other way round. In one attack both
+Attack by attack and in turns: fastarat, pyautoattack, and in the next turn the other way round. In one attack both
 get the same images: those that are robust to either's attacks before. Each has a seed of its own in each turn, so
 that the turns also show what seeds alone change. Counts come before times: a row is `correct` if what fastarat found is
-confirmed here once more, and if it holds at most one point more images for robust than the reference does.
+confirmed here once more, and if it holds at most one point more images for robust than pyautoattack does.
 """
 
 import argparse
@@ -112,7 +112,7 @@ def _case(arguments: argparse.Namespace) -> tuple[AttackCase, str]:
         num_classes = description.num_classes
         images = torch.from_numpy(chosen.images).permute(0, 3, 1, 2).contiguous().float() / data.max_value
         labels = torch.from_numpy(chosen.labels).long()
-    # Frozen for both: the reference would else compute and keep every parameter's gradient in FAB.
+    # Constant weights for both: pyautoattack would else compute and keep every parameter's gradient in FAB.
     model = model.to(arguments.device).eval().requires_grad_(False)
     images, labels = images.to(arguments.device), labels.to(arguments.device)
     check_model(model, images, num_classes)
@@ -127,7 +127,7 @@ def turn(case: AttackCase, seed: int, advance: Callable[[float], None]) -> Turn:
     for flags in done.robust.values():
         flags.append(clean)
     for name in case.attacks:
-        left = (done.robust["fastarat"][-1] | done.robust["reference"][-1]).nonzero().flatten()
+        left = (done.robust["fastarat"][-1] | done.robust["pyautoattack"][-1]).nonzero().flatten()
         done.attacked.append(len(left))
         for engine in in_turn(ENGINES, seed):
             begun, cpu_begun = time.perf_counter(), time.process_time()
@@ -139,7 +139,7 @@ def turn(case: AttackCase, seed: int, advance: Callable[[float], None]) -> Turn:
             wrong, valid = checked(case, left, x_adv)
             if engine == "fastarat":
                 done.unconfirmed.append(int((wrong & ~valid).sum()))
-            # The reference counts what is outside the ball, too.
+            # pyautoattack counts what is outside the ball, too.
             broken = left[wrong & valid] if engine == "fastarat" else left[wrong]
             done.robust[engine].append(done.robust[engine][-1].index_fill(0, broken, False))
             advance(1)
@@ -154,7 +154,7 @@ def _ours(case: AttackCase, name: str, rows: Tensor, *, seed: int) -> Tensor:
     return x.index_copy(0, result.rows.to(x.device), result.x_adv.to(x.device))
 
 
-def _reference(case: AttackCase, name: str, rows: Tensor, *, seed: int) -> Tensor:
+def _pyautoattack(case: AttackCase, name: str, rows: Tensor, *, seed: int) -> Tensor:
     options = {"norm": NORMS[case.norm], "eps": case.eps, "seed": seed, "device": case.images.device}
     attack = package()(case.model, version="standard", **options)
     # Version "custom" would run APGD-CE from five starts, where the standard has one.
@@ -162,7 +162,7 @@ def _reference(case: AttackCase, name: str, rows: Tensor, *, seed: int) -> Tenso
     return attack.run_standard_evaluation(case.images[rows], case.labels[rows], batch_size=BATCH)[0]
 
 
-RUNS = {"fastarat": _ours, "reference": _reference}
+RUNS = {"fastarat": _ours, "pyautoattack": _pyautoattack}
 
 
 def checked(case: AttackCase, rows: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:

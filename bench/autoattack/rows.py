@@ -1,4 +1,4 @@
-"""What a comparison with the reference's AutoAttack found: result rows, and a table of them."""
+"""What a comparison with pyautoattack found: result rows, and a table of them."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,9 +10,9 @@ from bench.common.rows import Row, markdown, place
 from fastarat.common.console import notice, print_table
 from fastarat.common.turns import ratio_of
 
-ENGINES = ("fastarat", "reference")
+ENGINES = ("fastarat", "pyautoattack")
 POINTS = 1.0
-"""of robust accuracy, that fastarat's may be above the reference's"""
+"""of robust accuracy, that fastarat's may be above pyautoattack's"""
 
 
 @dataclass
@@ -38,7 +38,7 @@ def rows_of(turns: list[Turn], attacks: tuple[str, ...], norm: str) -> Iterator[
             for kind in ("seconds", "cpu_seconds")
         )
         robust = {engine: [int(t.robust[engine][1:][chosen][-1].sum()) for t in turns] for engine in ENGINES}
-        flags = [(t.robust["fastarat"][1:][chosen][-1], t.robust["reference"][1:][chosen][-1]) for t in turns]
+        flags = [(t.robust["fastarat"][1:][chosen][-1], t.robust["pyautoattack"][1:][chosen][-1]) for t in turns]
         above = [100 * float(ours.sum() - its.sum()) / len(ours) for ours, its in flags]
         unconfirmed = sum(sum(t.unconfirmed[chosen]) for t in turns)
         yield {
@@ -48,26 +48,26 @@ def rows_of(turns: list[Turn], attacks: tuple[str, ...], norm: str) -> Iterator[
             "clean": int(turns[0].robust["fastarat"][0].sum()),
             "attacked": [t.attacked[0 if name == "whole" else at] for t in turns],
             "robust": robust["fastarat"],
-            "reference_robust": robust["reference"],
+            "pyautoattack_robust": robust["pyautoattack"],
             "flags_differ": [int((ours != its).sum()) for ours, its in flags],
             "unconfirmed": unconfirmed,
             "seconds": seconds["fastarat"],
-            "reference_seconds": seconds["reference"],
-            "ratio": ratio_of(seconds["fastarat"], seconds["reference"]),
+            "pyautoattack_seconds": seconds["pyautoattack"],
+            "ratio": ratio_of(seconds["fastarat"], seconds["pyautoattack"]),
             "cpu_seconds": cpu_seconds["fastarat"],
-            "reference_cpu_seconds": cpu_seconds["reference"],
-            "cpu_ratio": ratio_of(cpu_seconds["fastarat"], cpu_seconds["reference"]),
+            "pyautoattack_cpu_seconds": cpu_seconds["pyautoattack"],
+            "cpu_ratio": ratio_of(cpu_seconds["fastarat"], cpu_seconds["pyautoattack"]),
         }
 
 
 def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Columns and cells; several turns' counts stand in their order."""
-    columns = ["attack", "images", "robust", "reference", "flags differ"]
-    columns += ["s", "reference s", "time, x reference", "CPU"]
+    columns = ["attack", "images", "robust", "pyautoattack", "flags differ"]
+    columns += ["s", "pyautoattack s", "time, x pyautoattack", "CPU"]
     cells = []
     for row in rows:
-        counts = [row[key] for key in ("attacked", "robust", "reference_robust", "flags_differ")]
-        times = [f"{median(row[key]):.1f}" for key in ("seconds", "reference_seconds")]
+        counts = [row[key] for key in ("attacked", "robust", "pyautoattack_robust", "flags_differ")]
+        times = [f"{median(row[key]):.1f}" for key in ("seconds", "pyautoattack_seconds")]
         ratios = [_spread(row[key]) for key in ("ratio", "cpu_ratio")]
         cells.append([row["attack"], *(" ".join(map(str, values)) for values in counts), *times, *ratios])
     return columns, cells
@@ -100,5 +100,5 @@ def print_tables(rows: list[Row]) -> None:
 def headline(rows: Sequence[Row]) -> str:
     """In a line: what both leave of the images, and their times."""
     whole = next(row for row in rows if row["attack"] == "whole")
-    left, its = (" ".join(map(str, whole[key])) for key in ("robust", "reference_robust"))
-    return f"robust {left}, the reference {its}; time, x reference {_spread(whole['ratio'])}"
+    left, its = (" ".join(map(str, whole[key])) for key in ("robust", "pyautoattack_robust"))
+    return f"robust {left}, pyautoattack {its}; time, x pyautoattack {_spread(whole['ratio'])}"

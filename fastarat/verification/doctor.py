@@ -28,7 +28,7 @@ OPTIONAL = {
     "pynvml": "the energy of GPUs in a run's metrics (extra: energy)",
     "onnx": "export to ONNX (extra: onnx)",
     "submitit": "trainings as Slurm jobs (extra: slurm)",
-    "pyautoattack": "the AutoAttack of others, to compare with ours (extra: reference)",
+    "pyautoattack": "the AutoAttack of others, to compare with ours (extra: pyautoattack)",
     "apex": "a row of the kernel benchmark; NVIDIA's own, from its images or source",
 }
 

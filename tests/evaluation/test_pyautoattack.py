@@ -54,5 +54,5 @@ def test_tracing_and_random_numbers_of_others_are_left_alone(net):
 def test_without_the_package_one_line_names_the_extra(net, monkeypatch):
     engines.package.cache_clear()
     monkeypatch.setitem(sys.modules, "pyautoattack", None)
-    with pytest.raises(UserError, match=r"pip install 'fastarat\[reference\]'"):
+    with pytest.raises(UserError, match=r"pip install 'fastarat\[pyautoattack\]'"):
         measured(net, "apgd-ce", "linf", "pyautoattack")

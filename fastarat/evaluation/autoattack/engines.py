@@ -107,7 +107,7 @@ def package() -> Any:
     try:
         from pyautoattack import AutoAttack
     except ImportError as error:
-        raise UserError("the package pyautoattack is not installed: pip install 'fastarat[reference]'") from error
+        raise UserError("the package pyautoattack is not installed: pip install 'fastarat[pyautoattack]'") from error
     logging.getLogger("auto-attack").setLevel(logging.WARNING)
     return AutoAttack
 

@@ -1,4 +1,4 @@
-"""AutoAttack beside the reference's: both get the same images in turns, and counts come before times."""
+"""AutoAttack beside pyautoattack: both get the same images in turns, and counts come before times."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_a_row_for_each_attack_and_one_for_all(engines, tmp_path, capsys):
         assert row.keys() >= EVERY
         assert row["benchmark"] == "autoattack" and row["correct"] and row["dataset"] == "random"
         assert row["num_images"] == row["clean"] == 6 and not row["unconfirmed"]
-        assert row["robust"] == row["reference_robust"] and row["flags_differ"] == [0, 0]
+        assert row["robust"] == row["pyautoattack_robust"] and row["flags_differ"] == [0, 0]
         assert 0 < row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"]
     assert rows[-1]["seconds"] == pytest.approx([sum(row["seconds"][turn] for row in rows[:-1]) for turn in (0, 1)])
     assert rows[-1]["robust"] == rows[-2]["robust"] != rows[-1]["attacked"] == [6, 6]
@@ -51,7 +51,7 @@ def test_a_row_for_each_attack_and_one_for_all(engines, tmp_path, capsys):
 def test_both_attack_the_same_images_in_turns(engines):
     assert bench.main([*SMOKE, "--turns", "2", "--attacks", "apgd-ce", "square"]) == 0
     order = [(which, name, seed) for which, name, _, seed in engines]
-    first, second = ("fastarat", "reference"), ("reference", "fastarat")
+    first, second = ("fastarat", "pyautoattack"), ("pyautoattack", "fastarat")
     assert order == [
         *((which, name, 0) for name in ("apgd-ce", "square") for which in first),
         *((which, name, 1) for name in ("apgd-ce", "square") for which in second),
@@ -61,7 +61,7 @@ def test_both_attack_the_same_images_in_turns(engines):
 
 
 def test_what_one_holds_for_broken_the_other_still_attacks(engines, monkeypatch):
-    idle = {**bench.RUNS, "reference": lambda case, name, rows, seed: case.images[rows]}
+    idle = {**bench.RUNS, "pyautoattack": lambda case, name, rows, seed: case.images[rows]}
     monkeypatch.setattr(bench, "RUNS", idle)
     assert bench.main([*SMOKE, "--turns", "1", "--json"]) == 0
     assert all(given == engines[0][2] for _, _, given, _ in engines)
@@ -78,7 +78,7 @@ def test_too_many_robust_images_are_wrong_and_so_are_images_outside_the_ball(eng
     assert bench.main([*SMOKE, "--turns", "1", "--attacks", "apgd-ce"]) == 1
     assert "apgd-ce: wrong: 0 unconfirmed" in capsys.readouterr().err
 
-    monkeypatch.setattr(bench, "RUNS", {"fastarat": far, "reference": idle})
+    monkeypatch.setattr(bench, "RUNS", {"fastarat": far, "pyautoattack": idle})
     assert bench.main([*SMOKE, "--turns", "1", "--attacks", "apgd-ce"]) == 1
     assert "apgd-ce: wrong: 0 unconfirmed" not in capsys.readouterr().err
 
@@ -94,6 +94,6 @@ def test_parts_of_what_is_needed_are_asked_for(capsys):
 
 
 @pytest.mark.slow
-def test_the_reference_itself_agrees(capsys):
+def test_pyautoattack_itself_agrees(capsys):
     pytest.importorskip("pyautoattack")
     assert bench.main([*SMOKE, "--turns", "1"]) == 0
