@@ -139,7 +139,7 @@ def as_markdown(rows: list[Row]) -> str:
     if not rows:
         return ""
     what = "Medians of turns (least-most; of ratios the middle half); fp32, one thread each"
-    return f"{markdown(*table(rows))}\n{what}; {place(rows[0])}.\n"
+    return f"{markdown(*table(rows))}\n{what}; {place(*rows)}.\n"
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def title(row: Row) -> str:
 def as_markdown(rows: Iterable[Row]) -> str:
     """The newest comparison of each attack; empty for no rows."""
     newest = list({row["attack"]: row for row in rows}.values())
-    return f"{markdown(*table(newest))}\n{title(newest[0])}; {place(newest[0])}.\n" if newest else ""
+    return f"{markdown(*table(newest))}\n{title(newest[0])}; {place(*newest)}.\n" if newest else ""
 
 
 def print_tables(rows: list[Row]) -> None:

@@ -25,7 +25,7 @@ State = Literal["done", "failed", "ended in time", "left out"]
 SECONDS_BETWEEN_LINES = 30
 LEFT_OUT = "budget:"
 """what begins the line in which a benchmark says that its budget left something out"""
-FACTS = ("device", "gpu", "driver", "torch", "triton", "commit", "date", "machine", "threads")
+FACTS = ("device", "gpu", "driver", "torch", "triton", "commit", "date", "machine", "processor", "threads")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 def base_row(benchmark: str, config: Config | dict[str, Any], dataset: str | None, *, device: str) -> dict[str, Any]:
     """The fields that every row has. `config`: a training's, or all settings of a benchmark that trains nothing."""
     facts = environment()
-    names = ("gpu", "driver", "torch", "triton", "commit", "date", "machine", "threads")
+    names = ("gpu", "driver", "torch", "triton", "commit", "date", "machine", "processor", "threads")
     return {
         "benchmark": benchmark,
         "dataset": dataset,
@@ -99,10 +99,19 @@ def has_row(rows: Iterable[Row], fields: Row, **more: Any) -> bool:
     return any(has(row, fields, **more) for row in rows)
 
 
-def place(row: Row) -> str:
-    """What it was measured on."""
-    where = row["gpu"] or f"CPU, {row['threads']} thread{'' if row['threads'] == 1 else 's'}"
-    return f"{where}, torch {row['torch']}, commit {row['commit']}"
+def place(*rows: Row, commit: str | None = None) -> str:
+    """What these were measured on. `commit`: what made them, if not those that the rows name."""
+    first = rows[0]
+    commit = commit or ", ".join(dict.fromkeys(str(row["commit"]) for row in rows))
+    return f"{first['gpu'] or cpu(rows)}, torch {first['torch']}, commit {commit}"
+
+
+def cpu(rows: Sequence[Row]) -> str:
+    """The processors of these rows, if all of them name one, which old ones do not, and the numbers of threads."""
+    names = sorted({row.get("processor") or "" for row in rows})
+    threads = " or ".join(str(number) for number in sorted({row["threads"] for row in rows}))
+    named = f" ({', '.join(names)})" if all(names) else ""
+    return f"CPU{named}, {threads} thread{'' if threads == '1' else 's'}"
 
 
 def markdown(columns: Iterable[str], cells: Iterable[Iterable[str]]) -> str:

@@ -45,10 +45,7 @@ def _cells(tries: Sequence[Row]) -> list[str]:
 
 def as_markdown(rows: Sequence[Row]) -> str:
     """What became of a run for each fault; empty for no rows."""
-    if not rows:
-        return ""
-    commits = ", ".join(dict.fromkeys(row["commit"] for row in counted(rows)))
-    return f"{markdown(COLUMNS, table(rows))}\n{place({**rows[-1], 'commit': commits})}.\n"
+    return f"{markdown(COLUMNS, table(rows))}\n{place(*counted(rows))}.\n" if rows else ""
 
 
 def print_tables(rows: Sequence[Row]) -> None:

@@ -80,14 +80,14 @@ def as_markdown(rows: Iterable[Row]) -> str:
         parts.append(f"**{title(ladder[0])}**\n")
         if _is_timed(ladder):
             parts.append(f"![images/s of each variant](images/{_picture_name(ladder)})\n")
-        parts.append(f"{markdown(*columns_of(ladder))}\n{title(ladder[0])}; {place(ladder[0])}.\n")
+        parts.append(f"{markdown(*columns_of(ladder))}\n{title(ladder[0])}; {place(*ladder)}.\n")
     return "\n".join([*parts, f"{LEGEND}\n"] if found else parts)
 
 
 def print_tables(rows: list[Row]) -> None:
     """A table for each ladder with what is wrong under it."""
     for found in ladders(rows).values():
-        print_table(f"{title(found[0])}; {place(found[0])}", *columns_of(found))
+        print_table(f"{title(found[0])}; {place(*found)}", *columns_of(found))
         for row in found:
             if row["error"] and row["error"] != NEEDS_GPU:
                 stdout.print(f"{row['variant']}: {row['error']}", markup=False)

@@ -91,7 +91,7 @@ def caption(rows: list[Row]) -> str:
         first, speeds = fed[0], [row["images_per_s"] for row in fed]
         what.append(f"fed training: {first['model']}, batch {first['batch']}, {first['attack_steps']} attack steps")
         what[-1] += f", {min(speeds):,.1f} to {max(speeds):,.1f} images/s"
-    return "; ".join([*what, place(rows[0])])
+    return "; ".join([*what, place(*rows)])
 
 
 def as_markdown(rows: Iterable[Row]) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from bench.common.rows import Row, markdown
+from bench.common.rows import Row, cpu, markdown
 from bench.robustness.suites import SUITES
 from fastarat.common.figures import COLOURS, figure_of
 from fastarat.reports.published import PAPER
@@ -82,8 +82,7 @@ def as_markdown(suite: str, rows: Iterable[Row]) -> str:
     if not rows:
         return ""
     first = rows[0]
-    threads = " or ".join(str(n) for n in sorted({row["threads"] for row in rows}))
-    where = first["gpu"] or f"CPU, {threads} thread{'' if threads == '1' else 's'}"
+    where = first["gpu"] or cpu(rows)
     commits = ", ".join(sorted({row["trained_by"] for row in rows}))
     what = f"net {first['model']}, data {first['dataset']}, {first['epochs']} epochs, eps {_eps_255(first):g}/255"
     what += f", {first['num_images']:,} test images"

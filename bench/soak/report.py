@@ -23,7 +23,4 @@ def headline(rows: Sequence[Row]) -> str:
 
 def as_markdown(rows: Sequence[Row]) -> str:
     """All soaks in a sentence; empty for no rows."""
-    if not rows:
-        return ""
-    commits = ", ".join(dict.fromkeys(row["commit"] for row in rows))
-    return f"{headline(rows)} ({place({**rows[-1], 'commit': commits})}).\n"
+    return f"{headline(rows)} ({place(*rows)}).\n" if rows else ""

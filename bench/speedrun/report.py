@@ -79,8 +79,7 @@ def ends_as_markdown(suite: str, rows: Sequence[Row]) -> str:
 
 def _race(suite: str, rows: Sequence[Row]) -> str:
     commits = ", ".join(sorted({row["trained_by"] for row in rows}))
-    where = place({**rows[0], "commit": commits})
-    return f"{markdown(*table(suite, rows))}\n{caption(suite, rows)}; {where}.\n"
+    return f"{markdown(*table(suite, rows))}\n{caption(suite, rows)}; {place(*rows, commit=commits)}.\n"
 
 
 def _races(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:

@@ -5,7 +5,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from bench.common.rows import RESULTS, has_row, read_rows, rows_from_here, write_row, write_rows
+from bench.common.rows import RESULTS, base_row, has_row, place, read_rows, rows_from_here, write_row, write_rows
+from fastarat.common.environment import environment
 from fastarat.common.errors import UserError
 from fastarat.config.recipes import recipe
 
@@ -82,3 +83,13 @@ def test_rows_from_here_are_of_this_commit_gpu_and_device(tmp_path):
     assert rows_from_here("none", path, {**here, "commit": None}) == []
     committed = next(read_rows(RESULTS / "throughput.jsonl"))
     assert committed in rows_from_here("throughput", None, committed)
+
+
+def test_a_caption_names_the_processor_where_all_rows_have_one():
+    assert base_row("any", {}, None, device="cpu")["processor"] == environment()["processor"]
+    old = {"gpu": None, "threads": 1, "torch": "2", "commit": "a"}
+    new = {**old, "processor": "A CPU", "commit": "b"}
+    assert place(old) == "CPU, 1 thread, torch 2, commit a" and place(new) == "CPU (A CPU), 1 thread, torch 2, commit b"
+    assert place(old, {**new, "threads": 2}) == "CPU, 1 or 2 threads, torch 2, commit a, b"
+    assert place(new, {**new, "processor": "B CPU"}, commit="c") == "CPU (A CPU, B CPU), 1 thread, torch 2, commit c"
+    assert place({**new, "gpu": "a GPU"}) == "a GPU, torch 2, commit b"
