@@ -11,8 +11,6 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -23,16 +21,7 @@ from fastarat.common.console import MOST_CHARACTERS, notice, print_json, print_t
 from fastarat.common.ending import ended
 from fastarat.common.errors import Interrupted, UserError, WorkError
 from fastarat.common.signals import ENDING
-from fastarat.training.agent import Agent
-from fastarat.training.causes import raise_why
-from fastarat.training.launch import launch
-
-
-def fails_with(error: BaseException) -> int:
-    def work() -> int:
-        raise error
-
-    return ended("fastarat", work)
+from tests.helpers.launched import as_launched, fails_with
 
 
 class Mute(Exception):
@@ -160,49 +149,6 @@ def test_a_command_runs_in_any_thread_where_signals_are_the_caller_s(capsys):
     assert codes == [0] and [signal.getsignal(number) for number in ENDING] == before
 
 
-def as_launched(monkeypatch, file: Path | None, rank: int, ours: bool) -> None:
-    for name, value in (
-        ("TORCHELASTIC_RUN_ID", "fastarat"),
-        ("RANK", str(rank)),
-        ("TORCHELASTIC_ERROR_FILE", str(file or "")),
-        (processes.LAUNCHER, str(os.getpid()) if ours else ""),
-    ):
-        if value:
-            monkeypatch.setenv(name, value)
-        else:
-            monkeypatch.delenv(name, raising=False)
-
-
-def test_of_several_processes_the_launcher_says_what_the_first_to_fail_said(tmp_path, monkeypatch, capsys):
-    for rank, error in ((1, TypeError("the reason")), (0, WorkError("another process has ended"))):
-        file = tmp_path / "attempt_0" / str(rank) / "error.json"
-        file.parent.mkdir(parents=True)
-        as_launched(monkeypatch, file, rank, ours=True)
-        assert fails_with(error) == 1
-        os.utime(file, ns=(0, 2000 - 1000 * rank))
-    assert capsys.readouterr().err == ""
-    with pytest.raises(WorkError, match=r"TypeError: the reason .*the traceback is in"):
-        raise_why({}, tmp_path, "--resume goes on")
-    file.write_text(json.dumps({"message": {"message": "give a file"}, "code": 2}))
-    os.utime(file, ns=(0, 0))
-    with pytest.raises(UserError, match=r"^give a file$"):
-        raise_why({}, tmp_path, "--resume goes on")
-
-
-@pytest.mark.parametrize("cut", [b"", b'{"message": {"mess', b"\xff", b"[]", b'{"code": 2, "message": "text"}'])
-def test_a_reason_that_cannot_be_read_hides_no_other_and_is_one_line_itself(tmp_path, cut):
-    for rank, text in ((0, cut), (1, b'{"code": 1, "message": {"message": "the reason"}}')):
-        file = tmp_path / str(rank) / "error.json"
-        file.parent.mkdir()
-        file.write_bytes(text)
-        os.utime(file, ns=(0, rank))
-    with pytest.raises(WorkError, match=r"^the reason$"):
-        raise_why({}, tmp_path, "--resume goes on")
-    file.unlink()
-    with pytest.raises(WorkError, match=r"^a process failed, and what it said of it cannot be read$"):
-        raise_why({}, tmp_path, "--resume goes on")
-
-
 def test_a_reason_is_whole_or_not_there(tmp_path, monkeypatch):
     file = tmp_path / "error.json"
     as_launched(monkeypatch, file, 1, ours=True)
@@ -210,53 +156,6 @@ def test_a_reason_is_whole_or_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append(file.exists()))
     assert processes.say_to_launcher("the reason", 1)
     assert seen[0] is False and json.loads(file.read_text())["message"]["message"] == "the reason"
-
-
-@pytest.mark.parametrize("ignored", [False, True], ids=["on a terminal", "under nohup"])
-def test_the_launcher_answers_sighup_but_where_nohup_has_it_ignored(monkeypatch, ignored):
-    held = {}
-
-    def started(agent):
-        names = os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"].split(",")
-        held.update(names=names, args=agent.get_worker_group().spec.args)
-
-    monkeypatch.setattr(Agent, "run", started)
-    for name in (processes.LAUNCHER, "TORCH_CPP_LOG_LEVEL", "TORCHELASTIC_SIGNALS_TO_HANDLE"):
-        monkeypatch.setenv(name, "1")
-    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
-    try:
-        assert launch(2, ["train"], 0, goes_on="") == 0
-    finally:
-        signal.signal(signal.SIGHUP, before)
-    assert ("SIGHUP" in held["names"]) is not ignored and {"SIGINT", "SIGTERM", "SIGQUIT"} < {*held["names"], "SIGHUP"}
-    assert held["args"][-1] == "train"
-
-
-KILLED = r"process 3 was killed \(SIGKILL; out of memory\?\); --resume goes on"
-ABORTED = r"process 3 was killed \(SIGABRT; a library failed"
-
-
-@pytest.mark.parametrize(
-    ("number", "said", "reason"),
-    [
-        (signal.SIGKILL, [], KILLED),
-        (signal.SIGKILL, ["another process has ended: look there"], KILLED),
-        (signal.SIGABRT, ["another process has ended: look there", "the disk is full"], r"^the disk is full$"),
-        (signal.SIGABRT, ["another process has ended: look there"], ABORTED),
-        (signal.SIGTERM, ["another process has ended: look there"], "look there"),
-    ],
-)
-def test_of_what_processes_say_and_show_the_cause_is_said(tmp_path, number, said, reason):
-    ended_by = {0: 1, 1: -signal.SIGTERM, 3: -number}  # the launcher ends those that are left
-    failures: Any = {rank: SimpleNamespace(exitcode=code) for rank, code in ended_by.items()}
-    for rank, text in enumerate(said):
-        file = tmp_path / str(rank) / "error.json"
-        file.parent.mkdir()
-        file.write_text(json.dumps({"message": {"message": text}, "code": 1}))
-        os.utime(file, ns=(0, rank))
-    with pytest.raises(WorkError, match=reason):
-        raise_why(failures, tmp_path, "--resume goes on")
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -1,6 +1,7 @@
 """Settings of small ladders, and what makes a training wrong."""
 
 from dataclasses import replace
+from functools import cache
 
 import torch
 
@@ -8,7 +9,7 @@ from bench.common.inputs import random_images
 from bench.ladder.variants import with_attack
 from fastarat.config.recipes import recipe
 from fastarat.training.choices import Choices
-from fastarat.training.tuning.gate import LEARNING_RATE
+from fastarat.training.tuning.gate import LEARNING_RATE, Right, batches_of, definition
 from fastarat.training.tuning.subject import FastaratSubject, StepSetting
 
 CPU = torch.device("cpu")
@@ -20,6 +21,14 @@ def setting_of(method: str = "arat", batch: int = 16, steps: int = 3) -> StepSet
     attack = replace(config.attack, steps=min(steps, config.attack.steps))
     config = replace(config, batch=batch, attack=attack, optimizer=optimizer)
     return StepSetting(config, random_images("digits", 8 * batch), CPU)
+
+
+@cache
+def right_of(method: str) -> Right:
+    """The definition's batches and results of a method's setting."""
+    setting = setting_of(method)
+    batches = batches_of(setting)
+    return batches, definition(setting, batches)
 
 
 def own(setting: StepSetting, dtype="fp32") -> FastaratSubject:

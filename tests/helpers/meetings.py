@@ -3,6 +3,7 @@
 Whoever hangs in the second process, or leaves the first one hanging, fails here at once and by name.
 """
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 import torch.distributed as dist
 
 from fastarat.common.distributed import World
+from fastarat.config import Config
+from fastarat.config.recipes import recipe
 from fastarat.training import train as trainer
 
 
@@ -72,3 +75,12 @@ class Meetings:
 
     def _gather(self, found: list[Any], value: Any, group: Any) -> None:
         found[:] = self._meet("all_gather_object", [value] * len(found))
+
+
+def small(**settings) -> Config:
+    """Two epochs of two steps, each evaluated, on two processes."""
+    config = recipe("digits-at")
+    evaluation = replace(config.evaluation, num_images=4, num_clean_images=4, steps=1, every_epochs=1)
+    attack = replace(config.attack, steps=1)
+    few = {"num_train_images": 128, "epochs": 2, "batch": 64, "procs": 2, "evaluation": evaluation, "attack": attack}
+    return replace(config, **{**few, **settings})

@@ -3,20 +3,29 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from subprocess import Popen
 from types import SimpleNamespace
 
 import pytest
+import torch
 from torch.distributed.elastic.agent.server.api import WorkerSpec
 
+from fastarat.__main__ import main
+from fastarat.commands.train import _as_started, parse_arguments
 from fastarat.common import processes
-from fastarat.common.errors import WorkError
-from fastarat.common.processes import AGAIN, LAUNCHER, join_ranks, num_seen, why_again
+from fastarat.common.choice_log import ChoiceLog
+from fastarat.common.errors import UserError, WorkError
+from fastarat.common.processes import AGAIN, LAUNCHER, is_first_here, join_ranks, num_seen, why_again
+from fastarat.config.data import LoadingConfig
+from fastarat.data.loading.build import num_workers
 from fastarat.training import launch as launch_module
 from fastarat.training.agent import Agent
+from fastarat.training.choices import choose_device
 from fastarat.training.launch import launch
 from fastarat.training.meeting import meeting_of
+from tests.helpers.meetings import small
 from tests.helpers.unmeasured import UNMEASURED
 
 SAYS = """
@@ -125,3 +134,102 @@ def test_a_signal_that_is_passed_on_reaches_those_that_run_and_no_other():
     agent._pcontext = SimpleNamespace(subprocess_handlers=handlers, pids=lambda: pids)  # type: ignore[assignment]
     agent.signal_processes(signal.SIGUSR1)
     assert runs.wait() == -signal.SIGUSR1
+
+
+@pytest.mark.parametrize("ignored", [False, True], ids=["on a terminal", "under nohup"])
+def test_the_launcher_answers_sighup_but_where_nohup_has_it_ignored(monkeypatch, ignored):
+    held = {}
+
+    def started(agent):
+        names = os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"].split(",")
+        held.update(names=names, args=agent.get_worker_group().spec.args)
+
+    monkeypatch.setattr(Agent, "run", started)
+    for name in (processes.LAUNCHER, "TORCH_CPP_LOG_LEVEL", "TORCHELASTIC_SIGNALS_TO_HANDLE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        assert launch(2, ["train"], 0, goes_on="") == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert ("SIGHUP" in held["names"]) is not ignored and {"SIGINT", "SIGTERM", "SIGQUIT"} < {*held["names"], "SIGHUP"}
+    assert held["args"][-1] == "train"
+
+
+def started_by_another(monkeypatch, world: int, here: int) -> None:
+    """As torchrun starts processes, on several machines."""
+    values = {
+        "TORCHELASTIC_RUN_ID": "other",
+        "RANK": "0",
+        "WORLD_SIZE": world,
+        "LOCAL_WORLD_SIZE": here,
+        "LOCAL_RANK": 1,
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, str(value))
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (
+            ("--procs", "2", "--out", "run"),
+            "one of 16 processes that a launcher started, and the settings say 2",
+        ),
+        (("--nodes", "2", "--procs", "4"), "and the settings say 8: leave --nodes, --gpus and --procs out"),
+        (("--batch", "60"), "batch 60 does not divide among 16 processes"),
+    ],
+)
+def test_another_launcher_s_processes_are_what_the_settings_say(tmp_path, monkeypatch, capsys, flags, says):
+    started_by_another(monkeypatch, world=16, here=8)
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "digits-at", "--batch", "64", *flags]) == 2
+    assert says in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("device", "expected"), [("auto", (2, 8, 0)), ("cpu", (2, 0, 8))])
+def test_without_numbers_the_settings_take_those_of_another_launcher(monkeypatch, device, expected):
+    started_by_another(monkeypatch, world=16, here=8)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "pretended")
+    args = ["digits-at", "--batch", "64", "--device", device]
+    arguments = parse_arguments(args)
+    config = _as_started(arguments, args).config
+    assert (config.nodes, config.gpus, config.procs) == expected
+    begun = replace(config, nodes=1, gpus=4 * bool(config.gpus), procs=4 * bool(config.procs))
+    assert _as_started(replace(arguments, config=begun), args).config == config  # it goes on with others
+    started_by_another(monkeypatch, world=16, here=5)
+    with pytest.raises(UserError, match="16 processes, 5 of them on this machine"):
+        _as_started(arguments, args)
+
+
+def test_one_process_a_machine_is_its_first(monkeypatch):
+    assert is_first_here()
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(LAUNCHER, "1")  # ours, on GPUs: each process has the local rank 0
+    for rank, first in enumerate([True, False, True, False]):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        assert is_first_here() is first
+    monkeypatch.delenv(LAUNCHER)  # srun may deal ranks out in turn: 0 and 2 on the first machine
+    for rank, local_rank in enumerate(["0", "0", "1", "1"]):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+        assert is_first_here() is (rank < 2)
+
+
+def test_a_machine_has_its_own_share_of_the_gpus_and_of_the_workers(monkeypatch):
+    started_by_another(monkeypatch, world=16, here=2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "pretended")
+    assert choose_device(replace(small(), procs=0, gpus=16), ChoiceLog(quiet=True)) == "cuda"
+    assert choose_device(small(), ChoiceLog(quiet=True)) == "cpu"  # whose processes want no GPU
+    with pytest.raises(UserError, match="--gpus 16: this machine has 1 GPU"):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        choose_device(replace(small(), procs=0, gpus=16), ChoiceLog(quiet=True))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8))
+    assert num_workers(LoadingConfig(), 16) == 4

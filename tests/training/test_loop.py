@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from fastarat.common.distributed import World
 from fastarat.common.errors import Interrupted, WorkError
@@ -24,6 +25,7 @@ from fastarat.training.evaluations import Evaluations
 from fastarat.training.loop import Loop
 from fastarat.training.step.compiled import build_step
 from fastarat.training.train import train
+from tests.helpers.meetings import small
 
 
 @pytest.mark.parametrize("stopped", [True, False])
@@ -110,3 +112,57 @@ def test_a_run_that_goes_on_forgets_the_checkpoint_that_it_has_taken_up(tmp_path
     monkeypatch.setattr(Loop, "fit", lambda loop: alive.extend(kept() is not None for kept in watched))
     train(replace(config, epochs=2), tmp_path / "run", resume=True)
     assert alive == [False]
+
+
+def with_another(monkeypatch, *theirs: int, rank: int = 0, decided: object = None) -> World:
+    """One of two processes; whenever largest numbers are asked for, the other one's are these, and `decided` is what it
+    decides as the first one."""
+
+    def allreduce(tensors: list[torch.Tensor], options: object) -> SimpleNamespace:
+        if len(tensors[0]) == len(theirs):
+            tensors[0].copy_(torch.maximum(tensors[0], torch.tensor(theirs)))
+        return SimpleNamespace(wait=lambda: None)
+
+    def broadcast(box: list[object], src: int, group: object) -> None:
+        box[:] = [decided] if rank else box
+
+    monkeypatch.setattr(dist, "barrier", lambda group: None)
+    monkeypatch.setattr(dist, "broadcast_object_list", broadcast)
+    group: object = SimpleNamespace(allreduce=allreduce)
+    return World(torch.device("cpu"), rank, 2, None, group)  # type: ignore[arg-type]
+
+
+def loop_in(tmp_path, world: World) -> Loop:
+    config = small(epochs=1)
+    training = build_training(config, open_dataset("digits"), world)
+    run = Run(tmp_path / "run")
+    run.create(config, {})
+    return Loop(training, run, lambda batch: {}, compiles=False)
+
+
+def test_a_loss_that_another_process_saw_first_counts_from_the_step_it_saw(tmp_path, monkeypatch):
+    loop = loop_in(tmp_path, with_another(monkeypatch, -5))
+    loop.training.first_bad_step.fill_(6)  # ours came from the weights that theirs had ruined
+    loop.training.step = 9
+    for step in (4, 5):
+        (loop.run.checkpoints / f"step-{step:09d}.pt").touch()
+    with pytest.raises(WorkError, match=r"not finite at step 5.*step-000000004"):
+        loop._check_finite()
+    assert [path.name for path in loop.run.checkpoints.glob("step-*.pt")] == ["step-000000004.pt"]
+
+
+def test_of_a_loss_that_is_not_finite_every_process_names_the_checkpoint_to_go_on_from(tmp_path, monkeypatch):
+    """The launcher says what any of them said, and kills those that are left some seconds later."""
+    good = tmp_path / "elsewhere" / "step-000000004.pt"  # the others need not see the directory
+    loop = loop_in(tmp_path, with_another(monkeypatch, -5, rank=1, decided=good))
+    with pytest.raises(WorkError, match=f"last good checkpoint is {good}: go on"):
+        loop._check_finite()
+
+
+def test_a_signal_to_any_process_stops_all_and_gives_its_number(tmp_path, monkeypatch):
+    loop = loop_in(tmp_path, with_another(monkeypatch, signal.SIGTERM, 0, 0, 0))
+    monkeypatch.setattr(Loop, "_save", lambda loop: None)
+    loop.display = SimpleNamespace(due=lambda: False)  # type: ignore[assignment]
+    with pytest.raises(Interrupted, match="stopped at step 0") as stopped:
+        loop._between_steps()
+    assert stopped.value.number == signal.SIGTERM

@@ -1,6 +1,8 @@
 """The compiled step is the eager step: one graph whatever the method, format and attack, and the same numbers."""
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +29,15 @@ from fastarat.data.open import open_dataset
 from fastarat.methods.registry import build_method
 from fastarat.models.registry import build_model
 from fastarat.training.build import build_training
-from fastarat.training.step.compiled import MOST_UNROLLED, _compiler, build_step, num_kept, unrolled_size
+from fastarat.training.step.compiled import (
+    MOST_UNROLLED,
+    CapturedStep,
+    StepBySize,
+    _compiler,
+    build_step,
+    num_kept,
+    unrolled_size,
+)
 from fastarat.training.step.train_step import Controls
 from tests.helpers.step_parts import nets_of_one_block, parts_of
 
@@ -267,3 +277,15 @@ def test_a_compiler_that_fails_is_named_with_the_way_round_it():
     with pytest.raises(WorkError, match=r"no such instruction.*--compile eager") as failure:
         trained("compile", method=METHODS["standard"], attack=ATTACKS["none"], backend=broken, num_steps=1)
     assert "\n" not in str(failure.value)
+
+
+def test_a_closed_step_has_no_graph():
+    resets: list[str] = []
+    nothing: Any = None
+    captured = CapturedStep(nothing, nothing)
+    captured.graph = SimpleNamespace(reset=lambda: resets.append("reset"))  # type: ignore[assignment]
+    steps = StepBySize(lambda: captured)
+    steps.steps[torch.Size([8])] = captured
+    steps.close()
+    steps.close()
+    assert resets == ["reset"] and captured.graph is None and not steps.steps

@@ -1,0 +1,81 @@
+"""A training from its beginning to its end: what processes have to have alike, and how they part."""
+
+import signal
+import threading
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fastarat.common.distributed import World
+from fastarat.common.errors import UserError, WorkError
+from fastarat.common.signals import ENDING
+from fastarat.training import train as trainer
+from fastarat.training.build import start_training
+from fastarat.training.loop import Loop
+from fastarat.training.step.compiled import StepBySize
+from fastarat.training.train import train
+from tests.helpers.meetings import small
+
+
+def test_a_training_in_another_thread_leaves_signals_to_the_caller(tmp_path):
+    """As in a notebook's server, where Python lets no other thread set handlers."""
+    before = {number: signal.getsignal(number) for number in ENDING}
+    seen: list[object] = []
+
+    def work() -> None:
+        run = train(small(procs=0, epochs=1), tmp_path / "run")
+        seen.extend([run.weights_file.exists(), {number: signal.getsignal(number) for number in ENDING}])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [True, before]
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("seed", "1"), ("extra", "ExtraConfig(data=None, ratio=0.7)"), ("version of torch", "1.0")],
+)
+def test_processes_with_other_settings_or_versions_are_told_apart(monkeypatch, name, other):
+    config = small()
+    theirs = trainer._settings(config) | {name: other}
+    monkeypatch.setattr(trainer, "decided", lambda decide, world: theirs)
+    with pytest.raises(UserError, match=f"process 3 has another {name} than the first one"):
+        trainer._check_settings(config, replace(World(torch.device("cpu")), rank=3))
+    monkeypatch.setattr(trainer, "decided", lambda decide, world: trainer._settings(config))
+    trainer._check_settings(replace(config, data="elsewhere"), World(torch.device("cpu")))
+
+
+class Closed(StepBySize):
+    """A step for each size, which tells when it is closed."""
+
+    order: list[str]
+
+    def close(self) -> None:
+        self.order.append("graphs given up")
+        super().close()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_processes_part_after_their_graphs_and_not_at_all_after_a_failure(tmp_path, monkeypatch, fails):
+    """NCCL waits for the graphs that it is part of, and for the others; whoever has failed has to say so."""
+    order: list[str] = []
+
+    def start(*args):
+        training, eager = start_training(*args)
+        step = Closed(lambda: eager)
+        step.order = order
+        return training, step
+
+    def fail(loop: Loop) -> None:
+        raise WorkError("the disk is full")
+
+    monkeypatch.setattr(trainer, "start_training", start)
+    monkeypatch.setattr(trainer, "leave_world", lambda world: order.append("left"))
+    if fails:
+        monkeypatch.setattr(Loop, "fit", fail)
+    with pytest.raises(WorkError) if fails else nullcontext():
+        train(small(procs=0, epochs=1), tmp_path / "run")
+    assert order[:2] == (["graphs given up"] if fails else ["graphs given up", "left"])
