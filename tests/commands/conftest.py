@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -63,3 +64,9 @@ def trained(tmp_path_factory) -> Path:
 def one_epoch(tmp_path_factory) -> Path:
     """A finished run of one epoch on the digits, made once."""
     return _train(tmp_path_factory.mktemp("one-epoch") / "run", *ONE_EPOCH)
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> Path:
+    """A copy of the finished run of two epochs, to be changed."""
+    return shutil.copytree(trained, tmp_path / "run")

@@ -1,7 +1,6 @@
 """What would go wrong later is refused before."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +15,6 @@ from fastarat.training.loop import Loop
 from tests.helpers.command_line import ONE_EPOCH, TINY
 
 
-@pytest.fixture
-def copied(trained, tmp_path):
-    """A copy of the finished run, to be changed."""
-    return shutil.copytree(trained, tmp_path / "copied")
-
-
 def reversed_digits() -> Dataset:
     """The digits in another order: equal shapes, other images."""
     digits = open_dataset("digits")
@@ -29,25 +22,25 @@ def reversed_digits() -> Dataset:
     return from_splits("digits", train, digits.test, digits.classes, digits.max_value)
 
 
-def test_a_run_does_not_go_on_with_other_images(fastarat, copied, tmp_path, monkeypatch):
+def test_a_run_does_not_go_on_with_other_images(fastarat, run, tmp_path, monkeypatch):
     other = reversed_digits()
     monkeypatch.setattr("fastarat.data.formats.find.Found.open", lambda found, size: other)
-    result = fastarat("train", "--resume", copied, "--epochs", "3")
+    result = fastarat("train", "--resume", run, "--epochs", "3")
     assert result.code == 2 and "other images" in result.error and "--data" in result.error
 
 
-def test_a_run_does_not_end_before_where_it_is(fastarat, copied):
-    result = fastarat("train", "--resume", copied, "--epochs", "1")
+def test_a_run_does_not_end_before_where_it_is(fastarat, run):
+    result = fastarat("train", "--resume", run, "--epochs", "1")
     assert result.code == 2 and "--epochs 2 or more" in result.error
 
 
-def test_two_processes_do_not_train_in_one_directory(fastarat, copied):
-    other = Run(copied)
+def test_two_processes_do_not_train_in_one_directory(fastarat, run):
+    other = Run(run)
     other.lock()
-    result = fastarat("train", "--resume", copied)
+    result = fastarat("train", "--resume", run)
     assert result.code == 2 and "another process is training" in result.error
     other.unlock()
-    assert fastarat("train", "--resume", copied).code == 0
+    assert fastarat("train", "--resume", run).code == 0
 
 
 @pytest.mark.parametrize(

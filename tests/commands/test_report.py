@@ -35,12 +35,6 @@ def checked(path: Path) -> Page:
     return page
 
 
-@pytest.fixture
-def run(trained, tmp_path) -> Path:
-    """A copy of a run of two epochs."""
-    return shutil.copytree(trained, tmp_path / "run")
-
-
 def test_the_page_of_a_run_says_what_it_came_to_and_what_it_took(fastarat, run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     (run / "metrics.jsonl").write_text(

@@ -35,12 +35,6 @@ LONG = (*ONE_EPOCH, "--epochs", "6", "--evaluation.every-epochs", "2", "--device
 LONG += ("--averaging.kind", "ema", "--averaging.start-epoch", "1", "--num-validation-images", "100")
 
 
-@pytest.fixture
-def copied(trained, tmp_path):
-    """A copy of the finished run, to be changed."""
-    return shutil.copytree(trained, tmp_path / "copied")
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The long run, which nothing stopped."""
@@ -122,19 +116,19 @@ def test_a_run_goes_on_in_the_format_that_it_began_with_to_the_same_bits(
     assert chosen == [("cpu", dtype, "eager")] * 2
 
 
-def test_resuming_a_finished_run_changes_nothing(fastarat, trained, copied):
-    result = fastarat("train", "--resume", copied)
-    assert result.code == 0 and f"{copied} has finished its 2 epochs: --epochs N" in result.err
-    assert_same_run(trained, copied)
-    assert len(json.loads((copied / "record.json").read_text())["sessions"]) == 2
+def test_resuming_a_finished_run_changes_nothing(fastarat, trained, run):
+    result = fastarat("train", "--resume", run)
+    assert result.code == 0 and f"{run} has finished its 2 epochs: --epochs N" in result.err
+    assert_same_run(trained, run)
+    assert len(json.loads((run / "record.json").read_text())["sessions"]) == 2
 
 
-def test_a_finished_run_can_get_more_epochs(fastarat, trained, copied):
-    assert fastarat("train", "--resume", copied, "--epochs", "3").code == 0
-    assert [line["epoch"] for line in metrics(copied)] == [1, 2, 3]
-    assert results_of(copied)[:2] == results_of(trained)
+def test_a_finished_run_can_get_more_epochs(fastarat, trained, run):
+    assert fastarat("train", "--resume", run, "--epochs", "3").code == 0
+    assert [line["epoch"] for line in metrics(run)] == [1, 2, 3]
+    assert results_of(run)[:2] == results_of(trained)
     # The configuration says what the run is now: to go on with it again, or to repeat it.
-    assert json.loads((copied / "config.json").read_text())["epochs"] == 3
+    assert json.loads((run / "config.json").read_text())["epochs"] == 3
 
 
 @pytest.mark.parametrize(
@@ -157,9 +151,9 @@ def test_a_setting_that_makes_it_another_run_is_refused(fastarat, trained, flags
     assert newest(trained).read_bytes() == before
 
 
-def test_resume_without_a_name_takes_the_newest_run_of_the_recipe(fastarat, copied, tmp_path):
+def test_resume_without_a_name_takes_the_newest_run_of_the_recipe(fastarat, run, tmp_path):
     for name in ("digits-arat-20250101-000000", "digits-arat-20260101-000000", "digits-at-20270101-000000"):
-        shutil.copytree(copied, tmp_path / "runs" / name)
+        shutil.copytree(run, tmp_path / "runs" / name)
     result = fastarat("train", "digits-arat", "--resume")
     assert result.code == 0 and "runs/digits-arat-20260101-000000" in result.err
 
@@ -171,52 +165,52 @@ def test_where_there_is_nothing_to_resume_that_is_said(fastarat, tmp_path, args)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_newest_checkpoint_that_was_cut_off_is_named_and_the_one_before_still_goes_on(fastarat, trained, copied):
-    broken = newest(copied)
+def test_a_newest_checkpoint_that_was_cut_off_is_named_and_the_one_before_still_goes_on(fastarat, trained, run):
+    broken = newest(run)
     broken.write_bytes(broken.read_bytes()[:1000])
-    result = fastarat("train", "--resume", copied)
+    result = fastarat("train", "--resume", run)
     assert result.code == 2 and str(broken) in result.error and "truncated" in result.error
     assert "remove" in result.error or "delete" in result.error
     broken.unlink()
-    assert fastarat("train", "--resume", copied).code == 0
-    assert_same_run(trained, copied)
+    assert fastarat("train", "--resume", run).code == 0
+    assert_same_run(trained, run)
 
 
 @pytest.mark.parametrize("left", ["metrics.jsonl", "model.safetensors"])
 @pytest.mark.parametrize("has_folder", [True, False])
-def test_a_run_that_has_results_and_no_checkpoint_is_not_begun_again_over_them(fastarat, copied, left, has_folder):
-    shutil.rmtree(copied / "checkpoints")
+def test_a_run_that_has_results_and_no_checkpoint_is_not_begun_again_over_them(fastarat, run, left, has_folder):
+    shutil.rmtree(run / "checkpoints")
     if has_folder:
-        (copied / "checkpoints").mkdir()
-    (copied / ({"metrics.jsonl", "model.safetensors"} - {left}).pop()).unlink()
-    before = (copied / left).read_bytes()
-    error = fastarat("train", "--resume", copied).error
+        (run / "checkpoints").mkdir()
+    (run / ({"metrics.jsonl", "model.safetensors"} - {left}).pop()).unlink()
+    before = (run / left).read_bytes()
+    error = fastarat("train", "--resume", run).error
     assert "has its results but no checkpoint any more" in error and "fastarat train --from" in error
-    assert (copied / left).read_bytes() == before
+    assert (run / left).read_bytes() == before
 
 
-def test_a_run_that_was_killed_before_its_first_checkpoint_starts_when_it_is_resumed(fastarat, trained, copied):
-    shutil.rmtree(copied / "checkpoints")
-    for path in (copied / "metrics.jsonl", copied / "model.safetensors"):
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_when_it_is_resumed(fastarat, trained, run):
+    shutil.rmtree(run / "checkpoints")
+    for path in (run / "metrics.jsonl", run / "model.safetensors"):
         path.unlink()
-    assert fastarat("train", "--resume", copied).code == 0
-    assert_same_run(trained, copied)
+    assert fastarat("train", "--resume", run).code == 0
+    assert_same_run(trained, run)
 
 
-def test_a_line_of_metrics_that_a_crash_cut_off_is_written_anew(fastarat, trained, copied):
-    with (copied / "metrics.jsonl").open("a") as file:
+def test_a_line_of_metrics_that_a_crash_cut_off_is_written_anew(fastarat, trained, run):
+    with (run / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 3, "st')
-    assert fastarat("train", "--resume", copied).code == 0
-    assert metrics(copied) == metrics(trained)
+    assert fastarat("train", "--resume", run).code == 0
+    assert metrics(run) == metrics(trained)
 
 
-def test_what_a_killed_process_had_begun_to_write_is_removed_and_nothing_else(fastarat, copied):
-    begun = copied / "checkpoints" / ".step-000000034.pt.fastarat-999999999-0123abcd.tmp"
-    others = [copied / "checkpoints/.notes.tmp", copied / ".draft.19068.tmp", copied / "deep" / begun.name]
+def test_what_a_killed_process_had_begun_to_write_is_removed_and_nothing_else(fastarat, run):
+    begun = run / "checkpoints" / ".step-000000034.pt.fastarat-999999999-0123abcd.tmp"
+    others = [run / "checkpoints/.notes.tmp", run / ".draft.19068.tmp", run / "deep" / begun.name]
     others[-1].parent.mkdir()
     for path in (begun, *others):
         path.write_bytes(b"half")
-    assert fastarat("train", "--resume", copied, "--epochs", "3").code == 0
+    assert fastarat("train", "--resume", run, "--epochs", "3").code == 0
     assert not begun.exists() and all(path.read_bytes() == b"half" for path in others)
 
 

@@ -1,19 +1,12 @@
 """`fastarat watch RUN` follows a training of another process, and ends when that does."""
 
 import json
-import shutil
 
 import pytest
 
 from fastarat.commands.watch import followed, standing
 from fastarat.runs.run import Run
 from tests.helpers.command_line import TINY, finish, start, wait_for
-
-
-@pytest.fixture
-def run(trained, tmp_path):
-    """A copy of a run of two epochs."""
-    return shutil.copytree(trained, tmp_path / "run")
 
 
 def test_a_finished_run_is_told_at_once(fastarat, run):

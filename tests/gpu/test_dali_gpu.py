@@ -1,7 +1,6 @@
 """DALI decodes on the GPU what PIL decodes, but for rounding, in batches that stay what they were."""
 
 import io
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from fastarat.data.images.stored import StoredImages
 from fastarat.data.loading.decoders.dali import DALIDecoder
 from fastarat.data.loading.decoders.decoder import Request
 from tests.helpers import simulated_gpu
+from tests.helpers.loading import settled, tasks
 
 pytestmark = [
     pytest.mark.gpu,
@@ -95,11 +95,6 @@ def requests_at(first: int) -> Request:
     return request(range(first, first + 8), (0, 0, *SIZE), SIZE)
 
 
-def tasks() -> int:
-    """Native threads of this process."""
-    return sum(1 for _ in Path("/proc/self/task").iterdir())
-
-
 def test_stopping_early_leaves_no_thread(images):
     decoder = DALIDecoder(images, 2, gpu=torch.device("cuda"))
     next(batches := decoder.decode(requests_at(i % 9) for i in range(100)))
@@ -107,7 +102,4 @@ def test_stopping_early_leaves_no_thread(images):
     before = tasks()
     next(batches := decoder.decode(requests_at(i % 9) for i in range(100)))
     batches.close()
-    deadline = time.monotonic() + 60
-    while tasks() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert tasks() <= before
+    assert settled(before)

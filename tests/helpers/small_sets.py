@@ -22,6 +22,11 @@ def jpeg(seed: int, width: int = 12, height: int = 12, mode: str = "RGB", kind: 
     return buffer.getvalue()
 
 
+def pixels(content: bytes) -> np.ndarray:
+    """What PIL reads of an encoded image: RGB, uint8 [H, W, 3]."""
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+
+
 def png_of_16_bits(colours: int, channels: int) -> bytes:
     """A PNG of 4x4 pixels with 16 bits a channel, such as Pillow reads and does not write. `colours`: PNG's kind of
     colours, 0 for grey, 2 for RGB."""

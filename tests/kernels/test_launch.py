@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from fastarat_kernels import aot
 from fastarat_kernels.launch import UnsupportedInput, check_rows, launch, recording
+from fastarat_kernels.registry import KERNELS
 
 
 def test_tensors_of_two_devices_are_refused():
@@ -30,3 +32,12 @@ def test_a_recorded_launch_starts_nothing():
 def test_what_a_kernel_does_not_take_is_refused_with_what_it_takes(x, word):
     with pytest.raises(UnsupportedInput, match=word):
         check_rows(x)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_every_configuration_starts_a_kernel(name):
+    for label, start in aot.configurations(name):
+        with recording() as launches:
+            start()
+        # Only a batch-norm is several kernels: statistics, their sum, and what they are for.
+        assert len(launches) == 1 or (launches and name == "dual_batch_norm"), label

@@ -12,6 +12,7 @@ from fastarat_kernels.pgd_step import triton as kernels
 from fastarat_kernels.pgd_step.op import _pgd_step, _start_point
 from torch import Tensor
 
+from tests.helpers.kernel_errors import error
 from tests.helpers.poison import poisoned
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -60,11 +61,6 @@ def start_of(function: Callable[..., Tensor], x: Tensor, norm: str, rows: Tensor
     device = x.device.type
     rows = 2**31 + 3 * torch.arange(len(x), device=device) if rows is None else rows
     return function(x, rows, scalar(STEP, device), scalar(EPS, device), SEED, norm)
-
-
-def error(ours: Tensor, expected: Tensor) -> float:
-    """Relative root mean square error."""
-    return float((ours.double() - expected.double()).norm() / expected.double().norm())
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -280,10 +276,3 @@ def test_bad_input_is_refused_with_what_to_give():
         with pytest.raises(UnsupportedInput, match=words) as raised:
             call()
         assert "\n" not in str(raised.value)
-
-
-def test_every_configuration_starts_a_kernel():
-    for label, start in kernels.configurations():
-        with recording() as launches:
-            start()
-        assert len(launches) == 1, label

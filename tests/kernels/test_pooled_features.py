@@ -8,6 +8,7 @@ from fastarat_kernels.pooled_features import pooled_features, twin
 from fastarat_kernels.pooled_features import triton as kernels
 from torch import Tensor
 
+from tests.helpers.kernel_errors import error
 from tests.helpers.poison import poisoned
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -39,11 +40,6 @@ def feature_map(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, devi
     z.flatten()[::7] = 0
     z = z.contiguous(memory_format=torch.channels_last) if z.dim() == 4 else z
     return z.to(device)
-
-
-def error(ours: Tensor, expected: Tensor) -> float:
-    """Relative root mean square error."""
-    return float((ours.double() - expected.double()).norm() / expected.double().norm())
 
 
 @pytest.mark.parametrize(("shape", "dtype"), MAPS, ids=IDS)

@@ -30,11 +30,6 @@ def whole(tmp_path) -> Path:
     return built(pixel_contents(), tmp_path / "set.beton", mode="raw")
 
 
-@pytest.fixture
-def photographs(photos, tmp_path) -> Path:
-    return built(folder_contents(photos), tmp_path / "photos.beton", mode="jpeg")
-
-
 def resealed(path: Path) -> Path:
     """With a seal of the right size, so that the fault has to be found elsewhere."""
     change_seal(path, bytes=path.stat().st_size)

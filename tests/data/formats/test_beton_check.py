@@ -1,17 +1,11 @@
 """`fastarat data check` names every bad image of a .beton; `info` says what is in it."""
 
 import numpy as np
-import pytest
 
 from fastarat.data.formats.beton.file import info, problems
 from fastarat.data.formats.beton.seal import sha256_of
 from tests.helpers.beton_sets import built, folder_contents, patch, patch_struct, pixel_contents, reopened, unsealed
 from tests.helpers.small_sets import jpeg
-
-
-@pytest.fixture
-def photographs(photos, tmp_path):
-    return built(folder_contents(photos), tmp_path / "photos.beton", mode="jpeg")
 
 
 def test_a_whole_file_has_no_problems(photographs, tmp_path):

@@ -12,7 +12,7 @@ from fastarat.common.errors import UserError, WorkError
 from fastarat.data.formats import archives as entries
 from fastarat.data.images import pool
 from fastarat.data.open import open_dataset, prepare
-from tests.helpers.small_sets import jpeg, one_line, pack, png_of_16_bits
+from tests.helpers.small_sets import jpeg, one_line, pack, pixels, png_of_16_bits
 
 
 def refusal(source, size=None) -> str:
@@ -21,16 +21,12 @@ def refusal(source, size=None) -> str:
     return one_line(error)
 
 
-def decoded(content: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-
-
 def test_a_folder_of_images_opens_as_a_data_set(photos):
     dataset = open_dataset(str(photos))
     assert dataset.name == "photos" and dataset.classes == ("cat", "dog") and dataset.max_value == 255
     assert dataset.train.images.shape == (6, 12, 12, 3) and dataset.test.images.shape == (4, 12, 12, 3)
     assert dataset.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    second_dog = decoded((photos / "train/dog/1.jpg").read_bytes())
+    second_dog = pixels((photos / "train/dog/1.jpg").read_bytes())
     assert np.array_equal(dataset.train.images[4], second_dog)
 
 

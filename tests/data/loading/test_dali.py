@@ -4,7 +4,6 @@ import io
 import os
 import sys
 import tarfile
-import time
 from collections.abc import Sequence
 from itertools import count, islice
 from pathlib import Path
@@ -20,14 +19,11 @@ from fastarat.data.loading.decoders import dali
 from fastarat.data.loading.decoders.dali import DALIDecoder
 from fastarat.data.loading.decoders.decoder import Request
 from fastarat.data.loading.decoders.prefetch import prefetch
+from tests.helpers.loading import settled, tasks
 from tests.helpers.optional import needs_dali
-from tests.helpers.small_sets import jpeg, one_line, png_of_16_bits
+from tests.helpers.small_sets import jpeg, one_line, pixels, png_of_16_bits
 
 pytestmark = needs_dali
-
-
-def pixels(content: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
 
 def encoded(folder: Path, contents: list[bytes], sizes: list[tuple[int, int]] | None = None) -> StoredImages:
@@ -211,19 +207,6 @@ def test_all_that_is_done_counts_as_progress(images):
     decoder = DALIDecoder(images, 1)
     assert len(list(decoder.decode(iter([whole(images, [0], (12, 12))])))) == 1
     assert decoder.num_done == 3  # an image read and decoded, a pipeline built
-
-
-def tasks() -> int:
-    """Native threads of this process."""
-    return sum(1 for _ in Path("/proc/self/task").iterdir())
-
-
-def settled(before: int) -> bool:
-    """Whether there are no more native threads than `before`; the last ones may be on their way out."""
-    deadline = time.monotonic() + 60
-    while tasks() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return tasks() <= before
 
 
 def children() -> str:

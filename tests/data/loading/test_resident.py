@@ -9,6 +9,7 @@ from fastarat.data.images.dataset import Images
 from fastarat.data.loading.resident import ResidentLoader
 from fastarat.data.loading.sampling import Sampling
 from fastarat.data.open import open_dataset
+from tests.helpers.loading import same
 
 NUM_IMAGES, BATCH = 53, 12
 CPU = torch.device("cpu")
@@ -24,10 +25,6 @@ def loader(rank: int = 0, num_processes: int = 1, seed: int = 0, padding: int = 
     augment = AugmentConfig(padding, padding > 0)
     sampling = Sampling(BATCH, seed, augment, rank=rank, num_processes=num_processes)
     return ResidentLoader(image_set(), 255, sampling, device=CPU, dtype=torch.float32)
-
-
-def same(ours, theirs) -> bool:
-    return all(torch.equal(mine, their) for mine, their in zip(ours, theirs, strict=True))
 
 
 def test_an_epoch_holds_each_image_at_most_once_and_drops_the_last_batch():

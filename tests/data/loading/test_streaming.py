@@ -15,6 +15,7 @@ from fastarat.data.loading.decoders.plain import PlainDecoder
 from fastarat.data.loading.resident import ResidentLoader
 from fastarat.data.loading.sampling import Sampling, random_boxes
 from fastarat.data.loading.streaming import StreamLoader
+from tests.helpers.loading import same
 from tests.helpers.small_sets import encoded, jpeg
 
 NUM_IMAGES, BATCH = 30, 8
@@ -60,10 +61,6 @@ def loader(images, decoder=None, augment=PADDED, size=None, seed=0, **settings):
 
 def of_pixels(images: Images) -> ResidentLoader:
     return ResidentLoader(images, 255, Sampling(BATCH, 3, PADDED), device=CPU, dtype=torch.float32)
-
-
-def same(ours, theirs) -> bool:
-    return all(torch.equal(mine, their) for mine, their in zip(ours, theirs, strict=True))
 
 
 def test_its_batches_are_the_resident_loader_s_bit_by_bit(small):

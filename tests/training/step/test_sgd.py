@@ -33,13 +33,6 @@ def test_several_steps_are_those_of_torch(momentum, weight_decay, keep):
         torch.testing.assert_close(mine, their.detach(), rtol=1e-13, atol=1e-14)
 
 
-def test_a_step_that_is_not_kept_changes_nothing():
-    parameters, momenta = random_tensors(), random_tensors()
-    before = [tensor.clone() for tensor in (*parameters, *momenta)]
-    sgd_(parameters, random_tensors(), momenta, torch.tensor(0.1), 0.9, 5e-4, torch.tensor(0.0))
-    assert all(torch.equal(now, was) for now, was in zip((*parameters, *momenta), before, strict=True))
-
-
 def test_the_gradients_given_are_left_as_they_are():
     gradients = random_tensors()
     before = [tensor.clone() for tensor in gradients]
