@@ -64,7 +64,7 @@ TOY_KERNEL = {
     "cases/double.py": """
         from functools import partial
 
-        from bench.kernels.cases import Case, named, variants_of
+        from bench.kernels.cases import KernelCase, named, variants_of
         from toy_kernels.double import double, twin
 
 
@@ -74,7 +74,7 @@ TOY_KERNEL = {
 
             plain, num_bytes = partial(named, twin.double), {"forward": 2 * scale.batch * dtype.itemsize}
             ours = partial(named, double)
-            yield Case("double", "a batch", (scale.batch,), dtype, num_bytes, inputs, plain, variants_of(plain, ours))
+            yield KernelCase("double", "a batch", (scale.batch,), dtype, num_bytes, inputs, plain, variants_of(plain, ours))
     """,
 }
 
