@@ -64,13 +64,14 @@ def test_json_is_for_programs(smoke_row):
 def test_resume_skips_ladders_that_have_rows_of_this_commit(smoke_row, tmp_path, monkeypatch, terminal):
     path = tmp_path / "rows.jsonl"
     measured = []
+    here = {"commit": "abc", "gpu": "a GPU"}  # which a machine has, and --device cpu does not use
 
     def measure(setting, names, *rest, **more):
         measured.append(names)
-        return [[{**smoke_row, "commit": "abc", "variant": name} for name in names]]
+        return [[{**smoke_row, **here, "variant": name} for name in names]]
 
     monkeypatch.setattr(throughput, "run_ladder", measure)
-    monkeypatch.setattr("bench.common.rows.environment", lambda: {**environment(), "commit": "abc"})
+    monkeypatch.setattr("bench.common.rows.environment", lambda: {**environment(), **here})
     arguments = ["--device", "cpu", "--smoke", "--rows", str(path), "--variants", "default", "--resume"]
     assert throughput.main(arguments) == 0 and throughput.main(arguments) == 0
     rows = list(read_rows(path))
