@@ -73,8 +73,8 @@ TOY_KERNEL = {
                 return {"x": draw.normal(scale.batch).to(dtype)}
 
             plain, num_bytes = partial(named, twin.double), {"forward": 2 * scale.batch * dtype.itemsize}
-            ours = partial(named, double)
-            yield KernelCase("double", "a batch", (scale.batch,), dtype, num_bytes, inputs, plain, variants_of(plain, ours))
+            variants = variants_of(plain, partial(named, double))
+            yield KernelCase("double", "a batch", (scale.batch,), dtype, num_bytes, inputs, plain, variants)
     """,
 }
 
