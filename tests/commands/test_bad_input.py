@@ -78,7 +78,7 @@ def test_a_run_is_never_overwritten(fastarat, trained):
 
 def test_a_place_that_a_run_cannot_have_is_refused_before_images_are_opened(fastarat, trained, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    monkeypatch.setattr("fastarat.training.train.open_for_training", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr("fastarat.training.agreement.open_for_training", lambda *_: pytest.fail("too late"))
     for out, says in ((trained, "holds a run already"), ("file", "Not a directory"), ("file/run", "Not a directory")):
         assert says in fastarat("train", *TINY, "--out", out).error
     monkeypatch.setattr("os.access", lambda *_: False)

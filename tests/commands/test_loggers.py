@@ -175,7 +175,7 @@ def test_a_missing_login_is_told_before_images_are_opened(fastarat, monkeypatch,
     monkeypatch.setenv("HOME", str(tmp_path))
     for variable in ("WANDB_MODE", "WANDB_API_KEY", "NETRC"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr("fastarat.training.train.open_for_training", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr("fastarat.training.agreement.open_for_training", lambda *_: pytest.fail("too late"))
     error = fastarat("train", "digits-arat", *RUN, "--log", "wandb").error
     assert "--log wandb: " in error and "log in with 'wandb login', or set WANDB_MODE=offline" in error
 

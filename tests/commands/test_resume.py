@@ -20,7 +20,7 @@ from fastarat.config import to_json
 from fastarat.config.recipes import recipe
 from fastarat.runs.run import Run
 from fastarat.training import evaluations
-from fastarat.training.train import _check_unfinished
+from fastarat.training.going_on import _check_unfinished
 from tests.helpers.command_line import (
     ONE_EPOCH,
     assert_same_run,

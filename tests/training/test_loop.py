@@ -18,8 +18,8 @@ from fastarat.config.recipes import recipe
 from fastarat.data.open import open_dataset
 from fastarat.runs.checkpoint import load_checkpoint
 from fastarat.runs.run import Run
+from fastarat.training import going_on
 from fastarat.training import loop as loop_module
-from fastarat.training import train as trainer
 from fastarat.training.build import build_training
 from fastarat.training.evaluations import Evaluations
 from fastarat.training.loop import Loop
@@ -108,7 +108,7 @@ def test_a_run_that_goes_on_forgets_the_checkpoint_that_it_has_taken_up(tmp_path
         watched.append(weakref.ref(state))
         return state
 
-    monkeypatch.setattr(trainer, "load_checkpoint", load)
+    monkeypatch.setattr(going_on, "load_checkpoint", load)
     monkeypatch.setattr(Loop, "fit", lambda loop: alive.extend(kept() is not None for kept in watched))
     train(replace(config, epochs=2), tmp_path / "run", resume=True)
     assert alive == [False]

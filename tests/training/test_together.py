@@ -13,6 +13,7 @@ import torch
 from fastarat.common.errors import Interrupted, UserError, WorkError
 from fastarat.config import Config
 from fastarat.runs.run import Run
+from fastarat.training import agreement
 from fastarat.training import loop as loop_module
 from fastarat.training import reporting as display_module
 from fastarat.training import train as trainer
@@ -105,13 +106,13 @@ def test_the_second_process_takes_format_kernels_step_and_loader_from_the_first(
         return lambda *args: choose(*args) if meetings.rank == 0 else pytest.fail("the second process chose itself")
 
     monkeypatch.setattr(trainer, "choose", only_the_first(trainer.choose))
-    wishes, opened = [], trainer.open_for_training
+    wishes, opened = [], agreement.open_for_training
 
     def wished(config, device):
         wishes.append(config.loader)
         return opened(config, device)
 
-    monkeypatch.setattr(trainer, "open_for_training", wished)
+    monkeypatch.setattr(agreement, "open_for_training", wished)
     for out in ("first", "second"):
         train(small(epochs=1), tmp_path / out)
         meetings.second()
@@ -122,7 +123,7 @@ def test_the_second_process_takes_format_kernels_step_and_loader_from_the_first(
 def test_a_process_that_finds_other_images_says_so_before_it_trains(tmp_path, monkeypatch, meetings):
     train(small(epochs=1), tmp_path / "first")
     meetings.second()
-    monkeypatch.setattr(trainer, "_settings", lambda config: {})  # alike, and the images are not: of another disk
+    monkeypatch.setattr(agreement, "_settings", lambda config: {})  # alike, and the images are not: of another disk
     with pytest.raises(UserError, match="process 1 finds other images in digits than the first one"):
         train(small(epochs=1, num_train_images=192), tmp_path / "second")
 
@@ -156,7 +157,7 @@ def test_what_a_collective_says_of_another_process_is_one_line(tmp_path, monkeyp
     def fails(*_):
         raise RuntimeError(f"[gloo/transport/tcp/unbound_buffer.cc:78] {error}")
 
-    monkeypatch.setattr(trainer, "_check_alike", fails)
+    monkeypatch.setattr(trainer, "check_alike", fails)
     with pytest.raises(WorkError, match=says):
         train(small(), tmp_path / "run")
 

@@ -11,6 +11,7 @@ import torch
 from fastarat.common.distributed import World
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.signals import ENDING
+from fastarat.training import agreement
 from fastarat.training import train as trainer
 from fastarat.training.build import start_training
 from fastarat.training.loop import Loop
@@ -40,12 +41,12 @@ def test_a_training_in_another_thread_leaves_signals_to_the_caller(tmp_path):
 )
 def test_processes_with_other_settings_or_versions_are_told_apart(monkeypatch, name, other):
     config = small()
-    theirs = trainer._settings(config) | {name: other}
-    monkeypatch.setattr(trainer, "decided", lambda decide, world: theirs)
+    theirs = agreement._settings(config) | {name: other}
+    monkeypatch.setattr(agreement, "decided", lambda decide, world: theirs)
     with pytest.raises(UserError, match=f"process 3 has another {name} than the first one"):
-        trainer._check_settings(config, replace(World(torch.device("cpu")), rank=3))
-    monkeypatch.setattr(trainer, "decided", lambda decide, world: trainer._settings(config))
-    trainer._check_settings(replace(config, data="elsewhere"), World(torch.device("cpu")))
+        agreement.check_settings(config, replace(World(torch.device("cpu")), rank=3))
+    monkeypatch.setattr(agreement, "decided", lambda decide, world: agreement._settings(config))
+    agreement.check_settings(replace(config, data="elsewhere"), World(torch.device("cpu")))
 
 
 class Closed(StepBySize):
