@@ -15,7 +15,7 @@ from fastarat.models.batch_norm import batch_norm_mode
 from fastarat.models.predictions import widened
 from fastarat.models.split_batch_norm import forward_with_features
 from fastarat.training.state import Training
-from fastarat.training.step.train_step import Controls, StepParts, ascend, start
+from fastarat.training.step.train_step import Controls, StepParts, attack
 
 
 def measure_batch(training: Training, batch: Batch, number: int, aligned: tuple[str, ...]) -> dict[str, Values]:
@@ -25,7 +25,7 @@ def measure_batch(training: Training, batch: Batch, number: int, aligned: tuple[
     parts, controls = attacking(training)
     controls.step.fill_(number)
     with batch_norm_mode(parts.model, "frozen"), batch_norm_mode(parts.method, "frozen"):
-        x, x_adv = attacked(parts, batch, controls)
+        x, x_adv = attack(parts, batch, controls)
         groups = parameter_groups(parts.model)
         own = own_conflict(parts, x, x_adv, batch.y)
         with mixture.distances(parts.model) as apart:
@@ -54,16 +54,7 @@ def attacking(training: Training) -> tuple[StepParts, Controls]:
     statistics, which it leaves."""
     parts, controls = training.parts, training.controls
     if parts.attack.steps == 0:
-        attack = replace(training.evaluation_attack, batch_norm="frozen")
-        parts = replace(parts, attack=attack)
+        parts = replace(parts, attack=replace(training.evaluation_attack, batch_norm="frozen"))
         sizes = Controls.of(parts)
         controls = controls._replace(eps=sizes.eps, step_size=sizes.step_size)
     return parts, controls
-
-
-def attacked(parts: StepParts, batch: Batch, controls: Controls) -> tuple[Tensor, Tensor]:
-    """The clean and the adversarial images that the method's loss is given for this batch."""
-    x_adv, fixed = start(parts, batch, controls)
-    for _ in range(parts.attack.steps):
-        x_adv = ascend(parts, x_adv, batch.y, fixed, controls)
-    return fixed.centre, x_adv

@@ -16,7 +16,7 @@ from fastarat.config.training import OptimizerConfig
 from fastarat.data.loading.loader import Batch
 from fastarat.models.split_batch_norm import forward, forward_with_features
 from fastarat.training.step.precision import Precision
-from fastarat.training.step.train_step import EAGER, Controls, StepParts, train_step
+from fastarat.training.step.train_step import Controls, StepParts, attack, train_step
 from fastarat.verification.compare import Row
 from fastarat.verification.golden import TOLERANCE, Golden
 
@@ -79,10 +79,8 @@ def step_parts(golden: Golden, settings: AttackConfig, first: Tensor) -> tuple[S
 
 def _attacked(golden: Golden, settings: AttackConfig) -> Tensor:
     """The images on which the training step would go on: its attack, from the stored noise."""
-    seen: list[Tensor] = []
-    stages = EAGER._replace(descend=lambda parts, x, x_adv, *_: seen.append(x_adv) or {})
-    train_step(*step_parts(golden, settings, golden.x + golden.noise), stages)
-    return seen[0]
+    _, x_adv = attack(*step_parts(golden, settings, golden.x + golden.noise))
+    return x_adv
 
 
 def _attack(golden: Golden, quantity: str, x_adv: Tensor) -> Row:

@@ -76,9 +76,8 @@ class Controls(NamedTuple):
     @classmethod
     def of(cls, parts: StepParts, step: int = 0, learning_rate: float = 0.0) -> "Controls":
         """Those of step `step`, with the sizes of the parts' attack."""
-        zero, attack = parts.zero.detach(), parts.attack
-        new = zero.new_tensor
-        return cls(new(step, dtype=torch.int64), new(learning_rate), new(attack.eps), new(attack.step))
+        new, settings = parts.zero.detach().new_tensor, parts.attack
+        return cls(new(step, dtype=torch.int64), new(learning_rate), new(settings.eps), new(settings.step))
 
 
 class Fixed(NamedTuple):
@@ -102,25 +101,25 @@ class Stages(NamedTuple):
 
 def start(parts: StepParts, batch: Batch, controls: Controls) -> tuple[Tensor, Fixed]:
     """The attack's first iterate, [B, C, H, W] in the dtype of `batch.x`, and what its steps share."""
-    attack = parts.attack
+    settings = parts.attack
     first, centre = pgd.start(
-        attack, batch.x, batch.rows, controls.step, seed=parts.seed, eps=controls.eps, kernels=parts.kernels
+        settings, batch.x, batch.rows, controls.step, seed=parts.seed, eps=controls.eps, kernels=parts.kernels
     )
     weights = parts.precision.constant_weights(parts.model)
     with parts.precision.autocast():
-        constant = pgd.clean_log_probabilities(attack, _attacked(parts, weights), centre)
+        constant = pgd.clean_log_probabilities(settings, _attacked(parts, weights), centre)
     return first, Fixed(centre, constant, weights)
 
 
 def ascend(parts: StepParts, x_adv: Tensor, y: Tensor, fixed: Fixed, controls: Controls) -> Tensor:
     """One step of the attack on the images `x_adv` [B, C, H, W] with labels `y` (int64 [B]): the next iterate."""
-    attack, logits_of = parts.attack, _attacked(parts, fixed.weights)
+    settings, logits_of = parts.attack, _attacked(parts, fixed.weights)
     # Without projection the radius is infinite.
-    eps = controls.eps if attack.project else torch.full_like(controls.eps, attack.radius)
+    eps = controls.eps if settings.project else torch.full_like(controls.eps, settings.radius)
     ball, constant = pgd.Ball(fixed.centre, eps, controls.step_size), fixed.clean_log_probabilities
     means = pgd.Means(parts.kernels, parts.zero, parts.precision.attack_factor)
     with parts.precision.autocast():
-        x_adv, _ = pgd.ascend(attack, logits_of, x_adv, y, ball, constant, means)
+        x_adv, _ = pgd.ascend(settings, logits_of, x_adv, y, ball, constant, means)
     return x_adv
 
 
@@ -162,8 +161,14 @@ def train_step(parts: StepParts, batch: Batch, controls: Controls, stages: Stage
 
     Returns the method's metrics, scalars on the device: `loss` and its terms.
     """
+    x, x_adv = attack(parts, batch, controls, stages)
+    return stages.descend(parts, x, x_adv, batch.y, controls)
+
+
+def attack(parts: StepParts, batch: Batch, controls: Controls, stages: Stages = EAGER) -> tuple[Tensor, Tensor]:
+    """The clean and the adversarial images of a batch, like `batch.x`, that the method's loss is given."""
     x_adv, fixed = stages.start(parts, batch, controls)
     for _ in range(parts.attack.steps):
         x_adv = stages.ascend(parts, x_adv, batch.y, fixed, controls)
     # The centre is the clean batch, except for the published code's start, which moves it.
-    return stages.descend(parts, fixed.centre, x_adv, batch.y, controls)
+    return fixed.centre, x_adv

@@ -20,7 +20,7 @@ from fastarat.methods.registry import build_method
 from fastarat.models.convert import convert_to_split_batch_norm
 from fastarat.models.registry import build_model
 from fastarat.models.split_batch_norm import forward
-from fastarat.training.step.train_step import Controls, ascend, start, train_step
+from fastarat.training.step.train_step import Controls, attack, train_step
 from tests.helpers.step_parts import parts_of
 
 SEED, W, GAMMA, RATE = 3, 0.6, 4.0, 0.05
@@ -139,15 +139,13 @@ ATTACKS = {
 @pytest.mark.parametrize("kernels", [PYTORCH, TRITON], ids=["pytorch", "triton"])
 @pytest.mark.parametrize("name", ATTACKS)
 def test_the_step_attacks_as_the_attack_alone_does(small_net, name, kernels):
-    attack, net, given = ATTACKS[name], convert_to_split_batch_norm(small_net, "shared"), batch()
-    parts = parts_of(net, build_method(ATConfig(), net, (1, 8, 8)), attack, kernels=kernels)
-    x_adv, fixed = start(parts, given, Controls.of(parts, 4, 0.1))
-    for _ in range(attack.steps):
-        x_adv = ascend(parts, x_adv, given.y, fixed, Controls.of(parts, 4, 0.1))
+    settings, net, given = ATTACKS[name], convert_to_split_batch_norm(small_net, "shared"), batch()
+    parts = parts_of(net, build_method(ATConfig(), net, (1, 8, 8)), settings, kernels=kernels)
+    x, x_adv = attack(parts, given, Controls.of(parts, 4, 0.1))
     alone = convert_to_split_batch_norm(small_net, "shared")
-    first, centre = pgd.start(attack, given.x, given.rows, 4, seed=SEED)
-    expected = pgd.pgd(attack, lambda v: forward(alone, v, "adv", attack.batch_norm), centre, first, given.y)
-    assert torch.equal(fixed.centre, given.x)
+    first, centre = pgd.start(settings, given.x, given.rows, 4, seed=SEED)
+    expected = pgd.pgd(settings, lambda v: forward(alone, v, "adv", settings.batch_norm), centre, first, given.y)
+    assert torch.equal(x, given.x)
     # The start's radius is a float32 product here, a float64 one there: 1e-8 of a pixel.
     torch.testing.assert_close(x_adv, expected, rtol=0, atol=1e-7)
 
