@@ -29,8 +29,8 @@ FP16_FACTOR = 1024
 """on the objective, whose size does not matter: without it the gradient of a confidently classified image underflows"""
 
 
-class Means(NamedTuple):
-    """What a step of training computes gradients with."""
+class GradientContext(NamedTuple):
+    """How the gradients and the steps of an attack are computed."""
 
     kernels: Kernels = PYTORCH
     zero: Tensor | None = None
@@ -41,7 +41,7 @@ class Means(NamedTuple):
     signs; None: as `loss_scale` says"""
 
 
-PLAIN = Means()
+PLAIN = GradientContext()
 
 
 class Ball(NamedTuple):
@@ -89,11 +89,11 @@ def ascend(
     y: Tensor,
     ball: Ball,
     clean_log_probabilities: Tensor | None = None,
-    means: Means = PLAIN,
+    context: GradientContext = PLAIN,
 ) -> tuple[Tensor, Tensor]:
     """One step: the next iterate, and the logits of this one (detached). Arguments as of `input_gradient`."""
-    gradient, logits = input_gradient(settings, logits_of, x_adv, y, clean_log_probabilities, means)
-    return means.kernels.pgd_step(x_adv, gradient, ball.centre, ball.step_size, ball.eps, settings.norm), logits
+    gradient, logits = input_gradient(settings, logits_of, x_adv, y, clean_log_probabilities, context)
+    return context.kernels.pgd_step(x_adv, gradient, ball.centre, ball.step_size, ball.eps, settings.norm), logits
 
 
 def input_gradient(
@@ -102,22 +102,22 @@ def input_gradient(
     x_adv: Tensor,
     y: Tensor,
     clean_log_probabilities: Tensor | None = None,
-    means: Means = PLAIN,
+    context: GradientContext = PLAIN,
 ) -> tuple[Tensor, Tensor]:
     """The gradient of the objective at `x_adv` (its shape and dtype), and the logits there (detached).
 
     `y`: int64 [N]; `clean_log_probabilities`: see there.
     """
-    zero = x_adv.new_zeros((), requires_grad=True) if means.zero is None else means.zero
+    zero = x_adv.new_zeros((), requires_grad=True) if context.zero is None else context.zero
     with torch.enable_grad():
         leaf = x_adv.detach() + zero
         logits = logits_of(leaf)
         value = objective(settings.objective, logits, y, clean_log_probabilities)
         # Only the input's gradient is asked for: autograd computes no parameter's.
-        factor = loss_scale(logits) if means.factor is None else means.factor
+        factor = loss_scale(logits) if context.factor is None else context.factor
         (gradient,) = torch.autograd.grad(value * factor, leaf)
-    if means.factor is not None:
-        gradient = _cut_to_fp16(gradient, means.factor)
+    if context.factor is not None:
+        gradient = _cut_to_fp16(gradient, context.factor)
     return gradient, logits.detach()
 
 

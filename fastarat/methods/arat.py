@@ -99,12 +99,12 @@ class ARAT(Method):
         for i, layer in enumerate(self.layers):
             clean, adversarial = features[layer].chunk(2)
             invariance[f"invariance/{layer}"] = scale * self.invariance(i, clean, adversarial)
-        means = {
+        metrics = {
             "adversarial_cross_entropy": F.cross_entropy(adv_logits, y),
             "clean_cross_entropy": F.cross_entropy(clean_logits, y),
             "invariance": torch.stack(list(invariance.values())).sum(),
         }
-        return Terms(classification, invariance, clean_logits, adv_logits, means)
+        return Terms(classification, invariance, clean_logits, adv_logits, metrics)
 
     def invariance(self, layer: int, clean: Tensor, adversarial: Tensor) -> Tensor:
         """The distance of one layer's features [B, d]; the predictor sits on the side that moves."""

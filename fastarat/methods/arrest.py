@@ -82,8 +82,8 @@ class ARREST(Method):
             inputs = torch.where(replayed[:, None, None, None], self._noisy(x), x_adv)
         logits, features = self._logits_and_features(model, inputs, "train")
         cross_entropy, distance = self.cross_entropy(logits, y), angle(features, target).mean()
-        means = {"adversarial_cross_entropy": cross_entropy, "angle": distance, "replayed": replayed.float().mean()}
-        return Terms({"ce_adv": cross_entropy}, {"angle": self.settings.weight * distance}, None, logits, means)
+        metrics = {"adversarial_cross_entropy": cross_entropy, "angle": distance, "replayed": replayed.float().mean()}
+        return Terms({"ce_adv": cross_entropy}, {"angle": self.settings.weight * distance}, None, logits, metrics)
 
     def _logits_and_features(self, net: nn.Module, x: Tensor, statistics: Statistics) -> tuple[Tensor, Tensor]:
         logits, features = forward_with_features(net, x, "adv", statistics)

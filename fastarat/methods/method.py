@@ -26,8 +26,8 @@ class Terms(NamedTuple):
     """of the deployed net [B, K], float32 or wider; None where the method does not look at clean images"""
     adversarial_logits: Tensor | None
     """the same of the adversarial images"""
-    means: dict[str, Tensor]
-    """the method's own means over the batch, to be reported (scalars)"""
+    metrics: dict[str, Tensor]
+    """the method's own means over the batch, to be reported by these names (scalars)"""
 
     @property
     def summands(self) -> dict[str, Tensor]:
@@ -71,7 +71,7 @@ class Method(nn.Module, ABC):
         """
         terms = self.terms(model, x, x_adv, y)
         loss = torch.stack(list(terms.summands.values())).sum()
-        found = {"loss": loss, **terms.means}
+        found = {"loss": loss, **terms.metrics}
         if terms.adversarial_logits is not None:
             found["adversarial_accuracy"] = accuracy(terms.adversarial_logits, y)
         if terms.clean_logits is not None:

@@ -25,5 +25,5 @@ class TRADES(Method):
         """See `Method.terms`."""
         clean, adversarial = widened(forward(model, torch.cat([x, x_adv]), "both", "train")).chunk(2)
         cross_entropy, kl = self.cross_entropy(clean, y), divergence(clean, adversarial).mean()
-        means = {"clean_cross_entropy": cross_entropy, "divergence": kl}
-        return Terms({"ce_clean": cross_entropy}, {"kl": self.settings.beta * kl}, clean, adversarial, means)
+        metrics = {"clean_cross_entropy": cross_entropy, "divergence": kl}
+        return Terms({"ce_clean": cross_entropy}, {"kl": self.settings.beta * kl}, clean, adversarial, metrics)

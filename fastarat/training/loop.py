@@ -141,7 +141,7 @@ class Loop:
         stop, asked, due, line = largest((self.stop_signal, asked, due, line), self.world, LONGEST_STEP)
         if line:
             self._check_finite()
-            self.display.line(training.step, training.epoch, training.means(), self._speed())
+            self.display.line(training.step, training.epoch, training.epoch_metrics(), self._speed())
             self.energy.sample()
         if asked:
             self._say_asked()
@@ -186,7 +186,7 @@ class Loop:
             "epoch": training.epoch,
             "step": training.step,
             "learning_rate": training.learning_rate(training.step - 1),
-            "train": training.means(),
+            "train": training.epoch_metrics(),
         }
         if training.step > self.epoch_first_step:  # a run that goes on from an epoch's last step has none to time
             entry["images_per_s"] = round(self._speed(), 1)

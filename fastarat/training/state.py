@@ -119,7 +119,7 @@ class Training:
             if model:
                 average_in_place(statistics_of(model), self.parts.world)
 
-    def means(self) -> dict[str, float]:
+    def epoch_metrics(self) -> dict[str, float]:
         """The epoch's metrics so far, averaged over steps and processes."""
         world, metrics = self.parts.world, self.parts.method.metrics
         sums = sum_over_processes(self.totals.clone(), world) / (max(self.steps_in_epoch, 1) * world.size)

@@ -201,4 +201,4 @@ def test_labels_are_smoothed_in_both_cross_entropies_and_not_in_what_is_reported
     for name, logits in (("ce_clean", terms.clean_logits), ("ce_adv", terms.adversarial_logits)):
         expected = -(label * logits.log_softmax(1)).sum(1).mean()
         torch.testing.assert_close(terms.classification[name], expected, **CLOSE)
-    torch.testing.assert_close(terms.means["clean_cross_entropy"], F.cross_entropy(terms.clean_logits, Y), **CLOSE)
+    torch.testing.assert_close(terms.metrics["clean_cross_entropy"], F.cross_entropy(terms.clean_logits, Y), **CLOSE)

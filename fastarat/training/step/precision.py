@@ -29,7 +29,7 @@ class Precision:
         # The scale, and the number of good steps since it last changed (Micikevicius et al., 2018).
         self.scale = torch.full((), 2.0**16 if self.scales else 1.0, device=device)
         self.good_steps = torch.zeros((), dtype=torch.int32, device=device)
-        # See `fastarat.attacks.pgd.Means`.
+        # See `fastarat.attacks.pgd.GradientContext`.
         self.attack_factor = torch.full((), float(FP16_FACTOR), device=device) if self.scales else None
 
     def autocast(self) -> AbstractContextManager:

@@ -45,7 +45,7 @@ class StepParts:
     """of the optimizer, one for each parameter, in its shape and dtype"""
     zero: Tensor = field(init=False)
     """a scalar 0 that requires grad: torch.compile differentiates by a graph's input, not by a leaf made inside (see
-    `fastarat.attacks.pgd.Means`)"""
+    `fastarat.attacks.pgd.GradientContext`)"""
 
     def __post_init__(self) -> None:
         parameters = [p for p in (*self.model.parameters(), *self.method.parameters()) if p.requires_grad]
@@ -117,9 +117,9 @@ def ascend(parts: StepParts, x_adv: Tensor, y: Tensor, fixed: Fixed, controls: C
     # Without projection the radius is infinite.
     eps = controls.eps if settings.project else torch.full_like(controls.eps, settings.radius)
     ball, constant = pgd.Ball(fixed.centre, eps, controls.step_size), fixed.clean_log_probabilities
-    means = pgd.Means(parts.kernels, parts.zero, parts.precision.attack_factor)
+    context = pgd.GradientContext(parts.kernels, parts.zero, parts.precision.attack_factor)
     with parts.precision.autocast():
-        x_adv, _ = pgd.ascend(settings, logits_of, x_adv, y, ball, constant, means)
+        x_adv, _ = pgd.ascend(settings, logits_of, x_adv, y, ball, constant, context)
     return x_adv
 
 
@@ -136,14 +136,14 @@ def descend(parts: StepParts, x: Tensor, x_adv: Tensor, y: Tensor, controls: Con
     gradients = torch.autograd.grad(
         parts.precision.scaled(loss), parts.parameters, allow_unused=True, materialize_grads=True
     )
-    gradients = _means(parts, list(gradients))
+    gradients = _averaged(parts, list(gradients))
     gradients, keep = parts.precision.unscale(gradients)
     with parts.precision.autocast():  # Muon multiplies matrices
         update_(parts.optimizer, parts.parameters, gradients, parts.momenta, controls.learning_rate, keep)
     return metrics
 
 
-def _means(parts: StepParts, gradients: list[Tensor]) -> list[Tensor]:
+def _averaged(parts: StepParts, gradients: list[Tensor]) -> list[Tensor]:
     """The mean of each gradient over processes; fp16's factor on the attack travels with them."""
     precision, world, bf16 = parts.precision, parts.world, parts.bf16_gradients
     if world.group is None or precision.attack_factor is None:

@@ -44,7 +44,7 @@ def _training(module: Any) -> None:
         int(self.first_bad_step)  # waits for the device as the check does
 
     module.Training.first_not_finite = never
-    module.Training.means = lambda self: dict.fromkeys(self.parts.method.metrics, 0.0)
+    module.Training.epoch_metrics = lambda self: dict.fromkeys(self.parts.method.metrics, 0.0)
 
 
 def _accuracies(module: Any) -> None:

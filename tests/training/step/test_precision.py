@@ -66,8 +66,8 @@ def test_an_attack_s_overflow_moves_by_its_sign_and_halves_its_factor_until_ther
     settings = AttackConfig(norm=norm, eps_255=8, objective="margin")
     found = []
     for _ in range(3):
-        means = pgd.Means(factor=factor)
-        moved, _ = pgd.ascend(settings, logits_of, x, torch.zeros(2).long(), pgd.Ball(x * 0.5, 9, 0.1), None, means)
+        context = pgd.GradientContext(factor=factor)
+        moved, _ = pgd.ascend(settings, logits_of, x, torch.zeros(2).long(), pgd.Ball(x * 0.5, 9, 0.1), None, context)
         assert moved.isfinite().all()
         found.append((float(factor), bool((moved[..., 0] < 1).all())))
     assert found == [(512, True)] * 3
