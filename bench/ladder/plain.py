@@ -162,7 +162,7 @@ class Plain:
                 else:
                     loss = F.kl_div(logits.log_softmax(1), target, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, x_adv)
-            moved = x_adv.detach() + attack.step * gradient.sign()
+            moved = x_adv.detach() + attack.step_size * gradient.sign()
             if attack.project:
                 moved = torch.min(torch.max(moved, x - attack.eps), x + attack.eps)
             x_adv = moved.clamp(0, 1)

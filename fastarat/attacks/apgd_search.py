@@ -51,7 +51,7 @@ class Search(NamedTuple):
     """the iterate before `x_adv`"""
     gradient: Tensor
     """of the loss at `x_adv`"""
-    step: Tensor
+    step_size: Tensor
     """[B, 1, 1, 1]"""
     loss: Tensor
     """of the last iterate, [B]; 0 before the first one that counts"""
@@ -127,7 +127,7 @@ def begin(
         x_adv=start,
         previous=start,
         gradient=gradient,
-        step=x.new_full((len(x), 1, 1, 1), 2 * eps),
+        step_size=x.new_full((len(x), 1, 1, 1), 2 * eps),
         # The standard's history of losses begins with iterate 1; the slot before it that it compares with holds 0.
         loss=torch.zeros_like(losses),
         num_rises=torch.zeros_like(y),
@@ -147,7 +147,7 @@ def begin(
 def advance(logits_of: Logits, s: Search, norm: Norm, eps: float, loss: PointLoss, momentum: float) -> Search:
     """The state at the next iterate."""
     direction, shift = _direction(s.gradient, norm), moved_on(s.shift)
-    ascended = project(s.x_adv + s.step * direction, s.x, eps, norm)
+    ascended = project(s.x_adv + s.step_size * direction, s.x, eps, norm)
     moved = s.x_adv + (1 - momentum) * (ascended - s.x_adv) + momentum * (s.x_adv - s.previous)
     moved = torch.where(_per_image(is_lost(s.gradient)), s.x + shift, moved)
     x_adv = project(moved, s.x, eps, norm)
@@ -170,7 +170,8 @@ def advance(logits_of: Logits, s: Search, norm: Norm, eps: float, loss: PointLos
 
 
 def look_back(s: Search, window: int) -> Search:
-    """Halve the step of points whose ascent stalled in the last `window` iterations, and put them back to their best.
+    """Halve the step size of points whose ascent stalled in the last `window` iterations, and put them back to their
+    best.
 
     Their previous iterate stays what it was, as in the standard, so that momentum then points from there.
     """
@@ -178,7 +179,7 @@ def look_back(s: Search, window: int) -> Search:
     return s._replace(
         x_adv=torch.where(_per_image(stalled), s.best, s.x_adv),
         gradient=torch.where(_per_image(stalled), s.best_gradient, s.gradient),
-        step=torch.where(_per_image(stalled), s.step / 2, s.step),
+        step_size=torch.where(_per_image(stalled), s.step_size / 2, s.step_size),
         num_rises=torch.zeros_like(s.num_rises),
         halved=stalled,
         best_loss_then=s.best_loss,

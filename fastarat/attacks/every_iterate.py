@@ -56,7 +56,7 @@ def one_restart(
             leads = has_direction(gradient)
             moved = torch.where(
                 leads.view(-1, 1, 1, 1),
-                ascend(x_adv, gradient, attack.step, attack.norm),
+                ascend(x_adv, gradient, attack.step_size, attack.norm),
                 centre + aside.flatten(1).roll(step + 1, 1).view_as(x),
             )
             x_adv = project(moved, centre, attack.radius, attack.norm)

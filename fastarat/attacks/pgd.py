@@ -148,7 +148,7 @@ def pgd(settings: AttackConfig, logits_of: Logits, centre: Tensor, x_adv: Tensor
 
     Labels `y` are int64 [N]. Returns the last iterate, inside the ball and [0, 1].
     """
-    ball = Ball(centre, settings.radius, settings.step)
+    ball = Ball(centre, settings.radius, settings.step_size)
     constant = clean_log_probabilities(settings, logits_of, centre)
     for _ in range(settings.steps):
         x_adv, _ = ascend(settings, logits_of, x_adv, y, ball, constant)

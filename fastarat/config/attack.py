@@ -68,7 +68,7 @@ class AttackConfig:
         return self.eps if self.project else math.inf
 
     @property
-    def step(self) -> float:
+    def step_size(self) -> float:
         """Step size in pixel units, where pixels are in [0, 1]."""
         return self.known_step_255 / 255
 

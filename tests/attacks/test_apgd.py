@@ -124,11 +124,11 @@ def test_a_best_loss_that_stays_halves_the_step_but_not_at_the_first_look(net):
     x, y = batch(net)
     rising = begin(net, x, y, y, x, 0.1, "cross-entropy")._replace(num_rises=torch.full((8,), 22))
     first = look_back(rising, 22)
-    assert torch.equal(first.step, rising.step)
+    assert torch.equal(first.step_size, rising.step_size)
     second = look_back(first._replace(num_rises=torch.full((8,), 19)), 19)
-    assert torch.equal(second.step, rising.step / 2)
+    assert torch.equal(second.step_size, rising.step_size / 2)
     # Nor where it was halved at the last look.
-    assert torch.equal(look_back(second._replace(num_rises=torch.full((8,), 16)), 16).step, second.step)
+    assert torch.equal(look_back(second._replace(num_rises=torch.full((8,), 16)), 16).step_size, second.step_size)
 
 
 @NORMS

@@ -76,7 +76,7 @@ def test_trades_mart_and_lbgat_train_in_their_papers_ball_and_are_evaluated_in_t
         for net in ("resnet18", "wrn-34-10"):
             config = recipes.recipe(f"cifar10-{net}-{method}")
             assert config.attack.eps == pytest.approx(0.031, rel=1e-12)
-            assert config.attack.step == pytest.approx(0.007, rel=1e-12)
+            assert config.attack.step_size == pytest.approx(0.007, rel=1e-12)
             assert config.eps_255 == 8 and config.attack.start == "gaussian"
     assert recipes.recipe("cifar10-resnet18-at").eps_255 == 8
 
@@ -130,7 +130,7 @@ def test_the_defaults_are_the_papers_settings():
     config = Config()
     assert (config.epochs, config.batch, config.num_validation_images) == (100, 128, 0)
     attack = AttackConfig("pgd", "linf", 8, 2, 10, "uniform", "train", "cross-entropy")
-    assert config.resolved().attack == attack and config.attack.eps == 8 / 255 and config.attack.step == 2 / 255
+    assert config.resolved().attack == attack and config.attack.eps == 8 / 255 and config.attack.step_size == 2 / 255
     assert config.optimizer == OptimizerConfig(learning_rate=0.1, momentum=0.9, weight_decay=5e-4)
     assert config.augment == AugmentConfig(4, True)
     assert config.schedule == ScheduleConfig("steps", (76, 91), 0.1, 0)
@@ -228,7 +228,7 @@ def test_a_mistake_is_named(problem):
 
 def test_a_step_that_is_not_given_is_a_quarter_of_its_own_radius():
     attack = AttackConfig(norm="l2", eps_255=128)
-    assert (attack.step, replace(attack, step_255=3).step) == (32 / 255, 3 / 255)
+    assert (attack.step_size, replace(attack, step_255=3).step_size) == (32 / 255, 3 / 255)
     wide = Config(attack=attack).resolved()
     assert (wide.attack.eps_255, wide.attack.step_255, wide.evaluation.step_255) == (128, 32, 32)
     apart = Config(attack=attack, evaluation=EvaluationConfig(eps_255=64)).resolved()

@@ -47,7 +47,7 @@ def set_controls(i: int, parts: StepParts, controls: Controls) -> None:
     controls.step.fill_(i)
     controls.learning_rate.fill_(0.01 * (1 + i % 5))
     controls.eps.fill_(ATTACK.eps * (1 + i % 3 / 4))
-    controls.step_size.fill_(ATTACK.step * (1 + i % 4 / 4))
+    controls.step_size.fill_(ATTACK.step_size * (1 + i % 4 / 4))
     parts.method.begin_epoch(torch.tensor(0.2 + 0.003 * (i % 100)))
 
 

@@ -77,7 +77,7 @@ class Controls(NamedTuple):
     def of(cls, parts: StepParts, step: int = 0, learning_rate: float = 0.0) -> "Controls":
         """Those of step `step`, with the sizes of the parts' attack."""
         new, settings = parts.zero.detach().new_tensor, parts.attack
-        return cls(new(step, dtype=torch.int64), new(learning_rate), new(settings.eps), new(settings.step))
+        return cls(new(step, dtype=torch.int64), new(learning_rate), new(settings.eps), new(settings.step_size))
 
 
 class Fixed(NamedTuple):

@@ -102,7 +102,7 @@ class FastaratSubject(Subject):
     def scale_attack(self, radius: float, step: float) -> None:
         attack, controls = self.training.config.attack, self.training.controls
         controls.eps.fill_(radius * attack.eps)
-        controls.step_size.fill_(step * attack.step)
+        controls.step_size.fill_(step * attack.step_size)
 
     def parameters(self) -> State:
         return {name: value.detach() for name, value in state_of(self.training).items()}

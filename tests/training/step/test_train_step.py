@@ -57,7 +57,7 @@ def attacked(twin: Twin, x: torch.Tensor, y: torch.Tensor, rows: torch.Tensor, s
     for _ in range(ATTACK.steps):
         x_adv = x_adv.detach().requires_grad_()
         F.cross_entropy(twin(x_adv, 1)[0], y).backward()
-        x_adv = x_adv.detach() + ATTACK.step * x_adv.grad.sign()
+        x_adv = x_adv.detach() + ATTACK.step_size * x_adv.grad.sign()
         x_adv = torch.clamp(torch.clamp(x_adv, x - ATTACK.eps, x + ATTACK.eps), 0, 1)
     return x_adv
 
