@@ -19,7 +19,7 @@ from fastarat.data.loading.loader import Batch, Loader
 from fastarat.training.build import start_training
 from fastarat.training.choices import choose
 from fastarat.training.state import Training
-from fastarat.training.step.compiled import Step
+from fastarat.training.step.train_step import Step
 from fastarat.training.tuning.chunks import WARM_UP, mark, milliseconds
 
 LEAST_STEPS = 4

@@ -27,10 +27,10 @@ from fastarat.models.split_batch_norm import forward_context
 from fastarat.training.choices import Choices
 from fastarat.training.state import Training
 from fastarat.training.step.code_folder import keep_caches
-from fastarat.training.step.compiled import MOST_UNROLLED, Step, build_step, unrolled_size
+from fastarat.training.step.compiled import MOST_UNROLLED, build_step, unrolled_size
 from fastarat.training.step.precision import Dtype, Precision
 from fastarat.training.step.together import meet
-from fastarat.training.step.train_step import StepParts
+from fastarat.training.step.train_step import Step, StepParts
 
 IMPLEMENTATIONS = {"pytorch": PYTORCH, "triton": TRITON}
 

@@ -21,9 +21,11 @@ from fastarat.training.build import compute_with, kernels_of, step_of
 from fastarat.training.choices import WAYS, Choices, Way
 from fastarat.training.first_step import gain_in_turns, held_against
 from fastarat.training.state import Training
+from fastarat.training.step.captured import NotCaptured, remembered
 from fastarat.training.step.compile_times import keep_gain, step_key
-from fastarat.training.step.compiled import NotCaptured, NotCompiled, Step, StepBySize, remembered
+from fastarat.training.step.compiled import NotCompiled, StepBySize
 from fastarat.training.step.together import LeftBehind, NoWayOn, agreed, meet
+from fastarat.training.step.train_step import Step
 
 BEFORE_RUNNING = (NotCaptured, NotCompiled)
 """errors after which no process waits for another one: nothing has run, or all have come as far"""

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from fastarat.data.loading.loader import Batch
-from fastarat.training.step.compiled import NotCompiled, Step, remembered
-from fastarat.training.step.train_step import StepParts
+from fastarat.training.step.captured import remembered
+from fastarat.training.step.compiled import NotCompiled
+from fastarat.training.step.train_step import Step, StepParts
 from fastarat.training.tuning.gate import LENGTH, bound
 
 _LOSS = 0.1

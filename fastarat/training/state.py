@@ -20,9 +20,8 @@ from fastarat.models.split_batch_norm import statistics_of
 from fastarat.runs.deployed import load_teacher
 from fastarat.runs.weights import Description
 from fastarat.training.averaging import Average
-from fastarat.training.step.compiled import Step
 from fastarat.training.step.sgd import learning_rate
-from fastarat.training.step.train_step import Controls, StepParts
+from fastarat.training.step.train_step import Controls, Step, StepParts
 
 _NEVER = sys.maxsize
 """a step that does not come"""

@@ -14,8 +14,9 @@ from fastarat.config.training import CompileMode
 from fastarat.data.loading.loader import Batch
 from fastarat.methods.registry import build_method
 from fastarat.models.registry import build_model
-from fastarat.training.step.compiled import CapturedStep, Step, StepBySize, build_step, state_tensors
-from fastarat.training.step.train_step import Controls, StepParts
+from fastarat.training.step.captured import CapturedStep, state_tensors
+from fastarat.training.step.compiled import StepBySize, build_step
+from fastarat.training.step.train_step import Controls, Step, StepParts
 from tests.helpers.step_parts import CPU, parts_of
 
 ATTACK = AttackConfig(eps_255=20, step_255=8, steps=2)

@@ -20,7 +20,7 @@ from fastarat.data.open import open_dataset
 from fastarat.training.build import start_training, step_of
 from fastarat.training.choices import Choices
 from fastarat.training.fallback import FallbackStep
-from fastarat.training.step.compiled import remembered
+from fastarat.training.step.captured import remembered
 from tests.helpers.groups import HOW
 from tests.helpers.step_parts import nets_of_one_block
 

@@ -14,7 +14,8 @@ from fastarat.training import first_step
 from fastarat.training.build import start_training, step_of
 from fastarat.training.choices import Choices
 from fastarat.training.first_step import gain_in_turns, held_against
-from fastarat.training.step.compiled import NotCompiled, state_tensors
+from fastarat.training.step.captured import state_tensors
+from fastarat.training.step.compiled import NotCompiled
 
 
 def training_of(dtype, batch):

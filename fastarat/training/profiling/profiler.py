@@ -34,7 +34,7 @@ from fastarat.training.profiling.report import as_text, profile_picture, summary
 from fastarat.training.profiling.roofs import measure_roofs, named_format
 from fastarat.training.profiling.trace import STEP, Times, activities, times_of
 from fastarat.training.state import Training
-from fastarat.training.step.compiled import Step
+from fastarat.training.step.train_step import Step
 
 _TIMED_STEPS = 2
 """before the recording, to say what the recording itself costs"""

@@ -15,7 +15,7 @@ from fastarat.common.files import read_json, write_text
 from fastarat.common.version import __version__
 from fastarat.config import Config
 from fastarat.training.step.code_folder import cache_folder
-from fastarat.training.step.compiled import FLAG, SOONER
+from fastarat.training.step.compiler_options import FASTER_COMPILATION, NO_LOOP_PATTERNS
 from fastarat.training.step.decompositions import FILES
 from fastarat.training.step.train_step import StepParts
 from fastarat.training.toolchain import compiler
@@ -38,7 +38,7 @@ def step_key(parts: StepParts, config: Config, size: tuple[int, int]) -> str:
     shape = (config.model, config.method, config.attack, config.optimizer, config.sync_bn, rows, size)
     sent = ("bf16",) if config.bf16_gradients else ()
     machine = (node(), torch.get_num_threads(), len(os.sched_getaffinity(0)), world.size, precision.device_type)
-    made_by = (FLAG, SOONER, _compiler_and_decompositions(), torch.__version__, __version__)
+    made_by = (NO_LOOP_PATTERNS, FASTER_COMPILATION, _compiler_and_decompositions(), torch.__version__, __version__)
     code = (precision.dtype, parts.kernels.name, *made_by)
     what = (*shape, *sent, *code, *machine)
     return hashlib.sha256(repr(what).encode()).hexdigest()[:16]

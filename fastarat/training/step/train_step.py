@@ -24,6 +24,9 @@ from fastarat.training.step.gradients import mean_gradients
 from fastarat.training.step.precision import Precision
 from fastarat.training.step.update import update_
 
+Step = Callable[[Batch], dict[str, Tensor]]
+"""trains on a batch, however it is run; returns the method's metrics, scalars on the device"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepParts:

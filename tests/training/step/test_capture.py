@@ -8,7 +8,7 @@ import torch
 from fastarat_kernels.implementations import PYTORCH, TRITON
 
 from fastarat.common.errors import WorkError
-from fastarat.training.step.compiled import CapturedStep, state_tensors
+from fastarat.training.step.captured import CapturedStep, state_tensors
 from tests.helpers.captured import batch, built, pretended_capture, set_controls, taken
 from tests.helpers.step_parts import nets_of_one_block
 

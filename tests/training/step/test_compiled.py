@@ -29,15 +29,9 @@ from fastarat.data.open import open_dataset
 from fastarat.methods.registry import build_method
 from fastarat.models.registry import build_model
 from fastarat.training.build import build_training
-from fastarat.training.step.compiled import (
-    MOST_UNROLLED,
-    CapturedStep,
-    StepBySize,
-    _compiler,
-    build_step,
-    num_kept,
-    unrolled_size,
-)
+from fastarat.training.step.captured import CapturedStep
+from fastarat.training.step.compiled import MOST_UNROLLED, StepBySize, _compiler, build_step, unrolled_size
+from fastarat.training.step.compiler_options import num_kept
 from fastarat.training.step.train_step import Controls
 from tests.helpers.step_parts import nets_of_one_block, parts_of
 

@@ -11,8 +11,10 @@ from fastarat.common.durations import duration
 from fastarat.config.training import CompileMode
 from fastarat.data.loading.loader import Batch
 from fastarat.training.state import Training
+from fastarat.training.step.captured import remembered
 from fastarat.training.step.compile_times import gain_of, keep_seconds, last_slowness, seconds_to_compile, step_key
-from fastarat.training.step.compiled import Step, num_convolutions, remembered
+from fastarat.training.step.compiled import num_convolutions
+from fastarat.training.step.train_step import Step
 
 SAVED = {"fp32": 0.2, "bf16": 0.3}
 """the share of an eager step's time that the compiled one saves, of the nets of the recipes for CPUs: until it is known

@@ -16,10 +16,10 @@ from fastarat.common.distributed import World
 from fastarat.config.recipes import recipe
 from fastarat.data.loading.choose import Opened
 from fastarat.data.open import open_dataset
-from fastarat.training import compiling
+from fastarat.training import worth_compiling
 from fastarat.training.build import start_training
 from fastarat.training.choices import Choices
-from fastarat.training.compiling import estimate, expected, faster_mode
+from fastarat.training.step.captured import state_tensors
 from fastarat.training.step.compile_times import (
     NAME,
     gain_of,
@@ -29,7 +29,7 @@ from fastarat.training.step.compile_times import (
     seconds_to_compile,
     step_key,
 )
-from fastarat.training.step.compiled import state_tensors
+from fastarat.training.worth_compiling import estimate, expected, faster_mode
 
 SECOND = 1.0
 
@@ -45,8 +45,8 @@ def cache(tmp_path, monkeypatch):
 def steps(monkeypatch):
     """How many steps were timed, each of which takes a second."""
     taken: list[float] = []
-    monkeypatch.setattr(compiling, "time", SimpleNamespace(monotonic=lambda: len(taken) * SECOND))
-    monkeypatch.setattr(compiling, "_slowness_now", lambda: 1.0)
+    monkeypatch.setattr(worth_compiling, "time", SimpleNamespace(monotonic=lambda: len(taken) * SECOND))
+    monkeypatch.setattr(worth_compiling, "_slowness_now", lambda: 1.0)
     return taken
 
 
@@ -144,14 +144,14 @@ def test_every_size_of_images_has_its_code(steps):
     training.config = growing
     keep_seconds(key_of(training), 100, 50)
     sizes = {growing.size_in(epoch) for epoch in range(1, 5)}
-    assert len(sizes) > 1 and compiling._cost(training) == 20 + (len(sizes) - 1) * 100
+    assert len(sizes) > 1 and worth_compiling._cost(training) == 20 + (len(sizes) - 1) * 100
 
 
 def test_an_estimate_follows_the_machine_as_slow_as_it_is_now_or_was_when_it_last_compiled(monkeypatch):
     training, _ = training_of()
     for times in (0.5, 3):  # as long as the measured machine
         clock = itertools.count(0, times * 0.02)
-        monkeypatch.setattr(compiling, "time", SimpleNamespace(monotonic=partial(next, clock)))
+        monkeypatch.setattr(worth_compiling, "time", SimpleNamespace(monotonic=partial(next, clock)))
         seconds, why = expected(training, (8, 8))
         assert seconds == pytest.approx(times * 50) and "by the net's size" in why
     keep_seconds("another step", 500, 50)
@@ -171,15 +171,15 @@ def test_on_a_gpu_nothing_is_expected():
     def on(device):
         return SimpleNamespace(parts=SimpleNamespace(world=World(torch.device(device))))
 
-    assert not compiling._is_estimated(on("cuda")) and compiling._is_estimated(on("cpu"))
+    assert not worth_compiling._is_estimated(on("cuda")) and worth_compiling._is_estimated(on("cpu"))
 
 
 def test_of_a_large_net_less_is_expected_to_be_saved(monkeypatch):
     training, _ = training_of(dtype="bf16")
-    small = compiling._share(training)[0]
-    monkeypatch.setattr(compiling, "MOST_CONVOLUTIONS", 1)
-    assert 0 < compiling._share(training)[0] < small
-    compiling.keep_compile_seconds(training, "of a large net", 500, was_kept=False)
+    small = worth_compiling._share(training)[0]
+    monkeypatch.setattr(worth_compiling, "MOST_CONVOLUTIONS", 1)
+    assert 0 < worth_compiling._share(training)[0] < small
+    worth_compiling.keep_compile_seconds(training, "of a large net", 500, was_kept=False)
     assert last_slowness() == 0  # that is by what small ones take
 
 

@@ -1,0 +1,94 @@
+"""A step captured in a CUDA graph, and what steps move put back."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastarat.attacks.cuda_graphs import capturing
+from fastarat.common.errors import WorkError, first_line
+from fastarat.data.loading.loader import Batch
+from fastarat.training.step.train_step import Step, StepParts
+
+_WARM_UP_STEPS = 3
+
+
+class NotCaptured(WorkError):
+    """The step runs, but no CUDA graph takes it."""
+
+
+class CapturedStep:
+    """A step captured in a CUDA graph at its first call: one launch replays it all.
+
+    The metrics of a call are overwritten by the next one. `pool`: the handle of memory that several captured steps
+    share, of which one runs at a time; None: its own. `meet`: see `fastarat.training.step.compiled.build_step`.
+    """
+
+    def __init__(self, parts: StepParts, step: Step, pool: Any = None, meet: Callable[[], None] | None = None):
+        self.parts, self.step, self.pool, self.meet = parts, step, pool, meet
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """Train on a batch; its tensors are copied into the graph's own. Raises `WorkError` if it is not captured."""
+        if self.graph is None:
+            self._capture(batch)
+        assert self.graph is not None
+        for own, given in zip(self.batch, batch, strict=True):
+            own.copy_(given)
+        self.graph.replay()
+        return self.metrics
+
+    def close(self) -> None:
+        """Give up the graph."""
+        if self.graph is not None:
+            self.graph.reset()
+        self.graph = None
+
+    def _capture(self, batch: Batch) -> None:
+        self.batch = Batch(*(tensor.clone() for tensor in batch))
+        # What is compiled, tuned or allocated at first use must be so before the capture; then all that
+        # these steps moved is put back.
+        put_back = remembered(self.parts)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UP_STEPS):
+                self.step(self.batch)
+        torch.cuda.current_stream().wait_stream(side)
+        if self.meet:
+            self.meet()  # a capture begins by waiting for the device, on which another one may have failed to come
+        put_back()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with capturing(graph, pool=self.pool):
+                self.metrics = self.step(self.batch)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            fix = "--compile compile --kernels pytorch runs it uncaptured"
+            raise NotCaptured(f"the step could not be captured ({first_line(error)}); {fix}") from error
+        if self.meet:
+            self.meet()
+        self.graph = graph
+
+
+def remembered(parts: StepParts) -> Callable[[], None]:
+    """What puts all that steps move back as it is now, bit by bit."""
+    state = state_tensors(parts)
+    before = [tensor.detach().clone() for tensor in state]  # a graph would bind the parameters to a stream
+
+    @torch.no_grad()
+    def put_back() -> None:
+        for tensor, value in zip(state, before, strict=True):
+            tensor.copy_(value)
+
+    return put_back
+
+
+def state_tensors(parts: StepParts) -> list[Tensor]:
+    """Every tensor that a step updates in place."""
+    precision = parts.precision
+    buffers = (*parts.model.buffers(), *parts.method.buffers())
+    factors = [] if precision.attack_factor is None else [precision.attack_factor]
+    return [*parts.parameters, *parts.momenta, *buffers, precision.scale, precision.good_steps, *factors]
