@@ -59,7 +59,7 @@ def step_of(training: Training, choices: Choices) -> Step:
     unroll = choices.unroll
     if unroll is None:
         unroll = unrolled_size(training.parts) <= MOST_UNROLLED
-    together = partial(meet, choices.way, world) if (world := training.parts.world).control else None
+    together = partial(meet, choices.level, world) if (world := training.parts.world).control else None
     return build_step(training.parts, training.controls, choices.compile, unroll=unroll, meet=together)
 
 

@@ -45,8 +45,8 @@ class Choices:
         return " without ".join(filter(None, (self.kernels, " and ".join(self.without))))
 
     @property
-    def way(self) -> int:
-        """The place among `WAYS` of how its steps run."""
+    def level(self) -> int:
+        """The place among `WAYS` of how its steps run: larger for a plainer way."""
         return WAYS.index((self.compile, self.kernels))
 
 

@@ -8,6 +8,7 @@ name stays, and its failure ends the run.
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from fastarat_kernels.launch import UnsupportedInput, is_of_triton
@@ -29,6 +30,17 @@ from fastarat.training.step.train_step import Step
 
 BEFORE_RUNNING = (NotCaptured, NotCompiled)
 """errors after which no process waits for another one: nothing has run, or all have come as far"""
+
+
+class Outcome(NamedTuple):
+    """How the first call of a step with images of a size went."""
+
+    metrics: dict[str, Tensor] | None
+    """None where a process cannot take the step"""
+    level: int
+    """at which all processes go on: a place among `WAYS`"""
+    reason: str = ""
+    """why this process cannot take the step; empty where it is another one"""
 
 
 class FallbackStep:
@@ -53,59 +65,55 @@ class FallbackStep:
             return self.step(batch)
         while True:
             put_back = remembered(self.training.parts)
-            metrics, way, why = self._tried(batch)
-            if metrics is not None:
+            outcome = self._tried(batch)
+            if outcome.metrics is not None:
                 self.sizes.add(batch.x.shape)
-                return metrics
+                return outcome.metrics
             put_back()
-            self._take(way, self._of_all(why))
+            self._switch_to(outcome.level, self._reason_by_process(outcome.reason))
 
     def close(self) -> None:
         """Give up what was captured."""
         if isinstance(self.step, StepBySize):
             self.step.close()
 
-    def _tried(self, batch: Batch) -> tuple[dict[str, Tensor] | None, int, str]:
-        """The step's metrics, if all processes can take it; the way that all go on, by its place among `WAYS`; and why
-        this process takes another.
-
-        Raises the error for which there is none.
-        """
+    def _tried(self, batch: Batch) -> Outcome:
+        """Take the step, and hear whether all processes can. Raises the error after which there is no way on."""
         world = self.training.parts.world
         try:
             metrics = self._first(batch)
-            meet(self.choices.way, world)
+            meet(self.choices.level, world)
             self._check_gain(batch)
         except (torch.OutOfMemoryError, NoWayOn):
             raise
         except LeftBehind as error:
-            return None, error.way, ""
+            return Outcome(None, error.level)
         except Exception as error:
             way = self._next_best(error)
             if way is None or said_of_others(str(error), world):  # the step of one that waited has not failed
                 raise
-            worst = self._of_all_ways(WAYS.index(way), error, on_gpu=batch.x.is_cuda)
-            return None, worst, first_line(error)
+            level = self._agreed_level(WAYS.index(way), error, on_gpu=batch.x.is_cuda)
+            return Outcome(None, level, first_line(error))
         if batch.x.is_cuda:
             torch.cuda.synchronize(batch.x.device)  # a kernel that fails here leaves no device to go on with
-        return metrics, self.choices.way, ""
+        return Outcome(metrics, self.choices.level)
 
-    def _of_all_ways(self, way: int, error: Exception, *, on_gpu: bool) -> int:
-        """The plainest way that any process has to take after this `error`. The others are at a meeting, or will be:
+    def _agreed_level(self, level: int, error: Exception, *, on_gpu: bool) -> int:
+        """The plainest level that any process has to take after this `error`. The others are at a meeting, or will be:
         all go on alike. Raises the error where they cannot."""
         world, failed = self.training.parts.world, not isinstance(error, BEFORE_RUNNING)
         # On a GPU the others' hosts go on to a meeting; on a CPU they wait in a collective of the step.
         if failed and world.control is not None and not on_gpu:
             raise error
         try:
-            return agreed(way, world, failed=failed)
+            return agreed(level, world, failed=failed)
         except NoWayOn:
             raise error from None
 
-    def _of_all(self, why: str) -> str:
-        """Why they go on another way: for a reason of this process, or of another, which is named."""
-        reasons = gathered(why, self.training.parts.world)
-        return why or next(f"process {rank}: {reason}" for rank, reason in enumerate(reasons) if reason)
+    def _reason_by_process(self, own: str) -> str:
+        """Why they go on another way: for this process's `own` reason, or for that of another, which is named."""
+        reasons = gathered(own, self.training.parts.world)
+        return own or next(f"process {rank}: {reason}" for rank, reason in enumerate(reasons) if reason)
 
     def _first(self, batch: Batch) -> dict[str, Tensor]:
         """The first step with images of a size. On a CPU compiled code is held against the eager step: every machine
@@ -142,10 +150,10 @@ class FallbackStep:
         kernels = "pytorch" if config.kernels == "auto" else kernels
         return "compile" if isinstance(error, NotCaptured) else "eager", kernels
 
-    def _take(self, worst: int, why: str) -> None:
-        """Go on by the ways' `worst`."""
+    def _switch_to(self, level: int, why: str) -> None:
+        """Go on at `level`."""
         self.close()
-        (mode, kernels), before = WAYS[worst], self.choices
+        (mode, kernels), before = WAYS[level], self.choices
         # Kernels are left out of what `auto` chose alone, and that gives way as a whole.
         self.choices = replace(before, compile=mode, kernels=kernels, without=())
         if mode != before.compile:

@@ -26,11 +26,11 @@ Compile = Callable[[torch.fx.GraphModule, list[Any]], Callable]
 
 
 class LeftBehind(WorkError):
-    """Another process cannot go this way; all have to go `way`."""
+    """Another process cannot take this step; all have to go on at `level`."""
 
-    def __init__(self, way: int):
+    def __init__(self, level: int):
         super().__init__("another process could not take the step")
-        self.way = way
+        self.level = level
 
 
 class NoWayOn(WorkError):
@@ -40,22 +40,22 @@ class NoWayOn(WorkError):
         super().__init__(f"{OF_ANOTHER} has left the step in the middle")
 
 
-def meet(way: int, world: World) -> None:
-    """Wait until all processes come, each with the way it goes: a number, larger for a plainer one.
+def meet(level: int, world: World) -> None:
+    """Wait until all processes come, each with the level at which it runs: a number, larger for a plainer step.
 
-    Raises `LeftBehind` if one of them goes by a plainer way than this, `NoWayOn` if its step failed while it ran, and
+    Raises `LeftBehind` if one of them runs at a plainer level than this, `NoWayOn` if its step failed while it ran, and
     `WorkError` if one has ended.
     """
-    plainest = agreed(way, world)
-    if plainest != way:
+    plainest = agreed(level, world)
+    if plainest != level:
         raise LeftBehind(plainest)
 
 
-def agreed(way: int, world: World, *, failed: bool = False) -> int:
-    """The plainest of the ways that all processes say at the meeting where they are; `failed`: this one's step failed
+def agreed(level: int, world: World, *, failed: bool = False) -> int:
+    """The plainest of the levels that all processes say at the meeting where they are; `failed`: this one's step failed
     while it ran. Raises as `meet` does, `NoWayOn` also where this process failed alone."""
     try:
-        plainest, some_failed, some_did_not = largest((way, failed, not failed), world)
+        plainest, some_failed, some_did_not = largest((level, failed, not failed), world)
     except RuntimeError as error:
         if said := said_of_others(str(error), world):
             raise WorkError(said) from error
