@@ -92,6 +92,11 @@ TOY_METHOD = """
     class HingeConfig(MethodSettings):
         name: Literal["hinge"] = "hinge"
         margin: float = 1.0
+        start: str = ""
+
+        @property
+        def starts_from(self):
+            return self.start or None
 
 
     class Hinge(Method):
@@ -101,6 +106,9 @@ TOY_METHOD = """
             logits = widened(forward(model, x_adv, "adv", "train"))
             excess = logits - logits.gather(1, y[:, None]) + self.settings.margin
             return Terms({"hinge": excess.clamp(min=0).mean()}, {}, None, logits, {})
+
+        def begin_training(self, model, teacher):
+            Hinge.started_from = teacher
 """
 TOY_MODEL = """
     from torch import Tensor, nn
@@ -253,6 +261,9 @@ def test_a_toy_method_is_trained_by_a_recipe_that_names_it_and_goes_on(write, mo
     assert [line["step"] for line in lines] == [2, 4] and all(line["train"]["loss"] > 0 for line in lines)
     config = load_config(run / "config.json")
     assert config.method == toy.HingeConfig(margin=2) and load_model(run / "model.safetensors")[1].method == "hinge"
+    assert main(["train", "digits-hinge", "--out", str(folder / "from"), *TWO_STEPS, "--method.start", str(run)]) == 0
+    trained, start = load_model(run / "model.safetensors")[0].state_dict(), toy.Hinge.started_from.state_dict()
+    assert all(torch.equal(tensor, start[name]) for name, tensor in trained.items())
     capsys.readouterr()
     assert main(["train", "digits-hinge", "--method.margin", "-1"]) == 2
     assert "method margin is -1.0: give a finite number of 0 or more" in capsys.readouterr().err

@@ -45,7 +45,7 @@ class View:
         """Random test images by the seed; a training's nets begin to record their layers' features here. Raises
         `UserError` for more batches than an epoch has."""
         model, average, config = training.parts.model, training.average, training.config
-        aligned = tuple(getattr(config.method, "layers", ()) or getattr(model, "aligned_layers", ()))
+        aligned = tuple(config.method.layers or getattr(model, "aligned_layers", ()))
         if num_batches > training.loader.steps_per_epoch:
             raise UserError(f"--batches {num_batches}: an epoch has {training.loader.steps_per_epoch}, give fewer")
         layers = observe(model, aligned)

@@ -23,6 +23,26 @@ class MethodSettings:
         """One set of affine parameters and running statistics; each half of a batch is normalised by its own."""
         return "shared"
 
+    @property
+    def starts_from(self) -> str | None:
+        """The trained net that `Method.begin_training` takes, a run or its model.safetensors; None: it takes none."""
+        return None
+
+    @property
+    def teacher_net(self) -> str | None:
+        """The net, as --model.name, that the method builds as its `teacher`; None: it builds none."""
+        return None
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Layers whose clean and adversarial features are aligned; empty: the net's own choice."""
+        return ()
+
+    @property
+    def balance_augmented(self) -> bool:
+        """Whether the images of `Method.num_balance_images` are cropped and flipped."""
+        return False
+
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix. No weight is negative."""
         weights = [field.name for field in fields(self) if isinstance(field.default, float)]
@@ -74,6 +94,11 @@ class LBGATConfig(MethodSettings):
     teacher: str = "resnet18"
     """the teacher's net, as --model.name"""
 
+    @property
+    def teacher_net(self) -> str:
+        """See `MethodSettings.teacher_net`."""
+        return self.teacher
+
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix."""
         return super().problems() + [f"method teacher: {problem}" for problem in ModelConfig(self.teacher).problems()]
@@ -97,6 +122,11 @@ class ARRESTConfig(MethodSettings):
     """layer whose pooled output is the representation; empty: the input of the net's last layer"""
 
     @property
+    def starts_from(self) -> str:
+        """See `MethodSettings.starts_from`."""
+        return self.teacher
+
+    @property
     def noise(self) -> float:
         """Radius of the noise in pixel units, where pixels are in [0, 1]."""
         return self.noise_255 / 255
@@ -109,7 +139,7 @@ class ARATConfig(MethodSettings):
     name: Literal["arat"] = "arat"
     gamma: float = 30.0
     """total weight of the invariance loss, shared by the aligned layers"""
-    layers: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()  # type: ignore[override]
     """layers whose clean and adversarial features are aligned; empty: the net's own choice"""
     stop_gradient: StopGradient = "clean"
     """which side of the invariance loss is held constant"""
@@ -127,7 +157,7 @@ class ARATConfig(MethodSettings):
     """distance between the features"""
     balance_images: int = 10_000
     """training images that the auto-balance measures before each epoch"""
-    balance_augmented: bool = False
+    balance_augmented: bool = False  # type: ignore[override]
     """measure them cropped and flipped, as the published code does"""
 
     def problems(self) -> list[str]:

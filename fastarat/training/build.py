@@ -143,7 +143,7 @@ def _build_net(
     _check_sizes(config, dataset, config.model.name, model)
     method = build_method(config.method, model, (channels, height, width))
     method.draw_by(config.seed, world.rank * (config.batch // world.size))
-    if teacher := getattr(config.method, "teacher", ""):
+    if teacher := config.method.teacher_net:
         _check_sizes(config, dataset, teacher, method.get_submodule("teacher"))
     model.to(world.device, precision.parameter_dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     method.to(world.device, precision.parameter_dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -34,7 +34,7 @@ class Evaluations:
         wanted = min(parts.method.num_balance_images, training.loader.num_images)
         if not wanted:
             return
-        augment, batch_size = getattr(self.config.method, "balance_augmented", False), self.config.evaluation.batch
+        augment, batch_size = self.config.method.balance_augmented, self.config.evaluation.batch
         training.share_statistics()
         correct = torch.zeros((), dtype=torch.int64, device=self.world.device)
         parts.model.eval()

@@ -12,7 +12,6 @@ from fastarat.common.distributed import average_in_place, largest, sum_over_proc
 from fastarat.common.errors import UserError, first_line
 from fastarat.config import Config
 from fastarat.config.attack import AttackConfig
-from fastarat.config.method import ARRESTConfig
 from fastarat.data.images.classes import in_order_of
 from fastarat.data.images.dataset import Dataset, Images, other_images
 from fastarat.data.loading.loader import Batch, Loader
@@ -142,9 +141,9 @@ class Training:
     def begin(self) -> None:
         """What a new run does before its first step, and one that goes on has behind it: the method's teacher is
         loaded, where it starts from one. Raises `UserError` if there is none, or it does not fit."""
-        settings = self.config.method
-        if isinstance(settings, ARRESTConfig):
-            teacher = load_teacher(settings.teacher, self.config.recipe, self.description)
+        source = self.config.method.starts_from
+        if source is not None:
+            teacher = load_teacher(source, self.config.recipe, self.description)
             self.parts.method.begin_training(self.parts.model, teacher)
 
     def advance(self, step: Step, batch: Batch) -> dict[str, Tensor]:
