@@ -50,7 +50,7 @@ def plain_branch(model: nn.Module, branch: Branch = "adv") -> nn.Module:
     for layer in model.modules():
         if isinstance(layer, Recording):
             layer.__class__ = type(layer).original  # type: ignore[assignment]
-            del layer.tap_pass, layer.tap_names
+            del layer.tap_context, layer.tap_names
     return _with_layers(model, SplitBatchNorm2d, lambda layer, name: _plain(layer, branch)).eval()
 
 

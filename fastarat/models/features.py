@@ -13,14 +13,14 @@ class Recording(nn.Module):
     """Mixed in before a layer's own class: its forward records what the original returns."""
 
     original: ClassVar[type[nn.Module]]
-    tap_pass: ForwardContext
+    tap_context: ForwardContext
     tap_names: tuple[str, ...]
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """As the original; where features are recorded, its output [N, d, …] is pooled to [N, d]."""
         out = self.original.forward(self, *args, **kwargs)
-        if self.tap_pass.record:
-            self.tap_pass.features |= dict.fromkeys(self.tap_names, self.tap_pass.kernels.pooled_features(out))
+        if self.tap_context.record:
+            self.tap_context.features |= dict.fromkeys(self.tap_names, self.tap_context.kernels.pooled_features(out))
             return out.clone()  # as in SplitBatchNorm2d
         return out
 
@@ -49,7 +49,7 @@ def tap_layers(model: nn.Module, names: tuple[str, ...]) -> None:
         if not isinstance(layer, Recording):
             cls = type(layer)
             layer.__class__ = type(f"Recording{cls.__name__}", (Recording, cls), {"original": cls})
-            layer.tap_pass, layer.tap_names = context, ()
+            layer.tap_context, layer.tap_names = context, ()
         layer.tap_names = (*layer.tap_names, name)
 
 

@@ -44,7 +44,7 @@ class ForwardContext:
     features: dict[str, Tensor] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: dict[int, object]) -> "ForwardContext":
-        # A copied net has a pass of its own, and the same process group, which cannot be copied.
+        # A copied net has a context of its own, and the same process group, which cannot be copied.
         return replace(self, features={}, batches=[])
 
 
@@ -204,10 +204,10 @@ def forward_context(model: nn.Module) -> ForwardContext | None:
 
 
 @contextmanager
-def _passing(
+def _in_context(
     context: ForwardContext, branch: Branch | Literal["both"], statistics: Statistics, record: bool
 ) -> Iterator[None]:
-    """Set the pass for one forward, and leave the net as it was."""
+    """Set the context of one forward, and leave the net as it was."""
     before = context.branch, context.statistics, context.record
     context.branch, context.statistics, context.record = branch, statistics, record
     try:
@@ -234,7 +234,7 @@ def forward(
     context = forward_context(model)
     if context is None:
         return functional_call(model, dict(weights), x) if weights else model(x)
-    with _passing(context, branch, statistics, record=False):
+    with _in_context(context, branch, statistics, record=False):
         return functional_call(model, dict(weights), x) if weights else model(x)
 
 
@@ -245,7 +245,7 @@ def forward_with_features(
     context = forward_context(model)
     assert context is not None, "features need a net with split batch-norms"
     context.features = {}
-    with _passing(context, branch, statistics, record=True):
+    with _in_context(context, branch, statistics, record=True):
         logits = model(x)
     features, context.features = context.features, {}
     return logits, features

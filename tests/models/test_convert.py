@@ -177,7 +177,7 @@ def test_a_branch_taken_out_of_a_tapped_net_records_nothing(small_net):
     forward_with_features(net, images(), "adv", "eval")
     plain = plain_branch(net)
     plain(images())
-    assert not any(module.tap_pass.features for module in plain.modules() if hasattr(module, "tap_pass"))
+    assert not any(module.tap_context.features for module in plain.modules() if hasattr(module, "tap_context"))
 
 
 def test_two_names_of_one_layer_are_both_recorded():

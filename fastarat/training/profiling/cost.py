@@ -82,20 +82,19 @@ def _one_pass(parts: StepParts) -> Cost:
 @contextmanager
 def _alone(parts: StepParts, fused: bool) -> Iterator[StepParts]:
     """The parts of a step that exchanges nothing with other processes."""
-    passes = [
-        context for context in (forward_context(parts.model), forward_context(parts.method)) if context is not None
-    ]
-    synchronised: list[Any] = [*passes, *(layer for layer in parts.method.modules() if isinstance(layer, BatchNorm1d))]
-    groups, kernels = [layer.group for layer in synchronised], passes[0].kernels
+    contexts = [context for net in (parts.model, parts.method) if (context := forward_context(net)) is not None]
+    norms = [layer for layer in parts.method.modules() if isinstance(layer, BatchNorm1d)]
+    synchronised: list[Any] = [*contexts, *norms]
+    groups, kernels = [layer.group for layer in synchronised], contexts[0].kernels
     counted = TRITON if fused else kernels
     for layer in synchronised:
         layer.group = None
-    for context in passes:
+    for context in contexts:
         context.kernels = counted
     try:
         yield replace(parts, world=World(parts.world.device), kernels=counted)
     finally:
-        for context in passes:
+        for context in contexts:
             context.kernels = kernels
         for layer, group in zip(synchronised, groups, strict=True):
             layer.group = group
