@@ -41,6 +41,8 @@ def one_restart(
 ) -> Restart:
     """The search from a random point of the ball round `x` [B, C, H, W], a function of (seed, restart, row). The host
     waits for nothing.
+
+    `y`: labels, int64 [B]. `rows`: the images' places in the evaluated set, int64 [B].
     """
     x_adv, centre = start(attack, x, rows, restart, seed=seed)
     x_adv = project(x_adv, centre, attack.radius, attack.norm)

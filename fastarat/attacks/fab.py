@@ -88,10 +88,11 @@ def fab(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One search towards the classes `target` (int64 [B]); the other arguments are `fab_t`'s.
 
-    A point is searched no further once its distance is at most `eps`: it is broken, however much nearer one could come;
-    `eps` is also the radius of the ball from which a search goes
-    on that has no direction; with 0 all are searched to the end. Returns the nearest misclassified points (`x` where
-    none was found), their distances [B], infinite where none was found, and which had a direction to follow: bool [B].
+    A search ends once its distance is at most `eps`: the point is broken. `eps` is also the radius of the ball from
+    which a search without a direction goes on. With `eps` 0 every search takes all its steps.
+
+    Returns the nearest misclassified points (`x` where none was found), their distances [B], infinite where none was
+    found, and which had a direction to follow: bool [B].
     """
     norm, eps = conditions.settings.norm, conditions.settings.eps
     closest, distance = x.clone(), x.new_full((len(x),), torch.inf)

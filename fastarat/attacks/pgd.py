@@ -21,10 +21,10 @@ from fastarat.models.predictions import widened
 from fastarat.models.split_batch_norm import forward
 
 Logits = Callable[[Tensor], Tensor]
+"""images [N, C, H, W] in [0, 1] to logits [N, K]"""
+
 GAUSSIAN = 0.001
 """Standard deviation of the gaussian start, in pixel units, as TRADES (Zhang et al., 2019) has it."""
-
-
 FP16_FACTOR = 1024
 """on the objective, whose size does not matter: without it the gradient of a confidently classified image underflows"""
 

@@ -123,11 +123,11 @@ class _Linf(_Search):
         return (x + self.eps * stripes.view(-1, channels, 1, width).to(x.dtype)).clamp(0, 1)
 
     def given(self, x: Tensor, rows: Tensor, block: range) -> tuple[Tensor, Tensor]:
-        """What this block's queries need to know of the images."""
+        """The lowest and the highest image, like `x` [B, C, H, W], of the ball and [0, 1]: for every block the same."""
         return (x - self.eps).clamp_min(0), (x + self.eps).clamp_max(1)
 
     def propose(self, side: int, best: Best) -> Tensor:
-        """Images to try in any query: `side` is 0, and that of its windows is looked up."""
+        """Images to try in any query, like `best.x_adv` [B, C, H, W]; `side` is 0: that of the windows is looked up."""
         signs, corner, length = (_at(best.query, table) for table in (self.signs, self.corners, self.lengths))
         step = 2 * self.eps * signs.to(best.x_adv.dtype)
         return step_window(best.x_adv, step, corner[0], length).clamp_(best.first, best.second)
@@ -159,12 +159,15 @@ class _L2(_Search):
         return self._around(x, F.pad(shift, (margin, right, margin, below)))
 
     def given(self, x: Tensor, rows: Tensor, block: range) -> tuple[Tensor, Tensor]:
-        """What this block's queries need to know of the images."""
+        """`x` [B, C, H, W] as it is, and the signs of this block's queries, [B, BLOCK, C] of its dtype.
+
+        `rows`: the images' places in the evaluated set, int64 [B].
+        """
         words = philox.words(self.seed, Stream.SQUARE_SIGN, block.start, rows, x.shape[1] * BLOCK)
         return x, _signs(words).view(-1, BLOCK, x.shape[1]).to(x.dtype)
 
     def propose(self, side: int, best: Best) -> Tensor:
-        """Images to try in a query whose windows have this side."""
+        """Images to try in a query whose windows have this side in pixels, like `best.x_adv` [B, C, H, W]."""
         shape, x = self.templates[side], best.first
         turned, corners = _at(best.query, self.signs), _at(best.query, self.corners)
         signs = best.second.index_select(1, (best.query % BLOCK).view(1)).view(-1, x.shape[1], 1, 1)

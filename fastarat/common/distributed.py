@@ -163,7 +163,10 @@ def leave_world(world: World) -> None:
 
 
 def mean_over_processes(tensors: list[Tensor], world: World) -> list[Tensor]:
-    """The mean of each tensor over all processes, by one all-reduce of them all, flattened."""
+    """The mean of each tensor over all processes, in its shape: one all-reduce of them all, flattened.
+
+    The tensors have one dtype, and in every process the same shapes.
+    """
     if world.group is None:
         return tensors
     flat = finished(started_mean(torch.cat([tensor.flatten() for tensor in tensors]), world), world)
@@ -172,7 +175,8 @@ def mean_over_processes(tensors: list[Tensor], world: World) -> list[Tensor]:
 
 
 def started_mean(values: Tensor, world: World) -> Tensor:
-    """What `finished` makes the mean of `values` over all processes; until then they are on their way.
+    """What `finished` makes the mean of `values` (of any shape, floating-point) over all processes; until then they are
+    on their way.
 
     Every process starts the same ones in the same order. A compiler traces both into its graph.
     """
@@ -182,20 +186,20 @@ def started_mean(values: Tensor, world: World) -> Tensor:
 
 
 def finished(values: Tensor, world: World) -> Tensor:
-    """The mean that `started_mean` started, when it is there."""
+    """The mean that `started_mean` started, when it is there: of the shape and dtype of its values."""
     values = torch.ops._c10d_functional.wait_tensor(values)
     return values if world.device.type == "cuda" else values / world.size
 
 
 def sum_over_processes(values: Tensor, world: World) -> Tensor:
-    """The sum of `values` over all processes."""
+    """The sum of `values` (of any shape and dtype) over all processes, for which `values` is overwritten."""
     if world.group is not None:
         dist.all_reduce(values, group=world.group)
     return values
 
 
 def average_in_place(tensors: Iterable[Tensor], world: World) -> None:
-    """Make every process's tensors their mean: running statistics, before they are used or saved."""
+    """Make every process's tensors, of one dtype, their mean: running statistics, before they are used or saved."""
     tensors = list(tensors)
     if world.group is None or not tensors:
         return

@@ -63,7 +63,10 @@ def on_clean(
     batch: int,
     advance: Callable[[int], None] = lambda amount: None,
 ) -> Verdict:
-    """Which images are predicted right as they are. `advance` is told of the images done."""
+    """Which images are predicted right as they are, `batch` of them at a time.
+
+    `logits_of` maps images [B, C, H, W] of `images.dtype` to logits [B, K]. `advance` is told of the images done.
+    """
     right, undefined, none = torch.zeros((3, len(images)), dtype=torch.bool, device=images.labels.device)
     for part in _batches(torch.arange(len(images), device=right.device), batch):
         with torch.no_grad():
@@ -85,8 +88,8 @@ def under_attack(
 ) -> Verdict:
     """Which of the images `correct` (bool [N]) stay right at every iterate of every restart.
 
-    A restart attacks only what is still unbroken, which is all that the host waits for. `advance` is told of the
-    images that are through a restart.
+    `logits_of`, `batch`: as of `on_clean`. A restart attacks only what is still unbroken, which is all that the host
+    waits for. `advance` is told of the images that are through a restart.
     """
     alive, undefined, attackable = correct.clone(), torch.zeros_like(correct), torch.zeros_like(correct)
     for restart in range(restarts):

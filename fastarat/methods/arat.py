@@ -76,7 +76,7 @@ class ARAT(Method):
         return self.settings.balance_images if self.settings.auto_balance else 0
 
     def begin_epoch(self, clean_accuracy: Tensor) -> None:
-        """Set w."""
+        """Take w, the weight of the adversarial cross-entropy: the clean branch's accuracy (scalar in [0, 1])."""
         self.clean_accuracy.copy_(clean_accuracy)
 
     def weights(self) -> tuple[Tensor | float, Tensor | float]:

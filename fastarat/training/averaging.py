@@ -92,10 +92,11 @@ def reestimate(
     seed: int,
     halves: tuple[Branch, ...],
 ) -> None:
-    """Batch-norm statistics of an averaged net: plain means over `batches`, as training fed them.
+    """Estimate an averaged net's batch-norm statistics in place: plain means over `batches`, as training fed them.
 
-    `halves`: see `Method.halves`. Adversarial images are attacked on the net's own batch statistics, which the
-    attack does not count. `published-code` counts the attack's forwards, and leaves clean images out.
+    Batch i has the start noise of step i by `seed`. `halves`: see `Method.halves`. Adversarial images are attacked on
+    the net's own batch statistics, which the attack does not count. `published-code` counts the attack's forwards, and
+    leaves clean images out.
     """
     for layer in model.modules():
         if isinstance(layer, SplitBatchNorm2d):

@@ -12,7 +12,7 @@ _SECONDS = 0.4
 
 
 class Roofs(NamedTuple):
-    """Of one device and dtype. A copy counts its bytes twice, read and written."""
+    """The best that a device does in one dtype. A copy counts its bytes twice, read and written."""
 
     flops_per_s: float
     bytes_per_s: float

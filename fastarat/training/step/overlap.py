@@ -21,7 +21,7 @@ def overlap_options() -> dict[str, Any]:
 
 
 def start_sooner(graph: Graph) -> None:
-    """Move every all-reduce, and what is computed for it alone, up to behind what they need, in place."""
+    """Move each all-reduce, with the nodes that only it uses, to just after its last input; in place."""
     all_reduces = graph.find_nodes(op="call_function", target=torch.ops._c10d_functional.all_reduce.default)
     for all_reduce in reversed(list(all_reduces)):  # what is moved last comes first
         for node in _computed_for(all_reduce):

@@ -39,7 +39,8 @@ class Precision:
         return torch.autocast(self.device_type, self.autocast_dtype)
 
     def constant_weights(self, model: nn.Module) -> dict[str, Tensor]:
-        """The parameters as constants, those of convolutions and linear layers in autocast's format.
+        """The parameters by name as constants, in their shapes: those of convolutions and linear layers in autocast's
+        format, the others in their own.
 
         For the attack, which differentiates by the images alone: cast once a step, not once a forward.
         """

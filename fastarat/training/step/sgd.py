@@ -21,8 +21,9 @@ def sgd_(
 ) -> None:
     """m <- momentum m + g + weight_decay p;  p <- p - learning_rate m, in place (torch.optim.SGD's rule).
 
-    `learning_rate` and `keep` are scalar tensors; where `keep` is 0 nothing changes (a step skipped
-    because fp16 gradients overflowed), and the host need not know.
+    Gradients g and momenta m have the shapes and dtypes of their parameters p. `learning_rate` and `keep` are scalar
+    tensors on their device; where `keep` is 0, not 1, nothing changes (a step skipped because fp16 gradients
+    overflowed), and the host need not know.
     """
     gradients = list(torch._foreach_add(gradients, list(parameters), alpha=weight_decay))
     if keep is None:

@@ -17,9 +17,9 @@ def update_(
     learning_rate: Tensor,
     keep: Tensor | None = None,
 ) -> None:
-    """Update `parameters` and `momenta` in place by `gradients`; `learning_rate` is the step's, a scalar tensor.
+    """Update `parameters` and `momenta` in place by `gradients`, all three of the same shapes and dtypes.
 
-    `keep`: see `sgd_`.
+    `learning_rate`: the step's, a scalar tensor on their device. `keep`: see `sgd_`.
     """
     momentum, weight_decay = settings.momentum, settings.weight_decay
     weights = list(zip(parameters, gradients, momenta, strict=True))

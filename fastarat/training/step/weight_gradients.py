@@ -17,7 +17,7 @@ from torch import Tensor
 
 aten = torch.ops.aten
 _LARGEST = 8 * 8
-"""pixels of an output map of which a product is faster"""
+"""the largest output map, in pixels, for which one product is faster"""
 _MOST_ELEMENTS = 2**23
 """of such a matrix: half of the 32 MB from which on the C library gets memory from the system anew each time, which
 costs more than to fill it"""
@@ -72,7 +72,7 @@ def _is_small(grad: Tensor, weight: Tensor) -> bool:
 
 
 def _num_pieces(grad: Tensor, weight: Tensor) -> int:
-    """Into how many pieces the images are divided; 0 of none."""
+    """How many pieces the batch is split into; 0 for an empty batch."""
     most = max(_MOST_ELEMENTS // (grad.shape[2:].numel() * weight[0].numel()), 1)
     return ceil(len(grad) / most)
 
