@@ -65,12 +65,12 @@ def compiled_cost(training: Training) -> Counts:
     """What inductor schedules for the three stages; the attack's counts once for each of its steps."""
     batch = next(iter(training.loader.batches(1)))
     parts, controls, x, y = training.parts, training.controls, batch.x, batch.y
-    start = _scheduled(EAGER.start, parts, batch, controls)
+    start = _scheduled(EAGER.start_attack, parts, batch, controls)
     fixed = Fixed(x, None, parts.precision.constant_weights(parts.model))
-    ascend = _scheduled(EAGER.ascend, parts, x, y, fixed, controls)
+    attack_step = _scheduled(EAGER.attack_step, parts, x, y, fixed, controls)
     descend = _scheduled(EAGER.descend, parts, x, x, y, controls)
     steps = parts.attack.steps
-    return start[0] + steps * ascend[0] + descend[0], start[1] + steps * ascend[1] + descend[1]
+    return start[0] + steps * attack_step[0] + descend[0], start[1] + steps * attack_step[1] + descend[1]
 
 
 class _Scheduled(Exception):

@@ -64,9 +64,12 @@ def step_cost(training: Training, fused: bool = False) -> dict[Part, Cost]:
         # What an epoch costs before its first batch is none of the step's.
         count(lambda: list(loader.batches(1, loader.steps_per_epoch)), lambda *_: "augmentation", -1)
         first, fixed = count(
-            lambda: EAGER.start(parts, batch, controls), lambda *operation: known.part_of(*operation) or "attack update"
+            lambda: EAGER.start_attack(parts, batch, controls),
+            lambda *operation: known.part_of(*operation) or "attack update",
         )
-        x_adv = count(lambda: EAGER.ascend(parts, first, batch.y, fixed, controls), known.part_of, parts.attack.steps)
+        x_adv = count(
+            lambda: EAGER.attack_step(parts, first, batch.y, fixed, controls), known.part_of, parts.attack.steps
+        )
         count(lambda: EAGER.descend(parts, fixed.centre, x_adv, batch.y, controls), known.part_of)
     costs: dict[Part, Cost] = {part: Cost(*(counts[part, name] for name in Cost._fields)) for part in PARTS}
     if fused:

@@ -97,12 +97,12 @@ class Fixed(NamedTuple):
 class Stages(NamedTuple):
     """The three functions of a step, as they are or compiled."""
 
-    start: Callable[..., tuple[Tensor, Fixed]]
-    ascend: Callable[..., Tensor]
+    start_attack: Callable[..., tuple[Tensor, Fixed]]
+    attack_step: Callable[..., Tensor]
     descend: Callable[..., dict[str, Tensor]]
 
 
-def start(parts: StepParts, batch: Batch, controls: Controls) -> tuple[Tensor, Fixed]:
+def start_attack(parts: StepParts, batch: Batch, controls: Controls) -> tuple[Tensor, Fixed]:
     """The attack's first iterate, [B, C, H, W] in the dtype of `batch.x`, and what its steps share."""
     settings = parts.attack
     first, centre = pgd.start(
@@ -114,7 +114,7 @@ def start(parts: StepParts, batch: Batch, controls: Controls) -> tuple[Tensor, F
     return first, Fixed(centre, constant, weights)
 
 
-def ascend(parts: StepParts, x_adv: Tensor, y: Tensor, fixed: Fixed, controls: Controls) -> Tensor:
+def attack_step(parts: StepParts, x_adv: Tensor, y: Tensor, fixed: Fixed, controls: Controls) -> Tensor:
     """One step of the attack on the images `x_adv` [B, C, H, W] with labels `y` (int64 [B]): the next iterate."""
     settings, logits_of = parts.attack, _attacked(parts, fixed.weights)
     # Without projection the radius is infinite.
@@ -156,7 +156,7 @@ def _averaged(parts: StepParts, gradients: list[Tensor]) -> list[Tensor]:
     return means
 
 
-EAGER = Stages(start, ascend, descend)
+EAGER = Stages(start_attack, attack_step, descend)
 
 
 def train_step(parts: StepParts, batch: Batch, controls: Controls, stages: Stages = EAGER) -> dict[str, Tensor]:
@@ -170,8 +170,8 @@ def train_step(parts: StepParts, batch: Batch, controls: Controls, stages: Stage
 
 def attack(parts: StepParts, batch: Batch, controls: Controls, stages: Stages = EAGER) -> tuple[Tensor, Tensor]:
     """The clean and the adversarial images of a batch, like `batch.x`, that the method's loss is given."""
-    x_adv, fixed = stages.start(parts, batch, controls)
+    x_adv, fixed = stages.start_attack(parts, batch, controls)
     for _ in range(parts.attack.steps):
-        x_adv = stages.ascend(parts, x_adv, batch.y, fixed, controls)
+        x_adv = stages.attack_step(parts, x_adv, batch.y, fixed, controls)
     # The centre is the clean batch, except for the published code's start, which moves it.
     return fixed.centre, x_adv
