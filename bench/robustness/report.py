@@ -29,6 +29,7 @@ TITLES = {
     "at/bf16": "AT, bf16",
     "arat/fp32": "AR-AT, fp32",
     "arat/bf16": "AR-AT, bf16",
+    "at/longer": "AT, as long as AR-AT",
 }
 PUBLISHED = " (as published)"
 MEASURES = {

@@ -134,9 +134,24 @@ def test_methods_of_a_suite_differ_in_method_attack_and_optimiser_alone(tmp_path
         assert len({entry.out for entry in found}) == len(found)
         alike = {
             (config.data, config.model, config.epochs, config.schedule, config.augment, config.batch, config.eps_255)
-            for config in (entry.config for entry in found)
+            for config in (entry.config for entry in found if not entry.method.endswith("/longer"))
         }
         assert len(alike) == 1
+
+
+def test_at_is_trained_once_more_for_as_many_epochs_as_the_passes_of_ar_at_allow(tmp_path):
+    suite = suites.SUITES["cifar10-resnet18-w32"]
+    found = list(suites.entries(suite, suite.methods, None, num_seeds=1, runs=tmp_path))
+    configs = {entry.method: entry.config for entry in found}
+    assert [entry.name for entry in found if entry.method == "at/longer"] == ["cifar10-resnet18-w32-at-longer-seed0"]
+    assert replace(configs["at/longer"], epochs=configs["at"].epochs) == configs["at"]
+    assert robustness_report.TITLES["at/longer"] == "AT, as long as AR-AT"
+
+    def passes(method, halves):
+        return 2 * configs[method].attack.steps + 3 * halves
+
+    allowed = configs["arat"].epochs * passes("arat", 2) / passes("at", 1)
+    assert configs["at/longer"].epochs == int(allowed)
 
 
 def test_trainings_that_compare_number_formats_differ_in_them_alone(tmp_path):
