@@ -216,6 +216,18 @@ def test_a_goal_is_what_the_committed_rows_of_at_have(name, seeds):
         assert (rows[0]["num_images"], rows[0]["num_autoattack"]) == (suite.num_images, suite.num_autoattack)
 
 
+def test_the_published_figure_is_the_goal_until_the_standard_recipe_has_rows_by_the_standards_attack():
+    published, recipe = Goal(83.77, 42.42, "a weaker attack"), "cifar10-resnet18-at"
+    row = {"config": {"recipe": recipe}, "dataset": "cifar10", "fidelity": "paper", "correct": True, "seed": 0}
+    row |= {"num_images": 10_000, "num_autoattack": 10_000, "clean": 84.0, "autoattack": 47.0}
+    others = [row | {"fidelity": "published-code"}, row | {"dataset": "cifar10-jpeg"}, row | {"num_autoattack": 1000}]
+    others += [row | {"config": {"recipe": "cifar10-resnet18-arat"}}, row | {"correct": False}]
+    assert suites.goal_of(recipe, "cifar10", others, until_then=published) is published
+    known = [row | {"clean": 0.0}, row, *others, row | {"seed": 1, "clean": 84.5, "autoattack": 47.1}]
+    goal = suites.goal_of(recipe, "cifar10", known, until_then=published)
+    assert goal == Goal(84.25, 47.05, f"{recipe}, 2 seeds, in bench/results/robustness.jsonl")
+
+
 def test_a_ladder_adds_one_change_after_the_other():
     rungs = ladder("at", "at-fast", {"short": ("--epochs", "1"), "wide": ("--batch", "9")})
     assert list(rungs) == ["published", "default", "+ short", "+ wide", "fast"]
