@@ -1,13 +1,24 @@
 """--compile and --kernels on the command line: what they refuse, and that a compiled run is the eager run."""
 
-import json
 import sys
+from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
-from tests.helpers.command_line import ONE_EPOCH, TINY, finish, metrics, start
+from tests.helpers.command_line import (
+    ONE_EPOCH,
+    TINY,
+    assert_same,
+    finish,
+    metrics,
+    newest,
+    record,
+    start,
+    state_of,
+)
+
+EVERY_STEP = ("--checkpoint.every-s", "0", "--checkpoint.keep", "20")
 
 
 @pytest.mark.parametrize(
@@ -51,7 +62,7 @@ def test_a_cache_that_cannot_be_written_is_refused(fastarat, tmp_path, monkeypat
 def test_a_compiled_run_is_the_eager_run_and_goes_on_from_a_checkpoint_to_the_same_bits(tmp_path, run_of):
     # float64, so that both stay together for a whole run; with an average beside the step.
     settings = (*run_of, *TINY, "--dtype", "fp64", "--averaging.kind", "ema", "--averaging.start-epoch", "1")
-    settings = (*settings, "--checkpoint.every-s", "0", "--checkpoint.keep", "20")
+    settings = (*settings, *EVERY_STEP)
     eager = finish(start("train", *settings, "--out", tmp_path / "eager"))
     assert eager.code == 0, eager.err
     cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
@@ -63,19 +74,35 @@ def test_a_compiled_run_is_the_eager_run_and_goes_on_from_a_checkpoint_to_the_sa
         # metrics.jsonl holds six decimals.
         assert ours["train"] == pytest.approx(theirs["train"], rel=1e-5, abs=2e-6)
     assert metrics(run)[-1]["evaluation"] == metrics(tmp_path / "eager")[-1]["evaluation"]
-    built = set((tmp_path / "cache").rglob("*.so"))
-    assert built
+    assert_it_goes_on_to_the_same_bits(run, cache)
 
-    finished = load_file(run / "model.safetensors")
+
+@pytest.mark.slow
+def test_a_compiled_run_in_bf16_goes_on_from_a_checkpoint_to_the_same_bits(tmp_path):
+    """As a CPU that computes bf16 natively trains where nothing else is asked for."""
+    cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    settings = ("digits-at", *TINY, "--dtype", "bf16", "--compile", "compile", *EVERY_STEP)
+    compiled = finish(start("train", *settings, "--out", tmp_path / "run", environment=cache), 900)
+    assert compiled.code == 0, compiled.err
+    assert_it_goes_on_to_the_same_bits(tmp_path / "run", cache)
+    assert {session["dtype"] for session in record(tmp_path / "run")["sessions"]} == {"bf16"}
+
+
+def assert_it_goes_on_to_the_same_bits(run: Path, cache: dict[str, str]) -> None:
+    """From its fifth step, as after a kill there, by what is compiled already."""
+    built = set(Path(cache["TORCHINDUCTOR_CACHE_DIR"]).rglob("*.so"))
+    assert built
+    finished, deployed = state_of(newest(run)), load_file(run / "model.safetensors")
     for path in (run / "checkpoints").iterdir():
         if int(path.stem.removeprefix("step-")) > 5:
             path.unlink()
     again = finish(start("train", "--resume", run, environment=cache), 900)
     assert again.code == 0 and "step 5" in again.err, again.err
-    assert all(torch.equal(value, finished[name]) for name, value in load_file(run / "model.safetensors").items())
-    assert set((tmp_path / "cache").rglob("*.so")) == built, "it was compiled anew"
-    record = json.loads((run / "record.json").read_text())
-    assert [session["compile"] for session in record["sessions"]] == ["compile", "compile"]
+    assert_same(load_file(run / "model.safetensors"), deployed, "model.safetensors")
+    for part in ("model", "method", "momenta"):
+        assert_same(state_of(newest(run))[part], finished[part], part)
+    assert set(Path(cache["TORCHINDUCTOR_CACHE_DIR"]).rglob("*.so")) == built, "it was compiled anew"
+    assert [session["compile"] for session in record(run)["sessions"]] == ["compile", "compile"]
 
 
 def failing(error: Exception):
