@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from bench.common.hosts import Host
 from fastarat.__main__ import main
 from fastarat.training.reporting import learning_curves
-from tests.helpers.command_line import ONE_EPOCH, TINY, Result
+from tests.helpers.command_line import ONE_EPOCH, TINY, Result, finish, start
+from tests.helpers.machines import RUN, two_machines
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,6 +44,22 @@ def fastarat(capsys) -> Callable[..., Result]:
         captured = capsys.readouterr()
         return Result(code, captured.out, captured.err)
 
+    return run
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[list[Host]]:
+    """Two machines, NET.1 and NET.2."""
+    with two_machines() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def one_machine(tmp_path_factory) -> Path:
+    """The run of four processes of one machine."""
+    run = tmp_path_factory.mktemp("one") / "run"
+    result = finish(start("train", *RUN, "--procs", "4", "--out", run))
+    assert result.code == 0, result.err
     return run
 
 
