@@ -48,6 +48,10 @@ class AnalyzeArguments(Printed):
     """processes that share the states, one a GPU"""
     procs: int = 0
     """processes that share the states on the CPU"""
+    nodes: int = 1
+    """machines that share the states, each with --gpus or --procs processes; the same command runs on each"""
+    rendezvous: str = ""
+    """HOST:PORT of one of several machines, where they find each other; that one writes and reports"""
     out: Path | None = None
     """directory for analysis.json and the pictures; default RUN/analysis"""
 
@@ -58,7 +62,7 @@ def run(args: list[str]) -> int:
     require_positive(arguments, "num_images", "batches")
     if not 0 <= arguments.seed < 2**31:
         raise UserError(f"--seed {arguments.seed}: give 0 or more, below 2^31")
-    if (code := started(arguments, ["analyze", *args])) is not None:
+    if (code := started(arguments, ["analyze", *args], arguments.nodes, arguments.rendezvous)) is not None:
         return code
     with world_of(arguments) as world:
         _analyse(arguments, world)
@@ -71,7 +75,8 @@ def _analyse(arguments: AnalyzeArguments, world: "World") -> None:
     from fastarat.common.memory import memory_that_ran_out
     from fastarat.runs.run import Run
 
-    kept_states(Run(arguments.run), arguments.epochs)
+    kept = kept_states(Run(arguments.run), arguments.epochs)
+    _check_alike(arguments, [state.name for state in kept], world)
     out = arguments.out or arguments.run / "analysis"
     if world.is_main:
         _make(out, is_own=arguments.out is None)
@@ -99,6 +104,20 @@ def _analyse(arguments: AnalyzeArguments, world: "World") -> None:
     else:
         _print(analysis.result)
         notice(f"{out}: analysis.json and pictures")
+
+
+def _check_alike(arguments: AnalyzeArguments, states: list[str], world: "World") -> None:
+    """Raise `UserError` unless all processes have the same run and settings: each machine may have its own disk."""
+    from fastarat.common.distributed import decided
+    from fastarat.runs.run import Run
+
+    # No two trainings have the same metrics, which have times in them. As text even a loss that is no number is itself.
+    run, settings = Run(arguments.run), (arguments.num_images, arguments.batches, arguments.seed)
+    mine = repr((states, settings, run.config(), run.metrics()))
+    if decided(lambda: mine, world) != mine:
+        raise UserError(
+            f"process {world.rank} has another run or other settings than the first one: give all machines the same"
+        )
 
 
 def _make(out: Path, is_own: bool) -> None:

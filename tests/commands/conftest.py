@@ -56,9 +56,9 @@ def machines() -> Iterator[list[Host]]:
 
 @pytest.fixture(scope="session")
 def one_machine(tmp_path_factory) -> Path:
-    """The run of four processes of one machine."""
+    """The run of four processes of one machine, with a snapshot of each of its two epochs."""
     run = tmp_path_factory.mktemp("one") / "run"
-    result = finish(start("train", *RUN, "--procs", "4", "--out", run))
+    result = finish(start("train", *RUN, "--procs", "4", "--checkpoint.history", "1", "--out", run))
     assert result.code == 0, result.err
     return run
 

@@ -1,5 +1,6 @@
 """Several machines: hosts in network namespaces of this one, some of which fail."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -87,6 +88,30 @@ def test_two_machines_evaluate_as_one_and_refuse_other_models(machines, one_mach
     assert (tmp_path / machines[0].name / "state").exists() and not (tmp_path / machines[1].name / "state").exists()
     _, second = ended("--branch", "clean")
     assert second.code == 2 and second.error.startswith("process 1 has another model, other images or other settings")
+
+
+@pytest.mark.slow
+def test_two_machines_analyse_as_one_and_refuse_another_run(machines, one_machine, tmp_path):
+    """Each has the run on a disk of its own, and measures one of its two states."""
+    flags = ("--num-images", "20", "--batches", "1", "--device", "cpu")
+    assert finish(start("analyze", one_machine, *flags, "--out", tmp_path / "one")).code == 0
+
+    def ended(*of_the_second: object) -> list[Result]:
+        meet = ("--nodes", "2", "--rendezvous", f"{NET}.1:{next(PORTS)}")
+        own = zip(machines, [(), of_the_second], strict=True)
+        return all_ended([on(it, "analyze", "run", *flags, *meet, *more, cwd=tmp_path / it.name) for it, more in own])
+
+    runs = [tmp_path / host.name / "run" for host in machines]
+    for run in runs:
+        shutil.copytree(one_machine, run)
+    first, second = ended()
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    written = (runs[0] / "analysis", tmp_path / "one")
+    ours, theirs = (json.loads((folder / "analysis.json").read_text()) for folder in written)
+    assert len(ours["states"]) == 2 and {**ours, "run": ""} == {**theirs, "run": ""}
+    assert not second.out and not (runs[1] / "analysis").exists()
+    _, second = ended("--seed", "1")
+    assert second.code == 2 and second.error.startswith("process 1 has another run or other settings than the first")
 
 
 @pytest.mark.slow

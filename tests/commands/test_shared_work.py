@@ -75,5 +75,6 @@ def test_processes_that_there_cannot_be_are_refused_in_one_line(fastarat, traine
         (("--nodes", "0"), "--nodes is 0: give 1 or more"),
         (("--nodes", "2", "--rendezvous", "here"), "--rendezvous here: give the HOST:PORT"),
     ):
-        result = fastarat("eval", trained, *flags)
-        assert result.code == 2 and result.error.startswith(said)
+        for command in ("eval", "analyze"):
+            result = fastarat(command, trained, *flags)
+            assert result.code == 2 and result.error.startswith(said)
