@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +21,7 @@ from fastarat.common.errors import UserError, WorkError
 
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 """errors of disks that have no locks: Lustre without -o flock, some of NFS and FUSE"""
+_TRIES, _LOOK_S = 4, 0.05
 _locked: WeakSet[IO[str]] = WeakSet()
 """the files that this process has by `lock`"""
 MOST_JSON_BYTES = 1 << 24
@@ -167,7 +169,7 @@ def lock(path: Path) -> IO[str] | None:
         file.close()
         raise foreign
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock_patiently(file)
     except BlockingIOError:
         file.close()
         return None
@@ -178,6 +180,16 @@ def lock(path: Path) -> IO[str] | None:
         notice(f"the disk of {path.parent} has no locks: start nothing else there meanwhile")
     _locked.add(file)
     return file
+
+
+def _lock_patiently(file: IO[str]) -> None:
+    """Lock it, in a few tries: whoever looks whether it is locked has it for an instant. Raises `OSError`."""
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(_LOOK_S)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_locked(path: Path) -> bool | None:

@@ -88,6 +88,8 @@ class Run:
         """Whether a new run's directory may have this in it: a log, or what a killed run had begun with."""
         if path == self.checkpoints:
             return path.is_dir() and not any(path.iterdir())
+        if path.name == "lost+found":  # of a disk that is mounted here
+            return True
         return path.suffix in LOGS and path.is_file() and not path.is_symlink()
 
     def lock(self) -> None:

@@ -85,7 +85,7 @@ def say_where(run: Run, training: Training, kept: Kept | None, again: str) -> No
     """Say, and of a run that the launcher has started again record, where it goes on, and why."""
     source, epochs = kept.file if kept else "the beginning: it had no checkpoint yet", training.config.epochs
     said = f"going on at step {training.step} (epoch {training.epoch}) from {source}"
-    if training.epoch > epochs:
+    if training.epoch > epochs and run.weights_file.exists():
         said = f"{run.path} has finished its {epochs} epochs: --epochs N with a larger N goes on"
     if again:
         number = training.config.num_processes

@@ -75,6 +75,19 @@ def test_bf16_leaves_no_more_images_than_float32(attack, monkeypatch):
     assert left[1] - left[0] <= 100 / 60 and 0 < left[0] < 100  # an image may stop short of the edge by a rounding
 
 
+def test_in_bf16_layers_may_be_called_by_keyword_and_share_weights(images, labels):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.middle, self.last = nn.Linear(192, 10), nn.Linear(10, 10), nn.Linear(10, 10)
+            self.middle.weight = self.last.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(input=self.middle(self.first(input=x.flatten(1)).relu()).relu())
+
+    assert fastarat.evaluate(Net().eval(), images, labels, "pgd", eps=EPS, dtype="bf16").complete
+
+
 def test_bf16_is_refused_where_the_logits_come_out_in_it(net, images, labels):
     class Net(nn.Module):
         def __init__(self):

@@ -211,6 +211,8 @@ def test_a_step_of_another_shape_or_format_is_another():
     others = [training_of(dtype="bf16"), training_of(batch=10)]
     keys = {key_of(training), step_key(training.parts, training.config, (4, 4)), *(key_of(of) for of, _ in others)}
     assert len(keys) == 4 and key_of(training_of()[0]) in keys
+    resumed = replace(training.config, attack=training.config.attack.resolved())  # as config.json has it
+    assert step_key(training.parts, resumed, (8, 8)) == key_of(training)
 
 
 def test_a_step_by_another_compiler_on_other_cores_or_of_other_decompositions_is_another(tmp_path, monkeypatch):
@@ -224,7 +226,7 @@ def test_a_step_by_another_compiler_on_other_cores_or_of_other_decompositions_is
     keys.append(key_of(training))
     (tmp_path / "c++").write_text("a newer version")
     keys.append(key_of(training))
-    monkeypatch.setattr(f"{times}.os.sched_getaffinity", lambda pid: set(range(1000)))
+    monkeypatch.setattr(f"{times}.num_cores", lambda: 1000)
     keys.append(key_of(training))
     assert keys[0] == keys[1] and len(set(keys)) == 5
     monkeypatch.setenv("CXX", "absent")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,11 +94,13 @@ class InBf16(nn.Module):
         except UserError as error:
             raise UserError(f"bf16 computes with a copy of the model: {error}, or give fp32") from error
         layers = called_layers(self.model, x)
+        ends = list(dict.fromkeys((*layers[:1], *layers[-1:])))
+        kept = {id(parameter) for layer in ends for parameter in layer.parameters()}  # others may share them
         for module in self.model.modules():
-            if isinstance(module, LAYERS) and module not in (*layers[:1], *layers[-1:]):
-                for parameter in module.parameters(recurse=False):
+            for parameter in module.parameters(recurse=False) if isinstance(module, LAYERS) else ():
+                if id(parameter) not in kept:
                     parameter.data = parameter.data.to(torch.bfloat16)
-        for layer in dict.fromkeys((*layers[:1], *layers[-1:])):
+        for layer in ends:
             layer.forward = _in_float32(layer.forward, self.device_type, rounded=layer is not layers[-1])
         if are_in_bf16(self(x)) and not are_in_bf16(model(x)):
             raise UserError(
@@ -126,12 +129,15 @@ def called_layers(model: nn.Module, x: Tensor) -> list[nn.Module]:
     return called
 
 
-def _in_float32(forward: Callable[[Tensor], Tensor], device_type: str, *, rounded: bool) -> Callable[[Tensor], Tensor]:
+def _in_float32(forward: Callable[..., Tensor], device_type: str, *, rounded: bool) -> Callable[..., Tensor]:
     """A layer's `forward` outside autocast; `rounded`: what it gives is bfloat16, as the layers after it want it."""
 
-    def call(x: Tensor) -> Tensor:
+    def widened(value: Any) -> Any:
+        return value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value
+
+    def call(*given: Any, **named: Any) -> Tensor:
         with torch.autocast(device_type, enabled=False):
-            out = forward(x.float() if x.dtype == torch.bfloat16 else x)
+            out = forward(*map(widened, given), **{name: widened(value) for name, value in named.items()})
         return out.bfloat16() if rounded else out
 
     return call

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import time
 from pathlib import Path
 from platform import node
@@ -12,6 +11,7 @@ import torch
 
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import read_json, write_text
+from fastarat.common.processes import num_cores
 from fastarat.common.version import __version__
 from fastarat.config import Config
 from fastarat.training.step.code_folder import cache_folder
@@ -35,9 +35,9 @@ def step_key(parts: StepParts, config: Config, size: tuple[int, int]) -> str:
     """What the code of a step for images of this size (height, width) depends on, as a short word."""
     precision, world = parts.precision, parts.world
     rows = config.batch // world.size
-    shape = (config.model, config.method, config.attack, config.optimizer, config.sync_bn, rows, size)
+    shape = (config.model, config.method, config.attack.resolved(), config.optimizer, config.sync_bn, rows, size)
     sent = ("bf16",) if config.bf16_gradients else ()
-    machine = (node(), torch.get_num_threads(), len(os.sched_getaffinity(0)), world.size, precision.device_type)
+    machine = (node(), torch.get_num_threads(), num_cores(), world.size, precision.device_type)
     made_by = (NO_LOOP_PATTERNS, FASTER_COMPILATION, _compiler_and_decompositions(), torch.__version__, __version__)
     code = (precision.dtype, parts.kernels.name, *made_by)
     what = (*shape, *sent, *code, *machine)

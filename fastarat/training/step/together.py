@@ -10,16 +10,23 @@ is no other way then, unless all fail so, who stand at the same place.
 
 import fcntl
 import hashlib
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
+from fastarat.common.console import notice
 from fastarat.common.distributed import OF_ANOTHER, World, largest, said_of_others
+from fastarat.common.durations import duration
 from fastarat.common.errors import WorkError
 from fastarat.training.step.code_folder import cache_folder
+
+LONGEST_WAIT_S = 900
+"""a wide net's first compilation takes minutes"""
+_LOOK_S = 0.1
 
 Compile = Callable[[torch.fx.GraphModule, list[Any]], Callable]
 """a backend of torch.compile"""
@@ -92,7 +99,8 @@ def one_first(compile_graph: Compile) -> Compile:
     folder = cache_folder()
 
     def compiled_once(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable:
-        name = hashlib.sha256(graph.code.encode()).hexdigest()[:16]
+        devices = sorted({str(value.device) for value in inputs if isinstance(value, torch.Tensor)})
+        name = hashlib.sha256(repr((graph.code, devices)).encode()).hexdigest()[:16]
         with _after_the_first(folder / "locks" / f"fastarat-{name}.lock") if folder else nullcontext():
             return compile_graph(graph, inputs)
 
@@ -105,10 +113,21 @@ def _after_the_first(path: Path) -> Iterator[None]:
     with ExitStack() as held:
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = held.enter_context(path.open("a"))
+            file = held.enter_context(path.open("a+"))  # NFS shares no lock of what cannot be read
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                fcntl.flock(file, fcntl.LOCK_SH)
+                _wait(file)
             held.callback(fcntl.flock, file, fcntl.LOCK_UN)  # children that were forked meanwhile have the file too
         yield
+
+
+def _wait(file: IO[str]) -> None:
+    """Until the first one is out; not for ever, since it may be another run's, and stand still."""
+    deadline = time.monotonic() + LONGEST_WAIT_S
+    while time.monotonic() < deadline:
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return
+        time.sleep(_LOOK_S)
+    notice(f"the step is compiled here too: another process has been at it for {duration(LONGEST_WAIT_S)}")

@@ -20,7 +20,7 @@ def compiled_at_once(monkeypatch, *graphs: torch.fx.GraphModule, waits: bool) ->
     said, second_came, flock = [], threading.Event(), fcntl.flock
 
     def told(file: Any, flags: int) -> None:
-        if flags == fcntl.LOCK_SH:
+        if flags & fcntl.LOCK_SH:
             second_came.set()
         flock(file, flags)
 
@@ -74,3 +74,11 @@ def test_a_compiler_that_fails_lets_the_next_one_in_and_a_disk_without_locks_all
 
     monkeypatch.setattr(fcntl, "flock", without)
     assert compiler(graph, [])(1) == 2
+
+
+def test_nobody_waits_for_ever(monkeypatch, folder, capsys):
+    monkeypatch.setattr(together, "LONGEST_WAIT_S", 0.0)
+    graph = graph_of(lambda x: x + 1)
+    inner = together.one_first(lambda graph, inputs: graph.forward)
+    assert together.one_first(lambda graph, inputs: inner(graph, inputs))(graph, [])(1) == 2
+    assert "the step is compiled here too: another process has been at it" in capsys.readouterr().err
