@@ -3,8 +3,9 @@
     fastarat train cifar10-resnet18-w32-arat
 
 2.8 million parameters, 0.28 GFLOP an image. 8 epochs with three attack steps; convolutions learn by Muon, at a rate
-that rises and falls in straight lines, as in `cifar10-tiny-arat-fast`; crops move by two pixels. Not yet
-measured; gamma is what validation chose for the tiny net.
+that rises and falls in straight lines, as in `cifar10-tiny-arat-fast`; crops move by two pixels; gamma is what
+validation chose for the tiny net. One seed: 79.4 % clean and 47.8 % PGD-10 accuracy on 1,000 validation images, where
+AT has 75.1 and 46.8 %.
 """
 
 from fastarat.config import Config
