@@ -66,7 +66,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(fastarat, tmp_path, monkeypatch,
     assert resumed.code == 0 and "going on at step" in resumed.err
     lines = metrics(tmp_path / "stopped")
     assert [line["epoch"] for line in lines] == list(range(1, 7))
-    # Of an epoch that this session only closed there is no speed to tell.
+    # A run that goes on from an epoch's last step has no step of it to time.
     assert [line["epoch"] for line in lines if "images_per_s" not in line] == ([step // 4] if step % 4 == 0 else [])
     assert all(line.get("images_per_s", 1) > 0 for line in lines)
     assert_same_run(tmp_path / "stopped", whole)

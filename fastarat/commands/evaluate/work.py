@@ -171,17 +171,14 @@ class Work:
 
     def _identity(self) -> str:
         """A checksum of all that the result depends on."""
-        import torch
-
         from fastarat.evaluation.autoattack.state import FORMAT
+        from fastarat.evaluation.evaluate import weights_of
 
         # The weights say which model of a file or run it is, but not what a function of one's own does with them.
         name = "" if Path(self.arguments.model).exists() else self.arguments.model
         settings = json.dumps({"format": FORMAT, **asdict(self.settings)}, sort_keys=True)
-        digest = hashlib.sha256("\n".join([name, settings, self.data.fingerprint, str(len(self.labels))]).encode())
-        for name, tensor in self.model.state_dict().items():
-            digest.update(name.encode() + tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        what = [name, settings, self.data.fingerprint, str(len(self.labels)), weights_of(self.model)]
+        return hashlib.sha256("\n".join(what).encode()).hexdigest()
 
 
 def _asked(arguments: "EvalArguments") -> EvaluationSettings:
