@@ -43,21 +43,21 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def steps(monkeypatch):
-    """How many steps were timed, each of which takes a second."""
+    """The seconds of each step that was timed."""
     taken: list[float] = []
-    monkeypatch.setattr(worth_compiling, "time", SimpleNamespace(monotonic=lambda: len(taken) * SECOND))
+    monkeypatch.setattr(worth_compiling, "time", SimpleNamespace(monotonic=lambda: sum(taken)))
     monkeypatch.setattr(worth_compiling, "_slowness_now", lambda: 1.0)
     return taken
 
 
-def training_of(steps=None, dtype="fp32", epochs=1, batch=8, num_images=80):
+def training_of(steps=None, dtype="fp32", epochs=1, batch=8, num_images=80, first=SECOND):
     config = replace(recipe("digits-arat"), epochs=epochs, batch=batch, num_train_images=num_images)
     config = replace(config, attack=replace(config.attack, steps=1))
     opened = Opened(open_dataset("digits"), "resident", "")
     training, step = start_training(config, opened, Choices(dtype=dtype), World(torch.device("cpu")))
 
     def counted(batch):
-        steps.append(SECOND)
+        steps.append(SECOND if steps else first)
         return step(batch)
 
     return training, counted if steps is not None else step
@@ -96,6 +96,11 @@ def test_what_is_left_of_a_long_run_decides(steps, done, mode):
     training, step = training_of(steps, epochs=80)
     assert estimate(training) == 50
     assert chosen(training, step, done)[0] == mode
+
+
+def test_the_first_step_of_a_process_is_not_what_the_others_take(steps):
+    mode, why = chosen(*training_of(steps, epochs=10, first=20.0))
+    assert mode == "eager" and steps == [20.0, SECOND] and why.startswith("about 1 min 40 s of steps are left")
 
 
 def test_a_step_whose_code_is_kept_is_compiled_for_less(steps):
