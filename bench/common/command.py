@@ -13,6 +13,7 @@ from bench.common.rows import Row
 from fastarat.common.console import print_json, stdout
 from fastarat.common.ending import ended
 from fastarat.common.errors import Interrupted, UserError, unknown
+from fastarat.common.heap import keep_freed_memory
 from fastarat.common.signals import number_of
 
 FLAGS: dict[str, dict[str, Any]] = {
@@ -73,6 +74,7 @@ def program(name: str) -> Callable[[Callable[[list[str] | None], int]], Callable
         @wraps(main)
         def run(args: list[str] | None = None) -> int:
             def work() -> int:
+                keep_freed_memory()
                 try:
                     return main(args)
                 except KeyboardInterrupt as error:

@@ -61,6 +61,7 @@ def world_of(asked: Asked) -> Iterator["World"]:
     import torch
 
     from fastarat.common.distributed import World, join_world, leave_world, said_of_others
+    from fastarat.common.heap import keep_freed_memory
 
     speaks = is_first()
     stderr.quiet = stdout.quiet = not speaks
@@ -68,6 +69,8 @@ def world_of(asked: Asked) -> Iterator["World"]:
     try:
         device = torch.device("cpu") if asked.procs else named_device(asked.device)
         if not launched():
+            if device.type == "cpu":
+                keep_freed_memory()
             yield World(device)
             return
         times_algorithms = torch.backends.cudnn.benchmark

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from fastarat.common.errors import UserError, WorkError, first_line
+from fastarat.common.heap import keep_freed_memory
 from fastarat.common.network import interface_of, own_address
 from fastarat.common.processes import launched, may_start_again, on_one_machine
 from fastarat.common.ranks import gpu_of
@@ -65,6 +66,8 @@ def join_world(device: str) -> World:
     """
     if device == "cuda":
         torch.backends.cudnn.benchmark = True  # shapes never change: let cuDNN time its algorithms once
+    else:
+        keep_freed_memory()
     if not launched():
         return World(torch.device(device))
     on_gpu = device.startswith("cuda")
