@@ -22,7 +22,6 @@ KERNEL_TESTS = {
     "running_statistics": [
         "test_running_statistics.py::test_every_entry_moves_by_its_own_momentum_towards_its_own_scaled_batch"
     ],
-    "sgd": ["test_sgd.py::test_the_kernel_gives_the_update_of_the_twin[4100-gradient_dtype11-shadow_dtype11-True]"],
 }
 """one case of each kernel, which begin the correctness of a GPU: all cases would compile for longer than it may take"""
 

@@ -22,7 +22,6 @@ from bench.kernels.cases import DTYPES, KernelCase, Scale, cases_of, measured
 from bench.kernels.dual_batch_norm import apex_batch_norm
 from bench.kernels.measure import Bench, failed_case, measure_case
 from bench.kernels.report import headline, print_tables
-from bench.kernels.sgd import apex_sgd
 from fastarat.common.console import notice, progress
 
 
@@ -30,7 +29,7 @@ from fastarat.common.console import notice, progress
 def main(args: list[str] | None) -> int:
     """Measure, print, write rows; 0 if everything was right, 1 if not, 2 for what cannot be run."""
     arguments = _arguments(args)
-    if not (apex_batch_norm() or apex_sgd()):
+    if not apex_batch_norm():
         notice("apex: not installed, so not compared")
     if arguments.smoke and arguments.device == "cpu":
         notice("inductor: left out by --smoke on a CPU, where its C++ compilation takes long")

@@ -80,7 +80,6 @@ class KernelCase:
     """each builds the function, which may take long (compilation) or raise"""
     least_bytes: Mapping[Direction, int] = field(default_factory=dict)
     """what has to move at least, where that is more than is counted"""
-    in_place: bool = False
     layer: bool = True
     """a shape of the nets, which counts in geometric means"""
 
@@ -105,11 +104,10 @@ class Layer(NamedTuple):
 
 
 class _Listening(nn.Module):
-    """Stands for a batch-norm, has its parameters, and notes how it is called."""
+    """Stands for a batch-norm, and notes how it is called."""
 
-    def __init__(self, channels: int):
+    def __init__(self, _: int):
         super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.empty(channels)), nn.Parameter(torch.empty(channels))
         self.heard: Layer | None = None
 
     def forward(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
@@ -155,14 +153,6 @@ def aligned_maps(scale: Scale) -> list[tuple[int, int]]:
 def compiled(function: Function) -> Function:
     """`function` as inductor compiles it, for its own shapes."""
     return torch.compile(function, fullgraph=True, dynamic=False)
-
-
-def installed(module: str, name: str) -> Any:
-    """A class of NVIDIA apex, or None where apex, or that part of it, is not installed."""
-    try:
-        return getattr(import_module(module), name)
-    except (ImportError, AttributeError):
-        return None
 
 
 def variants_of(plain: Function, ours: Function) -> dict[str, Callable[[], Function]]:

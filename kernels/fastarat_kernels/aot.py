@@ -1,6 +1,6 @@
 """Compile every kernel ahead of time for the GPUs that matter, and refuse spills: needs no GPU and no driver.
 
-    python -m fastarat_kernels.aot --arch 80 90 100 [--kernels sgd …] [--json]
+    python -m fastarat_kernels.aot --arch 80 90 100 [--kernels pgd_step …] [--json]
 
 Prints a row for each kernel, configuration and architecture: registers a thread, shared bytes a program, spilled
 bytes a thread, seconds; the last line sums up. Exit 1 if anything spills or does not compile, 2 for wrong input.

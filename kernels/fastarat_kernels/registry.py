@@ -5,5 +5,4 @@ KERNELS = {
     "pgd_step": "fastarat_kernels.pgd_step",
     "augment": "fastarat_kernels.augment",
     "pooled_features": "fastarat_kernels.pooled_features",
-    "sgd": "fastarat_kernels.sgd",
 }

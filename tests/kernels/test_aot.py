@@ -62,7 +62,7 @@ aot.configurations = lambda name: of_ours
 assert main(["--kernels", "pooled_features", "--arch", "90"]) == 0
 good = CASES.pop("good")
 aot.configurations = lambda name: good
-assert main(["--kernels", "sgd", "--arch", "80", "90", "--json"]) == 0
+assert main(["--kernels", "augment", "--arch", "80", "90", "--json"]) == 0
 found = {}
 for case, configurations in CASES.items():
     if case == "died":
@@ -112,7 +112,7 @@ def test_a_program_may_read_the_rows(report):
     assert len(report["rows"]) == 6
     assert not report["failed"] and report["seconds"] > 0
     for row in report["rows"]:
-        assert row["kernel"] == "sgd.copy" and row["failure"] is None
+        assert row["kernel"] == "augment.copy" and row["failure"] is None
         assert 0 < row["registers"] <= 255 and row["spill_bytes"] == 0 and row["seconds"] > 0
 
 
@@ -121,7 +121,7 @@ def test_a_program_may_read_the_rows(report):
     [
         (["--arch", "75"], "argument --arch: invalid choice: '75' (choose from "),
         (["--arch"], "expected at least one argument"),
-        (["--kernels", "sdg"], "argument --kernels: invalid choice: 'sdg' (choose from "),
+        (["--kernels", "pgdstep"], "argument --kernels: invalid choice: 'pgdstep' (choose from "),
         ([], "TRITON_INTERPRET is set, which hides the compiler: unset it"),
     ],
 )
@@ -172,8 +172,8 @@ def test_a_failed_row_fails_the_command(monkeypatch, capsys):
     # A kernel whose module cannot be imported, as if its file were broken: nothing is left to compile.
     pytest.importorskip("triton")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setitem(sys.modules, "fastarat_kernels.sgd.triton", None)
-    assert main(["--kernels", "sgd", "--arch", "90"]) == 1
+    monkeypatch.setitem(sys.modules, "fastarat_kernels.augment.triton", None)
+    assert main(["--kernels", "augment", "--arch", "90"]) == 1
     said = capsys.readouterr().out
     assert "FAILED: ModuleNotFoundError" in said
     assert said.splitlines()[-1].startswith("1 of 1 FAILED")

@@ -13,7 +13,6 @@ OPS = {
     "dual_batch_norm": [f"batch_norm_{name}" for name in ("partials", "apply", "gradient_partials", "input_gradient")],
     "pgd_step": ["pgd_step", "start_point"],
     "pooled_features": ["pooled_features", "pooled_features_backward"],
-    "sgd": ["sgd"],
 }
 
 

@@ -19,7 +19,7 @@ def test_the_stages_come_in_the_order_of_what_is_wanted_most(tmp_path):
     assert [stage.name for stage in found] == [
         *("environment", "correctness", "golden vectors"),
         *("resnet18, batch 128", "resnet18, batch 256, 512, 1024", "wrn-34-10, batch 128"),
-        *(f"kernel {name}" for name in ("dual_batch_norm", "pgd_step", "augment", "pooled_features", "sgd")),
+        *(f"kernel {name}" for name in ("dual_batch_norm", "pgd_step", "augment", "pooled_features")),
         *("profile", "startup", "loaders"),
         *("training arat", "autoattack arat", "training at", "autoattack at"),
         "other methods",
