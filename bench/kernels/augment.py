@@ -30,13 +30,13 @@ def cases(scale: Scale, dtype: torch.dtype) -> Iterator[KernelCase]:
         )
 
 
-def _plain_augment(images: Tensor, index: Tensor, epoch: Tensor, *, dtype: torch.dtype) -> dict[str, Tensor]:
+def _plain_augment(images: Tensor, index: Tensor, epoch: Tensor, *, dtype: torch.dtype) -> Tensor:
     # The epoch is a tensor: the copy of a Python number to the GPU could not be captured.
-    return {"y": twin.augment(images, index, epoch, 255, dtype, 4, True, SEED)}  # type: ignore[arg-type]
+    return twin.augment(images, index, epoch, 255, dtype, 4, True, SEED)  # type: ignore[arg-type]
 
 
-def _fused_augment(images: Tensor, index: Tensor, epoch: Tensor, *, dtype: torch.dtype) -> dict[str, Tensor]:
-    return {"y": augment(images, index, EPOCH, 255, dtype, 4, True, SEED)}
+def _fused_augment(images: Tensor, index: Tensor, epoch: Tensor, *, dtype: torch.dtype) -> Tensor:
+    return augment(images, index, EPOCH, 255, dtype, 4, True, SEED)
 
 
 def _augment_inputs(num_images: int, shape: tuple[int, ...], draw: Draw) -> Inputs:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from fastarat_kernels.registry import KERNELS
@@ -19,7 +19,7 @@ from fastarat.models.registry import architecture
 
 Direction = Literal["forward", "backward"]
 Inputs = dict[str, Tensor | None]
-Function = Callable[..., dict[str, Tensor]]
+Function = Callable[..., Tensor]
 
 NETS = ("resnet18", "wrn-34-10")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -64,7 +64,7 @@ def _laid_out(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class KernelCase:
-    """One kernel on one shape. All functions take the inputs by name and return outputs by name."""
+    """One kernel on one shape. All functions take the inputs by name and return the output, y."""
 
     kernel: str
     label: str
@@ -158,11 +158,6 @@ def compiled(function: Function) -> Function:
 def variants_of(plain: Function, ours: Function) -> dict[str, Callable[[], Function]]:
     """What all kernels are compared as."""
     return {"eager": lambda: plain, "inductor": partial(compiled, plain), "triton": lambda: ours}
-
-
-def named(function: Callable[..., Tensor], **inputs: Any) -> dict[str, Tensor]:
-    """The one output of a function, by name."""
-    return {"y": function(**inputs)}
 
 
 def name_of(dtype: torch.dtype) -> str:

@@ -76,9 +76,7 @@ def _batch_norm(
     )
 
 
-def _plain(
-    x: Tensor, weight: Tensor, bias: Tensor, *, residual: Tensor | None, groups: int, relu: bool
-) -> dict[str, Tensor]:
+def _plain(x: Tensor, weight: Tensor, bias: Tensor, *, residual: Tensor | None, groups: int, relu: bool) -> Tensor:
     """As a user of PyTorch writes it: each half by itself. Running statistics, 2 C numbers, no variant has."""
     halves = [
         F.batch_norm(half, None, None, weight[i], bias[i], True, eps=EPS) for i, half in enumerate(x.chunk(groups))
@@ -86,28 +84,28 @@ def _plain(
     y = torch.cat(halves) if groups > 1 else halves[0]
     if residual is not None:
         y = y + residual
-    return {"y": F.relu(y) if relu else y}
+    return F.relu(y) if relu else y
 
 
-def _fused(**inputs: Any) -> dict[str, Tensor]:
-    return {"y": dual_batch_norm(**inputs, eps=EPS)[0]}
+def _fused(**inputs: Any) -> Tensor:
+    return dual_batch_norm(**inputs, eps=EPS)[0]
 
 
-def _definition(**inputs: Any) -> dict[str, Tensor]:
-    return {"y": twin.batch_norm(**inputs, eps=EPS)[0]}
+def _definition(**inputs: Any) -> Tensor:
+    return twin.batch_norm(**inputs, eps=EPS)[0]
 
 
 def _apex_batch_norm(channels: int, groups: int, relu: bool) -> Function:
     """apex's NHWC batch-norm, one of them a half; the tensors that it sees are [N, H, W, C]."""
     norms = [apex_batch_norm()(channels, fuse_relu=relu).cuda() for _ in range(groups)]
 
-    def run(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> dict[str, Tensor]:
+    def run(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
         residuals = [None] * groups if residual is None else residual.permute(0, 2, 3, 1).chunk(groups)
         halves = [
             torch.func.functional_call(norm, {"weight": weight[i], "bias": bias[i]}, (half, residuals[i]))
             for i, (norm, half) in enumerate(zip(norms, x.permute(0, 2, 3, 1).chunk(groups), strict=True))
         ]
-        return {"y": (torch.cat(halves) if groups > 1 else halves[0]).permute(0, 3, 1, 2)}
+        return (torch.cat(halves) if groups > 1 else halves[0]).permute(0, 3, 1, 2)
 
     return run
 

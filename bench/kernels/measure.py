@@ -120,7 +120,7 @@ def _with_choice(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _truth(case: KernelCase, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Outputs and gradients of the definition in float64, and the gradient of y (with a mean, and following y)."""
+    """Output and gradients of the definition in float64, and the gradient of y (with a mean, and following y)."""
     wide: Inputs = {
         name: value.detach().double().requires_grad_(value.requires_grad)
         if value is not None and value.is_floating_point()
@@ -128,8 +128,8 @@ def _truth(case: KernelCase, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor 
         for name, value in inputs.items()
     }
     if "backward" not in case.num_bytes:
-        return case.definition(**wide), None
-    y = case.definition(**wide)["y"].detach()
+        return _results(case.definition, wide, dy=None), None
+    y = case.definition(**wide).detach()
     noise = torch.randn(y.shape, generator=torch.Generator(y.device).manual_seed(1), device=y.device)
     # In the dtype of the results, which is float32 for features.
     dtype = case.dtype if y.dim() == 4 else torch.float32
@@ -139,12 +139,12 @@ def _truth(case: KernelCase, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor 
 
 
 def _results(function: Function, inputs: Inputs, *, dy: Tensor | None) -> dict[str, Tensor]:
-    """Outputs, and the gradients of all inputs that have one, by name."""
-    outputs = function(**inputs)
-    results = {name: value.detach() for name, value in outputs.items()}
+    """The output y, and the gradients of all inputs that have one, by name."""
+    y = function(**inputs)
+    results = {"y": y.detach()}
     if dy is not None:
         leaves = _leaves(inputs)
-        gradients = torch.autograd.grad(outputs["y"], list(leaves.values()), dy.to(outputs["y"].dtype))
+        gradients = torch.autograd.grad(y, list(leaves.values()), dy.to(y.dtype))
         results |= {f"gradient of {name}": value for name, value in zip(leaves, gradients, strict=True)}
     return results
 
@@ -193,6 +193,6 @@ def _prepared(
 
 def _backward(function: Function, inputs: Inputs, dy: Tensor) -> Callable[[], object]:
     """The backward pass, again and again, of a forward pass that this runs once."""
-    y = function(**inputs)["y"]
+    y = function(**inputs)
     leaves, own_dy = list(_leaves(inputs).values()), torch.empty_like(y).copy_(dy)
     return lambda: torch.autograd.grad(y, leaves, own_dy, retain_graph=True)

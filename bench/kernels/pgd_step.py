@@ -7,7 +7,7 @@ from itertools import product
 import torch
 from fastarat_kernels.pgd_step import pgd_step, start_point, twin
 
-from bench.kernels.cases import SEED, Draw, Inputs, KernelCase, Scale, named, variants_of
+from bench.kernels.cases import SEED, Draw, Inputs, KernelCase, Scale, variants_of
 
 
 def cases(scale: Scale, dtype: torch.dtype) -> Iterator[KernelCase]:
@@ -20,7 +20,7 @@ def cases(scale: Scale, dtype: torch.dtype) -> Iterator[KernelCase]:
     for side, norm, kind in product((8,) if scale.smoke else (32, 224), ("linf", "l2"), kinds):
         name, of_twin, ours, settings, inputs, images_moved = kind
         shape = (scale.batch, 3, side, side)
-        plain = partial(named, of_twin, norm=norm, **settings)
+        plain = partial(of_twin, norm=norm, **settings)
         yield KernelCase(
             "pgd_step",
             f"{name} {norm} {'x'.join(map(str, shape))}",
@@ -29,7 +29,7 @@ def cases(scale: Scale, dtype: torch.dtype) -> Iterator[KernelCase]:
             {"forward": images_moved * torch.Size(shape).numel() * dtype.itemsize},
             partial(inputs, shape=shape, dtype=dtype, norm=norm),
             plain,
-            variants_of(plain, partial(named, ours, norm=norm, **settings)),
+            variants_of(plain, partial(ours, norm=norm, **settings)),
             layer=side <= 32,
         )
 

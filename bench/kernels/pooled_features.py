@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from fastarat_kernels.pooled_features import pooled_features, twin
 
-from bench.kernels.cases import Draw, Inputs, KernelCase, Scale, aligned_maps, named, variants_of
+from bench.kernels.cases import Draw, Inputs, KernelCase, Scale, aligned_maps, variants_of
 
 
 def cases(scale: Scale, dtype: torch.dtype) -> Iterator[KernelCase]:
@@ -22,8 +22,8 @@ def cases(scale: Scale, dtype: torch.dtype) -> Iterator[KernelCase]:
             # reads the map and writes features; then reads the map and their gradient, and writes the map's
             {"forward": map_bytes + feature_bytes, "backward": 2 * map_bytes + feature_bytes},
             partial(_pooled_inputs, shape, dtype),
-            partial(named, twin.pooled_features),
-            variants_of(partial(named, twin.pooled_features), partial(named, pooled_features)),
+            twin.pooled_features,
+            variants_of(twin.pooled_features, pooled_features),
         )
 
 
