@@ -1,9 +1,10 @@
 """What it costs that two processes of this machine share a step: `python -m bench.shared_steps`.
 
-In turns, on random images, one thread each: one process alone with half of the batch; two processes with half each,
-whose gradients are averaged; and the same two that exchange nothing. The first ratio is what sharing costs beside the
-same work in one, the second what of it is the exchange; by the clock, and by CPU time, which other people's work on the
-machine moves less.
+In turns, on random images: one process that computes the whole batch by two threads; two processes of one thread with
+half of it each, whose gradients are averaged; the same two that exchange nothing; and one of these alone. The first
+ratio is what two processes cost beside the same work in one, the second what of it is the exchange, the third what a
+core costs that others share a cache and memory with; by the clock, and by CPU time, which other work on the machine
+moves less.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from bench.common.inputs import random_images
 from bench.common.rows import RESULTS, Row, base_row, markdown, place, write_row
 from fastarat.common.console import print_table
 from fastarat.common.distributed import World
+from fastarat.common.heap import keep_freed_memory
 from fastarat.common.turns import take_turns
 from fastarat.config import Config
 from fastarat.config.recipes import recipe
@@ -31,7 +33,10 @@ from fastarat.training.build import build_training
 from fastarat.training.step.compiled import build_step
 
 ROWS = RESULTS / "shared_steps.jsonl"
-VARIANTS = ("one alone", "two processes", "two that exchange nothing")
+ALONE, WHOLE = "half alone", "one process"
+TWO, APART, AS_ONE = "two processes", "two that exchange nothing", "two, --sync-bn"
+VARIANTS = (WHOLE, TWO, AS_ONE, APART, ALONE)
+RATIOS = ((TWO, WHOLE), (AS_ONE, WHOLE), (TWO, APART), (APART, ALONE))
 NUM_PROCESSES = 2
 
 
@@ -74,23 +79,26 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
 def _measure(rank: int, config: Config, compile_mode: Any, num_steps: int, repeats: int, folder: Path) -> None:
     """In one of the processes: take all turns together; the first writes its seconds of a step, and of its CPU time."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=NUM_PROCESSES)
-    shared = World(torch.device("cpu"), rank, NUM_PROCESSES, dist.group.WORLD)
-    apart = replace(config, batch=config.batch // NUM_PROCESSES)
+    shared, own = World(torch.device("cpu"), rank, NUM_PROCESSES, dist.group.WORLD), World(torch.device("cpu"))
+    half = replace(config, batch=config.batch // NUM_PROCESSES)
     steps = {
-        "two processes": _steps(config, shared, compile_mode, num_steps),
-        "two that exchange nothing": _steps(apart, World(shared.device), compile_mode, num_steps),
+        TWO: _steps(config, shared, compile_mode, num_steps),
+        AS_ONE: _steps(replace(config, sync_bn=True), shared, compile_mode, num_steps),
+        APART: _steps(half, own, compile_mode, num_steps),
     }
     if rank == 0:
-        steps["one alone"] = steps["two that exchange nothing"]
+        steps |= {ALONE: steps[APART], WHOLE: _steps(config, own, compile_mode, num_steps)}
     turns: dict[str, list[tuple[float, float]]] = {name: [] for name in VARIANTS}
     for name in (*VARIANTS, *take_turns(list(VARIANTS), repeats)):  # the first round warms up
+        torch.set_num_threads(NUM_PROCESSES if name == WHOLE else 1)
         dist.barrier()
         wall, cpu = time.perf_counter(), time.process_time()
         if name in steps:
             steps[name]()
         cpu = time.process_time() - cpu
-        if name != "one alone":
+        if name not in (ALONE, WHOLE):
             dist.barrier()  # a step is done when both have done it
         turns[name].append(((time.perf_counter() - wall) / num_steps, cpu / num_steps))
     if rank == 0:
@@ -112,20 +120,17 @@ def _steps(config: Config, world: World, compile_mode: Any, num_steps: int) -> C
 
 
 def table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
-    """Milliseconds a step by the clock, and the ratios of turns."""
+    """Milliseconds a step by the clock, and the ratios of turns; of CPU time where both have one thread."""
     cells = []
     for row in rows:
         cell = [f"{row['config']['recipe']}, batch {row['config']['batch']}, {row['compile']}"]
         for name in VARIANTS:
             turns = row["turns_ms"][name]
             cell.append(f"{median(turns):.1f} ({min(turns):.1f}-{max(turns):.1f})")
-        for kind in ("turns_ms", "turns_cpu_ms"):
-            alone, two, apart = (row[kind][name] for name in VARIANTS)
-            cell += [_ratio(two, alone), _ratio(two, apart)]
-        cells.append(cell)
-    ratios = ("two / one alone", "two / exchange nothing")
-    columns = ["step", *(f"ms: {name}" for name in VARIANTS)]
-    return [*columns, *ratios, *(f"{name}, CPU time" for name in ratios)], cells
+        cell += [_ratio(row["turns_ms"][one], row["turns_ms"][other]) for one, other in RATIOS]
+        cells.append([*cell, _ratio(row["turns_cpu_ms"][TWO], row["turns_cpu_ms"][ALONE])])
+    ratios = [f"{one} / {other}" for one, other in RATIOS]
+    return ["step", *(f"ms: {name}" for name in VARIANTS), *ratios, f"{TWO} / {ALONE}, CPU time"], cells
 
 
 def _ratio(turns: list[float], others: list[float]) -> str:
@@ -138,7 +143,7 @@ def as_markdown(rows: list[Row]) -> str:
     """The table, with where it was measured; empty for no rows."""
     if not rows:
         return ""
-    what = "Medians of turns (least-most; of ratios the middle half); fp32, one thread each"
+    what = f"Medians of turns (least-most; of ratios the middle half); fp32, one thread each, {WHOLE} two"
     return f"{markdown(*table(rows))}\n{what}; {place(*rows)}.\n"
 
 

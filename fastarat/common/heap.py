@@ -1,9 +1,9 @@
 """Memory that tensors on a CPU come from: what is freed stays with the process.
 
-glibc gives its heap's free end back to the system, and each training step frees nearly all that it has taken: the next one
-then waits for the same pages to be zeroed anew, by one thread while the others wait (docs/speed.md has numbers). The two
-parameters are those of mallopt(3). Blocks above 32 MB, the most that malloc takes from its heap by its own rule too, come
-from the system as ever: kept in the heap, small objects between them would let it grow.
+glibc gives its heap's free end back to the system, and each training step frees nearly all that it has taken: the next
+one then waits for the same pages to be zeroed anew, by one thread while the others wait (docs/speed.md has numbers).
+The two parameters are those of mallopt(3). Blocks above 32 MB, the most that malloc takes from its heap by its own rule
+too, come from the system as ever: kept in the heap, small objects between them would let it grow.
 """
 
 import ctypes

@@ -29,8 +29,8 @@ print(getrusage(RUSAGE_SELF).ru_minflt - before)
 
 def faults(*words, **variables):
     environ = {name: value for name, value in os.environ.items() if "MALLOC" not in name} | variables
-    run = subprocess.run([sys.executable, "-c", BLOCKS, *words], env=environ, capture_output=True, text=True, check=True)
-    return int(run.stdout)
+    command = [sys.executable, "-c", BLOCKS, *words]
+    return int(subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
