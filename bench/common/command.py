@@ -108,14 +108,6 @@ def report(
     return 0 if all(row["correct"] for row in rows) else 1
 
 
-def share(text: str) -> tuple[int, int]:
-    """K and N of `K/N`, as argparse takes it for a flag's type."""
-    number, _, of = text.partition("/")
-    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-        raise argparse.ArgumentTypeError(f"{text} is none: give K/N, such as 1/4 to 4/4")
-    return int(number), int(of)
-
-
 def check_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
     """Raise `UserError` for a name that is not `known`."""
     for name in names:

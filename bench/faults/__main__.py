@@ -25,6 +25,7 @@ from bench.common import command
 from bench.common.differences import num_different_bits
 from bench.common.hosts import Host, hosts
 from bench.common.rows import RESULTS, Row, base_row, read_rows, write_row
+from bench.common.shares import share
 from bench.faults.report import headline, key_of, print_tables
 from bench.faults.scene import ELASTIC, FINITE, TRAIN, Scene, Try
 from bench.faults.stories import STORIES, Story
@@ -62,8 +63,8 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tries", type=int, help="of each fault (default: 10)")
     parser.add_argument("--faults", default="", help="runs in which a fault happens whose name holds this text")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    share = "K/N: the K-th of N processes, which share the runs"
-    parser.add_argument("--share", type=command.share, default=(1, 1), metavar="K/N", help=share)
+    helped = "K/N: the K-th of N processes, which share the runs"
+    parser.add_argument("--share", type=share, default=(1, 1), metavar="K/N", help=helped)
     resume = "leave out the tries that have rows"
     command.flags(parser, "device", "rows", "smoke", "json", resume=resume)
     path = RESULTS / "faults.jsonl"

@@ -2,7 +2,7 @@
 
     python -m bench.robustness --suite digits --seeds 3
     python -m bench.robustness --suite cifar10-tiny --methods at arat --budget 3600
-    python -m bench.robustness --suite ablation --share 1/4      # of four processes, each with a GPU of its own
+    torchrun --nproc-per-node 8 -m bench.robustness --suite ablation     # eight processes, each with a GPU of its own
 
 Clean accuracy, PGD-20 and the standard AutoAttack. Each training is a run directory under --runs. Trainings and attacks
 that were stopped go on; what has its row is skipped.
@@ -18,6 +18,7 @@ from types import FrameType
 
 from bench.common import command
 from bench.common.rows import RESULTS, has_row, read_rows, write_row
+from bench.common.shares import share, share_by_launcher
 from bench.robustness import report as robustness_report
 from bench.robustness.row import is_finished, measure
 from bench.robustness.suites import SUITES, Suite, SuiteTraining, entries, shared
@@ -80,13 +81,14 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--num-images", type=int, help="test images for clean accuracy and PGD-20; default the suite's")
     parser.add_argument("--num-autoattack", type=int, help="of them for AutoAttack, 0 for none; default the suite's")
     parser.add_argument("--runs", type=Path, default=Path("runs/robustness"), help="where trainings go")
-    share = "K/N: the K-th of N processes, which share the trainings; under srun $((SLURM_PROCID + 1))/$SLURM_NTASKS"
-    parser.add_argument("--share", type=command.share, default=(1, 1), metavar="K/N", help=share)
+    helped = "K/N: the K-th of N processes, which share the trainings; torchrun, srun and mpirun give it by themselves"
+    parser.add_argument("--share", type=share, metavar="K/N", help=helped)
     budget = "stop in time; the next call goes on"
     rows = "where rows go (bench/results/robustness.jsonl)"
     command.flags(parser, data="data set instead of the suite's own", budget=budget, rows=rows)
     arguments = parser.parse_args(args)
     suite = SUITES[arguments.suite]
+    arguments.share = arguments.share or share_by_launcher()
     arguments.rows = arguments.rows or RESULTS / "robustness.jsonl"
     arguments.methods = tuple(arguments.methods or suite.methods)
     command.check_known(f"method of suite {arguments.suite}", arguments.methods, suite.methods)

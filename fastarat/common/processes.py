@@ -45,6 +45,11 @@ def join_ranks() -> None:
         os.environ[_SIGN] = _ANOTHER
 
 
+def forget_ranks() -> None:
+    """Let this process be alone from here on, whoever started it among others."""
+    os.environ.pop(_SIGN, None)
+
+
 def why_again() -> str:
     """Why a launcher has started this process again, after one of those before it was lost; empty if none has."""
     if LAUNCHER in os.environ:
