@@ -62,9 +62,7 @@ TOY_KERNEL = {
     """,
     # Its benchmark is a file more, which is found by its name.
     "cases/double.py": """
-        from functools import partial
-
-        from bench.kernels.cases import KernelCase, named, variants_of
+        from bench.kernels.cases import KernelCase, variants_of
         from toy_kernels.double import double, twin
 
 
@@ -72,9 +70,8 @@ TOY_KERNEL = {
             def inputs(draw):
                 return {"x": draw.normal(scale.batch).to(dtype)}
 
-            plain, num_bytes = partial(named, twin.double), {"forward": 2 * scale.batch * dtype.itemsize}
-            variants = variants_of(plain, partial(named, double))
-            yield KernelCase("double", "a batch", (scale.batch,), dtype, num_bytes, inputs, plain, variants)
+            num_bytes, variants = {"forward": 2 * scale.batch * dtype.itemsize}, variants_of(twin.double, double)
+            yield KernelCase("double", "a batch", (scale.batch,), dtype, num_bytes, inputs, twin.double, variants)
     """,
 }
 
