@@ -31,21 +31,27 @@ def trained(out: Path, method: str, *flags: str, epochs: int = 1) -> dict:
     return json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_trains_evaluates_and_keeps_its_run(tmp_path, method):
+COMPILED = [pytest.param(method, "graph", marks=counted_only) for method in METHODS]
+COMPILED += [pytest.param("arat", "compile", marks=counted_only)]
+
+
+@pytest.mark.parametrize(("method", "mode"), [*((method, "eager") for method in METHODS), *COMPILED])
+def test_every_method_trains_evaluates_and_keeps_its_run(tmp_path, capsys, method, mode):
     teacher = []
     if method == "arrest":
         trained(tmp_path / "teacher", "standard", "--compile", "eager")
         teacher = ["--method.teacher", str(tmp_path / "teacher")]
-    last = trained(tmp_path / "run", method, "--compile", "eager", *teacher)
+    last = trained(tmp_path / "run", method, "--compile", mode, *teacher)
     assert last["step"] == 3 and "evaluation" in last
+    assert (mode != "eager") == ("compiled for images of 8x8" in capsys.readouterr().err)
     if HAS_VALUES:
         assert 0 < last["train"]["loss"] < 100
 
 
+@pytest.mark.parametrize("mode", ["eager", pytest.param("graph", marks=counted_only)])
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-def test_every_precision_trains_and_evaluates(tmp_path, dtype):
-    assert trained(tmp_path / "run", "arat", "--dtype", dtype, "--compile", "eager")["step"] == 3
+def test_every_precision_trains_and_evaluates(tmp_path, dtype, mode):
+    assert trained(tmp_path / "run", "arat", "--dtype", dtype, "--compile", mode)["step"] == 3
 
 
 @values_only
