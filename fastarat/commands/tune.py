@@ -18,7 +18,8 @@ class TuneArguments(Printed):
     """Find the fastest form of a recipe's step on this machine; trainings take it up from then on.
 
     Every form is held against the definition, and timed in turns with the plainest if it agrees; so is each of Triton's
-    kernels, and those that differ, fail or lose are left out. What a flag names is not tried otherwise.
+    kernels, and those that differ, fail or lose are left out, as are shapes of maps on which the batch-norm's loses.
+    What a flag names is not tried otherwise.
 
     For example: fastarat tune cifar10-resnet18-arat
     """

@@ -81,7 +81,7 @@ class SplitBatchNorm2d(nn.Module):
         context = self.context
         tapped = bool(self.taps) and context.record
         # By running statistics a batch-norm is pointwise: a compiler fuses it with all that stands round it.
-        fused = context.kernels.fused_batch_norm and self._statistics != "eval"
+        fused = context.kernels.fuses(x.shape[1:]) and self._statistics != "eval"
         if fused and not tapped:
             return self._by_parts(x, residual, relu)
         out = self._by_parts(x) if fused else self._normalise(x)
@@ -105,7 +105,7 @@ class SplitBatchNorm2d(nn.Module):
         rows = slice(0, 2) if num_parts == 2 else slice(i, i + 1)
         rows = rows if self.kind == "split" else slice(0, 1)
         weight, bias = self.weight[rows], self.bias[rows]
-        if context.kernels.fused_batch_norm:
+        if context.kernels.fuses(x.shape[1:]):
             name = "" if group is None else group.group_name
             affine = weight, bias, residual
             out, found = dual_batch_norm(x, *affine, relu, groups=num_parts, eps=self.eps, process_group=name)

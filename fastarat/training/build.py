@@ -22,6 +22,7 @@ from fastarat.methods.method import Method
 from fastarat.methods.registry import build_method
 from fastarat.models.batch_norm import BatchNorm1d
 from fastarat.models.foreign import check_image_sizes
+from fastarat.models.padded_stem import pad_stem
 from fastarat.models.registry import build_model
 from fastarat.models.split_batch_norm import forward_context
 from fastarat.training.choices import Choices
@@ -37,8 +38,7 @@ IMPLEMENTATIONS = {"pytorch": PYTORCH, "triton": TRITON}
 
 def kernels_of(choices: Choices) -> Kernels:
     """What computes the steps, kernel by kernel."""
-    plain = {name: getattr(PYTORCH, name) for name in choices.without}
-    return replace(IMPLEMENTATIONS[choices.kernels], name=choices.computed_by, **plain)
+    return replace(IMPLEMENTATIONS[choices.kernels].without(choices.without), name=choices.computed_by)
 
 
 def start_training(config: Config, opened: Opened, choices: Choices, world: World) -> tuple[Training, Step]:
@@ -49,6 +49,9 @@ def start_training(config: Config, opened: Opened, choices: Choices, world: Worl
     """
     kernels = kernels_of(choices)
     training = build_training(config, opened.dataset, world, dtype=choices.dtype, kernels=kernels, loader=opened.loader)
+    if choices.stem_channels:
+        for net in (training.parts.model, training.parts.method):
+            pad_stem(net, choices.stem_channels)
     return training, step_of(training, choices)
 
 

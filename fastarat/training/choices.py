@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any, Literal
 
 import torch
-from fastarat_kernels.implementations import NAMES
+from fastarat_kernels.implementations import can_be_left_out
 
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.errors import UserError
@@ -37,7 +37,9 @@ class Choices:
     threads: int | None = None
     """of PyTorch on a CPU; None: as many as it has"""
     without: tuple[str, ...] = ()
-    """Triton's kernels that PyTorch computes instead, by their `NAMES`: they lost or failed when they were tuned"""
+    """what PyTorch computes instead of Triton, by names that `can_be_left_out`: it lost or failed when it was tuned"""
+    stem_channels: int | None = None
+    """with how many channels the first convolution computes, those that images lack being zero; None: as it is"""
 
     @property
     def computed_by(self) -> str:
@@ -81,7 +83,8 @@ def as_begun(config: Config, session: Mapping[str, Any], device: str, log: Choic
     if session.get("device") != device:
         return config, ()
     left_open = [name for name in ("dtype", "kernels", "compile") if getattr(config, name) == "auto"]
-    without = tuple(name for name in NAMES if "kernels" in left_open and name in session.get("without", ()))
+    names = session.get("without", ()) if "kernels" in left_open else ()
+    without = tuple(filter(can_be_left_out, names))
     said = {**session, "kernels": Choices(kernels=session["kernels"], without=without).computed_by}
     for name in left_open:
         log.choose(name, said[name], "as the run has it so far")

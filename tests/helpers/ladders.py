@@ -10,7 +10,7 @@ from bench.ladder.variants import with_attack
 from fastarat.config.recipes import recipe
 from fastarat.training.choices import Choices
 from fastarat.training.tuning.gate import LEARNING_RATE, Right, batches_of, definition
-from fastarat.training.tuning.subject import FastaratSubject, StepSetting
+from fastarat.training.tuning.subject import FastaratSubject, State, StepSetting
 
 CPU = torch.device("cpu")
 
@@ -33,6 +33,14 @@ def right_of(method: str) -> Right:
 
 def own(setting: StepSetting, dtype="fp32") -> FastaratSubject:
     return FastaratSubject(setting, Choices(dtype=dtype))
+
+
+def trained(setting: StepSetting, form: Choices) -> tuple[list[float], State]:
+    """Losses of three steps, and the weights and statistics that they leave."""
+    subject = FastaratSubject(setting, form)
+    feed = subject.batches()
+    losses = [float(subject.step(next(feed))["loss"]) for _ in range(3)]
+    return losses, {**subject.parameters(), **subject.statistics()}
 
 
 def with_method(setting: StepSetting, **changes) -> StepSetting:

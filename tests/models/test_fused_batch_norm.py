@@ -19,15 +19,15 @@ from fastarat.models.split_batch_norm import forward, forward_context, forward_w
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 
 
-def pair(kind, model="tiny"):
-    """Two nets with equal, uneven parameters and statistics: layer by layer, and fused."""
+def pair(kind, model="tiny", kernels=TRITON):
+    """Two nets with equal, uneven parameters and statistics: layer by layer, and by these kernels, fused."""
     net = build_model(model, 3, batch_norm=kind).double().to(memory_format=torch.channels_last).train()
     for name, tensor in net.state_dict().items():
         if "bn" in name:
             nn.init.uniform_(tensor, 0.5, 1.5)
     tap_layers(net, net.aligned_layers)
     fused = copy.deepcopy(net)
-    forward_context(fused).kernels = TRITON
+    forward_context(fused).kernels = kernels
     assert forward_context(net).kernels is PYTORCH
     return net, fused
 
@@ -46,6 +46,20 @@ def test_every_pass_gives_the_same(model, kind, branch, statistics):
     assert_the_same(model, kind, branch, statistics)
 
 
+@pytest.mark.parametrize("kind", ["split", "shared", "mixed"])
+def test_a_shape_that_is_left_to_pytorch_gives_the_same(kind):
+    some = TRITON.without(("fused_batch_norm@32x4x4", "fused_batch_norm@9x9x9"))
+    assert some.fuses((16, 16, 16)) and not some.fuses((32, 4, 4)) and not PYTORCH.fuses((16, 16, 16))
+    assert_the_same("tiny", kind, "both", "train", some)
+    _, net = pair(kind, kernels=some)
+    with Called() as operations:
+        forward(net, images(), "both", "train")
+    # The second block's: two and that of its shortcut, each half by itself.
+    plain = 3 if kind == "mixed" else 6
+    names = [name.partition(".default")[0] for name in operations.names]
+    assert (names.count("aten.native_batch_norm"), names.count("fastarat.batch_norm_apply")) == (plain, 7)
+
+
 @pytest.mark.parametrize("model", ["resnet18-imagenet", "resnet50"])
 def test_nets_for_large_images_give_the_same(model):
     # One block of each width, and one after another of the last.
@@ -53,9 +67,9 @@ def test_nets_for_large_images_give_the_same(model):
         assert_the_same(model, "split", "both", "eval")
 
 
-def assert_the_same(model, kind, branch, statistics):
+def assert_the_same(model, kind, branch, statistics, kernels=TRITON):
     results = []
-    for net in pair(kind, model):
+    for net in pair(kind, model, kernels):
         torch.manual_seed(1)
         x = images().requires_grad_()
         logits, features = forward_with_features(net, x, branch, statistics)

@@ -54,6 +54,18 @@ def test_a_captured_step_is_one_launch(method, dtype, kernels):
     assert counts.launches <= 20 and counts.copies <= 6
 
 
+CHANGES = {"shape": {"without": ("fused_batch_norm@64x4x4",)}, "stem": {"stem_channels": 8}}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_step_without_a_shape_or_with_another_stem_is_captured_too(what):
+    choices = replace(Choices("cuda", "bf16", "triton", "graph"), **CHANGES[what])
+    counts = step_counts(small("arat"), black_images(8, 1, 192), choices)
+    whole = digits_counts("arat", "bf16", "triton", "graph")
+    assert counts.disturbances == {} and not counts.stray and counts.stats["graph_launches"] == 1
+    assert (counts.families["fastarat"] < whole.families["fastarat"]) == (what == "shape")
+
+
 def test_a_compiled_step_launches_what_the_captured_one_replays():
     compiled = digits_counts("at", "bf16", "triton", "compile")
     captured = digits_counts("at", "bf16", "triton", "graph")

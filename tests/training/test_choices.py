@@ -173,11 +173,13 @@ def test_a_run_that_goes_on_keeps_what_was_chosen_but_for_what_is_asked_for_and_
 
 
 def test_a_run_that_goes_on_does_without_the_kernels_that_it_did_without_unless_they_are_named():
-    session = {"device": "cuda", "dtype": "bf16", "kernels": "triton", "compile": "graph", "without": ["augment", "x"]}
+    names = ["augment", "fused_batch_norm@512x4x4"]
+    unknown = ["x", "fused_batch_norm@512x0x4", "augment@512x4x4", f"fused_batch_norm@{'9' * 5000}x4x4", 4]
+    session = {"device": "cuda", "dtype": "bf16", "kernels": "triton", "compile": "graph", "without": names + unknown}
     log = ChoiceLog(quiet=True)
     kept, without = as_begun(CONFIG, session, "cuda", log)
-    assert (kept.kernels, without) == ("triton", ("augment",))
-    assert "triton without augment" in [choice["value"] for choice in log.choices]
+    assert (kept.kernels, [*without]) == ("triton", names)
+    assert "triton without augment and fused_batch_norm@512x4x4" in [choice["value"] for choice in log.choices]
     assert as_begun(replace(CONFIG, kernels="triton"), session, "cuda", log)[1] == ()
     old = {name: value for name, value in session.items() if name != "without"}
     assert as_begun(CONFIG, old, "cuda", log)[1] == ()

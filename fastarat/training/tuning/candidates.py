@@ -12,6 +12,8 @@ from fastarat.common.processes import num_cores
 from fastarat.config import Config
 from fastarat.training.choices import Choices, choose
 
+STEM_CHANNELS = 8
+"""products of bf16 on tensor cores want channels by the eight"""
 _GRAPHS = {None: "", True: ", one graph", False: ", three graphs"}
 
 
@@ -47,13 +49,20 @@ def other_threads(device: str) -> list[int]:
     return [number for number in (now // 2, 2 * now) if 1 <= number <= cores]
 
 
+def other_stems(device: str) -> list[int]:
+    """How many channels the first convolution may compute with beside those of the images: a CPU gains nothing."""
+    return [STEM_CHANNELS] if device == "cuda" else []
+
+
 def open_forms(config: Config, device: str) -> list[Choices]:
-    """Candidates with every number of threads: what a training may take of what was tried."""
-    numbers = (None, *other_threads(device))
-    return [replace(form, threads=number) for form in candidates(config, device) for number in numbers]
+    """Candidates with every number of threads and every stem: what a training may take of what was tried."""
+    more = list(product((None, *other_threads(device)), (None, *other_stems(device))))
+    forms = candidates(config, device)
+    return [replace(form, threads=number, stem_channels=channels) for form in forms for number, channels in more]
 
 
 def described(form: Choices) -> str:
     """A form in words: `bf16, pytorch, compile, one graph, 2 threads`."""
     threads = f", threads: {form.threads}" if form.threads else ""
-    return f"{form.dtype}, {form.computed_by}, {form.compile}{_GRAPHS[form.unroll]}{threads}"
+    stem = f", stem channels: {form.stem_channels}" if form.stem_channels else ""
+    return f"{form.dtype}, {form.computed_by}, {form.compile}{_GRAPHS[form.unroll]}{threads}{stem}"

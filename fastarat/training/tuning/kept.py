@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from fastarat_kernels.implementations import NAMES
+from fastarat_kernels.implementations import can_be_left_out
 
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.console import command, notice
@@ -40,7 +40,7 @@ class Tuned:
     num_images: int
     tried: list[Tried]
     kernels: dict[str, str] = field(default_factory=dict)
-    """what came of each of Triton's, where they were tried one by one"""
+    """what came of each of Triton's, and of each shape of its batch-norm, where they were tried one by one"""
 
 
 def keep(config: Config, device: str, tuned: Tuned) -> Path | None:
@@ -132,7 +132,7 @@ def begun_with(session: Mapping[str, Any], config: Config, device: str, log: Cho
 
 def _is_open(form: Choices, config: Config, forms: Sequence[Choices]) -> bool:
     """Whether it is one of these `forms`, but for kernels that it does without where those are open."""
-    are_open = config.kernels == "auto" and {*form.without} <= {*NAMES}
+    are_open = config.kernels == "auto" and all(map(can_be_left_out, form.without))
     return replace(form, without=()) in forms and (are_open or not form.without)
 
 
@@ -141,8 +141,9 @@ def _told(form: Choices, config: Config, log: ChoiceLog, why: str) -> Choices:
     for name in LEVERS:
         if getattr(config, name) == "auto":
             log.choose(name, form.computed_by if name == "kernels" else getattr(form, name), why)
-    if form.threads:
-        log.choose("threads", str(form.threads), why)
+    for name in ("threads", "stem_channels"):
+        if value := getattr(form, name):
+            log.choose(name.replace("_", " "), str(value), why)
     return form
 
 

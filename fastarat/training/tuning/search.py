@@ -1,16 +1,18 @@
-"""The search for the fastest right form: every candidate, then each of Triton's kernels by itself, then other numbers
-of threads."""
+"""The search for the fastest right form: every candidate, then each of Triton's kernels and each shape of its
+batch-norm by itself, then other numbers of threads or another stem."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from fastarat_kernels.implementations import NAMES
+from fastarat_kernels.implementations import NAMES, of_shape
 
 from fastarat.common.console import notice
 from fastarat.common.errors import first_line
 from fastarat.training.choices import Choices
-from fastarat.training.tuning.candidates import candidates, described, other_threads
+from fastarat.training.tuning.candidates import candidates, described, other_stems, other_threads
 from fastarat.training.tuning.gate import Right, batches_of, definition
+from fastarat.training.tuning.map_shapes import map_shapes
 from fastarat.training.tuning.subject import StepSetting
 from fastarat.training.tuning.trial import Trial, Tried, fastest
 
@@ -21,34 +23,50 @@ _LONG = 1e12
 
 
 def try_all(setting: StepSetting, advance: Callable[[float], None]) -> tuple[list[Tried], dict[str, str]]:
-    """Every candidate, the plainest first; then the fastest by those of Triton's kernels that earn their place, and
-    with other numbers of threads. And what is to be said of each kernel, where they are open.
+    """Every candidate, the plainest first; then the fastest by those of Triton's kernels, and of the shapes of its
+    batch-norm, that earn their place; and that with other numbers of threads, or another stem. And what is to be said
+    of each kernel and shape, where they are open.
 
     `advance` is told of shares of the work, 1 in all. Raises `UserError` as `candidates` does, and `WorkError` if the
     plainest form is refused.
     """
-    forms, threads = candidates(setting.config, setting.device.type), other_threads(setting.device.type)
-    names = NAMES if len({form.kernels for form in forms}) > 1 else ()
-    later = _WORK["compile"] * (len(threads) + len(names))
+    forms, changes = candidates(setting.config, setting.device.type), _changes(setting.device.type)
+    are_open = len({form.kernels for form in forms}) > 1
+    names = [*map(of_shape, map_shapes(setting))] if are_open else []
+    later = _WORK["compile"] * (len(changes) + are_open * len(NAMES) + len(names))
     work = _WORK["eager"] + sum(_WORK[form.compile] for form in forms) + later
     batches = batches_of(setting)
     right = batches, definition(setting, batches)
     trial = Trial(setting, right, forms[0])
-    found = [trial.plain]
+    found, kernels = [trial.plain], {}
     advance((_WORK["eager"] + _WORK[forms[0].compile]) / work)
-    for form in forms[1:]:
-        found.append(_said(trial.of(form)))
-        advance(_WORK[form.compile] / work)
-    kernels: dict[str, str] = {}
-    if names:
-        mixed, kernels = _by_kernels(setting, right, found, lambda: advance(_WORK["compile"] / work))
-        if mixed not in [one.form for one in found]:
-            found.append(_said(trial.of(mixed)))
-    for number in threads:
-        found.append(_said(trial.of(replace(_best(found), threads=number))))
+
+    def add(form: Choices, share: float) -> None:
+        if form not in [one.form for one in found]:
+            found.append(_said(trial.of(form)))
+        advance(share / work)
+
+    def advance_one() -> None:
         advance(_WORK["compile"] / work)
+
+    for form in forms[1:]:
+        add(form, _WORK[form.compile])
+    if are_open:
+        mixed, kernels = _by_kernels(setting, right, found, advance_one)
+        add(mixed, 0)
+        mixed, shapes = _by_shapes(setting, right, _best(found), names, advance_one)
+        add(mixed, 0)
+        kernels |= shapes
+    for change in changes:
+        add(replace(_best(found), **change), _WORK["compile"])
     trial.close()
     return found, kernels
+
+
+def _changes(device: str) -> list[dict[str, Any]]:
+    """What may yet differ in the form that is fastest."""
+    threads = [{"threads": number} for number in other_threads(device)]
+    return [*threads, *({"stem_channels": channels} for channels in other_stems(device))]
 
 
 def _by_kernels(
@@ -61,28 +79,64 @@ def _by_kernels(
     Where all together are refused each computes alone, in turns with PyTorch's, which tells those that are wrong.
     """
     whole = replace(_best(found), kernels="triton")
-    is_right = whole in [one.form for one in found if one.problem is None]
+    plain = replace(whole, kernels="pytorch")
+    if whole in [one.form for one in found if one.problem is None]:
+        forms = {name: replace(whole, without=(name,)) for name in NAMES}
+        lost, verdicts = _one_by_one(setting, right, whole, forms, advance)
+    else:
+        forms = {name: replace(whole, without=tuple(other for other in NAMES if other != name)) for name in NAMES}
+        lost, verdicts = _one_by_one(setting, right, plain, forms, advance, are_alone=True)
+    return plain if len(lost) == len(NAMES) else replace(whole, without=lost), verdicts
+
+
+def _by_shapes(
+    setting: StepSetting, right: Right, best: Choices, names: Sequence[str], advance: Callable[[], None]
+) -> tuple[Choices, dict[str, str]]:
+    """The form `best` without those shapes of its fused batch-norm that lose, and what is to be said of each: the fused
+    kernels may win on large maps and lose on small ones. `advance` as above."""
+    if not names or best.kernels == "pytorch" or "fused_batch_norm" in best.without:
+        for _ in names:
+            advance()
+        return best, {}
+    forms = {name: replace(best, without=(*best.without, name)) for name in names}
+    lost, verdicts = _one_by_one(setting, right, best, forms, advance)
+    return replace(best, without=(*best.without, *lost)), verdicts
+
+
+def _one_by_one(
+    setting: StepSetting,
+    right: Right,
+    beside: Choices,
+    forms: Mapping[str, Choices],
+    advance: Callable[[], None],
+    *,
+    are_alone: bool = False,
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Time the forms in turns with the one `beside` them: names of those that lose, and what is to be said of each.
+
+    A form is that one without what its name says, which loses if the step is faster in every turn; or (`are_alone`)
+    with that alone, which loses if it is refused or slower in every turn.
+    """
+    lost, verdicts = (), {}
+    how, whose = ("alone", "PyTorch's speed") if are_alone else ("without it", "the speed")
     try:
-        trial = Trial(setting, right, whole if is_right else replace(whole, kernels="pytorch"))
+        trial = Trial(setting, right, beside)
     except Exception as error:  # it had passed: what was found is not lost
-        notice(f"Triton's kernels are not tried one by one: {first_line(error)}")
-        return _best(found), {}
-    verdicts, lost = {}, []
-    for name in NAMES:
-        others = tuple(other for other in NAMES if other != name)
-        tried = trial.of(replace(whole, without=(name,) if is_right else others))
+        notice(f"{', '.join(forms)}: not tried one by one: {first_line(error)}")
+        for _ in forms:
+            advance()
+        return lost, verdicts
+    for name, form in forms.items():
+        tried = trial.of(form)
         least, _, most = tried.ratio
-        loses = least > 1 if is_right else tried.problem is not None or most < 1
-        how, whose = ("without it", "the speed") if is_right else ("alone", "PyTorch's speed")
+        loses = (tried.problem is not None or most < 1) if are_alone else least > 1
         came_of_it = tried.problem or f"{tried.ratio_text} x {whose}"
         verdicts[name] = f"{'left out' if loses else 'stays'}; {how}: {came_of_it}"
         notice(f"{name}: {verdicts[name]}")
-        lost += [name] * loses
+        lost = (*lost, name) if loses else lost
         advance()
     trial.close()
-    if len(lost) == len(NAMES):
-        return replace(whole, kernels="pytorch"), verdicts
-    return replace(whole, without=tuple(lost)), verdicts
+    return lost, verdicts
 
 
 def _best(found: Sequence[Tried]) -> Choices:

@@ -80,6 +80,8 @@ class Trial:
     def close(self) -> None:
         """Let go of the form beside them."""
         self.base.subject.close()
+        del self.base
+        give_back_memory()
 
     def of(self, form: Choices) -> Tried:
         """Compare a candidate with the definition and time it; what fails or differs is refused, and said."""

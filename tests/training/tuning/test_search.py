@@ -1,4 +1,5 @@
-"""Each of Triton's kernels earns its place by itself: one that is wrong, fails or loses is left out, and named."""
+"""Each of Triton's kernels, and each shape of its batch-norm, earns its place by itself: one that is wrong, fails or
+loses is left out, and named; then another stem is tried."""
 
 import math
 from dataclasses import replace
@@ -13,8 +14,7 @@ from fastarat.training.build import IMPLEMENTATIONS, kernels_of
 from fastarat.training.choices import Choices
 from fastarat.training.tuning import search, trial
 from fastarat.training.tuning.search import try_all
-from fastarat.training.tuning.subject import FastaratSubject
-from tests.helpers.ladders import setting_of
+from tests.helpers.ladders import setting_of, trained
 from tests.helpers.step_parts import nets_of_one_block
 
 PLAIN, WHOLE = Choices(), Choices(kernels="triton")
@@ -29,20 +29,23 @@ def small_nets():
 
 @pytest.fixture
 def tuned(monkeypatch):
-    """`tuned(gains)`: what comes of trials where a kernel makes the step so many times as fast."""
+    """`tuned(gains)`: what comes of trials where a kernel, or that of a shape, makes the step so many times as fast."""
 
-    def tune(gains):
+    def tune(gains, shapes=(), stems=(), stem_gain=1.0):
         def rate(form):
-            there = [name for name in gains if form.kernels == "triton" and name not in form.without]
-            return 100.0 * math.prod(gains[name] for name in there)
+            left_out = {name for name in gains if {name, name.partition("@")[0]} & {*form.without}}
+            there = {*gains} - left_out if form.kernels == "triton" else ()
+            return 100.0 * math.prod(gains[name] for name in there) * (stem_gain if form.stem_channels else 1)
 
         monkeypatch.setattr(search, "candidates", lambda *_: [PLAIN, WHOLE])
         monkeypatch.setattr(search, "other_threads", lambda _: [])
+        monkeypatch.setattr(search, "other_stems", lambda _: [*stems])
+        monkeypatch.setattr(search, "map_shapes", lambda _: [*shapes])
         monkeypatch.setattr(trial.Trial, "_rate", lambda self, running: rate(running.subject.choices))
         shares, said = [], []
         monkeypatch.setattr(search, "notice", said.append)
         found, kernels = try_all(SETTING, shares.append)
-        assert sum(shares) == pytest.approx(1) or not kernels
+        assert sum(shares) == pytest.approx(1)
         assert {f"{name}: {verdict}" for name, verdict in kernels.items()} <= set(said)
         return found, kernels
 
@@ -87,6 +90,33 @@ def test_of_kernels_that_all_lose_none_is_left(tuned, all_right):
     assert {*left_out(kernels)} == {*NAMES} and [one.form for one in found] == [PLAIN, WHOLE]
 
 
+LARGE, SMALL = (64, 32, 32), (512, 4, 4)
+
+
+def test_a_shape_without_which_the_step_is_faster_is_left_to_pytorch(tuned, all_right):
+    of_shapes = {"fused_batch_norm@64x32x32": 1.25, "fused_batch_norm@512x4x4": 0.8}
+    found, kernels = tuned({"fused_batch_norm": 2.0, "augment": 0.5, **of_shapes}, [LARGE, SMALL])
+    assert kernels["fused_batch_norm"] == "stays; without it: 0.50 x the speed"
+    assert kernels["fused_batch_norm@64x32x32"] == "stays; without it: 0.80 x the speed"
+    assert kernels["fused_batch_norm@512x4x4"] == "left out; without it: 1.25 x the speed"
+    assert [*kernels] == [*NAMES, "fused_batch_norm@64x32x32", "fused_batch_norm@512x4x4"]
+    *_, mixed, best = found
+    assert (mixed.form.without, mixed.ratio[1]) == (("augment",), 2.0)
+    assert (best.form.without, best.ratio[1]) == (("augment", "fused_batch_norm@512x4x4"), 2.5)
+
+
+@pytest.mark.parametrize("gains", [{"fused_batch_norm": 0.5}, {"fused_batch_norm": 2.0, "augment": 0.25}])
+def test_shapes_are_tried_where_the_fused_batch_norm_stays_in_the_fastest_form_alone(tuned, all_right, gains):
+    _, kernels = tuned({**gains, "fused_batch_norm@512x4x4": 0.9}, [SMALL])
+    assert ("fused_batch_norm@512x4x4" in kernels) == (gains["fused_batch_norm"] > 1)
+
+
+def test_at_last_the_fastest_form_is_tried_with_another_stem(tuned, all_right):
+    *_, whole, padded = tuned({"fused_batch_norm": 2.0}, stems=[8], stem_gain=1.5)[0]
+    assert (whole.form, whole.ratio[1]) == (WHOLE, 2.0)
+    assert (padded.form, padded.ratio[1]) == (replace(WHOLE, stem_channels=8), 3.0)
+
+
 def refuse(*_, **__):
     raise UnsupportedInput("x is not dense")
 
@@ -127,18 +157,11 @@ def test_what_was_found_stays_where_kernels_cannot_be_tried_one_by_one(tuned, al
 
 def test_the_step_of_mixed_kernels_is_that_of_those_that_it_has_bit_by_bit():
     """On a CPU kernels are their twins. Fused batch-norms sum in another order than PyTorch's layer by layer."""
-
-    def trained(form):
-        subject = FastaratSubject(SETTING, form)
-        feed = subject.batches()
-        losses = [float(subject.step(next(feed))["loss"]) for _ in range(3)]
-        return losses, {**subject.parameters(), **subject.statistics()}
-
     alone = {name: replace(WHOLE, without=tuple(other for other in NAMES if other != name)) for name in NAMES}
-    plain, whole = trained(PLAIN), trained(WHOLE)
+    plain, whole = trained(SETTING, PLAIN), trained(SETTING, WHOLE)
     for name, form in alone.items():
         kernels = kernels_of(form)
         assert [one for one in NAMES if getattr(kernels, one) is getattr(TRITON, one)] == [name]
         assert kernels.name == f"triton without {' and '.join(form.without)}"
-        (losses, state), (right, its) = trained(form), whole if name == "fused_batch_norm" else plain
+        (losses, state), (right, its) = trained(SETTING, form), whole if name == "fused_batch_norm" else plain
         assert losses == right and all(torch.equal(state[key], value) for key, value in its.items())

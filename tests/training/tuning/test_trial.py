@@ -107,3 +107,11 @@ def test_half_and_twice_the_threads_are_tried_where_nobody_gives_their_number(mo
     assert candidates.other_threads("cpu") == [2, 8] and candidates.other_threads("cuda") == []
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(4))
     assert candidates.other_threads("cpu") == [2]
+
+
+def test_another_stem_is_tried_and_open_on_a_gpu_alone(monkeypatch):
+    monkeypatch.setattr(candidates, "candidates", lambda *_: [PLAIN])
+    assert candidates.other_stems("cpu") == [] and candidates.open_forms(SETTING.config, "cpu") == [PLAIN]
+    padded = replace(PLAIN, stem_channels=8)
+    assert candidates.other_stems("cuda") == [8] and candidates.open_forms(SETTING.config, "cuda") == [PLAIN, padded]
+    assert candidates.described(padded) == "fp32, pytorch, eager, stem channels: 8"
