@@ -152,6 +152,14 @@ def synchronise(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing; a power cut after this keeps them. Raises `OSError`."""
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in new:
+        synchronise(folder.parent)
+
+
 def lock(path: Path) -> IO[str] | None:
     """Open an empty file that no two processes can have at once, until it is closed; None while another has it.
 

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import IO, Any
 
 from fastarat.common.errors import UserError, WorkError
-from fastarat.common.files import append_line, lock, parse_json, read_json, remove_unfinished, require_file, write_text
+from fastarat.common.files import (
+    append_line,
+    lock,
+    make_folder,
+    parse_json,
+    read_json,
+    remove_unfinished,
+    require_file,
+    write_text,
+)
 from fastarat.config import Config, load_config, to_json
 from fastarat.data.formats.find import place_of, require_apart
 from fastarat.methods import registry  # noqa: F401 (a method's settings are known by name once its file is imported)
@@ -51,7 +60,7 @@ class Run:
         """Make the directory, and `lock` it. Raises `UserError` as `check_free` does."""
         self.check_free(config)
         try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            make_folder(self.checkpoints)
         except OSError as error:
             raise self._cannot_make(error) from error
         self.lock()
