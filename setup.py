@@ -35,6 +35,7 @@ EXTRAS["dev"] = [
     *EXTRAS["pyautoattack"],
     *EXTRAS["slurm"],
     *EXTRAS["tensorboard"],
+    "axe-playwright-python>=0.1.8",
     "pyright[nodejs]>=1.1.400",  # with its own Node.js: the type check needs nothing from the system
     "pytest>=8.4",
     "pytest-cov>=7",

@@ -1,10 +1,10 @@
 """What it costs that two processes of this machine share a step: `python -m bench.shared_steps`.
 
 In turns, on random images: one process that computes the whole batch by two threads; two processes of one thread with
-half of it each, whose gradients are averaged; the same two that exchange nothing; and one of these alone. The first
-ratio is what two processes cost beside the same work in one, the second what of it is the exchange, the third what a
-core costs that others share a cache and memory with; by the clock, and by CPU time, which other work on the machine
-moves less.
+half of it each, whose gradients are averaged; the same with one batch-norm over both; two that exchange nothing; and
+one of these alone. So the ratios say what two processes cost beside the same work in one, without and with --sync-bn,
+what of it is the exchange, and what a core costs that is not alone; by the clock, and once by CPU time, which other
+work on the machine moves less.
 """
 
 import argparse

@@ -1,7 +1,9 @@
 """Result rows: one JSON line each, with what they were measured on and made from; and tables of them."""
 
+import fcntl
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,8 +39,18 @@ def write_row(path: Path | None, row: Row) -> None:
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    _end_last_line(path)
-    append_line(path, row)
+    with _alone(path):
+        _end_last_line(path)
+        append_line(path, row)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Let no other process of a suite write in this file meanwhile, where its disk knows locks."""
+    with path.open("a") as file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write_rows(path: Path | None, rows: Sequence[Row], *, instead_of: Sequence[Row] = ()) -> None:

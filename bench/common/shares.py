@@ -2,11 +2,13 @@
 
 import argparse
 import os
+from collections.abc import Mapping
 
 import torch
 
-from fastarat.common.processes import forget_ranks, join_ranks, launched
-from fastarat.common.ranks import gpu_of
+from fastarat.common.errors import UserError
+from fastarat.common.processes import end_with_launcher, forget_ranks, launched
+from fastarat.common.ranks import HERE, found_ranks
 
 
 def share(text: str) -> tuple[int, int]:
@@ -17,19 +19,31 @@ def share(text: str) -> tuple[int, int]:
     return int(number), int(of)
 
 
-def share_by_launcher() -> tuple[int, int]:
-    """K and N by the launcher that started this process among others; 1, 1 where none did.
+def share_of(given: tuple[int, int] | None) -> tuple[int, int]:
+    """K and N as they are `given`, or by the launcher that started this process among others; 1, 1 where none did.
 
-    From here on the process is on its own, with one of its machine's GPUs: what it does is no work of several. To be
-    called before CUDA starts. Raises `UserError` where the launcher does not say enough.
+    From here on the process is on its own, with a GPU of its own: what it does is no work of several. To be called
+    before CUDA starts. Raises `UserError` where a machine has fewer GPUs than processes, and for two shares.
     """
-    join_ranks()
-    if not launched():
-        return 1, 1
-    rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    # Nobody meets here, so that nobody needs an address.
+    ranks = os.environ if launched() else found_ranks({"MASTER_ADDR": HERE, **os.environ})
+    if ranks is None or int(ranks["WORLD_SIZE"]) == 1:
+        forget_ranks()
+        return given or (1, 1)
+    if given:
+        raise UserError(f"--share {given[0]}/{given[1]}: the launcher has given shares already: leave it out")
+    end_with_launcher()
     forget_ranks()
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = given.split(",") if given else [str(number) for number in range(torch.cuda.device_count())]
+    _take_own_gpu(ranks)
+    return int(ranks["RANK"]) + 1, int(ranks["WORLD_SIZE"])
+
+
+def _take_own_gpu(ranks: Mapping[str, str]) -> None:
+    """See no other GPU of this machine, if it has any: srun --gpus-per-task=1 has done that already."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = seen.split(",") if seen else [str(number) for number in range(torch.cuda.device_count())]
+    number, here = int(ranks["LOCAL_RANK"]), int(ranks["LOCAL_WORLD_SIZE"])
+    if 1 < len(gpus) < here:
+        raise UserError(f"{here} processes on a machine with {len(gpus)} GPUs: start no more than it has")
     if gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[gpu_of(local_rank, len(gpus))]
-    return rank + 1, size
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]

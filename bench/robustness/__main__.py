@@ -2,7 +2,7 @@
 
     python -m bench.robustness --suite digits --seeds 3
     python -m bench.robustness --suite cifar10-tiny --methods at arat --budget 3600
-    torchrun --nproc-per-node 8 -m bench.robustness --suite ablation     # eight processes, each with a GPU of its own
+    srun --gpus-per-task=1 python -m bench.robustness --suite ablation   # processes, each with a GPU of its own
 
 Clean accuracy, PGD-20 and the standard AutoAttack. Each training is a run directory under --runs. Trainings and attacks
 that were stopped go on; what has its row is skipped.
@@ -18,7 +18,7 @@ from types import FrameType
 
 from bench.common import command
 from bench.common.rows import RESULTS, has_row, read_rows, write_row
-from bench.common.shares import share, share_by_launcher
+from bench.common.shares import share, share_of
 from bench.robustness import report as robustness_report
 from bench.robustness.row import is_finished, measure
 from bench.robustness.suites import SUITES, Suite, SuiteTraining, entries, shared
@@ -88,7 +88,7 @@ def _arguments(args: list[str] | None) -> argparse.Namespace:
     command.flags(parser, data="data set instead of the suite's own", budget=budget, rows=rows)
     arguments = parser.parse_args(args)
     suite = SUITES[arguments.suite]
-    arguments.share = arguments.share or share_by_launcher()
+    arguments.share = share_of(arguments.share)
     arguments.rows = arguments.rows or RESULTS / "robustness.jsonl"
     arguments.methods = tuple(arguments.methods or suite.methods)
     command.check_known(f"method of suite {arguments.suite}", arguments.methods, suite.methods)

@@ -1,10 +1,14 @@
 """What is freed stays with the process: the pages are counted that the system had to give it anew."""
 
+import ctypes
 import os
 import subprocess
 import sys
 
 import pytest
+import torch
+
+from fastarat.common import distributed, heap
 
 BLOCKS = """
 import ctypes, sys
@@ -28,13 +32,22 @@ print(getrusage(RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(*words, **variables):
-    environ = {name: value for name, value in os.environ.items() if "MALLOC" not in name} | variables
+    environ = {name: value for name, value in os.environ.items() if name not in heap._OWN} | variables
     command = [sys.executable, "-c", BLOCKS, *words]
     return int(subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="the C library is not glibc")
 def test_what_a_step_frees_is_there_for_the_next_one():
     new = faults()
     assert faults("keep") < new / 2
     assert faults("keep", MALLOC_TRIM_THRESHOLD_="131072") > new / 2  # the user's own settings stay
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_process_that_computes_on_a_cpu_keeps_it(monkeypatch, device):
+    kept = []
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(distributed, "keep_freed_memory", lambda: kept.append(device))
+    distributed.join_world(device)
+    assert kept == ["cpu"] * (device == "cpu")

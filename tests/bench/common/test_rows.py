@@ -1,10 +1,12 @@
 """Files of rows: a kill in the middle of a line loses that line alone, and anything else that is wrong is said."""
 
+import fcntl
 import json
 from dataclasses import asdict, replace
 
 import pytest
 
+from bench.common import rows
 from bench.common.rows import RESULTS, base_row, has_row, place, read_rows, rows_from_here, write_row, write_rows
 from fastarat.common.environment import environment
 from fastarat.common.errors import UserError
@@ -93,3 +95,17 @@ def test_a_caption_names_the_processor_where_all_rows_have_one():
     assert place(old, {**new, "threads": 2}) == "CPU, 1 or 2 threads, torch 2, commit a, b"
     assert place(new, {**new, "processor": "B CPU"}, commit="c") == "CPU (A CPU, B CPU), 1 thread, torch 2, commit c"
     assert place({**new, "gpu": "a GPU"}) == "a GPU, torch 2, commit b"
+
+
+def test_processes_that_share_a_file_write_one_after_the_other(tmp_path, monkeypatch):
+    held, end = [], rows._end_last_line
+
+    def watched(path):
+        with path.open("a") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held.append(path)
+        end(path)
+
+    monkeypatch.setattr(rows, "_end_last_line", watched)
+    write_row(tmp_path / "rows.jsonl", {"a": 1})
+    assert held and list(read_rows(tmp_path / "rows.jsonl")) == [{"a": 1}]

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.common import shares
 from bench.common.rows import read_rows
-from bench.common.shares import share_by_launcher
+from bench.common.shares import share_of
+from fastarat.common.errors import UserError
 from fastarat.common.processes import launched
 from fastarat.common.ranks import MPI
 
@@ -35,17 +37,28 @@ def environ(monkeypatch):
 
 
 @pytest.mark.parametrize("said", [TORCHRUN, SRUN, MPIRUN])
-@pytest.mark.parametrize(("visible", "own"), [(None, "1"), ("4,6,7", "6"), ("GPU-5e", "GPU-5e")])
+@pytest.mark.parametrize(("visible", "own"), [(None, "1"), ("4,6,7,2", "6"), ("GPU-5e", "GPU-5e")])
 def test_a_launcher_gives_a_part_and_a_gpu_and_is_forgotten(environ, monkeypatch, said, visible, own):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(shares, "end_with_launcher", lambda: None)
     environ.update(said if visible is None else {**said, "CUDA_VISIBLE_DEVICES": visible})
-    assert share_by_launcher() == (6, 8)
+    assert share_of(None) == (6, 8)
     assert environ["CUDA_VISIBLE_DEVICES"] == own and not launched()
 
 
 def test_where_there_is_no_launcher_and_no_gpu_all_is_left_as_it_is(environ):
     before = dict(environ)
-    assert share_by_launcher() == (1, 1) and environ == before
+    assert share_of(None) == (1, 1) and share_of((2, 3)) == (2, 3) and environ == before
+
+
+@pytest.mark.parametrize(
+    ("given", "visible", "said"),
+    [((1, 4), "0,1,2,3", "leave it out"), (None, "0,1", "4 processes on a machine with 2")],
+)
+def test_two_shares_and_shared_gpus_are_refused(environ, given, visible, said):
+    environ.update(TORCHRUN, CUDA_VISIBLE_DEVICES=visible)
+    with pytest.raises(UserError, match=said):
+        share_of(given)
 
 
 @pytest.mark.slow
