@@ -113,8 +113,7 @@ class SplitBatchNorm2d(nn.Module):
             assert group is not None
             out, found = synchronised_batch_norm(x, weight, bias, group, num_parts, self.eps)
         if self._statistics == "train":
-            if any(batch.layer is self for batch in context.batches):
-                move_by_batches(context)  # a layer that a net calls twice moves twice
+            self._move_earlier_call()
             num_elements = x.numel() // x.shape[1] // num_parts * (1 if group is None else group.size())
             context.batches.append(BatchStatistics(self, rows, found, num_elements))
         return out
@@ -122,6 +121,7 @@ class SplitBatchNorm2d(nn.Module):
     def _normalise(self, x: Tensor) -> Tensor:
         if self.context.group is not None and self._statistics != "eval":
             return self._by_parts(x)
+        self._move_earlier_call()
         if self.context.branch != "both":
             return self._branch(x, self.context.branch)
         if self.kind == "mixed":
@@ -129,6 +129,11 @@ class SplitBatchNorm2d(nn.Module):
         halves = dict(zip(BRANCHES, x.chunk(2), strict=True))
         done = {branch: self._branch(halves[branch], branch) for branch in self.context.order}
         return torch.cat([done["clean"], done["adv"]])
+
+    def _move_earlier_call(self) -> None:
+        """Move by what this layer saw in a call before: one that a net calls twice moves twice, in that order."""
+        if any(batch.layer is self for batch in self.context.batches):
+            move_by_batches(self.context)
 
     def _branch(self, x: Tensor, branch: Branch) -> Tensor:
         i = BRANCHES.index(branch) if self.kind == "split" else 0

@@ -162,6 +162,25 @@ def test_a_layer_called_twice_moves_its_statistics_twice():
     torch.testing.assert_close(net.bn.running_var, fused.bn.running_var, **CLOSE)
 
 
+class Halved(Twice):
+    """Its second call sees maps of half the size."""
+
+    def forward(self, x):
+        return self.bn(self.again(nn.functional.avg_pool2d(self.bn(self.conv(x)), 2))).mean((2, 3))
+
+
+@pytest.mark.parametrize("left_out", ["4x4x4", "4x2x2"])
+def test_a_layer_called_twice_moves_in_the_order_of_its_calls_where_one_shape_is_left_to_pytorch(left_out):
+    net = convert_to_split_batch_norm(Halved().double()).to(memory_format=torch.channels_last).train()
+    mixed = copy.deepcopy(net)
+    forward_context(mixed).kernels = TRITON.without((f"fused_batch_norm@{left_out}",))
+    x = torch.rand(4, 2, 4, 4, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    for each in (net, mixed):
+        forward(each, x, "both", "train")
+    torch.testing.assert_close(net.bn.running_mean, mixed.bn.running_mean, **CLOSE)
+    torch.testing.assert_close(net.bn.running_var, mixed.bn.running_var, **CLOSE)
+
+
 def test_a_forward_that_fails_leaves_nothing_behind():
     _, fused = pair("split")
     before = [buffer.clone() for buffer in fused.buffers()]
