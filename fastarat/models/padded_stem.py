@@ -21,13 +21,15 @@ class PaddedStem(nn.Conv2d):
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation)
 
 
-def pad_stem(net: nn.Module, num_channels: int) -> None:
-    """Let the first convolution of `net` compute on `num_channels` channels, in place.
+def pad_stem(net: nn.Module, num_channels: int) -> bool:
+    """Let the first convolution of `net` compute on `num_channels` channels, in place, and say whether it does now.
 
     It stays as it is where it takes as many, has groups or another border than zeros, or is of a class of its own.
     """
     stem = next((layer for layer in net.modules() if isinstance(layer, nn.Conv2d)), None)
     is_plain = type(stem) is nn.Conv2d and (stem.groups, stem.padding_mode) == (1, "zeros")
-    if stem is not None and is_plain and stem.in_channels < num_channels:
-        stem.__class__ = PaddedStem
-        stem.num_channels = num_channels  # type: ignore[assignment]
+    if stem is None or not is_plain or stem.in_channels >= num_channels:
+        return False
+    stem.__class__ = PaddedStem
+    stem.num_channels = num_channels  # type: ignore[assignment]
+    return True

@@ -50,8 +50,7 @@ def start_training(config: Config, opened: Opened, choices: Choices, world: Worl
     kernels = kernels_of(choices)
     training = build_training(config, opened.dataset, world, dtype=choices.dtype, kernels=kernels, loader=opened.loader)
     if choices.stem_channels:
-        for net in (training.parts.model, training.parts.method):
-            pad_stem(net, choices.stem_channels)
+        pad_stems(training, choices.stem_channels)
     return training, step_of(training, choices)
 
 
@@ -64,6 +63,12 @@ def step_of(training: Training, choices: Choices) -> Step:
         unroll = unrolled_size(training.parts) <= MOST_UNROLLED
     together = partial(meet, choices.level, world) if (world := training.parts.world).control else None
     return build_step(training.parts, training.controls, choices.compile, unroll=unroll, meet=together)
+
+
+def pad_stems(training: Training, num_channels: int) -> bool:
+    """Let the first convolutions of net and method (a teacher is part of it) compute on so many channels where they
+    can; whether any does now."""
+    return any([pad_stem(net, num_channels) for net in (training.parts.model, training.parts.method)])
 
 
 def compute_with(training: Training, kernels: Kernels) -> None:

@@ -23,7 +23,7 @@ def pair(name: str, channels: int) -> tuple[nn.Module, nn.Module]:
     with patch.dict(MODELS["resnet18-imagenet"][1], {**SMALL, "strides": (1, 2)}):
         net = build_model(name, 3, channels).double().to(memory_format=torch.channels_last).train()
     padded = copy.deepcopy(net)
-    pad_stem(padded, 8)
+    assert pad_stem(padded, 8)
     return net, padded
 
 
@@ -73,7 +73,7 @@ class OfAnother(nn.Conv2d):
         nn.Linear(3, 3),
     ],
 )
-def test_what_is_no_plain_convolution_stays_as_it_is(stem):
+def test_what_is_no_plain_convolution_stays_as_it_is_which_is_said(stem):
     kind = type(stem)
-    pad_stem(nn.Sequential(stem), 8)
+    assert not pad_stem(nn.Sequential(stem), 8)
     assert type(stem) is kind

@@ -9,11 +9,12 @@ from fastarat_kernels.implementations import NAMES, of_shape
 
 from fastarat.common.console import notice
 from fastarat.common.errors import first_line
+from fastarat.training.build import pad_stems
 from fastarat.training.choices import Choices
 from fastarat.training.tuning.candidates import candidates, described, other_stems, other_threads
 from fastarat.training.tuning.gate import Right, batches_of, definition
 from fastarat.training.tuning.map_shapes import map_shapes
-from fastarat.training.tuning.subject import StepSetting
+from fastarat.training.tuning.subject import FastaratSubject, StepSetting
 from fastarat.training.tuning.trial import Trial, Tried, fastest
 
 _WORK = {"eager": 1, "compile": 8, "graph": 8}
@@ -30,7 +31,7 @@ def try_all(setting: StepSetting, advance: Callable[[float], None]) -> tuple[lis
     `advance` is told of shares of the work, 1 in all. Raises `UserError` as `candidates` does, and `WorkError` if the
     plainest form is refused.
     """
-    forms, changes = candidates(setting.config, setting.device.type), _changes(setting.device.type)
+    forms, changes = candidates(setting.config, setting.device.type), _changes(setting)
     are_open = len({form.kernels for form in forms}) > 1
     names = [*map(of_shape, map_shapes(setting))] if are_open else []
     later = _WORK["compile"] * (len(changes) + are_open * len(NAMES) + len(names))
@@ -63,10 +64,17 @@ def try_all(setting: StepSetting, advance: Callable[[float], None]) -> tuple[lis
     return found, kernels
 
 
-def _changes(device: str) -> list[dict[str, Any]]:
+def _changes(setting: StepSetting) -> list[dict[str, Any]]:
     """What may yet differ in the form that is fastest."""
+    device = setting.device.type
     threads = [{"threads": number} for number in other_threads(device)]
-    return [*threads, *({"stem_channels": channels} for channels in other_stems(device))]
+    stems = [channels for channels in other_stems(device) if _can_pad(setting, channels)]
+    return [*threads, *({"stem_channels": channels} for channels in stems)]
+
+
+def _can_pad(setting: StepSetting, channels: int) -> bool:
+    """Whether a stem of so many channels changes the step: one that is the same may win by chance."""
+    return pad_stems(FastaratSubject(setting, Choices(setting.device.type)).training, channels)
 
 
 def _by_kernels(

@@ -117,6 +117,12 @@ def test_at_last_the_fastest_form_is_tried_with_another_stem(tuned, all_right):
     assert (padded.form, padded.ratio[1]) == (replace(WHOLE, stem_channels=8), 3.0)
 
 
+def test_a_stem_that_stays_as_it_is_is_not_tried(tuned, all_right):
+    """The digits' images have one channel already."""
+    found, _ = tuned({"fused_batch_norm": 2.0}, stems=[1], stem_gain=1.5)
+    assert [one.form for one in found] == [PLAIN, WHOLE]
+
+
 def refuse(*_, **__):
     raise UnsupportedInput("x is not dense")
 
