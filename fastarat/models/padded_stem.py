@@ -33,3 +33,11 @@ def pad_stem(net: nn.Module, num_channels: int) -> bool:
     stem.__class__ = PaddedStem
     stem.num_channels = num_channels  # type: ignore[assignment]
     return True
+
+
+def unpad_stem(net: nn.Module) -> None:
+    """Let the first convolution of `net` compute on the channels of the images again, in place."""
+    for layer in net.modules():
+        if type(layer) is PaddedStem:
+            layer.__class__ = nn.Conv2d  # type: ignore[assignment]
+            del layer.num_channels

@@ -24,7 +24,8 @@ def costs(facts: Facts) -> dict[str, str]:
     how = [str(session[name]) for name in ("device", "dtype", "compile") if session.get(name)]
     if how:
         without = f" without {' and '.join(left_out)}" if (left_out := session.get("without")) else ""
-        found["the step"] = f"{', '.join(how)}, kernels {session.get('kernels', '?')}{without}"
+        stem = f", stem channels {channels}" if (channels := session.get("stem_channels")) else ""
+        found["the step"] = f"{', '.join(how)}, kernels {session.get('kernels', '?')}{without}{stem}"
     if share := _share_of_peak(facts):
         found["share of the machine's peak"] = share
     return found

@@ -153,7 +153,7 @@ class Run:
         """Whether there are test images beside those of the session that runs."""
         return self._sessions[-1]["data"]["test_images"] > 0
 
-    def record_choices(self, **chosen: str | tuple[str, ...]) -> None:
+    def record_choices(self, **chosen: str | tuple[str, ...] | int | None) -> None:
         """Write anew what the session that runs computes with, and its list of choices with it."""
         self._sessions[-1].update(chosen)
         self._write_sessions()

@@ -22,7 +22,7 @@ from fastarat.methods.method import Method
 from fastarat.methods.registry import build_method
 from fastarat.models.batch_norm import BatchNorm1d
 from fastarat.models.foreign import check_image_sizes
-from fastarat.models.padded_stem import pad_stem
+from fastarat.models.padded_stem import pad_stem, unpad_stem
 from fastarat.models.registry import build_model
 from fastarat.models.split_batch_norm import forward_context
 from fastarat.training.choices import Choices
@@ -68,15 +68,17 @@ def step_of(training: Training, choices: Choices) -> Step:
 def pad_stems(training: Training, num_channels: int) -> bool:
     """Let the first convolutions of net and method (a teacher is part of it) compute on so many channels where they
     can; whether any does now."""
-    return any([pad_stem(net, num_channels) for net in (training.parts.model, training.parts.method)])
+    padded = [pad_stem(net, num_channels) for net in (training.parts.model, training.parts.method)]
+    return any(padded)
 
 
-def compute_with(training: Training, kernels: Kernels) -> None:
-    """Let other kernels compute the steps of this training from now on; its tensors stay."""
+def compute_plainly(training: Training, kernels: Kernels) -> None:
+    """Let these kernels compute the steps of this training from now on, with the stem as it was; its tensors stay."""
     training.parts = training.parts.computed_with(kernels)
     training.loader.kernels = kernels
-    _let_compute(training.parts.model, kernels)
-    _let_compute(training.parts.method, kernels)
+    for net in (training.parts.model, training.parts.method):
+        _let_compute(net, kernels)
+        unpad_stem(net)
 
 
 def _let_compute(net: nn.Module, kernels: Kernels) -> None:

@@ -13,6 +13,7 @@ from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.errors import UserError
 from fastarat.common.processes import num_seen
 from fastarat.common.tf32 import rounded_to_tf32
+from fastarat.common.typed import fits
 from fastarat.config import Config
 from fastarat.config.training import CompileMode
 from fastarat.training.step.precision import Dtype
@@ -21,6 +22,7 @@ from fastarat.training.toolchain import why_no_code, why_no_gpu
 Way = tuple[CompileMode, Literal["triton", "pytorch"]]
 WAYS: tuple[Way, ...] = tuple(product(("graph", "compile", "eager"), ("triton", "pytorch")))
 """how the step runs and who computes, each better than those after it"""
+SO_FAR = "as the run has it so far"
 
 
 @dataclass(frozen=True)
@@ -74,21 +76,25 @@ def choose(config: Config, log: ChoiceLog, device: str | None = None) -> Choices
     return Choices(device, dtype, choose_kernels(config, device, dtype, mode, log), mode)
 
 
-def as_begun(config: Config, session: Mapping[str, Any], device: str, log: ChoiceLog) -> tuple[Config, tuple[str, ...]]:
-    """`config` with what `auto` chose in the last `session` of a run's record, and the kernels that it did without: a
-    run that goes on computes as it did.
+def as_begun(config: Config, session: Mapping[str, Any], device: str, log: ChoiceLog) -> tuple[Config, dict[str, Any]]:
+    """`config` with what `auto` chose in the last `session` of a run's record, and those of its `Choices` that no
+    setting names, the kernels that it did without and its stem: a run that goes on computes as it did.
 
     On another kind of device it is chosen anew.
     """
     if session.get("device") != device:
-        return config, ()
+        return config, {}
     left_open = [name for name in ("dtype", "kernels", "compile") if getattr(config, name) == "auto"]
     names = session.get("without", ()) if "kernels" in left_open else ()
     without = tuple(filter(can_be_left_out, names))
     said = {**session, "kernels": Choices(kernels=session["kernels"], without=without).computed_by}
     for name in left_open:
-        log.choose(name, said[name], "as the run has it so far")
-    return replace(config, **{name: session[name] for name in left_open}), without
+        log.choose(name, said[name], SO_FAR)
+    channels = session.get("stem_channels")
+    if channels := channels if fits(channels, int) else None:
+        log.choose("stem channels", str(channels), SO_FAR)
+    unnamed = {"without": without, "stem_channels": channels}
+    return replace(config, **{name: session[name] for name in left_open}), unnamed
 
 
 def choose_device(config: Config, log: ChoiceLog) -> str:

@@ -18,7 +18,7 @@ from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.distributed import decided, gathered, said_of_others
 from fastarat.common.errors import first_line
 from fastarat.data.loading.loader import Batch
-from fastarat.training.build import compute_with, kernels_of, step_of
+from fastarat.training.build import compute_plainly, kernels_of, step_of
 from fastarat.training.choices import WAYS, Choices, Way
 from fastarat.training.first_step import gain_in_turns, held_against
 from fastarat.training.state import Training
@@ -154,12 +154,14 @@ class FallbackStep:
         """Go on at `level`."""
         self.close()
         (mode, kernels), before = WAYS[level], self.choices
-        # Kernels are left out of what `auto` chose alone, and that gives way as a whole.
-        self.choices = replace(before, compile=mode, kernels=kernels, without=())
+        # Kernels are left out, and stems padded, of what `auto` chose alone, and that gives way as a whole.
+        self.choices = replace(before, compile=mode, kernels=kernels, without=(), stem_channels=None)
         if mode != before.compile:
             self.log.choose("compile", mode, why)
         if kernels != before.kernels:
             self.log.choose("kernels", kernels, why if mode == before.compile else "the step is not captured")
-        compute_with(self.training, kernels_of(self.choices))
+        if before.stem_channels:
+            self.log.choose("stem channels", "the images'", "what was tuned gives way as a whole")
+        compute_plainly(self.training, kernels_of(self.choices))
         self.step = step_of(self.training, self.choices)
         self.fell_back(self.choices)

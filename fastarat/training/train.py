@@ -144,10 +144,10 @@ def _chosen(config: Config, begun: Run | None, device: str, log: ChoiceLog) -> t
     tuned = tuned_choices(config, device, log) if is_new else begun_with(session, config, device, log)
     if tuned:
         return tuned, tuned, False
-    without: tuple[str, ...] = ()
+    unnamed: dict[str, Any] = {}
     if session:
-        config, without = as_begun(config, session, device, log)
-    choices = replace(choose(config, log, device), without=without)
+        config, unnamed = as_begun(config, session, device, log)
+    choices = replace(choose(config, log, device), **unnamed)
     return choices, None, choices.compile == "eager" and is_timed(config, device)
 
 
@@ -197,6 +197,7 @@ def _facts(
         "compile": choices.compile,
         "kernels": choices.kernels,
         "without": choices.without,
+        "stem_channels": choices.stem_channels,
         "tuned": tuned and asdict(tuned),
         "threads": choices.threads or torch.get_num_threads(),
         "data": {
@@ -214,4 +215,5 @@ def _fell_back(loop: Loop, choices: Choices) -> None:
     """The loop and the record say how the steps run now."""
     loop.compiles = choices.compile != "eager"
     if loop.world.is_main:
-        loop.run.record_choices(compile=choices.compile, kernels=choices.kernels, without=choices.without)
+        now = asdict(choices)
+        loop.run.record_choices(**{name: now[name] for name in ("compile", "kernels", "without", "stem_channels")})

@@ -7,9 +7,10 @@ import pytest
 from fastarat_kernels.implementations import TRITON
 from fastarat_kernels.launch import UnsupportedInput
 from safetensors.torch import load_file
+from torch import nn
 
 from fastarat.commands.train import parse_arguments
-from fastarat.training.build import IMPLEMENTATIONS
+from fastarat.training.build import IMPLEMENTATIONS, step_of
 from fastarat.training.choices import Choices
 from fastarat.training.tuning import kept
 from fastarat.training.tuning import tune as module
@@ -118,6 +119,7 @@ def test_kernels_that_lost_their_place_are_named_and_a_training_does_without_the
         assert result.code == 0
         *_, last = json.loads((flags[1] / "record.json").read_text())["sessions"]
         values = {choice["what"]: choice["value"] for choice in last["choices"]}
+        assert last["stem_channels"] == (8 if "stem channels" in values else None)
         return last["kernels"], last["without"], values.get("kernels"), values.get("stem channels"), result.err
 
     run = "--out", tmp_path / "run"
@@ -128,7 +130,9 @@ def test_kernels_that_lost_their_place_are_named_and_a_training_does_without_the
     assert session("--out", tmp_path / "named", "--kernels", "pytorch")[:4] == ("pytorch", [], None, None)
     assert load_file(run[1] / "model.safetensors")["conv1.weight"].shape == (32, 1, 3, 3)
     fastarat("report", run[1], "--num-images", "0")
-    assert f"kernels {parts}" in (run[1] / "report.html").read_text()
+    assert f"kernels {parts}, stem channels 8" in (run[1] / "report.html").read_text()
+    # What was tuned is not what is named now: the stem stays with the run.
+    assert session(*run, "--resume", "--epochs", "3", "--kernels", "pytorch")[:4] == ("pytorch", [], None, "8")
 
 
 def test_kernels_that_fail_in_a_training_give_way_as_a_whole(fastarat, mixed, tmp_path, monkeypatch):
@@ -137,10 +141,18 @@ def test_kernels_that_fail_in_a_training_give_way_as_a_whole(fastarat, mixed, tm
 
     fastarat("tune", *SHAPE)
     monkeypatch.setitem(IMPLEMENTATIONS, "triton", replace(TRITON, start_point=refuse))
+    stems = []
+
+    def noted(training, choices):
+        stems.append(type(training.parts.model.conv1))
+        return step_of(training, choices)
+
+    monkeypatch.setattr("fastarat.training.fallback.step_of", noted)
     result = fastarat("train", "digits-arat", *OPEN, "--out", tmp_path / "run")
     assert result.code == 0 and "kernels: pytorch (x is not dense)" in result.err
+    assert "stem channels: the images' (what was tuned gives way as a whole)" in result.err and stems == [nn.Conv2d]
     (session,) = json.loads((tmp_path / "run" / "record.json").read_text())["sessions"]
-    assert (session["kernels"], session["without"]) == ("pytorch", [])
+    assert (session["kernels"], session["without"], session["stem_channels"]) == ("pytorch", [], None)
 
 
 def test_several_processes_are_not_tuned(fastarat, trials):

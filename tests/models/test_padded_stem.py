@@ -9,7 +9,7 @@ from torch import nn
 
 from fastarat.config.model import MODELS
 from fastarat.models.convert import plain_branch
-from fastarat.models.padded_stem import PaddedStem, pad_stem
+from fastarat.models.padded_stem import PaddedStem, pad_stem, unpad_stem
 from fastarat.models.registry import build_model
 from fastarat.models.split_batch_norm import forward
 
@@ -57,6 +57,12 @@ def test_the_images_gradient_is_as_dense_as_the_images():
     x = torch.rand(2, 3, 16, 16, dtype=torch.float64).to(memory_format=torch.channels_last).requires_grad_()
     (gradient,) = torch.autograd.grad(forward(padded, x, "adv", "frozen").sum(), x)
     assert gradient.stride() == x.stride()
+
+
+def test_a_stem_that_is_no_longer_padded_is_the_one_that_it_was():
+    net, padded = pair("wrn-10-1", 3)
+    unpad_stem(padded)
+    assert type(padded.conv1) is nn.Conv2d and vars(padded.conv1).keys() == vars(net.conv1).keys()
 
 
 class OfAnother(nn.Conv2d):

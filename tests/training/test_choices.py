@@ -167,9 +167,9 @@ def test_a_run_that_goes_on_keeps_what_was_chosen_but_for_what_is_asked_for_and_
     assert (kept.dtype, kept.compile) == ("bf16", "compile")
     assert {choice["what"]: choice["value"] for choice in log.choices} == {"dtype": "bf16", "compile": "compile"}
     assert as_begun(replace(CONFIG, dtype="fp32"), session, "cpu", log)[0].dtype == "fp32"
-    assert as_begun(CONFIG, session, "cuda", log) == (CONFIG, ())
+    assert as_begun(CONFIG, session, "cuda", log) == (CONFIG, {})
     # Of an older version, which did not say where.
-    assert as_begun(CONFIG, {"dtype": "fp32"}, "cpu", log) == (CONFIG, ())
+    assert as_begun(CONFIG, {"dtype": "fp32"}, "cpu", log) == (CONFIG, {})
 
 
 def test_a_run_that_goes_on_does_without_the_kernels_that_it_did_without_unless_they_are_named():
@@ -177,9 +177,19 @@ def test_a_run_that_goes_on_does_without_the_kernels_that_it_did_without_unless_
     unknown = ["x", "fused_batch_norm@512x0x4", "augment@512x4x4", f"fused_batch_norm@{'9' * 5000}x4x4", 4]
     session = {"device": "cuda", "dtype": "bf16", "kernels": "triton", "compile": "graph", "without": names + unknown}
     log = ChoiceLog(quiet=True)
-    kept, without = as_begun(CONFIG, session, "cuda", log)
-    assert (kept.kernels, [*without]) == ("triton", names)
+    kept, unnamed = as_begun(CONFIG, session, "cuda", log)
+    assert (kept.kernels, [*unnamed["without"]]) == ("triton", names)
     assert "triton without augment and fused_batch_norm@512x4x4" in [choice["value"] for choice in log.choices]
-    assert as_begun(replace(CONFIG, kernels="triton"), session, "cuda", log)[1] == ()
+    assert as_begun(replace(CONFIG, kernels="triton"), session, "cuda", log)[1]["without"] == ()
     old = {name: value for name, value in session.items() if name != "without"}
-    assert as_begun(CONFIG, old, "cuda", log)[1] == ()
+    assert as_begun(CONFIG, old, "cuda", log)[1]["without"] == ()
+
+
+def test_a_run_that_goes_on_keeps_its_stem_whatever_is_named():
+    session = {"device": "cuda", "dtype": "bf16", "kernels": "triton", "compile": "graph", "stem_channels": 8}
+    log = ChoiceLog(quiet=True)
+    assert as_begun(replace(CONFIG, kernels="pytorch"), session, "cuda", log)[1]["stem_channels"] == 8
+    (said,) = [choice["value"] for choice in log.choices if choice["what"] == "stem channels"]
+    assert said == "8"
+    for strange in (None, "8", True):
+        assert as_begun(CONFIG, {**session, "stem_channels": strange}, "cuda", log)[1]["stem_channels"] is None
