@@ -25,7 +25,7 @@ TRAIN = (
 )
 ELASTIC = ("--nodes", "1:2", "--max-restarts", "20")
 FIXED = ("--nodes", "2")
-FINITE, ENDLESS = ("--epochs", "40"), ("--epochs", "100000")
+FINITE, ENDLESS = ("--epochs", "150"), ("--epochs", "100000")
 LATEST_S = 3.0
 """the latest moment of a fault, in seconds after the run has begun, or has gone on after the one before"""
 LONGEST_S = 600
@@ -97,6 +97,14 @@ class Scene:
         time.sleep(self.tries[-1].moment)
         self.num_told = len(self._all_events())
         self.tries[-1].seconds, self.tries[-1].said = fault.do(self)
+
+    def saves(self) -> None:
+        """Wait for a checkpoint that is newer than those that are there: what comes then costs no more than is new."""
+        before = self._newest()
+        self.wait(lambda: self._newest() > before)
+
+    def _newest(self) -> str:
+        return max((path.name for path in (self.run / "checkpoints").glob("step-*.pt")), default="")
 
     def wait(self, is_so: Callable[[], Any]) -> None:
         """Wait until something is so. Raises `WorkError` if it does not come."""

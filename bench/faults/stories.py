@@ -32,6 +32,7 @@ def _processes_fail(scene: Scene) -> None:
     """In either order, and then the run ends."""
     scene.trains(*ELASTIC, *FINITE)
     for fault in _shuffled(scene, PROCESSES):
+        scene.saves()
         scene.let(fault)
     scene.ended(0, 1)
 
@@ -40,6 +41,7 @@ def _machines_come_and_go(scene: Scene) -> None:
     """In any order; whatever has gone comes again; in the end the one where they meet is lost."""
     scene.trains(*ELASTIC, *ENDLESS)
     for fault in _shuffled(scene, (*GO, faults.CABLE_OUT_FOR_20_S)):
+        scene.saves()
         scene.let(fault)
         if fault in GO:
             scene.let(faults.LATE)
@@ -51,6 +53,7 @@ def _disk_fills_up(scene: Scene) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", scene.run], check=True)
     try:
         scene.trains(*ELASTIC, *ENDLESS)
+        scene.saves()
         scene.let(faults.DISK_FULL)
     finally:
         subprocess.run(["umount", "-l", scene.run], check=True)

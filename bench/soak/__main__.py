@@ -43,6 +43,8 @@ RUN = (
 )
 LONGEST_S = 0.7
 """the latest moment of a kill, in seconds after a session has begun"""
+KILLS_OF_A_RUN = 20
+"""at most: then it is let end, and compared"""
 A_FILE_COMES_S = 2
 """seconds for which every second kill waits for a file that is being written"""
 START_S = 300
@@ -92,7 +94,8 @@ def _soaked(arguments: argparse.Namespace, folder: Path, before: Sequence[Row]) 
             settings = {"command": ["train", *RUN], "seed": arguments.seed, "run": number}
             row, started = base_row("soak", settings, "digits", device="cpu"), time.monotonic()
             moments = random.Random(f"{arguments.seed} {number}")
-            counts = _run(folder / "run", whole, sessions, moments, arguments.kills - kills, end)
+            most = min(arguments.kills - kills, KILLS_OF_A_RUN)
+            counts = _run(folder / "run", whole, sessions, moments, most, end)
             kills, number = kills + counts.kills, number + 1
             advance(counts.kills)
             notice(f"run {number}: {counts.kills} kills, {counts.bits_lost} bits lost; {kills} kills in all")
