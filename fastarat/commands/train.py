@@ -226,6 +226,7 @@ def _as_started(arguments: TrainArguments, args: list[str]) -> TrainArguments:
 def _launch(arguments: TrainArguments, args: list[str]) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch reads it once
     from fastarat.common.choice_log import ChoiceLog
+    from fastarat.training.agreement import settings_of
     from fastarat.training.choices import choose_device
     from fastarat.training.launch import Machines, launch
 
@@ -247,6 +248,7 @@ def _launch(arguments: TrainArguments, args: list[str]) -> int:
         goes_on="--resume goes on from the last checkpoint",
         max_restarts=arguments.max_restarts,
         on_gpus=on_gpus,
+        settings=settings_of(replace(config, nodes=1, gpus=0, procs=0)),  # of these each may have its own
     )
 
 

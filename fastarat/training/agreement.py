@@ -12,20 +12,20 @@ from fastarat.config import Config
 from fastarat.data.loading.choose import Opened, open_for_training
 from fastarat.training.state import Training
 
+SAME_ON_ALL = "give all machines the same command, and install the same versions on them"
+
 
 def check_settings(config: Config, world: World) -> None:
     """Raise `UserError` unless all processes have the same settings and versions. Where the data lie is each machine's
     own: `check_alike` compares the images."""
-    mine = _settings(config)
+    mine = settings_of(config)
     theirs = decided(lambda: mine, world)
     if other := [name for name, value in mine.items() if theirs.get(name) != value]:
-        raise UserError(
-            f"process {world.rank} has another {other[0]} than the first one: give all machines the same command, and "
-            "install the same versions on them"
-        )
+        raise UserError(f"process {world.rank} has another {other[0]} than the first one: {SAME_ON_ALL}")
 
 
-def _settings(config: Config) -> dict[str, str]:
+def settings_of(config: Config) -> dict[str, str]:
+    """All that has to be the same in all processes, in words: settings but for where the data lie, and versions."""
     config = replace(config, data="", extra=replace(config.extra, data=None))
     own = {f.name: repr(getattr(config, f.name)) for f in fields(config)}
     return {**own, "version of fastarat": __version__, "version of torch": torch.__version__}

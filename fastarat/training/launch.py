@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -39,6 +40,7 @@ def launch(
     goes_on: str,
     max_restarts: int = 0,
     on_gpus: bool = False,
+    settings: Mapping[str, str] | None = None,
 ) -> int:
     """Run `fastarat ARGS` in N processes that know each other, and those of the other `machines`; returns the command's
     exit code.
@@ -46,7 +48,8 @@ def launch(
     `port`, of one machine alone: 0 takes any free one. `goes_on` says in errors how to go on. `max_restarts`: how often
     processes are started again after one of them was lost. `on_gpus`: each process has a GPU of those in
     CUDA_VISIBLE_DEVICES, sees no other, and knows it as device 0: so all of them compile the same code, and find it
-    compiled. Raises what the first process to fail said, and as `meeting_of` does.
+    compiled. `settings`: what a machine that comes while the others train has to have, too. Raises what the first
+    process to fail said, and as `meeting_of` does.
     """
     if machines is None:
         check_port(port)
@@ -60,6 +63,8 @@ def launch(
     # before them listened, and machines that come later do not find it.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     meeting = meeting_of(machines, port)
+    if machines and machines.least < machines.most and settings:
+        meeting.check_settings(settings)
     spec = WorkerSpec(
         role="default_role",
         local_world_size=num_processes,

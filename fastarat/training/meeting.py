@@ -1,8 +1,10 @@
 """Where the machines of a run meet: torch's rendezvous, whose store lies on one of them."""
 
+import json
 import pickle
 import socket
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,6 +22,7 @@ from torch.distributed.elastic.rendezvous.dynamic_rendezvous import (
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.network import give_up_after, own_address
 from fastarat.common.processes import GRACE_S
+from fastarat.training.agreement import SAME_ON_ALL
 
 NAME = "fastarat"
 HERE = "127.0.0.1"
@@ -36,6 +39,8 @@ MOST_APART_S = 5
 _CONNECT_S = 5
 _FINISHED = "fastarat/finished"
 """key of the store: there when the run has come to its end"""
+_SETTINGS = "fastarat/settings"
+"""key of the store: the settings and versions of the machine that hosts it"""
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,16 @@ class Meeting(DynamicRendezvousHandler):
         with suppress(RuntimeError):  # the store has gone
             return not self._met and self._store.check([_FINISHED])
         return False
+
+    def check_settings(self, mine: Mapping[str, str]) -> None:
+        """Hold this machine's settings against the host's before it comes in: its processes would find out later, and
+        end the run for all. Raises `UserError`."""
+        if self._this_node.addr == self.host:
+            self._store.set(_SETTINGS, json.dumps(mine))
+            return
+        theirs = json.loads(self._store.get(_SETTINGS))  # waits for the host
+        if other := [name for name, value in mine.items() if theirs.get(name) != value]:
+            raise UserError(f"this machine has another {other[0]} than {self.host}: {SAME_ON_ALL}")
 
     def _is_heard(self, waited: float) -> bool:
         """Whether others may not know yet, after so many seconds: those that train say so when they do. Those that wait

@@ -170,6 +170,8 @@ def test_a_run_goes_on_without_a_machine_that_is_lost_and_takes_one_that_comes(m
     machines[0].kill()
     finish(other)
     wait_until(lambda: len(events_of(run)) == 1, first)
+    refused = finish(on(machines[0], "train", *endless, *meet, "--seed", "1", cwd=folders[0]))
+    assert refused.code == 2 and refused.error.startswith(f"this machine has another seed than {NET}.2: give all")
     back = on(machines[0], "train", *endless, *meet, cwd=folders[0])
     wait_until(lambda: len(events_of(run)) == 2, first)
     first.terminate()
