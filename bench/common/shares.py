@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from fastarat.common.errors import UserError
-from fastarat.common.processes import end_with_launcher, forget_ranks, launched
+from fastarat.common.processes import end_with_launcher, forget_ranks
 from fastarat.common.ranks import HERE, found_ranks
 
 
@@ -26,7 +26,7 @@ def share_of(given: tuple[int, int] | None) -> tuple[int, int]:
     before CUDA starts. Raises `UserError` where a machine has fewer GPUs than processes, and for two shares.
     """
     # Nobody meets here, so that nobody needs an address.
-    ranks = os.environ if launched() else found_ranks({"MASTER_ADDR": HERE, **os.environ})
+    ranks = found_ranks({"MASTER_ADDR": HERE, **os.environ})
     if ranks is None or int(ranks["WORLD_SIZE"]) == 1:
         forget_ranks()
         return given or (1, 1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from fastarat.commands.parsing import named_device
 from fastarat.common.console import stderr, stdout
 from fastarat.common.errors import UserError, WorkError
-from fastarat.common.processes import is_first, is_first_here, join_ranks, launched
+from fastarat.common.processes import by_another, is_first, is_first_here, join_ranks, launched
 
 if TYPE_CHECKING:
     from fastarat.common.distributed import World
@@ -25,12 +25,23 @@ class Asked(Protocol):
     def device(self) -> str: ...
 
 
+def refuse_own_flags(given: dict[str, object]) -> None:
+    """Raise `UserError` for a flag of our own launcher that is `given` where another one started this process."""
+    for flag, value in given.items():
+        if value and by_another():
+            raise UserError(
+                f"{flag} is for fastarat's own launcher, and another one has started this process: leave it out, or "
+                "give that one its own"
+            )
+
+
 def started(asked: Asked, args: list[str], nodes: int = 1, rendezvous: str = "") -> int | None:
     """Do `fastarat ARGS` in the processes that are asked for, on `nodes` machines that meet at `rendezvous`, HOST:PORT;
     returns its exit code, or None where this process is to do the work: alone, or as one of those. Raises `UserError`
     for numbers of processes that there cannot be."""
     if not rendezvous:
         join_ranks()  # with it our own launcher runs on each machine, whoever started that
+    refuse_own_flags({"--rendezvous": rendezvous})
     for name, number, least in (("--gpus", asked.gpus, 0), ("--procs", asked.procs, 0), ("--nodes", nodes, 1)):
         if number < least:
             raise UserError(f"{name} is {number}: give 1 or more")

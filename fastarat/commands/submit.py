@@ -17,6 +17,22 @@ from fastarat.config import Config
 from fastarat.training.job import NOTICE_S, TrainingJob
 
 
+LEAST_MIN = NOTICE_S // 60 + 2
+"""minutes that a job has to have: Slurm may tell it of its end a minute early, and one is to train"""
+_ITSELF = "submit itself"
+SET_BY = {
+    "nodes": "--nodes",
+    "ntasks": "--nodes and --gpus",
+    "ntasks-per-node": "--gpus",
+    "gpus-per-node": "--gpus",
+    "cpus-per-task": "--cpus",
+    "partition": "--partition",
+    "time": "--hours",
+    **dict.fromkeys(("signal", "output", "error", "open-mode"), _ITSELF),
+}
+"""which flag says what an option of sbatch is"""
+
+
 @dataclass(frozen=True)
 class SubmitArguments(Printed):
     """Hand a training to Slurm, by submitit: all flags of train, and these.
@@ -31,7 +47,7 @@ class SubmitArguments(Printed):
     partition: str | None = None
     """Slurm's; default the cluster's own"""
     hours: float = 24.0
-    """after which the job queues again"""
+    """after which the job queues again; the notice before the end needs some minutes of them"""
     cpus: int = 8
     """cores for each process"""
     requeues: int = 100
@@ -47,11 +63,20 @@ def run(args: list[str]) -> int:
     for name in ("hours", "cpus", "requeues"):
         if not 0 < getattr(arguments, name) < math.inf:
             raise UserError(f"--{name} is {getattr(arguments, name):g}: give a finite number above 0")
+    if _minutes(arguments) < LEAST_MIN:
+        raise UserError(
+            f"--hours is {arguments.hours:g}: give {math.ceil(100 * LEAST_MIN / 60) / 100:g} or more, for the job is told "
+            f"of its end {NOTICE_S} s before, or a minute earlier"
+        )
     if bad := [option for option in arguments.options if "=" not in option]:
         raise UserError(f"--options {bad[0]}: give NAME=VALUE, such as account=vision")
+    for option in arguments.options:
+        name = option.partition("=")[0].strip("-").replace("_", "-")
+        if name in SET_BY:
+            raise UserError(f"--options {option}: {name} is set by {SET_BY[name]}: leave it out")
     if not importlib.util.find_spec("submitit"):
         raise UserError("fastarat submit needs submitit: pip install 'fastarat[slurm]'")
-    wanted = _checked(of_train)
+    wanted = _checked(of_train, by_slurm=arguments.cluster == "slurm")
     assert wanted.out is not None
     out = wanted.out.resolve()
     if value_of(of_train, "--out") is None:
@@ -84,11 +109,24 @@ def _split(args: list[str]) -> tuple[list[str], list[str]]:
     return own, others
 
 
-def _checked(args: list[str]) -> TrainArguments:
+def _minutes(arguments: SubmitArguments) -> int:
+    return round(60 * arguments.hours)
+
+
+def _checked(args: list[str], by_slurm: bool) -> TrainArguments:
     """What they say to train. Raises `UserError` for what it would refuse; machines find each other by Slurm."""
+    nodes = value_of(args, "--nodes")
+    if nodes is not None and ":" in nodes:
+        raise UserError(f"--nodes {nodes}: a job has a fixed number of machines: give one number")
     if value_of(args, "--rendezvous") is not None:
         raise UserError("--rendezvous is Slurm's to say: leave it out")
-    return parse_arguments(args)
+    wanted = parse_arguments(args)
+    if wanted.max_restarts and by_slurm and wanted.config.num_processes > 1:
+        raise UserError(
+            f"--max-restarts {wanted.max_restarts}: Slurm starts the processes, and no one again: leave it out; what is "
+            "lost goes on when the same command is given again with --out"
+        )
+    return wanted
 
 
 def _executor(arguments: SubmitArguments, config: Config, out: Path) -> Any:
@@ -106,7 +144,7 @@ def _executor(arguments: SubmitArguments, config: Config, out: Path) -> Any:
         )
     folder, requeues = out.parent / "submitted" / out.name, {f"{arguments.cluster}_max_num_timeout": arguments.requeues}
     executor = submitit.AutoExecutor(folder, cluster=arguments.cluster, **requeues)
-    executor.update_parameters(name="fastarat", timeout_min=max(round(60 * arguments.hours), 1))
+    executor.update_parameters(name="fastarat", timeout_min=_minutes(arguments))
     processes = config.num_processes // config.nodes
     # On this machine our own launcher starts them; Slurm starts a task for each.
     executor.update_parameters(tasks_per_node=1 if is_local else processes, gpus_per_node=config.gpus)

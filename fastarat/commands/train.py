@@ -20,6 +20,7 @@ from fastarat.commands.parsing import (
     value_of,
     without,
 )
+from fastarat.commands.several import refuse_own_flags
 from fastarat.common.console import command, notice, print_json
 from fastarat.common.errors import Interrupted, UserError, first_line
 from fastarat.common.files import as_file_name
@@ -74,6 +75,13 @@ def run(args: list[str]) -> int:
         join_ranks()  # with it our own launcher runs on each machine, whoever started that
     arguments = parse_arguments(args)
     if launched():
+        refuse_own_flags(
+            {
+                "--max-restarts": arguments.max_restarts,
+                "--nodes LEAST:MOST": ":" in (value_of(args, "--nodes") or ""),
+                "--rendezvous": arguments.rendezvous,
+            }
+        )
         if may_start_again() and value_of(args, "--out") is None and not arguments.resume:
             raise UserError("torchrun --max-restarts: give --out RUN, so that what it starts again goes on there")
         arguments = _as_started(arguments, args)

@@ -14,7 +14,7 @@ from threading import Thread
 
 from fastarat.common.errors import WorkError
 from fastarat.common.files import write_text
-from fastarat.common.ranks import found_ranks
+from fastarat.common.ranks import SIGN, SIGNS, found_ranks
 
 LAUNCHER = "FASTARAT_LAUNCHER"
 """environment variable that holds the process id of our own launcher"""
@@ -25,29 +25,33 @@ GRACE_S = 8
 _PR_SET_PDEATHSIG = 1
 
 
-_SIGN = "TORCHELASTIC_RUN_ID"
 _ANOTHER = "by another launcher"
 
 
 def launched() -> bool:
     """Whether this process was started by the elastic launcher, or `join_ranks` found another one."""
-    return _SIGN in os.environ
+    return SIGN in os.environ
 
 
 def join_ranks() -> None:
-    """Take srun's or mpirun's numbers for those of torch's launcher, if one of them started this process among others.
+    """Take the numbers of whoever started this process among others for those of torch's launcher.
 
-    Raises `UserError` where they do not tell on which machine the first process runs.
+    Raises `UserError` where they do not tell its place, or on which machine the first process runs.
     """
-    ranks = None if launched() else found_ranks(os.environ)
-    if ranks:
+    if ranks := found_ranks(os.environ):
         os.environ.update(ranks)
-        os.environ[_SIGN] = _ANOTHER
+        os.environ.setdefault(SIGN, _ANOTHER)
 
 
 def forget_ranks() -> None:
-    """Let this process be alone from here on, whoever started it among others."""
-    os.environ.pop(_SIGN, None)
+    """Let this process, and what it starts, be alone from here on, whoever started it among others."""
+    for sign in SIGNS:
+        os.environ.pop(sign, None)
+
+
+def by_another() -> bool:
+    """Whether another launcher than our own started this process among others."""
+    return launched() and LAUNCHER not in os.environ
 
 
 def why_again() -> str:
@@ -60,8 +64,7 @@ def why_again() -> str:
 
 def may_start_again() -> bool:
     """Whether torchrun, which started this process, starts it again after a failure."""
-    by_torchrun = launched() and LAUNCHER not in os.environ
-    return by_torchrun and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+    return by_another() and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
 
 
 def on_one_machine() -> bool:
@@ -89,7 +92,7 @@ def num_seen(num_gpus: int) -> int:
     first where each process sees its own alone, as srun (--gpus-per-task) and mpirun may have it."""
     if not launched():
         return num_gpus
-    return min(num_gpus, 1 if os.environ[_SIGN] == _ANOTHER else int(os.environ.get("LOCAL_RANK", "0")) + 1)
+    return min(num_gpus, 1 if os.environ[SIGN] == _ANOTHER else int(os.environ.get("LOCAL_RANK", "0")) + 1)
 
 
 def num_cores() -> int:
