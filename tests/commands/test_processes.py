@@ -208,7 +208,9 @@ def test_what_torchrun_starts_again_goes_on_and_changes_no_bit(tmp_path):
 
 
 def test_what_torchrun_may_start_again_needs_a_place_that_it_finds_again(fastarat, monkeypatch):
-    for name, value in {"TORCHELASTIC_RUN_ID": "7", "TORCHELASTIC_MAX_RESTARTS": "2", "RANK": "0"}.items():
+    numbers = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in {"TORCHELASTIC_RUN_ID": "7", "TORCHELASTIC_MAX_RESTARTS": "2", **numbers, **meet}.items():
         monkeypatch.setenv(name, value)
     result = fastarat("train", "digits-arat")
     assert result.code == 2 and "torchrun --max-restarts: give --out RUN" in result.err

@@ -56,12 +56,12 @@ def slurm(tmp_path, monkeypatch) -> None:
 
 @pytest.mark.usefixtures("slurm")
 def test_slurm_is_told_of_machines_gpus_and_of_the_notice_that_a_checkpoint_takes(fastarat, tmp_path):
-    asked = ("--nodes", "2", "--gpus", "8", "--hours", "1.5", "--partition", "gpu", "--options", "account=vision")
+    asked = ("--nodes", "2", "--gpus", "8", "--hours", "0.07", "--partition", "gpu", "--options", "account=vision")
     result = fastarat("submit", "cifar10-resnet18-arat", *asked)
     assert result.code == 0 and result.err.startswith("job 12: ")
     (script,) = tmp_path.glob("runs/submitted/*/12_submission.sh")
     options = {line.removeprefix("#SBATCH --") for line in script.read_text().splitlines() if "#SBATCH" in line}
-    assert {"nodes=2", "ntasks-per-node=8", "gpus-per-node=8", "time=90", "partition=gpu"} <= options
+    assert {"nodes=2", "ntasks-per-node=8", "gpus-per-node=8", "time=4", "partition=gpu"} <= options
     assert {"signal=USR2@120", "account=vision", "cpus-per-task=8"} <= options
 
 
@@ -71,7 +71,13 @@ def test_what_cannot_be_submitted_is_refused_in_one_line(fastarat, monkeypatch, 
         ((), "this machine has no Slurm (sbatch is not here)"),
         (("--cluster", "local", "--nodes", "2", "--procs", "2"), "--cluster local: this is one machine, not 2"),
         (("--options", "account"), "--options account: give NAME=VALUE"),
+        (("--options", "nodes=9"), "--options nodes=9: nodes is set by --nodes: leave it out"),
+        (("--options", "cpus_per_task=9"), "--options cpus_per_task=9: cpus-per-task is set by --cpus"),
+        (("--options", "signal=USR2@9"), "--options signal=USR2@9: signal is set by submit itself"),
         (("--hours", "0"), "--hours is 0"),
+        (("--hours", "0.01"), "--hours is 0.01: give 0.07 or more"),
+        (("--nodes", "2:4", "--max-restarts", "3"), "--nodes 2:4: a job has a fixed number of machines: give one"),
+        (("--procs", "2", "--max-restarts", "3"), "--max-restarts 3: Slurm starts the processes"),
         (("--hours", "nan"), "--hours is nan: give a finite number"),
         (("--nodes", "0"), "nodes is 0: give 1 or more"),
         (("--rendezvous", "a:1"), "--rendezvous is Slurm's to say"),

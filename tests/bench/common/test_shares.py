@@ -12,7 +12,7 @@ from bench.common import shares
 from bench.common.rows import read_rows
 from bench.common.shares import share_of
 from fastarat.common.errors import UserError
-from fastarat.common.processes import launched
+from fastarat.common.processes import join_ranks, launched
 from fastarat.common.ranks import MPI
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
@@ -24,6 +24,7 @@ SRUN = {
     "SLURM_PROCID": "5",
     "SLURM_LOCALID": "1",
 }
+BY_HAND = {name: value for name, value in TORCHRUN.items() if name != "TORCHELASTIC_RUN_ID"}
 MPIRUN = dict(zip(MPI[0], ("5", "8", "1", "4"), strict=True)) | {"MASTER_ADDR": "gpu1"}
 
 
@@ -36,7 +37,7 @@ def environ(monkeypatch):
     return fresh
 
 
-@pytest.mark.parametrize("said", [TORCHRUN, SRUN, MPIRUN])
+@pytest.mark.parametrize("said", [TORCHRUN, SRUN, MPIRUN, BY_HAND])
 @pytest.mark.parametrize(("visible", "own"), [(None, "1"), ("4,6,7,2", "6"), ("GPU-5e", "GPU-5e")])
 def test_a_launcher_gives_a_part_and_a_gpu_and_is_forgotten(environ, monkeypatch, said, visible, own):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
@@ -44,6 +45,8 @@ def test_a_launcher_gives_a_part_and_a_gpu_and_is_forgotten(environ, monkeypatch
     environ.update(said if visible is None else {**said, "CUDA_VISIBLE_DEVICES": visible})
     assert share_of(None) == (6, 8)
     assert environ["CUDA_VISIBLE_DEVICES"] == own and not launched()
+    join_ranks()  # as a training of it does, and all that it starts
+    assert not launched()
 
 
 def test_where_there_is_no_launcher_and_no_gpu_all_is_left_as_it_is(environ):
