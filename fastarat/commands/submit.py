@@ -16,7 +16,6 @@ from fastarat.common.errors import UserError, WorkError, first_line
 from fastarat.config import Config
 from fastarat.training.job import NOTICE_S, TrainingJob
 
-
 LEAST_MIN = NOTICE_S // 60 + 2
 """minutes that a job has to have: Slurm may tell it of its end a minute early, and one is to train"""
 _ITSELF = "submit itself"
@@ -65,8 +64,8 @@ def run(args: list[str]) -> int:
             raise UserError(f"--{name} is {getattr(arguments, name):g}: give a finite number above 0")
     if _minutes(arguments) < LEAST_MIN:
         raise UserError(
-            f"--hours is {arguments.hours:g}: give {math.ceil(100 * LEAST_MIN / 60) / 100:g} or more, for the job is told "
-            f"of its end {NOTICE_S} s before, or a minute earlier"
+            f"--hours is {arguments.hours:g}: give {math.ceil(100 * LEAST_MIN / 60) / 100:g} or more, for the job is "
+            f"told of its end {NOTICE_S} s before, or a minute earlier"
         )
     if bad := [option for option in arguments.options if "=" not in option]:
         raise UserError(f"--options {bad[0]}: give NAME=VALUE, such as account=vision")
@@ -123,8 +122,8 @@ def _checked(args: list[str], by_slurm: bool) -> TrainArguments:
     wanted = parse_arguments(args)
     if wanted.max_restarts and by_slurm and wanted.config.num_processes > 1:
         raise UserError(
-            f"--max-restarts {wanted.max_restarts}: Slurm starts the processes, and no one again: leave it out; what is "
-            "lost goes on when the same command is given again with --out"
+            f"--max-restarts {wanted.max_restarts}: Slurm starts the processes, each once: leave it out; after a loss "
+            "submit again with --out RUN, which goes on"
         )
     return wanted
 

@@ -217,6 +217,31 @@ def test_what_torchrun_may_start_again_needs_a_place_that_it_finds_again(fastara
 
 
 @pytest.mark.slow
+def test_who_says_rank_size_and_where_to_meet_has_one_training(tmp_path):
+    """As Kubeflow's PyTorchJob starts a process a machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meet = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    flags = (*TINY, "--device", "cpu")
+    started = [start("train", *flags, "--out", "run", environment={**meet, "RANK": str(rank)}) for rank in (0, 1)]
+    for process in started:
+        result = finish(process)
+        assert result.code == 0, result.err
+    config = load_config(tmp_path / "run/config.json")
+    assert (config.nodes, config.procs) == (2, 1)
+    assert finish(start("train", *flags, "--procs", "2", "--out", "one-machine")).code == 0
+    assert_same_run(tmp_path / "run", tmp_path / "one-machine")
+
+
+def test_variables_that_no_launcher_sets_end_in_one_line(fastarat, monkeypatch, tmp_path):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "x")
+    result = fastarat("train", *TINY, "--out", "run")
+    assert result.code == 2 and result.error.startswith("SLURM_STEP_NUM_TASKS is 'x'")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
 def test_a_signal_to_the_launcher_saves_a_checkpoint_and_the_training_goes_on(tmp_path):
     """With a step an epoch, too."""
     flags = (*STEPS, "--epochs", "100", "--checkpoint.every-s", "3600")  # none is due

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastarat.common.processes import LAUNCHER
 from tests.helpers.command_line import finish, start
 
 # Five batches, the last of which is smaller: of two processes one has three and the other two.
@@ -78,3 +79,11 @@ def test_processes_that_there_cannot_be_are_refused_in_one_line(fastarat, traine
         for command in ("eval", "analyze"):
             result = fastarat(command, trained, *flags)
             assert result.code == 2 and result.error.startswith(said)
+
+
+def test_a_place_to_meet_is_refused_where_torchrun_has_given_one(fastarat, trained, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7")
+    monkeypatch.delenv(LAUNCHER, raising=False)  # a launch that was refused leaves it
+    for command in ("eval", "analyze"):
+        result = fastarat(command, trained, "--nodes", "2", "--rendezvous", "here:1")
+        assert result.code == 2 and result.error.startswith("--rendezvous is for fastarat's own launcher")

@@ -170,6 +170,7 @@ def started_by_another(monkeypatch, world: int, here: int) -> None:
     }
     for name, value in values.items():
         monkeypatch.setenv(name, str(value))
+    monkeypatch.delenv(LAUNCHER, raising=False)
 
 
 @pytest.mark.parametrize(
