@@ -181,9 +181,12 @@ def started_by_another(monkeypatch, world: int, here: int) -> None:
             "one of 16 processes that a launcher started, and the settings say 2",
         ),
         (("--nodes", "2", "--procs", "4"), "and the settings say 8: leave --nodes, --gpus and --procs out"),
-        (("--max-restarts", "3"), "--max-restarts is for fastarat's own launcher, and another one has started"),
-        (("--nodes", "2:4"), "--nodes LEAST:MOST is for fastarat's own launcher"),
-        (("--nodes", "2", "--rendezvous", "a:1"), "--rendezvous is for fastarat's own launcher"),
+        (
+            ("--max-restarts", "3", "--batch", "60"),
+            "--max-restarts is for fastarat's own launcher, and another one has started",
+        ),
+        (("--nodes", "2:4", "--batch", "60"), "--nodes LEAST:MOST is for fastarat's own launcher"),
+        (("--nodes", "2", "--rendezvous", "a:1", "--batch", "60"), "--rendezvous is for fastarat's own launcher"),
         (("--batch", "60"), "batch 60 does not divide among 16 processes"),
     ],
 )
