@@ -20,6 +20,7 @@ class Later(datetime.datetime):
 datetime.datetime = Later
 """
 OTHER_VERSION = "import fastarat.common.version as v; v.__version__ = '0.0.9'"
+OTHER_RATE = ("--optimizer.learning-rate", "0.05")
 OTHER_DATA = ("--data", "images.npz", "--num-validation-images", "64")
 
 
@@ -105,6 +106,24 @@ def _store_lost(scene: Scene) -> tuple[float, str]:
     return _since(begin), scene.said(1)
 
 
+def _first_launcher_killed(scene: Scene) -> tuple[float, str]:
+    begin = time.monotonic()
+    scene.processes[0].kill()
+    scene.ended(0, 1)
+    seconds = _since(begin)
+    scene.is_left(0)
+    return seconds, scene.said(1)
+
+
+def _another_setting_late(scene: Scene) -> tuple[float, str]:
+    begin = time.monotonic()
+    scene.start(1, *ELASTIC, *ENDLESS, *OTHER_RATE)
+    scene.ended(1)
+    seconds = _since(begin)
+    scene.saves()  # the first one trains on
+    return seconds, scene.said(1) if not scene.events() else f"stopped for it: {scene.events()[-1]}"
+
+
 def _clocks_apart(scene: Scene) -> tuple[float, str]:
     begin = time.monotonic()
     scene.start(1, *ELASTIC, *ENDLESS, PYTHONPATH=_site(scene, LATER))
@@ -117,7 +136,7 @@ def _other_version(scene: Scene) -> tuple[float, str]:
 
 
 def _other_recipe(scene: Scene) -> tuple[float, str]:
-    return _differs(scene, "--optimizer.learning-rate", "0.05")
+    return _differs(scene, *OTHER_RATE)
 
 
 def _other_data(scene: Scene) -> tuple[float, str]:
@@ -147,6 +166,12 @@ CABLE_OUT_FOR_20_S = Fault("a cable is out for 20 s", _cable_out_for_20_s, "goes
 CABLE_OUT = Fault("a cable is out", _cable_out, "goes on with the other", "in 1 process")
 DISK_FULL = Fault("the disk is full", _disk_full, "ends on both", "cannot write run/")
 STORE_LOST = Fault("the machine at --rendezvous is lost", _store_lost, "ends", "is that machine gone?")
+FIRST_LAUNCHER_KILLED = Fault(
+    "the launcher at --rendezvous is killed", _first_launcher_killed, "ends on both", "is that machine gone?"
+)
+ANOTHER_SETTING_LATE = Fault(
+    "a machine comes late with another setting", _another_setting_late, "the first goes on", "another optimizer than"
+)
 LATE = Fault("a machine comes late", _late, "goes on with both", "in 2 processes: a machine comes in")
 CLOCKS_APART = Fault("clocks 60 s apart", _clocks_apart, "the second ends", "clock is")
 OTHER_IMAGES = Fault("other images", _other_data, "ends on both", "other images")

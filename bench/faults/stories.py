@@ -48,6 +48,18 @@ def _machines_come_and_go(scene: Scene) -> None:
     scene.let(faults.STORE_LOST)
 
 
+def _the_first_launcher_is_killed(scene: Scene) -> None:
+    scene.trains(*ELASTIC, *ENDLESS)
+    scene.saves()
+    scene.let(faults.FIRST_LAUNCHER_KILLED)
+
+
+def _one_comes_with_another_setting(scene: Scene) -> None:
+    scene.start(0, *ELASTIC, *ENDLESS)
+    scene.saves()
+    scene.let(faults.ANOTHER_SETTING_LATE)
+
+
 def _disk_fills_up(scene: Scene) -> None:
     scene.run.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", scene.run], check=True)
@@ -91,6 +103,8 @@ STORIES = (
         _machines_come_and_go,
         (*GO, faults.CABLE_OUT_FOR_20_S, faults.LATE, faults.STORE_LOST),
     ),
+    Story("the first launcher is killed", _the_first_launcher_is_killed, (faults.FIRST_LAUNCHER_KILLED,)),
+    Story("one comes with another setting", _one_comes_with_another_setting, (faults.ANOTHER_SETTING_LATE,)),
     Story("the disk fills up", _disk_fills_up, (faults.DISK_FULL,)),
     Story("clocks differ", _clocks_differ, (faults.CLOCKS_APART,)),
     Story("images differ", _images_differ, (faults.OTHER_IMAGES,)),
