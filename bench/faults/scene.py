@@ -28,6 +28,7 @@ FIXED = ("--nodes", "2")
 FINITE, ENDLESS = ("--epochs", "150"), ("--epochs", "100000")
 LATEST_S = 3.0
 """the latest moment of a fault, in seconds after the run has begun, or has gone on after the one before"""
+_AT_THE_START = "step-000000000.pt"
 LONGEST_S = 600
 LEFT_S = 10
 """seconds after which no process may be left"""
@@ -104,7 +105,7 @@ class Scene:
         self.wait(lambda: self._newest() > before)
 
     def _newest(self) -> str:
-        return max((path.name for path in (self.run / "checkpoints").glob("step-*.pt")), default="")
+        return max((path.name for path in (self.run / "checkpoints").glob("step-*.pt")), default=_AT_THE_START)
 
     def wait(self, is_so: Callable[[], Any]) -> None:
         """Wait until something is so. Raises `WorkError` if it does not come."""
