@@ -123,7 +123,7 @@ def test_the_second_process_takes_format_kernels_step_and_loader_from_the_first(
 def test_a_process_that_finds_other_images_says_so_before_it_trains(tmp_path, monkeypatch, meetings):
     train(small(epochs=1), tmp_path / "first")
     meetings.second()
-    monkeypatch.setattr(agreement, "_settings", lambda config: {})  # alike, and the images are not: of another disk
+    monkeypatch.setattr(agreement, "settings_of", lambda config: {})  # alike, and the images are not: of another disk
     with pytest.raises(UserError, match="process 1 finds other images in digits than the first one"):
         train(small(epochs=1, num_train_images=192), tmp_path / "second")
 

@@ -41,11 +41,11 @@ def test_a_training_in_another_thread_leaves_signals_to_the_caller(tmp_path):
 )
 def test_processes_with_other_settings_or_versions_are_told_apart(monkeypatch, name, other):
     config = small()
-    theirs = agreement._settings(config) | {name: other}
+    theirs = agreement.settings_of(config) | {name: other}
     monkeypatch.setattr(agreement, "decided", lambda decide, world: theirs)
     with pytest.raises(UserError, match=f"process 3 has another {name} than the first one"):
         agreement.check_settings(config, replace(World(torch.device("cpu")), rank=3))
-    monkeypatch.setattr(agreement, "decided", lambda decide, world: agreement._settings(config))
+    monkeypatch.setattr(agreement, "decided", lambda decide, world: agreement.settings_of(config))
     agreement.check_settings(replace(config, data="elsewhere"), World(torch.device("cpu")))
 
 
