@@ -8,7 +8,7 @@ import torch
 
 from fastarat.common.errors import UserError
 from fastarat.common.processes import end_with_launcher, forget_ranks
-from fastarat.common.ranks import HERE, found_ranks
+from fastarat.common.ranks import HERE, found_ranks, gpu_of
 
 
 def share(text: str) -> tuple[int, int]:
@@ -42,8 +42,8 @@ def _take_own_gpu(ranks: Mapping[str, str]) -> None:
     """See no other GPU of this machine, if it has any: srun --gpus-per-task=1 has done that already."""
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = seen.split(",") if seen else [str(number) for number in range(torch.cuda.device_count())]
-    number, here = int(ranks["LOCAL_RANK"]), int(ranks["LOCAL_WORLD_SIZE"])
-    if 1 < len(gpus) < here:
+    here, is_own = int(ranks["LOCAL_WORLD_SIZE"]), bool(seen) and len(gpus) == 1
+    if 0 < len(gpus) < here and not is_own:
         raise UserError(f"{here} processes on a machine with {len(gpus)} GPUs: start no more than it has")
     if gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[gpu_of(int(ranks["LOCAL_RANK"]), len(gpus))]

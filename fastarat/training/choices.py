@@ -91,7 +91,8 @@ def as_begun(config: Config, session: Mapping[str, Any], device: str, log: Choic
     for name in left_open:
         log.choose(name, said[name], SO_FAR)
     channels = session.get("stem_channels")
-    if channels := channels if fits(channels, int) else None:
+    channels = channels if fits(channels, int) else None
+    if channels:
         log.choose("stem channels", str(channels), SO_FAR)
     unnamed = {"without": without, "stem_channels": channels}
     return replace(config, **{name: session[name] for name in left_open}), unnamed

@@ -56,9 +56,15 @@ def test_where_there_is_no_launcher_and_no_gpu_all_is_left_as_it_is(environ):
 
 @pytest.mark.parametrize(
     ("given", "visible", "said"),
-    [((1, 4), "0,1,2,3", "leave it out"), (None, "0,1", "4 processes on a machine with 2")],
+    [
+        ((1, 4), "0,1,2,3", "leave it out"),
+        (None, "0,1", "4 processes on a machine with 2"),
+        (None, "", "4 processes on a machine with 1"),
+    ],
 )
-def test_two_shares_and_shared_gpus_are_refused(environ, given, visible, said):
+def test_two_shares_and_shared_gpus_are_refused(environ, monkeypatch, given, visible, said):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(shares, "end_with_launcher", lambda: None)
     environ.update(TORCHRUN, CUDA_VISIBLE_DEVICES=visible)
     with pytest.raises(UserError, match=said):
         share_of(given)
