@@ -12,7 +12,8 @@ from fastarat.commands.parsing import Printed, parse, require_positive
 from fastarat.commands.several import started, world_of
 from fastarat.common.console import notice, print_json, print_table, progress, stdout
 from fastarat.common.errors import UserError, WorkError
-from fastarat.common.files import read_json, write_text
+from fastarat.common.files import write_text
+from fastarat.common.json_files import read_json
 
 if TYPE_CHECKING:
     from fastarat.analysis import Analysis

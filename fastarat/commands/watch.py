@@ -13,7 +13,7 @@ from fastarat.commands.parsing import Printed, parse
 from fastarat.common.console import command, notice, one_line, print_json, stdout
 from fastarat.common.durations import duration
 from fastarat.common.errors import UserError
-from fastarat.common.files import is_locked
+from fastarat.common.locks import is_locked
 
 if TYPE_CHECKING:
     from fastarat.runs.run import Run

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fastarat.common.files import hold
+from fastarat.common.locks import hold
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY
 

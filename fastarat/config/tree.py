@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fastarat.common.errors import UserError, unknown
-from fastarat.common.files import read_json
+from fastarat.common.json_files import read_json
 from fastarat.common.typed import build
 from fastarat.config.attack import AttackConfig, doubt, too_large
 from fastarat.config.data import DECODERS, AugmentConfig, ExtraConfig, LoadingConfig

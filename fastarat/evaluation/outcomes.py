@@ -10,7 +10,8 @@ import numpy as np
 
 from fastarat.common.console import notice
 from fastarat.common.errors import UserError, WorkError
-from fastarat.common.files import as_file_name, read_json, write_text
+from fastarat.common.files import as_file_name, write_text
+from fastarat.common.json_files import read_json
 from fastarat.common.typed import fits
 from fastarat.config.evaluation import NUM_TARGETS, STANDARD, EvaluationSettings
 from fastarat.evaluation.result import Evaluation

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastarat.common.console import notice
 from fastarat.common.errors import UserError
-from fastarat.common.files import read_json
+from fastarat.common.json_files import read_json
 from fastarat.config import Config, by_flag, recipes
 from fastarat.evaluation.outcomes import Outcomes, kept
 from fastarat.runs.run import Run

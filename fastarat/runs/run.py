@@ -9,16 +9,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from fastarat.common.errors import UserError, WorkError
-from fastarat.common.files import (
-    append_line,
-    lock,
-    make_folder,
-    parse_json,
-    read_json,
-    remove_unfinished,
-    require_file,
-    write_text,
-)
+from fastarat.common.files import append_line, make_folder, remove_unfinished, require_file, write_text
+from fastarat.common.json_files import parse_json, read_json
+from fastarat.common.locks import lock
 from fastarat.config import Config, load_config, to_json
 from fastarat.data.formats.find import place_of, require_apart
 from fastarat.methods import registry  # noqa: F401 (a method's settings are known by name once its file is imported)

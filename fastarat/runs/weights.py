@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fastarat.common.errors import UserError
-from fastarat.common.files import parse_json
+from fastarat.common.json_files import parse_json
 from fastarat.common.tensors import read_header, read_tensors, write_tensors
 from fastarat.common.typed import build, fits
 from fastarat.config.attack import Norm

@@ -10,7 +10,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from fastarat.common.distributed import OF_ANOTHER
 from fastarat.common.ending import UNFORESEEN
 from fastarat.common.errors import UserError, WorkError
-from fastarat.common.files import read_json
+from fastarat.common.json_files import read_json
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fastarat.attacks.projections import lengths
 from fastarat.common.arrays import read_npz
 from fastarat.common.errors import UserError, first_line
-from fastarat.common.files import read_json
+from fastarat.common.json_files import read_json
 from fastarat.config.attack import Norm
 from fastarat.verification.stored_net import load_kit_model
 

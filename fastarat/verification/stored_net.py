@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastarat.common.errors import UserError, unknown
-from fastarat.common.files import read_json
+from fastarat.common.json_files import read_json
 from fastarat.common.tensors import read_tensors
 from fastarat.common.typed import fits
 

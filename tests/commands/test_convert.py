@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fastarat.common.files import is_locked
+from fastarat.common.locks import is_locked
 from fastarat.runs.deployed import load_deployed
 from fastarat.training.published_checkpoint import convert
 from fastarat.verification.golden import named_tensor

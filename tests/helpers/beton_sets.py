@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from fastarat.common.errors import UserError
-from fastarat.common.files import checksum_of
+from fastarat.common.json_files import checksum_of
 from fastarat.data.formats.beton import file as beton
 from fastarat.data.formats.beton import seal as beton_seal
 from fastarat.data.formats.beton.storage import Storage

@@ -9,7 +9,8 @@ import numpy as np
 
 from fastarat.common import arrays, unfinished
 from fastarat.common.errors import UserError
-from fastarat.common.files import read_sealed, synchronise, write_sealed
+from fastarat.common.files import synchronise
+from fastarat.common.json_files import read_sealed, write_sealed
 from fastarat.data.formats.beton.seal import sha256_of
 from fastarat.data.images.damaged import writable
 from fastarat.data.images.dataset import (

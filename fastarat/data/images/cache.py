@@ -13,7 +13,8 @@ import numpy as np
 from fastarat.common import console
 from fastarat.common.arrays import read_npz
 from fastarat.common.errors import UserError, WorkError
-from fastarat.common.files import as_file_name, expanded, parse_json, write_atomically
+from fastarat.common.files import as_file_name, expanded, write_atomically
+from fastarat.common.json_files import parse_json
 from fastarat.data.images.damaged import readable
 from fastarat.data.images.decoding import DECODING
 

@@ -12,7 +12,9 @@ from torch import Tensor
 from fastarat.attacks.cuda_graphs import Graphs
 from fastarat.attacks.projections import lengths
 from fastarat.common.errors import UserError
-from fastarat.common.files import TEMPORARY, lock, read_json, remove_unfinished, write_text
+from fastarat.common.files import TEMPORARY, remove_unfinished, write_text
+from fastarat.common.json_files import read_json
+from fastarat.common.locks import lock
 from fastarat.common.tensors import checksum, read_tensors, write_tensors
 from fastarat.config.attack import Norm
 from fastarat.config.evaluation import EvaluationSettings

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from fastarat.common.errors import UserError, WorkError
-from fastarat.common.files import read_json, write_text
+from fastarat.common.files import write_text
+from fastarat.common.json_files import read_json
 from fastarat.common.processes import num_cores
 from fastarat.common.version import __version__
 from fastarat.config import Config

@@ -15,7 +15,8 @@ from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.console import command, notice
 from fastarat.common.environment import environment
 from fastarat.common.errors import UserError, WorkError
-from fastarat.common.files import checksum_of, read_json, read_sealed, write_text
+from fastarat.common.files import write_text
+from fastarat.common.json_files import checksum_of, read_json, read_sealed
 from fastarat.common.processes import num_cores
 from fastarat.common.typed import build, fits
 from fastarat.config import Config

@@ -8,7 +8,7 @@ import pytest
 
 from fastarat.common import arrays
 from fastarat.common.errors import UserError, WorkError
-from fastarat.common.files import checksum_of
+from fastarat.common.json_files import checksum_of
 from fastarat.data.formats import prepared
 from fastarat.data.open import open_dataset, prepare
 from fastarat.data.tools.check import check

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from fastarat.common.choice_log import ChoiceLog
-from fastarat.common.files import checksum_of
+from fastarat.common.json_files import checksum_of
 from fastarat.config.recipes import recipe
 from fastarat.training.choices import Choices
 from fastarat.training.tuning import kept as module

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastarat.common import console
 from fastarat.common.errors import UserError
-from fastarat.common.files import MOST_JSON_BYTES, read_sealed
+from fastarat.common.json_files import MOST_JSON_BYTES, read_sealed
 from fastarat.common.typed import build
 from fastarat.data.images.dataset import MAX_VALUE, MOST_CLASSES
 

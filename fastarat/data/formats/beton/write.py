@@ -19,7 +19,8 @@ import numpy as np
 from fastarat.common import console, unfinished
 from fastarat.common.console import require_none
 from fastarat.common.errors import UserError
-from fastarat.common.files import synchronise, write_sealed
+from fastarat.common.files import synchronise
+from fastarat.common.json_files import write_sealed
 from fastarat.data.formats.beton import seal as beton_seal
 from fastarat.data.formats.beton import structure
 from fastarat.data.formats.beton.storage import Storage, StoredImage, record
