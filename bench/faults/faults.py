@@ -124,6 +124,14 @@ def _another_setting_late(scene: Scene) -> tuple[float, str]:
     return seconds, scene.said(1) if not scene.events() else f"stopped for it: {scene.events()[-1]}"
 
 
+def _other_images_late(scene: Scene) -> tuple[float, str]:
+    begin = time.monotonic()
+    scene.start(1, *ELASTIC, *ENDLESS, *OTHER_DATA)
+    scene.ended(1)
+    scene.goes_on(1)  # the first one, which had stopped for it
+    return _since(begin), scene.said(1)
+
+
 def _clocks_apart(scene: Scene) -> tuple[float, str]:
     begin = time.monotonic()
     scene.start(1, *ELASTIC, *ENDLESS, PYTHONPATH=_site(scene, LATER))
@@ -171,6 +179,9 @@ FIRST_LAUNCHER_KILLED = Fault(
 )
 ANOTHER_SETTING_LATE = Fault(
     "a machine comes late with another setting", _another_setting_late, "the first goes on", "another optimizer than"
+)
+OTHER_IMAGES_LATE = Fault(
+    "a machine comes late with other images", _other_images_late, "the first goes on", "other images"
 )
 LATE = Fault("a machine comes late", _late, "goes on with both", "in 2 processes: a machine comes in")
 CLOCKS_APART = Fault("clocks 60 s apart", _clocks_apart, "the second ends", "clock is")

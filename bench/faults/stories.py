@@ -60,6 +60,13 @@ def _one_comes_with_another_setting(scene: Scene) -> None:
     scene.let(faults.ANOTHER_SETTING_LATE)
 
 
+def _one_comes_with_other_images(scene: Scene) -> None:
+    faults.a_set_on_each_disk(scene)
+    scene.start(0, *ELASTIC, *ENDLESS, *faults.OTHER_DATA)
+    scene.saves()
+    scene.let(faults.OTHER_IMAGES_LATE)
+
+
 def _disk_fills_up(scene: Scene) -> None:
     scene.run.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", scene.run], check=True)
@@ -105,6 +112,7 @@ STORIES = (
     ),
     Story("the first launcher is killed", _the_first_launcher_is_killed, (faults.FIRST_LAUNCHER_KILLED,)),
     Story("one comes with another setting", _one_comes_with_another_setting, (faults.ANOTHER_SETTING_LATE,)),
+    Story("one comes with other images", _one_comes_with_other_images, (faults.OTHER_IMAGES_LATE,)),
     Story("the disk fills up", _disk_fills_up, (faults.DISK_FULL,)),
     Story("clocks differ", _clocks_differ, (faults.CLOCKS_APART,)),
     Story("images differ", _images_differ, (faults.OTHER_IMAGES,)),

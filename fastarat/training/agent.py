@@ -15,6 +15,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.rendezvous.api import RendezvousConnectionError, RendezvousError
 
 from fastarat.common.console import notice
+from fastarat.common.errors import UserError
 from fastarat.common.processes import AGAIN, GRACE_S
 from fastarat.common.signals import SAVING
 from fastarat.training.causes import cause_of
@@ -30,8 +31,8 @@ _ENDED = "fastarat/ended"
 
 class Agent(LocalElasticAgent):
     """Torch's agent, but: the others end within seconds when one fails; what a restart would only meet again ends the
-    run at once; machines that fall silent are seen; those that start again are told why; and one that is done waits for
-    the others.
+    run at once, or, where it is a machine that came late, its part in it; machines that fall silent are seen; those
+    that start again are told why; and one that is done waits for the others.
 
     `said`: a folder in which processes that fail say why.
     """
@@ -42,6 +43,8 @@ class Agent(LocalElasticAgent):
         self.patience = ORDERLY_S
         self.all_ended = False
         """whether the processes of all machines have come to their end"""
+        self.is_unfit = False
+        """whether this machine, which came late, has not what the others train with, as other images"""
 
     def signal_processes(self, number: int) -> None:
         """Send a signal to the processes of this machine that still run."""
@@ -68,6 +71,7 @@ class Agent(LocalElasticAgent):
             self.why = cause.in_short if cause else "a process was told to end"
             if cause and not cause.may_pass:
                 self._remaining_restarts = 0
+                self.is_unfit = self.meeting.came_late and cause.kind is UserError
         elif result.state == WorkerState.HEALTHY:
             if self.meeting.is_closed():
                 self.why, self._remaining_restarts = "another machine has ended the run, and says why", 0

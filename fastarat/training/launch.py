@@ -102,7 +102,10 @@ def _run(agent: Agent, meeting: Meeting, machines: Machines | None, goes_on: str
         meeting.leave()
         raise
     else:
-        meeting.end(is_finished=agent.all_ended)
+        if agent.is_unfit:
+            meeting.leave()
+        else:
+            meeting.end(is_finished=agent.all_ended)
         return _code(result, agent, goes_on)
 
 

@@ -66,6 +66,8 @@ class Meeting(DynamicRendezvousHandler):
     stays the same, and in which machines that are gone are seen."""
 
     host = HERE
+    came_late = False
+    """whether others had trained before this machine came in"""
     _met: frozenset[_NodeDesc] = frozenset()
 
     def next_rendezvous(self) -> RendezvousInfo:
@@ -81,6 +83,8 @@ class Meeting(DynamicRendezvousHandler):
             time.sleep(HEARTBEAT_S)
 
     def _get_world(self) -> tuple[int, int]:
+        if not self._met:
+            self.came_late = self._state_holder.state.round > 0
         nodes = sorted(self._state_holder.state.participants, key=lambda node: (node.addr != self.host, node))
         self._met = frozenset(nodes)
         return nodes.index(self._this_node), len(nodes)

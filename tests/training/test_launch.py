@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 from subprocess import Popen
@@ -79,6 +80,33 @@ def test_a_machine_that_comes_after_the_end_says_whether_the_run_is_finished(mon
     else:
         with pytest.raises(WorkError, match="another machine has ended the run"):
             launch(1, ["train"], goes_on="go on so")
+
+
+@pytest.mark.parametrize("came_late", [True, False])
+@pytest.mark.parametrize("code", [1, 2], ids=["a failure at work", "what can be known before"])
+def test_a_machine_that_came_late_and_cannot_take_part_leaves_the_run_to_the_others(
+    tmp_path, monkeypatch, came_late, code
+):
+    """Found out by all from the start, or in work, it ends the run for all."""
+    for name in (LAUNCHER, "TORCHELASTIC_SIGNALS_TO_HANDLE", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "PYTHONPATH"):
+        monkeypatch.setenv(name, "1")
+    fails = f"""
+import sys
+from fastarat.common.processes import say_to_launcher
+say_to_launcher("process 1 finds other images", {code})
+sys.exit({code})
+"""
+    (tmp_path / "sitecustomize.py").write_text(fails)
+    meeting, ends = meeting_of(None, port=0), []
+    monkeypatch.setattr(meeting, "leave", lambda: ends.append("leaves"))
+    monkeypatch.setattr(meeting, "end", lambda is_finished: ends.append("ends"))
+    meeting.came_late, meeting._met = came_late, frozenset({meeting._this_node})  # it has met others before
+    monkeypatch.setattr(launch_module, "meeting_of", lambda machines, port: meeting)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), *sys.path)))
+    with pytest.raises(UserError if code == 2 else WorkError, match="process 1 finds other images"):
+        launch(1, ["train"], goes_on="", max_restarts=3)
+    assert ends == ["leaves" if came_late and code == 2 else "ends"]
+    meeting.shutdown()
 
 
 def test_a_launched_process_needs_the_gpus_up_to_its_own(monkeypatch):

@@ -37,6 +37,17 @@ def test_the_machine_that_hosts_the_store_is_the_first_and_those_that_go_are_see
     assert meeting.num_gone() == meeting.num_nodes_waiting() == 1
 
 
+@pytest.mark.parametrize("rounds_before", [0, 1])
+def test_a_machine_has_come_late_if_others_trained_before_it_came(rounds_before):
+    meeting = meeting_of(None, port=0)
+    state = meeting._state_holder.state
+    state.participants, state.round = {meeting._this_node: 0}, rounds_before
+    meeting._get_world()
+    state.round += 1  # it starts again, with the others
+    meeting._get_world()
+    assert meeting.came_late == (rounds_before > 0)
+
+
 @pytest.mark.parametrize(("seconds", "said"), [(60, "60 s ahead of"), (-60, "60 s behind"), (3, None), (-3, None)])
 def test_a_machine_whose_clock_is_far_from_the_hosts_is_refused(seconds, said):
     state = _RendezvousState()

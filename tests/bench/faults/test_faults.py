@@ -5,28 +5,40 @@ import pytest
 from bench.common.hosts import hosts
 from bench.common.rows import read_rows, write_row
 from bench.faults import __main__ as faults
-from bench.faults.faults import ANOTHER_SETTING, ANOTHER_SETTING_LATE, DISK_FULL, RANK_KILLED
+from bench.faults.faults import ANOTHER_SETTING, ANOTHER_SETTING_LATE, DISK_FULL, OTHER_IMAGES_LATE, RANK_KILLED
 from bench.faults.report import table
 from bench.faults.scene import LATEST_S, Try
 from fastarat.common.errors import UserError
 
 
 @pytest.mark.slow
-def test_machines_with_other_settings_are_refused_and_the_rows_say_so(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        (
+            "another setting",
+            {
+                ANOTHER_SETTING.name: "process 1 has another optimizer than the first one",
+                ANOTHER_SETTING_LATE.name: "this machine has another optimizer than",
+            },
+        ),
+        ("late with other images", {OTHER_IMAGES_LATE.name: "process 1 finds other images in images than"}),
+    ],
+)
+def test_a_machine_with_something_else_is_refused_and_the_rows_say_so(tmp_path, capsys, named, said):
     try:
         with hosts(2, "probe", "10.76.0"):
             pass
     except UserError as error:
         pytest.skip(str(error))
     rows = tmp_path / "rows.jsonl"
-    assert faults.main(["--smoke", "--faults", "another setting", "--rows", str(rows)]) == 0
+    assert faults.main(["--smoke", "--faults", named, "--rows", str(rows)]) == 0
     found = {row["case"]: row for row in read_rows(rows)}
-    assert set(found) == {ANOTHER_SETTING.name, ANOTHER_SETTING_LATE.name}
-    for row in found.values():
+    assert set(found) == set(said)
+    for name, row in found.items():
         assert row["correct"] and row["left"] == 0 and row["seconds"] > 0 and 0 <= row["moment"] <= LATEST_S
-    assert "process 1 has another optimizer than the first one" in found[ANOTHER_SETTING.name]["said"]
-    assert "this machine has another optimizer than" in found[ANOTHER_SETTING_LATE.name]["said"]
-    assert "2 of 2 tries as it has to be" in capsys.readouterr().out
+        assert said[name] in row["said"]
+    assert f"{len(said)} of {len(said)} tries as it has to be" in capsys.readouterr().out
 
 
 def test_a_fault_that_is_not_there_is_refused(capsys):
