@@ -80,6 +80,7 @@ def run(args: list[str]) -> int:
                 "--max-restarts": arguments.max_restarts,
                 "--nodes LEAST:MOST": ":" in (value_of(args, "--nodes") or ""),
                 "--rendezvous": arguments.rendezvous,
+                "--port": arguments.port,
             }
         )
         if may_start_again() and value_of(args, "--out") is None and not arguments.resume:

@@ -116,26 +116,21 @@ def is_first_here() -> bool:
     return os.environ["LOCAL_RANK"] == "0"
 
 
-def end_with_parent(parent: int) -> None:
-    """Let SIGTERM come to this process when its parent ends, even if nobody could tell it. `parent`: its process id."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it ended before that
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
 def end_with_launcher() -> None:
-    """`end_with_parent` for a process that a launcher started, which is killed if it does not end within `GRACE_S`, for
-    it may wait for one that is gone; nothing for any other."""
+    """Let SIGTERM come to this process when the launcher that started it ends, even if nobody could tell it, and let it
+    be killed if it has not ended `GRACE_S` later, for it may wait for one that is gone. Nothing for any other process.
+    """
     if launched():
         launcher = int(os.environ.get(LAUNCHER) or os.getppid())
-        end_with_parent(launcher)
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)  # wakes one that stands still (SIGSTOP)
         Thread(target=_end_after, args=(launcher,), daemon=True).start()
 
 
-def _end_after(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
+def _end_after(launcher: int) -> None:
+    while os.getppid() == launcher:
+        time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_S)
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -55,6 +55,9 @@ def launch(
         check_port(port)
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    meeting = meeting_of(machines, port)
+    if machines and machines.least < machines.most and settings:
+        meeting.check_settings(settings)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(num_cores() // num_processes, 1)))
     os.environ[LAUNCHER] = str(os.getpid())
     os.environ.pop(AGAIN, None)
@@ -62,9 +65,6 @@ def launch(
     # Each start gets a store of its own. In the one that torch would share, processes that start again find where those
     # before them listened, and machines that come later do not find it.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-    meeting = meeting_of(machines, port)
-    if machines and machines.least < machines.most and settings:
-        meeting.check_settings(settings)
     spec = WorkerSpec(
         role="default_role",
         local_world_size=num_processes,

@@ -268,31 +268,42 @@ def test_names_in_tables_and_in_progress_are_shown_without_markup_or_escape_sequ
     assert captured.err == f"{shown}\n" and "\x1b" not in captured.out
 
 
-def test_a_process_whose_parent_ended_before_it_could_be_told_of_it_ends():
-    child = os.fork()
-    if child == 0:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        processes.end_with_parent(os.getpid())  # which is not its parent
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
-
-
-def test_a_process_that_hangs_when_its_launcher_is_killed_is_killed_too(monkeypatch):
-    """It holds the pipe, whose end is its end; the one between is the launcher."""
+@pytest.fixture
+def launched_here(monkeypatch) -> None:
+    """This process's children have been started by a launcher: their parent."""
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "fastarat")
     monkeypatch.delenv(processes.LAUNCHER, raising=False)
     monkeypatch.setattr(processes, "GRACE_S", 0.1)
+
+
+def test_a_process_whose_launcher_ended_before_it_could_be_told_of_it_ends(launched_here, monkeypatch):
+    monkeypatch.setenv(processes.LAUNCHER, "1")  # which is not its parent
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        processes.end_with_launcher()
+        time.sleep(1000)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("stands_still", [False, True], ids=["hangs", "stands still"])
+def test_a_process_that_does_not_end_by_itself_when_its_launcher_is_killed_is_killed_too(launched_here, stands_still):
+    """It holds the pipe, whose end is its end; the one between is the launcher."""
     ours, its = os.pipe()
     launcher = os.fork()
     if launcher == 0:
         if os.fork() == 0:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             processes.end_with_launcher()
-            os.write(its, b"there")
+            os.write(its, b"%d\n" % os.getpid())
+            if stands_still:
+                os.kill(os.getpid(), signal.SIGSTOP)
             time.sleep(1000)
         time.sleep(1000)
     os.close(its)
-    assert os.read(ours, 5) == b"there"
+    process = os.read(ours, 20).decode().strip()
+    while stands_still and " T " not in Path(f"/proc/{process}/stat").read_text():
+        time.sleep(0.01)
     os.kill(launcher, signal.SIGKILL)
     os.waitpid(launcher, 0)
     assert os.read(ours, 1) == b""

@@ -25,7 +25,7 @@ from fastarat.training import launch as launch_module
 from fastarat.training.agent import Agent
 from fastarat.training.choices import choose_device
 from fastarat.training.launch import launch
-from fastarat.training.meeting import meeting_of
+from fastarat.training.meeting import Machines, meeting_of
 from tests.helpers.meetings import small
 from tests.helpers.unmeasured import UNMEASURED
 
@@ -107,6 +107,15 @@ sys.exit({code})
         launch(1, ["train"], goes_on="", max_restarts=3)
     assert ends == ["leaves" if came_late and code == 2 else "ends"]
     meeting.shutdown()
+
+
+def test_a_launch_that_is_refused_leaves_this_process_as_it_was(monkeypatch):
+    monkeypatch.delenv(LAUNCHER, raising=False)
+    with pytest.raises(UserError, match="--port 70000 is no port"):
+        launch(2, ["train"], port=70000, goes_on="")
+    with pytest.raises(UserError, match="no way leads there"):
+        launch(2, ["train"], machines=Machines(2, 2, "no.such.machine.invalid:29500"), goes_on="")
+    assert LAUNCHER not in os.environ
 
 
 def test_a_launched_process_needs_the_gpus_up_to_its_own(monkeypatch):
@@ -215,6 +224,7 @@ def started_by_another(monkeypatch, world: int, here: int) -> None:
         ),
         (("--nodes", "2:4", "--batch", "60"), "--nodes LEAST:MOST is for fastarat's own launcher"),
         (("--nodes", "2", "--rendezvous", "a:1", "--batch", "60"), "--rendezvous is for fastarat's own launcher"),
+        (("--port", "29501", "--batch", "60"), "--port is for fastarat's own launcher"),
         (("--batch", "60"), "batch 60 does not divide among 16 processes"),
     ],
 )
