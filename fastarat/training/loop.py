@@ -1,11 +1,9 @@
 """The training loop: when what is done. Steps, evaluations, checkpoints, and an orderly end."""
 
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from shlex import quote
-from types import FrameType
 from typing import Any
 
 from fastarat.common.distributed import LONGEST_STEP, average_in_place, barrier, decided, gathered, largest
@@ -14,15 +12,14 @@ from fastarat.common.energy import EnergyMeter
 from fastarat.common.energy import total as energy_of
 from fastarat.common.errors import Interrupted, WorkError
 from fastarat.common.processes import is_first_here
-from fastarat.common.signals import answered, saving_answered
 from fastarat.data.loading.loader import Batch
 from fastarat.runs.metrics import has_overfitted, may_overfit, overfitting_begins, overfitting_sentence
 from fastarat.runs.run import Run
 from fastarat.training.evaluations import Evaluations
 from fastarat.training.loggers.logger import AUTO, Loggers
-from fastarat.training.notice import Notice
 from fastarat.training.profiling.profiler import Profiler
 from fastarat.training.reporting import Display
+from fastarat.training.requests import Requests
 from fastarat.training.state import Training
 from fastarat.training.step.compile_times import step_key
 from fastarat.training.step.compiler_options import num_kept
@@ -52,11 +49,7 @@ class Loop:
         self.display = Display(num_steps, training.step, self.config.epochs, self.world.is_main)
         self.evaluations = Evaluations(training, run, self.display)
         self.display.look, self.display.look_together = self._stop_evaluating, self._stop_evaluating_together
-        self.stop_signal = 0
-        """the signal that asked for the end"""
-        self.is_asked = False
-        """whether a signal asked for a checkpoint"""
-        self.notice = Notice(self.config.checkpoint.notice)
+        self.requests = Requests(self.config.checkpoint.notice)
         self.last_save = time.monotonic()
         self.epoch_started, self.epoch_first_step = time.monotonic(), training.step
         self.energy = EnergyMeter(self.world.device, packages=is_first_here())
@@ -66,7 +59,7 @@ class Loop:
         training = self.training
         with (
             self.display,
-            self._signals(),
+            self.requests.heard(alone=self.world.size == 1),
             closing(self.loggers),
         ):
             if self.world.is_main:
@@ -112,11 +105,11 @@ class Loop:
             try:
                 self.training.advance(self.step, batch)
             except WorkError:
-                if not self.stop_signal:
+                if not self.requests.stop_signal:
                     raise
                 # Ctrl-C reached the compiler too. Nothing was trained: the newest checkpoint stands.
                 where = f"stopped while compiling, at step {self.training.step}"
-                raise Interrupted(where, self.stop_signal) from None
+                raise Interrupted(where, self.requests.stop_signal) from None
             self._check_finite()  # waits for the device
         seconds = time.monotonic() - started
         self.compile_seconds += seconds
@@ -135,11 +128,11 @@ class Loop:
         in_epoch = training.steps_in_epoch < training.loader.steps_per_epoch
         # A signal or a notice may reach any process; the clock that counts is the first one's.
         main = self.world.is_main
-        asked = in_epoch and self._is_asked()
+        asked = in_epoch and self.requests.for_checkpoint()
         due = main and in_epoch and self._save_is_due()
         line = main and self.display.due()
         # What waits in a CUDA graph for another process nobody watches: here it is seen that this one does not come.
-        stop, asked, due, line = largest((self.stop_signal, asked, due, line), self.world, LONGEST_STEP)
+        stop, asked, due, line = largest((self.requests.stop_signal, asked, due, line), self.world, LONGEST_STEP)
         if line:
             self._check_finite()
             self.display.line(training.step, training.epoch, training.epoch_metrics(), self._speed())
@@ -153,12 +146,12 @@ class Loop:
 
     def _stop_evaluating(self) -> None:
         """Raise `Interrupted` if a signal came to this process."""
-        if self.stop_signal:
-            raise Interrupted("evaluating", self.stop_signal)
+        if self.requests.stop_signal:
+            raise Interrupted("evaluating", self.requests.stop_signal)
 
     def _stop_evaluating_together(self) -> None:
         """Raise `Interrupted` in all processes if a signal came to any."""
-        (self.stop_signal,) = largest((self.stop_signal,), self.world)
+        (self.requests.stop_signal,) = largest((self.requests.stop_signal,), self.world)
         self._stop_evaluating()
 
     def _stopped(self, where: str, number: int) -> Interrupted:
@@ -167,13 +160,9 @@ class Loop:
         barrier(self.world)
         return Interrupted(f"stopped at step {self.training.step} ({where})", number)
 
-    def _is_asked(self) -> bool:
-        """Whether a signal, or a notice, asks this process for a checkpoint."""
-        return self.is_asked or self.notice.has_come()
-
     def _say_asked(self) -> None:
         self.display.note(f"a checkpoint was asked for, and is written at step {self.training.step}")
-        self.is_asked = False
+        self.requests.is_answered()
 
     def _save_is_due(self) -> bool:
         """By this process's own clock, with which others may disagree; not while the one before is being written."""
@@ -216,7 +205,7 @@ class Loop:
         if "evaluation" in entry:
             self.evaluations.keep_best(entry["evaluation"])
         self._keep_snapshot()
-        asked, due = largest((self._is_asked(), self.world.is_main and self._save_is_due()), self.world)
+        asked, due = largest((self.requests.for_checkpoint(), self.world.is_main and self._save_is_due()), self.world)
         if asked:
             self._say_asked()
         if last or asked or due:
@@ -279,22 +268,3 @@ class Loop:
     def _speed(self) -> float:
         steps = self.training.step - self.epoch_first_step
         return steps * self.config.batch / max(time.monotonic() - self.epoch_started, 1e-9)
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """A signal asks for the end, or for a checkpoint; it comes after the step that runs."""
-
-        def request(number: int, frame: FrameType | None) -> None:
-            self.stop_signal = number
-
-        def request_checkpoint(number: int, frame: FrameType | None) -> None:
-            self.is_asked = True
-
-        with saving_answered(request_checkpoint), answered(request) as afterwards:
-            try:
-                yield
-            except BaseException:
-                # The launcher ends the processes that are left when one has failed: they still have to say why.
-                if self.world.size > 1:
-                    afterwards.update(dict.fromkeys(afterwards, signal.SIG_IGN))
-                raise

@@ -129,7 +129,7 @@ def _fit(
         marked = profiler.marked(step) if profiler else step
         compiles = choices.compile != "eager"
         loop = Loop(training, run, marked, compiles=compiles, profiler=profiler, loggers=loggers)
-        step.is_stopped, step.fell_back = lambda: loop.stop_signal > 0, partial(_fell_back, loop)
+        step.is_stopped, step.fell_back = lambda: loop.requests.stop_signal > 0, partial(_fell_back, loop)
         loop.fit()
     if world.is_main:
         learning_curves(run.path / "learning_curves.png", {recipe: run.metrics()}, str(run.path))

@@ -8,7 +8,7 @@ import pytest
 
 from fastarat.commands import train as train_command
 from fastarat.runs import run as run_module
-from fastarat.training import notice as notice_module
+from fastarat.training import requests as requests_module
 from fastarat.training.loop import Loop
 from tests.helpers.command_line import ONE_EPOCH, state_of
 
@@ -47,7 +47,7 @@ def test_a_checkpoint_that_is_asked_for_is_written_and_the_run_goes_on(fastarat,
         between(loop)
 
     monkeypatch.setattr(Loop, "_between_steps", ask)
-    monkeypatch.setattr(notice_module, "_BETWEEN_LOOKS_S", 0)
+    monkeypatch.setattr(requests_module, "_BETWEEN_LOOKS_S", 0)
     flags = ("--checkpoint.keep", "9", "--checkpoint.notice", "notice")
     before = signal.getsignal(signal.SIGUSR1)
     result = fastarat("train", *ONE_EPOCH, *flags, "--out", "run")
@@ -70,4 +70,4 @@ def test_a_checkpoint_that_is_asked_for_when_all_is_done_ends_nothing(fastarat, 
 def test_a_notice_that_cannot_be_looked_for_has_not_come(tmp_path):
     (tmp_path / "file").touch()
     for name in ("x" * 300, tmp_path / "file" / "notice"):  # too long for a name; below what is no folder
-        assert not notice_module.Notice(str(name)).has_come()
+        assert not requests_module.Notice(str(name)).has_come()

@@ -23,6 +23,7 @@ from fastarat.training import loop as loop_module
 from fastarat.training.build import build_training
 from fastarat.training.evaluations import Evaluations
 from fastarat.training.loop import Loop
+from fastarat.training.requests import Requests
 from fastarat.training.step.compiled import build_step
 from fastarat.training.train import train
 from tests.helpers.meetings import small
@@ -36,7 +37,7 @@ def test_a_compile_that_ctrl_c_ends_is_a_stop_and_not_a_failure(tmp_path, stoppe
     run.create(config, {})
 
     def compiler_dies(batch):
-        loop.stop_signal = signal.SIGTERM if stopped else 0
+        loop.requests.stop_signal = signal.SIGTERM if stopped else 0
         raise WorkError("the step could not be compiled")
 
     loop = Loop(training, run, compiler_dies, compiles=True)
@@ -50,12 +51,10 @@ def test_one_of_several_processes_is_not_ended_by_a_signal_before_it_has_said_wh
     earlier = {number: signal.signal(number, signal.SIG_DFL) for number in ENDING}
     before = {number: signal.getsignal(number) for number in ENDING}
     try:
-        with nullcontext() if error is None else pytest.raises(error):
-            loop = SimpleNamespace(world=World(torch.device("cpu"), size=size))
-            with Loop._signals(loop):  # type: ignore[arg-type]
-                assert all(signal.getsignal(number) not in (before[number], signal.SIG_IGN) for number in ENDING)
-                if error is not None:
-                    raise error("the loss is not finite")
+        with nullcontext() if error is None else pytest.raises(error), Requests(None).heard(alone=size == 1):
+            assert all(signal.getsignal(number) not in (before[number], signal.SIG_IGN) for number in ENDING)
+            if error is not None:
+                raise error("the loss is not finite")
         after = {number: signal.getsignal(number) for number in ENDING}
         assert after == (before if kept else dict.fromkeys(ENDING, signal.SIG_IGN))
     finally:

@@ -134,7 +134,7 @@ def test_a_signal_in_an_evaluation_stops_all_processes_there(tmp_path, monkeypat
     evaluated = Loop._evaluated
 
     def signalled(loop: Loop) -> dict:
-        loop.stop_signal = 0 if meetings.rank else signal.SIGTERM
+        loop.requests.stop_signal = 0 if meetings.rank else signal.SIGTERM
         return evaluated(loop)
 
     monkeypatch.setattr(Loop, "_evaluated", signalled)
