@@ -2,7 +2,7 @@
 
 import fcntl
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -124,6 +124,21 @@ def cpu(rows: Sequence[Row]) -> str:
     threads = " or ".join(str(number) for number in sorted({row["threads"] for row in rows}))
     named = f" ({', '.join(names)})" if all(names) else ""
     return f"CPU{named}, {threads} thread{'' if threads == '1' else 's'}"
+
+
+def counted(numbers: Iterable[int]) -> str:
+    """How many, of one row or of several that may differ."""
+    found = sorted(set(numbers))
+    return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
+
+
+def warned(rows: Iterable[Row], name: Callable[[Row], str]) -> str:
+    """What AutoAttack warned of, and in which rows, as sentences; empty if of nothing."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        for warning in row.get("warnings") or ():
+            found.setdefault(warning.rstrip("."), []).append(f"{name(row)}, seed {row['seed']}")
+    return " ".join(f"AutoAttack's warning of {'; '.join(whose)}: {warning}." for warning, whose in found.items())
 
 
 def markdown(columns: Iterable[str], cells: Iterable[Iterable[str]]) -> str:

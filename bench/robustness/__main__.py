@@ -160,12 +160,14 @@ def _is_needed(arguments: argparse.Namespace, entry: SuiteTraining, wanted: list
 def _report(arguments: argparse.Namespace, wanted: list[SuiteTraining]) -> None:
     """Print the suite's table; draw where the methods stand, and the learning curves of the first seed."""
     rows = robustness_report.rows_of(arguments.suite, read_rows(arguments.rows))
-    if rows:
+    if any(row["correct"] for row in rows):
         print_table(f"suite {arguments.suite}", *robustness_report.table(rows))
         picture = arguments.runs / f"{arguments.suite}.png"
         robustness_report.picture(picture, rows)
         notice(f"accuracy and robustness: {picture}")
         stdout.print(robustness_report.headline(rows), markup=False)
+    if said := robustness_report.doubts(rows):
+        notice(said)
     lines = {entry.name: Run(entry.out).metrics() for entry in wanted if entry.config.seed == 0}
     lines = {name: found for name, found in lines.items() if found}
     if lines:

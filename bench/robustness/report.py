@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from bench.common.rows import Row, cpu, markdown
+from bench.common.rows import Row, counted, cpu, markdown, warned
 from bench.robustness.suites import SUITES
 from fastarat.common.figures import COLOURS, figure_of
 from fastarat.reports.published import PAPER
@@ -44,21 +44,39 @@ MEASURES = {
 
 def rows_of(suite: str, rows: Iterable[Row]) -> list[Row]:
     """The suite's rows: of each training the last one, methods in the order of `TITLES`."""
-    newest = {(row["method"], row["fidelity"], row["seed"]): row for row in rows if row.get("suite") == suite}
+    own = [row for row in rows if row.get("suite") == suite]
+    newest = {(row["method"], row["fidelity"], row["seed"]): row for row in own}
     order = {method: number for number, method in enumerate(TITLES)}
     last = len(order)
     return sorted(newest.values(), key=lambda row: (order.get(row["method"], last), row["fidelity"], row["seed"]))
 
 
 def by_method(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """The rows of each method, by its title."""
+    """The rows of each method that are right, by its title."""
     found: dict[str, list[Row]] = {}
     for row in rows:
-        title = str(TITLES.get(row["method"], row["method"]))
-        if row["fidelity"] != "paper":
-            title += PUBLISHED
-        found.setdefault(title, []).append(row)
+        if row["correct"]:
+            found.setdefault(title_of(row), []).append(row)
     return found
+
+
+def title_of(row: Row) -> str:
+    """What people call its method."""
+    return str(TITLES.get(row["method"], row["method"])) + ("" if row["fidelity"] == "paper" else PUBLISHED)
+
+
+def doubts(rows: Sequence[Row]) -> str:
+    """What the table leaves out, since it is not right, and what AutoAttack warned of; empty for neither."""
+    left_out = [f"{title_of(row)}, seed {row['seed']} ({_why(row)})" for row in rows if not row["correct"]]
+    said = [f"Left out: {'; '.join(left_out)}."] if left_out else []
+    return " ".join(filter(None, [*said, warned(rows, title_of)]))
+
+
+def _why(row: Row) -> str:
+    """Why a row is not right."""
+    if not_attackable := row.get("pgd20_not_attackable"):
+        return f"{not_attackable:,} images gave PGD-20 no direction to follow"
+    return "its loss was not finite, or more images are robust than are right"
 
 
 def table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
@@ -78,21 +96,24 @@ def table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def as_markdown(suite: str, rows: Iterable[Row]) -> str:
-    """The table of a suite, with what was trained and where; empty for no rows."""
+    """The table of a suite, with what was trained and where, and what is to be doubted; empty for no rows."""
     rows = rows_of(suite, rows)
-    if not rows:
+    right = [row for row in rows if row["correct"]]
+    if not right:
         return ""
-    first = rows[0]
-    where = first["gpu"] or cpu(rows)
-    commits = ", ".join(sorted({row["trained_by"] for row in rows}))
+    first = right[0]
+    where = first["gpu"] or cpu(right)
+    commits = ", ".join(sorted({row["trained_by"] for row in right}))
     what = f"net {first['model']}, data {first['dataset']}, {first['epochs']} epochs, eps {_eps_255(first):g}/255"
-    what += f", {first['num_images']:,} test images"
-    attacked = {row["num_autoattack"] for row in rows if row["autoattack"] is not None}
-    if attacked and attacked != {first["num_images"]}:
-        what += f", {max(attacked):,} of them for AutoAttack"
-    options = sorted({option for row in rows for option in row.get("autoattack_options") or ()})
+    what += f", {counted(row['num_images'] for row in right)} test images"
+    attacked = [row for row in right if row["autoattack"] is not None]
+    if any(row["num_autoattack"] != row["num_images"] for row in attacked):
+        what += f", {counted(row['num_autoattack'] for row in attacked)} of them for AutoAttack"
+    options = sorted({option for row in right for option in row.get("autoattack_options") or ()})
     what += f" (not the standard's setting: {'; '.join(options)})" if options else ""
-    return f"{markdown(*table(rows))}\n{what}; {where}, torch {first['torch']}, trained by commit {commits}.\n"
+    what += f"; {where}, torch {first['torch']}, trained by commit {commits}."
+    said = doubts(rows)
+    return f"{markdown(*table(rows))}\n{what}{f' {said}' if said else ''}\n"
 
 
 def _eps_255(row: Row) -> float:
@@ -102,12 +123,18 @@ def _eps_255(row: Row) -> float:
 
 def headline(rows: list[Row]) -> str:
     """In a line: the method that is the most robust, by AutoAttack where all rows have it."""
-    attack = "autoattack" if all(row["autoattack"] is not None for row in rows) else "pgd20"
     methods = by_method(rows)
+    attack = _attack(methods)
     best = max(methods, key=lambda title: mean(row[attack] for row in methods[title]))
     clean, robust = (spread([row[name] for row in methods[best]]) for name in ("clean", attack))
     name = {"autoattack": "AutoAttack", "pgd20": "PGD-20"}[attack]
     return f"most robust of {len(methods)}: {best}, {name} {robust} %, clean {clean} %"
+
+
+def _attack(methods: dict[str, list[Row]]) -> str:
+    """By which robust accuracies are compared: AutoAttack where all rows have it."""
+    has_all = all(row["autoattack"] is not None for own in methods.values() for row in own)
+    return "autoattack" if has_all else "pgd20"
 
 
 def spread(values: list[float | None], digits: int = 1) -> str:
@@ -122,7 +149,8 @@ def spread(values: list[float | None], digits: int = 1) -> str:
 def pictures(folder: Path, rows: Sequence[Row]) -> None:
     """Draw a picture of each suite that has rows, by its name."""
     for suite in SUITES:
-        if own := rows_of(suite, rows):
+        own = rows_of(suite, rows)
+        if any(row["correct"] for row in own):
             picture(folder / f"{suite}.png", own)
 
 
@@ -132,9 +160,8 @@ def picture(path: Path, rows: list[Row]) -> None:
     Robust is AutoAttack where all rows have it, else PGD-20. Whiskers are standard deviations over seeds. Standard
     training, which has next to none, is left out: it would press all others together.
     """
-    first = rows[0]
-    attack = "autoattack" if all(row["autoattack"] is not None for row in rows) else "pgd20"
     methods = by_method(rows)
+    first, attack = next(iter(methods.values()))[0], _attack(methods)
     ours = {
         title: (_point([row["clean"] for row in own]), _point([row[attack] for row in own]))
         for title, own in methods.items()

@@ -56,7 +56,7 @@ def main(args: list[str] | None) -> int:
     except OutOfTime:
         notice("the budget is over; the same command goes on from there")
     rows = speedrun_report.rows_of(arguments.suite, read_rows(arguments.rows))
-    if rows:
+    if speedrun_report.right(rows):
         print_table(speedrun_report.caption(arguments.suite, rows), *speedrun_report.table(arguments.suite, rows))
         stdout.print(speedrun_report.headline(arguments.suite, rows), markup=False)
     return 0 if all(_has_row(arguments, training) for training in trainings) else 1

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from bench.common.rows import Row, markdown, place
-from bench.speedrun.suites import ENDS, SUITES
+from bench.common.rows import Row, markdown, place, warned
+from bench.speedrun.suites import ENDS, SUITES, Goal
 from fastarat.common.figures import COLOURS, figure_of
 from fastarat.common.turns import ratio_of, ratio_text
 
@@ -13,11 +13,28 @@ COLUMNS = ["variant", "seeds", "clean, %", "AutoAttack, %", "goal", "seconds", "
 
 
 def rows_of(suite: str, rows: Iterable[Row]) -> list[Row]:
-    """The suite's rows that are right: of each training the last one, variants in the order of their rungs."""
+    """The suite's rows: of each training the last one, variants in the order of their rungs. One that gave no model is
+    among them: a seed that fails is no seed that reached the goal. Those that were measured on fewer images are not."""
     order = {variant: number for number, variant in enumerate(SUITES[suite].rungs)}
-    own = [row for row in rows if row.get("suite") == suite and row["correct"] and row["variant"] in order]
-    newest = {(order[row["variant"]], row["seed"]): row for row in own}
+    own = [row for row in rows if row.get("suite") == suite and row["variant"] in order]
+    most = max((_measured_on(row) for row in own if row["correct"]), default=None)
+    counting = [row for row in own if not row["correct"] or _measured_on(row) == most]
+    newest = {(order[row["variant"]], row["seed"]): row for row in counting}
     return [row for _, row in sorted(newest.items())]
+
+
+def _measured_on(row: Row) -> tuple[int, int]:
+    return row["num_autoattack"], row["num_images"]
+
+
+def right(rows: Iterable[Row]) -> list[Row]:
+    """The rows that have a model."""
+    return [row for row in rows if row["correct"]]
+
+
+def reaches(goal: Goal, rows: Sequence[Row]) -> bool:
+    """Whether the trainings of a variant reach the goal: all of them together."""
+    return all(row["correct"] for row in rows) and goal.is_reached(rows)
 
 
 def by_variant(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -33,30 +50,32 @@ def table(suite: str, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     goal, variants = SUITES[suite].goal, by_variant(rows)
     cells = []
     for variant, own in variants.items():
-        reaches = goal.is_reached(own)
-        ratios = [ratio(variants, variant, name) if reaches else None for name in ("seconds", "cpu_seconds")]
-        clean, robust, seconds = (spread([row[name] for row in own]) for name in ("clean", "autoattack", "seconds"))
-        said = "reached" if reaches else "missed"
+        there, is_reached = right(own), reaches(goal, own)
+        ratios = [ratio(variants, variant, name) if is_reached else None for name in ("seconds", "cpu_seconds")]
+        clean, robust, seconds = (spread([row[name] for row in there]) for name in ("clean", "autoattack", "seconds"))
+        said = "reached" if is_reached else "missed" if there == own else f"missed: {len(own) - len(there)} failed"
         cells.append([variant, str(len(own)), clean, robust, said, seconds, *map(ratio_text, ratios)])
     return COLUMNS, cells
 
 
 def ratio(variants: dict[str, list[Row]], variant: str, name: str) -> dict[str, float] | None:
     """How many times as long the published way took as `variant`, turn by turn; None where they share no turn."""
-    published = {row["seed"]: row[name] for row in variants.get("published", ())}
-    mine = {row["seed"]: row[name] for row in variants[variant]}
+    published = {row["seed"]: row[name] for row in right(variants.get("published", ()))}
+    mine = {row["seed"]: row[name] for row in right(variants[variant])}
     turns = [seed for seed in mine if seed in published]
     return ratio_of([published[seed] for seed in turns], [mine[seed] for seed in turns]) if turns else None
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and, of several, standard deviation."""
+    """Mean and, of several, standard deviation; `-` of none."""
+    if not values:
+        return "-"
     return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def caption(suite: str, rows: Sequence[Row]) -> str:
-    """What was raced for, on how many images."""
-    goal, first = SUITES[suite].goal, rows[0]
+    """What was raced for, on how many images, of which at least one row has a model."""
+    goal, first = SUITES[suite].goal, right(rows)[0]
     what = f"net {first['model']}, data {first['dataset']}, {first['num_images']:,} test images, "
     what += f"{first['num_autoattack']:,} of them for AutoAttack; "
     return f"{what}goal: clean {goal.clean:g} %, AutoAttack {goal.autoattack:g} % ({goal.source})"
@@ -74,17 +93,19 @@ def as_markdown(rows: Sequence[Row]) -> str:
 def ends_as_markdown(suite: str, rows: Sequence[Row]) -> str:
     """The ends of a race, without the changes between them; empty for no rows."""
     own = [row for row in rows_of(suite, rows) if row["variant"] in ENDS]
-    return _race(suite, own) if own else ""
+    return _race(suite, own) if right(own) else ""
 
 
 def _race(suite: str, rows: Sequence[Row]) -> str:
-    commits = ", ".join(sorted({row["trained_by"] for row in rows}))
-    return f"{markdown(*table(suite, rows))}\n{caption(suite, rows)}; {place(*rows, commit=commits)}.\n"
+    commits = ", ".join(sorted({row["trained_by"] for row in right(rows)}))
+    said = warned(rows, lambda row: row["variant"])
+    where = f"{caption(suite, rows)}; {place(*rows, commit=commits)}."
+    return f"{markdown(*table(suite, rows))}\n{where}{f' {said}' if said else ''}\n"
 
 
 def _races(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """The suites that have rows, with these."""
-    return [(suite, own) for suite in SUITES if (own := rows_of(suite, rows))]
+    """The suites that have rows with a model, with all of theirs."""
+    return [(suite, own) for suite in SUITES if right(own := rows_of(suite, rows))]
 
 
 def _picture_name(suite: str) -> str:
@@ -94,7 +115,7 @@ def _picture_name(suite: str) -> str:
 def headline(suite: str, rows: Sequence[Row]) -> str:
     """In a line: what the fastest variant that reaches the goal takes."""
     goal, variants = SUITES[suite].goal, by_variant(rows)
-    seconds = {name: mean(row["seconds"] for row in own) for name, own in variants.items() if goal.is_reached(own)}
+    seconds = {name: mean(row["seconds"] for row in own) for name, own in variants.items() if reaches(goal, own)}
     if not seconds:
         return f"{suite}: no variant reaches the goal"
     best = min(seconds, key=lambda name: seconds[name])
@@ -112,15 +133,16 @@ def picture(path: Path, suite: str, rows: Sequence[Row]) -> None:
     """Bars of seconds to a model, with what it reaches and how many times as fast that is, as a PNG. A variant that
     misses the goal is grey."""
     goal, variants = SUITES[suite].goal, by_variant(rows)
+    variants = {variant: own for variant, own in variants.items() if right(own)}
     with figure_of(path, 1, 1, (9, 0.5 * len(variants) + 1.5)) as (_, ((axes,),)):
         for i, (variant, own) in enumerate(variants.items()):
+            is_reached, than_published, own = reaches(goal, own), ratio(variants, variant, "seconds"), right(own)
             clean, robust, seconds = (spread([row[name] for row in own]) for name in ("clean", "autoattack", "seconds"))
-            reaches, than_published = goal.is_reached(own), ratio(variants, variant, "seconds")
-            axes.barh(i, mean(row["seconds"] for row in own), color=COLOURS[0] if reaches else "lightgrey")
+            axes.barh(i, mean(row["seconds"] for row in own), color=COLOURS[0] if is_reached else "lightgrey")
             for row in own:
                 axes.plot(row["seconds"], i, "k|", markersize=8)
-            compared = "" if reaches else " · misses the goal"
-            if reaches and than_published and variant != "published":
+            compared = "" if is_reached else " · misses the goal"
+            if is_reached and than_published and variant != "published":
                 compared = f" · {ratio_text(than_published)} times as fast"
             longest = max(row["seconds"] for row in own)
             axes.text(
@@ -128,7 +150,7 @@ def picture(path: Path, suite: str, rows: Sequence[Row]) -> None:
             )
         axes.set_yticks(range(len(variants)), list(variants), fontsize=9)
         axes.invert_yaxis()
-        axes.set_xlim(0, 1.55 * max(row["seconds"] for row in rows))
+        axes.set_xlim(0, 1.55 * max(row["seconds"] for row in right(rows)))
         axes.set(
             xlabel="seconds from the start of the process to the model, and times published (least-most)",
             title=f"{suite}: to {goal.clean:.1f} % clean and {goal.autoattack:.1f} % AutoAttack accuracy",

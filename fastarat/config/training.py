@@ -113,9 +113,10 @@ class EvaluationConfig:
 
     def problems(self) -> list[str]:
         """Everything wrong with these settings, each a sentence that names the fix."""
-        found = not_negative("evaluation", self, "every_epochs", "num_clean_images", "steps", "step_255", "eps_255")
-        if self.batch < 1 or self.num_images < 1:
-            found.append(f"evaluation batch is {self.batch}, num_images {self.num_images}: give 1 or more")
+        found = not_negative("evaluation", self, "every_epochs", "num_clean_images", "step_255", "eps_255")
+        for name in ("batch", "num_images", "steps"):
+            if (value := getattr(self, name)) < 1:
+                found.append(f"evaluation {name} is {value}: give 1 or more")
         return found
 
 

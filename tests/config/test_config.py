@@ -215,6 +215,7 @@ PROBLEMS = {
     "averaging start_epoch": Config(averaging=AveragingConfig("ema", start_epoch=0)),
     "evaluation num_clean_images is -1": Config(evaluation=EvaluationConfig(num_clean_images=-1)),
     "evaluation batch": Config(evaluation=EvaluationConfig(batch=0)),
+    "evaluation steps is 0: give 1 or more": Config(evaluation=EvaluationConfig(steps=0)),
     "checkpoint keep is 0": Config(checkpoint=CheckpointConfig(keep=0)),
 }
 

@@ -244,6 +244,7 @@ def without_training(monkeypatch):
         assert search == suites.SUITES[suite].search
         measured.append((entry.method, num_images, num_autoattack))
         row = {"suite": suite, "method": entry.method, "fidelity": "paper", "seed": entry.config.seed, "minutes": 1.0}
+        row["correct"] = True
         row |= {"config": asdict(entry.config.resolved()), "clean": 90.0, "pgd20": 50.0, "num_images": num_images}
         attacked = {"autoattack": 45.0, "num_autoattack": num_autoattack, "search": search}
         return row | (attacked if num_autoattack else {"autoattack": None})
@@ -335,6 +336,7 @@ def test_the_picture_and_table_tell_the_spread_over_seeds(tmp_path):
             "pgd20": 50 + at,
             "autoattack": 45.0,
             "minutes": 1.0,
+            "correct": True,
         }
         for at, method in enumerate(["trades", "at", "arat/naive"])
         for seed in (0, 1)
@@ -345,6 +347,22 @@ def test_the_picture_and_table_tell_the_spread_over_seeds(tmp_path):
     assert cells[0][columns.index("clean, %")] == "90.5 ± 0.7"
     robustness_report.picture(tmp_path / "x.png", found)
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_row_that_is_not_right_is_left_out_and_said_with_what_autoattack_warned_of():
+    """Images that gave an attack no direction count as robust, without evidence."""
+    base = {"suite": "digits", "method": "at", "fidelity": "paper", "model": "digits", "dataset": "digits", "epochs": 1}
+    base |= {"num_images": 360, "num_autoattack": 200, "clean": 90.0, "pgd20": 50.0, "autoattack": 45.0, "minutes": 1.0}
+    base |= {"gpu": None, "threads": 2, "torch": "2.13.0", "trained_by": "0123", "correct": True}
+    base["config"] = {"attack": {"eps_255": 8}, "evaluation": {}}
+    rows = [{**base, "seed": 0}, {**base, "seed": 1, "num_autoattack": 20, "warnings": ["It hides its gradient."]}]
+    rows.append({**base, "seed": 2, "pgd20": 90.0, "pgd20_not_attackable": 300, "correct": False})
+    text = robustness_report.as_markdown("digits", rows)
+    assert (
+        "| AT | 2 | 90.0 ± 0.0 | 50.0 ± 0.0 |" in text and "360 test images, 20 to 200 of them for AutoAttack" in text
+    )
+    assert "Left out: AT, seed 2 (300 images gave PGD-20 no direction to follow)." in text
+    assert "AutoAttack's warning of AT, seed 1: It hides its gradient." in text
 
 
 def test_the_tables_of_the_pages_are_those_of_the_committed_rows():

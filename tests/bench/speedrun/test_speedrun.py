@@ -191,6 +191,33 @@ def test_ratios_are_turn_by_turn_and_what_misses_the_goal_has_none():
     assert report.table("digits", found)[1][1][6] == "2.50 (2.00-3.00)"
 
 
+def failed(variant, seed):
+    return {name: row_of(variant, seed, 1.0)[name] for name in ("suite", "variant", "seed")} | {"correct": False}
+
+
+def test_a_seed_that_fails_keeps_its_variant_from_the_goal_until_it_is_trained():
+    rows = [row_of("published", 0, 60.0), row_of("fast", 0, 20.0), failed("fast", 1)]
+    found = report.rows_of("digits", rows)
+    published, fast = report.table("digits", found)[1]
+    assert published[4] == "reached" and fast[1:5] == ["2", "99.5", "77.0", "missed: 1 failed"] and fast[6] == "-"
+    assert report.headline("digits", found).startswith("digits: published reaches the goal")
+    found = report.rows_of("digits", [*rows, row_of("fast", 1, 20.0)])
+    assert report.table("digits", found)[1][1][4] == "reached"
+
+
+def test_rows_of_fewer_images_than_others_do_not_count():
+    few = {**row_of("fast", 1, 5.0, robust=100.0), "num_images": 50, "num_autoattack": 10}
+    (row,) = report.rows_of("digits", [row_of("fast", 0, 20.0), few])
+    assert row["seed"] == 0 and "360 test images, 200 of them" in report.caption("digits", [row])
+
+
+def test_what_autoattack_warned_of_stands_under_the_table():
+    place = {"gpu": None, "threads": 2, "torch": "2.13.0", "trained_by": "0123", "commit": "0123"}
+    rows = [{**row_of("published", seed, 60.0), **place} for seed in range(2)]
+    rows[1]["warnings"] = ["it hides its gradient."]
+    assert "AutoAttack's warning of published, seed 1: it hides its gradient.\n" in report.as_markdown(rows)
+
+
 @pytest.mark.parametrize("name", SUITES)
 def test_every_rung_is_a_training_and_all_changes_together_are_the_fast_recipe(name):
     suite = SUITES[name]
@@ -273,7 +300,14 @@ def test_trying_nothing_is_one_line(capsys):
 
 def test_the_picture_has_a_bar_for_each_variant_and_says_which_misses_the_goal(tmp_path):
     rows = [
-        {"variant": variant, "seed": seed, "clean": clean, "autoattack": 77.0, "seconds": seconds + seed}
+        {
+            "correct": True,
+            "variant": variant,
+            "seed": seed,
+            "clean": clean,
+            "autoattack": 77.0,
+            "seconds": seconds + seed,
+        }
         for seed in range(2)
         for variant, clean, seconds in (("published", 99.4, 60.0), ("default", 99.4, 30.0), ("fast", 90.0, 12.0))
     ]
