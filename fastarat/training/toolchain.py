@@ -8,15 +8,22 @@ import subprocess
 import sysconfig
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from fastarat_kernels.implementations import TRITON
 
 from fastarat.common.errors import first_line
+from fastarat.training.step.code_folder import why_no_folder
 
 DRIVER = Path("/dev/nvidiactl")
 """there where an NVIDIA driver is loaded and its devices may be used"""
 DRIVER_VERSION = Path("/proc/driver/nvidia/version")
+_LIBRARY = """#include <Python.h>
+#include <omp.h>
+extern "C" int threads() { return omp_get_max_threads(); }
+"""
+"""in C++: what the code of compiled steps includes and links too"""
 
 
 def compiler(device: str) -> str | None:
@@ -29,13 +36,17 @@ def compiler(device: str) -> str | None:
 
 
 def why_no_code(device: str) -> str:
-    """Why no code can be compiled for this device, with what mends it; empty if it can. On a GPU a kernel is tried."""
+    """Why no code can be compiled for this device, or none kept where the user wants it, with what mends it; empty if
+    it can. A few lines are compiled, and on a GPU a kernel runs."""
+    if reason := why_no_folder():
+        return reason
     language, variable, package = ("C++", "CXX", "g++") if device == "cpu" else ("C", "CC", "gcc")
-    if not compiler(device):
+    path = compiler(device)
+    if not path:
         named = os.environ.get(variable)
         what = f"${variable} is {named!r}, which is not found" if named else f"there is no {language} compiler"
         return f"{what}: install {package}, or set {variable} to a {language} compiler"
-    return "" if device == "cpu" else _why_no_triton_code()
+    return _why_no_headers() or _why_no_library(path) if device == "cpu" else _why_no_triton_code()
 
 
 def _why_no_triton_code() -> str:
@@ -44,11 +55,34 @@ def _why_no_triton_code() -> str:
         return "the package triton is not installed"
     if torch.cuda.get_device_capability() < (8, 0):
         return f"{torch.cuda.get_device_name()} is older than is supported (compute capability 8.0)"
-    if not (python_headers() / "Python.h").exists():
-        return f"Triton compiles with Python.h, which is not in {python_headers()}: install python3-dev"
+    if reason := _why_no_headers():
+        return reason
     if not _libcuda():
         return "Triton links libcuda.so.1, which the linker does not list: run /sbin/ldconfig as root"
     return _why_no_kernel()
+
+
+def _why_no_headers() -> str:
+    """Why what torch and Triton write, which Python loads, cannot be compiled."""
+    if (python_headers() / "Python.h").exists():
+        return ""
+    return f"compiled code includes Python.h, which is not in {python_headers()}: install python3-dev"
+
+
+@cache
+def _why_no_library(path: str) -> str:
+    """Why this C++ compiler builds no library of a few lines; empty if it does. Takes a fifth of a second."""
+    with TemporaryDirectory() as folder:
+        library = Path(folder, "library.so")
+        flags = ["-x", "c++", "-shared", "-fPIC", "-fopenmp", "-I", str(python_headers()), "-o", str(library), "-"]
+        try:
+            built = subprocess.run([path, *flags], input=_LIBRARY, capture_output=True, text=True, timeout=60)
+        except (OSError, subprocess.SubprocessError) as error:
+            return f"{path} cannot be run ({first_line(error)}): set CXX to a C++ compiler"
+        if library.exists():
+            return ""
+    said = next((line for line in built.stderr.splitlines() if "error" in line), f"it ended with {built.returncode}")
+    return f"{path} builds no library with Python.h and OpenMP ({said}): install g++, or set CXX to a C++ compiler"
 
 
 @cache
@@ -64,7 +98,8 @@ def _why_no_kernel() -> str:
 
 
 def python_headers() -> Path:
-    """The folder in which Triton looks for Python.h; Debian's own scheme names one that its packages do not fill."""
+    """The folder in which torch and Triton look for Python.h; Debian's own scheme names one that its packages do not
+    fill."""
     scheme = sysconfig.get_default_scheme()
     return Path(sysconfig.get_paths("posix_prefix" if scheme == "posix_local" else scheme)["include"])
 

@@ -46,7 +46,7 @@ def findings() -> list[Finding]:
     """Everything worth knowing before a run."""
     devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     steps = map(_training, devices)
-    return [*_software(), *steps, *_gpus(), _compiler(devices[-1]), *map(_optional, OPTIONAL), *_storage()]
+    return [*_software(), *steps, *_gpus(), _compiled_steps(devices[-1]), *map(_optional, OPTIONAL), *_storage()]
 
 
 def _software() -> list[Finding]:
@@ -106,11 +106,10 @@ def _gpus() -> list[Finding]:
     return found
 
 
-def _compiler(device: str) -> Finding:
-    """What --compile needs."""
-    subject, reason = f"{'C++' if device == 'cpu' else 'C'} compiler", why_no_code(device)
-    detail = f"compiled steps need it: {reason}" if reason else str(compiler(device))
-    return Finding(subject, "missing" if reason else "ok", detail)
+def _compiled_steps(device: str) -> Finding:
+    """What --compile needs, tried."""
+    reason = why_no_code(device)
+    return Finding("compiled steps", "missing" if reason else "ok", reason or f"by {compiler(device)}")
 
 
 def _optional(name: str) -> Finding:
