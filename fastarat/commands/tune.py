@@ -49,7 +49,8 @@ def run(args: list[str]) -> int:
     if tuned.kernels:
         print_table("Triton's kernels", ["kernel", "verdict"], [[*one] for one in tuned.kernels.items()])
     if chosen:
-        notice(f"{command('train', config.recipe)} takes {described(chosen)}; what is given by name wins")
+        overrides = [word for word in rest if word not in ("--again", "--no-again", "--json", "--no-json")]
+        notice(f"{command('train', config.recipe, *overrides)} takes {described(chosen)}; what is given by name wins")
     return 0
 
 

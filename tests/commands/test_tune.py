@@ -67,13 +67,15 @@ def _fits(form, config):
 def test_the_table_says_what_is_fastest_and_the_second_call_reads_it(fastarat, trials):
     first = fastarat("tune", *SHAPE)
     assert first.code == 0 and "2.00 (1.90-2.10)" in first.out and "refused: fails: RuntimeError: no comp" in first.out
-    assert "'fastarat train digits-arat' takes bf16, pytorch, eager" in first.err
+    train = f"'fastarat train {' '.join(SHAPE)}'"
+    assert f"{train} takes bf16, pytorch, eager" in first.err
     (setting,) = trials
     assert setting.config.batch == 16 and setting.dataset.image_shape == (8, 8, 1)
     second = fastarat("tune", *SHAPE)
     assert second.out == first.out and "was tuned before" in second.err and len(trials) == 1
+    assert f"{train} takes" in fastarat("tune", "--recipe", *SHAPE, "--again").err and len(trials) == 2
     found = json.loads(fastarat("tune", *SHAPE, "--json", "--again").out)
-    assert found["chosen"]["dtype"] == "bf16" and len(found["tried"]) == 3 and len(trials) == 2
+    assert found["chosen"]["dtype"] == "bf16" and len(found["tried"]) == 3 and len(trials) == 3
 
 
 def test_a_training_takes_it_up_and_says_so_and_a_name_wins(fastarat, trials, tmp_path):

@@ -70,7 +70,7 @@ def kept(config: Config, device: str) -> Tuned | None:
     try:
         return _checked(read_sealed(place, VERSION, fix="it is left aside", most_bytes=_MOST_BYTES), key, str(place))
     except UserError as error:
-        notice(f"what was tuned: {error}; {command('tune', config.recipe)} makes it anew")
+        notice(f"what was tuned: {error}; {command('tune', config.recipe)} with these settings makes it anew")
         return None
 
 
@@ -111,7 +111,8 @@ def _say_that_it_was_elsewhere(config: Config, device: str) -> None:
         name = next((name for name in here if there.get(name) != here[name]), None)
         if name and key.get("shape") in [one["shape"] for one in keys]:
             was, now = there.get(name), here[name]
-            notice(f"tuned with {name} {was!r}, now {now!r}: {command('tune', config.recipe)} tunes anew")
+            anew = f"{command('tune', config.recipe)} with these settings tunes anew"
+            notice(f"tuned with {name} {was!r}, now {now!r}: {anew}")
             return
 
 

@@ -63,7 +63,7 @@ def test_another_shape_machine_or_number_of_processes_was_not_tuned(place, monke
     monkeypatch.setattr(module, "environment", there.copy)
     (place.parent / "0.json").write_text('{"key": [1]}')
     assert taken() == (None, {})
-    said = "tuned with commit 'the same', now 'another': 'fastarat tune digits-arat' tunes anew"
+    said = "tuned with commit 'the same', now 'another': 'fastarat tune digits-arat' with these settings tunes anew"
     assert capsys.readouterr().err.count(said) == 1
 
 
@@ -94,7 +94,10 @@ def test_a_damaged_table_is_one_notice_and_left_aside(place, content, capsys):
     assert kept(CONFIG, "cpu") is None
     *_, line = said = capsys.readouterr().err.splitlines()
     assert not [text for text in said if text.startswith("tuned with")]
-    assert line.startswith(f"what was tuned: {place}") and "'fastarat tune digits-arat' makes it anew" in line
+    assert (
+        line.startswith(f"what was tuned: {place}")
+        and "'fastarat tune digits-arat' with these settings makes it anew" in line
+    )
 
 
 def test_a_form_that_this_machine_would_not_try_is_not_taken(place):
