@@ -39,18 +39,25 @@ def step_key(parts: StepParts, config: Config, size: tuple[int, int]) -> str:
     shape = (config.model, config.method, config.attack.resolved(), config.optimizer, config.sync_bn, rows, size)
     sent = ("bf16",) if config.bf16_gradients else ()
     machine = (node(), torch.get_num_threads(), num_cores(), world.size, precision.device_type)
-    made_by = (NO_LOOP_PATTERNS, FASTER_COMPILATION, _compiler_and_decompositions(), torch.__version__, __version__)
+    compiled_by = (compiler_state(precision.device_type), *_decompositions())
+    made_by = (NO_LOOP_PATTERNS, FASTER_COMPILATION, compiled_by, torch.__version__, __version__)
     code = (precision.dtype, parts.kernels.name, *made_by)
     what = (*shape, *sent, *code, *machine)
     return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
 
 
-def _compiler_and_decompositions() -> tuple[object, ...]:
-    """What tells this C++ compiler and this state of our decompositions from others."""
-    path = compiler("cpu")
-    found = Path(path).stat() if path else None
-    states = (hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in FILES)
-    return path, found and (found.st_size, found.st_mtime_ns), *states
+def compiler_state(device: str) -> str:
+    """What tells the compiler for this device from others, and from other versions of itself."""
+    path = compiler(device)
+    if not path:
+        return "none"
+    found = Path(path).stat()
+    return f"{path} ({found.st_size} bytes, of {found.st_mtime_ns})"
+
+
+def _decompositions() -> tuple[str, ...]:
+    """What tells this state of our decompositions from others."""
+    return tuple(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in FILES)
 
 
 def seconds_to_compile(key: str) -> float | None:

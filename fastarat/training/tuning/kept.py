@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import fastarat_kernels
 from fastarat_kernels.implementations import can_be_left_out
 
 from fastarat.common.choice_log import ChoiceLog
@@ -20,9 +21,11 @@ from fastarat.common.json_files import checksum_of, read_json, read_sealed
 from fastarat.common.processes import num_cores
 from fastarat.common.typed import build, fits
 from fastarat.config import Config
-from fastarat.data.formats.find import place_of
+from fastarat.data.formats.find import KNOWN, find, place_of
+from fastarat.data.images.cache import key_of as state_of
 from fastarat.training.choices import Choices
 from fastarat.training.step.code_folder import cache_folder
+from fastarat.training.step.compile_times import compiler_state
 from fastarat.training.tuning.candidates import open_forms
 from fastarat.training.tuning.trial import Tried, fastest
 
@@ -150,17 +153,40 @@ def _told(form: Choices, config: Config, log: ChoiceLog, why: str) -> Choices:
 
 
 def key_of(config: Config, device: str) -> dict[str, Any]:
-    """Machine, versions and shape: what the speed of a step depends on."""
+    """Machine, versions and shape: what a step's speed depends on. Raises `UserError` if the data are not there."""
     here, config = environment(), config.resolved()
     shape = {
         **{name: asdict(getattr(config, name)) for name in ("model", "method", "attack")},
         **{name: getattr(config, name) for name in ("batch", "size", *LEVERS)},
+        "start_size": config.augment.start_size,
         "optimizer": config.optimizer.name,
         "device": device,
         "data": place_of(config.data),
+        "state of the data": _state_of_data(config.data),
     }
-    machine = {**{name: here[name] for name in _MACHINE}, "cores": num_cores()}
+    machine = {name: here[name] for name in _MACHINE}
+    machine |= {"sources": _sources(here["commit"]), "compiler": compiler_state(device), "cores": num_cores()}
     return json.loads(json.dumps({"machine": machine, "shape": shape}))
+
+
+def _state_of_data(data: str) -> str:
+    """What changes where other images come to lie at the same place, which may have another size; empty for sets that
+    are always the same. Nothing is opened for it."""
+    if data in KNOWN:
+        return ""
+    path = find(data).path
+    return state_of([path, *(sorted(path.iterdir()) if path.is_dir() else ())])
+
+
+def _sources(commit: str | None) -> str:
+    """A digest of what runs, where the commit does not tell it; empty where it does."""
+    if commit and not commit.endswith("+"):
+        return ""
+    digest = sha256()
+    for package in (Path(__file__).parents[2], Path(fastarat_kernels.__path__[0])):
+        for path in sorted(package.rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def place_for(key: dict[str, Any]) -> Path | None:

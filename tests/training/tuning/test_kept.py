@@ -3,6 +3,8 @@
 import json
 from dataclasses import replace
 
+import fastarat_kernels
+import numpy as np
 import pytest
 
 from fastarat.common.choice_log import ChoiceLog
@@ -10,7 +12,7 @@ from fastarat.common.json_files import checksum_of
 from fastarat.config.recipes import recipe
 from fastarat.training.choices import Choices
 from fastarat.training.tuning import kept as module
-from fastarat.training.tuning.kept import Tuned, keep, kept, tuned_choices
+from fastarat.training.tuning.kept import Tuned, keep, kept, key_of, tuned_choices
 from fastarat.training.tuning.trial import Tried
 
 CONFIG = recipe("digits-arat")
@@ -65,6 +67,32 @@ def test_another_shape_machine_or_number_of_processes_was_not_tuned(place, monke
     assert taken() == (None, {})
     said = "tuned with commit 'the same', now 'another': 'fastarat tune digits-arat' with these settings tunes anew"
     assert capsys.readouterr().err.count(said) == 1
+
+
+def test_what_the_speed_depends_on_tells_tables_apart(tmp_path, monkeypatch):
+    data, programs = tmp_path / "images.npz", [tmp_path / "g++", tmp_path / "clang++"]
+    for program in programs:
+        program.touch(mode=0o755)
+
+    def key(commit="0123456789ab", **settings):
+        monkeypatch.setattr(module, "environment", lambda: dict.fromkeys(module._MACHINE, "") | {"commit": commit})
+        return key_of(replace(CONFIG, **settings), "cpu")
+
+    def with_images_of(side):
+        np.savez(data, images=np.zeros((4, side, side, 1), np.uint8))
+        return key(data=str(data))
+
+    monkeypatch.setenv("CXX", str(programs[0]))
+    here = key()
+    assert here == key() and here["machine"]["sources"] == key()["machine"]["sources"] == ""
+    assert key(augment=replace(CONFIG.augment, crop="resized", start_size=32)) != here
+    assert with_images_of(8) != with_images_of(9)
+    dirty = key("0123456789ab+")
+    monkeypatch.setattr(fastarat_kernels, "__path__", [str(tmp_path)])
+    assert dirty != key("0123456789ab+") == key("0123456789ab+") and key() == here
+    assert key(None)["machine"]["sources"] == key("0123456789ab+")["machine"]["sources"] != ""
+    monkeypatch.setenv("CXX", str(programs[1]))
+    assert key() != here
 
 
 def changed(place, **values):
