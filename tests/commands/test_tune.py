@@ -1,6 +1,7 @@
 """`fastarat tune`: a table and what trainings take; the second call reads it, and a training takes it up."""
 
 import json
+import signal
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fastarat.commands.train import parse_arguments
+from fastarat.common.choice_log import ChoiceLog
+from fastarat.common.signals import Stopped
 from fastarat.training.build import IMPLEMENTATIONS, step_of
 from fastarat.training.choices import Choices
 from fastarat.training.tuning import kept
@@ -27,7 +30,7 @@ def trials(tmp_path, monkeypatch):
     """The settings that were tried: for show, with bf16 for the fastest and a compiler that fails."""
     done = []
 
-    def try_all(setting, advance):
+    def try_all(setting, advance, *_):
         done.append(setting)
         advance(1)
         return [
@@ -76,6 +79,31 @@ def test_the_table_says_what_is_fastest_and_the_second_call_reads_it(fastarat, t
     assert f"{train} takes" in fastarat("tune", "--recipe", *SHAPE, "--again").err and len(trials) == 2
     found = json.loads(fastarat("tune", *SHAPE, "--json", "--again").out)
     assert found["chosen"]["dtype"] == "bf16" and len(found["tried"]) == 3 and len(trials) == 3
+
+
+def test_an_interrupted_search_goes_on_and_no_training_takes_of_it_before_its_end(fastarat, trials, monkeypatch):
+    try_all, told = module.try_all, []
+
+    def interrupted(setting, advance, before, keep):
+        told.append(before)
+        tried, _ = try_all(setting, advance)
+        keep(tried[:2])
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(module, "try_all", interrupted)
+    first = fastarat("tune", *SHAPE)
+    assert first.code == 128 + signal.SIGTERM and "2 forms are kept: the same command goes on" in first.err
+    config = parse_arguments([*SHAPE]).config
+    assert kept.tuned_choices(config, "cpu", ChoiceLog(quiet=True)) is None
+    assert "2 forms were tried before" in fastarat("tune", *SHAPE).err
+    assert told == [[], [Tried(Choices(), None, 0.1, 100.0), Tried(HALF, None, 0.1, 200.0, (1.9, 2.0, 2.1))]]
+    monkeypatch.setattr(module, "try_all", try_all)
+    whole = fastarat("tune", *SHAPE)
+    assert whole.code == 0
+    monkeypatch.setattr(module, "try_all", interrupted)
+    assert "what was tuned before stays" in fastarat("tune", *SHAPE, "--again").err and told[-1] == []
+    assert fastarat("tune", *SHAPE).out == whole.out
+    assert kept.tuned_choices(config, "cpu", ChoiceLog(quiet=True)) == HALF
 
 
 def test_a_training_takes_it_up_and_says_so_and_a_name_wins(fastarat, trials, tmp_path):

@@ -45,6 +45,8 @@ class Tuned:
     tried: list[Tried]
     kernels: dict[str, str] = field(default_factory=dict)
     """what came of each of Triton's, and of each shape of its batch-norm, where they were tried one by one"""
+    finished: bool = True
+    """no: an interrupted search, which the next call ends; no training takes of it"""
 
 
 def keep(config: Config, device: str, tuned: Tuned) -> Path | None:
@@ -85,7 +87,9 @@ def tuned_choices(config: Config, device: str, log: ChoiceLog) -> Choices | None
     """
     if config.num_processes > 1 or all(getattr(config, name) != "auto" for name in LEVERS):
         return None
-    tuned = kept(config, device) or kept(replace(config, **dict.fromkeys(LEVERS, "auto")), device)
+    as_left_open = replace(config, **dict.fromkeys(LEVERS, "auto"))
+    tables = (kept(one, device) for one in (config, as_left_open))
+    tuned = next((table for table in tables if table and table.finished), None)
     if tuned is None:
         _say_that_it_was_elsewhere(config, device)
         return None
@@ -209,7 +213,7 @@ def _checked(values: dict[str, Any], key: dict[str, Any], source: str) -> Tuned:
             raise UserError(f"{source} has a candidate of an impossible speed")
     if tried[0].problem is not None or tried[0].images_per_s <= 0:
         raise UserError(f"{source} has no speed of the plainest form")
-    kernels = values.get("kernels", {})
-    if not fits(kernels, dict[str, str]):
-        raise UserError(f"{source} says of kernels what does not fit")
-    return Tuned(number, tried, kernels)
+    kernels, finished = values.get("kernels", {}), values.get("finished", True)
+    if not fits(kernels, dict[str, str]) or not fits(finished, bool):
+        raise UserError(f"{source} says of kernels, or of its end, what does not fit")
+    return Tuned(number, tried, kernels, finished)

@@ -23,13 +23,19 @@ _LONG = 1e12
 """images of a run in which the first step counts for nothing"""
 
 
-def try_all(setting: StepSetting, advance: Callable[[float], None]) -> tuple[list[Tried], dict[str, str]]:
+def try_all(
+    setting: StepSetting,
+    advance: Callable[[float], None],
+    before: Sequence[Tried] = (),
+    keep: Callable[[list[Tried]], None] = lambda found: None,
+) -> tuple[list[Tried], dict[str, str]]:
     """Every candidate, the plainest first; then the fastest by those of Triton's kernels, and of the shapes of its
     batch-norm, that earn their place; and that with other numbers of threads, or another stem. And what is to be said
     of each kernel and shape, where they are open.
 
-    `advance` is told of shares of the work, 1 in all. Raises `UserError` as `candidates` does, and `WorkError` if the
-    plainest form is refused.
+    `advance` is told of shares of the work, 1 in all, and `keep` of the candidates until now. What was right `before`
+    is not tried again, but for the plainest: its ratio to that is of turns that both took then. Raises `UserError` as
+    `candidates` does, and `WorkError` if the plainest form is refused.
     """
     forms, changes = candidates(setting.config, setting.device.type), _changes(setting)
     are_open = len({form.kernels for form in forms}) > 1
@@ -40,11 +46,13 @@ def try_all(setting: StepSetting, advance: Callable[[float], None]) -> tuple[lis
     right = batches, definition(setting, batches)
     trial = Trial(setting, right, forms[0])
     found, kernels = [trial.plain], {}
+    known = {one.form: one for one in before if one.problem is None}
     advance((_WORK["eager"] + _WORK[forms[0].compile]) / work)
 
     def add(form: Choices, share: float) -> None:
         if form not in [one.form for one in found]:
-            found.append(_said(trial.of(form)))
+            found.append(known.get(form) or _said(trial.of(form)))
+            keep(found)
         advance(share / work)
 
     def advance_one() -> None:

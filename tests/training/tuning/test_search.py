@@ -85,6 +85,16 @@ def test_nothing_is_left_out_of_kernels_that_all_gain_nor_tried_again(tuned, all
     assert left_out(kernels) == {} and [one.form for one in found] == [PLAIN, WHOLE]
 
 
+def test_what_was_right_before_is_not_tried_again_and_what_failed_is(tuned, all_right, monkeypatch):
+    found, _ = tuned(dict.fromkeys(NAMES, 1.5))
+    again, sizes = [], []
+    monkeypatch.setattr(search, "_by_kernels", lambda setting, right, found, advance: (found[-1].form, {}))
+    monkeypatch.setattr(trial.Trial, "of", lambda self, form: again.append(form) or replace(found[1], form=form))
+    for before in (found, [found[0], replace(found[1], problem="fails: the disk was full")]):
+        assert try_all(SETTING, lambda share: None, before, lambda so_far: sizes.append(len(so_far)))[0] == found
+    assert again == [WHOLE] and sizes == [2, 2]
+
+
 def test_of_kernels_that_all_lose_none_is_left(tuned, all_right):
     found, kernels = tuned(dict.fromkeys(NAMES, 0.5))
     assert {*left_out(kernels)} == {*NAMES} and [one.form for one in found] == [PLAIN, WHOLE]
