@@ -98,10 +98,6 @@ def build_training(
     """A run at step 0, its net initialised from the seed alone. `loader`: resident for decoded images, else one that
     decodes. Raises `UserError` for settings that do not fit the images."""
     train, held_out = split_training_images(config, dataset)
-    if config.batch > len(train.labels):
-        raise UserError(
-            f"batch {config.batch} is larger than the {len(train.labels)} training images: give a smaller --batch"
-        )
     extra = open_extra(config.extra, dataset)
     if extra and loader != "resident":
         raise UserError(
@@ -179,26 +175,34 @@ def split_training_images(config: Config, dataset: Dataset) -> tuple[Images | St
     """Training images, and those that evaluations during training look at.
 
     Validation images are split off by the seed, so that the test set never chooses a checkpoint; without
-    them the test set is watched, and the last epoch is the result. Raises `UserError` if there are too few images.
+    them the test set is watched, and the last epoch is the result. Raises `UserError` as `num_training_images` does.
     """
-    num_images = len(dataset.train.labels)
-    if not config.num_validation_images and not len(dataset.test.labels):
-        raise UserError(f"{dataset.name} has no test images to watch: give --num-validation-images")
-    if not config.num_validation_images and config.num_train_images is None:
+    num_images, num_validation = len(dataset.train.labels), config.num_validation_images
+    num_train = num_training_images(config, dataset)
+    if not num_validation and config.num_train_images is None:
         return dataset.train, dataset.decoded_test
-    num_validation = config.num_validation_images
-    num_train = config.num_train_images or num_images - num_validation
+    order = philox.permutation(config.seed, 0, num_images).numpy()
+    validation, train = order[:num_validation], order[num_validation : num_validation + num_train]
+    if not num_validation:
+        return dataset.train.take(train), dataset.decoded_test
+    return dataset.train.take(train), _as_evaluated(dataset.train.take(validation), config, dataset)
+
+
+def num_training_images(config: Config, dataset: Dataset) -> int:
+    """How many images an epoch has. Raises `UserError` if there are too few for it, for evaluations or for a batch."""
+    num_images, num_validation = len(dataset.train.labels), config.num_validation_images
+    if not num_validation and not len(dataset.test.labels):
+        raise UserError(f"{dataset.name} has no test images to watch: give --num-validation-images")
+    num_train = num_images - num_validation if config.num_train_images is None else config.num_train_images
     if num_train + num_validation > num_images or num_train < 1:
         wanted = "some" if config.num_train_images is None else str(num_train)
         raise UserError(
             f"{wanted} training and {num_validation} validation images are more than the {num_images} there are: "
             "give fewer with --num-train-images or --num-validation-images"
         )
-    order = philox.permutation(config.seed, 0, num_images).numpy()
-    validation, train = order[:num_validation], order[num_validation : num_validation + num_train]
-    if not num_validation:
-        return dataset.train.take(train), dataset.decoded_test
-    return dataset.train.take(train), _as_evaluated(dataset.train.take(validation), config, dataset)
+    if config.batch > num_train:
+        raise UserError(f"batch {config.batch} is larger than the {num_train} training images: give a smaller --batch")
+    return num_train
 
 
 def _as_evaluated(images: Images | StoredImages, config: Config, dataset: Dataset) -> Images:

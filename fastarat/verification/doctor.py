@@ -46,7 +46,7 @@ def findings() -> list[Finding]:
     """Everything worth knowing before a run."""
     devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     steps = map(_training, devices)
-    return [*_software(), *steps, *_gpus(), _compiled_steps(devices[-1]), *map(_optional, OPTIONAL), *_storage()]
+    return [*_software(), *steps, *_gpus(), _compiled_steps(devices[-1]), *map(_optional, OPTIONAL), _data(), _runs()]
 
 
 def _software() -> list[Finding]:
@@ -151,11 +151,12 @@ def _data() -> Finding:
     return Finding("data", "ok" if root.is_dir() else "missing", there)
 
 
-def _storage() -> list[Finding]:
-    place = next(path for path in (Path("runs"), Path()) if path.exists())
+def _runs() -> Finding:
+    """Whether runs can be written where they go by default."""
+    place = Path("runs")
+    if os.path.lexists(place) and not place.is_dir():
+        return Finding("runs/", "broken", "runs is no folder: move it away, or give --out")
+    place = place if place.is_dir() else Path()
     writable = os.access(place, os.W_OK)
     free = shutil.disk_usage(place).free / 2**30
-    return [
-        _data(),
-        Finding("runs/", "ok" if writable else "broken", f"{free:.0f} GiB free" if writable else "not writable"),
-    ]
+    return Finding("runs/", "ok" if writable else "broken", f"{free:.0f} GiB free" if writable else "not writable")

@@ -188,3 +188,17 @@ def test_kernels_that_fail_in_a_training_give_way_as_a_whole(fastarat, mixed, tm
 def test_several_processes_are_not_tuned(fastarat, trials):
     result = fastarat("tune", "digits-arat", "--procs", "2")
     assert result.code == 2 and "leave --gpus and --procs out" in result.err and not trials
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--batch", "100000"), "batch 100000 is larger than the 1437 training images"),
+        (("--num-train-images", "64", "--batch", "128"), "batch 128 is larger than the 64"),
+        (("--num-validation-images", "1437"), "some training and 1437 validation images are more than"),
+    ],
+)
+def test_what_a_training_refuses_of_its_images_is_refused(fastarat, trials, flags, words):
+    for name in ("tune", "train"):
+        result = fastarat(name, "digits-at", "--device", "cpu", *flags)
+        assert result.code == 2 and words in result.err and not trials

@@ -67,3 +67,13 @@ def test_a_step_that_fails_is_broken_with_the_first_line_of_its_reason(monkeypat
     finding = doctor._training("cpu")
     assert (finding.subject, finding.state) == ("training step on cpu", "broken")
     assert finding.detail == "libcuda.so cannot found!"
+
+
+def test_runs_that_are_no_folder_are_broken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "runs"
+    assert doctor._runs().state == "ok"  # it will be made
+    for make, state in ((place.touch, "broken"), (lambda: place.symlink_to("nowhere"), "broken"), (place.mkdir, "ok")):
+        make()
+        assert doctor._runs().state == state
+        (place.rmdir if state == "ok" else place.unlink)()

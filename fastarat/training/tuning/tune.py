@@ -15,6 +15,7 @@ from fastarat.config.data import AugmentConfig, ExtraConfig
 from fastarat.config.training import AveragingConfig, ScheduleConfig
 from fastarat.data.images.dataset import Dataset, Images
 from fastarat.data.loading.choose import open_for_training
+from fastarat.training.build import num_training_images
 from fastarat.training.choices import choose_device
 from fastarat.training.tuning.gate import LEARNING_RATE, SCALES
 from fastarat.training.tuning.kept import Tuned, keep, kept
@@ -39,6 +40,7 @@ def tune(config: Config, *, again: bool = False) -> Tuned:
         return known
     world = join_world(device)
     dataset = open_for_training(config, world.device).dataset
+    num_training_images(config, dataset)  # refuses what a training refuses
     num_images = len(dataset.train.labels) - config.num_validation_images
     before = known.tried if known and not again else []
     if before:
