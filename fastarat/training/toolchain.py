@@ -16,8 +16,11 @@ from fastarat_kernels.implementations import TRITON
 from fastarat.common.errors import first_line
 from fastarat.training.step.code_folder import why_no_folder
 
-DRIVER = Path("/dev/nvidiactl")
-"""there where an NVIDIA driver is loaded and its devices may be used"""
+DRIVERS = (
+    (Path("/dev/nvidiactl"),),
+    (Path("/dev/dxg"), Path("/usr/lib/wsl/lib/libcuda.so.1")),  # WSL2, which has the driver of Windows
+)
+"""what is there, all of a row, where an NVIDIA driver is loaded and its devices may be used"""
 DRIVER_VERSION = Path("/proc/driver/nvidia/version")
 _LIBRARY = """#include <Python.h>
 #include <omp.h>
@@ -119,7 +122,8 @@ def _libcuda() -> bool:
 def why_no_gpu() -> str:
     """Why torch uses no GPU although this machine's NVIDIA driver offers one, with what mends it; empty where there is
     no driver, or where the GPUs were hidden on purpose."""
-    if not DRIVER.exists() or torch.cuda.is_available() or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+    has_driver = any(all(path.exists() for path in row) for row in DRIVERS)
+    if not has_driver or torch.cuda.is_available() or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return ""
     found = re.search(r"\s(\d+\.\d+(\.\d+)?)\s", DRIVER_VERSION.read_text()) if DRIVER_VERSION.exists() else None
     driver = f"NVIDIA driver {found[1]}" if found else "an NVIDIA driver"

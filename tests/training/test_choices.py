@@ -3,6 +3,7 @@
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from subprocess import CalledProcessError
 
 import pytest
@@ -14,6 +15,7 @@ from fastarat.common.errors import UserError
 from fastarat.config.recipes import recipe
 from fastarat.training import toolchain
 from fastarat.training.choices import as_begun, choose_compile, choose_device, choose_dtype, choose_kernels
+from fastarat.training.toolchain import why_no_gpu
 from fastarat.verification.doctor import _gpus
 
 CONFIG = recipe("digits-arat")
@@ -113,15 +115,20 @@ def test_a_compiler_that_is_named_and_missing_is_named_back(machine, monkeypatch
 
 
 @pytest.fixture
-def old_driver(monkeypatch, tmp_path):
-    """A machine with an NVIDIA driver that this CUDA build of torch cannot use."""
-    version = tmp_path / "version"
-    version.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023\n")
-    monkeypatch.setattr(toolchain, "DRIVER", version)
-    monkeypatch.setattr(toolchain, "DRIVER_VERSION", version)
+def no_gpu_for_torch(monkeypatch):
+    """A CUDA build of torch that can use no GPU."""
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.fixture
+def old_driver(monkeypatch, tmp_path, no_gpu_for_torch):
+    """A machine with an NVIDIA driver that this torch cannot use."""
+    version = tmp_path / "version"
+    version.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023\n")
+    monkeypatch.setattr(toolchain, "DRIVERS", ((version,),))
+    monkeypatch.setattr(toolchain, "DRIVER_VERSION", version)
 
 
 def test_a_driver_that_torch_cannot_use_is_refused_and_never_a_training_on_the_cpu(old_driver, monkeypatch):
@@ -133,6 +140,21 @@ def test_a_driver_that_torch_cannot_use_is_refused_and_never_a_training_on_the_c
     assert choose_device(replace(CONFIG, device="cpu"), log) == "cpu"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # hidden on purpose
     assert choose_device(CONFIG, log) == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("there", "has_driver"),
+    [
+        (("/dev/nvidiactl",), True),
+        (("/dev/dxg", "/usr/lib/wsl/lib/libcuda.so.1"), True),
+        (("/dev/dxg",), False),  # WSL2 with a GPU of another maker
+        ((), False),
+    ],
+)
+def test_a_driver_is_found_on_linux_and_in_wsl2(no_gpu_for_torch, monkeypatch, there, has_driver):
+    monkeypatch.setattr(Path, "exists", lambda path: str(path) in there)
+    assert why_no_gpu().startswith(f"torch {torch.__version__} cannot use a GPU with an NVIDIA driver" * has_driver)
+    assert bool(why_no_gpu()) == has_driver
 
 
 def test_triton_s_places_are_those_where_fastarat_looks(monkeypatch, tmp_path):
