@@ -20,11 +20,16 @@ _UNASKED = ("torchinductor_", f"{_OURS}-")
 def cache_folder() -> Path | None:
     """Where what the next run finds is kept: $TORCHINDUCTOR_CACHE_DIR, or in the user's cache directory, if there is
     one. The same before and after torch or `keep_caches` write into the variable."""
-    folder = Path(_chosen() or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", _OURS))
+    chosen = _chosen()
     try:
-        return folder.expanduser()
+        folder = Path(chosen or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", _OURS)).expanduser()
     except RuntimeError:  # with no home at all ~ stays as it is: a folder of that name is nowhere, and is not made
         return None
+    if chosen:
+        os.environ[VARIABLE] = str(folder)  # torch would make a folder of the name ~
+    elif not os.environ.get(VARIABLE):
+        os.environ.pop(VARIABLE, None)  # and would take an empty one for the current directory
+    return folder
 
 
 def why_no_folder() -> str:

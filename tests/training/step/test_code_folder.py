@@ -64,3 +64,12 @@ print(os.environ["TORCHINDUCTOR_CACHE_DIR"], cache_folder(), keep_caches(), cach
     set_by_torch, *folders = done.stdout.splitlines()
     assert Path(set_by_torch).parent == tmp_path
     assert folders == [str(tmp_path / "user" / "fastarat-compiled")] * 3
+
+
+@pytest.mark.parametrize(("named", "read"), [("~/code", "home/code"), ("", "cache/fastarat-compiled")])
+def test_torch_reads_the_variable_as_fastarat_does(tmp_path, monkeypatch, named, read):
+    for name, value in (("HOME", "home"), ("XDG_CACHE_HOME", "cache")):
+        monkeypatch.setenv(name, str(tmp_path / value))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", named)
+    assert cache_folder() == tmp_path / read
+    assert os.environ.get("TORCHINDUCTOR_CACHE_DIR") == (str(tmp_path / read) if named else None)
