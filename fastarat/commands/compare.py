@@ -103,7 +103,7 @@ def _as_json(found: "dict[str, Outcomes]", comparison: "Comparison") -> dict[str
         "attack": {"name": first.name, **first.attack},
         "data": first.data,
         "num_images": len(first.labels),
-        "runs": {name: _percents(outcomes) for name, outcomes in found.items()},
+        "runs": {name: _of_run(outcomes) for name, outcomes in found.items()},
         "test": comparison.test,
         "level": LEVEL,
         "dispersion": comparison.dispersion,
@@ -115,9 +115,10 @@ def _as_json(found: "dict[str, Outcomes]", comparison: "Comparison") -> dict[str
     }
 
 
-def _percents(outcomes: "Outcomes") -> dict[str, float]:
+def _of_run(outcomes: "Outcomes") -> dict[str, Any]:
     flags = {"clean": outcomes.flags["clean"], "robust": outcomes.robust}
-    return {kind: round(100 * float(of.mean()), 3) for kind, of in flags.items()}
+    percents = {kind: round(100 * float(of.mean()), 3) for kind, of in flags.items()}
+    return {**percents, "not_searched": outcomes.num_unsearched, "warnings": list(outcomes.warnings)}
 
 
 def _print(runs: "Sequence[Facts]", found: "dict[str, Outcomes]", comparison: "Comparison") -> None:
@@ -137,15 +138,21 @@ def _print(runs: "Sequence[Facts]", found: "dict[str, Outcomes]", comparison: "C
     columns = ["run", "method", "seed", "epochs", "clean %", f"{first.name} %", "training"]
     print_table(f"{len(first.labels):,} test images of {first.data}; {first.name}, {threat}", columns, rows)
     for test in comparison.differences:
-        stdout.print(sentence(test))
+        unsearched = {name: n for name in (test.first, test.second) if (n := found[name].num_unsearched)}
+        stdout.print(sentence(test, unsearched if test.kind == "robust" else {}))
+    for name, outcomes in found.items():
+        for warning in outcomes.warnings:
+            stdout.print(f"warning: {name}: {warning}")
     stdout.print(f"by {comparison.test}; in brackets 95 % intervals over the choice of images")
 
 
-def sentence(test: "Difference") -> str:
-    """What a test of two runs says."""
+def sentence(test: "Difference", unsearched: dict[str, int]) -> str:
+    """What a test of two runs says; `unsearched`: in which of them how many robust images no attack could search."""
     numbers = (
         f"{test.only_first} images right in the first alone, {test.only_second} in the second, p {test.corrected:.2g}"
     )
+    for name, number in unsearched.items():
+        numbers += f"; {number} robust images of {name} are so without evidence, since no attack could search them"
     if not test.is_beyond_noise:
         return f"{test.kind}: {test.first} and {test.second} differ by no more than noise ({numbers})"
     ahead, behind = (test.first, test.second) if test.points > 0 else (test.second, test.first)

@@ -10,7 +10,7 @@ from fastarat.common.console import notice, progress
 from fastarat.common.errors import UserError, WorkError, first_line
 from fastarat.config.evaluation import EvaluationSettings
 from fastarat.data.images.classes import in_order_of
-from fastarat.data.images.dataset import fingerprint, subset
+from fastarat.data.images.dataset import subset
 from fastarat.data.open import open_for_evaluation
 from fastarat.evaluation.evaluate import as_images, evaluate
 from fastarat.evaluation.outcomes import Outcomes, keep, outcomes_of, weights_digest
@@ -61,14 +61,7 @@ def evaluate_run(
     model = to_mode(model.to(device), training=False)
     with progress(f"evaluating {run}", len(labels)) as advance:
         evaluation = evaluate(model, images, labels, settings, device=device, advance=advance)
-    outcomes = outcomes_of(
-        evaluation,
-        settings,
-        data=dataset.name,
-        images=fingerprint(chosen),
-        weights=weights,
-        classes=dataset.classes,
-    )
+    outcomes = outcomes_of(evaluation, settings, dataset, chosen, weights)
     try:
         keep(run, outcomes)
     except (OSError, WorkError) as error:

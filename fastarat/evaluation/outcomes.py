@@ -14,9 +14,10 @@ from fastarat.common.files import as_file_name, write_text
 from fastarat.common.json_files import read_json
 from fastarat.common.typed import fits
 from fastarat.config.evaluation import NUM_TARGETS, STANDARD, EvaluationSettings
+from fastarat.data.images.dataset import Dataset, Images, fingerprint
 from fastarat.evaluation.result import Evaluation
 
-FORMAT = 1
+FORMAT = 2
 ROUNDING = 1e-6
 """of sizes, which are kept to 6 digits behind the point"""
 FOLDER = "outcomes"
@@ -24,11 +25,15 @@ FOLDER = "outcomes"
 TYPES: dict[str, Any] = {
     "attack": dict,
     "data": str,
+    "set_fingerprint": str,
+    "set_labels": str,
     "images": str,
     "weights": str,
     "classes": tuple[str, ...],
     "labels": tuple[int, ...],
     "flags": dict[str, str],
+    "unsearched": str,
+    "warnings": tuple[str, ...],
 }
 ATTACK_TYPES: dict[str, Any] = {"attacks": tuple[str, ...], "norm": str, "eps_255": float, "dtype": str}
 SIZES: dict[str, Any] = {"steps": int, "restarts": int, "step_255": float, "targets": int}
@@ -43,6 +48,10 @@ class Outcomes:
     """what `described` says of the settings"""
     data: str
     """the data set's name"""
+    set_fingerprint: str
+    """of the whole data set"""
+    set_labels: str
+    """of the whole data set's labels, the same whether its images are decoded or not"""
     images: str
     """fingerprint of the N images and their labels, in their order"""
     weights: str
@@ -52,6 +61,10 @@ class Outcomes:
     """int64 [N]"""
     flags: dict[str, np.ndarray]
     """which images are right: bool [N], after `clean` and after each attack"""
+    unsearched: np.ndarray
+    """which images are robust in the end and no attack could search: bool [N]"""
+    warnings: tuple[str, ...]
+    """why the numbers may say too much, a sentence each"""
 
     @property
     def key(self) -> str:
@@ -62,6 +75,11 @@ class Outcomes:
     def robust(self) -> np.ndarray:
         """Which images are right after all attacks: bool [N]."""
         return list(self.flags.values())[-1]
+
+    @property
+    def num_unsearched(self) -> int:
+        """How many of the robust images no attack could search."""
+        return int(self.unsearched.sum())
 
     @property
     def name(self) -> str:
@@ -151,17 +169,22 @@ def weights_digest(run: Path) -> str:
 
 
 def outcomes_of(
-    evaluation: Evaluation,
-    settings: EvaluationSettings,
-    *,
-    data: str,
-    images: str,
-    weights: str,
-    classes: tuple[str, ...],
+    evaluation: Evaluation, settings: EvaluationSettings, dataset: Dataset, chosen: Images, weights: str
 ) -> Outcomes:
-    """Those of a complete evaluation by these settings."""
-    flags = {name: flags.numpy() for name, flags in evaluation.flags.items()}
-    return Outcomes(described(settings), data, images, weights, classes, evaluation.labels.numpy(), flags)
+    """Those of a complete evaluation by these settings, on the images that were chosen of a data set's."""
+    return Outcomes(
+        described(settings),
+        dataset.name,
+        dataset.fingerprint,
+        dataset.labels_fingerprint,
+        fingerprint(chosen),
+        weights,
+        dataset.classes,
+        evaluation.labels.numpy(),
+        {name: flags.numpy() for name, flags in evaluation.flags.items()},
+        evaluation.unsearched.numpy(),
+        evaluation.warnings,
+    )
 
 
 def keep(run: Path, outcomes: Outcomes) -> None:
@@ -178,9 +201,9 @@ def keep(run: Path, outcomes: Outcomes) -> None:
     values = {
         "format": FORMAT,
         **asdict(outcomes),
-        "classes": list(outcomes.classes),
         "labels": outcomes.labels.tolist(),
-        "flags": {stage: "".join("01"[int(flag)] for flag in flags) for stage, flags in outcomes.flags.items()},
+        "flags": {stage: _bits(flags) for stage, flags in outcomes.flags.items()},
+        "unsearched": _bits(outcomes.unsearched),
     }
     folder.mkdir(exist_ok=True)
     write_text(folder / f"{name}-{outcomes.key}.json", json.dumps(values) + "\n")
@@ -212,14 +235,25 @@ def _read(path: Path) -> Outcomes:
     attack, labels, flags = values["attack"], values["labels"], values["flags"]
     fields_fit = all(name in attack and fits(attack[name], kind) for name, kind in ATTACK_TYPES.items())
     fields_fit = fields_fit and all(fits(attack[name], kind) for name, kind in SIZES.items() if name in attack)
-    bits_fit = all(len(bits) == len(labels) and not set(bits) - {"0", "1"} for bits in flags.values())
+    every = (*flags.values(), values["unsearched"])
+    bits_fit = all(len(bits) == len(labels) and not set(bits) - {"0", "1"} for bits in every)
     if not (labels and fields_fit and bits_fit and next(iter(flags), "") == "clean"):
         raise wrong
     if not all(0 <= label < len(values["classes"]) for label in labels):
         raise wrong
     return Outcomes(
-        **{name: values[name] for name in ("attack", "data", "images", "weights")},
+        **{name: values[name] for name in ("attack", "data", "set_fingerprint", "set_labels", "images", "weights")},
         classes=tuple(values["classes"]),
         labels=np.array(labels, np.int64),
-        flags={stage: np.frombuffer(bits.encode(), np.uint8) == ord("1") for stage, bits in flags.items()},
+        flags={stage: _from_bits(bits) for stage, bits in flags.items()},
+        unsearched=_from_bits(values["unsearched"]),
+        warnings=tuple(values["warnings"]),
     )
+
+
+def _bits(flags: np.ndarray) -> str:
+    return "".join("01"[int(flag)] for flag in flags)
+
+
+def _from_bits(bits: str) -> np.ndarray:
+    return np.frombuffer(bits.encode(), np.uint8) == ord("1")

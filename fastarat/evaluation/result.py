@@ -101,9 +101,14 @@ class Evaluation:
         return {"clean": self.undefined_clean, **{name: own.undefined for name, own in self.traces.items()}}
 
     @property
-    def num_not_attackable(self) -> int:
-        """How many of the images that are robust in the end no attack could search."""
+    def unsearched(self) -> Tensor:
+        """Which of the images that are robust in the end no attack could search: bool [N]."""
         return never_searched(list(self.flags.values())[-1], self.traces)
+
+    @property
+    def num_not_attackable(self) -> int:
+        """How many those are."""
+        return int(self.unsearched.sum())
 
     def accuracy(self, stage: str) -> Accuracy:
         """Class by class after `clean` or an attack, with the interval."""

@@ -13,7 +13,8 @@ from fastarat.common.console import notice, printable
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import require_file, write_text
 from fastarat.common.version import __version__
-from fastarat.evaluation.significance import Comparison, compare, shared
+from fastarat.evaluation.outcomes import Outcomes
+from fastarat.evaluation.significance import compare, shared
 from fastarat.reports import pictures
 from fastarat.reports.costs import costs
 from fastarat.reports.facts import Facts, facts_of, names_of
@@ -87,7 +88,7 @@ def page_of(runs: Sequence[Facts], looks: Sequence[Look | str]) -> str:
         trade_off=_trade_off(runs),
         paper_note="" if _published(runs) else OTHER_DATA,
         differing=differing_settings(runs),
-        comparison=_comparison(runs),
+        **_comparison(runs),
         problems=problems,
         version=__version__,
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -145,11 +146,13 @@ def _of_run(facts: Facts, look: Look | str, problems: list[str]) -> dict[str, An
     }
 
 
-def _evaluation(outcomes: Any) -> list[str]:
-    clean, robust = (100 * float(flags.mean()) for flags in (outcomes.flags["clean"], outcomes.robust))
+def _evaluation(outcomes: Outcomes) -> list[str]:
+    clean, robust = (f"{100 * float(flags.mean()):.2f}" for flags in (outcomes.flags["clean"], outcomes.robust))
     attack = outcomes.attack
     threat = f"{'L∞' if attack['norm'] == 'linf' else 'L2'}, {attack['eps_255']:g}/255"
-    return [outcomes.name, threat, f"{len(outcomes.labels):,}", f"{clean:.2f}", f"{robust:.2f}"]
+    if number := outcomes.num_unsearched:
+        robust += f" ({number:,} images not searched)"
+    return [outcomes.name, threat, f"{len(outcomes.labels):,}", clean, robust]
 
 
 def _thinned(epochs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -184,8 +187,8 @@ def _trade_off(runs: Sequence[Facts]) -> Markup | None:
     known = {run.name: found for run in runs if (found := measured(run))}
     if not known:
         return None
-    points = {name: (clean, robust) for name, (clean, robust, *_) in known.items()}
-    attacks = sorted({attack for *_, attack in known.values()})
+    points = {name: (found.clean, found.robust) for name, found in known.items()}
+    attacks = sorted({found.attack for found in known.values()})
     said = "; ".join(f"{name}: {clean:.1f} % clean, {robust:.1f} % robust" for name, (clean, robust) in points.items())
     net, attack = _published(runs), " or ".join(attacks)
     beside = f" The paper's trainings of a {net} stand beside as crosses." if net else ""
@@ -205,7 +208,8 @@ def _classes(facts: Facts) -> dict[str, Any]:
     ]
     rows.sort(key=lambda row: row[-1])
     least, most = rows[0], rows[-1]
-    alt = f"Accuracy of each class. Least robust: {least[0]}, {least[3]} %; most robust: {most[0]}, {most[3]} %."
+    ends = f"Least robust: {least[0]}, {least[3]} %; most robust: {most[0]}, {most[3]} %."
+    alt = f"Accuracy of each class of {facts.name}. {ends}"
     return {"attack": best.name, "rows": rows, "picture": as_svg(pictures.class_bars, best, alt=alt)}
 
 
@@ -247,7 +251,9 @@ def _made_with(facts: Facts) -> dict[str, str]:
     return {name: str(last[name]) for name in names if last.get(name)}
 
 
-def _comparison(runs: Sequence[Facts]) -> Comparison | None:
-    """Every pair of runs, if all have kept the same evaluation."""
+def _comparison(runs: Sequence[Facts]) -> dict[str, Any]:
+    """Every pair of runs, if all have kept the same evaluation, and what there is to doubt of that."""
     found = shared({run.name: run.outcomes for run in runs}) if len(runs) > 1 else None
-    return compare(found, {run.name: run.settings_and_seed for run in runs}) if found else None
+    comparison = compare(found, {run.name: run.settings_and_seed for run in runs}) if found else None
+    doubts = [f"{name}: {warning}" for name, of in (found or {}).items() for warning in of.warnings]
+    return {"comparison": comparison, "comparison_doubts": doubts}

@@ -1,6 +1,7 @@
 """What a report says first: the result of a run in one sentence, and what there is to doubt."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from fastarat.common.console import command
 from fastarat.common.durations import duration
@@ -28,14 +29,29 @@ def interval_half(percent: float, num_images: int) -> float:
     return (high - low) / 2
 
 
-def measured(facts: Facts) -> tuple[float, float, int, str, str] | None:
-    """Clean and robust accuracy in percent, of how many images of which kind, under what: of the strongest evaluation
-    of the deployed weights, else of the training's own."""
+class Measured(NamedTuple):
+    """What is known of a run's accuracy, under its own threat model."""
+
+    clean: float
+    """percent"""
+    robust: float
+    """percent"""
+    num_images: int
+    images: str
+    """validation or test"""
+    attack: str
+    num_unsearched: int
+    """robust images that no attack could search"""
+
+
+def measured(facts: Facts) -> Measured | None:
+    """By the strongest evaluation of the deployed weights, else by the training's own."""
     if best := facts.best:
         clean, robust = (100 * float(flags.mean()) for flags in (best.flags["clean"], best.robust))
-        return clean, robust, len(best.labels), "test", best.name
+        return Measured(clean, robust, len(best.labels), "test", best.name, best.num_unsearched)
     if result := facts.result:
-        return result["clean"], result["robust"], result["num_images"], result["images"], f"PGD-{result['steps']}"
+        clean, robust, number, images = (result[name] for name in ("clean", "robust", "num_images", "images"))
+        return Measured(clean, robust, number, images, f"PGD-{result['steps']}", result.get("not_attackable", 0))
     return None
 
 
@@ -48,13 +64,15 @@ def verdict(facts: Facts) -> str:
     took = f" in {duration(facts.seconds)}" if facts.seconds is not None else ""
     if found is None:
         return f"{what} has not been evaluated yet{'' if facts.problem else f', after {epochs}{took}'}."
-    clean, robust, number, images, attack = found
+    clean, robust, number, images, attack, num_unsearched = found
     threat = f"{'L∞' if config.attack.norm == 'linf' else 'L2'}, radius {config.eps_255:g}/255"
     share = f"{robust:.1f} % of {number:,} {images} images"
     if _is_broken(facts, robust):
         middle = f"is not robust: {attack} ({threat}) leaves {share} right"
     else:
         middle = f"withstands {attack} ({threat}) on {share}"
+    if num_unsearched:
+        middle += f", {num_unsearched:,} of them without evidence, since no attack could search them"
     trained = "" if facts.problem else f" It trained for {epochs}{took}."
     return f"{what} {middle}; as they are it gets {clean:.1f} % right.{trained}"
 
@@ -68,6 +86,7 @@ def _is_broken(facts: Facts, robust: float) -> bool:
 def warnings_of(facts: Facts) -> list[str]:
     """What there is to doubt, a sentence each, the gravest first."""
     return [
+        *(facts.best.warnings if facts.best else ()),
         *_of_training(facts),
         *_of_evaluation(facts),
         *_of_record(facts),
@@ -101,7 +120,7 @@ def _of_evaluation(facts: Facts) -> Iterator[str]:
     found, best = measured(facts), facts.best
     if found is None:
         return
-    clean, robust, number, images, attack = found
+    clean, robust, number, images, attack, _ = found
     if _is_broken(facts, robust) and facts.config.method.name != "standard":
         yield f"Under {attack} the net is right less often than a guess would be: the training has not made it robust."
     if number < FEW_IMAGES:

@@ -9,22 +9,53 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from fastarat.commands.train import parse_arguments
 from fastarat.config import load_config, recipes
 from fastarat.config.evaluation import EvaluationSettings
 from fastarat.config.training import ScheduleConfig
 from fastarat.evaluation import of_run
-from fastarat.evaluation.outcomes import Outcomes, described, keep, kept, weights_digest
+from fastarat.evaluation.outcomes import described, keep, kept, weights_digest
 from fastarat.reports.facts import facts_of
 from fastarat.reports.repeat import as_command
 from fastarat.reports.verdict import warnings_of
 from tests.helpers.command_line import ONE_EPOCH
+from tests.helpers.kept import outcomes_of
 from tests.helpers.pages import Page, assert_can_be_read_by_all, assert_stands_alone
 from tests.helpers.small_sets import jpeg
+from tests.helpers.spoiled import Spoiled, nan
 
 WITH_REPORT = tuple(flag for flag in ONE_EPOCH if flag != "--no-report")
 HOSTILE = ("<script>alert(1)<", "\"><img src=x onerror='alert(2)'>", "evil\u202etxt", "&lt;b&gt; {{ 7*7 }} ${x} $x$")
+
+
+class Blind(nn.Module):
+    """A net for images in [0, 1] of which no gradient is a number."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = Spoiled(Behind(net), nan)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x + 1)  # above the half from which on gradients are spoiled
+
+
+class Behind(nn.Module):
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x - 1)
+
+
+@pytest.fixture
+def blind(run, monkeypatch) -> None:
+    """A test that asks for this has runs without gradients, whatever they deploy, and nothing kept of `run`."""
+    load = of_run.load_deployed
+    shutil.rmtree(run / "outcomes", ignore_errors=True)
+    monkeypatch.setattr(of_run, "load_deployed", lambda path: (Blind(load(path)[0]), load(path)[1]))
 
 
 def checked(path: Path) -> Page:
@@ -68,9 +99,28 @@ def test_the_command_of_a_page_gives_the_settings_of_its_run(run):
 def test_what_a_weakened_autoattack_leaves_is_said_to_be_an_upper_bound(run, settings, is_weak):
     attack = described(EvaluationSettings("autoattack", eps=45.9 / 255, **settings))
     flags = {"clean": np.ones(9, bool), "square": np.ones(9, bool)}
-    found = Outcomes(attack, "digits", "images", "weights", tuple("0123456789"), np.zeros(9, np.int64), flags)
+    found = outcomes_of(flags, attack, data="digits")
     said = warnings_of(replace(facts_of(run, "run"), outcomes=[found]))
     assert any(f"under {found.name} is an upper bound" in line for line in said) == is_weak
+
+
+def test_robust_images_that_no_attack_could_search_are_never_told_as_robust_alone(fastarat, run, blind, tmp_path):
+    other = shutil.copytree(run, tmp_path / "other", ignore=shutil.ignore_patterns("outcomes"))
+    result = fastarat("report", run, other, "--out", "both.html", "--num-images", "40", "--device", "cpu")
+    (found,) = kept(run)
+    seen, right = int(found.flags["clean"].sum()), int(found.robust.sum())
+    assert 0 < right == found.num_unsearched  # the noise of the start breaks the others
+    assert result.out.count(f"{right} of them without evidence, since no attack could search them") == 2
+    page, said = checked(Path("both.html")).text, f"No attack could search {right} of the {right} robust images."
+    assert 0 < page.index("Before you believe it") < page.index(said) < page.index("AR-AT of the net digits")
+    assert f"other: {right} of {seen} images were not attackable by pgd" in page
+    assert f"({right} images not searched)" in page
+    compared = fastarat("compare", run, other)
+    assert f"warning: other: {right} of {seen} images were not attackable by pgd" in compared.out
+    told = next(line for line in compared.out.splitlines() if line.startswith("robust: "))
+    assert f"{right} robust images of run are so without evidence" in told and "of other are so" in told
+    row = fastarat("compare", run, other, "--json").json["runs"]["run"]
+    assert row["not_searched"] == right and said in row["warnings"][0]
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["another is deployed", "none was yet"])
@@ -207,11 +257,12 @@ def test_a_page_of_five_thousand_epochs_and_a_thousand_classes_is_small(fastarat
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"epochs": 5000}))
     settings = EvaluationSettings("autoattack", eps=45.9 / 255)
-    labels, classes = np.arange(10_000) % 1000, tuple(f"class number {i}" for i in range(1000))
+    classes = tuple(f"class number {i}" for i in range(1000))
     flags = {"clean": rng.random(10_000) < 0.8, "square": rng.random(10_000) < 0.3}
     eps_255 = json.loads((run / "config.json").read_text())["attack"]["eps_255"]
     attack = described(settings) | {"eps_255": eps_255}
-    keep(run, Outcomes(attack, "digits", "images", weights_digest(run), classes, labels, flags))
+    own = {"data": "digits", "classes": classes, "weights": weights_digest(run)}
+    keep(run, outcomes_of(flags, attack, num_classes=1000, **own))
     assert fastarat("report", run, "--num-images", "0").code == 0
     page = checked(run / "report.html")
     assert "5000 epochs" in page.text and "class number 999" in page.text and "40 of 5000 epochs" in page.text

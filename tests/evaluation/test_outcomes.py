@@ -9,7 +9,8 @@ import pytest
 
 from fastarat.common.errors import WorkError
 from fastarat.config.evaluation import EvaluationSettings
-from fastarat.evaluation.outcomes import Outcomes, described, keep, kept, weights_digest
+from fastarat.evaluation.outcomes import described, keep, kept, weights_digest
+from tests.helpers.kept import outcomes_of as outcomes_by
 
 
 @pytest.fixture
@@ -19,10 +20,9 @@ def run(tmp_path):
 
 
 def outcomes_of(run, attack="pgd", num_images=4, num_classes=10, **settings):
-    labels, classes = np.arange(num_images) % 2, tuple("abcdefghijklmnopqrstuvwxyz"[:num_classes])
-    flags = {"clean": labels == 0, attack: np.zeros(num_images, bool)}
+    flags = {"clean": np.arange(num_images) % 2 == 0, attack: np.zeros(num_images, bool)}
     attack = described(EvaluationSettings(attack, **settings))
-    return Outcomes(attack, "set", "images", weights_digest(run), classes, labels, flags)
+    return outcomes_by(flags, attack, num_classes=num_classes, weights=weights_digest(run))
 
 
 def test_what_is_kept_is_read_back_the_strongest_first(run):
@@ -31,8 +31,17 @@ def test_what_is_kept_is_read_back_the_strongest_first(run):
     keep(run, outcomes_of(run, "pgd"))
     found = kept(run)
     assert [outcomes.name for outcomes in found] == ["AutoAttack", "PGD-20", "square"]
-    assert found[1].labels.tolist() == [0, 1, 0, 1] and found[1].flags["clean"].tolist() == [True, False, True, False]
+    assert found[1].labels.tolist() == [0, 1, 2, 3] and found[1].flags["clean"].tolist() == [True, False, True, False]
     assert found[1].per_class("clean")[:2] == [100.0, 0.0] and found[0].key != found[1].key
+
+
+def test_what_there_is_to_doubt_is_kept_with_the_images_that_no_attack_could_search(run):
+    flags = {"clean": np.array([True, True, True, False]), "pgd": np.array([True, True, False, False])}
+    blind = np.array([True, False, False, False])
+    keep(run, outcomes_by(flags, weights=weights_digest(run), unsearched=blind, warnings=("It is blind.",)))
+    (found,) = kept(run)
+    assert found.unsearched.tolist() == blind.tolist() and found.num_unsearched == 1
+    assert found.warnings == ("It is blind.",)
 
 
 def test_what_earlier_weights_came_to_does_not_count(run):
@@ -48,7 +57,9 @@ def test_what_earlier_weights_came_to_does_not_count(run):
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": 2},
+        {"format": 1},
+        {"unsearched": "01"},
+        {"warnings": "none"},
         {"flags": {"clean": "0101", "pgd": "01"}},
         {"flags": {"clean": "0102"}},
         {"flags": {"pgd": "0101"}},

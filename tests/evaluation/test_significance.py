@@ -5,8 +5,8 @@ from math import comb
 import numpy as np
 import pytest
 
-from fastarat.evaluation.outcomes import Outcomes
 from fastarat.evaluation.significance import ASSUMED, compare, holm, mcnemar, shared
+from tests.helpers.kept import outcomes_of
 
 ATTACK = {
     "attacks": ["pgd"],
@@ -21,8 +21,7 @@ ATTACK = {
 
 def outcomes(clean, robust, attack=ATTACK, images="these"):
     """Of images of one class."""
-    flags = {"clean": clean, "pgd": robust & clean}
-    return Outcomes(attack, "set", images, "weights", ("one",), np.zeros(len(clean), np.int64), flags)
+    return outcomes_of({"clean": clean, "pgd": robust & clean}, attack, num_classes=1, images=images)
 
 
 def trained(rng, difficulty, ahead=0.0, spread=0.0):

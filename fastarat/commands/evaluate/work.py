@@ -130,14 +130,12 @@ class Work:
 
     def _keep_outcomes(self, evaluation: "Evaluation") -> None:
         """Of a run's deployed weights: what each image came to, for comparisons and the report."""
-        from fastarat.data.images.dataset import fingerprint
         from fastarat.evaluation.outcomes import keep, outcomes_of
 
         if not (self.settings.names and self.weights):
             return
-        images, names = fingerprint(self.chosen), {"data": self.data.name, "classes": self.data.classes}
         try:
-            outcomes = outcomes_of(evaluation, self.settings, images=images, weights=self.weights, **names)
+            outcomes = outcomes_of(evaluation, self.settings, self.data, self.chosen, self.weights)
             keep(Path(self.arguments.model), outcomes)
         except (OSError, WorkError) as error:
             notice(f"what each image came to is not kept for comparisons ({first_line(error)})")

@@ -121,19 +121,19 @@ def _no_gradient(asked: Sequence[str], robust: Tensor, of: dict[str, Traces]) ->
     """What searches began without a gradient, what images had none at all, and which robust images were never searched:
     a warning for each attack."""
     found = [warning for warning in (_of_one_attack(name, own) for name, own in of.items()) if warning]
-    if never := never_searched(robust, of):
+    if never := int(never_searched(robust, of).sum()):
         found[-1] += f" No attack could search {never} of the {int(robust.sum())} robust images."
         if "square" not in asked:
             found[-1] += " Add square, which needs no gradient."
     return found
 
 
-def never_searched(robust: Tensor, of: dict[str, Traces]) -> int:
-    """How many of the images `robust` (bool [N]) none of the attacks could search; 0 where there was none."""
+def never_searched(robust: Tensor, of: dict[str, Traces]) -> Tensor:
+    """Which of the images `robust` (bool [N]) none of the attacks could search: bool [N]; none where none attacked."""
     never = robust.clone()
     for own in of.values():
         never &= torch.zeros_like(never).index_fill(0, own.not_attackable, True)
-    return int(never.sum()) if of else 0
+    return never if of else torch.zeros_like(robust)
 
 
 def _of_one_attack(name: str, own: Traces) -> str:
