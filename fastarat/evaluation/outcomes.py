@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,10 @@ from fastarat.evaluation.result import Evaluation
 FORMAT = 2
 ROUNDING = 1e-6
 """of sizes, which are kept to 6 digits behind the point"""
+FEW_IMAGES = 100
+"""below which an evaluation says less the fewer they are, whatever its attack: half of their interval is 10 points"""
+SEARCH_STEPS = 100
+"""gradient steps of a search of an APGD or FAB"""
 FOLDER = "outcomes"
 """in a run's directory"""
 TYPES: dict[str, Any] = {
@@ -65,6 +69,8 @@ class Outcomes:
     """which images are robust in the end and no attack could search: bool [N]"""
     warnings: tuple[str, ...]
     """why the numbers may say too much, a sentence each"""
+    beside: tuple[str, ...] = ()
+    """names of further evaluations of the same images whose breaks count too; none of what is kept"""
 
     @property
     def key(self) -> str:
@@ -83,8 +89,10 @@ class Outcomes:
 
     @property
     def name(self) -> str:
-        """The attack as people call it, with where it departs from that: AutoAttack, PGD-20, AutoAttack, 1 target."""
-        return ", ".join((short_name(self.attack), *departures(self.attack, len(self.classes))))
+        """The attack as people call it, with where it departs from that: AutoAttack, PGD-20, AutoAttack, 1 target; and
+        what counts beside it."""
+        own = ", ".join((short_name(self.attack), *departures(self.attack, len(self.classes))))
+        return " and ".join((own, *self.beside))
 
     @property
     def is_standard(self) -> bool:
@@ -95,21 +103,34 @@ class Outcomes:
 
     @property
     def strength(self) -> tuple[float, ...]:
-        """Grows with what the evaluation says: the standard first, then its attacks however they depart, attacks, their
-        targets, float32, whether the steps of PGD can cross the ball, its restarts and steps, images."""
-        attack, most = self.attack, len(self.classes) - 1
-        steps, restarts, step_255 = (attack.get(name, 0) for name in ("steps", "restarts", "step_255"))
-        return (
+        """Grows with what the evaluation says: enough images first, then the kind of its strongest attack, gradient
+        steps over all attacks, float32, attacks, images."""
+        attack = self.attack
+        enough, is_fp32 = min(len(self.labels), FEW_IMAGES), attack["dtype"] == "fp32"
+        return enough, self._kind, self._gradient_steps, is_fp32, len(attack["attacks"]), len(self.labels)
+
+    @property
+    def _kind(self) -> int:
+        """Of the strongest attack: the standard, a whole APGD-T, an APGD, a PGD that can cross the ball, the rest."""
+        attack, names = self.attack, set(self.attack["attacks"])
+        reach = attack.get("steps", 0) * (attack.get("step_255", 0) + ROUNDING)
+        kinds = (
             self.is_standard,
-            set(STANDARD) <= set(attack["attacks"]),
-            len(attack["attacks"]),
-            attack.get("targets", most),
-            attack["dtype"] == "fp32",
-            steps * (step_255 + ROUNDING) >= 2 * attack["eps_255"],
-            restarts,
-            steps,
-            len(self.labels),
+            "apgd-t" in names and attack.get("targets", 0) >= _full(len(self.classes)),
+            bool({"apgd-ce", "apgd-t"} & names),
+            bool({"pgd", "cw"} & names) and reach >= 2 * attack["eps_255"],
+            True,
         )
+        return len(kinds) - kinds.index(True)
+
+    @property
+    def _gradient_steps(self) -> int:
+        """That an image may take, over all attacks."""
+        attack = self.attack
+        of_pgd = attack.get("steps", 0) * attack.get("restarts", 1)
+        targeted = SEARCH_STEPS * min(attack.get("targets", 0), len(self.classes) - 1)
+        taken = {"pgd": of_pgd, "cw": of_pgd, "apgd-ce": SEARCH_STEPS, "apgd-t": targeted, "fab-t": targeted}
+        return sum(taken.get(name, 0) for name in attack["attacks"])
 
     def per_class(self, stage: str) -> list[float | None]:
         """Percent right for each class after a stage; None for a class without images."""
@@ -200,7 +221,7 @@ def keep(run: Path, outcomes: Outcomes) -> None:
     )
     values = {
         "format": FORMAT,
-        **asdict(outcomes),
+        **{name: getattr(outcomes, name) for name in TYPES},
         "labels": outcomes.labels.tolist(),
         "flags": {stage: _bits(flags) for stage, flags in outcomes.flags.items()},
         "unsearched": _bits(outcomes.unsearched),

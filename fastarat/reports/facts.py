@@ -12,6 +12,7 @@ from fastarat.common.errors import UserError
 from fastarat.common.json_files import read_json
 from fastarat.config import Config, by_flag, recipes
 from fastarat.evaluation.outcomes import Outcomes, kept
+from fastarat.evaluation.worst_case import worst_case
 from fastarat.runs.run import Run
 
 NO_RESULT = ("seed", "recipe", "device", "loader", "checkpoint.every-s", "checkpoint.keep", "checkpoint.history")
@@ -43,12 +44,12 @@ class Facts:
         """The lines that are epochs."""
         return [line for line in self.lines if "train" in line]
 
-    @property
+    @cached_property
     def best(self) -> Outcomes | None:
-        """The strongest evaluation of the deployed weights on the run's own data under its own threat model."""
+        """What the evaluations of the deployed weights on the run's own data under its own threat model leave."""
         own = (self.data, self.config.attack.norm, round(self.config.eps_255, 6))
-        mine = (of for of in self.outcomes if (of.data, of.attack["norm"], of.attack["eps_255"]) == own)
-        return next(mine, None)
+        mine = [of for of in self.outcomes if (of.data, of.attack["norm"], of.attack["eps_255"]) == own]
+        return worst_case(mine)
 
     @property
     def is_finished(self) -> bool:

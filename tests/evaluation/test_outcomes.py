@@ -104,19 +104,31 @@ def test_where_an_attack_departs_from_its_name_is_named(settings, name, is_stand
     assert (outcomes.name, outcomes.is_standard) == (name, is_standard)
 
 
-def test_weakened_attacks_are_less_than_whole_ones():
+@pytest.mark.parametrize("num_classes", [10, 26])
+def test_weaker_attacks_are_less_however_many_and_few_images_less_than_enough(num_classes):
     rising: list[dict] = [
+        {"attack": "autoattack", "num_images": 1},
+        {"attack": "square", "num_images": 99},
         {"attack": "square"},
+        {"attack": "pgd,cw", "steps": 1, "step": 8 / 255},
         {"attack": "pgd", "steps": 50, "restarts": 5, "step": 0.0},
+        {"attack": "pgd,cw", "steps": 2, "step": 8 / 255},
         {"attack": "pgd", "steps": 10},
         {"attack": "pgd"},
         {"attack": "pgd", "steps": 10, "restarts": 5},
+        {"attack": "apgd-ce"},
+        {"attack": "apgd-t", "targets": 3},
         {"attack": "autoattack", "targets": 1},
-        {"attack": "autoattack", "targets": 3},
-        {"attack": "autoattack", "dtype": "bf16"},
         {"attack": "autoattack,pgd", "targets": 1},
+        {"attack": "autoattack", "targets": 3},
+        {"attack": "apgd-t"},
+        {"attack": "apgd-ce,apgd-t"},
+        {"attack": "autoattack", "dtype": "bf16"},
         {"attack": "autoattack"},
-        {"attack": "autoattack", "num_images": 5},
+        {"attack": "autoattack", "num_images": 1000},
     ]
-    strengths = [outcomes_of(Path(), **settings).strength for settings in rising]
+    strengths = [
+        outcomes_of(Path(), **({"num_images": 100, "num_classes": num_classes} | settings)).strength
+        for settings in rising
+    ]
     assert strengths == sorted(strengths) and len(set(strengths)) == len(strengths)
