@@ -11,6 +11,7 @@ from fastarat.common.console import notice
 from fastarat.common.errors import UserError
 from fastarat.common.json_files import read_json
 from fastarat.config import Config, by_flag, recipes
+from fastarat.data.images.stored import STORED
 from fastarat.evaluation.outcomes import Outcomes, kept
 from fastarat.evaluation.worst_case import worst_case
 from fastarat.runs.run import Run
@@ -47,9 +48,19 @@ class Facts:
     @cached_property
     def best(self) -> Outcomes | None:
         """What the evaluations of the deployed weights on the run's own data under its own threat model leave."""
-        own = (self.data, self.config.attack.norm, round(self.config.eps_255, 6))
-        mine = [of for of in self.outcomes if (of.data, of.attack["norm"], of.attack["eps_255"]) == own]
-        return worst_case(mine)
+        threat = (self.config.attack.norm, round(self.config.eps_255, 6))
+        same = (of for of in self.outcomes if (of.attack["norm"], of.attack["eps_255"]) == threat)
+        return worst_case(list(filter(self.is_of_own_data, same)))
+
+    def is_of_own_data(self, outcomes: Outcomes) -> bool:
+        """Whether an evaluation took the run's own data set, whatever it was called: by its images; by its labels where
+        one of both was stored and not decoded; by its name where the run has recorded neither."""
+        own = self.data_fingerprint
+        if not own:
+            return outcomes.data == self.data
+        if own.startswith(STORED) == outcomes.set_fingerprint.startswith(STORED):
+            return outcomes.set_fingerprint == own
+        return outcomes.set_labels == self._recorded_data.get("labels_fingerprint")
 
     @property
     def is_finished(self) -> bool:

@@ -132,7 +132,7 @@ def _of_run(facts: Facts, look: Look | str, problems: list[str]) -> dict[str, An
         "verdict": verdict(facts),
         "warnings": warnings_of(facts),
         "measured": measured(facts),
-        "evaluations": [_evaluation(outcomes) for outcomes in facts.outcomes],
+        "evaluations": [_evaluation(facts, outcomes) for outcomes in facts.outcomes],
         "epochs": _thinned(facts.epochs),
         "classes": best and _part(lambda: _classes(facts), f"{facts.name}: classes", problems),
         "look": look if isinstance(look, Look) else None,
@@ -146,13 +146,17 @@ def _of_run(facts: Facts, look: Look | str, problems: list[str]) -> dict[str, An
     }
 
 
-def _evaluation(outcomes: Outcomes) -> list[str]:
+def _evaluation(facts: Facts, outcomes: Outcomes) -> list[str]:
+    """Its row of the table."""
     clean, robust = (f"{100 * float(flags.mean()):.2f}" for flags in (outcomes.flags["clean"], outcomes.robust))
     attack = outcomes.attack
     threat = f"{'L∞' if attack['norm'] == 'linf' else 'L2'}, {attack['eps_255']:g}/255"
     if number := outcomes.num_unsearched:
         robust += f" ({number:,} images not searched)"
-    return [outcomes.name, threat, f"{len(outcomes.labels):,}", clean, robust]
+    images = f"{len(outcomes.labels):,}"
+    if not facts.is_of_own_data(outcomes):
+        images += f" other images, of {outcomes.data}"
+    return [outcomes.name, threat, images, clean, robust]
 
 
 def _thinned(epochs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -203,6 +203,7 @@ def _facts(
         "data": {
             "name": dataset.name,
             "fingerprint": dataset.fingerprint,
+            "labels_fingerprint": dataset.labels_fingerprint,
             "test_images": len(dataset.test.labels),
         },
         "extra": extra and {"name": extra.name, "fingerprint": extra.fingerprint, "images": len(extra.train.labels)},

@@ -15,6 +15,10 @@ from fastarat.commands.train import parse_arguments
 from fastarat.config import load_config, recipes
 from fastarat.config.evaluation import EvaluationSettings
 from fastarat.config.training import ScheduleConfig
+from fastarat.data.formats.prepared import write
+from fastarat.data.images.dataset import from_splits
+from fastarat.data.images.stored import STORED
+from fastarat.data.open import open_dataset
 from fastarat.evaluation import of_run
 from fastarat.evaluation.outcomes import described, keep, kept, weights_digest
 from fastarat.reports.facts import facts_of
@@ -99,9 +103,40 @@ def test_the_command_of_a_page_gives_the_settings_of_its_run(run):
 def test_what_a_weakened_autoattack_leaves_is_said_to_be_an_upper_bound(run, settings, is_weak):
     attack = described(EvaluationSettings("autoattack", eps=45.9 / 255, **settings))
     flags = {"clean": np.ones(9, bool), "square": np.ones(9, bool)}
-    found = outcomes_of(flags, attack, data="digits")
+    found = outcomes_of(flags, attack, set_fingerprint=facts_of(run, "run").data_fingerprint)
     said = warnings_of(replace(facts_of(run, "run"), outcomes=[found]))
     assert any(f"under {found.name} is an upper bound" in line for line in said) == is_weak
+
+
+def test_images_of_another_set_of_the_same_name_are_not_the_runs_own(fastarat, run):
+    shutil.rmtree(run / "outcomes", ignore_errors=True)
+    data = open_dataset("digits")
+    easy = from_splits("digits", data.train, data.train, data.classes, data.max_value)
+    write(easy, Path("easy/digits"), "digits")
+    for images in (("--data", "easy/digits", "--num-images", "200"), ("--num-images", "100")):
+        assert fastarat("eval", run, *images, "--steps", "1", "--device", "cpu").code == 0
+    result = fastarat("report", run, "--num-images", "0")
+    assert "of 100 test images" in result.out
+    assert "200 other images, of digits" in checked(run / "report.html").text
+
+
+@pytest.mark.parametrize(
+    ("recorded", "evaluated", "is_own"),
+    [
+        ({"name": "set", "fingerprint": "a"}, {"set_fingerprint": "a", "data": "renamed"}, True),
+        ({"name": "set", "fingerprint": "a"}, {"set_fingerprint": "b"}, False),
+        ({"name": "set", "fingerprint": "a"}, {"set_fingerprint": f"{STORED}a"}, False),
+        ({"fingerprint": f"{STORED}a", "labels_fingerprint": "labels"}, {"set_fingerprint": "b"}, True),
+        ({"fingerprint": f"{STORED}a", "labels_fingerprint": "others"}, {"set_fingerprint": "b"}, False),
+        ({"name": "set", "fingerprint": ""}, {"set_fingerprint": "b"}, True),
+        ({"name": "other", "fingerprint": ""}, {"set_fingerprint": "b"}, False),
+    ],
+    ids=str,
+)
+def test_a_data_set_is_told_by_its_images_where_they_are_known(run, recorded, evaluated, is_own):
+    facts = replace(facts_of(run, "run"), sessions=[{"data": recorded}])
+    flags = {"clean": np.ones(9, bool), "pgd": np.ones(9, bool)}
+    assert facts.is_of_own_data(outcomes_of(flags, **evaluated)) == is_own
 
 
 def test_robust_images_that_no_attack_could_search_are_never_told_as_robust_alone(fastarat, run, blind, tmp_path):
@@ -261,8 +296,8 @@ def test_a_page_of_five_thousand_epochs_and_a_thousand_classes_is_small(fastarat
     flags = {"clean": rng.random(10_000) < 0.8, "square": rng.random(10_000) < 0.3}
     eps_255 = json.loads((run / "config.json").read_text())["attack"]["eps_255"]
     attack = described(settings) | {"eps_255": eps_255}
-    own = {"data": "digits", "classes": classes, "weights": weights_digest(run)}
-    keep(run, outcomes_of(flags, attack, num_classes=1000, **own))
+    own = {"set_fingerprint": facts_of(run, "run").data_fingerprint, "weights": weights_digest(run)}
+    keep(run, outcomes_of(flags, attack, num_classes=1000, classes=classes, **own))
     assert fastarat("report", run, "--num-images", "0").code == 0
     page = checked(run / "report.html")
     assert "5000 epochs" in page.text and "class number 999" in page.text and "40 of 5000 epochs" in page.text
