@@ -22,6 +22,7 @@ ROUNDING = 1e-6
 """of sizes, which are kept to 6 digits behind the point"""
 FEW_IMAGES = 100
 """below which an evaluation says less the fewer they are, whatever its attack: half of their interval is 10 points"""
+USUAL_STEPS = EvaluationSettings.steps
 SEARCH_STEPS = 100
 """gradient steps of a search of an APGD or FAB"""
 FOLDER = "outcomes"
@@ -166,6 +167,8 @@ def departures(attack: dict[str, Any], num_classes: int) -> list[str]:
     targets, restarts = attack.get("targets", full), attack.get("restarts", 1)
     if targets != full:
         found.append(f"{targets} target{'s' if targets > 1 else ''}")
+    if len(attack["attacks"]) > 1 and (steps := attack.get("steps", USUAL_STEPS)) != USUAL_STEPS:
+        found.append(f"PGD of {steps} step{'s' if steps > 1 else ''}")
     if restarts > 1:
         found.append(f"{restarts} restarts")
     if "step_255" in attack and abs(attack["step_255"] - attack["eps_255"] / 4) > ROUNDING:

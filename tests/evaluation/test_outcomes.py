@@ -94,6 +94,7 @@ def test_attacks_are_named_as_people_call_them():
         ({"attack": "autoattack", "targets": 3, "num_classes": 4}, "AutoAttack", True),
         ({"attack": "autoattack", "targets": 20, "num_classes": 26}, "AutoAttack, 20 targets", True),
         ({"attack": "autoattack,pgd"}, "apgd-ce,apgd-t,fab-t,square,pgd", True),
+        ({"attack": "pgd,cw", "steps": 1}, "pgd,cw, PGD of 1 step", False),
         ({"attack": "pgd", "restarts": 5, "step": 0.5 / 255}, "PGD-20, 5 restarts, step 0.5/255", False),
         ({"attack": "pgd", "eps": 0.07, "step": 0.07 / 4}, "PGD-20", False),
     ],
