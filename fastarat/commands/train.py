@@ -271,7 +271,7 @@ def _check_division(config: Config, least: int) -> None:
 
 
 def _report(run: "Run", as_json: bool) -> None:
-    from fastarat.runs.metrics import doubts
+    from fastarat.runs.metrics import attack_name, doubts
 
     result = run.result() or {}
     if as_json:
@@ -280,7 +280,7 @@ def _report(run: "Run", as_json: bool) -> None:
     measured = "not evaluated"
     if result:
         measured = f"epoch {result['epoch']}, {result['images']} images: clean {result['clean']:.1f} %, "
-        measured += f"PGD-{result['steps']} {result['robust']:.1f} %{doubts(result)}"
+        measured += f"{attack_name(result)} {result['robust']:.1f} %{doubts(result)}"
     images, data = ("all test images", ()) if run.has_test_images() else ("a set with test images", ("--data", "SET"))
     notice(f"{run.path}: {measured}; {command('eval', run.path, *data)} measures it on {images}")
 

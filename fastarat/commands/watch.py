@@ -108,13 +108,12 @@ def _lines(watched: "Run", problems: list[str]) -> list[dict[str, Any]]:
 
 def described(line: dict[str, Any], epochs: int) -> str:
     """An epoch's line as people read it."""
-    from fastarat.runs.metrics import doubts
+    from fastarat.runs.metrics import accuracies
 
     parts = [f"epoch {line['epoch']}/{epochs}"]
     if "train" in line:
         parts.append(f"loss {line['train']['loss']:.3f}")
-    for held in (line[name] for name in ("evaluation", "average") if name in line):
-        parts.append(f"{held['images']}: clean {held['clean']:.1f} %, robust {held['robust']:.1f} %{doubts(held)}")
+    parts += [accuracies(line[name]) for name in ("evaluation", "average") if name in line]
     if "images_per_s" in line:
         parts.append(f"{line['images_per_s']:,.0f} images/s")
     return " · ".join(parts)

@@ -53,14 +53,22 @@ class Facts:
         return worst_case(list(filter(self.is_of_own_data, same)))
 
     def is_of_own_data(self, outcomes: Outcomes) -> bool:
-        """Whether an evaluation took the run's own data set, whatever it was called: by its images; by its labels where
-        one of both was stored and not decoded; by its name where the run has recorded neither."""
-        own = self.data_fingerprint
-        if not own:
-            return outcomes.data == self.data
-        if own.startswith(STORED) == outcomes.set_fingerprint.startswith(STORED):
-            return outcomes.set_fingerprint == own
-        return outcomes.set_labels == self._recorded_data.get("labels_fingerprint")
+        """Whether an evaluation took the run's own data set, whatever it was called."""
+        return _are_one_set(self._data_set, (outcomes.data, outcomes.set_fingerprint, outcomes.set_labels))
+
+    def can_stand_beside(self, other: "Facts") -> bool:
+        """Whether another run is of the same data set and threat model."""
+        return self.threat == other.threat and _are_one_set(self._data_set, other._data_set)
+
+    @property
+    def threat(self) -> str:
+        """The threat model as people write it."""
+        return threat_named(self.config.attack.norm, self.config.eps_255)
+
+    @property
+    def _data_set(self) -> tuple[str, str, str]:
+        """Name, fingerprint, and that of the labels."""
+        return self.data, self.data_fingerprint, str(self._recorded_data.get("labels_fingerprint", ""))
 
     @property
     def is_finished(self) -> bool:
@@ -128,6 +136,22 @@ class Facts:
         if "attack.norm" in other:  # with which a recipe's sizes are left out
             other |= {name for name in mine if name.endswith("-255")}
         return {name: (theirs.get(name), value) for name, value in self.settings.items() if name in other - own}
+
+
+def threat_named(norm: str, eps_255: float) -> str:
+    """A ball as people write it."""
+    return f"{'L∞' if norm == 'linf' else 'L2'}, radius {eps_255:g}/255"
+
+
+def _are_one_set(one: tuple[str, str, str], other: tuple[str, str, str]) -> bool:
+    """Whether two data sets are the same by their images; by their labels where one was stored and one decoded; by
+    their names where one has no fingerprint."""
+    (name, images, labels), (other_name, other_images, other_labels) = one, other
+    if not (images and other_images):
+        return name == other_name
+    if images.startswith(STORED) == other_images.startswith(STORED):
+        return images == other_images
+    return labels == other_labels != ""
 
 
 def facts_of(path: Path, name: str) -> Facts:

@@ -14,6 +14,7 @@ from fastarat.common.figures import COLOURS, figure_of, finish, more_colours
 from fastarat.evaluation.outcomes import Outcomes
 from fastarat.reports.facts import Facts
 from fastarat.reports.published import PAPER, TITLES
+from fastarat.runs.metrics import attack_name
 
 SIZE = (5.2, 3.4)
 """inches of a figure that a phone can show"""
@@ -55,13 +56,14 @@ def loss_curves(path: Path, runs: Sequence[Facts]) -> None:
 
 
 def accuracy_curves(path: Path, runs: Sequence[Facts]) -> None:
-    """Clean (solid) and robust (dashed) accuracy over the epochs."""
+    """Accuracy of clean images (solid) and under attack (dashed) over the epochs."""
     with figure_of(path, 1, 1, SIZE) as (_, axes):
         for facts, colour in zip(runs, _colours(runs), strict=False):
             held = [line for line in facts.epochs if "evaluation" in line]
             for kind, style in (("clean", "-"), ("robust", "--")):
                 values = [line["evaluation"][kind] for line in held]
-                label = f"{_label(facts)}, {kind}" if len(runs) > 1 else kind
+                what = kind if kind == "clean" else attack_of(facts)
+                label = f"{_label(facts)}, {what}" if len(runs) > 1 else what
                 epochs = [line["epoch"] for line in held]
                 mark = "." if len(held) <= MOST_POINTS else ""
                 axes[0, 0].plot(epochs, values, style, marker=mark, color=colour, label=label)
@@ -69,11 +71,16 @@ def accuracy_curves(path: Path, runs: Sequence[Facts]) -> None:
         _legend(axes[0, 0])
 
 
+def attack_of(facts: Facts) -> str:
+    """What the evaluations of a run's epochs attacked by; '' where there were none."""
+    return " or ".join(dict.fromkeys(attack_name(line["evaluation"]) for line in facts.epochs if "evaluation" in line))
+
+
 def trade_off(path: Path, points: Mapping[str, tuple[float, float]], net: str | None, attack: str) -> None:
     """Clean against robust accuracy: the runs' points, and the paper's of one of its nets as crosses."""
     with figure_of(path, 1, 1, SIZE) as (_, axes):
         for (name, (clean, robust)), colour in zip(points.items(), _colours(list(points)), strict=False):
-            axes[0, 0].plot(clean, robust, "o", markersize=9, color=colour, label=one_line(name, 32))
+            axes[0, 0].plot(clean, robust, "o", markersize=9, color=colour, label=one_line(name, 48))
         for name, (clean, robust) in PAPER[net].items() if net else ():
             axes[0, 0].plot(clean, robust, "x", color="0.5")
             axes[0, 0].annotate(TITLES[name], (clean, robust), xytext=(3, 3), textcoords="offset points", fontsize=7)

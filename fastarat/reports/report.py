@@ -17,12 +17,13 @@ from fastarat.evaluation.outcomes import Outcomes
 from fastarat.evaluation.significance import compare, shared
 from fastarat.reports import pictures
 from fastarat.reports.costs import costs
-from fastarat.reports.facts import Facts, facts_of, names_of
+from fastarat.reports.facts import Facts, facts_of, names_of, threat_named
 from fastarat.reports.look import Look, look_at
 from fastarat.reports.pictures import as_svg
 from fastarat.reports.published import OTHER_DATA, net_beside
 from fastarat.reports.repeat import commands
 from fastarat.reports.verdict import measured, title_of, verdict, warnings_of
+from fastarat.runs.metrics import accuracies
 from fastarat.runs.run import Run
 
 MARK = '<meta name="generator" content="fastarat report">'
@@ -85,8 +86,8 @@ def page_of(runs: Sequence[Facts], looks: Sequence[Look | str]) -> str:
         runs=[_of_run(run, look, problems) for run, look in zip(runs, looks, strict=True)],
         is_one=len(runs) == 1,
         curves=_curves(runs),
-        trade_off=_trade_off(runs),
-        paper_note="" if _published(runs) else OTHER_DATA,
+        curves_of=[said for run in runs if (said := evaluated_by(run))],
+        **_trade_off(runs),
         differing=differing_settings(runs),
         **_comparison(runs),
         problems=problems,
@@ -134,6 +135,7 @@ def _of_run(facts: Facts, look: Look | str, problems: list[str]) -> dict[str, An
         "measured": measured(facts),
         "evaluations": [_evaluation(facts, outcomes) for outcomes in facts.outcomes],
         "epochs": _thinned(facts.epochs),
+        "attack": pictures.attack_of(facts),
         "classes": best and _part(lambda: _classes(facts), f"{facts.name}: classes", problems),
         "look": look if isinstance(look, Look) else None,
         "no_look": look if isinstance(look, str) else "",
@@ -149,8 +151,7 @@ def _of_run(facts: Facts, look: Look | str, problems: list[str]) -> dict[str, An
 def _evaluation(facts: Facts, outcomes: Outcomes) -> list[str]:
     """Its row of the table."""
     clean, robust = (f"{100 * float(flags.mean()):.2f}" for flags in (outcomes.flags["clean"], outcomes.robust))
-    attack = outcomes.attack
-    threat = f"{'L∞' if attack['norm'] == 'linf' else 'L2'}, {attack['eps_255']:g}/255"
+    threat = threat_named(outcomes.attack["norm"], outcomes.attack["eps_255"])
     if number := outcomes.num_unsearched:
         robust += f" ({number:,} images not searched)"
     images = f"{len(outcomes.labels):,}"
@@ -176,7 +177,7 @@ def _curves(runs: Sequence[Facts]) -> list[Markup]:
     held = [run for run in trained if any("evaluation" in line for line in run.epochs)]
     if held:
         last = [(run.name, next(e["evaluation"] for e in reversed(run.epochs) if "evaluation" in e)) for run in held]
-        ends = "; ".join(f"{name} ends at {of['clean']:.1f} % clean, {of['robust']:.1f} % robust" for name, of in last)
+        ends = "; ".join(f"{name} ends by {accuracies(of)}" for name, of in last)
         found.append(as_svg(pictures.accuracy_curves, held, alt=f"Accuracy over the epochs: {ends}."))
     return found
 
@@ -187,17 +188,42 @@ def _published(runs: Sequence[Facts]) -> str | None:
     return nets[0] if all(nets) else None
 
 
-def _trade_off(runs: Sequence[Facts]) -> Markup | None:
+def evaluated_by(facts: Facts) -> str:
+    """What the accuracies of a run's epochs are of; '' where it was not evaluated."""
+    held = [line["evaluation"] for line in facts.epochs if "evaluation" in line]
+    if not held:
+        return ""
+    numbers = " or ".join(dict.fromkeys(f"{of['num_images']:,} {of['images']}" for of in held))
+    return f"{facts.name}: dashed is accuracy under {pictures.attack_of(facts)} ({facts.threat}) on {numbers} images"
+
+
+def _trade_off(runs: Sequence[Facts]) -> dict[str, Any]:
+    """The picture of the runs that were evaluated under the threat model and on the data set of the first of them, and
+    what there is to say of it."""
+    known = [run for run in runs if measured(run)]
+    shown = [run for run in known if run.can_stand_beside(known[0])]
+    left_out = [f"{run.name} ({run.threat}, {run.data})" for run in known if run not in shown]
+    net = _published(shown or runs)
+    picture = _points(shown, net) if shown else None
+    return {"trade_off": picture, "left_out": left_out, "paper_note": "" if net else OTHER_DATA}
+
+
+def _points(runs: Sequence[Facts], net: str | None) -> Markup:
     known = {run.name: found for run in runs if (found := measured(run))}
-    if not known:
-        return None
-    points = {name: (found.clean, found.robust) for name, found in known.items()}
     attacks = sorted({found.attack for found in known.values()})
-    said = "; ".join(f"{name}: {clean:.1f} % clean, {robust:.1f} % robust" for name, (clean, robust) in points.items())
-    net, attack = _published(runs), " or ".join(attacks)
+    points = {
+        name if len(attacks) == 1 else f"{name}, {found.attack}": (found.clean, found.robust)
+        for name, found in known.items()
+    }
+    said = "; ".join(
+        f"{name}: {found.clean:.1f} % clean, {found.robust:.1f} % under {found.attack}, of {found.num_images:,} "
+        f"{found.images} images"
+        for name, found in known.items()
+    )
+    under = f"{' or '.join(attacks)} ({runs[0].threat})"
     beside = f" The paper's trainings of a {net} stand beside as crosses." if net else ""
-    alt = f"Clean accuracy against accuracy under {attack}. {said}.{beside}"
-    return as_svg(pictures.trade_off, points, net, attack, alt=alt)
+    alt = f"Clean accuracy against accuracy under {under}. {said}.{beside}"
+    return as_svg(pictures.trade_off, points, net, under, alt=alt)
 
 
 def _classes(facts: Facts) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from fastarat.common.durations import duration
 from fastarat.evaluation.accuracies import Accuracy
 from fastarat.reports.facts import Facts
 from fastarat.reports.published import TITLES
-from fastarat.runs.metrics import are_comparable, attested, doubts
+from fastarat.runs.metrics import are_comparable, attack_name, attested, doubts
 
 FEW_IMAGES = 1000
 LOST_POINTS = 2.0
@@ -51,7 +51,7 @@ def measured(facts: Facts) -> Measured | None:
         return Measured(clean, robust, len(best.labels), "test", best.name, best.num_unsearched)
     if result := facts.result:
         clean, robust, number, images = (result[name] for name in ("clean", "robust", "num_images", "images"))
-        return Measured(clean, robust, number, images, f"PGD-{result['steps']}", result.get("not_attackable", 0))
+        return Measured(clean, robust, number, images, attack_name(result), result.get("not_attackable", 0))
     return None
 
 
@@ -65,7 +65,7 @@ def verdict(facts: Facts) -> str:
     if found is None:
         return f"{what} has not been evaluated yet{'' if facts.problem else f', after {epochs}{took}'}."
     clean, robust, number, images, attack, num_unsearched = found
-    threat = f"{'L∞' if config.attack.norm == 'linf' else 'L2'}, radius {config.eps_255:g}/255"
+    threat = facts.threat
     share = f"{robust:.1f} % of {number:,} {images} images"
     if _is_broken(facts, robust):
         middle = f"is not robust: {attack} ({threat}) leaves {share} right"
@@ -129,6 +129,9 @@ def _of_evaluation(facts: Facts) -> Iterator[str]:
     if best is None or not best.is_standard:
         how = command("eval", facts.path, "--attack", "autoattack")
         yield f"Robust accuracy under {attack} is an upper bound; {how} measures it by the standard's attacks."
+    own = facts.result
+    if best and own and own["images"] == "test" and own["num_images"] >= number and own["robust"] < robust:
+        yield f"The training's own evaluation, by {attack_name(own)}, left less: {own['robust']:.1f} % of test images."
     if facts.result and (said := doubts(facts.result)):
         yield f"Some images of the training's own evaluation say nothing{said}."
     if images == "test" and best is None:

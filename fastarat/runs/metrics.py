@@ -4,6 +4,7 @@ Catastrophic overfitting (Wong et al., 2020), training by one-step attacks that 
 else, shows in them: a run measures these accuracies anyway.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,10 @@ MEASURE = ("num_images", "steps", "attack")
 LATER = {**DOUBTS, "attack": str}
 """what an evaluation of an earlier version does not say"""
 EVERY_LINE = {"epoch": int, "step": int}
+ATTACK = re.compile(r"\w+ (?P<eps>[\d.e+-]+)/255 by (?P<step>[\d.e+-]+)/255 from (?P<start>[\w-]+)")
+"""how an evaluation's attack is written"""
+ROUNDING = 1e-5
+"""of sizes that are written with 6 digits"""
 # Robust overfitting, which is another thing, costs a run a tenth or two of its best robust accuracy on held-out
 # images (Rice et al., 2020); who has lost more than half of it, and is right on less than half as many images as
 # under the training attack, has not merely learnt its training images by heart.
@@ -46,6 +51,23 @@ def are_comparable(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two evaluations attacked as many images in the same way, as far as both say it: a run that goes on may be
     evaluated otherwise."""
     return all(one[name] == other[name] for name in MEASURE if name in one and name in other)
+
+
+def attack_name(evaluation: dict[str, Any]) -> str:
+    """The attack of a training's evaluation as people call it, and where it departs from that: PGD-10; PGD-10, step
+    0.5/255."""
+    found, departures = ATTACK.fullmatch(evaluation.get("attack", "")), []
+    if found:
+        eps, step, start = float(found["eps"]), float(found["step"]), found["start"]
+        departures += [f"step {step:g}/255"] if abs(step - eps / 4) > ROUNDING * eps else []
+        departures += ["ball round the noisy start"] if start == "published-code" else []
+    return ", ".join((f"PGD-{evaluation['steps']}", *departures))
+
+
+def accuracies(evaluation: dict[str, Any]) -> str:
+    """A training's evaluation in a line: of which images, percent right as they are and under its attack, doubts."""
+    of, under = evaluation["images"], f"{attack_name(evaluation)} {evaluation['robust']:.1f} %"
+    return f"{of}: clean {evaluation['clean']:.1f} %, {under}{doubts(evaluation)}"
 
 
 def doubts(evaluation: dict[str, Any]) -> str:

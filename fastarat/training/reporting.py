@@ -13,7 +13,7 @@ from rich.text import Text
 from fastarat.common.console import notice, one_line, stderr
 from fastarat.common.durations import Seldom, duration
 from fastarat.common.figures import COLOURS, figure_of, more_colours
-from fastarat.runs.metrics import doubts
+from fastarat.runs.metrics import accuracies, attack_name
 
 T = TypeVar("T")
 
@@ -150,9 +150,7 @@ class Display:
             return
         parts = [f"epoch {entry['epoch']}/{self.epochs}", *_described(entry["train"])]
         if "evaluation" in entry:
-            held = entry["evaluation"]
-            self.measured = f"{held['images']}: clean {held['clean']:.1f} %, robust {held['robust']:.1f} %"
-            self.measured += doubts(held)
+            self.measured = accuracies(entry["evaluation"])
             parts.append(self.measured)
         parts += [f"{entry['images_per_s']:,.0f} images/s"] if "images_per_s" in entry else []
         parts += [f"{self.left(step)} left"]
@@ -192,11 +190,15 @@ def learning_curves(path: Path, runs: dict[str, list[dict[str, Any]]], title: st
 
 
 def _evaluation_of(runs: dict[str, list[dict[str, Any]]]) -> str:
+    """Of which images accuracies are, and what robust is against: of the first, and whether there are others."""
     found = [line["evaluation"] for lines in runs.values() for line in lines if "evaluation" in line]
-    if not found:
-        return ""
-    first = found[0]
-    num_attacked, kind = first["num_images"], f"{first['images']} images"
-    if first.get("num_clean_images", num_attacked) == num_attacked:
-        return f"{num_attacked:,} {kind}, robust against PGD-{first['steps']}"
-    return f"{first['num_clean_images']:,} {kind}, {num_attacked:,} of them against PGD-{first['steps']}"
+    first, *others = dict.fromkeys(map(_measure_of, found)) or [""]
+    return f"{first} and others" if others else first
+
+
+def _measure_of(evaluation: dict[str, Any]) -> str:
+    num_attacked, kind = evaluation["num_images"], f"{evaluation['images']} images"
+    num_clean, attack = evaluation.get("num_clean_images", num_attacked), attack_name(evaluation)
+    if num_clean == num_attacked:
+        return f"{num_attacked:,} {kind}, robust against {attack}"
+    return f"{num_clean:,} {kind}, {num_attacked:,} of them against {attack}"

@@ -108,6 +108,39 @@ def test_what_a_weakened_autoattack_leaves_is_said_to_be_an_upper_bound(run, set
     assert any(f"under {found.name} is an upper bound" in line for line in said) == is_weak
 
 
+def test_a_weakened_evaluation_of_the_training_is_named_wherever_it_is_shown(fastarat, tmp_path):
+    flags = (*ONE_EPOCH, "--evaluation.step-255", "0.5", "--out", tmp_path / "weak")
+    result = fastarat("train", "digits-at", *flags)
+    assert "%, PGD-1, step 0.5/255 " in result.err.splitlines()[-1]
+    assert "under" not in result.err and result.err.count("PGD-1, step 0.5/255") == 2
+    result = fastarat("report", tmp_path / "weak", "--num-images", "0")
+    assert "PGD-1, step 0.5/255 (L∞, radius 45.9/255)" in result.out
+    page = checked(tmp_path / "weak/report.html")
+    assert "dashed is accuracy under PGD-1, step 0.5/255 (L∞, radius 45.9/255) on 50 test images" in page.text
+    assert "PGD-1, step 0.5/255, %" in page.text
+    labels = " ".join(svg["aria-label"] for svg in page.every("svg"))
+    assert "weak ends by test: clean" in labels and "% under PGD-1, step 0.5/255, of 50 test images" in labels
+
+
+def test_runs_of_another_threat_model_are_left_out_of_the_picture_and_named(fastarat, one_epoch, tmp_path):
+    flags = (*ONE_EPOCH, "--attack.eps-255", "4", "--out", tmp_path / "smaller")
+    assert fastarat("train", "digits-at", *flags).code == 0
+    assert fastarat("report", one_epoch, tmp_path / "smaller", "--num-images", "0", "--out", "both.html").code == 0
+    page = checked(Path("both.html"))
+    assert "so not in the picture: smaller (L∞, radius 4/255, digits)." in page.text
+    (label,) = (of for svg in page.every("svg") if (of := svg["aria-label"]).startswith("Clean accuracy against"))
+    assert "(L∞, radius 45.9/255)" in label and "smaller" not in label
+
+
+def test_what_the_training_measured_lower_is_a_doubt(run):
+    flags = {"clean": np.ones(9, bool), "pgd": np.ones(9, bool)}
+    facts = facts_of(run, "run")
+    attack = described(EvaluationSettings("pgd", eps=45.9 / 255))
+    found = outcomes_of(flags, attack, set_fingerprint=facts.data_fingerprint)
+    said = warnings_of(replace(facts, outcomes=[found]))
+    assert any(line.startswith("The training's own evaluation, by PGD-1, left less: ") for line in said)
+
+
 def test_images_of_another_set_of_the_same_name_are_not_the_runs_own(fastarat, run):
     shutil.rmtree(run / "outcomes", ignore_errors=True)
     data = open_dataset("digits")

@@ -13,7 +13,7 @@ def test_a_finished_run_is_told_at_once(fastarat, run):
     result = fastarat("watch", run)
     lines = result.out.splitlines()
     assert result.code == 0 and [line.split(" · ")[0] for line in lines[:2]] == ["epoch 1/2", "epoch 2/2"]
-    assert "robust" in lines[1] and lines[-1].startswith("finished: 'fastarat report")
+    assert "test: clean" in lines[1] and "%, PGD-1 " in lines[1] and lines[-1].startswith("finished: 'fastarat report")
     now = fastarat("watch", run, "--json").json
     assert now["is_finished"] and not now["is_training"] and now["seconds_left"] == 0 and now["last"]["epoch"] == 2
 

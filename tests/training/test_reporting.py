@@ -16,12 +16,30 @@ HELD = {"images": "test", "num_images": 1000, "steps": 10, "clean": 80.0, "robus
     [
         (HELD, "1,000 test images, robust against PGD-10"),  # of a run before clean images had a number of their own
         (HELD | {"num_clean_images": 1000}, "1,000 test images, robust against PGD-10"),
+        (
+            HELD | {"attack": "linf 8/255 by 0.5/255 from uniform"},
+            "1,000 test images, robust against PGD-10, step 0.5/255",
+        ),
         (HELD | {"num_clean_images": 10_000}, "10,000 test images, 1,000 of them against PGD-10"),
     ],
 )
 def test_the_title_names_how_many_images_were_measured_and_attacked(evaluation, title):
     lines = [{"epoch": 1, "train": {"loss": 1.0}}, {"epoch": 2, "train": {"loss": 0.5}, "evaluation": evaluation}]
     assert _evaluation_of({"run": lines}) == title
+
+
+def test_a_title_says_that_evaluations_differ():
+    runs = {
+        name: [{"epoch": 1, "train": {"loss": 1.0}, "evaluation": HELD | {"steps": steps}}]
+        for name, steps in (("a", 10), ("b", 20))
+    }
+    assert _evaluation_of(runs) == "1,000 test images, robust against PGD-10 and others"
+
+
+def test_an_epochs_line_names_the_attack(capsys):
+    with Display(num_steps=2, first_step=0, epochs=2, visible=True) as display:
+        display.epoch({"epoch": 1, "train": {"loss": 1.0}, "evaluation": HELD}, 1)
+    assert "test: clean 80.0 %, PGD-10 40.0 % · " in capsys.readouterr().err
 
 
 def test_runs_without_an_evaluation_have_no_title():
