@@ -61,10 +61,11 @@ def followed(watched: "Run", *, once: bool, sleep: Callable[[float], None] = tim
         lines = _lines(watched, problems)
         now = standing(watched, lines)
         goes_on = not now["is_finished"] if is_trained is None else is_trained
-        for line in lines[-FEW:] if once else lines[max(told, 0) :]:
+        there = lines or []
+        for line in there[-FEW:] if once else there[max(told, 0) :]:
             yield described(line, now["epochs"])
-        if len(lines) != told or once or not goes_on:
-            told = len(lines)
+        if len(there) != told or once or not goes_on:
+            told = len(there)
             if now["seconds_left"] is not None and goes_on:
                 yield progress_line(now)
         if once or not goes_on:
@@ -73,10 +74,11 @@ def followed(watched: "Run", *, once: bool, sleep: Callable[[float], None] = tim
         sleep(SECONDS)
 
 
-def standing(watched: "Run", lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """How a run stands by its lines: epochs done of all, seconds left by its last epochs, its last line."""
-    epochs = watched.config().epochs
-    trained = [line for line in lines if "train" in line]
+def standing(watched: "Run", lines: list[dict[str, Any]] | None) -> dict[str, Any]:
+    """How a run stands by its lines: epochs done of all, seconds left by its last epochs, its last line. Of one whose
+    lines cannot be read nobody knows the epoch, nor whether it has finished if it has deployed weights."""
+    epochs, has_weights = watched.config().epochs, watched.weights_file.exists()
+    trained = [line for line in lines or [] if "train" in line]
     done = trained[-1]["epoch"] if trained else 0
     took, before = [], 0.0
     for line in trained:
@@ -87,23 +89,23 @@ def standing(watched: "Run", lines: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "run": str(watched.path),
         "is_training": is_locked(watched.lock_file),
-        "is_finished": done >= epochs and watched.weights_file.exists(),
-        "epoch": done,
+        "is_finished": None if lines is None and has_weights else done >= epochs and has_weights,
+        "epoch": None if lines is None else done,
         "epochs": epochs,
         "seconds_left": None if left is None else round(left, 1),
         "last": lines[-1] if lines else None,
     }
 
 
-def _lines(watched: "Run", problems: list[str]) -> list[dict[str, Any]]:
-    """All lines so far; none of a file that is damaged, which is told once and kept in `problems`."""
+def _lines(watched: "Run", problems: list[str]) -> list[dict[str, Any]] | None:
+    """All lines so far; None of a file that is damaged, which is told once and kept in `problems`."""
     try:
         return watched.metrics()
     except UserError as error:
         if (problem := one_line(error)) not in problems:
             problems.append(problem)
             notice(problem)
-        return []
+        return None
 
 
 def described(line: dict[str, Any], epochs: int) -> str:
@@ -133,4 +135,6 @@ def ended(watched: "Run", now: dict[str, Any], is_trained: bool | None) -> str:
         return "whether it goes on cannot be told: its disk has no locks"
     if is_trained:
         return "it goes on"
+    if now["is_finished"] is None:
+        return f"how far it came cannot be told: {command('report', watched.path)} shows what it deployed"
     return f"nobody trains in it: {command('train', '--resume', watched.path)} goes on"

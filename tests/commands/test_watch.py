@@ -34,6 +34,16 @@ def test_a_damaged_file_is_told_once_however_often_it_is_looked_at(run, capsys):
     assert capsys.readouterr().err.count("is damaged") == 1
 
 
+def test_a_damaged_run_that_has_deployed_is_not_sent_to_go_on(fastarat, run):
+    (run / "metrics.jsonl").write_text("no line\n")
+    last = fastarat("watch", run).out.splitlines()[-1]
+    assert last.startswith("how far it came cannot be told: 'fastarat report") and "--resume" not in last
+    now = fastarat("watch", run, "--json").json
+    assert (now["is_finished"], now["epoch"], now["seconds_left"]) == (None, None, None)
+    (run / "model.safetensors").unlink()
+    assert "--resume" in fastarat("watch", run).out.splitlines()[-1]
+
+
 def test_lines_are_told_as_they_come_until_the_training_lets_go(run):
     watched, writer = Run(run), Run(run)
     lines = watched.metrics()
