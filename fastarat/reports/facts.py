@@ -180,9 +180,9 @@ def facts_of(path: Path, name: str) -> Facts:
 
 def names_of(paths: list[Path]) -> list[str]:
     """The folders' own names, with as many parents as tell them apart."""
-    absolute = [path.absolute() for path in paths]
-    for count in range(1, max(len(path.parts) for path in absolute) + 1):
-        names = ["/".join(path.parts[-count:]) for path in absolute]
+    places = [path.resolve() for path in paths]
+    for count in range(1, max(len(path.parts) for path in places) + 1):
+        names = ["/".join(path.parts[-count:]) for path in places]
         if len(set(names)) == len(names):
             return names
     raise UserError("a run is given twice: give each once")
