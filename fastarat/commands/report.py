@@ -41,7 +41,7 @@ def run(args: list[str]) -> int:
     from fastarat.reports.report import check_runs, write_report
 
     out = arguments.out or (arguments.runs[0] if len(arguments.runs) == 1 else Path()) / "report.html"
-    check_runs(arguments.runs, out)
+    check_runs(arguments.runs, out, arguments.data)
     device = named_device(arguments.device)
     verdicts = write_report(
         arguments.runs, out, num_images=arguments.num_images, device=device.type, data=arguments.data

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from fastarat.common.console import notice, printable
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import require_file, write_text
 from fastarat.common.version import __version__
+from fastarat.data.formats.find import find
 from fastarat.evaluation.outcomes import Outcomes
 from fastarat.evaluation.significance import compare, shared
 from fastarat.reports import pictures
@@ -40,19 +42,19 @@ def write_report(
     """Write one self-contained HTML file of these runs, beside one another in their order; returns each one's verdict.
 
     `num_images`: test images on which each deployed model is evaluated by PGD-20, for the images shown; 0 shows none.
-    `data`: where they lie, if not where the runs found them. Raises `UserError` for what is no run or for an `out` that
-    no report is, `WorkError` where it cannot be written.
+    `data`: where they lie, if not where the runs found them. Raises as `check_runs` does, `UserError` too where
+    `data` fits no net, `WorkError` where the page cannot be written.
     """
-    names = check_runs(paths, out)
+    names = check_runs(paths, out, data)
     looks = [_look(path, num_images, torch.device(device), data) for path in paths]
     runs = [facts_of(path, name) for path, name in zip(paths, names, strict=True)]
     write_text(out, page_of(runs, looks))
     return {run.name: verdict(run) for run in runs}
 
 
-def check_runs(paths: Sequence[Path], out: Path) -> list[str]:
-    """The names of the runs in their report. Raises `UserError` for what is no run, and where the report would take the
-    place of what is none, or cannot be."""
+def check_runs(paths: Sequence[Path], out: Path, data: str | None = None) -> list[str]:
+    """The names of the runs in their report. Raises `UserError` for what is no run, for `data` that is no data set, and
+    where the report would take the place of what is none, or cannot be."""
     for path in paths:
         Run(path).config()
     if out.is_dir():
@@ -64,6 +66,12 @@ def check_runs(paths: Sequence[Path], out: Path) -> list[str]:
                 raise UserError(f"{out} is no report of fastarat's, and stays as it is: give another --out")
     elif not out.absolute().parent.is_dir():
         raise UserError(f"there is no directory {out.parent}: make it first")
+    try:
+        TemporaryFile(dir=out.parent).close()
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}; give another --out") from error
+    if data is not None:
+        find(data)
     return names_of(list(paths))
 
 
@@ -109,6 +117,8 @@ def _look(path: Path, num_images: int, device: torch.device, data: str | None) -
     try:
         return look_at(path, num_images, device, data)
     except (UserError, WorkError) as error:
+        if data is not None and isinstance(error, UserError) and Run(path).weights_file.exists():
+            raise  # what was asked for cannot be shown
         notice(f"the report of {path} shows no images: {error}")
         return str(error)
 

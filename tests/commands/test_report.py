@@ -279,9 +279,29 @@ def test_what_is_no_run_and_what_is_no_report_is_refused(fastarat, run):
     assert "a run is given twice" in fastarat("report", run, run, "--out", "both.html").error
     assert "is a directory: give a file" in fastarat("report", run, "--out", run).error
     assert "there is no directory deep" in fastarat("report", run, "--out", "deep/report.html").error
+    same = run.parent / "elsewhere" / ".." / run.name
+    (run.parent / "elsewhere").mkdir()
+    assert "a run is given twice" in fastarat("report", run, same, "--out", "both.html").error
     Path("mine.html").write_text("<p>mine")
     assert "is no report of fastarat's" in fastarat("report", run, "--out", "mine.html").error
     assert Path("mine.html").read_text() == "<p>mine"
+
+
+def test_what_would_fail_at_its_end_is_refused_before_the_work(fastarat, run, monkeypatch):
+    def evaluated(*given, **settings):
+        raise AssertionError
+
+    monkeypatch.setattr("fastarat.reports.look.evaluate_run", evaluated)
+    result = fastarat("report", run, "--out", "/proc/x.html")  # where not even root can write
+    assert result.code == 2 and result.error.startswith("cannot write /proc/x.html: ")
+    result = fastarat("report", run, "--data", "nosuch")
+    assert result.code == 2 and "nosuch" in result.error and not (run / "report.html").exists()
+
+
+def test_images_that_do_not_fit_a_net_are_refused_where_they_are_asked_for(fastarat, run):
+    np.savez("noise.npz", image=np.zeros((80, 9, 9, 3), np.uint8), label=np.arange(80) % 4)
+    result = fastarat("report", run, "--data", "noise.npz", "--device", "cpu")
+    assert result.code == 2 and "noise" in result.error and not (run / "report.html").exists()
 
 
 def test_damaged_metrics_leave_the_rest_of_the_page(fastarat, run):
