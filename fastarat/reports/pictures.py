@@ -3,6 +3,7 @@
 import hashlib
 import re
 import tempfile
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from fastarat.runs.metrics import attack_name
 
 SIZE = (5.2, 3.4)
 """inches of a figure that a phone can show"""
+LONGEST_LABEL = 40
+"""characters of an axis's label in a line"""
 MOST_POINTS = 60
 """of a curve that are marked"""
 MOST_BARS = 20
@@ -86,7 +89,8 @@ def trade_off(path: Path, points: Mapping[str, tuple[float, float]], net: str | 
             axes[0, 0].annotate(TITLES[name], (clean, robust), xytext=(3, 3), textcoords="offset points", fontsize=7)
         if net:
             axes[0, 0].plot([], [], "x", color="0.5", label=f"the paper's {net}, its AutoAttack")
-        axes[0, 0].set(xlabel="clean accuracy, %", ylabel=f"accuracy under {attack}, %")
+        under = textwrap.fill(f"accuracy under {attack}, %", LONGEST_LABEL)
+        axes[0, 0].set(xlabel="clean accuracy, %", ylabel=under)
         axes[0, 0].margins(0.15)
         for limits, set_limits in (
             (axes[0, 0].get_xlim(), axes[0, 0].set_xlim),

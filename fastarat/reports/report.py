@@ -292,8 +292,13 @@ def _made_with(facts: Facts) -> dict[str, str]:
 
 
 def _comparison(runs: Sequence[Facts]) -> dict[str, Any]:
-    """Every pair of runs, if all have kept the same evaluation, and what there is to doubt of that."""
+    """Every pair of runs, if all have kept the same evaluation, under what, and what there is to doubt of that."""
     found = shared({run.name: run.outcomes for run in runs}) if len(runs) > 1 else None
-    comparison = compare(found, {run.name: run.settings_and_seed for run in runs}) if found else None
-    doubts = [f"{name}: {warning}" for name, of in (found or {}).items() for warning in of.warnings]
-    return {"comparison": comparison, "comparison_doubts": doubts}
+    if not found:
+        return {"comparison": None, "comparison_doubts": []}
+    first = next(iter(found.values()))
+    return {
+        "comparison": compare(found, {run.name: run.settings_and_seed for run in runs}),
+        "comparison_attack": f"{first.name} ({threat_named(first.attack['norm'], first.attack['eps_255'])})",
+        "comparison_doubts": [f"{name}: {warning}" for name, of in found.items() for warning in of.warnings],
+    }

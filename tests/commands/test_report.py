@@ -222,6 +222,7 @@ def test_runs_stand_beside_one_another_with_a_test_of_their_differences(fastarat
     result = fastarat("report", run, one_epoch, "--num-images", "100", "--json", "--device", "cpu")
     assert result.code == 0 and [name.rpartition("/")[2] for name in result.json["verdicts"]] == ["run", "run"]
     page = checked(Path("report.html"))
+    assert "On 100 test images; robust is under PGD-20 (L∞, radius 45.9/255)" in page.text
     assert "McNemar's exact test" in page.text and "num-train-images" in page.text and "noise" in page.text
 
 
