@@ -94,7 +94,7 @@ def page_of(runs: Sequence[Facts], looks: Sequence[Look | str]) -> str:
         runs=[_of_run(run, look, problems) for run, look in zip(runs, looks, strict=True)],
         is_one=len(runs) == 1,
         curves=_curves(runs),
-        curves_of=[said for run in runs if (said := evaluated_by(run))],
+        curves_of=[evaluated_by(run, _held(runs)[0]) for run in _held(runs)],
         **_trade_off(runs),
         differing=differing_settings(runs),
         **_comparison(runs),
@@ -184,10 +184,10 @@ def _curves(runs: Sequence[Facts]) -> list[Markup]:
         return []
     ends = "; ".join(f"{run.name} ends at {run.epochs[-1]['train']['loss']:.3f}" for run in trained)
     found = [as_svg(pictures.loss_curves, trained, alt=f"Training loss over the epochs: {ends}.")]
-    held = [run for run in trained if any("evaluation" in line for line in run.epochs)]
-    if held:
+    if held := _held(runs):
+        held = [run for run in held if run.can_stand_beside(held[0])]
         last = [(run.name, next(e["evaluation"] for e in reversed(run.epochs) if "evaluation" in e)) for run in held]
-        ends = "; ".join(f"{name} ends by {accuracies(of)}" for name, of in last)
+        ends = "; ".join(f"{name} ends by {accuracies(of)}, of {of['num_images']:,} images" for name, of in last)
         found.append(as_svg(pictures.accuracy_curves, held, alt=f"Accuracy over the epochs: {ends}."))
     return found
 
@@ -198,11 +198,16 @@ def _published(runs: Sequence[Facts]) -> str | None:
     return nets[0] if all(nets) else None
 
 
-def evaluated_by(facts: Facts) -> str:
-    """What the accuracies of a run's epochs are of; '' where it was not evaluated."""
+def _held(runs: Sequence[Facts]) -> list[Facts]:
+    """Those that were evaluated after an epoch."""
+    return [run for run in runs if any("evaluation" in line for line in run.epochs)]
+
+
+def evaluated_by(facts: Facts, first: Facts) -> str:
+    """What the accuracies of a run's epochs are of, or that they cannot stand in one picture with the first run's."""
+    if not facts.can_stand_beside(first):
+        return f"{facts.name}: of another threat model or data set ({facts.threat}, {facts.data}), and so not drawn"
     held = [line["evaluation"] for line in facts.epochs if "evaluation" in line]
-    if not held:
-        return ""
     numbers = " or ".join(dict.fromkeys(f"{of['num_images']:,} {of['images']}" for of in held))
     return f"{facts.name}: dashed is accuracy under {pictures.attack_of(facts)} ({facts.threat}) on {numbers} images"
 

@@ -128,8 +128,11 @@ def test_runs_of_another_threat_model_are_left_out_of_the_picture_and_named(fast
     assert fastarat("report", one_epoch, tmp_path / "smaller", "--num-images", "0", "--out", "both.html").code == 0
     page = checked(Path("both.html"))
     assert "so not in the picture: smaller (L∞, radius 4/255, digits)." in page.text
-    (label,) = (of for svg in page.every("svg") if (of := svg["aria-label"]).startswith("Clean accuracy against"))
+    assert "smaller: of another threat model or data set (L∞, radius 4/255, digits), and so not drawn." in page.text
+    labels = [svg["aria-label"] for svg in page.every("svg")]
+    (label,) = (of for of in labels if of.startswith("Clean accuracy against"))
     assert "(L∞, radius 45.9/255)" in label and "smaller" not in label
+    assert not any("smaller" in of for of in labels if of.startswith("Accuracy over the epochs"))
 
 
 def test_what_the_training_measured_lower_is_a_doubt(run):
