@@ -1,16 +1,21 @@
-"""Which differences between models are beyond noise, of images and of training: McNemar's exact test over the same
+"""Which differences between settings are beyond noise, of images and of training: McNemar's exact test over the same
 images, widened by how far trainings spread, corrected by Holm.
 
 Of two models that are as good as one another, an image that only one gets right is as likely to be the first's as the
 second's (McNemar, 1947). Were images right or wrong independently of one another over trainings, the number of the
-first's would be binomial with one half for two trainings that differ by their seeds alone too. Long trainings come near
-to that (Jordan, 2023, "Calibrated chaos"); others spread more, since a training ends a little better or a little worse
-on all images at once. So the test counts each such image as 1 / dispersion of one, where the dispersion says how much
-further trainings lie apart than independent images would, as a ratio of variances. Runs of the same settings with
-other seeds show it, where they are among those compared; otherwise it is assumed.
+first's would be binomial with one half for two trainings that differ by their seeds alone too. They are not: a training
+ends a little better or a little worse on all images at once. So the test counts each such image as 1 / dispersion of
+one, where the dispersion says how much further trainings lie apart than independent images would, as a ratio of
+variances. For a spread s of a seed's accuracy it is 1 + 2 n s^2 / q, where q is the share of the n images on which two
+trainings differ: more images do not tell a lucky training from a better one. The spread is taken to be largest for an
+accuracy of one half, and to fall towards 0 and 1 as that of log-odds does.
 
-A pair of models has two tests, clean and robust, and n models have n (n - 1) / 2 pairs: Holm (1979) keeps the chance
-of any false difference at the level.
+Runs of the same settings with other seeds stand together, as one model with its mean, and show the spread. What is
+assumed of it counts beside them, as the spread of some repeats more (a moderated t-test; Smyth, 2004). They are not
+tested against one another: nothing but their seeds differs.
+
+A pair of settings has two tests, clean and robust, and n settings have n (n - 1) / 2 pairs: Holm (1979) keeps the
+chance of any false difference at the level.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,24 +27,30 @@ import numpy as np
 from fastarat.evaluation.outcomes import Outcomes
 
 LEVEL = 0.05
-ASSUMED = {"clean": 3.0, "robust": 4.0}
-"""the dispersions of trainings that differ by their seeds, where no repeats show them: above what was measured
-(docs/report.md)"""
+KINDS = ("clean", "robust")
+ASSUMED = 0.015
+"""the standard deviation of a seed's accuracy where it is one half, as a fraction, if no repeats show it
+(docs/report.md says of which trainings)"""
 WEIGHT = 6
 """repeats that what is assumed counts as beside those that are there"""
+NUM_SPREADS = 200
+"""that a p-value is the mean of"""
 
 
 class Difference(NamedTuple):
-    """One test of two models."""
+    """One test of the trainings of two settings."""
 
-    first: str
-    second: str
+    first: tuple[str, ...]
+    """the runs of the first settings, one for each seed"""
+    second: tuple[str, ...]
     kind: str
     """clean or robust"""
     num_images: int
-    only_first: int
-    """images that the first alone gets right"""
-    only_second: int
+    only_first: float
+    """images that the first alone gets right; the mean over pairs of seeds where there are several"""
+    only_second: float
+    dispersion: float
+    """the variance of only_first - only_second, over that of as many independent images"""
     p: float
     """of the test, two-sided"""
     corrected: float
@@ -59,35 +70,44 @@ class Difference(NamedTuple):
 class Comparison(NamedTuple):
     """All tests of some models, and what they allow for."""
 
+    evaluation: str
+    """which images under which attack, as people say it"""
     differences: list[Difference]
-    dispersion: dict[str, float]
-    """of clean and robust"""
-    num_repeats: int
-    """seeds beyond the first of their settings, which tell of their spread"""
+    trainings: list[tuple[str, ...]]
+    """the runs of each settings, one for each seed"""
+    spread: dict[str, float]
+    """standard deviation of a seed's accuracy that is allowed for where it is 50 %, clean and robust, in percentage
+    points"""
+
+    @property
+    def num_repeats(self) -> int:
+        """Seeds beyond the first of their settings, which tell of their spread."""
+        return sum(len(names) - 1 for names in self.trainings)
 
     @property
     def test(self) -> str:
         """The test by its name."""
-        spread = ", ".join(f"{value:.1f} for {kind}" for kind, value in self.dispersion.items())
+        spread = ", ".join(f"{value:.1f} points {kind}" for kind, value in self.spread.items())
         repeats = f"{self.num_repeats} repeat{'s' if self.num_repeats > 1 else ''} with other seeds"
         source = f"from {repeats} and what is assumed" if self.num_repeats else "assumed, since no seed is repeated"
         return (
             "McNemar's exact test over the same images, widened for the spread of seeds "
-            f"(dispersion {spread}, {source}), Holm's correction for {len(self.differences)} tests, "
+            f"({spread} at 50 %, {source}), Holm's correction for {len(self.differences)} tests, "
             f"level {100 * LEVEL:.0f} %"
         )
 
 
-def mcnemar(only_first: int, only_second: int, dispersion: float = 1.0) -> float:
-    """The two-sided p-value for the numbers of images that one model alone gets right, each counted 1 / dispersion.
+def mcnemar(only_first: float, only_second: float, dispersion: float | np.ndarray = 1.0) -> np.ndarray:
+    """The two-sided p-value for the numbers of images that one model alone gets right, each counted 1 / dispersion, for
+    each dispersion: float64 of its shape.
 
     With a dispersion of 1 it is McNemar's exact test; with others the binomial's tails go on between whole numbers as
     the incomplete beta function does.
     """
     from scipy.special import betainc
 
-    fewer, both = min(only_first, only_second) / dispersion, (only_first + only_second) / dispersion
-    return min(1.0, 2 * float(betainc(both - fewer, fewer + 1, 0.5))) if both else 1.0
+    fewer, more = (number / dispersion for number in sorted((only_first, only_second)))
+    return np.minimum(1.0, 2 * betainc(more, fewer + 1, 0.5)) if only_first or only_second else np.ones_like(fewer)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -100,45 +120,83 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def compare(models: Mapping[str, Outcomes], settings: Mapping[str, tuple[str, int]]) -> Comparison:
-    """Every pair of models, clean and robust, in their order. All outcomes must have the same `key`.
+    """Every pair of settings, clean and robust, in their order. All outcomes must have the same `key`.
 
     `settings`: for each model what is the same for runs that differ by their seeds alone, and its seed. A run beside
-    one of the same settings and seed, such as its copy, is no repeat.
+    one of the same settings and seed, such as its copy, is left out.
     """
     assert len({outcomes.key for outcomes in models.values()}) <= 1
-    trained = {settings[name] for name in models}
-    num_repeats = len(trained) - len({but_seed for but_seed, _ in trained})
-    dispersion = {kind: _dispersion(models, settings, kind, num_repeats) for kind in ASSUMED}
-    found = []
-    for first, second in combinations(models, 2):
-        for kind, allowed in dispersion.items():
-            only = _only(models[first], models[second], kind)
-            p = mcnemar(*only, allowed)
-            found.append(Difference(first, second, kind, len(models[first].labels), *only, p, corrected=p))
+    seeds: dict[str, dict[int, str]] = {}
+    for name in models:
+        but_seed, seed = settings[name]
+        seeds.setdefault(but_seed, {}).setdefault(seed, name)
+    trainings = [tuple(by_seed.values()) for by_seed in seeds.values()]
+    right = {kind: [np.stack([_right(models[name], kind) for name in names]) for names in trainings] for kind in KINDS}
+    spread = {kind: _spread(of) for kind, of in right.items()}
+    found = [
+        Difference(trainings[i], trainings[j], kind, *_tested(of[i], of[j], *spread[kind]))
+        for i, j in combinations(range(len(trainings)), 2)
+        for kind, of in right.items()
+    ]
     corrected = holm([test.p for test in found])
     tests = [test._replace(corrected=p) for test, p in zip(found, corrected, strict=True)]
-    return Comparison(tests, dispersion, num_repeats)
+    evaluation = _said(next(iter(models.values())))
+    return Comparison(evaluation, tests, trainings, {kind: 100 * value for kind, (value, _) in spread.items()})
 
 
-def _dispersion(
-    models: Mapping[str, Outcomes], settings: Mapping[str, tuple[str, int]], kind: str, num_repeats: int
-) -> float:
-    """Of pairs that differ by their seeds the mean of (b - c)^2 / (b + c), which is 1 for independent images, and what
-    is assumed, by their weights; at least 1."""
-    ratios = []
-    for first, second in combinations(models, 2):
-        b, c = _only(models[first], models[second], kind)
-        (mine, seed), (theirs, other_seed) = settings[first], settings[second]
-        if mine == theirs and seed != other_seed and b + c:
-            ratios.append((b - c) ** 2 / (b + c))
-    weight = num_repeats if ratios else 0
-    mean = sum(ratios) / len(ratios) if ratios else 0.0
-    return max(1.0, (WEIGHT * ASSUMED[kind] + weight * mean) / (WEIGHT + weight))
+def _said(outcomes: Outcomes) -> str:
+    norm, radius = "L∞" if outcomes.attack["norm"] == "linf" else "L2", outcomes.attack["eps_255"]
+    return (
+        f"{len(outcomes.labels):,} test images of {outcomes.data} under {outcomes.name} ({norm}, radius {radius:g}/255)"
+    )
 
 
-def _only(first: Outcomes, second: Outcomes, kind: str) -> tuple[int, int]:
-    mine, theirs = ((of.flags["clean"] if kind == "clean" else of.robust) for of in (first, second))
-    return int(np.sum(mine & ~theirs)), int(np.sum(theirs & ~mine))
+def _right(outcomes: Outcomes, kind: str) -> np.ndarray:
+    return outcomes.flags["clean"] if kind == "clean" else outcomes.robust
+
+
+def _scale(right: np.ndarray) -> float:
+    """How far the luck of a training moves the accuracy of these, bool [seeds, N], against one of one half: as far as
+    log-odds would, so that there is little room near 0 and 1."""
+    accuracy = float(right.mean())
+    return 4 * accuracy * (1 - accuracy)
+
+
+def _spread(right: Sequence[np.ndarray]) -> tuple[float, float]:
+    """The standard deviation of a seed's accuracy where it is one half, from the accuracies of each settings' seeds and
+    what is assumed, or from theirs alone where they spread further; and the degrees of freedom that it is known by.
+
+    `right`: for each settings bool [seeds, N]. The chance of single images is in it too and is counted twice so, which
+    on few images makes the test a little too careful.
+    """
+    squares = sum(len(of) * float(of.mean(1).var()) for of in right)
+    repeats = sum((len(of) - 1) * _scale(of) ** 2 for of in right)
+    with_assumed = (WEIGHT * ASSUMED**2 + squares) / (WEIGHT + repeats)
+    return max(with_assumed, squares / max(repeats, 1.0)) ** 0.5, WEIGHT + repeats
+
+
+def _tested(
+    first: np.ndarray, second: np.ndarray, spread: float, freedom: float
+) -> tuple[int, float, float, float, float, float]:
+    """The numbers of a `Difference`, from which images are right in the trainings of both: bool [seeds, N].
+
+    The spread is known by so many degrees of freedom: the p-value is the mean of those of the spreads that they leave
+    open. Where images matter little it is that of a t-test.
+    """
+    from scipy.special import chdtri
+
+    mine, theirs = first.mean(0), second.mean(0)
+    only_first, only_second = float(np.sum(mine * (1 - theirs))), float(np.sum(theirs * (1 - mine)))
+    num_images, both = len(mine), only_first + only_second
+    if not both:
+        return num_images, 0.0, 0.0, 1.0, 1.0, 1.0
+    by_images = float(np.sum((mine - theirs) ** 2)) / both
+    by_seeds = (num_images * spread) ** 2 * sum(_scale(of) ** 2 / len(of) for of in (first, second)) / both
+    # Chances of a wider spread, closer together towards 0: a small p-value comes from the widest ones.
+    places = (np.arange(NUM_SPREADS) + 0.5) / NUM_SPREADS
+    wider = freedom / chdtri(freedom, 1 - places**4)
+    p = float(np.mean(4 * places**3 * mcnemar(only_first, only_second, by_images + by_seeds * wider)))
+    return num_images, only_first, only_second, by_images + by_seeds, p, p
 
 
 def shared(runs: Mapping[str, Sequence[Outcomes]]) -> dict[str, Outcomes] | None:

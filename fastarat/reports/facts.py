@@ -1,6 +1,7 @@
 """What a run's directory says of it, read once for its report."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from fastarat.common.json_files import read_json
 from fastarat.config import Config, by_flag, recipes
 from fastarat.data.images.stored import STORED
 from fastarat.evaluation.outcomes import Outcomes, kept
+from fastarat.evaluation.significance import shared
 from fastarat.evaluation.worst_case import worst_case
 from fastarat.runs.run import Run
 
@@ -45,12 +47,17 @@ class Facts:
         """The lines that are epochs."""
         return [line for line in self.lines if "train" in line]
 
+    @property
+    def own_outcomes(self) -> list[Outcomes]:
+        """Evaluations on the run's own data under its own threat model, the strongest first."""
+        threat = (self.config.attack.norm, round(self.config.eps_255, 6))
+        same = (of for of in self.outcomes if (of.attack["norm"], of.attack["eps_255"]) == threat)
+        return list(filter(self.is_of_own_data, same))
+
     @cached_property
     def best(self) -> Outcomes | None:
         """What the evaluations of the deployed weights on the run's own data under its own threat model leave."""
-        threat = (self.config.attack.norm, round(self.config.eps_255, 6))
-        same = (of for of in self.outcomes if (of.attack["norm"], of.attack["eps_255"]) == threat)
-        return worst_case(list(filter(self.is_of_own_data, same)))
+        return worst_case(self.own_outcomes)
 
     def is_of_own_data(self, outcomes: Outcomes) -> bool:
         """Whether an evaluation took the run's own data set, whatever it was called."""
@@ -176,6 +183,13 @@ def facts_of(path: Path, name: str) -> Facts:
         result,
         problem,
     )
+
+
+def shared_outcomes(runs: Sequence[Facts]) -> dict[str, Outcomes] | None:
+    """The strongest evaluation that all runs have kept, by run: one under their own threat model on their own data,
+    another only if they share none such."""
+    own = shared({run.name: run.own_outcomes for run in runs})
+    return own or shared({run.name: run.outcomes for run in runs})
 
 
 def names_of(paths: list[Path]) -> list[str]:

@@ -16,10 +16,10 @@ from fastarat.common.files import require_file, write_text
 from fastarat.common.version import __version__
 from fastarat.data.formats.find import find
 from fastarat.evaluation.outcomes import Outcomes
-from fastarat.evaluation.significance import compare, shared
+from fastarat.evaluation.significance import compare
 from fastarat.reports import pictures
 from fastarat.reports.costs import costs
-from fastarat.reports.facts import Facts, facts_of, names_of, threat_named
+from fastarat.reports.facts import Facts, facts_of, names_of, shared_outcomes, threat_named
 from fastarat.reports.look import Look, look_at
 from fastarat.reports.pictures import as_svg
 from fastarat.reports.published import OTHER_DATA, net_beside
@@ -297,13 +297,12 @@ def _made_with(facts: Facts) -> dict[str, str]:
 
 
 def _comparison(runs: Sequence[Facts]) -> dict[str, Any]:
-    """Every pair of runs, if all have kept the same evaluation, under what, and what there is to doubt of that."""
-    found = shared({run.name: run.outcomes for run in runs}) if len(runs) > 1 else None
+    """What sets runs of other settings apart, if all have kept the same evaluation, and what there is to doubt of
+    that."""
+    found = shared_outcomes(runs) if len(runs) > 1 else None
     if not found:
         return {"comparison": None, "comparison_doubts": []}
-    first = next(iter(found.values()))
     return {
         "comparison": compare(found, {run.name: run.settings_and_seed for run in runs}),
-        "comparison_attack": f"{first.name} ({threat_named(first.attack['norm'], first.attack['eps_255'])})",
         "comparison_doubts": [f"{name}: {warning}" for name, of in found.items() for warning in of.warnings],
     }

@@ -1,5 +1,6 @@
 """`fastarat compare RUN RUN…` says which differences are beyond noise, over the same images."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,23 +10,54 @@ import pytest
 from tests.helpers.command_line import TINY
 
 
+def changed(run: Path, **settings: object) -> None:
+    """Give the run these settings, as if it had been trained with them."""
+    file = run / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+
+
 @pytest.fixture
 def runs(trained, tmp_path) -> tuple[Path, Path]:
-    """Two copies of a run, without what other tests had measured of it."""
+    """Two copies of a run, without what other tests had measured of it; the second says that its batch was another."""
     without = shutil.ignore_patterns("outcomes")
     first, second = (shutil.copytree(trained, tmp_path / name, ignore=without) for name in ("a", "b"))
+    changed(second, batch=63)
     return first, second
 
 
 def test_runs_are_evaluated_once_and_two_alike_are_said_to_be_equal(fastarat, runs):
     result = fastarat("compare", *runs, "--num-images", "80", "--device", "cpu")
     assert result.code == 0 and "PGD-20 on up to 80 test images of each" in result.err
-    assert "robust: a and b differ by no more than noise (0 images right in the first alone, 0" in result.out
+    said = "robust: a and b: no difference beyond noise is seen on 80 images (0 images right in the first alone, 0"
+    assert said in result.out
     assert "McNemar's exact test over the same images, widened for the spread of seeds" in result.out
     assert "a and b have the same weights" in result.err and "no seed is repeated" in result.out
     again = fastarat("compare", *runs, "--json")
     assert again.json["num_images"] == 80 and again.json["num_repeats"] == 0
     assert [row["is_beyond_noise"] for row in again.json["differences"]] == [False, False]
+    assert "PGD-20 on up to" not in again.err and "no evaluation of their own" not in result.err
+
+
+def test_as_many_images_as_are_asked_for_are_compared_whatever_is_kept(fastarat, runs):
+    for number in (20, 60):
+        result = fastarat("compare", *runs, "--num-images", number, "--device", "cpu")
+        assert f"{number} test images of digits under" in result.out and f"up to {number} test images" in result.err
+    assert "20 test images of digits under" in (result := fastarat("compare", *runs, "--num-images", "20")).out
+    assert "PGD-20 on up to" not in result.err
+
+
+def test_seeds_of_the_same_settings_stand_together_and_a_copy_is_left_out(fastarat, runs):
+    for number, run in enumerate(runs):
+        changed(run, batch=64, seed=number)
+    result = fastarat("compare", *runs, "--num-images", "40", "--device", "cpu")
+    assert "a + b differ by their seeds alone: they stand together, and have no test" in result.out
+    assert "no difference" not in result.out
+    changed(runs[1], seed=0)
+    result = fastarat("compare", *runs, "--json")
+    assert result.json["trainings"] == [["a"]] and result.json["differences"] == []
+    assert "b has the settings and the seed of another run: it is left out" in result.err
+    assert fastarat("report", *runs, "--num-images", "0", "--out", "seeds.html").code == 0
+    assert "there is nothing to test" in Path("seeds.html").read_text()
 
 
 def test_the_strongest_evaluation_that_all_have_is_compared(fastarat, runs):
@@ -37,6 +69,31 @@ def test_the_strongest_evaluation_that_all_have_is_compared(fastarat, runs):
         (run / "outcomes" / "damaged.json").write_text("{")
     result = fastarat("compare", *runs, "--json")
     assert result.json["attack"]["name"] == "PGD-2" and "left out" in result.err
+
+
+def test_a_run_that_has_not_finished_is_shown_and_told_as_such(fastarat, runs):
+    changed(runs[1], epochs=400)
+    result = fastarat("compare", *runs, "--num-images", "20", "--device", "cpu")
+    assert "│ 2 of 400 │" in result.out and "b has not finished (epochs: 2 of 400)" in result.err
+    assert "a has not finished" not in result.err
+    assert [of["is_finished"] for of in fastarat("compare", *runs, "--json").json["runs"].values()] == [True, False]
+
+
+def test_an_evaluation_under_another_radius_is_taken_only_if_no_other_is_shared_and_is_told(fastarat, runs):
+    few = ("--num-images", "20", "--device", "cpu")
+    smaller = ("--steps", "50", "--eps-255", "1")  # by more steps: a stronger attack, were it of the same radius
+    for run in runs:
+        assert fastarat("eval", run, *few, *smaller).code == 0
+    result = fastarat("compare", *runs)
+    assert "20 test images of digits under PGD-50 (L∞, radius 1/255)" in result.out
+    assert "no evaluation of their own threat model" in result.err
+    for run in runs:
+        assert fastarat("eval", run, *few, "--steps", "2").code == 0
+    result = fastarat("compare", *runs)
+    assert "20 test images of digits under PGD-2 (L∞, radius 45.9/255)" in result.out
+    assert "no evaluation of their own" not in result.err
+    assert fastarat("report", *runs, "--num-images", "0", "--out", "both.html").code == 0
+    assert "20 test images of digits under PGD-2 (L∞, radius 45.9/255)" in Path("both.html").read_text()
 
 
 def test_adversarial_training_is_found_to_be_ahead_of_standard_training(fastarat):

@@ -177,6 +177,9 @@ def test_a_data_set_is_told_by_its_images_where_they_are_known(run, recorded, ev
 
 def test_robust_images_that_no_attack_could_search_are_never_told_as_robust_alone(fastarat, run, blind, tmp_path):
     other = shutil.copytree(run, tmp_path / "other", ignore=shutil.ignore_patterns("outcomes"))
+    config = json.loads((other / "config.json").read_text())
+    config["optimizer"]["weight_decay"] /= 2  # of other settings, so that there is something to test
+    (other / "config.json").write_text(json.dumps(config))
     result = fastarat("report", run, other, "--out", "both.html", "--num-images", "40", "--device", "cpu")
     (found,) = kept(run)
     seen, right = int(found.flags["clean"].sum()), int(found.robust.sum())
@@ -225,7 +228,7 @@ def test_runs_stand_beside_one_another_with_a_test_of_their_differences(fastarat
     result = fastarat("report", run, one_epoch, "--num-images", "100", "--json", "--device", "cpu")
     assert result.code == 0 and [name.rpartition("/")[2] for name in result.json["verdicts"]] == ["run", "run"]
     page = checked(Path("report.html"))
-    assert "On 100 test images; robust is under PGD-20 (L∞, radius 45.9/255)" in page.text
+    assert "100 test images of digits under PGD-20 (L∞, radius 45.9/255)" in page.text
     assert "McNemar's exact test" in page.text and "num-train-images" in page.text and "noise" in page.text
 
 
