@@ -120,7 +120,7 @@ class FallbackStep:
         has a C++ compiler of its own."""
         if self.choices.compile != "compile" or batch.x.is_cuda:
             return self.step(batch)
-        return held_against(self._written(), self.step, self.training.parts, batch)
+        return held_against(self._written(), self.step, self.training, batch)
 
     def _check_gain(self, batch: Batch) -> None:
         """Remember what compiled code gains that has to. Raises `NotCompiled`, in all processes, if that is nothing;

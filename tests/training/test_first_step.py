@@ -18,9 +18,9 @@ from fastarat.training.step.captured import state_tensors
 from fastarat.training.step.compiled import NotCompiled
 
 
-def training_of(dtype, batch):
-    config = replace(recipe("digits-arat"), batch=batch)
-    config = replace(config, attack=replace(config.attack, steps=1))
+def training_of(dtype, batch, name="digits-arat", steps=1):
+    config = replace(recipe(name), batch=batch)
+    config = replace(config, attack=replace(config.attack, steps=steps))
     opened = Opened(open_dataset("digits"), "resident", "")
     training, step = start_training(config, opened, Choices(dtype=dtype), World(torch.device("cpu")))
     training.controls.learning_rate.fill_(0.1)
@@ -32,13 +32,13 @@ def test_inductor_s_step_of_the_digits_in_bf16_is_the_eager_one():
     # Of one channel, so that tiles are transposed; 64 rows, so that they are whole.
     training, eager, batch = training_of("bf16", 64)
     compiled = step_of(training, Choices(dtype="bf16", compile="compile", unroll=False))
-    held_against(eager, compiled, training.parts, batch)
+    held_against(eager, compiled, training, batch)
 
 
 def test_what_is_not_finite_as_it_is_written_is_no_fault_of_the_compiler():
     training, eager, batch = training_of("fp32", 8)
     infinite = batch._replace(x=batch.x * torch.inf)
-    metrics = held_against(eager, eager, training.parts, infinite)
+    metrics = held_against(eager, eager, training, infinite)
     assert metrics["loss"].isnan()
 
 
@@ -51,9 +51,9 @@ def test_statistics_that_move_another_way_are_told_apart_from_rounding(wrong):
         training.parts.model.bn1.running_var.fill_(wrong)
         return metrics
 
-    held_against(eager, eager, training.parts, batch)
+    held_against(eager, eager, training, batch)
     with pytest.raises(NotCompiled, match=r"how far the running statistics moved is off by .*; --compile eager"):
-        held_against(eager, miscompiled, training.parts, batch)
+        held_against(eager, miscompiled, training, batch)
 
 
 def test_a_gradient_is_compared_where_the_learning_rate_is_0():
@@ -65,9 +65,64 @@ def test_a_gradient_is_compared_where_the_learning_rate_is_0():
         training.parts.momenta[0].fill_(float("nan"))
         return metrics
 
-    held_against(eager, eager, training.parts, batch)
+    held_against(eager, eager, training, batch)
     with pytest.raises(NotCompiled, match="how far the momenta moved is off by"):
-        held_against(eager, miscompiled, training.parts, batch)
+        held_against(eager, miscompiled, training, batch)
+
+
+def test_rounding_that_the_configured_attack_makes_large_is_no_fault_of_the_compiler():
+    training, eager, batch = training_of("bf16", 64)
+    taken = []
+
+    def compiled(batch):
+        metrics = eager(batch)
+        is_configured = float(training.controls.step_size) == pytest.approx(training.parts.attack.step_size)
+        taken.append(is_configured)
+        return {**metrics, "loss": metrics["loss"] * 1.06} if is_configured else metrics
+
+    metrics = held_against(eager, compiled, training, batch)
+    assert taken == [False, False, True]
+    held_against(eager, eager, training, batch)
+    assert float(metrics["loss"]) > 0 and training.controls.eps == pytest.approx(training.parts.attack.eps)
+
+
+def with_a_wrong_scale(training, eager):
+    """The step of a net whose first batch-norm multiplies by a twentieth more."""
+    weight = training.parts.model.bn1.weight
+
+    def miscompiled(batch):
+        before = weight.detach().clone()
+        weight.data.mul_(1.05)
+        metrics = eager(batch)
+        weight.data.sub_(0.05 * before)
+        return metrics
+
+    return miscompiled
+
+
+def with_half_the_attack(training, eager):
+    """The step whose attack goes half as far."""
+
+    def miscompiled(batch):
+        size = training.controls.step_size
+        size.mul_(0.5)
+        metrics = eager(batch)
+        size.mul_(2)
+        return metrics
+
+    return miscompiled
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"), [(with_a_wrong_scale, "the running statistics moved"), (with_half_the_attack, "the loss")]
+)
+def test_a_subtle_mistake_is_told_apart_from_rounding(wrong, words):
+    training, eager, batch = training_of("bf16", 64, "digits-at-fast", steps=2)
+    for _ in range(5):  # what a new net says of images hardly depends on them
+        eager(batch)
+    held_against(eager, eager, training, batch)
+    with pytest.raises(NotCompiled, match=f"{words} is off by"):
+        held_against(eager, wrong(training, eager), training, batch)
 
 
 def test_timed_turns_leave_every_bit_as_it_was_and_tell_the_faster(monkeypatch):
