@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
 
 from fastarat.common.distributed import World
 from fastarat.config.recipes import recipe
@@ -14,8 +16,8 @@ from fastarat.training import first_step
 from fastarat.training.build import start_training, step_of
 from fastarat.training.choices import Choices
 from fastarat.training.first_step import gain_in_turns, held_against
-from fastarat.training.step.captured import state_tensors
-from fastarat.training.step.compiled import NotCompiled
+from fastarat.training.step.captured import remembered, state_tensors
+from fastarat.training.step.compiled import NotCompiled, _compiler
 
 
 def training_of(dtype, batch, name="digits-arat", steps=1):
@@ -68,6 +70,35 @@ def test_a_gradient_is_compared_where_the_learning_rate_is_0():
     held_against(eager, eager, training, batch)
     with pytest.raises(NotCompiled, match="how far the momenta moved is off by"):
         held_against(eager, miscompiled, training, batch)
+
+
+class Dropping(nn.Linear):
+    """A last layer with dropout before it."""
+
+    def forward(self, x):
+        return super().forward(functional.dropout(x, 0.2, self.training))
+
+
+def test_steps_that_draw_random_numbers_draw_the_same_ones_and_leave_them_to_the_next():
+    training, eager, batch = training_of("fp32", 8)
+    training.parts.model.linear.__class__ = Dropping
+    put_back = remembered(training.parts)
+    loss, state = float(eager(batch)["loss"]), torch.get_rng_state()
+    assert float(eager(batch)["loss"]) != loss
+    put_back()
+    assert float(held_against(eager, eager, training, batch)["loss"]) == loss
+    gain_in_turns(eager, eager, training.parts, batch)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.no_cover  # dynamo traces
+def test_inductor_s_dropout_draws_what_the_eager_one_draws():
+    x = torch.ones(64)
+    random = torch.get_rng_state()
+    eager = functional.dropout(x)
+    torch.set_rng_state(random)
+    compiled = torch.compile(functional.dropout, backend=_compiler("inductor", "cpu", overlaps=False))
+    assert torch.equal(compiled(x), eager)
 
 
 def test_rounding_that_the_configured_attack_makes_large_is_no_fault_of_the_compiler():

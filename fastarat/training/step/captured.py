@@ -74,14 +74,20 @@ class CapturedStep:
 
 
 def remembered(parts: StepParts) -> Callable[[], None]:
-    """What puts all that steps move back as it is now, bit by bit."""
+    """What puts all that steps move back as it is now, bit by bit; torch's random state too."""
     state = state_tensors(parts)
     before = [tensor.detach().clone() for tensor in state]  # a graph would bind the parameters to a stream
+    device = parts.world.device
+    # Dropout draws from it.
+    random, random_there = torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
     @torch.no_grad()
     def put_back() -> None:
         for tensor, value in zip(state, before, strict=True):
             tensor.copy_(value)
+        torch.set_rng_state(random)
+        if random_there is not None:
+            torch.cuda.set_rng_state(random_there, device)
 
     return put_back
 
