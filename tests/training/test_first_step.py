@@ -54,7 +54,7 @@ def test_statistics_that_move_another_way_are_told_apart_from_rounding(wrong):
         return metrics
 
     held_against(eager, eager, training, batch)
-    with pytest.raises(NotCompiled, match=r"how far the running statistics moved is off by .*; --compile eager"):
+    with pytest.raises(NotCompiled, match=r"what the running statistics took up is off by .*; --compile eager"):
         held_against(eager, miscompiled, training, batch)
 
 
@@ -145,7 +145,7 @@ def with_half_the_attack(training, eager):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"), [(with_a_wrong_scale, "the running statistics moved"), (with_half_the_attack, "the loss")]
+    ("wrong", "words"), [(with_a_wrong_scale, "the running statistics took up"), (with_half_the_attack, "the loss")]
 )
 def test_a_subtle_mistake_is_told_apart_from_rounding(wrong, words):
     training, eager, batch = training_of("bf16", 64, "digits-at-fast", steps=2)
