@@ -23,6 +23,8 @@ Way = tuple[CompileMode, Literal["triton", "pytorch"]]
 WAYS: tuple[Way, ...] = tuple(product(("graph", "compile", "eager"), ("triton", "pytorch")))
 """how the step runs and who computes, each better than those after it"""
 SO_FAR = "as the run has it so far"
+_PLAIN = {"compile": "eager", "kernels": "pytorch"}
+"""what works everywhere"""
 
 
 @dataclass(frozen=True)
@@ -78,24 +80,51 @@ def choose(config: Config, log: ChoiceLog, device: str | None = None) -> Choices
 
 def as_begun(config: Config, session: Mapping[str, Any], device: str, log: ChoiceLog) -> tuple[Config, dict[str, Any]]:
     """`config` with what `auto` chose in the last `session` of a run's record, and those of its `Choices` that no
-    setting names, the kernels that it did without and its stem: a run that goes on computes as it did.
+    setting names: a run that goes on computes as it did. What this machine cannot run gives way to what works
+    everywhere.
 
-    On another kind of device it is chosen anew.
+    On another kind of device it is chosen anew. Threads are those of one process.
     """
     if session.get("device") != device:
         return config, {}
     left_open = [name for name in ("dtype", "kernels", "compile") if getattr(config, name) == "auto"]
-    names = session.get("without", ()) if "kernels" in left_open else ()
+    taken = {name: session[name] for name in left_open}
+    missing = _why_not(taken, {"dtype": config.dtype, **taken}["dtype"], device)
+    taken |= {name: _PLAIN[name] for name in missing}
+    names = session.get("without", ()) if taken.get("kernels") == "triton" else ()
     without = tuple(filter(can_be_left_out, names))
-    said = {**session, "kernels": Choices(kernels=session["kernels"], without=without).computed_by}
+    said = taken | {"kernels": Choices(kernels=taken.get("kernels", "pytorch"), without=without).computed_by}
     for name in left_open:
-        log.choose(name, said[name], SO_FAR)
-    channels = session.get("stem_channels")
-    channels = channels if fits(channels, int) else None
-    if channels:
-        log.choose("stem channels", str(channels), SO_FAR)
-    unnamed = {"without": without, "stem_channels": channels}
-    return replace(config, **{name: session[name] for name in left_open}), unnamed
+        log.choose(name, said[name], missing.get(name, SO_FAR))
+    numbers = {name: _number(session.get(name)) for name in ("stem_channels", "threads_chosen")}
+    threads = numbers["threads_chosen"] if config.num_processes == 1 else None
+    unroll = session.get("unroll")
+    unnamed = {"stem_channels": numbers["stem_channels"], "threads": threads}
+    for name, number in unnamed.items():
+        if number:
+            log.choose(name.replace("_", " "), str(number), SO_FAR)
+    unnamed |= {"without": without, "unroll": unroll if isinstance(unroll, bool) else None}
+    return replace(config, **taken), unnamed
+
+
+def _why_not(taken: Mapping[str, Any], dtype: str, device: str) -> dict[str, str]:
+    """Why what was chosen once cannot run here, by name."""
+    found = {}
+    if taken.get("compile", "eager") != "eager":
+        found["compile"] = why_no_code(device)
+    if taken.get("kernels") == "triton":
+        found["kernels"] = _why_no_triton(device, dtype)
+    return {name: why for name, why in found.items() if why}
+
+
+def _number(value: Any) -> int | None:
+    return value if fits(value, int) and value > 0 else None
+
+
+def note_tf32(choices: Choices, log: ChoiceLog) -> None:
+    """Note it where fp32 is not computed as such."""
+    if choices.dtype == "fp32" and "convolutions" in rounded_to_tf32(torch.device(choices.device)):
+        log.choose("fp32 convolutions", "TF32", "cuDNN's default: factors are rounded to 10 bits, sums are fp32")
 
 
 def choose_device(config: Config, log: ChoiceLog) -> str:
@@ -118,8 +147,6 @@ def choose_device(config: Config, log: ChoiceLog) -> str:
 
 def choose_dtype(config: Config, device: str, log: ChoiceLog) -> Dtype:
     """The number format; `auto` is bf16 where the device computes it, else fp16 on a GPU and fp32 on a CPU."""
-    if device != "cpu" and config.dtype == "fp32" and "convolutions" in rounded_to_tf32(torch.device(device)):
-        log.choose("fp32 convolutions", "TF32", "cuDNN's default: factors are rounded to 10 bits, sums are fp32")
     if config.dtype != "auto":
         return config.dtype
     if device == "cpu":
@@ -192,7 +219,7 @@ def choose_kernels(
     return "triton"
 
 
-def _why_no_triton(device: str, dtype: Dtype) -> str:
+def _why_no_triton(device: str, dtype: str) -> str:
     """Why the Triton kernels cannot run here; empty if they can."""
     if device == "cpu":
         return "Triton's kernels need a GPU"

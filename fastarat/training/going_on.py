@@ -1,5 +1,6 @@
 """Where a training begins or goes on: its run's directory, and what it has kept there."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ from fastarat.config import Config
 from fastarat.runs.checkpoint import load_checkpoint
 from fastarat.runs.run import Run, settled
 from fastarat.training.state import Training
+
+_DIFFERS = "so the weights will differ from those of a run that goes on as before"
 
 
 class Kept(NamedTuple):
@@ -71,6 +74,7 @@ def open_run(
         if world.is_main:
             _check_unfinished(run, training)
             _record_other_processes(run.config(), training.config, log)
+            _record_other_threads(run, training.config, facts, log)
             run.checkpoints.mkdir(exist_ok=True)
             run.write_record(facts)
             run.write_config(training.config)
@@ -110,4 +114,14 @@ def _record_other_processes(was: Config, now: Config, log: ChoiceLog) -> None:
     why = f"{before} so far: sums are taken in another order, "
     if not now.sync_bn:
         why += f"a batch-norm sees {now.batch // after} images instead of {now.batch // before}, "
-    log.choose("processes", str(after), f"{why}so the weights will differ from those of a run that goes on as before")
+    log.choose("processes", str(after), f"{why}{_DIFFERS}")
+
+
+def _record_other_threads(run: Run, now: Config, facts: Mapping[str, Any], log: ChoiceLog) -> None:
+    """Say so of a run on a CPU that goes on with another number of threads; of one that goes on in other processes it
+    is said already."""
+    session, after = run.last_session() or {}, facts["threads"]
+    before = session.get("threads", after)
+    on_cpu = session.get("device") == facts["device"] == "cpu"
+    if on_cpu and before != after and run.config().num_processes == now.num_processes:
+        log.choose("threads", str(after), f"{before} so far: sums are taken in another order, {_DIFFERS}")

@@ -23,7 +23,7 @@ from fastarat.data.loading.choose import Opened
 from fastarat.runs.run import Run
 from fastarat.training.agreement import check_alike, check_settings, opened_by_all
 from fastarat.training.build import start_training, step_of
-from fastarat.training.choices import Choices, as_begun, choose, choose_device, is_timed, threads
+from fastarat.training.choices import Choices, as_begun, choose, choose_device, is_timed, note_tf32, threads
 from fastarat.training.fallback import FallbackStep
 from fastarat.training.going_on import check_place, newest_kept, open_run, say_where, why_started_again
 from fastarat.training.loggers.logger import AUTO, check_loggers
@@ -33,7 +33,7 @@ from fastarat.training.reporting import learning_curves
 from fastarat.training.state import Training, in_order_of_state
 from fastarat.training.step.compiled import MOST_UNROLLED, unrolled_size
 from fastarat.training.step.train_step import Step
-from fastarat.training.tuning.kept import TUNED, begun_with, tuned_choices
+from fastarat.training.tuning.kept import TUNED, tuned_choices
 from fastarat.training.worth_compiling import faster_mode
 
 __all__ = ["Interrupted", "train"]
@@ -62,7 +62,7 @@ def train(
         again = why_started_again(world)
         goes_on = decided(lambda: resume or (bool(again) and run.config_file.exists()), world)
         decided(lambda: check_place(run, config, resume, goes_on), world)  # before images are decoded for nothing
-        choices, tuned, timed = decided(lambda: _chosen(config, run if goes_on else None, device, log), world)
+        choices, timed = decided(lambda: _chosen(config, run if goes_on else None, device, log), world)
         opened = opened_by_all(config, world)
         world = with_short_waits(world)
         kept = newest_kept(run, world) if goes_on else None
@@ -78,7 +78,7 @@ def train(
         _log_the_rest(training, opened, choices, log)
         if profile:
             first_recorded(training, profile)  # before there is a run
-        open_run(run, training, goes_on, kept, log, _facts(training, opened, choices, log, tuned))
+        open_run(run, training, goes_on, kept, log, _facts(training, opened, choices, log))
         if goes_on and world.is_main:
             say_where(run, training, kept, again)
         del kept  # as large as the training itself
@@ -136,19 +136,17 @@ def _fit(
     step.close()  # NCCL, part of which is in the graphs, does not end before they do
 
 
-def _chosen(config: Config, begun: Run | None, device: str, log: ChoiceLog) -> tuple[Choices, Choices | None, bool]:
-    """What the run computes with, the tuned form that this is (if it is one), and whether timed steps have to say how
-    it runs. A new run takes the fastest form that was tuned; one that goes on (`begun`) what it began with."""
+def _chosen(config: Config, begun: Run | None, device: str, log: ChoiceLog) -> tuple[Choices, bool]:
+    """What the run computes with, and whether timed steps have to say how it runs. A new run takes the fastest form
+    that was tuned; one that goes on (`begun`) what it has so far."""
     session = begun.last_session() if begun else None
-    is_new = session is None
-    tuned = tuned_choices(config, device, log) if is_new else begun_with(session, config, device, log)
-    if tuned:
-        return tuned, tuned, False
     unnamed: dict[str, Any] = {}
     if session:
         config, unnamed = as_begun(config, session, device, log)
+    elif tuned := tuned_choices(config, device, log):
+        return tuned, False
     choices = replace(choose(config, log, device), **unnamed)
-    return choices, None, choices.compile == "eager" and is_timed(config, device)
+    return choices, choices.compile == "eager" and is_timed(config, device)
 
 
 def _faster(training: Training, step: Step, choices: Choices, done: int, log: ChoiceLog) -> tuple[Choices, Step]:
@@ -161,8 +159,9 @@ def _faster(training: Training, step: Step, choices: Choices, done: int, log: Ch
 
 
 def _log_the_rest(training: Training, opened: Opened, choices: Choices, log: ChoiceLog) -> None:
-    """The choices that the data and the net made."""
+    """The choices that the data, the net and the device made."""
     config = training.config
+    note_tf32(choices, log)
     if config.loader == "auto":
         log.choose("loader", opened.loader, opened.why)
     if opened.loader != "resident" and not config.loading.workers:
@@ -185,9 +184,7 @@ def _log_the_rest(training: Training, opened: Opened, choices: Choices, log: Cho
         log.choose("compiled step", form, why if choices.unroll is None else TUNED)
 
 
-def _facts(
-    training: Training, opened: Opened, choices: Choices, log: ChoiceLog, tuned: Choices | None
-) -> dict[str, Any]:
+def _facts(training: Training, opened: Opened, choices: Choices, log: ChoiceLog) -> dict[str, Any]:
     dataset, extra = training.dataset, training.extra
     return {
         **environment(),
@@ -198,8 +195,9 @@ def _facts(
         "kernels": choices.kernels,
         "without": choices.without,
         "stem_channels": choices.stem_channels,
-        "tuned": tuned and asdict(tuned),
+        "unroll": choices.unroll,
         "threads": choices.threads or torch.get_num_threads(),
+        "threads_chosen": choices.threads,
         "data": {
             "name": dataset.name,
             "fingerprint": dataset.fingerprint,

@@ -61,6 +61,7 @@ def mixed(trials, monkeypatch):
     }
     monkeypatch.setattr(module, "try_all", lambda *_: (tried, verdicts))
     monkeypatch.setattr(kept, "open_forms", lambda config, device: [Choices(), whole, padded])
+    monkeypatch.setattr("fastarat.training.choices._why_no_triton", lambda *_: "")
 
 
 def _fits(form, config):

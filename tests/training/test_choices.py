@@ -14,7 +14,15 @@ from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.errors import UserError
 from fastarat.config.recipes import recipe
 from fastarat.training import toolchain
-from fastarat.training.choices import as_begun, choose_compile, choose_device, choose_dtype, choose_kernels
+from fastarat.training.choices import (
+    Choices,
+    as_begun,
+    choose_compile,
+    choose_device,
+    choose_dtype,
+    choose_kernels,
+    note_tf32,
+)
 from fastarat.training.toolchain import why_no_gpu
 from fastarat.verification.doctor import _gpus
 
@@ -168,7 +176,8 @@ def test_triton_s_places_are_those_where_fastarat_looks(monkeypatch, tmp_path):
 def test_fp32_on_a_gpu_says_that_its_convolutions_round_to_tf32(monkeypatch, allowed, dtype):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
     log = ChoiceLog(quiet=True)
-    assert choose_dtype(replace(CONFIG, dtype=dtype), "cuda", log) == dtype
+    note_tf32(Choices("cuda", dtype), log)
+    note_tf32(Choices("cpu", dtype), log)
     assert [choice["value"] for choice in log.choices] == (["TF32"] if allowed and dtype == "fp32" else [])
 
 
@@ -194,7 +203,39 @@ def test_a_run_that_goes_on_keeps_what_was_chosen_but_for_what_is_asked_for_and_
     assert as_begun(CONFIG, {"dtype": "fp32"}, "cpu", log) == (CONFIG, {})
 
 
-def test_a_run_that_goes_on_does_without_the_kernels_that_it_did_without_unless_they_are_named():
+def test_what_auto_chose_gives_way_where_it_cannot_run_any_more_and_what_is_named_does_not(monkeypatch):
+    """As on another node, which has no compiler."""
+    monkeypatch.setattr("fastarat.training.choices.why_no_code", lambda device: "no C compiler")
+    session = {"dtype": "bf16", "kernels": "triton", "compile": "graph", "without": ["augment"]}
+    log = ChoiceLog(quiet=True)
+    kept, unnamed = as_begun(CONFIG, session | {"device": "cuda"}, "cuda", log)
+    assert (kept.dtype, kept.kernels, kept.compile, unnamed["without"]) == ("bf16", "pytorch", "eager", ())
+    said = {choice["what"]: (choice["value"], choice["why"]) for choice in log.choices}
+    assert said["compile"] == ("eager", "no C compiler") and said["kernels"] == ("pytorch", "no C compiler")
+    begun = {"device": "cpu", "dtype": "bf16", "kernels": "pytorch", "compile": "compile"}
+    assert as_begun(CONFIG, begun, "cpu", log)[0].compile == "eager"
+    named = as_begun(replace(CONFIG, compile="compile"), begun, "cpu", log)[0]
+    with pytest.raises(UserError, match="--compile compile: no C compiler; --compile eager works without"):
+        choose_compile(named, "cpu", log)
+
+
+@pytest.mark.parametrize("strange", ["1", True, 0, [1]])
+def test_a_run_that_goes_on_keeps_threads_and_graphs_that_were_tuned(monkeypatch, strange):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    session = {"device": "cpu", "dtype": "fp32", "kernels": "pytorch", "compile": "compile", "threads": 2}
+    tuned = {"threads_chosen": 2, "unroll": False}
+    log = ChoiceLog(quiet=True)
+    unnamed = as_begun(replace(CONFIG, dtype="bf16"), session | tuned, "cpu", log)[1]
+    assert (unnamed["threads"], unnamed["unroll"]) == (2, False)
+    assert {"what": "threads", "value": "2", "why": "as the run has it so far"} in log.choices
+    # Processes divide the cores anew, and what nobody chose is the machine's.
+    assert as_begun(replace(CONFIG, procs=2), session | tuned, "cpu", log)[1]["threads"] is None
+    untuned = as_begun(CONFIG, session | {"threads_chosen": strange, "unroll": 2}, "cpu", log)[1]
+    assert (untuned["threads"], untuned["unroll"]) == (None, None)
+
+
+def test_a_run_that_goes_on_does_without_the_kernels_that_it_did_without_unless_they_are_named(machine):
+    machine()
     names = ["augment", "fused_batch_norm@512x4x4"]
     unknown = ["x", "fused_batch_norm@512x0x4", "augment@512x4x4", f"fused_batch_norm@{'9' * 5000}x4x4", 4]
     session = {"device": "cuda", "dtype": "bf16", "kernels": "triton", "compile": "graph", "without": names + unknown}
@@ -207,7 +248,8 @@ def test_a_run_that_goes_on_does_without_the_kernels_that_it_did_without_unless_
     assert as_begun(CONFIG, old, "cuda", log)[1]["without"] == ()
 
 
-def test_a_run_that_goes_on_keeps_its_stem_whatever_is_named():
+def test_a_run_that_goes_on_keeps_its_stem_whatever_is_named(machine):
+    machine()
     session = {"device": "cuda", "dtype": "bf16", "kernels": "triton", "compile": "graph", "stem_channels": 8}
     log = ChoiceLog(quiet=True)
     assert as_begun(replace(CONFIG, kernels="pytorch"), session, "cuda", log)[1]["stem_channels"] == 8

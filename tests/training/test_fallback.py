@@ -15,7 +15,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from fastarat.__main__ import main
 from fastarat.training.build import IMPLEMENTATIONS
-from fastarat.training.choices import Choices
+from fastarat.training.choices import Choices, choose
 from fastarat.training.step.compile_times import NAME
 from tests.helpers.command_line import ONE_EPOCH, Result, assert_same, metrics, newest, state_of
 from tests.helpers.step_parts import nets_of_one_block
@@ -142,6 +142,18 @@ def test_a_better_way_that_fails_gives_way_with_a_line_and_every_bit_is_the_eage
     recorded = [f"{choice['what']}: {choice['value']} ({choice['why']})" for choice in session["choices"]]
     assert set(said) <= set(recorded)
     assert ("compiled for images" in result.err) == (takes[0] != "eager")
+
+
+def test_a_tuned_run_that_fell_back_goes_on_as_it_has_run(machine, monkeypatch, tmp_path, capsys):
+    form = Choices("cpu", "fp32", "pytorch", "compile", unroll=False, threads=1)
+    monkeypatch.setattr("fastarat.training.train.tuned_choices", lambda *_: form)
+    assert machine("compile", ("compiler",)).code == 0
+    monkeypatch.setattr("fastarat.training.train.choose", choose)
+    assert main(["train", "--resume", str(tmp_path / "run"), "--epochs", "2"]) == 0
+    said = capsys.readouterr().err
+    assert "compile: eager (as the run has it so far)" in said and "threads: 1 (as the run has it so far)" in said
+    *_, session = json.loads((tmp_path / "run" / "record.json").read_text())["sessions"]
+    assert (session["compile"], session["threads_chosen"], session["unroll"]) == ("eager", 1, False)
 
 
 def test_a_step_that_was_no_faster_compiled_is_not_compiled_again(machine, tmp_path):

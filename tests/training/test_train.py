@@ -14,6 +14,7 @@ from fastarat.common.signals import ENDING
 from fastarat.training import agreement
 from fastarat.training import train as trainer
 from fastarat.training.build import start_training
+from fastarat.training.choices import Choices, threads
 from fastarat.training.loop import Loop
 from fastarat.training.step.compiled import StepBySize
 from fastarat.training.train import train
@@ -33,6 +34,21 @@ def test_a_training_in_another_thread_leaves_signals_to_the_caller(tmp_path):
     thread.start()
     thread.join()
     assert seen == [True, before]
+
+
+def test_another_number_of_threads_and_rounded_convolutions_are_said_of_every_run(tmp_path, monkeypatch, capsys):
+    """Of a tuned one too, and of one that goes on."""
+    monkeypatch.setattr("fastarat.training.choices.rounded_to_tf32", lambda device: "convolutions")
+    monkeypatch.setattr(trainer, "tuned_choices", lambda *_: Choices())
+    with threads(1):
+        run = train(small(procs=0, epochs=1), tmp_path / "run")
+    with threads(2):
+        train(small(procs=0, epochs=2), tmp_path / "run", resume=True)
+    said = capsys.readouterr().err
+    assert said.count("threads: 2 (1 so far: sums are taken in another order, so the weights will differ") == 1
+    found = [{choice["what"]: choice["value"] for choice in session["choices"]} for session in run.sessions()]
+    assert [one.get("threads") for one in found] == [None, "2"]
+    assert [one.get("fp32 convolutions") for one in found] == ["TF32", "TF32"]
 
 
 @pytest.mark.parametrize(

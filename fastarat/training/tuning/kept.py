@@ -3,7 +3,7 @@ it."""
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -121,22 +121,6 @@ def _say_that_it_was_elsewhere(config: Config, device: str) -> None:
             anew = f"{command('tune', config.recipe)} with these settings tunes anew"
             notice(f"tuned with {name} {was!r}, now {now!r}: {anew}")
             return
-
-
-def begun_with(session: Mapping[str, Any], config: Config, device: str, log: ChoiceLog) -> Choices | None:
-    """The tuned form of a run that goes on, by its last `session`: whatever was tuned since, it stays as it is.
-
-    None if the run was begun otherwise, or its form cannot run here or is not what the configuration names now.
-    """
-    values = session.get("tuned")
-    if config.num_processes > 1 or not isinstance(values, dict):
-        return None
-    try:
-        form = build(Choices, values, "the run's record")
-    except UserError:
-        return None
-    fits_here = _is_open(form, config, open_forms(config, device))
-    return _told(form, config, log, "as the run began") if fits_here else None
 
 
 def _is_open(form: Choices, config: Config, forms: Sequence[Choices]) -> bool:
