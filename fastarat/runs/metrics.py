@@ -13,9 +13,9 @@ from fastarat.config import Config
 
 EVALUATION = {"images": str, "num_images": int, "steps": int, "clean": float, "robust": float}
 DOUBTS = {"not_attackable": int, "undefined_logits": int}
-MEASURE = ("num_images", "steps", "attack")
+MEASURE = ("num_images", "steps", "attack", "dtype")
 """what evaluations are compared by"""
-LATER = {**DOUBTS, "attack": str}
+LATER = {**DOUBTS, "attack": str, "dtype": str}
 """what an evaluation of an earlier version does not say"""
 EVERY_LINE = {"epoch": int, "step": int}
 ATTACK = re.compile(r"\w+ (?P<eps>[\d.e+-]+)/255 by (?P<step>[\d.e+-]+)/255 from (?P<start>[\w-]+)")
@@ -48,8 +48,8 @@ def attested(evaluation: dict[str, Any]) -> float:
 
 
 def are_comparable(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two evaluations attacked as many images in the same way, as far as both say it: a run that goes on may be
-    evaluated otherwise."""
+    """Whether two evaluations attacked as many images in the same way and number format, as far as both say it: a run
+    that goes on may be evaluated otherwise."""
     return all(one[name] == other[name] for name in MEASURE if name in one and name in other)
 
 

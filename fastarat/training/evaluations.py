@@ -81,6 +81,7 @@ class Evaluations:
             "num_clean_images": num_images,
             "steps": settings.steps,
             "attack": _described(training.evaluation_attack),
+            "dtype": precision.dtype,
             "clean": round(clean.percent, 3),
             "robust": round(robust.percent, 3),
             "not_attackable": robust.not_attackable,

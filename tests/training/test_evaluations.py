@@ -78,9 +78,10 @@ def test_an_epoch_that_is_evaluated_otherwise_is_compared_with_those_of_its_kind
     """As a run that goes on with more --evaluation.steps."""
     found = [{"robust": 45.0, "steps": 10}, {"robust": 44.0, "steps": 10}]
     found += [{"robust": robust, "steps": 50, "attack": "linf"} for robust in (40.0, 39.0, 41.0)]
-    kept, said = kept_of([*found, {**found[-1], "robust": 5.0, "attack": "l2"}])
-    assert kept == [45.0, 40.0, 41.0, 5.0]
-    assert said == ["the best epoch is sought anew: those so far were evaluated otherwise"] * 2
+    found += [{**found[-1], "robust": 5.0, "attack": "l2", "dtype": "bf16"}]
+    kept, said = kept_of([*found, {**found[-1], "robust": 4.0, "dtype": "fp32"}])
+    assert kept == [45.0, 40.0, 41.0, 5.0, 4.0]
+    assert said == ["the best epoch is sought anew: those so far were evaluated otherwise"] * 3
 
 
 def kept_of(found):
@@ -102,5 +103,5 @@ def kept_of(found):
 
 def test_what_an_evaluation_was_made_by_is_in_its_line():
     lines = [looked_at(num_images=100, **settings)[1] for settings in ({}, {"start": "published-code"}, {"eps_255": 4})]
-    assert lines[0]["attack"] == "linf 0.05/255 by 4/255 from uniform"
+    assert lines[0]["attack"] == "linf 0.05/255 by 4/255 from uniform" and lines[0]["dtype"] == "fp32"
     assert not any(are_comparable(lines[0], other) for other in lines[1:])
