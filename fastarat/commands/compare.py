@@ -77,8 +77,10 @@ def run(args: list[str]) -> int:
 
 def _with_images(run: "Facts", num_images: int | None) -> "Facts":
     """The run with its evaluations of so many images alone, if a number is given."""
-    kept = [outcomes for outcomes in run.outcomes if num_images in (None, len(outcomes.labels))]
-    return replace(run, outcomes=kept)
+    if num_images is None:
+        return run
+    wanted = min(num_images, run.num_test_images or num_images)
+    return replace(run, outcomes=[outcomes for outcomes in run.outcomes if len(outcomes.labels) == wanted])
 
 
 def _evaluated(arguments: CompareArguments, runs: "Sequence[Facts]") -> "dict[str, Outcomes]":

@@ -100,6 +100,12 @@ class Facts:
         return str(self._recorded_data.get("fingerprint", ""))
 
     @property
+    def num_test_images(self) -> int | None:
+        """Of its data set; None where it is not recorded."""
+        found = self._recorded_data.get("test_images")
+        return found if isinstance(found, int) and found > 0 else None
+
+    @property
     def _recorded_data(self) -> dict[str, Any]:
         recorded = self.last_session.get("data")
         return recorded if isinstance(recorded, dict) else {}
@@ -126,8 +132,11 @@ class Facts:
 
     @property
     def settings_and_seed(self) -> tuple[str, int]:
-        """What is the same for runs that differ by their seeds alone, or by what changes no result; and the seed."""
+        """What is the same for runs that differ by their seeds alone, or by what changes no result; and the seed. One
+        that has not finished is like those that are as far."""
         but_seed = {name: value for name, value in self.settings.items() if name not in NO_RESULT}
+        if not self.is_finished:
+            but_seed["epochs done"] = self.epochs[-1]["epoch"] if self.epochs else 0
         return json.dumps(but_seed, sort_keys=True), self.config.seed
 
     def changed_settings(self) -> dict[str, tuple[Any, Any]]:
@@ -152,13 +161,13 @@ def threat_named(norm: str, eps_255: float) -> str:
 
 def _are_one_set(one: tuple[str, str, str], other: tuple[str, str, str]) -> bool:
     """Whether two data sets are the same by their images; by their labels where one was stored and one decoded; by
-    their names where one has no fingerprint."""
+    their names where one has no fingerprint to be compared."""
     (name, images, labels), (other_name, other_images, other_labels) = one, other
-    if not (images and other_images):
-        return name == other_name
-    if images.startswith(STORED) == other_images.startswith(STORED):
+    if images and other_images and images.startswith(STORED) == other_images.startswith(STORED):
         return images == other_images
-    return labels == other_labels != ""
+    if images and other_images and labels and other_labels:
+        return labels == other_labels
+    return name == other_name
 
 
 def facts_of(path: Path, name: str) -> Facts:

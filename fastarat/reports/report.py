@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -302,7 +303,11 @@ def _comparison(runs: Sequence[Facts]) -> dict[str, Any]:
     found = shared_outcomes(runs) if len(runs) > 1 else None
     if not found:
         return {"comparison": None, "comparison_doubts": []}
-    return {
-        "comparison": compare(found, {run.name: run.settings_and_seed for run in runs}),
-        "comparison_doubts": [f"{name}: {warning}" for name, of in found.items() for warning in of.warnings],
-    }
+    comparison = compare(found, {run.name: run.settings_and_seed for run in runs})
+    said = [f"{name}: {warning}" for name, of in found.items() for warning in of.warnings]
+    for names in comparison.trainings:
+        if len(names) > 1:
+            said.append(f"{' + '.join(names)} differ by their seeds alone: they stand together, and have no test.")
+    for name in found.keys() - set(chain(*comparison.trainings)):
+        said.append(f"{name} has the settings and the seed of another run: it is left out of the tests.")
+    return {"comparison": comparison, "comparison_doubts": said}

@@ -57,7 +57,30 @@ def test_seeds_of_the_same_settings_stand_together_and_a_copy_is_left_out(fastar
     assert result.json["trainings"] == [["a"]] and result.json["differences"] == []
     assert "b has the settings and the seed of another run: it is left out" in result.err
     assert fastarat("report", *runs, "--num-images", "0", "--out", "seeds.html").code == 0
-    assert "there is nothing to test" in Path("seeds.html").read_text()
+    page = Path("seeds.html").read_text()
+    assert (
+        "b has the settings and the seed of another run: it is left out" in page and "by their seeds alone" not in page
+    )
+    changed(runs[1], seed=1)
+    assert fastarat("report", *runs, "--num-images", "0", "--out", "seeds.html").code == 0
+    assert "a + b differ by their seeds alone: they stand together" in Path("seeds.html").read_text()
+
+
+def test_a_run_that_has_not_finished_is_no_other_seed_of_one_that_has(fastarat, runs):
+    for number, run in enumerate(runs):
+        changed(run, batch=64, seed=number)
+    changed(runs[1], epochs=400)
+    changed(runs[0], epochs=400)
+    (runs[0] / "metrics.jsonl").write_text((runs[0] / "metrics.jsonl").read_text().splitlines(keepends=True)[0])
+    result = fastarat("compare", *runs, "--num-images", "40", "--json", "--device", "cpu")
+    assert result.json["trainings"] == [["a"], ["b"]]
+
+
+def test_an_evaluation_of_all_test_images_counts_where_more_are_asked_for(fastarat, runs):
+    for run in runs:
+        assert fastarat("eval", run, "--num-images", "1000", "--steps", "1", "--device", "cpu").code == 0
+    result = fastarat("compare", *runs, "--num-images", "1000")
+    assert "360 test images of digits under PGD-1" in result.out and "PGD-20 on up to" not in result.err
 
 
 def test_the_strongest_evaluation_that_all_have_is_compared(fastarat, runs):

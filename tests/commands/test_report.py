@@ -161,7 +161,8 @@ def test_images_of_another_set_of_the_same_name_are_not_the_runs_own(fastarat, r
     [
         ({"name": "set", "fingerprint": "a"}, {"set_fingerprint": "a", "data": "renamed"}, True),
         ({"name": "set", "fingerprint": "a"}, {"set_fingerprint": "b"}, False),
-        ({"name": "set", "fingerprint": "a"}, {"set_fingerprint": f"{STORED}a"}, False),
+        ({"name": "set", "fingerprint": "a"}, {"set_fingerprint": f"{STORED}a", "data": "set"}, True),
+        ({"name": "set", "fingerprint": "a"}, {"set_fingerprint": f"{STORED}a", "data": "other"}, False),
         ({"fingerprint": f"{STORED}a", "labels_fingerprint": "labels"}, {"set_fingerprint": "b"}, True),
         ({"fingerprint": f"{STORED}a", "labels_fingerprint": "others"}, {"set_fingerprint": "b"}, False),
         ({"name": "set", "fingerprint": ""}, {"set_fingerprint": "b"}, True),

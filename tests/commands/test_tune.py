@@ -107,6 +107,20 @@ def test_an_interrupted_search_goes_on_and_no_training_takes_of_it_before_its_en
     assert kept.tuned_choices(config, "cpu", ChoiceLog(quiet=True)) == HALF
 
 
+def test_where_nothing_can_be_kept_that_is_said_once(fastarat, trials, monkeypatch):
+    def by_forms(setting, advance, before, keep_so_far):
+        tried, _ = try_all(setting, advance)
+        for number in range(1, len(tried) + 1):
+            keep_so_far(tried[:number])
+        return tried, {}
+
+    try_all = module.try_all
+    monkeypatch.setattr(module, "try_all", by_forms)
+    monkeypatch.setattr(kept, "cache_folder", lambda: None)
+    result = fastarat("tune", *SHAPE)
+    assert result.code == 0 and result.err.count("what was tuned is not kept") == 1 and "takes bf16" not in result.err
+
+
 def test_a_training_takes_it_up_and_says_so_and_a_name_wins(fastarat, trials, tmp_path):
     fastarat("tune", *SHAPE)
 

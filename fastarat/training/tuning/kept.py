@@ -163,7 +163,8 @@ def _state_of_data(data: str) -> str:
     if data in KNOWN:
         return ""
     path = find(data).path
-    return state_of([path, *(sorted(path.iterdir()) if path.is_dir() else ())])
+    inside = sorted(entry for entry in path.iterdir() if entry.exists()) if path.is_dir() else []
+    return state_of([path, *inside])
 
 
 def _sources(commit: str | None) -> str:

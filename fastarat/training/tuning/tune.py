@@ -45,13 +45,14 @@ def tune(config: Config, *, again: bool = False) -> Tuned:
     before = known.tried if known and not again else []
     if before:
         notice(f"going on: {len(before)} forms were tried before; --again tries all anew")
-    num_kept = len(before)
+    num_kept, can_be_kept = len(before), True
 
     def keep_so_far(tried: list[Tried]) -> None:
-        nonlocal num_kept
+        nonlocal num_kept, can_be_kept
         # A whole table stays until there is another one.
-        if not is_whole and len(tried) > num_kept and keep(config, device, Tuned(num_images, tried, finished=False)):
-            num_kept = len(tried)
+        if can_be_kept and not is_whole and len(tried) > num_kept:
+            can_be_kept = keep(config, device, Tuned(num_images, tried, finished=False)) is not None
+            num_kept = len(tried) if can_be_kept else num_kept
 
     try:
         with progress(f"tuning {config.recipe}", 1) as advance:
@@ -61,7 +62,8 @@ def tune(config: Config, *, again: bool = False) -> Tuned:
         stays = "what was tuned before stays" if is_whole else goes_on if num_kept else "nothing was kept yet"
         raise Interrupted(f"tuning {config.recipe} was interrupted; {stays}", number_of(error)) from error
     tuned = Tuned(num_images, tried, kernels)
-    keep(config, device, tuned)
+    if can_be_kept:  # else it is said
+        keep(config, device, tuned)
     return tuned
 
 

@@ -10,6 +10,8 @@ import pytest
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.json_files import checksum_of
 from fastarat.config.recipes import recipe
+from fastarat.data.formats.prepared import write
+from fastarat.data.open import open_dataset
 from fastarat.training.choices import Choices
 from fastarat.training.tuning import kept as module
 from fastarat.training.tuning.kept import Tuned, keep, kept, key_of, tuned_choices
@@ -67,6 +69,14 @@ def test_another_shape_machine_or_number_of_processes_was_not_tuned(place, monke
     assert taken() == (None, {})
     said = "tuned with commit 'the same', now 'another': 'fastarat tune digits-arat' with these settings tunes anew"
     assert capsys.readouterr().err.count(said) == 1
+
+
+def test_a_link_to_nowhere_beside_images_is_none_of_them(tmp_path):
+    """As Emacs locks a file."""
+    write(open_dataset("digits"), tmp_path / "set", "digits")
+    before = key_of(replace(CONFIG, data=str(tmp_path / "set")), "cpu")
+    (tmp_path / "set" / ".#x").symlink_to("nobody@nowhere")
+    assert key_of(replace(CONFIG, data=str(tmp_path / "set")), "cpu").keys() == before.keys()
 
 
 def test_what_the_speed_depends_on_tells_tables_apart(tmp_path, monkeypatch):
