@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, combinations
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -66,7 +66,7 @@ def run(args: list[str]) -> int:
             goes_on = command("train", "--resume", run.path)
             notice(f"{run.name} has not finished (epochs: {_epochs(run)}); {goes_on} goes on with it")
     comparison = compare(found, {run.name: run.settings_and_seed for run in runs})
-    for name in found.keys() - set(chain(*comparison.trainings)):
+    for name in comparison.left_out(found):
         notice(f"{name} has the settings and the seed of another run: it is left out of the tests")
     if arguments.json:
         print_json(_as_json(runs, found, comparison))

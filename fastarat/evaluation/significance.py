@@ -18,8 +18,8 @@ A pair of settings has two tests, clean and robust, and n settings have n (n - 1
 chance of any false difference at the level.
 """
 
-from collections.abc import Mapping, Sequence
-from itertools import combinations
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -83,6 +83,11 @@ class Comparison(NamedTuple):
     def num_repeats(self) -> int:
         """Seeds beyond the first of their settings, which tell of their spread."""
         return sum(len(names) - 1 for names in self.trainings)
+
+    def left_out(self, names: Iterable[str]) -> list[str]:
+        """Those of the runs `names` that have the settings and the seed of another one, in their order."""
+        tested = set(chain(*self.trainings))
+        return [name for name in names if name not in tested]
 
     @property
     def test(self) -> str:

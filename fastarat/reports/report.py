@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -308,6 +307,6 @@ def _comparison(runs: Sequence[Facts]) -> dict[str, Any]:
     for names in comparison.trainings:
         if len(names) > 1:
             said.append(f"{' + '.join(names)} differ by their seeds alone: they stand together, and have no test.")
-    for name in found.keys() - set(chain(*comparison.trainings)):
+    for name in comparison.left_out(found):
         said.append(f"{name} has the settings and the seed of another run: it is left out of the tests.")
     return {"comparison": comparison, "comparison_doubts": said}
