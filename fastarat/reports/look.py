@@ -3,6 +3,7 @@
 import base64
 import io
 from dataclasses import dataclass
+from math import isqrt
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,11 @@ from fastarat.evaluation.of_run import EvaluatedRun, evaluate_run, threat_of
 from fastarat.runs.run import Run
 
 LARGEST = 96
-"""pixels of a shown image's side; larger ones are made smaller, so that the page stays small"""
+"""pixels of a shown image's side, at most"""
+MOST_BYTES = 4_000_000
+"""of all images on a page, whose readers may be on the road"""
 NUM_SHOWN = 8
+PICTURES_OF_ONE = 3
 
 STEPS = 20
 NUMBERS_OF_IMAGES = (500, 200, 100, 50)
@@ -55,10 +59,19 @@ class Look:
     """right as they are and wrong under attack, those whose label lost the most probability first"""
 
 
-def look_at(run: Path, num_images: int, device: torch.device, data: str | None = None) -> Look:
+def side_among(num_runs: int) -> int:
+    """How many pixels wide and high the images of each of so many runs may be, for the page to stay small.
+
+    Noise, as of a perturbation, takes 3 bytes a pixel as a PNG, and 4 in base64.
+    """
+    return min(LARGEST, isqrt(MOST_BYTES // (4 * num_runs * 2 * NUM_SHOWN * PICTURES_OF_ONE)))
+
+
+def look_at(run: Path, num_images: int, device: torch.device, data: str | None = None, *, side: int = LARGEST) -> Look:
     """Evaluate the deployed model by PGD-20 under its own threat model, keep the outcomes, and choose what to show.
 
-    `num_images`: test images. Raises `UserError` for a run without weights or without test images.
+    `num_images`: test images; `side`: pixels of a shown image's, larger ones are made smaller. Raises `UserError` for a
+    run without weights or without test images.
     """
     evaluated = evaluate_run(run, threat_of(run, steps=STEPS), num_images, device, data)
     x, y, evaluation = as_numbers(evaluated.images), evaluated.labels, evaluated.evaluation
@@ -72,7 +85,7 @@ def look_at(run: Path, num_images: int, device: torch.device, data: str | None =
 
     def shown(order: Tensor, chosen: Tensor) -> list[Shown]:
         places = [i for i in order.argsort(descending=True).tolist() if chosen[i]][:NUM_SHOWN]
-        return [_shown(evaluated, i, x[i], moved[i], before[i], after[i]) for i in places]
+        return [_shown(evaluated, i, x[i], moved[i], before[i], after[i], side) for i in places]
 
     return Look(shown(surest, ~right), shown(lost, right & ~robust))
 
@@ -97,7 +110,9 @@ def _probabilities(evaluated: EvaluatedRun, images: Tensor) -> Tensor:
     return torch.cat(parts).nan_to_num(0.0)
 
 
-def _shown(evaluated: EvaluatedRun, i: int, x: Tensor, moved: Tensor, before: Tensor, after: Tensor) -> Shown:
+def _shown(
+    evaluated: EvaluatedRun, i: int, x: Tensor, moved: Tensor, before: Tensor, after: Tensor, side: int
+) -> Shown:
     classes, evaluation = evaluated.outcomes.classes, evaluated.evaluation
     shift = moved - x
     is_attacked = bool(shift.any())
@@ -113,17 +128,18 @@ def _shown(evaluated: EvaluatedRun, i: int, x: Tensor, moved: Tensor, before: Te
         adversarial_percent=100 * float(after.max()),
         is_attacked=is_attacked,
         distance=f"{length:.3g}/255 in {'L∞' if evaluation.norm == 'linf' else 'L2'}",
-        pictures=tuple(map(as_uri, pictures)),  # type: ignore[arg-type]
+        pictures=tuple(as_uri(picture, side) for picture in pictures),  # type: ignore[arg-type]
     )
 
 
-def as_uri(image: Tensor) -> str:
-    """An image [C, H, W] in [0, 1] as a PNG in a data URI; of other than 1 or 3 channels their mean."""
+def as_uri(image: Tensor, side: int) -> str:
+    """An image [C, H, W] in [0, 1], made no larger than `side` pixels, as a PNG in a data URI; of other than 1 or 3
+    channels their mean."""
     from PIL import Image
 
     pixels = (255 * image.clamp(0, 1)).round().byte().permute(1, 2, 0).numpy()
     pixels = pixels if pixels.shape[2] == 3 else pixels.mean(2).round().astype(np.uint8)
     picture, written = Image.fromarray(pixels), io.BytesIO()
-    picture.thumbnail((LARGEST, LARGEST))
+    picture.thumbnail((side, side))
     picture.save(written, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(written.getvalue()).decode()}"

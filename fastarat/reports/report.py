@@ -20,7 +20,7 @@ from fastarat.evaluation.significance import compare
 from fastarat.reports import pictures
 from fastarat.reports.costs import costs
 from fastarat.reports.facts import Facts, facts_of, names_of, shared_outcomes, threat_named
-from fastarat.reports.look import Look, look_at
+from fastarat.reports.look import Look, look_at, side_among
 from fastarat.reports.pictures import as_svg
 from fastarat.reports.published import OTHER_DATA, net_beside
 from fastarat.reports.repeat import commands
@@ -46,7 +46,8 @@ def write_report(
     `data` fits no net, `WorkError` where the page cannot be written.
     """
     names = check_runs(paths, out, data)
-    looks = [_look(path, num_images, torch.device(device), data) for path in paths]
+    side = side_among(len(paths))
+    looks = [_look(path, num_images, torch.device(device), data, side) for path in paths]
     runs = [facts_of(path, name) for path, name in zip(paths, names, strict=True)]
     write_text(out, page_of(runs, looks))
     return {run.name: verdict(run) for run in runs}
@@ -111,11 +112,11 @@ def differing_settings(runs: Sequence[Facts]) -> dict[str, list[Any]]:
     return {name: values for name, values in found.items() if any(value != values[0] for value in values)}
 
 
-def _look(path: Path, num_images: int, device: torch.device, data: str | None) -> Look | str:
+def _look(path: Path, num_images: int, device: torch.device, data: str | None, side: int) -> Look | str:
     if not num_images:
         return "they were not asked for"
     try:
-        return look_at(path, num_images, device, data)
+        return look_at(path, num_images, device, data, side=side)
     except (UserError, WorkError) as error:
         if data is not None and isinstance(error, UserError) and Run(path).weights_file.exists():
             raise  # what was asked for cannot be shown

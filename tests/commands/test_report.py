@@ -22,6 +22,7 @@ from fastarat.data.open import open_dataset
 from fastarat.evaluation import of_run
 from fastarat.evaluation.outcomes import described, keep, kept, weights_digest
 from fastarat.reports.facts import facts_of
+from fastarat.reports.look import MOST_BYTES, NUM_SHOWN, PICTURES_OF_ONE, as_uri, side_among
 from fastarat.reports.repeat import as_command
 from fastarat.reports.verdict import warnings_of
 from tests.helpers.command_line import ONE_EPOCH
@@ -391,3 +392,12 @@ def test_what_there_is_to_doubt_comes_first(fastarat, run):
     )
     places = [text.index(doubt) for doubt in doubts]
     assert places == sorted(places) and places[-1] < text.index("AR-AT of the net digits")
+
+
+@pytest.mark.parametrize("num_runs", [1, 4, 40])
+def test_images_of_any_number_of_runs_take_no_more_than_a_page_may(num_runs):
+    noise = torch.rand(3, 224, 224, generator=torch.Generator().manual_seed(0))
+
+    uri = as_uri(noise, side_among(num_runs))
+
+    assert num_runs * 2 * NUM_SHOWN * PICTURES_OF_ONE * len(uri) <= 1.05 * MOST_BYTES  # a PNG's head, 128 bytes or so
