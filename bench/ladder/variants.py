@@ -17,7 +17,7 @@ from fastarat.training.tuning.subject import FastaratSubject, StepSetting, Subje
 
 NEEDS_GPU = "needs a GPU"
 PLAIN = ("published", "resident", "channels-last", "bf16", "strong")
-NAMES = (*PLAIN, "merged", "fused", "captured", "default", "x-frozen-bn", "x-fewer-steps")
+NAMES = (*PLAIN, "merged", "fused", "captured", "default", "x-running-bn", "x-fewer-steps")
 """in the ladder's order"""
 BASES = ("published", "strong")
 """what the others are compared with"""
@@ -65,7 +65,7 @@ def ladder_of(setting: StepSetting) -> dict[str, Variant]:
         "fused": own("+ fused kernels", replace(chosen, kernels="triton", compile="compile")),
         "captured": own("+ CUDA graph", replace(chosen, kernels="triton", compile="graph")),
         "default": own("what fastarat train chooses here", chosen),
-        "x-frozen-bn": own("attack by running statistics", chosen, frozen(setting)),
+        "x-running-bn": own("attack by running statistics", chosen, with_running_statistics(setting)),
         "x-fewer-steps": own("half the attack's steps", chosen, halved(setting)),
     }
     return {name: variant for name, variant in every.items() if name not in left_out(setting.config)}
@@ -77,13 +77,13 @@ def left_out(config: Config) -> set[str]:
     if config.method.name not in LOSSES:
         names |= set(PLAIN)
     if attack.steps == 0 or attack.batch_norm == "eval":
-        names.add("x-frozen-bn")
+        names.add("x-running-bn")
     if attack.steps <= 1:
         names.add("x-fewer-steps")
     return names
 
 
-def frozen(setting: StepSetting) -> StepSetting:
+def with_running_statistics(setting: StepSetting) -> StepSetting:
     """The attack normalises by the running statistics, and leaves them."""
     return with_attack(setting, batch_norm="eval")
 

@@ -5,7 +5,7 @@ import torch
 
 from bench.common.inputs import METHODS
 from bench.ladder.subjects import PlainForm, PlainSubject
-from bench.ladder.variants import frozen, halved, with_attack
+from bench.ladder.variants import halved, with_attack, with_running_statistics
 from fastarat.training.tuning.gate import LEARNING_RATE, TOLERANCES, batches_of, compare, definition
 from tests.helpers.ladders import own, right_of, setting_of, with_method, with_rate
 
@@ -73,13 +73,13 @@ def test_plain_pytorch_made_wrong_is_refused(form, change):
 
 
 def test_what_changes_the_algorithm_is_held_against_its_own_twin_and_not_the_ladders():
-    for changed in (frozen(setting_of()), halved(setting_of())):
+    for changed in (with_running_statistics(setting_of()), halved(setting_of())):
         batches = batches_of(changed)
         assert compare(own(changed), (batches, definition(changed, batches)), "fp32").problem is None
         assert compare(own(changed), right_of("arat"), "fp32").problem
 
 
-FROZEN_WRONG = {
+RUNNING_WRONG = {
     "one attack step fewer": lambda s: with_attack(s, steps=s.config.attack.steps - 1),
     "an attack that never moves": lambda s: with_attack(s, step_255=0.0),
     "half the step": lambda s: with_attack(s, step_255=s.config.attack.known_step_255 / 2),
@@ -90,7 +90,7 @@ FROZEN_WRONG = {
 @pytest.fixture(scope="module")
 def by_running_statistics():
     """A setting whose attack uses the running statistics, its batches and its definition's results."""
-    setting = frozen(setting_of(steps=10))
+    setting = with_running_statistics(setting_of(steps=10))
     batches = batches_of(setting)
     return setting, batches, definition(setting, batches)
 
@@ -102,7 +102,7 @@ def test_an_attack_by_running_statistics_is_held_against_its_own_definition(by_r
 
 
 # In bf16 as well, whose tolerances are the widest.
-@pytest.mark.parametrize("wrong", FROZEN_WRONG.values(), ids=FROZEN_WRONG)
+@pytest.mark.parametrize("wrong", RUNNING_WRONG.values(), ids=RUNNING_WRONG)
 def test_a_wrong_attack_by_running_statistics_is_refused(by_running_statistics, wrong):
     setting, batches, found = by_running_statistics
     assert compare(own(wrong(setting), "bf16"), (batches, found), "bf16").problem

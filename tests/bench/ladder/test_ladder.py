@@ -19,9 +19,9 @@ from tests.helpers.ladders import WRONG, setting_of
 
 def test_a_ladder_has_no_variant_that_its_method_cannot_have():
     assert set(ladder_of(setting_of("arrest"))) == set(NAMES) - set(PLAIN)
-    assert set(NAMES) - set(ladder_of(setting_of("trades"))) == {"x-frozen-bn"}
+    assert set(NAMES) - set(ladder_of(setting_of("trades"))) == {"x-running-bn"}
     assert set(NAMES) - set(ladder_of(setting_of("n-fgsm"))) == {"x-fewer-steps"}
-    assert set(NAMES) - set(ladder_of(setting_of("standard"))) == {"x-frozen-bn", "x-fewer-steps"}
+    assert set(NAMES) - set(ladder_of(setting_of("standard"))) == {"x-running-bn", "x-fewer-steps"}
 
 
 def test_every_variant_is_in_the_ladder_in_its_order():
