@@ -6,8 +6,8 @@
 
 `published` is the standard recipe eagerly in float32, `default` the same as it comes, `fast` the recipe made for speed;
 --ladder has every change between them. They train in turns, seed by seed, each in a fresh process that finds nothing
-compiled; then all are attacked. What all seeds of a variant reach together counts. What is trained or has its row is
-not repeated.
+compiled; then all are attacked. What all seeds of a variant reach together counts. What --runs holds is not trained
+again. The table has the rows of the machine and the data set of the last one.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main(args: list[str] | None) -> int:
         for variant in arguments.variants
     ]
     for training in trainings:
-        training.config  # noqa: B018  what cannot be trained is said before anything is
+        training.check()  # before anything is trained
     left = [training for training in trainings if not _has_row(arguments, training)]
     untrained = [training for training in left if not training.is_trained]
     if untrained:
@@ -93,11 +93,12 @@ def _measure(arguments: argparse.Namespace, training: RaceTraining) -> None:
 
 
 def _has_row(arguments: argparse.Namespace, training: RaceTraining) -> bool:
-    """Whether the training is measured on as many images as are wanted now, or more."""
-    fields = {"benchmark": "speedrun", "correct": True, "suite": training.suite, "variant": training.variant}
+    """Whether the training is there, and measured on as many images as are wanted now, or more."""
+    if not training.is_trained:
+        return False
+    fields = {"suite": training.suite, "variant": training.variant, "seed": training.seed, **training.times}
     wanted = {name: getattr(arguments, name) for name in ("num_images", "num_autoattack")}
-    rows = read_rows(arguments.rows)
-    return has_row(rows, {**fields, "seed": training.seed}, at_least=wanted, config=training.config)
+    return has_row(read_rows(arguments.rows), fields, at_least=wanted, config=training.config)
 
 
 def _arguments(args: list[str] | None) -> argparse.Namespace:

@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
 from pathlib import Path
@@ -15,18 +15,19 @@ from typing import Any
 import torch
 
 from bench.common.processes import Ending, compile_caches, environment, run_in_time
-from bench.common.rows import Row, base_row
+from bench.common.rows import Row, base_row, has
 from bench.speedrun.suites import Rung
 from fastarat.commands.train import parse_arguments
 from fastarat.common.console import progress
-from fastarat.common.errors import WorkError
+from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import write_text
-from fastarat.config import Config
+from fastarat.common.json_files import read_json
+from fastarat.config import Config, load_config
 from fastarat.config.evaluation import EvaluationSettings
 from fastarat.data.images.dataset import Dataset, Images, shuffled
 from fastarat.data.open import open_dataset
 from fastarat.evaluation.evaluate import as_images, evaluate
-from fastarat.runs.run import Run
+from fastarat.runs.run import Run, settled
 from fastarat.runs.weights import load_model
 
 BYTECODE = "bytecode"
@@ -76,6 +77,21 @@ class RaceTraining:
     def is_trained(self) -> bool:
         """Whether the training is there, and only has to be measured."""
         return (self.out / TIMES).exists()
+
+    @property
+    def times(self) -> dict[str, float]:
+        """How long it took here, which tells its row from those of other machines. Raises `UserError` without."""
+        return read_json(self.out / TIMES)
+
+    def check(self) -> None:
+        """Raise `UserError` for settings that cannot be trained, and where a training by others is in its place."""
+        config, kept = settled(self.config), self.out / "config.json"
+        if self.is_trained and kept.exists() and settled(load_config(kept)) != config:
+            raise UserError(f"{self.out} is a training by other settings: move it away, or give another --runs")
+
+    def is_of(self, row: Row) -> bool:
+        """Whether a row is of a training by these settings, wherever its images lay."""
+        return has(row, {}, config=replace(self.config, data=row["config"]["data"]))
 
 
 def train(training: RaceTraining, limit_s: float = inf) -> Ending:
@@ -150,7 +166,7 @@ def measured_row(training: RaceTraining, num_images: int, num_autoattack: int) -
         "model": config.model.name,
         "epochs": config.epochs,
         **{name: session[name] for name in ("dtype", "compile", "kernels")},
-        **json.loads((training.out / TIMES).read_text()),
+        **training.times,
         "training_seconds": lines[-1]["seconds"],
         "compile_seconds": sum(line.get("compile_seconds", 0.0) for line in lines),
         **accuracies,

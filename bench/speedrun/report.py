@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from bench.common.rows import Row, markdown, place, warned
+from bench.speedrun.one_run import RaceTraining
 from bench.speedrun.suites import ENDS, SUITES, Goal
 from fastarat.common.figures import COLOURS, figure_of
 from fastarat.common.turns import ratio_of, ratio_text
@@ -13,14 +15,27 @@ COLUMNS = ["variant", "seeds", "clean, %", "AutoAttack, %", "goal", "seconds", "
 
 
 def rows_of(suite: str, rows: Iterable[Row]) -> list[Row]:
-    """The suite's rows: of each training the last one, variants in the order of their rungs. One that gave no model is
-    among them: a seed that fails is no seed that reached the goal. Those that were measured on fewer images are not."""
+    """The suite's rows that can stand beside one another: of each training the last one, variants in the order of their
+    rungs. One that gave no model is among them: a seed that fails is no seed that reached the goal. Not among them are
+    those by other settings than a rung has today, on another data set or machine than the last, or on fewer images."""
     order = {variant: number for number, variant in enumerate(SUITES[suite].rungs)}
-    own = [row for row in rows if row.get("suite") == suite and row["variant"] in order]
+    own = [row for row in rows if row.get("suite") == suite and row["variant"] in order and _is_of_today(row)]
+    own = [row for row in own if _raced_in(row) == _raced_in(own[-1])]
     most = max((_measured_on(row) for row in own if row["correct"]), default=None)
     counting = [row for row in own if not row["correct"] or _measured_on(row) == most]
     newest = {(order[row["variant"]], row["seed"]): row for row in counting}
     return [row for _, row in sorted(newest.items())]
+
+
+def _is_of_today(row: Row) -> bool:
+    """Whether its rung has these settings still."""
+    rung = SUITES[row["suite"]].rungs[row["variant"]]
+    return RaceTraining(row["suite"], row["variant"], rung, row["seed"], row["dataset"], Path()).is_of(row)
+
+
+def _raced_in(row: Row) -> tuple[Any, ...]:
+    """What two rows share that can be compared; early ones name no processor."""
+    return tuple(row.get(name) for name in ("dataset", "device", "gpu", "processor", "torch"))
 
 
 def _measured_on(row: Row) -> tuple[int, int]:

@@ -167,7 +167,9 @@ def test_a_tie_in_images_is_no_miss_by_how_percents_were_rounded():
 def row_of(variant, seed, seconds, robust=77.0):
     row = {"benchmark": "speedrun", "suite": "digits", "correct": True, "variant": variant, "seed": seed}
     row |= {"clean": 99.5, "autoattack": robust, "seconds": seconds, "cpu_seconds": 2 * seconds, "model": "digits"}
-    return row | {"dataset": "digits", "num_images": 360, "num_autoattack": 200}
+    rung = (*SUITES["digits"].rungs[variant], "--seed", str(seed), *one_run.ALIKE)
+    config = asdict(parse_arguments(rung).config.resolved())
+    return row | {"dataset": "digits", "num_images": 360, "num_autoattack": 200, "config": config}
 
 
 def test_ratios_are_turn_by_turn_and_what_misses_the_goal_has_none():
@@ -192,7 +194,8 @@ def test_ratios_are_turn_by_turn_and_what_misses_the_goal_has_none():
 
 
 def failed(variant, seed):
-    return {name: row_of(variant, seed, 1.0)[name] for name in ("suite", "variant", "seed")} | {"correct": False}
+    kept = ("suite", "variant", "seed", "dataset", "config")
+    return {name: row_of(variant, seed, 1.0)[name] for name in kept} | {"correct": False}
 
 
 def test_a_seed_that_fails_keeps_its_variant_from_the_goal_until_it_is_trained():
@@ -209,6 +212,35 @@ def test_rows_of_fewer_images_than_others_do_not_count():
     few = {**row_of("fast", 1, 5.0, robust=100.0), "num_images": 50, "num_autoattack": 10}
     (row,) = report.rows_of("digits", [row_of("fast", 0, 20.0), few])
     assert row["seed"] == 0 and "360 test images, 200 of them" in report.caption("digits", [row])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param({"dataset": "cifar10"}, id="data"),
+        pytest.param({"processor": "another"}, id="machine"),
+        pytest.param({"config": row_of("default", 0, 1.0)["config"] | {"epochs": 7}}, id="settings"),
+    ],
+)
+def test_rows_that_cannot_stand_beside_the_last_one_do_not_count(other):
+    rows = [row_of("published", 0, 60.0) | other, row_of("published", 1, 40.0), row_of("default", 1, 20.0)]
+    found = report.rows_of("digits", rows)
+    assert [row["seed"] for row in found] == [1, 1]
+
+
+def test_a_training_by_other_settings_is_not_taken_for_this_one(tmp_path, trained, capsys):
+    assert speedrun.main(flags(tmp_path, "--seeds", "1")) == 0
+    out = tmp_path / "runs" / "digits-default-seed0"
+    (out / "config.json").write_text(json.dumps(asdict(parse_arguments(["digits-at"]).config.resolved())))
+    capsys.readouterr()
+    assert speedrun.main(flags(tmp_path, "--seeds", "1")) == 2
+    assert f"{out} is a training by other settings: move it away" in capsys.readouterr().err
+
+
+def test_rows_of_other_machines_are_no_training_here(tmp_path, trained):
+    assert speedrun.main(flags(tmp_path, "--seeds", "1")) == 0
+    assert speedrun.main(["--runs", str(tmp_path / "fresh"), "--rows", str(tmp_path / "rows.jsonl"), "--seeds", "1"]) == 0
+    assert trained == 2 * ["published 0", "default 0"]
 
 
 def test_what_autoattack_warned_of_stands_under_the_table():
