@@ -48,6 +48,8 @@ def main(args: list[str] | None) -> int:
         fidelity=arguments.fidelity,
     )
     wanted = shared(list(every), *arguments.share)
+    if done := sum(_has_row(arguments, entry) for entry in wanted):
+        notice(f"{done} of {len(wanted)} rows are in {arguments.rows} already; another --rows begins anew")
     try:
         with _within(arguments.budget):
             for number, entry in enumerate(wanted, 1):

@@ -1,6 +1,7 @@
 """Robustness rows as a table, and where methods stand between accuracy and robustness, the paper's beside ours."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from bench.common.rows import Row, counted, cpu, markdown, warned
 from bench.robustness.suites import SUITES
 from fastarat.common.figures import COLOURS, figure_of
+from fastarat.config import Config, from_dict
+from fastarat.config.method import ARRESTConfig
 from fastarat.reports.published import PAPER
 
 TITLES = {
@@ -43,12 +46,25 @@ MEASURES = {
 
 
 def rows_of(suite: str, rows: Iterable[Row]) -> list[Row]:
-    """The suite's rows: of each training the last one, methods in the order of `TITLES`."""
+    """The suite's rows that can stand beside one another: of each training the last one, methods in the order of
+    `TITLES`. Those on another data set than the last one are left out, and those by other settings than the last one of
+    their method."""
     own = [row for row in rows if row.get("suite") == suite]
+    own = [row for row in own if row["dataset"] == own[-1]["dataset"]]
+    settings = {(row["method"], row["fidelity"]): _settings(row) for row in own}
+    own = [row for row in own if _settings(row) == settings[row["method"], row["fidelity"]]]
     newest = {(row["method"], row["fidelity"], row["seed"]): row for row in own}
     order = {method: number for number, method in enumerate(TITLES)}
     last = len(order)
     return sorted(newest.values(), key=lambda row: (order.get(row["method"], last), row["fidelity"], row["seed"]))
+
+
+def _settings(row: Row) -> Config:
+    """What the seeds of a method share: all but the seed, and where its images and its teacher lay."""
+    config = from_dict(row["config"], "a result row").resolved()
+    if isinstance(config.method, ARRESTConfig):
+        config = replace(config, method=replace(config.method, teacher=""))
+    return replace(config, seed=0, data=row["dataset"])
 
 
 def by_method(rows: Iterable[Row]) -> dict[str, list[Row]]:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from bench.common import command
 from bench.common.processes import OutOfTime
-from bench.common.rows import RESULTS, has_row, read_rows, write_row
+from bench.common.rows import RESULTS, has_row, place, read_rows, write_row
 from bench.speedrun import report as speedrun_report
 from bench.speedrun.one_run import RaceTraining, failed_row, measured_row, train, warm_up
 from bench.speedrun.suites import SUITES
@@ -55,9 +55,10 @@ def main(args: list[str] | None) -> int:
             _measure(arguments, training)
     except OutOfTime:
         notice("the budget is over; the same command goes on from there")
-    rows = speedrun_report.rows_of(arguments.suite, read_rows(arguments.rows))
-    if speedrun_report.right(rows):
-        print_table(speedrun_report.caption(arguments.suite, rows), *speedrun_report.table(arguments.suite, rows))
+    rows = speedrun_report.race_here(arguments.suite, list(read_rows(arguments.rows)))
+    if right := speedrun_report.right(rows):
+        said = f"{speedrun_report.caption(arguments.suite, rows)}; {place(*right)}"
+        print_table(said, *speedrun_report.table(arguments.suite, rows))
         stdout.print(speedrun_report.headline(arguments.suite, rows), markup=False)
     return 0 if all(_has_row(arguments, training) for training in trainings) else 1
 

@@ -22,6 +22,7 @@ from fastarat.common.console import progress
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import write_text
 from fastarat.common.json_files import read_json
+from fastarat.common.locks import is_locked
 from fastarat.config import Config, load_config
 from fastarat.config.evaluation import EvaluationSettings
 from fastarat.data.images.dataset import Dataset, Images, shuffled
@@ -83,11 +84,21 @@ class RaceTraining:
         """How long it took here, which tells its row from those of other machines. Raises `UserError` without."""
         return read_json(self.out / TIMES)
 
+    @property
+    def begun_file(self) -> Path:
+        """A file that is there once a race has begun this training: what lies at `out` then is the race's own."""
+        return self.out.with_suffix(".begun")
+
     def check(self) -> None:
-        """Raise `UserError` for settings that cannot be trained, and where a training by others is in its place."""
-        config, kept = settled(self.config), self.out / "config.json"
+        """Raise `UserError` for settings that cannot be trained, and where what lies at `out` is no race's, is at work,
+        or has come to its end by other settings."""
+        config, kept, fix = settled(self.config), self.out / "config.json", "move it away, or give another --runs"
+        if self.out.exists() and not (self.is_trained or self.begun_file.exists()):
+            raise UserError(f"{self.out} was there before any race: {fix}")
         if self.is_trained and kept.exists() and settled(load_config(kept)) != config:
-            raise UserError(f"{self.out} is a training by other settings: move it away, or give another --runs")
+            raise UserError(f"{self.out} is a training by other settings: {fix}")
+        if is_locked(Run(self.out).lock_file):
+            raise UserError(f"{self.out} is being trained by another process: wait for it, or give another --runs")
 
     def is_of(self, row: Row) -> bool:
         """Whether a row is of a training by these settings, wherever its images lay."""
@@ -100,8 +111,10 @@ def train(training: RaceTraining, limit_s: float = inf) -> Ending:
     What an earlier training left that did not come to its end goes first: it cannot go on, for its time counts from the
     start of the process to the last writing of the model.
     """
+    training.check()
     shutil.rmtree(training.out, ignore_errors=True)
     training.out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(training.begun_file, "")
     command = [sys.executable, "-m", "fastarat", "train", *training.arguments, "--out", str(training.out)]
     with tempfile.TemporaryDirectory(prefix="fastarat-speedrun-") as caches:
         variables = _variables(training.runs, Path(caches))

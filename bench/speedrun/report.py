@@ -1,6 +1,6 @@
 """What speedrun rows say: which variants reach the goal, and how many times as fast as the published way they do."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -14,17 +14,31 @@ from fastarat.common.turns import ratio_of, ratio_text
 COLUMNS = ["variant", "seeds", "clean, %", "AutoAttack, %", "goal", "seconds", "times as fast", "CPU time, times less"]
 
 
-def rows_of(suite: str, rows: Iterable[Row]) -> list[Row]:
-    """The suite's rows that can stand beside one another: of each training the last one, variants in the order of their
-    rungs. One that gave no model is among them: a seed that fails is no seed that reached the goal. Not among them are
-    those by other settings than a rung has today, on another data set or machine than the last, or on fewer images."""
+def races_of(suite: str, rows: Iterable[Row]) -> list[list[Row]]:
+    """The suite's rows, those of one machine and data set together, the race with the most of them first; of each
+    training the last one, variants in the order of their rungs.
+
+    One that gave no model is among them: a seed that fails is no seed that reached the goal. Not among them are those
+    by other settings than a rung has today, and those that were measured on fewer images than others of their race.
+    """
     order = {variant: number for number, variant in enumerate(SUITES[suite].rungs)}
-    own = [row for row in rows if row.get("suite") == suite and row["variant"] in order and _is_of_today(row)]
-    own = [row for row in own if _raced_in(row) == _raced_in(own[-1])]
-    most = max((_measured_on(row) for row in own if row["correct"]), default=None)
-    counting = [row for row in own if not row["correct"] or _measured_on(row) == most]
-    newest = {(order[row["variant"]], row["seed"]): row for row in counting}
-    return [row for _, row in sorted(newest.items())]
+    races: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        if row.get("suite") == suite and row["variant"] in order and _is_of_today(row):
+            races.setdefault(_raced_in(row), []).append(row)
+    found = []
+    for own in races.values():
+        most = max((_measured_on(row) for row in own if row["correct"]), default=None)
+        counting = [row for row in own if not row["correct"] or _measured_on(row) == most]
+        newest = {(order[row["variant"]], row["seed"]): row for row in counting}
+        found.append([row for _, row in sorted(newest.items())])
+    return sorted(found, key=lambda race: len(right(race)), reverse=True)
+
+
+def race_here(suite: str, rows: Sequence[Row]) -> list[Row]:
+    """The race of the suite's last row; empty for none."""
+    own = [row for row in rows if row.get("suite") == suite]
+    return next((race for race in races_of(suite, rows) if _raced_in(race[0]) == _raced_in(own[-1])), [])
 
 
 def _is_of_today(row: Row) -> bool:
@@ -99,15 +113,16 @@ def caption(suite: str, rows: Sequence[Row]) -> str:
 def as_markdown(rows: Sequence[Row]) -> str:
     """Every race with its whole ladder and its picture; empty for no rows."""
     parts = []
-    for suite, own in _races(rows):
+    for suite, name, own in _races(rows):
         parts += [f"**{suite}**\n", _race(suite, own)]
-        parts.append(f"![seconds to the model of each](../docs/images/{_picture_name(suite)})\n")
+        parts.append(f"![seconds to the model of each](../docs/images/{name})\n")
     return "\n".join(parts)
 
 
 def ends_as_markdown(suite: str, rows: Sequence[Row]) -> str:
-    """The ends of a race, without the changes between them; empty for no rows."""
-    own = [row for row in rows_of(suite, rows) if row["variant"] in ENDS]
+    """The ends of the race with the most rows, without the changes between them; empty for no rows."""
+    (race, *_) = races_of(suite, rows) or [[]]
+    own = [row for row in race if row["variant"] in ENDS]
     return _race(suite, own) if right(own) else ""
 
 
@@ -118,13 +133,12 @@ def _race(suite: str, rows: Sequence[Row]) -> str:
     return f"{markdown(*table(suite, rows))}\n{where}{f' {said}' if said else ''}\n"
 
 
-def _races(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """The suites that have rows with a model, with all of theirs."""
-    return [(suite, own) for suite in SUITES if right(own := rows_of(suite, rows))]
-
-
-def _picture_name(suite: str) -> str:
-    return f"speedrun-{suite}.png"
+def _races(rows: Sequence[Row]) -> Iterator[tuple[str, str, list[Row]]]:
+    """The races with a model: the suite, the name of the picture, and the rows."""
+    for suite in SUITES:
+        for number, own in enumerate(races_of(suite, rows), 1):
+            if right(own):
+                yield suite, f"speedrun-{suite}{f'-{number}' if number > 1 else ''}.png", own
 
 
 def headline(suite: str, rows: Sequence[Row]) -> str:
@@ -140,8 +154,8 @@ def headline(suite: str, rows: Sequence[Row]) -> str:
 
 def pictures(folder: Path, rows: Sequence[Row]) -> None:
     """Draw every race."""
-    for suite, own in _races(rows):
-        picture(folder / _picture_name(suite), suite, own)
+    for suite, name, own in _races(rows):
+        picture(folder / name, suite, own)
 
 
 def picture(path: Path, suite: str, rows: Sequence[Row]) -> None:

@@ -244,7 +244,7 @@ def without_training(monkeypatch):
         assert search == suites.SUITES[suite].search
         measured.append((entry.method, num_images, num_autoattack))
         row = {"suite": suite, "method": entry.method, "fidelity": "paper", "seed": entry.config.seed, "minutes": 1.0}
-        row["correct"] = True
+        row |= {"correct": True, "dataset": "digits"}
         row |= {"config": asdict(entry.config.resolved()), "clean": 90.0, "pgd20": 50.0, "num_images": num_images}
         attacked = {"autoattack": 45.0, "num_autoattack": num_autoattack, "search": search}
         return row | (attacked if num_autoattack else {"autoattack": None})
@@ -254,13 +254,14 @@ def without_training(monkeypatch):
     return measured
 
 
-def test_a_row_of_fewer_images_than_are_wanted_now_is_not_done_and_one_of_more_is(tmp_path, monkeypatch):
+def test_a_row_of_fewer_images_than_are_wanted_now_is_not_done_and_one_of_more_is(tmp_path, monkeypatch, capsys):
     measured = without_training(monkeypatch)
     numbers = [("20", "0"), ("20", "3"), ("20", "3"), ("9999", "3"), ("9999", "200"), ("360", "200"), ("50", "0")]
     for images, attacked in numbers:
         args = flags(tmp_path, "--methods", "at", "--num-images", images, "--num-autoattack", attacked)
         assert robustness.main(args) == 0
     assert measured == [("at", 20, 0), ("at", 20, 3), ("at", 360, 3), ("at", 360, 200)]
+    assert f"1 of 1 rows are in {rows_at(tmp_path)} already" in capsys.readouterr().err
 
 
 def test_a_row_by_another_search_than_float32s_is_done_only_where_the_suite_searches_so(tmp_path, monkeypatch):
@@ -327,6 +328,7 @@ def test_a_run_with_other_settings_is_left_alone(tmp_path, trained_before, capsy
 
 def test_the_picture_and_table_tell_the_spread_over_seeds(tmp_path):
     base = {"suite": "digits", "fidelity": "paper", "model": "digits", "dataset": "digits", "num_images": 360}
+    base["config"] = asdict(recipe("digits-at").resolved())
     rows = [
         {
             **base,
@@ -349,12 +351,21 @@ def test_the_picture_and_table_tell_the_spread_over_seeds(tmp_path):
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("other", ["data", "settings"])
+def test_rows_that_cannot_stand_beside_the_last_one_are_in_no_table_with_it(other):
+    row = {"suite": "digits", "method": "at", "fidelity": "paper", "dataset": "digits"}
+    configs = [asdict(replace(recipe("digits-at"), seed=seed).resolved()) for seed in range(3)]
+    rows = [{**row, "seed": seed, "config": config} for seed, config in enumerate(configs)]
+    rows[1] |= {"dataset": "cifar10"} if other == "data" else {"config": {**configs[1], "epochs": 1}}
+    assert [row["seed"] for row in robustness_report.rows_of("digits", rows)] == [0, 2]
+
+
 def test_a_row_that_is_not_right_is_left_out_and_said_with_what_autoattack_warned_of():
     """Images that gave an attack no direction count as robust, without evidence."""
     base = {"suite": "digits", "method": "at", "fidelity": "paper", "model": "digits", "dataset": "digits", "epochs": 1}
     base |= {"num_images": 360, "num_autoattack": 200, "clean": 90.0, "pgd20": 50.0, "autoattack": 45.0, "minutes": 1.0}
     base |= {"gpu": None, "threads": 2, "torch": "2.13.0", "trained_by": "0123", "correct": True}
-    base["config"] = {"attack": {"eps_255": 8}, "evaluation": {}}
+    base["config"] = asdict(recipe("digits-at").resolved())
     rows = [{**base, "seed": 0}, {**base, "seed": 1, "num_autoattack": 20, "warnings": ["It hides its gradient."]}]
     rows.append({**base, "seed": 2, "pgd20": 90.0, "pgd20_not_attackable": 300, "correct": False})
     text = robustness_report.as_markdown("digits", rows)

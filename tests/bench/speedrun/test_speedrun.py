@@ -14,12 +14,14 @@ from bench.speedrun import __main__ as speedrun
 from bench.speedrun import one_run, report, suites, tries
 from bench.speedrun.suites import SUITES, Goal, ladder
 from fastarat.commands.train import parse_arguments
+from fastarat.runs.run import Run
 
 EVERY = {"benchmark", "dataset", "device", "gpu", "driver", "torch", "triton", "commit", "date", "config", "correct"}
 CUT = (
     *("--epochs", "1", "--num-train-images", "64", "--attack.steps", "1"),
     *("--evaluation.num-images", "20", "--evaluation.steps", "1"),
 )
+PLACE = {"gpu": None, "threads": 2, "torch": "2.13.0", "trained_by": "0123", "commit": "0123"}
 Ended = namedtuple("Ended", "code last_line")
 
 
@@ -51,7 +53,7 @@ def trained(cut, monkeypatch):
             "num_images": num_images,
             "model": "digits",
         }
-        row |= {"num_autoattack": num_autoattack, "clean": 95.0, "autoattack": 70.0, "dataset": "digits"}
+        row |= {"num_autoattack": num_autoattack, "clean": 95.0, "autoattack": 70.0, "dataset": "digits"} | PLACE
         return row | json.loads((training.out / one_run.TIMES).read_text())
 
     monkeypatch.setattr(speedrun, "train", train)
@@ -100,6 +102,7 @@ def test_variants_take_turns_seed_by_seed_and_the_time_left_is_said(tmp_path, tr
 def test_what_was_stopped_begins_anew_and_what_is_trained_is_measured(tmp_path, trained, monkeypatch):
     runs = tmp_path / "runs"
     (runs / "digits-published-seed0" / "checkpoints").mkdir(parents=True)
+    (runs / "digits-published-seed0.begun").touch()
     seen = []
 
     def stopped(command, log, limit_s, *, grace_s, variables):
@@ -179,7 +182,7 @@ def test_ratios_are_turn_by_turn_and_what_misses_the_goal_has_none():
         row_of("default", 1, 20.0, robust=60.0),
     ]
     rows += [row_of("published", 0, 99.0), row_of("published", 0, 40.0), row_of("published", 2, 77.0)]
-    found = report.rows_of("digits", rows)
+    found = report.race_here("digits", rows)
     assert [(row["variant"], row["seed"]) for row in found] == [
         *(("published", seed) for seed in (0, 1, 2)),
         *(("default", seed) for seed in (0, 1)),
@@ -189,7 +192,7 @@ def test_ratios_are_turn_by_turn_and_what_misses_the_goal_has_none():
     assert default[3:] == ["missed", "20.0 ± 0.0", "-", "-"]
     assert report.headline("digits", found).startswith("digits: published reaches the goal in 59.0 s")
 
-    found = report.rows_of("digits", [{**row, "autoattack": 77.0} for row in rows])
+    found = report.race_here("digits", [{**row, "autoattack": 77.0} for row in rows])
     assert report.table("digits", found)[1][1][6] == "2.50 (2.00-3.00)"
 
 
@@ -200,17 +203,17 @@ def failed(variant, seed):
 
 def test_a_seed_that_fails_keeps_its_variant_from_the_goal_until_it_is_trained():
     rows = [row_of("published", 0, 60.0), row_of("fast", 0, 20.0), failed("fast", 1)]
-    found = report.rows_of("digits", rows)
+    found = report.race_here("digits", rows)
     published, fast = report.table("digits", found)[1]
     assert published[4] == "reached" and fast[1:5] == ["2", "99.5", "77.0", "missed: 1 failed"] and fast[6] == "-"
     assert report.headline("digits", found).startswith("digits: published reaches the goal")
-    found = report.rows_of("digits", [*rows, row_of("fast", 1, 20.0)])
+    found = report.race_here("digits", [*rows, row_of("fast", 1, 20.0)])
     assert report.table("digits", found)[1][1][4] == "reached"
 
 
 def test_rows_of_fewer_images_than_others_do_not_count():
     few = {**row_of("fast", 1, 5.0, robust=100.0), "num_images": 50, "num_autoattack": 10}
-    (row,) = report.rows_of("digits", [row_of("fast", 0, 20.0), few])
+    (row,) = report.race_here("digits", [row_of("fast", 0, 20.0), few])
     assert row["seed"] == 0 and "360 test images, 200 of them" in report.caption("digits", [row])
 
 
@@ -222,10 +225,15 @@ def test_rows_of_fewer_images_than_others_do_not_count():
         pytest.param({"config": row_of("default", 0, 1.0)["config"] | {"epochs": 7}}, id="settings"),
     ],
 )
-def test_rows_that_cannot_stand_beside_the_last_one_do_not_count(other):
+def test_rows_that_cannot_stand_beside_the_last_one_are_not_in_its_race(other):
     rows = [row_of("published", 0, 60.0) | other, row_of("published", 1, 40.0), row_of("default", 1, 20.0)]
-    found = report.rows_of("digits", rows)
-    assert [row["seed"] for row in found] == [1, 1]
+    assert [row["seed"] for row in report.race_here("digits", rows)] == [1, 1]
+
+
+def test_the_race_with_the_most_rows_comes_first():
+    there = [row_of("published", seed, 60.0) for seed in range(2)]
+    few = row_of("published", 0, 90.0) | {"processor": "another"}
+    assert report.races_of("digits", [*there, few]) == [there, [few]]
 
 
 def test_a_training_by_other_settings_is_not_taken_for_this_one(tmp_path, trained, capsys):
@@ -237,15 +245,34 @@ def test_a_training_by_other_settings_is_not_taken_for_this_one(tmp_path, traine
     assert f"{out} is a training by other settings: move it away" in capsys.readouterr().err
 
 
+def test_a_run_that_no_race_has_begun_stays(tmp_path, trained, capsys):
+    run = tmp_path / "runs" / "digits-default-seed0"
+    run.mkdir(parents=True)
+    (run / "model.safetensors").touch()
+    assert speedrun.main(flags(tmp_path, "--seeds", "1")) == 2
+    assert f"{run} was there before any race: move it away" in capsys.readouterr().err
+    assert (run / "model.safetensors").exists() and not trained
+
+
+def test_a_training_at_work_stays(tmp_path, trained, capsys):
+    run = Run(tmp_path / "runs" / "digits-default-seed0")
+    run.path.mkdir(parents=True)
+    run.path.with_suffix(".begun").touch()
+    run.lock()
+    assert speedrun.main(flags(tmp_path, "--seeds", "1")) == 2
+    assert "is being trained by another process" in capsys.readouterr().err
+
+
 def test_rows_of_other_machines_are_no_training_here(tmp_path, trained):
     assert speedrun.main(flags(tmp_path, "--seeds", "1")) == 0
-    assert speedrun.main(["--runs", str(tmp_path / "fresh"), "--rows", str(tmp_path / "rows.jsonl"), "--seeds", "1"]) == 0
+    assert (
+        speedrun.main(["--runs", str(tmp_path / "fresh"), "--rows", str(tmp_path / "rows.jsonl"), "--seeds", "1"]) == 0
+    )
     assert trained == 2 * ["published 0", "default 0"]
 
 
 def test_what_autoattack_warned_of_stands_under_the_table():
-    place = {"gpu": None, "threads": 2, "torch": "2.13.0", "trained_by": "0123", "commit": "0123"}
-    rows = [{**row_of("published", seed, 60.0), **place} for seed in range(2)]
+    rows = [{**row_of("published", seed, 60.0), **PLACE} for seed in range(2)]
     rows[1]["warnings"] = ["it hides its gradient."]
     assert "AutoAttack's warning of published, seed 1: it hides its gradient.\n" in report.as_markdown(rows)
 
