@@ -10,12 +10,14 @@ import tyro
 from fastarat.commands.parsing import Printed, parse
 from fastarat.common import console
 from fastarat.common.errors import unknown
+from fastarat.common.files import require_place
 from fastarat.data.formats.beton.storage import Storage
 from fastarat.data.images.cache import data_root
 from fastarat.data.images.dataset import described
 from fastarat.data.open import build, prepare
 from fastarat.data.tools import check
 from fastarat.data.tools.fetch import fetch
+from fastarat.data.tools.sheet import is_sheet
 
 Source = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SRC")]
 
@@ -161,6 +163,8 @@ def _check(arguments: CheckArguments) -> int:
 
 
 def _info(arguments: InfoArguments) -> int:
+    if arguments.sheet is not None:
+        require_place("--sheet", arguments.sheet, is_sheet)
     facts = check.info(arguments.src)
     if arguments.sheet is not None:
         check.draw(arguments.src, arguments.sheet)

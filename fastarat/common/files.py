@@ -9,6 +9,7 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from fastarat.common.errors import UserError, WorkError
@@ -130,6 +131,24 @@ def require_file(path: Path) -> None:
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
         raise UserError(f"{path} is no file but a {kinds.get(stat.S_IFMT(mode), 'device')}")
+
+
+def require_place(flag: str, path: Path, is_own: Callable[[Path], bool]) -> None:
+    """Raise `UserError`, before there is anything to write, where no file can be written at `path`, or where it would
+    take the place of one that `is_own` does not know: of what is no earlier one of its kind."""
+    fix = f"give another {flag}"
+    if path.is_dir():
+        raise UserError(f"{flag} {path} is a directory: give a file")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"{flag} {path}: there is no directory {path.parent}; make it first")
+    if path.exists():
+        require_file(path)
+        if not is_own(path):
+            raise UserError(f"{flag}: {path} is a file of another kind, and stays as it is; {fix}")
+    try:
+        TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; {fix}") from error
 
 
 def expanded(path: str) -> Path:

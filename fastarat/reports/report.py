@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from markupsafe import Markup
 from fastarat.analysis.pictures import layers
 from fastarat.common.console import notice, printable
 from fastarat.common.errors import UserError, WorkError
-from fastarat.common.files import require_file, write_text
+from fastarat.common.files import require_place, write_text
 from fastarat.common.version import __version__
 from fastarat.data.formats.find import find
 from fastarat.evaluation.outcomes import Outcomes
@@ -58,22 +57,15 @@ def check_runs(paths: Sequence[Path], out: Path, data: str | None = None) -> lis
     where the report would take the place of what is none, or cannot be."""
     for path in paths:
         Run(path).config()
-    if out.is_dir():
-        raise UserError(f"{out} is a directory: give a file, such as {out / 'report.html'}")
-    if out.exists():
-        require_file(out)
-        with out.open("rb") as file:
-            if MARK.encode() not in file.read(2048):
-                raise UserError(f"{out} is no report of fastarat's, and stays as it is: give another --out")
-    elif not out.absolute().parent.is_dir():
-        raise UserError(f"there is no directory {out.parent}: make it first")
-    try:
-        TemporaryFile(dir=out.parent).close()
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}; give another --out") from error
+    require_place("--out", out, _is_report)
     if data is not None:
         find(data)
     return names_of(list(paths))
+
+
+def _is_report(path: Path) -> bool:
+    with path.open("rb") as file:
+        return MARK.encode() in file.read(2048)
 
 
 def page_of(runs: Sequence[Facts], looks: Sequence[Look | str]) -> str:

@@ -149,7 +149,6 @@ EVALUATIONS = [
     (("--checkpoint", "best"), ("no checkpoint 'best'", "8, 0")),
     (("--checkpoint", "5"), ("no checkpoint '5'", "8, 0")),
     (("--checkpoint", "²"), ("no checkpoint '²'", "8, 0")),
-    (("--out", "no/such/folder/result.json"), ("no/such/folder",)),
 ]
 
 

@@ -104,6 +104,34 @@ def test_an_analysis_replaces_analyses_alone():
     assert Path("earlier/.analysis").exists()
 
 
+WRITERS = {
+    "eval --out": (("eval", "RUN", "--attack", "none", "--num-images", "10"), "--out", "result.json"),
+    "eval --save": (("eval", "RUN", "--steps", "1", "--num-images", "10"), "--save", "broken.npz"),
+    "data info --sheet": (("data", "info", "digits"), "--sheet", "sheet.png"),
+    "report --out": (("report", "RUN", "--num-images", "0"), "--out", "page.html"),
+}
+
+
+@pytest.mark.parametrize(("args", "flag", "name"), WRITERS.values(), ids=WRITERS)
+def test_a_file_is_written_in_the_place_of_an_earlier_one_of_its_kind_alone(fastarat, one_epoch, args, flag, name):
+    run = shutil.copytree(one_epoch, "run")
+    command = [run if arg == "RUN" else arg for arg in args]
+    for _ in range(2):
+        assert fastarat(*command, flag, name).code == 0
+    taken = Path(f"mine{Path(name).suffix}")
+    taken.write_text('{"my": "notes"}')
+    result = fastarat(*command, flag, taken)
+    assert result.code == 2 and f"{taken} is a file of another kind, and stays as it is" in result.error
+    assert taken.read_text() == '{"my": "notes"}'
+    taken.unlink()
+    os.mkfifo(taken)
+    assert f"{taken} is no file but a FIFO" in fastarat(*command, flag, taken).error
+    taken.unlink()
+    taken.mkdir()
+    assert f"{taken} is a directory: give a file" in fastarat(*command, flag, taken).error
+    assert "there is no directory deep; make it first" in fastarat(*command, flag, Path("deep") / name).error
+
+
 @pytest.mark.parametrize("kind", ["link", "dangling link", "file", "fifo", "folder"])
 def test_what_lies_in_the_place_of_a_lock_is_left_alone(fastarat, one_epoch, tmp_path, kind):
     run = shutil.copytree(one_epoch, tmp_path / "run")

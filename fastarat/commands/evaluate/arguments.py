@@ -1,5 +1,6 @@
 """The flags of `fastarat eval`."""
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,8 +9,13 @@ import tyro
 
 from fastarat.commands.parsing import Printed, require_positive
 from fastarat.common.errors import UserError
+from fastarat.common.files import require_place
+from fastarat.common.json_files import read_json
 from fastarat.config.attack import Norm
 from fastarat.config.evaluation import NUM_TARGETS, EngineName, EvaluationDtype
+
+SAVED = ("x", "x_adv", "y", "rows")
+"""the arrays that --save writes"""
 
 
 @dataclass(frozen=True)
@@ -78,13 +84,12 @@ class EvalArguments(Printed):
 
 def check(arguments: EvalArguments) -> None:
     """Raise `UserError` for what no evaluation can have."""
-    for flag, path in (("--out", arguments.out), ("--save", arguments.save)):
-        if path is not None and path.is_dir():
-            raise UserError(f"{flag} {path} is a directory: give a file")
-        if path is not None and not path.parent.is_dir():
-            raise UserError(f"{flag} {path}: there is no directory {path.parent}; make it first")
     if arguments.save is not None and arguments.save.suffix != ".npz":
         raise UserError(f"--save {arguments.save}: give a name that ends in .npz")
+    if arguments.out is not None:
+        require_place("--out", arguments.out, is_result)
+    if arguments.save is not None:
+        require_place("--save", arguments.save, are_images)
     if not 0 <= arguments.seed < 2**64:
         raise UserError(f"--seed {arguments.seed}: give 0 or more, below 2^64")
     require_positive(arguments, "steps", "restarts", "targets", "batch", "num_images")
@@ -94,3 +99,21 @@ def check(arguments: EvalArguments) -> None:
         raise UserError(f"--eps-255 {arguments.eps_255:g}: give a number above 0; --attack none is clean accuracy")
     if arguments.step_255 is not None and not 0 <= arguments.step_255 < float("inf"):
         raise UserError(f"--step-255 {arguments.step_255:g}: give a finite number of 0 or more")
+
+
+def is_result(path: Path) -> bool:
+    """Whether a file is what --out writes."""
+    try:
+        found = read_json(path)
+    except UserError:
+        return False
+    return isinstance(found, dict) and {"model", "clean", "record"} <= found.keys()
+
+
+def are_images(path: Path) -> bool:
+    """Whether a file is what --save writes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sorted(archive.namelist()) == sorted(f"{name}.npy" for name in SAVED)
+    except (OSError, zipfile.BadZipFile):
+        return False

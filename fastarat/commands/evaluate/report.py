@@ -3,6 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Any
 
+from fastarat.commands.evaluate.arguments import SAVED
 from fastarat.common.console import notice, print_json, print_table, stdout
 from fastarat.common.files import write_atomically, write_text
 
@@ -14,16 +15,16 @@ if TYPE_CHECKING:
 
 
 def report(work: "Work", evaluation: "Evaluation") -> None:
-    """Print the result, and write the files that were asked for."""
+    """Print the result, then write the files that were asked for: a full disk does not hide what took so long."""
     arguments, result = work.arguments, as_json(work, evaluation)
-    if arguments.save is not None:
-        save(arguments.save, work, evaluation)
-    if arguments.out is not None:
-        write_text(arguments.out, json.dumps(result, indent=2) + "\n")
     if arguments.json:
         print_json(result)
     else:
         _print(result)
+    if arguments.out is not None:
+        write_text(arguments.out, json.dumps(result, indent=2) + "\n")
+    if arguments.save is not None:
+        save(arguments.save, work, evaluation)
 
 
 def as_json(work: "Work", evaluation: "Evaluation") -> dict[str, Any]:
@@ -63,12 +64,8 @@ def save(path: "Path", work: "Work", evaluation: "Evaluation") -> None:
     if not breaks.all():
         notice(f"{int((~breaks).sum())} of {len(breaks)} adversarial images do not break the model once more: left out")
     rows = evaluation.rows[breaks]
-    arrays = {
-        "x": as_numbers(work.images[rows]).numpy(),
-        "x_adv": evaluation.x_adv[breaks].numpy(),
-        "y": work.labels[rows].numpy(),
-        "rows": rows.numpy(),
-    }
+    tensors = as_numbers(work.images[rows]), evaluation.x_adv[breaks], work.labels[rows], rows
+    arrays = {name: tensor.numpy() for name, tensor in zip(SAVED, tensors, strict=True)}
 
     def write(temporary: "Path") -> None:
         with temporary.open("wb") as file:

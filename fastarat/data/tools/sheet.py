@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 MOST_ROWS = 10
 TILE, GAP, CAPTION = 96, 4, 14  # pixels
 BACKGROUND, INK = (255, 255, 255), (0, 0, 0)
+SOFTWARE = {"Software": "fastarat data info"}
+"""a text of the PNG, by which a sheet is known"""
 
 
 def write(
@@ -27,6 +29,7 @@ def write(
     Images keep their shape; small ones are enlarged without smoothing. Raises `WorkError` if `out` cannot be written.
     """
     from PIL import Image, ImageDraw
+    from PIL.PngImagePlugin import PngInfo
 
     shown = _evenly(np.arange(len(classes)), MOST_ROWS)
     height = TILE + CAPTION + GAP
@@ -39,7 +42,21 @@ def write(
             tile = _tile(_image(images, i, max_value))
             left = GAP + column * (TILE + GAP)
             sheet.paste(tile, (left + (TILE - tile.width) // 2, top + CAPTION + (TILE - tile.height) // 2))
-    write_atomically(out, lambda path: sheet.save(path, "PNG"))
+    told = PngInfo()
+    for name, text in SOFTWARE.items():
+        told.add_text(name, text)
+    write_atomically(out, lambda path: sheet.save(path, "PNG", pnginfo=told))
+
+
+def is_sheet(path: Path) -> bool:
+    """Whether a file is what `write` writes."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return SOFTWARE.items() <= image.info.items()
+    except (OSError, ValueError, SyntaxError):  # of a PNG cut short in its head
+        return False
 
 
 def _evenly(values: np.ndarray, most: int) -> np.ndarray:
