@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -127,10 +127,10 @@ def progress(description: str, total: float | None) -> Iterator[Callable[[float]
     def advance(amount: float) -> None:
         nonlocal done, before
         done += amount
-        bar.advance(task, amount)
         seconds = time.monotonic() - start
         if seconds < _LOADED_S:
             before = done
+        bar.update(task, advance=amount, left=_left(done, before, total, seconds))
         if not stderr.is_terminal and seldom.is_due():
             notice(f"{description}: {_how_far(done, before, total, seconds)}")
 
@@ -139,11 +139,10 @@ def progress(description: str, total: float | None) -> Iterator[Callable[[float]
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
     )
     with Progress(*columns, console=stderr, disable=not stderr.is_terminal, transient=True) as bar:
-        task = bar.add_task(description, total=total)
+        task = bar.add_task(description, total=total, left="")
         yield advance
     seconds = time.monotonic() - start
     if not stderr.is_terminal and seconds > 2:
@@ -152,10 +151,15 @@ def progress(description: str, total: float | None) -> Iterator[Callable[[float]
 
 def _how_far(done: float, before: float, total: float | None, seconds: float) -> str:
     """In words: `done` of `total` after so many seconds, in which what was there `before` took no time."""
+    left = _left(done, before, total, seconds)
+    return f"{100 * done / total:.0f} %, {left}" if total and left else f"{duration(seconds)} so far"
+
+
+def _left(done: float, before: float, total: float | None, seconds: float) -> str:
+    """The time left, in words; '' where it is not known."""
     if not total or done <= before:
-        return f"{duration(seconds)} so far"
-    left = seconds / (done - before) * (total - done)
-    return f"{100 * done / total:.0f} %, {duration(max(left, 0.0))} left"
+        return ""
+    return f"{duration(max(seconds / (done - before) * (total - done), 0.0))} left"
 
 
 def command(*words: object) -> str:

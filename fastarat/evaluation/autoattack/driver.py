@@ -116,7 +116,7 @@ def _attack(
     """
     settings, left = task.settings, robust.nonzero().flatten()
     at = settings.names.index(name)
-    to_come, batches = progress.share(*settings.names[at:]), left.split(settings.batch) if len(left) else ()
+    to_come, batches = progress.passes(*settings.names[at:]), left.split(settings.batch) if len(left) else ()
 
     def outcome_of(batch: tuple[int, Tensor]) -> BatchOutcome | None:
         number, rows = batch

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastarat.attacks.attack import Conditions
 from fastarat.config.evaluation import STANDARD, EvaluationSettings
+from fastarat.evaluation.autoattack.progress import Progress
 from tests.helpers.attacks import attack_of, autoattacked, broken_by, replace_attack
 from tests.helpers.small_autoattack import BATCH, EPS, NORMS, NUM, assert_same, claims_all, images_and_labels
 
@@ -94,6 +95,24 @@ def test_progress_ends_at_all_images_and_moves_within_a_batch(run, calls):
     run(advance=told.append)
     assert min(told) >= 0 and sum(told) == pytest.approx(NUM)
     assert len(told) > 10 * len(calls)
+
+
+def test_the_work_left_is_that_of_the_images_that_are_still_robust():
+    """Images that break early take next to no work, so they say nothing of how long the others take."""
+    told: list[float] = []
+    settings = EvaluationSettings(attack="apgd-ce,square")
+    progress = Progress(told.append, settings, torch.tensor([True] * 8 + [False] * 2))
+    assert sum(told) == 0
+    first, others = progress.passes("apgd-ce"), progress.passes("square")
+    counting, settle = progress.counted(lambda x: x, "apgd-ce", 8)
+    for left in [8] + 100 * [2]:  # six of eight break at once
+        counting(torch.zeros(left))
+    settle(6, progress.passes("apgd-ce", "square"))
+    done = first * (8 + 100 * 2) / 101
+    assert sum(told) == pytest.approx(10 * done / (done + 2 * others))
+    counting, settle = progress.counted(lambda x: x, "square", 2)
+    settle(0, others)  # kept from before
+    assert sum(told) == pytest.approx(10)
 
 
 def test_nothing_is_left_to_attack(net, run, calls):
