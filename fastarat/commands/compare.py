@@ -51,7 +51,7 @@ def run(args: list[str]) -> int:
         raise UserError("give two runs or more: fastarat compare RUN RUN")
     require_positive(arguments, "num_images")
     from fastarat.evaluation.significance import compare
-    from fastarat.reports.facts import facts_of, names_of, shared_outcomes
+    from fastarat.reports.facts import facts_of, names_of, settings_and_seeds, shared_outcomes
 
     names = names_of(list(arguments.runs))
     runs = [facts_of(path, name) for path, name in zip(arguments.runs, names, strict=True)]
@@ -65,7 +65,7 @@ def run(args: list[str]) -> int:
         if not run.is_finished:
             goes_on = command("train", "--resume", run.path)
             notice(f"{run.name} has not finished (epochs: {_epochs(run)}); {goes_on} goes on with it")
-    comparison = compare(found, {run.name: run.settings_and_seed for run in runs})
+    comparison = compare(found, settings_and_seeds(runs))
     for name in comparison.left_out(found):
         notice(f"{name} has the settings and the seed of another run: it is left out of the tests")
     if arguments.json:

@@ -18,7 +18,13 @@ from fastarat.evaluation.significance import shared
 from fastarat.evaluation.worst_case import worst_case
 from fastarat.runs.run import Run
 
-NO_RESULT = ("seed", "recipe", "device", "loader", "checkpoint.every-s", "checkpoint.keep", "checkpoint.history")
+NO_RESULT = (
+    *("seed", "recipe", "device", "loader", "loading.workers", "loading.decode", "loading.corrupt"),
+    *("checkpoint.every-s", "checkpoint.notice", "checkpoint.keep", "checkpoint.history"),
+)
+"""settings that change no result"""
+BY_RECORD = ("data", "extra.data", "dtype")
+"""settings for which the record counts: where images lie says nothing of them, and what `auto` takes nothing of one"""
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,26 @@ class Facts:
         return self.data, self.data_fingerprint, str(self._recorded_data.get("labels_fingerprint", ""))
 
     @property
+    def _extra_set(self) -> tuple[str, str, str]:
+        """The same of the images that it trained on in addition; empty where there were none. Their labels have no
+        fingerprint."""
+        recorded = self.last_session.get("extra")
+        recorded = recorded if isinstance(recorded, dict) else {}
+        given = self.config.extra.data
+        name = recorded.get("name") or (Path(given).name if given else "")
+        return str(name), str(recorded.get("fingerprint", "")), ""
+
+    def is_of_images_of(self, other: "Facts") -> bool:
+        """Whether another run trained on the same images, wherever they lay."""
+        return _are_one_set(self._data_set, other._data_set) and _are_one_set(self._extra_set, other._extra_set)
+
+    @property
+    def dtype(self) -> str:
+        """The number format that it was trained in; where a session went on in another, each of them."""
+        found = dict.fromkeys(str(session["dtype"]) for session in self.sessions if "dtype" in session)
+        return ", then ".join(found) or self.config.dtype
+
+    @property
     def is_finished(self) -> bool:
         """Whether the last epoch is done, as far as lines tell, and its weights deployed."""
         last = self.epochs[-1]["epoch"] if self.epochs else 0
@@ -131,13 +157,13 @@ class Facts:
         return by_flag(self.config)
 
     @property
-    def settings_and_seed(self) -> tuple[str, int]:
-        """What is the same for runs that differ by their seeds alone, or by what changes no result; and the seed. One
-        that has not finished is like those that are as far."""
-        but_seed = {name: value for name, value in self.settings.items() if name not in NO_RESULT}
+    def settings_but_seed(self) -> dict[str, Any]:
+        """What is the same for runs that differ by their seeds alone, or by what changes no result; its images left
+        out, which `is_of_images_of` compares. One that has not finished is like those that are as far."""
+        found = {name: value for name, value in self.settings.items() if name not in (*NO_RESULT, *BY_RECORD)}
         if not self.is_finished:
-            but_seed["epochs done"] = self.epochs[-1]["epoch"] if self.epochs else 0
-        return json.dumps(but_seed, sort_keys=True), self.config.seed
+            found["epochs done"] = self.epochs[-1]["epoch"] if self.epochs else 0
+        return {**found, "dtype": self.dtype}
 
     def changed_settings(self) -> dict[str, tuple[Any, Any]]:
         """Settings that differ from the recipe's: the recipe's value, and the run's. None where it is not known, or
@@ -199,6 +225,15 @@ def shared_outcomes(runs: Sequence[Facts]) -> dict[str, Outcomes] | None:
     another only if they share none such."""
     own = shared({run.name: run.own_outcomes for run in runs})
     return own or shared({run.name: run.outcomes for run in runs})
+
+
+def settings_and_seeds(runs: Sequence[Facts]) -> dict[str, tuple[str, int]]:
+    """For each run what is the same for those that differ by their seeds alone, their images included; and its seed."""
+    found = {}
+    for run in runs:
+        images = next(place for place, other in enumerate(runs) if run.is_of_images_of(other))
+        found[run.name] = json.dumps([images, run.settings_but_seed], sort_keys=True), run.config.seed
+    return found
 
 
 def names_of(paths: list[Path]) -> list[str]:

@@ -18,7 +18,7 @@ from fastarat.evaluation.outcomes import Outcomes
 from fastarat.evaluation.significance import compare
 from fastarat.reports import pictures
 from fastarat.reports.costs import costs
-from fastarat.reports.facts import Facts, facts_of, names_of, shared_outcomes, threat_named
+from fastarat.reports.facts import Facts, facts_of, names_of, settings_and_seeds, shared_outcomes, threat_named
 from fastarat.reports.look import Look, look_at, side_among
 from fastarat.reports.pictures import as_svg
 from fastarat.reports.published import OTHER_DATA, net_beside
@@ -98,9 +98,11 @@ def page_of(runs: Sequence[Facts], looks: Sequence[Look | str]) -> str:
 
 
 def differing_settings(runs: Sequence[Facts]) -> dict[str, list[Any]]:
-    """The settings that are not the same in all runs, by flag: the value of each run."""
-    names = dict.fromkeys(name for run in runs for name in run.settings)
-    found = {name: [run.settings.get(name, "-") for run in runs] for name in names}
+    """The settings that are not the same in all runs, by flag: the value of each run; the number format is that which
+    `auto` took."""
+    settings = [{**run.settings, "dtype": run.dtype} for run in runs]
+    names = dict.fromkeys(name for of_run in settings for name in of_run)
+    found = {name: [of_run.get(name, "-") for of_run in settings] for name in names}
     return {name: values for name, values in found.items() if any(value != values[0] for value in values)}
 
 
@@ -295,7 +297,7 @@ def _comparison(runs: Sequence[Facts]) -> dict[str, Any]:
     found = shared_outcomes(runs) if len(runs) > 1 else None
     if not found:
         return {"comparison": None, "comparison_doubts": []}
-    comparison = compare(found, {run.name: run.settings_and_seed for run in runs})
+    comparison = compare(found, settings_and_seeds(runs))
     said = [f"{name}: {warning}" for name, of in found.items() for warning in of.warnings]
     for names in comparison.trainings:
         if len(names) > 1:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fastarat.reports.facts import facts_of, settings_and_seeds
 from tests.helpers.command_line import TINY
 
 
@@ -64,6 +65,52 @@ def test_seeds_of_the_same_settings_stand_together_and_a_copy_is_left_out(fastar
     changed(runs[1], seed=1)
     assert fastarat("report", *runs, "--num-images", "0", "--out", "seeds.html").code == 0
     assert "a + b differ by their seeds alone: they stand together" in Path("seeds.html").read_text()
+
+
+def recorded(run: Path, **facts: object) -> None:
+    """Give the sessions of the run these facts."""
+    file = run / "record.json"
+    sessions = json.loads(file.read_text())["sessions"]
+    file.write_text(json.dumps({"sessions": [session | facts for session in sessions]}))
+
+
+ELSEWHERE = {
+    "data": "/elsewhere/digits",
+    "device": "cuda",
+    "loader": "dali",
+    "loading": {"workers": 3, "order": "random", "corrupt": "skip", "decode": "gpu"},
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "facts", "are_one"),
+    [
+        (ELSEWHERE, {}, True),
+        ({"dtype": "auto"}, {}, True),
+        ({}, {"dtype": "bf16"}, False),
+        ({}, {"data": {"name": "digits", "fingerprint": "of others", "labels_fingerprint": "of others"}}, False),
+        ({}, {"extra": {"name": "more", "fingerprint": "of more", "images": 9}}, False),
+        ({"loading": {"workers": 0, "order": "quasi-random", "corrupt": "fatal", "decode": "cpu"}}, {}, False),
+    ],
+    ids=["elsewhere", "auto", "bf16", "other images", "extra images", "another order"],
+)
+def test_seeds_stand_together_wherever_their_images_lay_and_by_the_format_that_trained_them(
+    runs, settings, facts, are_one
+):
+    changed(runs[1], batch=64, seed=1, **settings)
+    recorded(runs[1], **facts)
+    of_both = settings_and_seeds([facts_of(run, run.name) for run in runs])
+    assert (of_both["a"][0] == of_both["b"][0]) == are_one and of_both["b"][1] == 1
+
+
+def test_extra_images_are_told_by_their_fingerprint(runs):
+    for run, place, fingerprint in ((runs[0], "/one/more", "same"), (runs[1], "/two/else", "same")):
+        changed(run, batch=64, extra={"data": place, "ratio": 0.5})
+        recorded(run, extra={"name": Path(place).name, "fingerprint": fingerprint, "images": 9})
+    first, second = (facts_of(run, run.name) for run in runs)
+    assert first.is_of_images_of(second)
+    recorded(runs[1], extra={"name": "more", "fingerprint": "another", "images": 9})
+    assert not first.is_of_images_of(facts_of(runs[1], "b"))
 
 
 def test_a_run_that_has_not_finished_is_no_other_seed_of_one_that_has(fastarat, runs):
