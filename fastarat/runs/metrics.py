@@ -54,13 +54,14 @@ def are_comparable(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def attack_name(evaluation: dict[str, Any]) -> str:
-    """The attack of a training's evaluation as people call it, and where it departs from that: PGD-10; PGD-10, step
-    0.5/255."""
+    """The attack of a training's evaluation as people call it, and where it departs from that, in float32 without a
+    word: PGD-10; PGD-10, step 0.5/255, bf16."""
     found, departures = ATTACK.fullmatch(evaluation.get("attack", "")), []
     if found:
         eps, step, start = float(found["eps"]), float(found["step"]), found["start"]
         departures += [f"step {step:g}/255"] if abs(step - eps / 4) > ROUNDING * eps else []
         departures += ["ball round the noisy start"] if start == "published-code" else []
+    departures += [dtype] if (dtype := evaluation.get("dtype", "fp32")) != "fp32" else []
     return ", ".join((f"PGD-{evaluation['steps']}", *departures))
 
 

@@ -25,6 +25,13 @@ def test_where_an_evaluation_departs_from_the_name_of_its_attack_is_named(attack
     assert attack_name({"steps": 10, "attack": written}) == name
 
 
+@pytest.mark.parametrize(("dtype", "name"), [("fp32", "PGD-10"), ("bf16", "PGD-10, bf16"), ("fp64", "PGD-10, fp64")])
+def test_a_number_format_that_is_not_float32_is_named(dtype, name):
+    assert attack_name({"steps": 10, "dtype": dtype}) == name
+    weak = _described(AttackConfig(step_255=1.0).resolved())
+    assert attack_name({"steps": 10, "attack": weak, "dtype": dtype}) == name.replace("PGD-10", "PGD-10, step 1/255")
+
+
 def test_a_line_names_images_attack_and_doubts():
     held = {"images": "validation", "num_images": 9, "steps": 3, "clean": 80.04, "robust": 40.0, "not_attackable": 2}
     assert accuracies(held) == "validation: clean 80.0 %, PGD-3 40.0 % (not attackable: 2)"
