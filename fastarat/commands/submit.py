@@ -82,7 +82,7 @@ def run(args: list[str]) -> int:
         of_train = [*of_train, "--out", str(out)]
     executor = _executor(arguments, wanted.config, out)
     try:
-        job = executor.submit(TrainingJob(tuple(of_train), out))
+        job = executor.submit(TrainingJob(tuple(of_train), going_on(wanted, of_train, out), out))
     except Exception as error:  # a class of submitit's own, or of a cluster's plugin
         raise WorkError(f"the job could not be submitted: {first_line(error)}") from error
     if arguments.json:
@@ -90,6 +90,18 @@ def run(args: list[str]) -> int:
     else:
         notice(f"job {job.job_id}: {out}; its log: {job.paths.stderr}")
     return 0
+
+
+def going_on(wanted: TrainArguments, args: list[str], out: Path) -> tuple[str, ...]:
+    """What train is given by a job that goes on: `args` where the run goes on from the first; else all but settings,
+    which are the run's."""
+    if wanted.resume:
+        return tuple(args)
+    found = ["--resume", str(out)]
+    found += [] if wanted.report else ["--no-report"]
+    found += ["--log", *wanted.log] if wanted.log is not None else []
+    found += ["--max-restarts", str(wanted.max_restarts)] if wanted.max_restarts else []
+    return (*found, *(("--port", str(wanted.port)) if wanted.port else ()))
 
 
 def _split(args: list[str]) -> tuple[list[str], list[str]]:

@@ -62,9 +62,10 @@ class TrainArguments(Printed):
     """how often the processes are started again, from the newest checkpoint, after one of them or a machine was lost"""
     report: bool = True
     """write report.html into the run's directory at the end; see 'fastarat report --help'"""
-    log: tuple[str, ...] = ("auto",)
+    log: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME [NAME …]")] = None
     """where each epoch's numbers go besides metrics.jsonl: tensorboard, csv, wandb, mlflow, notebook, or several; auto:
-    TensorBoard's events where it is installed, and in a notebook its figure"""
+    TensorBoard's events where it is installed, and in a notebook its figure; default auto, and with --resume where they
+    have gone so far"""
     profile: int | None = None
     """record this many steps after the first few, and show where their time goes: profile/ in the run's directory"""
 

@@ -12,18 +12,18 @@ NOTICE_S = 120
 
 
 class TrainingJob:
-    """Called in each task of a job: `fastarat train ARGS`, or `--resume` where the run has begun.
+    """Called in each task of a job: `fastarat train ARGS`, or by what goes on with the run in `out` where it has begun.
 
-    `args`: those of train, with `--out`. submitit pickles it, and asks it for a `checkpoint` before the job queues
-    again.
+    `args`, `again`: those of train, with `--out` and `--resume`. submitit pickles it, and asks it for a `checkpoint`
+    before the job queues again.
     """
 
-    def __init__(self, args: tuple[str, ...], out: Path):
-        self.args, self.out = args, out
+    def __init__(self, args: tuple[str, ...], again: tuple[str, ...], out: Path):
+        self.args, self.again, self.out = args, again, out
 
     def __call__(self) -> None:
         """Train to the end. Raises `RuntimeError` if that fails; the log says why."""
-        args = ("--resume", str(self.out)) if (self.out / "config.json").exists() else self.args
+        args = self.again if (self.out / "config.json").exists() else self.args
         # The end of a pipe is waited for, not the process: the wait for a process cannot be interrupted by another one,
         # as `checkpoint` has it. In a session of its own it does not get the signals that the cluster means for us.
         self._is_alive, held = os.pipe()
@@ -42,7 +42,7 @@ class TrainingJob:
 
         self._process.terminate()
         self._end()
-        return DelayedSubmission(TrainingJob(self.args, self.out))
+        return DelayedSubmission(TrainingJob(self.args, self.again, self.out))
 
     def _end(self) -> int:
         os.read(self._is_alive, 1)

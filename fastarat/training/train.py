@@ -26,7 +26,7 @@ from fastarat.training.build import start_training, step_of
 from fastarat.training.choices import Choices, as_begun, choose, choose_device, is_timed, note_tf32, threads
 from fastarat.training.fallback import FallbackStep
 from fastarat.training.going_on import check_place, newest_kept, open_run, say_where, why_started_again
-from fastarat.training.loggers.logger import AUTO, check_loggers
+from fastarat.training.loggers.logger import chosen_loggers
 from fastarat.training.loop import Loop
 from fastarat.training.profiling.profiler import first_recorded, profiling
 from fastarat.training.reporting import learning_curves
@@ -40,17 +40,17 @@ __all__ = ["Interrupted", "train"]
 
 
 def train(
-    config: Config, out: Path, *, resume: bool = False, profile: int | None = None, loggers: Sequence[str] = (AUTO,)
+    config: Config, out: Path, *, resume: bool = False, profile: int | None = None, loggers: Sequence[str] | None = None
 ) -> Run:
     """Train to the end and return the run; in several processes if they were started by the launcher.
 
     `profile`: record this number of steps, and write where their time goes to `profile/` in the run
-    (`training.profiling`). `loggers`: where numbers go too (`training.loggers.logger.LOGGERS`). Raises `UserError` for
-    what can be known before, `WorkError` for a failure in work, `Interrupted` when a signal stopped it after a
-    checkpoint; in any thread but the main one signals are the caller's.
+    (`training.profiling`). `loggers`: where numbers go too (`training.loggers.logger.LOGGERS`); None: a run that goes
+    on has those that it had, a new one `auto`. Raises `UserError` for what can be known before, `WorkError` for a
+    failure in work, `Interrupted` when a signal stopped it after a checkpoint; in any thread but the main one signals
+    are the caller's.
     """
     config, log = config.checked(), ChoiceLog(quiet=not is_first())
-    check_loggers(loggers)
     for doubt in config.doubts() if is_first() else ():
         notice(doubt)
     device = choose_device(config, log)
@@ -62,6 +62,7 @@ def train(
         again = why_started_again(world)
         goes_on = decided(lambda: resume or (bool(again) and run.config_file.exists()), world)
         decided(lambda: check_place(run, config, resume, goes_on), world)  # before images are decoded for nothing
+        loggers = decided(lambda: chosen_loggers(loggers, run if goes_on else None), world)
         choices, timed = decided(lambda: _chosen(config, run if goes_on else None, device, log), world)
         opened = opened_by_all(config, world)
         world = with_short_waits(world)
@@ -78,7 +79,7 @@ def train(
         _log_the_rest(training, opened, choices, log)
         if profile:
             first_recorded(training, profile)  # before there is a run
-        open_run(run, training, goes_on, kept, log, _facts(training, opened, choices, log))
+        open_run(run, training, goes_on, kept, log, _facts(training, opened, choices, log, loggers))
         if goes_on and world.is_main:
             say_where(run, training, kept, again)
         del kept  # as large as the training itself
@@ -184,7 +185,9 @@ def _log_the_rest(training: Training, opened: Opened, choices: Choices, log: Cho
         log.choose("compiled step", form, why if choices.unroll is None else TUNED)
 
 
-def _facts(training: Training, opened: Opened, choices: Choices, log: ChoiceLog) -> dict[str, Any]:
+def _facts(
+    training: Training, opened: Opened, choices: Choices, log: ChoiceLog, loggers: Sequence[str]
+) -> dict[str, Any]:
     dataset, extra = training.dataset, training.extra
     return {
         **environment(),
@@ -206,6 +209,7 @@ def _facts(training: Training, opened: Opened, choices: Choices, log: ChoiceLog)
         },
         "extra": extra and {"name": extra.name, "fingerprint": extra.fingerprint, "images": len(extra.train.labels)},
         "loader": {"name": opened.loader, **asdict(training.config.loading)},
+        "loggers": list(loggers),
         "last_batch": "dropped if not full",
     }
 

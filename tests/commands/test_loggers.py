@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fastarat.runs.run import Run
 from fastarat.training.loggers.csv import CSV
 from fastarat.training.loggers.logger import LOGGERS
 from tests.helpers.command_line import ONE_EPOCH, TINY, metrics
@@ -38,10 +39,29 @@ def expected(run: Path) -> dict[tuple[int, str], float]:
 
 def test_csv_has_a_row_an_epoch_and_a_resumed_run_goes_on_with_it(fastarat):
     assert fastarat("train", "digits-arat", *RUN, "--log", "csv").code == 0
-    assert fastarat("train", "--resume", "run", "--epochs", "3", "--log", "csv").code == 0
+    assert fastarat("train", "--resume", "run", "--epochs", "3").code == 0
     rows = list(csv.DictReader(Path("run/metrics.csv").read_text().splitlines()))
     found = {(int(row["step"]), tag): float(value) for row in rows for tag, value in row.items() if tag != "step"}
     assert found == expected(Path("run")) and [row["step"] for row in rows] == ["4", "8", "12"]
+
+
+def test_a_resumed_run_has_its_loggers_until_others_are_given(fastarat, monkeypatch):
+    assert fastarat("train", "digits-arat", *ONE_EPOCH, "--out", "run", "--log", "csv").code == 0
+    assert fastarat("train", "--resume", "run", "--epochs", "2").code == 0
+    assert fastarat("train", "--resume", "run", "--epochs", "3", "--log", "auto").code == 0
+    assert fastarat("train", "--resume", "run", "--epochs", "4").code == 0
+    assert [session["loggers"] for session in Run(Path("run")).sessions()] == [["csv"], ["csv"], ["auto"], ["auto"]]
+    assert Path("run/metrics.csv").read_text().count("\n") == 1 + 2
+
+
+def test_a_place_that_a_resumed_run_had_and_this_machine_has_not_is_told_with_the_way_round(fastarat, monkeypatch):
+    assert fastarat("train", "digits-arat", *ONE_EPOCH, "--out", "run").code == 0
+    run = Run(Path("run"))
+    run.write_record({**(run.last_session() or {}), "loggers": ["wandb"]})
+    monkeypatch.setattr("fastarat.training.loggers.logger.find_spec", lambda package: None)
+    error = fastarat("train", "--resume", "run", "--epochs", "2").error
+    assert error.endswith("wandb is not installed: pip install 'fastarat[wandb]', or another --log, such as auto")
+    assert fastarat("train", "--resume", "run", "--epochs", "2", "--log", "auto").code == 0
 
 
 @needs("tensorboard")
@@ -162,7 +182,11 @@ def test_a_broken_package_that_auto_alone_has_found_is_left_out_with_a_line(fast
     (line,) = (line for line in result.err.splitlines() if "--log" in line)
     assert result.code == 0 and "--log auto: no tensorboard (" in line and len(metrics(Path("run"))) == 1
     asked_for = fastarat("train", *ONE_EPOCH, "--out", "other", "--log", "auto", "tensorboard")
-    assert asked_for.code == 2 and "--log tensorboard: " in asked_for.error and "leave it out" in asked_for.error
+    assert (
+        asked_for.code == 2
+        and "--log tensorboard: " in asked_for.error
+        and "give --resume another --log" in asked_for.error
+    )
 
 
 def test_help_names_every_place(fastarat):

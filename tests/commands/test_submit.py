@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from fastarat.commands.submit import going_on
+from fastarat.commands.train import parse_arguments
+from fastarat.training.job import TrainingJob
 from tests.helpers.command_line import TINY, assert_same, finish, newest, start, state_of, wait_for
 
-RUN = (*TINY, "--epochs", "20", "--evaluation.every-epochs", "0", "--device", "cpu", "--sync-bn")
+RUN = (*TINY, "--epochs", "20", "--evaluation.every-epochs", "0", "--device", "cpu", "--sync-bn", "--log", "csv")
 
 
 def children(process: int) -> list[int]:
@@ -28,6 +31,8 @@ def test_a_job_that_is_preempted_queues_again_and_ends_in_the_same_weights(fasta
     log = Path(job["log"]).read_text()
     assert "stopped at step" in log and "going on at step" in log, log
     assert finish(start("train", "digits-at", *RUN, *processes, "--out", "whole")).code == 0
+    assert (tmp_path / "run/metrics.csv").read_text().count("\n") == 1 + 20
+    assert not (tmp_path / "run/report.html").exists()
     for part in ("model", "momenta"):
         assert_same(*(state_of(newest(tmp_path / run))[part] for run in ("run", "whole")))
 
@@ -41,6 +46,43 @@ def test_a_job_that_cannot_train_fails_and_its_log_says_why(fastarat, tmp_path):
     log = Path(job["log"]).read_text()
     assert "fastarat: error: " in log and "fastarat train ended with exit code" in log
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ((), ()),
+        (("--no-report", "--epochs", "3"), ("--no-report",)),
+        (("--log", "csv", "wandb"), ("--log", "csv", "wandb")),
+        (("--profile", "3", "--max-restarts", "2"), ("--max-restarts", "2")),
+    ],
+    ids=str,
+)
+def test_a_job_that_goes_on_has_all_flags_but_those_that_its_run_keeps(given, kept, tmp_path):
+    args = ["digits-at", *given, "--out", str(tmp_path)]
+    assert going_on(parse_arguments(args), args, tmp_path) == ("--resume", str(tmp_path), *kept)
+
+
+def test_a_job_that_resumes_a_run_has_its_settings_each_time(run):
+    args = ["--resume", str(run), "--epochs", "9"]
+    assert going_on(parse_arguments(args), args, run) == tuple(args)
+
+
+def test_a_job_trains_by_its_flags_once_and_goes_on_by_the_others(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr("subprocess.Popen", lambda command, **options: seen.append(command[4:]) or Ended())
+    job = TrainingJob(("digits-at",), ("--resume", "run"), tmp_path)
+    job()
+    (tmp_path / "config.json").touch()
+    job()
+    assert seen == [["digits-at"], ["--resume", "run"]]
+
+
+class Ended:
+    """A process that has ended well."""
+
+    def wait(self) -> int:
+        return 0
 
 
 @pytest.fixture

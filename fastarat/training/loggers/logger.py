@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from fastarat.common.console import notice
 from fastarat.common.errors import UserError, WorkError, first_line, unknown
-from fastarat.common.processes import is_first
+from fastarat.common.typed import fits
 from fastarat.runs.run import Run
 from fastarat.training.loggers.notebook import in_notebook
 from fastarat.training.loggers.wandb import check_login
@@ -26,6 +26,8 @@ PACKAGES = ("tensorboard", "wandb", "mlflow")
 """those that need the package of their name, which is an extra of its name"""
 AUTO = "auto"
 """TensorBoard's events, where TensorBoard is installed, and in a notebook the learning curves under the cell"""
+OTHERWISE = f"or another --log, such as {AUTO}"
+"""what a run does without a place that it cannot have: one that goes on would take it up again"""
 
 
 class Logger(Protocol):
@@ -49,17 +51,24 @@ def numbers_of(entry: dict[str, Any]) -> dict[str, float]:
     return {tag: number for tag, number in numbers.items() if isinstance(number, float)}
 
 
-def check_loggers(names: Sequence[str]) -> None:
-    """Raise `UserError` for a logger that there is not, whose package is not installed, or that lets nobody in."""
-    for name in names:
+def chosen_loggers(named: Sequence[str] | None, begun: Run | None) -> tuple[str, ...]:
+    """The loggers that are `named`; where none are, those that a run which goes on (`begun`) has so far, else `auto`.
+
+    Raises `UserError` for a logger that there is not, whose package is not installed, or that lets nobody in.
+    """
+    if named is None:
+        recorded = ((begun and begun.last_session()) or {}).get("loggers")
+        named = recorded if fits(recorded, tuple[str, ...]) else (AUTO,)
+    for name in named:
         if name not in (AUTO, *LOGGERS):
             raise unknown("logger", name, (AUTO, *LOGGERS))
         if name in PACKAGES and find_spec(name) is None:
-            raise UserError(f"--log {name}: {name} is not installed: pip install 'fastarat[{name}]', or leave it out")
-        if name == "wandb" and is_first():
+            raise UserError(f"--log {name}: {name} is not installed: pip install 'fastarat[{name}]', {OTHERWISE}")
+        if name == "wandb":
             check_login()
         if name == "notebook" and not in_notebook():
-            raise UserError("--log notebook: this is none; call fastarat.train in a cell of one, or leave it out")
+            raise UserError("--log notebook: this is none; call fastarat.train in a cell of one, {OTHERWISE}")
+    return tuple(named)
 
 
 def found_here() -> list[str]:
@@ -91,7 +100,7 @@ class Loggers:
                 elif isinstance(error, UserError | WorkError):
                     raise
                 else:
-                    fix = "leave it out, and --resume goes on without"
+                    fix = "give --resume another --log, such as auto"
                     raise UserError(f"--log {name}: {first_line(error)}: {fix}") from error
 
     def write(self, entry: dict[str, Any]) -> None:

@@ -30,7 +30,9 @@ class MLflow:
             ]
             self.client.log_batch(self.run_id, params=settings)
         except Exception as error:
-            raise UserError(f"--log mlflow: {first_line(error)}: set MLFLOW_TRACKING_URI, or leave it out") from error
+            raise UserError(
+                f"--log mlflow: {first_line(error)}: set MLFLOW_TRACKING_URI, or give another --log"
+            ) from error
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
         """Hand the numbers on."""
