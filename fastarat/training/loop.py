@@ -60,7 +60,7 @@ class Loop:
         with (
             self.display,
             self.requests.heard(alone=self.world.size == 1),
-            closing(self.loggers),
+            self.loggers,
         ):
             if self.world.is_main:
                 self.loggers.open(training.step)

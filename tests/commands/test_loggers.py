@@ -3,6 +3,7 @@
 import base64
 import csv
 import json
+import signal
 import struct
 import sys
 from importlib.util import find_spec
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from fastarat.common.errors import WorkError
 from fastarat.runs.run import Run
 from fastarat.training.loggers.csv import CSV
 from fastarat.training.loggers.logger import LOGGERS
+from fastarat.training.loop import Loop
 from tests.helpers.command_line import ONE_EPOCH, TINY, metrics
 
 RUN = (*TINY, "--evaluation.every-epochs", "1", "--out", "run")
@@ -89,6 +92,30 @@ def test_mlflow_has_settings_and_numbers_in_a_store_of_the_run(fastarat, monkeyp
     history = [client.get_metric_history(run.info.run_id, tag) for tag in run.data.metrics]
     found = {(metric.step, metric.key): metric.value for of_tag in history for metric in of_tag}
     assert found == expected(Path("run"))
+    stop_after_an_epoch(monkeypatch)
+    assert fastarat("train", "--resume", "run", "--epochs", "4").code == 128 + signal.SIGTERM
+    fail_after_an_epoch(monkeypatch)
+    assert fastarat("train", "--resume", "run").code == 1
+    runs = client.search_runs([run.info.experiment_id], order_by=["attributes.start_time"])
+    assert [run.info.status for run in runs] == ["FINISHED", "KILLED", "FAILED"]
+
+
+def stop_after_an_epoch(monkeypatch):
+    """A signal comes while an epoch is being closed."""
+
+    def stop(loop):
+        loop.requests.stop_signal = signal.SIGTERM
+
+    monkeypatch.setattr(Loop, "_keep_snapshot", stop)
+
+
+def fail_after_an_epoch(monkeypatch):
+    """The disk is full while an epoch is being closed."""
+
+    def fail(loop):
+        raise WorkError("the disk is full")
+
+    monkeypatch.setattr(Loop, "_keep_snapshot", fail)
 
 
 def records(log: bytes):
@@ -106,22 +133,34 @@ def records(log: bytes):
             parts = b""
 
 
-@pytest.mark.slow
-@needs("wandb")
-def test_wandb_keeps_them_offline(fastarat, monkeypatch):
+def written(path: Path) -> tuple[dict[tuple[int, str], float], int]:
+    """What a file of wandb's says, by step and tag; and the exit code in it."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    assert fastarat("train", "digits-arat", *RUN, "--log", "wandb").code == 0
-    (path,) = Path("run/wandb").glob("offline-run-*/*.wandb")
-    found = {}
+    found, code = {}, -1
     for data in records(path.read_bytes()):
         record = Record()
         record.ParseFromString(data)
         if record.HasField("history"):
             items = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
             found |= {(items["_step"], tag): value for tag, value in items.items() if not tag.startswith("_")}
-    assert found == expected(Path("run"))
+        if record.HasField("exit"):
+            code = record.exit.exit_code
+    return found, code
+
+
+@pytest.mark.slow
+@needs("wandb")
+def test_wandb_keeps_them_offline(fastarat, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert fastarat("train", "digits-arat", *RUN, "--log", "wandb").code == 0
+    (path,) = Path("run/wandb").glob("offline-run-*/*.wandb")
+    found, code = written(path)
+    assert found == expected(Path("run")) and code == 0
+    stop_after_an_epoch(monkeypatch)
+    assert fastarat("train", "--resume", "run", "--epochs", "4").code == 128 + signal.SIGTERM
+    (path,) = set(Path("run/wandb").glob("offline-run-*/*.wandb")) - {path}
+    assert written(path)[1] == 128 + signal.SIGTERM
 
 
 @pytest.mark.slow
@@ -204,6 +243,17 @@ def test_a_missing_login_is_told_before_images_are_opened(fastarat, monkeypatch,
     assert "--log wandb: " in error and "log in with 'wandb login', or set WANDB_MODE=offline" in error
 
 
+def test_a_place_is_told_how_the_training_ended(fastarat, monkeypatch):
+    codes = []
+    monkeypatch.setattr(CSV, "close", lambda logger, code: codes.append(code))
+    assert fastarat("train", "digits-arat", *ONE_EPOCH, "--out", "run", "--log", "csv").code == 0
+    stop_after_an_epoch(monkeypatch)
+    assert fastarat("train", "--resume", "run", "--epochs", "4").code == 128 + signal.SIGTERM
+    fail_after_an_epoch(monkeypatch)
+    assert fastarat("train", "--resume", "run").code == 1
+    assert codes == [0, 128 + signal.SIGTERM, 1]
+
+
 class Failing:
     """A place that takes one epoch."""
 
@@ -215,7 +265,7 @@ class Failing:
         if self.left < 0:
             raise ConnectionError("the service is gone")
 
-    def close(self):
+    def close(self, code):
         raise ConnectionError("still gone")
 
 

@@ -27,5 +27,5 @@ class CSV:
         writer.writerows(self.rows)
         write_text(self.path, text.getvalue())
 
-    def close(self) -> None:
+    def close(self, code: int) -> None:
         """Nothing is left to write."""

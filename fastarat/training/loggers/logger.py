@@ -8,7 +8,8 @@ from itertools import chain
 from typing import Any, Protocol
 
 from fastarat.common.console import notice
-from fastarat.common.errors import UserError, WorkError, first_line, unknown
+from fastarat.common.errors import Interrupted, UserError, WorkError, first_line, unknown
+from fastarat.common.signals import number_of
 from fastarat.common.typed import fits
 from fastarat.runs.run import Run
 from fastarat.training.loggers.notebook import in_notebook
@@ -39,8 +40,9 @@ class Logger(Protocol):
     def write(self, step: int, numbers: dict[str, float]) -> None:
         """The numbers after `step` steps, by their tags (`train/loss`). Raises `WorkError` if they cannot be kept."""
 
-    def close(self) -> None:
-        """Write what is left."""
+    def close(self, code: int) -> None:
+        """Write what is left, and that the training ended with this exit code: 0 at its end, above 128 where a signal
+        stopped it, else 1."""
 
 
 def numbers_of(entry: dict[str, Any]) -> dict[str, float]:
@@ -114,15 +116,20 @@ class Loggers:
             except Exception as error:  # a service of others may fail in any way
                 notice(f"--log {name}: {first_line(error)}; left out from here on, metrics.jsonl has everything")
                 with suppress(Exception):
-                    self.opened.pop(name).close()
+                    self.opened.pop(name).close(1)
 
-    def close(self) -> None:
-        """End all."""
+    def __enter__(self) -> "Loggers":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """End all, and tell them how the training has ended."""
+        is_stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+        code = 128 + number_of(error) if is_stopped else int(error is not None)
         for name, logger in self.opened.items():
             try:
-                logger.close()
-            except Exception as error:
-                notice(f"--log {name}: {first_line(error)} at its end; metrics.jsonl has everything")
+                logger.close(code)
+            except Exception as failure:
+                notice(f"--log {name}: {first_line(failure)} at its end; metrics.jsonl has everything")
 
 
 def _made(name: str) -> Callable[[Run, int], Logger]:

@@ -39,6 +39,7 @@ class MLflow:
         now = int(1000 * time.time())
         self.client.log_batch(self.run_id, [self.metric(tag, value, now, step) for tag, value in numbers.items()])
 
-    def close(self) -> None:
-        """Mark the run as ended."""
-        self.client.set_terminated(self.run_id)
+    def close(self, code: int) -> None:
+        """Mark the run as ended: finished, stopped by a signal, or failed."""
+        status = "KILLED" if code > 128 else "FAILED" if code else "FINISHED"
+        self.client.set_terminated(self.run_id, status)

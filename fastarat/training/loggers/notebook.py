@@ -35,5 +35,5 @@ class Notebook:
         else:
             self.shown.update(figure)
 
-    def close(self) -> None:
+    def close(self, code: int) -> None:
         """The figure stays as it is."""

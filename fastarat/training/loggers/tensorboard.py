@@ -44,6 +44,6 @@ class TensorBoard:
                 f"cannot write TensorBoard's events: {error.strerror}; free some space, and --resume"
             ) from error
 
-    def close(self) -> None:
+    def close(self, code: int) -> None:
         """End the file."""
         self.records.close()

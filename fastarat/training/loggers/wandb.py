@@ -43,6 +43,6 @@ class WandB:
         """Hand the numbers on."""
         self.run.log(numbers, step=step)
 
-    def close(self) -> None:
-        """Wait until all is sent, or written."""
-        self.run.finish()
+    def close(self, code: int) -> None:
+        """Wait until all is sent, or written, and with which exit code the training ended."""
+        self.run.finish(exit_code=code)
