@@ -80,11 +80,7 @@ def standing(watched: "Run", lines: list[dict[str, Any]] | None) -> dict[str, An
     epochs, has_weights = watched.config().epochs, watched.weights_file.exists()
     trained = [line for line in lines or [] if "train" in line]
     done = trained[-1]["epoch"] if trained else 0
-    took, before = [], 0.0
-    for line in trained:
-        compiling, evaluating = (line.get(name, 0.0) for name in ("compile_seconds", "evaluation_seconds"))
-        took.append(line["seconds"] - before - compiling + evaluating)
-        before = line["seconds"]
+    took = _seconds_of(trained)
     left = median(took[-FEW:]) * (epochs - done) if took else None
     return {
         "run": str(watched.path),
@@ -95,6 +91,19 @@ def standing(watched: "Run", lines: list[dict[str, Any]] | None) -> dict[str, An
         "seconds_left": None if left is None else round(left, 1),
         "last": lines[-1] if lines else None,
     }
+
+
+def _seconds_of(trained: list[dict[str, Any]]) -> list[float]:
+    """What each epoch took with its evaluation, compiling left out; of those whose beginning and end are known, which
+    lines of earlier versions do not say."""
+    found, before = [], 0.0
+    for line in trained:
+        after = line.get("seconds")
+        if before is not None and after is not None:
+            compiling, evaluating = (line.get(name, 0.0) for name in ("compile_seconds", "evaluation_seconds"))
+            found.append(after - before - compiling + evaluating)
+        before = after
+    return found
 
 
 def _lines(watched: "Run", problems: list[str]) -> list[dict[str, Any]] | None:

@@ -31,7 +31,10 @@ MARK = '<meta name="generator" content="fastarat report">'
 """what tells a report from a file of others"""
 MOST_ROWS = 40
 """of a table of epochs; and the classes of one that is not folded"""
-NOT_THERE = (UserError, WorkError, KeyError, TypeError, ValueError, IndexError, StopIteration)
+NOT_THERE = (
+    *(UserError, WorkError, AttributeError, KeyError, TypeError, ValueError, IndexError, ArithmeticError),
+    StopIteration,
+)
 """what a part of a page may fail with where a file does not hold what it should; the page goes on without the part"""
 
 
@@ -281,7 +284,7 @@ def _choices(facts: Facts) -> list[dict[str, str]]:
     found: dict[tuple[str, str], dict[str, str]] = {}
     for session in facts.sessions:
         for choice in session.get("choices", []):
-            found[choice["what"], choice["value"]] = choice
+            found[choice["what"], choice["value"]] = {name: choice[name] for name in ("what", "value", "why")}
     return list(found.values())
 
 

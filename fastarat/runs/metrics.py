@@ -15,9 +15,14 @@ EVALUATION = {"images": str, "num_images": int, "steps": int, "clean": float, "r
 DOUBTS = {"not_attackable": int, "undefined_logits": int}
 MEASURE = ("num_images", "steps", "attack", "dtype")
 """what evaluations are compared by"""
-LATER = {**DOUBTS, "attack": str, "dtype": str}
+LATER = {**DOUBTS, "attack": str, "dtype": str, "num_clean_images": int}
 """what an evaluation of an earlier version does not say"""
 EVERY_LINE = {"epoch": int, "step": int}
+SOME_LINES = {
+    **dict.fromkeys(("seconds", "compile_seconds", "evaluation_seconds", "images_per_s", "learning_rate"), float),
+    "joules": dict[str, float],
+}
+"""what a line need not say"""
 ATTACK = re.compile(r"\w+ (?P<eps>[\d.e+-]+)/255 by (?P<step>[\d.e+-]+)/255 from (?P<start>[\w-]+)")
 """how an evaluation's attack is written"""
 ROUNDING = 1e-5
@@ -35,11 +40,11 @@ LEARNT = 25
 
 def is_line(value: Any) -> bool:
     """Whether a value that was read from a file is such a line, as far as anything here looks at it."""
-    if not _holds(value, EVERY_LINE):
+    if not _holds(value, EVERY_LINE, SOME_LINES):
         return False
     measured = [value[name] for name in ("evaluation", "average") if name in value]
     trained = value.get("train", {"loss": 0.0})
-    return all(map(_is_evaluation, measured)) and _holds(trained, {"loss": float})
+    return all(map(_is_evaluation, measured)) and _holds(trained, {"loss": float}, {"adversarial_accuracy": float})
 
 
 def attested(evaluation: dict[str, Any]) -> float:
@@ -117,12 +122,11 @@ def overfitting_sentence(entry: dict[str, Any]) -> str:
 
 
 def _is_evaluation(value: Any) -> bool:
-    return (
-        _holds(value, EVALUATION)
-        and value["num_images"] > 0
-        and all(fits(value[name], LATER[name]) for name in LATER if name in value)
-    )
+    return _holds(value, EVALUATION, LATER) and value["num_images"] > 0
 
 
-def _holds(value: Any, types: dict[str, type]) -> bool:
-    return isinstance(value, dict) and all(name in value and fits(value[name], types[name]) for name in types)
+def _holds(value: Any, always: dict[str, Any], sometimes: dict[str, Any]) -> bool:
+    """Whether a value is a dictionary with what is `always` there, and what it has of them is of these types."""
+    if not isinstance(value, dict) or not always.keys() <= value.keys():
+        return False
+    return all(fits(value[name], kind) for name, kind in (always | sometimes).items() if name in value)

@@ -24,6 +24,7 @@ from fastarat.evaluation.outcomes import described, keep, kept, weights_digest
 from fastarat.reports.facts import facts_of
 from fastarat.reports.look import MOST_BYTES, NUM_SHOWN, PICTURES_OF_ONE, as_uri, side_among
 from fastarat.reports.repeat import as_command
+from fastarat.reports.report import _analysis, _part, page_of
 from fastarat.reports.verdict import warnings_of
 from tests.helpers.command_line import ONE_EPOCH
 from tests.helpers.kept import outcomes_of
@@ -243,6 +244,16 @@ def test_an_analysis_is_shown_and_one_that_does_not_fit_is_a_line(fastarat, run)
     (run / "analysis/analysis.json").write_text(json.dumps(analysis | {"states": 3}))
     assert fastarat("report", run, "--num-images", "0").code == 0
     assert "its analysis cannot be shown" in checked(run / "report.html").text
+    facts, problems = replace(facts_of(run, "run"), analysis=analysis | {"summary": [1]}), []
+    assert _part(lambda: _analysis(facts), "analysis", problems) is None and problems
+
+
+def test_a_record_and_a_profile_that_do_not_fit_leave_the_rest_of_the_page(run):
+    facts = facts_of(run, "run")
+    sessions = [{**facts.last_session, "choices": [{"what": "dtype", "value": "fp32"}]}]
+    spoiled = replace(facts, sessions=sessions, profile={"parts": [], "roofs": {"flops_per_s": 0}}, lines=[])
+    page = page_of([spoiled], ["none"])
+    assert "its choices cannot be shown (KeyError" in page and "its cost cannot be shown (ZeroDivisionError" in page
 
 
 def test_names_of_others_are_text_and_nothing_else(fastarat, tmp_path):

@@ -69,6 +69,19 @@ def test_the_time_left_is_that_of_the_last_epochs(run):
 
 
 @pytest.mark.slow  # two processes that import torch
+def test_epochs_of_an_unknown_time_tell_nothing_of_the_time_left(fastarat, run):
+    (line, _) = Run(run).metrics()
+    del line["seconds"]
+    whole = {"seconds": 30.0}
+    for lines, left in (([{}, {}], None), ([{}, whole, whole | {"seconds": 32.0, "evaluation_seconds": 1.0}], 3.0)):
+        numbered = [line | {"evaluation_seconds": 0.0} | more | {"epoch": i} for i, more in enumerate(lines, start=1)]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in numbered))
+        config = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_text(json.dumps(config | {"epochs": len(lines) + 1}))
+        assert standing(Run(run), Run(run).metrics())["seconds_left"] == left
+        assert fastarat("watch", run).code == 0
+
+
 def test_a_training_in_another_process_is_seen_and_not_disturbed(fastarat, tmp_path):
     process = start("train", "digits-arat", *TINY, "--epochs", "5", "--out", tmp_path / "run")
     wait_for(tmp_path / "run/.lock", process)

@@ -130,12 +130,28 @@ def test_the_result_of_a_run_is_that_of_the_epoch_whose_weights_it_keeps(tmp_pat
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"num_images": 0}, {"not_attackable": "3"}, {"undefined_logits": None}, {"attack": 1}]
+    "wrong",
+    [{"num_images": 0}, {"not_attackable": "3"}, {"undefined_logits": None}, {"attack": 1}, {"num_clean_images": 0.5}],
 )
 def test_an_evaluation_that_says_nothing_is_no_line_of_metrics(wrong):
     evaluation = {"images": "test", "num_images": 9, "steps": 1, "clean": 50.5, "robust": 9.25}
     assert is_line({"epoch": 1, "step": 4, "evaluation": evaluation})
     assert not is_line({"epoch": 1, "step": 4, "evaluation": {**evaluation, **wrong}})
+
+
+@pytest.mark.parametrize(
+    ("said", "is_one"),
+    [
+        ({"seconds": 3, "images_per_s": 2.5, "joules": {"processors": 1.5}}, True),
+        *[({name: "3"}, False) for name in ("seconds", "compile_seconds", "evaluation_seconds", "images_per_s")],
+        ({"joules": {"processors": "1"}}, False),
+        ({"joules": 3}, False),
+        ({"train": {"loss": 1.0, "adversarial_accuracy": None}}, False),
+    ],
+    ids=str,
+)
+def test_what_a_line_of_metrics_need_not_say_it_says_as_a_number_or_is_none(said, is_one):
+    assert is_line({"epoch": 1, "step": 4, "train": {"loss": 1.0}, **said}) == is_one
 
 
 @COUNT
