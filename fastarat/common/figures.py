@@ -1,5 +1,6 @@
 """Pictures: colours, and one frame for every figure."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import cycle
@@ -10,6 +11,11 @@ from fastarat.common.files import write_atomically
 
 # Colour-blind safe (Okabe and Ito, 2008).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+
+_SHOWN = "\u200b"
+"""before the label of a legend that begins with '_', which matplotlib leaves out; nobody sees it"""
+_OF_A_GLYPH = r"Glyph \d+ "
+"""what matplotlib warns of where its font lacks a letter: a page is read in the browser's, elsewhere a box stands"""
 
 
 def more_colours() -> Iterator[Any]:
@@ -39,7 +45,8 @@ def figure_of(
         how: dict[str, Any] = {"format": path.suffix[1:], "dpi": 130}
         if path.suffix == ".svg":  # for a page, which has colours and fonts of its own
             how |= {"transparent": True, "metadata": dict.fromkeys(("Creator", "Date", "Format", "Type"))}
-        with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fastarat"}):
+        with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fastarat"}), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", _OF_A_GLYPH)
             write_atomically(path, lambda temporary: figure.savefig(temporary, **how))
     finally:
         plt.close(figure)
@@ -49,4 +56,15 @@ def finish(axes: Any, **place: Any) -> None:
     """Grid, frame, and a legend at `place`, where it covers nothing."""
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=7, **place)
+    legend(axes, fontsize=7, **place)
+
+
+def label_of(name: str) -> str:
+    """A name as the label of something that `legend` names, whatever it begins with."""
+    return f"{_SHOWN}{name}" if name.startswith("_") else name
+
+
+def legend(axes: Any, **look: Any) -> None:
+    """A legend without a frame of what has a label; `look` is that of matplotlib's."""
+    for text in axes.legend(frameon=False, **look).get_texts():
+        text.set_text(text.get_text().removeprefix(_SHOWN))

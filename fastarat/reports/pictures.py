@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from fastarat.common.console import one_line
-from fastarat.common.figures import COLOURS, figure_of, finish, more_colours
+from fastarat.common.figures import COLOURS, figure_of, finish, label_of, more_colours
 from fastarat.evaluation.outcomes import Outcomes
 from fastarat.reports.facts import Facts
 from fastarat.reports.published import PAPER, TITLES
@@ -83,7 +83,7 @@ def trade_off(path: Path, points: Mapping[str, tuple[float, float]], net: str | 
     """Clean against robust accuracy: the runs' points, and the paper's of one of its nets as crosses."""
     with figure_of(path, 1, 1, SIZE) as (_, axes):
         for (name, (clean, robust)), colour in zip(points.items(), _colours(list(points)), strict=False):
-            axes[0, 0].plot(clean, robust, "o", markersize=9, color=colour, label=one_line(name, 48))
+            axes[0, 0].plot(clean, robust, "o", markersize=9, color=colour, label=label_of(one_line(name, 48)))
         for name, (clean, robust) in PAPER[net].items() if net else ():
             axes[0, 0].plot(clean, robust, "x", color="0.5")
             axes[0, 0].annotate(TITLES[name], (clean, robust), xytext=(3, 3), textcoords="offset points", fontsize=7)
@@ -145,7 +145,7 @@ def _colours(runs: Sequence[Any]) -> Any:
 
 
 def _label(facts: Facts) -> str:
-    return one_line(facts.name, 32)
+    return label_of(one_line(facts.name, 32))
 
 
 def _mark(epochs: Sequence[Any]) -> str:

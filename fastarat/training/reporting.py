@@ -12,7 +12,7 @@ from rich.text import Text
 
 from fastarat.common.console import notice, one_line, stderr
 from fastarat.common.durations import Seldom, duration
-from fastarat.common.figures import COLOURS, figure_of, more_colours
+from fastarat.common.figures import COLOURS, figure_of, label_of, legend, more_colours
 from fastarat.runs.metrics import accuracies, attack_name
 
 T = TypeVar("T")
@@ -175,18 +175,19 @@ def learning_curves(path: Path, runs: dict[str, list[dict[str, Any]]], title: st
     with figure_of(path, 1, 2, (10, 3.8)) as (_, ((left, right),)):
         for colour, (name, lines) in zip(COLOURS if few else more_colours(), runs.items(), strict=False):
             epochs = [line for line in lines if "train" in line]
-            left.plot([e["epoch"] for e in epochs], [e["train"]["loss"] for e in epochs], color=colour, label=name)
+            losses = [e["train"]["loss"] for e in epochs]
+            left.plot([e["epoch"] for e in epochs], losses, color=colour, label=label_of(name))
             measured = [line for line in epochs if "evaluation" in line]
             for kind, style in (("clean", "-"), ("robust", "--")):
                 values = [e["evaluation"][kind] for e in measured]
-                label = f"{name}, {kind}" if few else kind if name == next(iter(runs)) else None
+                label = label_of(f"{name}, {kind}") if few else kind if name == next(iter(runs)) else None
                 right.plot([e["epoch"] for e in measured], values, style, marker=".", color=colour, label=label)
         left.set(xlabel="epoch", ylabel="training loss", title=one_line(title, 60))
         right.set(xlabel="epoch", ylabel="accuracy, %", ylim=(0, 100), title=_evaluation_of(runs))
         for axes in (left, right):
             axes.grid(alpha=0.3)
             axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.legend(frameon=False, fontsize=8)
+            legend(axes, fontsize=8)
 
 
 def _evaluation_of(runs: dict[str, list[dict[str, Any]]]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastarat.common.figures import COLOURS, figure_of, finish
+from fastarat.common.figures import COLOURS, figure_of, finish, label_of
 
 MARKERS = ("o", "s", "^", "D")
 MOST_LABELS = 24
@@ -105,7 +105,7 @@ def training_panel(axes: Any, result: Mapping[str, Any], kind: str, ylabel: str)
         colour = colormaps["cividis"](0.9 * i / max(len(layers) - 1, 1))
         named = len(layers) <= 8 or i in (0, len(layers) - 1)
         values = np.array([state["layers"][kind][layer] for state in states], float)  # None is a gap
-        axes.plot(epochs, values, f"{mark}-", color=colour, linewidth=1, label=layer if named else None)
+        axes.plot(epochs, values, f"{mark}-", color=colour, linewidth=1, label=label_of(layer) if named else None)
     means = np.array([state["means"][kind] for state in states], float)
     axes.plot(epochs, means, "--", color=COLOURS[1], linewidth=2, label="mean in the summary")
     axes.set(xlabel="epoch", ylabel=ylabel)
