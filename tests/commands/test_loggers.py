@@ -135,8 +135,10 @@ def records(log: bytes):
 
 def written(path: Path) -> tuple[dict[tuple[int, str], float], int]:
     """What a file of wandb's says, by step and tag; and the exit code in it."""
+    import wandb
     from wandb.proto.wandb_internal_pb2 import Record
 
+    wandb.teardown()  # its own process may write the end of a file after `finish`
     found, code = {}, -1
     for data in records(path.read_bytes()):
         record = Record()
