@@ -118,6 +118,16 @@ def place(*rows: Row, commit: str | None = None) -> str:
     return f"{first['gpu'] or cpu(rows)}, torch {first['torch']}, commit {commit}"
 
 
+def trained_by(sessions: Sequence[dict[str, Any]]) -> str:
+    """The commits of a training's sessions, each once, in their order: a row's `trained_by`."""
+    return ", ".join(dict.fromkeys(str(session["commit"]) for session in sessions))
+
+
+def commits(rows: Iterable[Row]) -> str:
+    """Every commit that trained for these rows, once."""
+    return ", ".join(sorted({commit for row in rows for commit in row["trained_by"].split(", ")}))
+
+
 def cpu(rows: Sequence[Row]) -> str:
     """The processors of these rows, if all of them name one, which old ones do not, and the numbers of threads."""
     names = sorted({row.get("processor") or "" for row in rows})

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from bench.common.rows import Row, counted, cpu, markdown, warned
+from bench.common.rows import Row, commits, counted, cpu, markdown, warned
 from bench.robustness.suites import SUITES
 from fastarat.common.figures import COLOURS, figure_of
 from fastarat.config import Config, from_dict
@@ -119,7 +119,6 @@ def as_markdown(suite: str, rows: Iterable[Row]) -> str:
         return ""
     first = right[0]
     where = first["gpu"] or cpu(right)
-    commits = ", ".join(sorted({row["trained_by"] for row in right}))
     what = f"net {first['model']}, data {first['dataset']}, {first['epochs']} epochs, eps {_eps_255(first):g}/255"
     what += f", {counted(row['num_images'] for row in right)} test images"
     attacked = [row for row in right if row["autoattack"] is not None]
@@ -127,7 +126,7 @@ def as_markdown(suite: str, rows: Iterable[Row]) -> str:
         what += f", {counted(row['num_autoattack'] for row in attacked)} of them for AutoAttack"
     options = sorted({option for row in right for option in row.get("autoattack_options") or ()})
     what += f" (not the standard's setting: {'; '.join(options)})" if options else ""
-    what += f"; {where}, torch {first['torch']}, trained by commit {commits}."
+    what += f"; {where}, torch {first['torch']}, trained by commit {commits(right)}."
     said = doubts(rows)
     return f"{markdown(*table(rows))}\n{what}{f' {said}' if said else ''}\n"
 

@@ -1,6 +1,5 @@
 """One row of the robustness benchmark: train, or take the training that is there, and measure what it deploys."""
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.common.rows import base_row
+from bench.common.rows import base_row, trained_by
 from bench.robustness.suites import SuiteTraining
 from fastarat.analysis import analyze
 from fastarat.common.console import progress
@@ -61,10 +60,11 @@ def measure(
     attacked = _Attacked(run, entry.name, dataset, images, model, description)
     clean, robust = attacked.pgd20(device)
     seconds = time.monotonic() - started
-    lines = [line for line in run.metrics() if "train" in line]
+    lines, sessions = [line for line in run.metrics() if "train" in line], run.sessions()
     return {
         **base_row("robustness", config, dataset.name, device=device.type),
-        "trained_by": json.loads(run.record_file.read_text())["sessions"][-1]["commit"],
+        "threads": sessions[-1]["threads"],
+        "trained_by": trained_by(sessions),
         "correct": robust.percent <= clean.percent
         and not robust.not_attackable
         and all(line["train"]["loss"] < float("inf") for line in lines),

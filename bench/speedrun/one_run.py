@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from bench.common.processes import Ending, compile_caches, environment, run_in_time
-from bench.common.rows import Row, base_row, has
+from bench.common.rows import Row, base_row, has, trained_by
 from bench.speedrun.suites import Rung
 from fastarat.commands.train import parse_arguments
 from fastarat.common.console import progress
@@ -169,12 +169,13 @@ def measured_row(training: RaceTraining, num_images: int, num_autoattack: int) -
     dataset = open_dataset(config.data)
     images = shuffled(dataset.decoded_test, num_images, seed=0)
     lines = [line for line in run.metrics() if "train" in line]
-    session = json.loads(run.record_file.read_text())["sessions"][-1]
+    sessions = run.sessions()
+    session = sessions[-1]
     accuracies = reached(run, dataset, images, num_autoattack, name=training.name)
     return {
         **_base(training, config),
         "threads": session["threads"],
-        "trained_by": session["commit"],
+        "trained_by": trained_by(sessions),
         "correct": accuracies["autoattack"] <= 100 and all(line["train"]["loss"] < inf for line in lines),
         "model": config.model.name,
         "epochs": config.epochs,

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from bench.common.rows import Row, markdown, place, warned
+from bench.common.rows import Row, commits, markdown, place, warned
 from bench.speedrun.one_run import RaceTraining
 from bench.speedrun.suites import ENDS, SUITES, Goal
 from fastarat.common.figures import COLOURS, figure_of
@@ -127,9 +127,8 @@ def ends_as_markdown(suite: str, rows: Sequence[Row]) -> str:
 
 
 def _race(suite: str, rows: Sequence[Row]) -> str:
-    commits = ", ".join(sorted({row["trained_by"] for row in right(rows)}))
     said = warned(rows, lambda row: row["variant"])
-    where = f"{caption(suite, rows)}; {place(*rows, commit=commits)}."
+    where = f"{caption(suite, rows)}; {place(*rows, commit=commits(right(rows)))}."
     return f"{markdown(*table(suite, rows))}\n{where}{f' {said}' if said else ''}\n"
 
 

@@ -7,7 +7,18 @@ from dataclasses import asdict, replace
 import pytest
 
 from bench.common import rows
-from bench.common.rows import RESULTS, base_row, has_row, place, read_rows, rows_from_here, write_row, write_rows
+from bench.common.rows import (
+    RESULTS,
+    base_row,
+    commits,
+    has_row,
+    place,
+    read_rows,
+    rows_from_here,
+    trained_by,
+    write_row,
+    write_rows,
+)
 from fastarat.common.environment import environment
 from fastarat.common.errors import UserError
 from fastarat.config.recipes import recipe
@@ -30,6 +41,12 @@ def test_rows_take_the_place_of_those_that_were_written_last(tmp_path):
     write_rows(path, first, instead_of=[{"number": 0}])  # which are the last no more
     assert list(read_rows(path)) == [{"number": 0}, *second, *first]
     write_rows(None, second, instead_of=first)
+
+
+def test_commits_are_named_once_of_all_sessions_and_of_all_rows():
+    first, second = (trained_by([{"commit": commit} for commit in of_run]) for of_run in ("bab", "cb"))
+    assert (first, second) == ("b, a", "c, b")
+    assert commits([{"trained_by": first}, {"trained_by": second}, {"trained_by": "b"}]) == "a, b, c"
 
 
 @pytest.mark.parametrize("rest", [b'{"number": 2, "na', b'{"name": "\xc3', b"\0\0"])

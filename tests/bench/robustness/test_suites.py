@@ -1,5 +1,6 @@
 """The robustness benchmark trains, measures, writes complete rows, and skips what is done."""
 
+import json
 import shutil
 import signal
 import time
@@ -112,6 +113,16 @@ def test_a_training_that_is_there_is_measured_and_not_repeated(tmp_path, trained
         name: attacked[name] for name in ("clean", "pgd20", "seed", "config", "minutes", "trained_by")
     }.items()
     assert robustness_report.rows_of("digits", [without, attacked]) == [attacked]
+
+
+def test_a_row_names_the_threads_and_all_commits_of_its_training(tmp_path, trained_before):
+    (file,) = tmp_path.rglob("record.json")
+    (session,) = json.loads(file.read_text())["sessions"]
+    sessions = [session | {"commit": "before", "threads": 7}, session | {"commit": "after", "threads": 5}]
+    file.write_text(json.dumps({"sessions": sessions}))
+    assert robustness.main(flags(tmp_path, "--methods", "at", "--num-autoattack", "2")) == 0
+    _, row = read_rows(rows_at(tmp_path))
+    assert (row["threads"], row["trained_by"]) == (5, "before, after")
 
 
 def test_the_ablation_adds_one_switch_at_a_time_and_ends_at_ar_at(tmp_path):
