@@ -58,10 +58,8 @@ def chosen_loggers(named: Sequence[str] | None, begun: Run | None) -> tuple[str,
 
     Raises `UserError` for a logger that there is not, whose package is not installed, or that lets nobody in.
     """
-    if named is None:
-        recorded = ((begun and begun.last_session()) or {}).get("loggers")
-        named = recorded if fits(recorded, tuple[str, ...]) else (AUTO,)
-    for name in named:
+    names = _so_far(begun) if named is None else tuple(named)
+    for name in names:
         if name not in (AUTO, *LOGGERS):
             raise unknown("logger", name, (AUTO, *LOGGERS))
         if name in PACKAGES and find_spec(name) is None:
@@ -70,7 +68,14 @@ def chosen_loggers(named: Sequence[str] | None, begun: Run | None) -> tuple[str,
             check_login()
         if name == "notebook" and not in_notebook():
             raise UserError("--log notebook: this is none; call fastarat.train in a cell of one, {OTHERWISE}")
-    return tuple(named)
+    return names
+
+
+def _so_far(begun: Run | None) -> tuple[str, ...]:
+    """Those that the last session of a run had; `auto` where none are recorded."""
+    session = begun.last_session() if begun else None
+    recorded = (session or {}).get("loggers", [AUTO])
+    return tuple(recorded) if fits(recorded, tuple[str, ...]) else (AUTO,)
 
 
 def found_here() -> list[str]:
