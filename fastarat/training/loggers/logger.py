@@ -67,7 +67,7 @@ def chosen_loggers(named: Sequence[str] | None, begun: Run | None) -> tuple[str,
         if name == "wandb":
             check_login()
         if name == "notebook" and not in_notebook():
-            raise UserError("--log notebook: this is none; call fastarat.train in a cell of one, {OTHERWISE}")
+            raise UserError(f"--log notebook: this is none; call fastarat.train in a cell of one, {OTHERWISE}")
     return names
 
 
