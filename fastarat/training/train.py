@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -55,10 +56,11 @@ def train(
         notice(doubt)
     device = choose_device(config, log)
     world = join_world(device)
-    with ExitStack() as at_end, _work_errors(config, world):
+    with _work_errors(world), ExitStack() as at_end:
         check_settings(config, world)
         run = Run(Path(decided(lambda: str(out), world)))  # each may have named one of its own
         at_end.callback(run.unlock)
+        at_end.enter_context(_memory_errors(config, run))
         again = why_started_again(world)
         goes_on = decided(lambda: resume or (bool(again) and run.config_file.exists()), world)
         decided(lambda: check_place(run, config, resume, goes_on), world)  # before images are decoded for nothing
@@ -90,8 +92,25 @@ def train(
 
 
 @contextmanager
-def _work_errors(config: Config, world: World) -> Iterator[None]:
-    """Raise `WorkError` for what libraries raise where a kernel, memory or another process fails."""
+def _memory_errors(config: Config, run: Run) -> Iterator[None]:
+    """Raise `WorkError` for what libraries raise where memory runs out, with the way on from what `run` has kept."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not (memory := memory_that_ran_out(error)):
+            raise
+        with suppress(Exception):  # of a checkpoint that cannot be written either
+            run.finish_writing()
+        fix = "start anew with a smaller --batch"
+        if run.has_checkpoint():
+            resume = f"fastarat train --resume {quote(str(run.path))} and a smaller --evaluation.batch"
+            fix = f"if it was evaluating, go on with {resume}, else {fix}"
+        raise WorkError(f"out of {memory} at batch {config.batch}: {fix}") from None
+
+
+@contextmanager
+def _work_errors(world: World) -> Iterator[None]:
+    """Raise `WorkError` for what libraries raise where a kernel or another process fails."""
     try:
         yield
     except UnsupportedInput as error:
@@ -100,10 +119,7 @@ def _work_errors(config: Config, world: World) -> Iterator[None]:
         raise _of_a_kernel(error) from error
     except WorkError:  # a RuntimeError that says what it is
         raise
-    except (RuntimeError, MemoryError) as error:
-        if memory := memory_that_ran_out(error):
-            smaller = "a smaller --batch, or --evaluation.batch if it was evaluating"
-            raise WorkError(f"out of {memory} at batch {config.batch}: start anew with {smaller}") from None
+    except RuntimeError as error:
         if of_others := said_of_others(str(error), world):
             raise WorkError(of_others) from error
         if is_of_triton(error):

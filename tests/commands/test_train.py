@@ -11,7 +11,7 @@ from fastarat.config import load_config
 from fastarat.config.recipes import recipe
 from fastarat.runs.deployed import load_deployed
 from fastarat.runs.weights import load_model
-from fastarat.training.state import Training
+from fastarat.training.evaluations import Evaluations
 from tests.helpers.command_line import (
     ONE_EPOCH,
     TINY,
@@ -64,9 +64,25 @@ def test_without_a_recipe_the_digits_are_trained_in_a_directory_with_the_recipes
 
 @pytest.mark.parametrize("error", [lambda: torch.empty(2**50), lambda: np.empty(2**50)], ids=["torch", "numpy"])
 def test_where_the_machine_has_too_little_memory_one_line_says_what_helps(fastarat, monkeypatch, error):
-    monkeypatch.setattr(Training, "advance", lambda *_: error())
+    monkeypatch.setattr("fastarat.training.train.start_training", lambda *_: error())
     result = fastarat("train", *ONE_EPOCH, "--out", "run")
-    assert result.code == 1 and result.error.startswith("out of memory at batch 16: start anew with a smaller --batch")
+    assert result.code == 1 and result.error == "out of memory at batch 16: start anew with a smaller --batch"
+
+
+def test_a_run_without_memory_to_evaluate_goes_on_in_smaller_batches_as_its_line_says(fastarat, monkeypatch, trained):
+    def evaluated(self, model):
+        if len(self.training.metrics) == 1 and self.config.evaluation.batch > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return evaluate(self, model)
+
+    evaluate = Evaluations.evaluate
+    monkeypatch.setattr(Evaluations, "evaluate", evaluated)
+    result = fastarat("train", *TINY, "--out", "a run")
+    go_on = "fastarat train --resume 'a run' and a smaller --evaluation.batch"
+    fix = f"if it was evaluating, go on with {go_on}, else start anew with a smaller --batch"
+    assert result.code == 1 and result.error == f"out of GPU memory at batch 64: {fix}"
+    assert fastarat("train", "--resume", "a run", "--evaluation.batch", "16").code == 0
+    assert_same(load_file("a run/model.safetensors"), load_file(trained / "model.safetensors"), "weights")
 
 
 def test_json_prints_the_result_for_a_program(fastarat):
