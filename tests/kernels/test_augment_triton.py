@@ -100,6 +100,13 @@ def test_a_slice_of_an_order_may_be_the_index():
     assert torch.equal(ours, expected)
 
 
+def test_a_batch_of_no_images_is_empty_and_starts_nothing():
+    """The share of a process in a last batch of fewer images than processes."""
+    with recording() as launches:
+        ours, expected = both(pixels(), num_channels=4, index=torch.empty(0, dtype=torch.int64, device=DEVICE))
+    assert launches == [] and ours.shape == expected.shape == (0, 4, 5, 7) and ours.dtype == expected.dtype
+
+
 def test_one_launch_does_it_all():
     with recording() as launches:
         kernels.augment(pixels(device="meta"), torch.tensor(INDEX, device="meta"), 1, 255, torch.float32, 4, True, SEED)
@@ -163,7 +170,7 @@ def test_bad_input_is_refused_with_what_to_give():
         ({"num_channels": 2}, "at least as many"),
         ({"function": kernels.augment, "dtype": torch.float64}, "kernels=pytorch"),
         ({"function": kernels.augment, "images": images.expand(9, 5, 7, 3)[:, :, 1:]}, r"images.contiguous\(\)"),
-        ({"function": kernels.augment, "index": index[:0]}, "neither empty"),
+        ({"function": kernels.augment, "images": images[:0]}, "not empty"),
     ]:
         with pytest.raises(UnsupportedInput, match=words) as raised:
             call(**wrong)

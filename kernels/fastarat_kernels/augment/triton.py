@@ -74,13 +74,12 @@ def augment(
     num_channels: int | None = None,
     identity: Tensor | None = None,
 ) -> Tensor:
-    """See `op.augment`. Raises `UnsupportedInput` for float64 and for images that are empty or not contiguous."""
+    """See `op.augment`. Raises `UnsupportedInput` for float64 and for a set that is empty or not contiguous."""
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise UnsupportedInput(f"dtype is {dtype}: kernels take float32, bfloat16 and float16; use kernels=pytorch")
-    if not images.is_contiguous() or images.numel() == 0 or len(index) == 0:
+    if not images.is_contiguous() or images.numel() == 0:
         raise UnsupportedInput(
-            f"images of shape {tuple(images.shape)} have strides {images.stride()}, index has {len(index)} items: "
-            "give images.contiguous(), neither empty"
+            f"images of shape {tuple(images.shape)} have strides {images.stride()}: give images.contiguous(), not empty"
         )
     _, height, width, channels = images.shape
     num_channels = num_channels or channels
@@ -88,6 +87,8 @@ def augment(
     out = torch.empty(
         len(index), num_channels, height, width, dtype=dtype, device=images.device, memory_format=torch.channels_last
     )
+    if len(index) == 0:  # a process's share of a last batch of fewer images than processes
+        return out
     launch(
         _augment_kernel,
         (len(index), -(-height * width * num_channels // BLOCK)),
