@@ -68,18 +68,20 @@ def taken(sizes: Sequence[int], step: Step, parts: StepParts, controls: Controls
 
 @contextmanager
 def pretended_capture(monkeypatch, step: CapturedStep | StepBySize):
-    """CUDA's graphs on a CPU: a capture computes and moves nothing, a replay runs the step again. Yields the memory
-    pool of each capture."""
-    pools = []
+    """CUDA's graphs on a CPU: a capture computes and moves nothing, a replay runs the step again. Yields how many
+    graphs there are at each capture, with its own."""
+    graphs, counts = [], []
 
-    def of_graph(graph: object) -> CapturedStep:
-        steps = step.steps.values() if isinstance(step, StepBySize) else [step]
-        return next(captured for captured in steps if captured.graph is graph)
+    def captured_step() -> CapturedStep:
+        captured = step.step if isinstance(step, StepBySize) else step
+        assert isinstance(captured, CapturedStep)
+        return captured
 
     @contextmanager
-    def graph(_, pool=None, **__):
-        pools.append(pool)
-        state = state_tensors(of_graph(None).parts)
+    def graph(new, **__):
+        graphs.append(new)
+        counts.append(len(graphs))
+        state = state_tensors(captured_step().parts)
         before = [tensor.clone() for tensor in state]
         yield
         with torch.no_grad():
@@ -88,9 +90,13 @@ def pretended_capture(monkeypatch, step: CapturedStep | StepBySize):
 
     class Graph:
         def replay(self):
-            captured = of_graph(self)
+            captured = captured_step()
+            assert captured.graph is self
             for name, value in captured.step(captured.batch).items():
                 captured.metrics[name].copy_(value)
+
+        def reset(self):
+            graphs.remove(self)
 
     stream = SimpleNamespace(wait_stream=lambda other: None)
     monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
@@ -98,4 +104,4 @@ def pretended_capture(monkeypatch, step: CapturedStep | StepBySize):
     monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", graph)
-    yield pools
+    yield counts

@@ -50,7 +50,6 @@ def machine(monkeypatch, tmp_path, capsys) -> Callable[..., Result]:
     for name, value in {"Stream": lambda: stream, "current_stream": lambda: stream, "CUDAGraph": object}.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
 
     @contextmanager

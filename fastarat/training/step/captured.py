@@ -1,7 +1,6 @@
 """A step captured in a CUDA graph, and what steps move put back."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,12 +20,11 @@ class NotCaptured(WorkError):
 class CapturedStep:
     """A step captured in a CUDA graph at its first call: one launch replays it all.
 
-    The metrics of a call are overwritten by the next one. `pool`: the handle of memory that several captured steps
-    share, of which one runs at a time; None: its own. `meet`: see `fastarat.training.step.compiled.build_step`.
+    The metrics of a call are overwritten by the next one. `meet`: see `fastarat.training.step.compiled.build_step`.
     """
 
-    def __init__(self, parts: StepParts, step: Step, pool: Any = None, meet: Callable[[], None] | None = None):
-        self.parts, self.step, self.pool, self.meet = parts, step, pool, meet
+    def __init__(self, parts: StepParts, step: Step, meet: Callable[[], None] | None = None):
+        self.parts, self.step, self.meet = parts, step, meet
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
@@ -61,7 +59,7 @@ class CapturedStep:
         put_back()
         graph = torch.cuda.CUDAGraph()
         try:
-            with capturing(graph, pool=self.pool):
+            with capturing(graph):
                 self.metrics = self.step(self.batch)
         except torch.OutOfMemoryError:
             raise

@@ -3,7 +3,7 @@
 One full graph holds the whole step, every step of the attack unrolled, where that compiles in bearable time;
 else each of its three stages is a full graph, and the attack's, compiled once, runs for every step. A CUDA
 graph captures the whole step either way: one launch from the host. Images of another size have a step of their own,
-made when the first batch of them comes.
+made when the first batch of them comes, in the place of the one before.
 """
 
 from collections.abc import Callable, Iterator
@@ -79,8 +79,7 @@ def build_step(
 
     if mode == "compile":
         return StepBySize(compiled)
-    pool = torch.cuda.graph_pool_handle()
-    return StepBySize(lambda: CapturedStep(parts, compiled(), pool, meet))
+    return StepBySize(lambda: CapturedStep(parts, compiled(), meet))
 
 
 def _compiler(backend: str, device_type: str, *, overlaps: bool) -> Compile:
@@ -108,25 +107,28 @@ def _with_own_code(function: FunctionType) -> FunctionType:
 
 
 class StepBySize:
-    """A step of its own for each size of images, made by `build` when the first batch of that size comes."""
+    """A step for images of one size, made by `build` when the first batch of another size comes.
+
+    The one before is given up first: images only grow, and a graph keeps the memory that the next one needs.
+    """
 
     def __init__(self, build: Callable[[], Step]):
         self.build = build
-        self.steps: dict[torch.Size, Step] = {}
+        self.size: torch.Size | None = None
+        self.step: Step | None = None
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Train on a batch."""
-        size = batch.x.shape
-        if size not in self.steps:
-            self.steps[size] = self.build()
-        return self.steps[size](batch)
+        if self.step is None or batch.x.shape != self.size:
+            self.close()
+            self.size, self.step = batch.x.shape, self.build()
+        return self.step(batch)
 
     def close(self) -> None:
-        """Give up what was captured: NCCL, part of which is in the graphs, does not end before they do."""
-        for step in self.steps.values():
-            if isinstance(step, CapturedStep):
-                step.close()
-        self.steps.clear()
+        """Give up what was captured: NCCL, part of which is in the graph, does not end before it does."""
+        if isinstance(self.step, CapturedStep):
+            self.step.close()
+        self.step = None
 
 
 @contextmanager

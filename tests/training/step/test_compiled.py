@@ -279,7 +279,7 @@ def test_a_closed_step_has_no_graph():
     captured = CapturedStep(nothing, nothing)
     captured.graph = SimpleNamespace(reset=lambda: resets.append("reset"))  # type: ignore[assignment]
     steps = StepBySize(lambda: captured)
-    steps.steps[torch.Size([8])] = captured
+    steps.step = captured
     steps.close()
     steps.close()
-    assert resets == ["reset"] and captured.graph is None and not steps.steps
+    assert resets == ["reset"] and captured.graph is None and steps.step is None
