@@ -90,12 +90,15 @@ def _why_no_library(path: str) -> str:
 
 @cache
 def _why_no_kernel() -> str:
-    """Why a small kernel does not run on this GPU; empty if it does. Takes seconds where none was ever built."""
-    images = torch.ones(1, 16, 2, 2, device="cuda").contiguous(memory_format=torch.channels_last)
+    """Why small kernels do not run on this GPU; empty if they do. Takes seconds where none was ever built."""
     try:
+        images = torch.ones(1, 16, 2, 2, device="cuda").contiguous(memory_format=torch.channels_last)
         TRITON.pooled_features(images)
+        # Loaders start this one, outside the steps that fall back.
+        pixels, index = images.permute(0, 2, 3, 1).byte(), torch.arange(1, device=images.device)
+        TRITON.augment(pixels, index, 1, 255, torch.float32, crop_padding=1, flip=True, seed=0)
         torch.cuda.synchronize()
-    except Exception as error:  # its compilers, its driver, its libraries: each fails in a way of its own
+    except Exception as error:  # its compilers, its driver, its libraries, its memory: each fails in a way of its own
         return f"Triton cannot run a kernel here ({first_line(error)})"
     return ""
 

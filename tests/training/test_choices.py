@@ -29,12 +29,24 @@ from fastarat.verification.doctor import _gpus
 CONFIG = recipe("digits-arat")
 
 
+def ones_on_the_cpu(*size, device):
+    return torch.full(size, 1.0)
+
+
+def no_memory(*size, device):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
+
+
+def no_kernel(*_, **__):
+    raise CalledProcessError(1, "gcc")
+
+
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
     """A machine whose GPU has this compute capability, and these compilers; it may lack headers or libcuda."""
     (tmp_path / "Python.h").touch()
 
-    def with_parts(capability=(9, 0), compilers=("gcc", "g++"), lacks="", kernel=lambda images: None):
+    def with_parts(capability=(9, 0), compilers=("gcc", "g++"), lacks="", ones=ones_on_the_cpu, **kernels):
         monkeypatch.delenv("CC", raising=False)
         monkeypatch.delenv("CXX", raising=False)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
@@ -43,16 +55,12 @@ def machine(monkeypatch, tmp_path):
         monkeypatch.setattr(toolchain, "_libcuda", lambda: lacks != "libcuda")
         monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}" if name in compilers else None)
         monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-        monkeypatch.setattr(torch, "ones", lambda *size, device: torch.zeros(size))
-        monkeypatch.setattr(toolchain, "TRITON", replace(TRITON, pooled_features=kernel))
+        monkeypatch.setattr(torch, "ones", ones)
+        monkeypatch.setattr(toolchain, "TRITON", replace(TRITON, **kernels))
         toolchain._why_no_kernel.cache_clear()
 
     yield with_parts
     toolchain._why_no_kernel.cache_clear()
-
-
-def no_kernel(images):
-    raise CalledProcessError(1, "gcc")
 
 
 def chosen(name, device, dtype="bf16", mode="graph", **settings):
@@ -79,7 +87,9 @@ def test_a_gpu_with_a_compiler_gets_the_captured_step_and_the_fused_kernels(mach
         ({"capability": (7, 5)}, "Some GPU is older"),
         ({"lacks": "Python.h"}, "install python3-dev"),
         ({"lacks": "libcuda"}, "run /sbin/ldconfig"),
-        ({"kernel": no_kernel}, "cannot run a kernel here .*gcc"),
+        ({"pooled_features": no_kernel}, "cannot run a kernel here .*gcc"),
+        ({"augment": no_kernel}, "cannot run a kernel here .*gcc"),
+        ({"ones": no_memory}, "cannot run a kernel here .*out of memory"),
     ],
 )
 def test_a_gpu_that_triton_cannot_serve_runs_eagerly_in_pytorch_and_the_record_says_why(machine, parts, word):
