@@ -17,6 +17,7 @@ from torch import Tensor
 from fastarat.attacks.pgd import Logits
 from fastarat.common.console import notice
 from fastarat.common.errors import first_line
+from fastarat.common.memory import memory_that_ran_out
 
 S = TypeVar("S", bound=NamedTuple)
 
@@ -69,9 +70,9 @@ class Captured:
                 self.pool = self.pool or torch.cuda.graph_pool_handle()
                 self.stream = self.stream or torch.cuda.Stream(state[0].device)
                 self.graphs[key] = _Graph(move, state, size, self.pool, self.stream)
-            except torch.OutOfMemoryError:
-                raise
             except RuntimeError as error:
+                if memory_that_ran_out(error):
+                    raise
                 self.problem = first_line(error)
                 notice(f"the attacks run uncaptured: {self.problem}")
         return move(state) if self.problem else self.graphs[key](state)

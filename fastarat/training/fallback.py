@@ -17,6 +17,7 @@ from torch import Tensor
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.distributed import decided, gathered, said_of_others
 from fastarat.common.errors import first_line
+from fastarat.common.memory import memory_that_ran_out
 from fastarat.data.loading.loader import Batch
 from fastarat.training.build import compute_plainly, kernels_of, step_of
 from fastarat.training.choices import WAYS, Choices, Way
@@ -84,12 +85,12 @@ class FallbackStep:
             metrics = self._first(batch)
             meet(self.choices.level, world)
             self._check_gain(batch)
-        except (torch.OutOfMemoryError, NoWayOn):
+        except NoWayOn:
             raise
         except LeftBehind as error:
             return Outcome(None, error.level)
         except Exception as error:
-            way = self._next_best(error)
+            way = None if memory_that_ran_out(error) else self._next_best(error)
             if way is None or said_of_others(str(error), world):  # the step of one that waited has not failed
                 raise
             level = self._agreed_level(WAYS.index(way), error, on_gpu=batch.x.is_cuda)

@@ -20,11 +20,6 @@ from fastarat.training.step.compile_times import NAME
 from tests.helpers.command_line import ONE_EPOCH, Result, assert_same, metrics, newest, state_of
 from tests.helpers.step_parts import nets_of_one_block
 
-
-def refuse(*_, **__):
-    raise UnsupportedInput("x is not dense")
-
-
 FLAGS = ("digits-arat", *ONE_EPOCH, "--device", "cpu", "--dtype", "fp32", "--compile", "auto")
 
 
@@ -45,22 +40,23 @@ def eager(tmp_path_factory) -> Path:
 @pytest.fixture
 def machine(monkeypatch, tmp_path, capsys) -> Callable[..., Result]:
     """`machine(mode, fails, *flags)` trains where `auto` chooses `mode` and Triton's kernels, and these parts fail when
-    the weights have moved; a "compiler later" compiles what is captured."""
+    the weights have moved, by `error` if it is given; a "compiler later" compiles what is captured."""
     stream = SimpleNamespace(wait_stream=lambda other: None)
     for name, value in {"Stream": lambda: stream, "current_stream": lambda: stream, "CUDAGraph": object}.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
 
-    @contextmanager
-    def no_capture(*_, **__):
-        yield
-        raise RuntimeError("operation not permitted when stream is capturing\nand more")
-
-    monkeypatch.setattr(torch.cuda, "graph", no_capture)
-
-    def run(mode: str, fails: tuple[str, ...], *flags: str) -> Result:
+    def run(mode: str, fails: tuple[str, ...], *flags: str, error: Exception | None = None) -> Result:
         built = []
+
+        @contextmanager
+        def no_capture(*_, **__):
+            yield
+            raise error or RuntimeError("operation not permitted when stream is capturing\nand more")
+
+        def refuse(*_, **__):
+            raise error or UnsupportedInput("x is not dense")
 
         def compiled(function, **_):
             built.append(function)
@@ -71,12 +67,15 @@ def machine(monkeypatch, tmp_path, capsys) -> Callable[..., Result]:
                 if "values" in fails:
                     args[0].parameters[0].data.add_(1)
                 if broken:
-                    raise TorchDynamoException("no such instruction")
+                    failure = TorchDynamoException("no such instruction")
+                    failure.inner_exception = error or failure  # type: ignore[attr-defined]
+                    raise failure
                 return metrics
 
             return step
 
         monkeypatch.setattr(torch, "compile", compiled)
+        monkeypatch.setattr(torch.cuda, "graph", no_capture)
         if "kernel" in fails:
             monkeypatch.setitem(IMPLEMENTATIONS, "triton", replace(TRITON, pgd_step=refuse))
         monkeypatch.setattr("fastarat.training.fallback.gain_in_turns", lambda *_: 0.5)
@@ -173,3 +172,10 @@ def test_a_step_that_was_no_faster_compiled_is_not_compiled_again(machine, tmp_p
 def test_what_was_asked_for_by_name_and_fails_ends_the_run_with_one_line(machine, mode, fails, flags, words):
     result = machine(mode, fails, *flags)
     assert result.code == 1 and words in result.error and "--kernels pytorch" in result.error
+
+
+@pytest.mark.parametrize(("mode", "part"), [("graph", "capture"), ("compile", "compiler"), ("compile", "kernel")])
+def test_where_memory_runs_out_a_slower_way_is_none_that_helps_and_one_line_says_what_does(machine, mode, part):
+    result = machine(mode, (part,), error=RuntimeError("CUDA error: out of memory\nand more"))
+    assert result.code == 1 and result.error.startswith("out of GPU memory at batch 16: ")
+    assert "compile: " not in result.err and "kernels: pytorch" not in result.err

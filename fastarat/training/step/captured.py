@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastarat.attacks.cuda_graphs import capturing
 from fastarat.common.errors import WorkError, first_line
+from fastarat.common.memory import memory_that_ran_out
 from fastarat.data.loading.loader import Batch
 from fastarat.training.step.train_step import Step, StepParts
 
@@ -61,9 +62,9 @@ class CapturedStep:
         try:
             with capturing(graph):
                 self.metrics = self.step(self.batch)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if memory_that_ran_out(error):
+                raise
             fix = "--compile compile --kernels pytorch runs it uncaptured"
             raise NotCaptured(f"the step could not be captured ({first_line(error)}); {fix}") from error
         if self.meet:

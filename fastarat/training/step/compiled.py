@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fastarat.common.errors import WorkError
+from fastarat.common.memory import memory_that_ran_out
 from fastarat.config.training import CompileMode
 from fastarat.data.loading.loader import Batch
 from fastarat.training.step.captured import CapturedStep
@@ -140,7 +141,7 @@ def _compiler_errors() -> Iterator[None]:
         yield
     except (TorchDynamoException, FailOnRecompileLimitHit) as error:
         cause = getattr(error, "inner_exception", error)
-        if isinstance(cause, WorkError):  # of another process
+        if isinstance(cause, WorkError) or memory_that_ran_out(cause):  # of another process, or none of the compiler's
             raise cause from None
         lines = str(cause).splitlines()
         # A C++ compiler's own report stands further down.
