@@ -73,7 +73,7 @@ class Captured:
             except RuntimeError as error:
                 if memory_that_ran_out(error):
                     raise
-                self.problem = first_line(error)
+                self.problem = first_line(error.__cause__ or error)  # without what the model's wrapper advises
                 notice(f"the attacks run uncaptured: {self.problem}")
         return move(state) if self.problem else self.graphs[key](state)
 
@@ -141,16 +141,17 @@ class _Graph:
         self.handed: Any = (None,) * len(state)
         here = torch.cuda.current_stream(state[0].device)
         stream.wait_stream(here)
-        # A capture that fails does not leave its stream by itself.
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UP_MOVES):
-                self.move(self.own)
-            with _refusing_to_wait():
-                self.move(self.own)
-            self.graph = torch.cuda.CUDAGraph()
-            with capturing(self.graph, pool=pool, stream=stream):
-                self.advance()
-        here.wait_stream(stream)
+        try:
+            with torch.cuda.stream(stream):
+                for _ in range(_WARM_UP_MOVES):
+                    self.move(self.own)
+                with _refusing_to_wait():
+                    self.move(self.own)
+                self.graph = torch.cuda.CUDAGraph()
+                with capturing(self.graph, pool=pool, stream=stream):
+                    self.advance()
+        finally:  # after a failure too the memory of what ran there is used again here
+            here.wait_stream(stream)
 
     def advance(self) -> None:
         """Move the own state on."""
@@ -179,14 +180,16 @@ def capturing(graph: torch.cuda.CUDAGraph, **options: Any) -> Iterator[None]:
     """Record what is launched within in `graph`; `options` as `torch.cuda.graph` takes them.
 
     Nothing is collected meanwhile, since garbage may hold what no capture lets go of. Raises what failed within, and
-    not what the end of an invalid capture says of it.
+    not what the end of an invalid capture says of it. The current stream is afterwards what it was: where that end
+    fails, torch stays on the capture's.
     """
     gc.collect()
     collects, reason = gc.isenabled(), None
     gc.disable()
     try:
         # Thread-local: what NCCL's own threads ask of the device does not end the capture.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local", **options):
+        whole = torch.cuda.graph(graph, capture_error_mode="thread_local", **options)
+        with torch.cuda.stream(torch.cuda.current_stream()), whole:
             try:
                 yield
             except Exception as error:

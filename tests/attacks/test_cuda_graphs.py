@@ -16,10 +16,12 @@ from fastarat.attacks.attack import Found
 from fastarat.attacks.cuda_graphs import Captured, Counted, Graphs, Mover, _Graph, directly, graphs_on
 from fastarat.attacks.fab import fab_t
 from fastarat.evaluation.autoattack import driver as module
+from fastarat.evaluation.autoattack.prepared_model import prepared
 from tests.helpers.attacks import attack_of, autoattacked, broken_by, by_keywords
 from tests.helpers.spoiled import Spoiled, nan
+from tests.helpers.step_parts import CPU
+from tests.helpers.streams import pretend_streams
 
-CPU = torch.device("cpu")
 ROWS = torch.arange(20)
 EPS = {"linf": 0.04, "l2": 0.16}
 SHORT = {"apgd-ce": {"steps": 25}, "apgd-t": {"steps": 15}, "fab-t": {"steps": 12}, "square": {"queries": 80}}
@@ -54,24 +56,6 @@ def pretended(monkeypatch) -> list[int]:
         def replay(self):
             self.captured.advance()
 
-    class Stream:
-        def __init__(self, device):
-            self.device = device
-
-        def wait_stream(self, other):
-            assert other.device == self.device
-
-    class On:
-        def __init__(self, stream):
-            self.stream, self.before = stream, now[0]
-
-        def __enter__(self):
-            now[0] = self.stream
-
-        def __exit__(self, *_):
-            now[0] = self.before
-
-    now = [Stream(CPU)]
     waits: list = [0]
     streams = []
 
@@ -94,9 +78,7 @@ def pretended(monkeypatch) -> list[int]:
             kept, tuple(state), rtol=0, atol=0, equal_nan=True
         )  # it changes nothing that is given
 
-    monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: now[0])
-    monkeypatch.setattr(torch.cuda, "stream", On)
+    pretend_streams(monkeypatch)
     monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: waits[0])
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: waits.insert(0, mode))
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
@@ -176,14 +158,17 @@ def test_what_cannot_be_captured_runs_directly_and_says_why_once(net, images, pr
 
 
 def test_no_capture_is_begun_of_a_model_that_waits_for_the_device(net, images, pretended, monkeypatch):
-    def waiting(x):
-        if torch.cuda.get_sync_debug_mode() == "error":
-            raise RuntimeError("called a synchronizing CUDA operation")
-        return net(x)
+    class Waiting(nn.Module):
+        def forward(self, x):
+            if torch.cuda.get_sync_debug_mode() == "error":
+                raise RuntimeError("called a synchronizing CUDA operation")
+            return net(x)
 
     monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: pytest.fail("a capture was begun"))
-    y, captured = net(images).argmax(1), Captured(batch=24)
-    found = attack("apgd-ce", waiting, images, y, "linf", captured)
+    y, captured, here = net(images).argmax(1), Captured(batch=24), torch.cuda.current_stream(CPU)
+    with prepared(Waiting(), images[:2]) as waiting:  # what it says of a model that fails is no advice here
+        found = attack("apgd-ce", waiting, images, y, "linf", captured)
+    assert captured.stream is not None and here.waited_for is captured.stream  # type: ignore[attr-defined]
     assert all(map(torch.equal, found, attack("apgd-ce", net, images, y, "linf", directly)))
     assert captured.problem == "called a synchronizing CUDA operation" and torch.cuda.get_sync_debug_mode() == 0
 

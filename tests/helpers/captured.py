@@ -1,8 +1,7 @@
 """Steps of AR-AT on a small net, eager or captured, for tests of the captured step."""
 
 from collections.abc import Sequence
-from contextlib import contextmanager, nullcontext
-from types import SimpleNamespace
+from contextlib import contextmanager
 
 import torch
 from fastarat_kernels.implementations import PYTORCH, Kernels
@@ -18,6 +17,7 @@ from fastarat.training.step.captured import CapturedStep, state_tensors
 from fastarat.training.step.compiled import StepBySize, build_step
 from fastarat.training.step.train_step import Controls, Step, StepParts
 from tests.helpers.step_parts import CPU, parts_of
+from tests.helpers.streams import pretend_streams
 
 ATTACK = AttackConfig(eps_255=20, step_255=8, steps=2)
 
@@ -98,10 +98,7 @@ def pretended_capture(monkeypatch, step: CapturedStep | StepBySize):
         def reset(self):
             graphs.remove(self)
 
-    stream = SimpleNamespace(wait_stream=lambda other: None)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    pretend_streams(monkeypatch)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", graph)
     yield counts

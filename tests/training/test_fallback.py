@@ -2,10 +2,9 @@
 
 import json
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +18,7 @@ from fastarat.training.choices import Choices, choose
 from fastarat.training.step.compile_times import NAME
 from tests.helpers.command_line import ONE_EPOCH, Result, assert_same, metrics, newest, state_of
 from tests.helpers.step_parts import nets_of_one_block
+from tests.helpers.streams import pretend_streams
 
 FLAGS = ("digits-arat", *ONE_EPOCH, "--device", "cpu", "--dtype", "fp32", "--compile", "auto")
 
@@ -41,10 +41,8 @@ def eager(tmp_path_factory) -> Path:
 def machine(monkeypatch, tmp_path, capsys) -> Callable[..., Result]:
     """`machine(mode, fails, *flags)` trains where `auto` chooses `mode` and Triton's kernels, and these parts fail when
     the weights have moved, by `error` if it is given; a "compiler later" compiles what is captured."""
-    stream = SimpleNamespace(wait_stream=lambda other: None)
-    for name, value in {"Stream": lambda: stream, "current_stream": lambda: stream, "CUDAGraph": object}.items():
-        monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    pretend_streams(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
 
     def run(mode: str, fails: tuple[str, ...], *flags: str, error: Exception | None = None) -> Result:

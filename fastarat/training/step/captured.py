@@ -49,12 +49,14 @@ class CapturedStep:
         # What is compiled, tuned or allocated at first use must be so before the capture; then all that
         # these steps moved is put back.
         put_back = remembered(self.parts)
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(_WARM_UP_STEPS):
-                self.step(self.batch)
-        torch.cuda.current_stream().wait_stream(side)
+        here, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        side.wait_stream(here)
+        try:
+            with torch.cuda.stream(side):
+                for _ in range(_WARM_UP_STEPS):
+                    self.step(self.batch)
+        finally:  # after a failure too all is put back, from here
+            here.wait_stream(side)
         if self.meet:
             self.meet()  # a capture begins by waiting for the device, on which another one may have failed to come
         put_back()

@@ -11,6 +11,7 @@ from fastarat.common.errors import WorkError
 from fastarat.training.step.captured import CapturedStep, state_tensors
 from tests.helpers.captured import batch, built, pretended_capture, set_controls, taken
 from tests.helpers.step_parts import nets_of_one_block
+from tests.helpers.streams import pretend_streams
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -94,3 +95,33 @@ def test_a_capture_that_fails_names_the_way_round_it(monkeypatch):
     with pretended_capture(monkeypatch, captured), pytest.raises(WorkError, match=r"capturing.*--compile compile") as e:
         captured(batch(0, parts))
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("good_calls", [0, 3], ids=["the warm-up fails", "the capture fails"])
+def test_what_fails_leaves_the_stream_to_whoever_goes_on_when_all_that_it_started_is_done(monkeypatch, good_calls):
+    """Who falls back puts the state back, which a step that has failed may still be writing."""
+    step, parts, _ = built("eager")
+    captured, calls, warmed_on = CapturedStep(parts, step), [], []
+
+    def fails(given):
+        calls.append(given)
+        if len(calls) > good_calls:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        warmed_on.append(torch.cuda.current_stream())
+        return step(given)
+
+    @contextmanager
+    def staying(*_, **__):
+        torch.cuda.stream(torch.cuda.Stream()).__enter__()  # torch leaves it only where the capture's end succeeds
+        yield
+
+    captured.step = fails
+    pretend_streams(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", staying)
+    here = torch.cuda.current_stream()
+    with pytest.raises(RuntimeError, match="stream is capturing"):
+        captured(batch(0, parts))
+    assert torch.cuda.current_stream() is here
+    side = here.waited_for  # type: ignore[attr-defined]
+    assert side is not None and side.waited_for is here and set(warmed_on) <= {side}
