@@ -23,8 +23,9 @@ Way = tuple[CompileMode, Literal["triton", "pytorch"]]
 WAYS: tuple[Way, ...] = tuple(product(("graph", "compile", "eager"), ("triton", "pytorch")))
 """how the step runs and who computes, each better than those after it"""
 SO_FAR = "as the run has it so far"
-_PLAIN = {"compile": "eager", "kernels": "pytorch"}
-"""what works everywhere"""
+_PLAIN = {"compile": "eager", "kernels": "pytorch", "dtype": "fp16"}
+"""what works everywhere, of formats on every GPU"""
+_NO_BF16 = "the GPU has no bf16"
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ def _why_not(taken: Mapping[str, Any], dtype: str, device: str) -> dict[str, str
         found["compile"] = why_no_code(device)
     if taken.get("kernels") == "triton":
         found["kernels"] = _why_no_triton(device, dtype)
+    if device == "cuda" and taken.get("dtype") == "bf16" and not _gpu_computes_bf16():
+        found["dtype"] = _NO_BF16
     return {name: why for name, why in found.items() if why}
 
 
@@ -155,11 +158,16 @@ def choose_dtype(config: Config, device: str, log: ChoiceLog) -> Dtype:
             return "bf16"
         log.choose("dtype", "fp32", "the CPU has no instructions for bf16")
         return "fp32"
-    if torch.cuda.is_bf16_supported(including_emulation=False):
+    if _gpu_computes_bf16():
         log.choose("dtype", "bf16", "the GPU has it")
         return "bf16"
-    log.choose("dtype", "fp16", "the GPU has no bf16")
+    log.choose("dtype", "fp16", _NO_BF16)
     return "fp16"
+
+
+def _gpu_computes_bf16() -> bool:
+    """Whether this GPU does, without torch's emulation."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def cpu_computes_bf16() -> bool:

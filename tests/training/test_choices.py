@@ -51,6 +51,7 @@ def machine(monkeypatch, tmp_path):
         monkeypatch.delenv("CXX", raising=False)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: capability >= (8, 0))
         monkeypatch.setattr(toolchain, "python_headers", lambda: tmp_path / "none" if lacks == "Python.h" else tmp_path)
         monkeypatch.setattr(toolchain, "_libcuda", lambda: lacks != "libcuda")
         monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}" if name in compilers else None)
@@ -214,14 +215,19 @@ def test_a_run_that_goes_on_keeps_what_was_chosen_but_for_what_is_asked_for_and_
 
 
 def test_what_auto_chose_gives_way_where_it_cannot_run_any_more_and_what_is_named_does_not(monkeypatch):
-    """As on another node, which has no compiler."""
+    """As on another node, which has no compiler, and an older GPU."""
     monkeypatch.setattr("fastarat.training.choices.why_no_code", lambda device: "no C compiler")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
     session = {"dtype": "bf16", "kernels": "triton", "compile": "graph", "without": ["augment"]}
     log = ChoiceLog(quiet=True)
     kept, unnamed = as_begun(CONFIG, session | {"device": "cuda"}, "cuda", log)
-    assert (kept.dtype, kept.kernels, kept.compile, unnamed["without"]) == ("bf16", "pytorch", "eager", ())
+    assert (kept.dtype, kept.kernels, kept.compile, unnamed["without"]) == ("fp16", "pytorch", "eager", ())
     said = {choice["what"]: (choice["value"], choice["why"]) for choice in log.choices}
     assert said["compile"] == ("eager", "no C compiler") and said["kernels"] == ("pytorch", "no C compiler")
+    assert (
+        said["dtype"] == ("fp16", "the GPU has no bf16") == (choose_dtype(CONFIG, "cuda", log), log.choices[-1]["why"])
+    )
+    assert as_begun(replace(CONFIG, dtype="bf16"), session | {"device": "cuda"}, "cuda", log)[0].dtype == "bf16"
     begun = {"device": "cpu", "dtype": "bf16", "kernels": "pytorch", "compile": "compile"}
     assert as_begun(CONFIG, begun, "cpu", log)[0].compile == "eager"
     named = as_begun(replace(CONFIG, compile="compile"), begun, "cpu", log)[0]
