@@ -15,6 +15,7 @@ from fastarat.common.ending import ended
 from fastarat.common.errors import Interrupted, UserError, unknown
 from fastarat.common.heap import keep_freed_memory
 from fastarat.common.signals import number_of
+from fastarat.training.toolchain import why_no_gpu
 
 FLAGS: dict[str, dict[str, Any]] = {
     "data": {"help": "a data set's name or path; default: random images of its size"},
@@ -50,13 +51,16 @@ def flags(parser: argparse.ArgumentParser, *names: str, **helps: str) -> None:
 def parsed(
     parser: argparse.ArgumentParser, args: list[str] | None, without_gpu: str, **defaults: tuple[Any, Any, Any]
 ) -> argparse.Namespace:
-    """The flags, with the device; raises `UserError` for what is wrong with them, or if cuda is asked for in vain.
+    """The flags, with the device; raises `UserError` for what is wrong with them, if cuda is asked for in vain, or if
+    there is a GPU that torch cannot use.
 
     `without_gpu`: what `--device cpu` does instead. `defaults`: what a flag that is not given is in a smoke run, on a
     GPU and on a CPU.
     """
     arguments = parser.parse_args(args)
     has_gpu = torch.cuda.is_available()
+    if arguments.device != "cpu" and (reason := why_no_gpu()):
+        raise UserError(f"{reason}, or give --device cpu, which {without_gpu}")
     if arguments.device == "cuda" and not has_gpu:
         raise UserError(f"this machine has no GPU: give --device cpu, which {without_gpu}")
     arguments.device = arguments.device or ("cuda" if has_gpu else "cpu")
