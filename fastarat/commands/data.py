@@ -84,6 +84,8 @@ class BuildArguments(Printed):
 class CheckArguments(Printed):
     """Read all of a data set and print every problem; the exit code is 1 if there is any.
 
+    Test images that are training images too are one, and images in two classes.
+
     For example: fastarat data check photos.tar
     """
 

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+from fastarat.common.console import notice
 from fastarat.common.errors import UserError
 from fastarat.data.formats import prepared
 from fastarat.data.formats.beton import write as beton_write
 from fastarat.data.formats.beton.storage import Storage
 from fastarat.data.formats.find import FORMATS, find, require_apart
+from fastarat.data.images.copies import warnings_of
 from fastarat.data.images.dataset import Dataset
 from fastarat.data.images.whole_sets import common_size, with_decoded_test
 
@@ -27,6 +29,13 @@ def open_for_evaluation(data: str, image_size: tuple[int, int], share: float | N
     `share`: how much of the shorter side the net is shown, if its images were resized; None: they come as they are
     stored. Of stored images only the test split is decoded, and those that cannot be are named and left out.
     """
+    dataset = _opened_for_evaluation(data, image_size, share)
+    for line in warnings_of(dataset):
+        notice(line)
+    return dataset
+
+
+def _opened_for_evaluation(data: str, image_size: tuple[int, int], share: float | None) -> Dataset:
     found = find(data)
     if found.format.stored is None or (share is None and found.is_decoded):
         return found.open()

@@ -19,6 +19,7 @@ from fastarat.common.errors import Interrupted, WorkError, first_line
 from fastarat.common.memory import memory_that_ran_out
 from fastarat.common.processes import is_first
 from fastarat.config import Config
+from fastarat.data.images.copies import warnings_of
 from fastarat.data.loading.build import MOST_WORKERS, num_workers
 from fastarat.data.loading.choose import Opened
 from fastarat.runs.run import Run
@@ -192,6 +193,8 @@ def _log_the_rest(training: Training, opened: Opened, choices: Choices, log: Cho
     for images in (training.dataset, training.extra):
         if images and images.matched:
             log.choose(f"classes of {images.name}", "matched", images.matched)
+    for line in warnings_of(opened.dataset) if is_first() else ():
+        notice(line)
     if choices.compile != "eager":
         size, steps = unrolled_size(training.parts), config.attack.steps
         three = f"three graphs: start, one attack step that runs {steps} times, update"

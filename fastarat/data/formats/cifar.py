@@ -9,6 +9,7 @@ import numpy as np
 from fastarat.common.errors import UserError
 from fastarat.common.files import require_file
 from fastarat.data.formats.archives import entries, is_archive
+from fastarat.data.images.copies import problems_of
 from fastarat.data.images.damaged import readable
 from fastarat.data.images.dataset import Dataset, Images, from_splits, label_problem
 
@@ -115,9 +116,9 @@ def tells(path: Path) -> bool:
 
 
 def problems(path: Path) -> list[str]:
-    """Everything wrong with the archive at `path`, a line each: another checksum, and what cannot be read."""
+    """Everything wrong with the archive at `path`, a line each: another checksum, what cannot be read, copies."""
     found = []
-    for examine in (lambda: require_checksum(path, _archive(path)), lambda: read(path)):
+    for examine in (lambda: require_checksum(path, _archive(path)), lambda: found.extend(problems_of(read(path)))):
         try:
             examine()
         except UserError as error:

@@ -16,6 +16,7 @@ from fastarat.data.formats import cifar, prepared
 from fastarat.data.formats.archives import Entry, entries, is_archive, is_compressed, stem
 from fastarat.data.formats.class_folders import Layout, Place, survey
 from fastarat.data.images.cache import data_root, key_of
+from fastarat.data.images.copies import Contents, digest_of
 from fastarat.data.images.damaged import LEAVE_OUT
 from fastarat.data.images.dataset import MAX_VALUE, SPLITS, Dataset, Images, from_splits
 from fastarat.data.images.decoding import Decoded, File, decode_all
@@ -60,7 +61,7 @@ def _fill(splits: dict[str, Images], source: Path, layout: Layout, size: tuple[i
     problems: list[str] = []
     sizes: set[tuple[int, int]] = set()
     count = 0
-    for image in _decoded(source, layout, size, resize):
+    for image in _decoded(source, _files(source, layout), len(layout.places), size, resize):
         count += 1
         problems += [image.problem] if image.problem else []
         sizes |= {image.size} if image.size else set()
@@ -80,16 +81,23 @@ def _fill(splits: dict[str, Images], source: Path, layout: Layout, size: tuple[i
 
 
 def problems(source: Path) -> list[str]:
-    """Everything wrong with the images of `source`, a line each: layout, then what cannot be decoded."""
-    layout = survey(source)
-    images = _decoded(source, layout, CHECK_SIZE, resize=True)
-    return [*layout.problems, *(image.problem for image in images if image.problem)]
+    """Everything wrong with the images of `source`, a line each: layout, what cannot be decoded, then copies."""
+    layout, contents = survey(source), Contents()
+    images = _decoded(source, _noted(source, layout, contents), len(layout.places), CHECK_SIZE, resize=True)
+    return [*layout.problems, *(image.problem for image in images if image.problem), *contents.problems()]
 
 
-def _decoded(source: Path, layout: Layout, size: tuple[int, int], resize: bool) -> Iterator[Decoded]:
-    count = len(layout.places)
+def _noted(source: Path, layout: Layout, contents: Contents) -> Iterator[File]:
+    """The files of `source`, of which `contents` takes note on their way."""
+    for file in _files(source, layout):
+        place = layout.places[file.name]
+        contents.add(place.split, file.name, place.label, digest_of(file.content))
+        yield file
+
+
+def _decoded(source: Path, files: Iterator[File], count: int, size: tuple[int, int], resize: bool) -> Iterator[Decoded]:
     with console.progress(f"Decoding {source.name}", count) as advance:
-        for image in decode_all(_files(source, layout), count, size, resize):
+        for image in decode_all(files, count, size, resize):
             yield image
             advance(1)
 

@@ -12,6 +12,7 @@ from fastarat.common.errors import UserError
 from fastarat.common.files import synchronise
 from fastarat.common.json_files import read_sealed, write_sealed
 from fastarat.data.formats.beton.seal import sha256_of
+from fastarat.data.images import copies
 from fastarat.data.images.damaged import writable
 from fastarat.data.images.dataset import (
     MAX_VALUE,
@@ -123,7 +124,7 @@ def problems(folder: Path) -> list[str]:
     found = _changed(folder)
     if not found and fingerprint(dataset.train, dataset.test) != dataset.fingerprint:
         found.append(f"{folder / MANIFEST}: the fingerprint is not that of the images and labels")
-    return found + class_problems(len(dataset.classes))
+    return found + class_problems(len(dataset.classes)) + copies.problems_of(dataset)
 
 
 def _changed(folder: Path) -> list[str]:

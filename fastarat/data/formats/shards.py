@@ -23,6 +23,7 @@ from fastarat.common.files import require_file
 from fastarat.data.formats import class_folders, tfrecord
 from fastarat.data.formats.archives import is_clutter, stem
 from fastarat.data.formats.webdataset import IMAGES, LABEL, samples
+from fastarat.data.images import copies
 from fastarat.data.images.damaged import readable
 from fastarat.data.images.dataset import SPLITS, Dataset, class_problems, from_splits
 from fastarat.data.images.pool import in_order
@@ -139,6 +140,7 @@ def problems(folder: Path) -> list[str]:
         found += class_problems(len(dataset.classes))
         for images in dataset.stored_splits.values():
             found += scan_all(images, folder.name).problems.values()
+        found += copies.problems_of(dataset)
     except UserError as error:  # after which nothing more can be found out
         found.append(str(error))
     return found

@@ -5,6 +5,7 @@ from typing import Any
 
 from fastarat.common.errors import UserError
 from fastarat.data.formats.find import KNOWN, Found, find, names_under_root
+from fastarat.data.images import copies
 from fastarat.data.images.dataset import Dataset, class_problems, described
 from fastarat.data.images.whole_sets import one_size_of
 from fastarat.data.tools import sheet
@@ -14,13 +15,15 @@ def check(data: str) -> list[str]:
     """Every problem of the data set, a line each; empty if it is whole.
 
     Prepared sets: every file's SHA-256, shapes, labels. Image folders and tars: every image is decoded.
-    CIFAR archives: checksum and structure. Arrays: kinds, shapes, labels. Raises `UserError` if there is no such set.
+    CIFAR archives: checksum and structure. Arrays: kinds, shapes, labels. All: images that are in both splits, or in
+    two classes. Raises `UserError` if there is no such set.
     """
     found = find(data)
     try:
         if found.format.problems:
             return found.format.problems(found.path)
-        return class_problems(len(found.open().classes))
+        dataset = found.open()
+        return class_problems(len(dataset.classes)) + copies.problems_of(dataset)
     except UserError as error:  # what cannot be read at all has this one problem
         return [str(error)]
 

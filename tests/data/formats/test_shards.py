@@ -299,7 +299,7 @@ def test_check_lists_every_problem_of_every_shard(tmp_path):
     folder = as_tfrecords(tmp_path / "sharded", images(6), images(4, 10))
     tfrecord(folder / "train-00000-of-00002", [example(image=jpeg(1)) for _ in range(6)])
     tfrecord(folder / "train-00001-of-00002", [example(image=jpeg(i), label=i % 2) for i in range(3)])
-    tfrecord(folder / "validation.tfrecords", [example(image=b"none", label=0), example(image=jpeg(1), label=1)])
+    tfrecord(folder / "validation.tfrecords", [example(image=b"none", label=0), example(image=jpeg(9), label=1)])
     cut = folder / "train-00001-of-00002"
     cut.write_bytes(cut.read_bytes()[:-1])
     found = check(str(folder))

@@ -169,8 +169,8 @@ def of_one_class(photos, tmp_path):
     write(from_splits("cats", *parts, ("cat",)), tmp_path / "prepared", "test")
     build(str(tmp_path / "prepared"), tmp_path / "cats.beton", Storage("raw"))
     np.savez(tmp_path / "cats.npz", images=parts[0].images, labels=parts[0].labels)
-    for split in ("train", "val"):
-        tar_shard(tmp_path / "shards" / f"{split}-0.tar", samples([(jpeg(i), 0) for i in range(4)]))
+    for split, first in (("train", 0), ("val", 4)):
+        tar_shard(tmp_path / "shards" / f"{split}-0.tar", samples([(jpeg(first + i), 0) for i in range(4)]))
     for split in ("train", "test"):
         shutil.rmtree(photos / split / "dog")
     return [

@@ -1,7 +1,7 @@
 """A .beton, FFCV's file of images, opened or checked: everything that native code would trust is compared before."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from fastarat.data.formats.beton import structure
 from fastarat.data.formats.beton.seal import REBUILD, Seal
 from fastarat.data.formats.beton.structure import JPEG_END, JPEG_START, Layout
 from fastarat.data.images.cache import kept, key_of
+from fastarat.data.images.copies import Contents, digest_of
 from fastarat.data.images.dataset import (
     MOST_CLASSES,
     SPLITS,
@@ -126,10 +127,9 @@ def problems(path: Path) -> list[str]:
         return [str(error)]
     if seal is None:
         console.notice(f"{path} has no checksums: an image that was changed and can be decoded is not found")
-    images = everything(path, layout)
+    images, contents = everything(path, layout), Contents()
     checksums = seal.checksums().tolist() if seal else [None] * len(images)
-    files = (images.file(i) for i in range(len(images)))
-    stored = zip(files, images.sizes.tolist(), checksums, strict=True)
+    stored = zip(_noted(images, layout, contents), images.sizes.tolist(), checksums, strict=True)
     with console.progress(f"Decoding {path.name}", len(images)) as advance:
         found = []
         for problem in in_order(_problem, stored, len(images)):
@@ -137,7 +137,16 @@ def problems(path: Path) -> list[str]:
             advance(1)
     if seal and not found and beton_seal.sha256_of(path) != seal.sha256:
         found.append(f"{path} has changed outside of its images (header, labels or table): {REBUILD}")
-    return found + class_problems(len(seal.classes) if seal else int(layout.labels.max()) + 1)
+    found += class_problems(len(seal.classes) if seal else int(layout.labels.max()) + 1)
+    return found + contents.problems()
+
+
+def _noted(images: StoredImages, layout: Layout, contents: Contents) -> Iterator[File]:
+    """The images of both splits, of which `contents` takes note on their way."""
+    for i, split in enumerate(layout.splits.tolist()):
+        file = images.file(i)
+        contents.add(SPLITS[split], file.name, int(images.labels[i]), digest_of(file.content))
+        yield file
 
 
 def info(path: Path) -> dict[str, Any]:
