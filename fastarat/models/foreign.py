@@ -1,9 +1,10 @@
 """Nets of others: torchvision's and timm's by name, if those are installed (`torchvision/resnet50`, `timm/resnet26`),
-and what a user's own Python makes (`MODULE:FUNCTION`)."""
+and what a user's own Python makes (`MODULE:FUNCTION` or `FILE.py:FUNCTION`)."""
 
 import importlib
 import sys
 from collections.abc import Callable, Iterable
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from fastarat.common.errors import UserError, did_you_mean, first_line, unknown
+from fastarat.common.files import require_file
 from fastarat.config.model import FOREIGN
 
 
@@ -78,20 +80,26 @@ def _imported(name: str, library: str) -> ModuleType:
 
 
 def import_model(name: str) -> nn.Module:
-    """Call FUNCTION of MODULE, which lies in the working directory or is installed, without arguments: the net.
+    """Call FUNCTION of MODULE, which lies in the working directory or is installed, without arguments: the net. In
+    place of MODULE its file may be named, in any folder: FILE.py. Either may import what lies beside it.
 
     Raises `UserError` with one line if one of them is not there, fails, or gives something else.
     """
-    module_name, _, function_name = name.partition(":")
-    if not module_name or not function_name:
-        raise UserError(f"{name}: give MODULE:FUNCTION, as my_nets:resnet for the function resnet in my_nets.py")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
+    module, _, function = name.rpartition(":")
+    is_file = module.endswith(".py")
+    is_path = "/" in module or module.startswith(".")
+    if not module or not function or (is_path and not is_file):
+        example = "my_nets:resnet or my_nets.py:resnet for the function resnet in my_nets.py"
+        raise UserError(f"{name}: give MODULE:FUNCTION or FILE.py:FUNCTION, as {example}")
+    if is_file:
+        require_file(Path(module))
+    folder = str(Path(module).absolute().parent if is_file else Path.cwd())
+    sys.path.insert(0, folder)
     importlib.invalidate_caches()
     try:
-        return _called(_function(_module(module_name), function_name), name)
+        return _called(_function(_module(module, _loaded if is_file else importlib.import_module), function), name)
     finally:
-        sys.path.remove(here)
+        sys.path.remove(folder)
 
 
 def _called(function: Callable[[], Any], name: str) -> nn.Module:
@@ -104,15 +112,24 @@ def _called(function: Callable[[], Any], name: str) -> nn.Module:
     return model
 
 
-def _module(name: str) -> Any:
+def _module(name: str, load: Callable[[str], ModuleType]) -> ModuleType:
     try:
-        return importlib.import_module(name)
+        return load(name)
     except ModuleNotFoundError as error:
-        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+        if error.name and f"{name}.".startswith(f"{error.name}.") and load is importlib.import_module:
             raise UserError(f"there is no module {name!r}, neither in {Path.cwd()} nor installed") from error
         raise UserError(f"the module {name} imports {error.name!r}, which is not installed") from error
     except (Exception, SystemExit) as error:
         raise UserError(f"the module {name} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _loaded(file: str) -> ModuleType:
+    """The module in a file, under the file's name: another module may have the name without its end."""
+    spec = spec_from_file_location(file, file)
+    assert spec and spec.loader, file
+    module = sys.modules[file] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _function(module: Any, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""A model named as MODULE:FUNCTION, in the working directory or installed."""
+"""A model named as MODULE:FUNCTION, in the working directory or installed, or as FILE.py:FUNCTION, in any folder."""
 
 import sys
 
@@ -37,7 +37,8 @@ def nets(tmp_path, monkeypatch):
     path = list(sys.path)
     yield
     assert sys.path == path
-    sys.modules.pop("nets_of_a_user", None)
+    for name in [name for name in sys.modules if name.endswith((".py", "_of_a_user"))]:
+        del sys.modules[name]
 
 
 def test_the_function_of_a_file_in_the_working_directory_gives_the_net():
@@ -46,6 +47,18 @@ def test_the_function_of_a_file_in_the_working_directory_gives_the_net():
 
 def test_the_function_may_import_what_lies_beside_it():
     assert isinstance(import_model("nets_of_a_user:late"), nn.ReLU)
+
+
+@pytest.mark.parametrize("file", ["nets_of_a_user.py", "./nets_of_a_user.py", "elsewhere/random.py", "my-nets.v2.py"])
+def test_a_file_may_be_named_and_is_taken_whatever_module_has_its_name(file, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    for copy in ("elsewhere/random.py", "my-nets.v2.py"):
+        (tmp_path / copy).write_text(NETS)
+    (tmp_path / "layers_of_a_user.py").rename((tmp_path / file).parent / "layers_of_a_user.py")
+    sys.modules.pop("layers_of_a_user", None)
+    for name in (file, str(tmp_path / file)):
+        assert isinstance(import_model(f"{name}:net"), nn.Linear)
+        assert isinstance(import_model(f"{name}:late"), nn.ReLU)
 
 
 def test_what_is_installed_is_found_too():
@@ -61,7 +74,13 @@ def test_what_is_installed_is_found_too():
         ("nets_of_a_user:SIZE", "SIZE of the module nets_of_a_user is no function"),
         ("nets_of_a_user:words", "gives str: let it return the net"),
         ("nets_of_a_user:wants", "called without arguments and fails: TypeError"),
-        ("nets_of_a_user:", "give MODULE:FUNCTION"),
+        ("nets_of_a_user:", "give MODULE:FUNCTION or FILE.py:FUNCTION"),
+        ("./nets_of_a_user:net", "give MODULE:FUNCTION or FILE.py:FUNCTION"),
+        ("folder/nets_of_a_user:net", "give MODULE:FUNCTION or FILE.py:FUNCTION"),
+        ("nets_of_somebody.py:net", "nets_of_somebody.py does not exist"),
+        ("nets_of_a_user.py:nett", "unknown function of the module nets_of_a_user.py 'nett'. .*did you mean 'net'"),
+        ("nets_that_need.py:net", "imports 'a_package_that_is_not_there', which is not installed"),
+        ("nets_with_an_error.py:net", "the module nets_with_an_error.py cannot be imported: ZeroDivisionError"),
         ("nets_that_need:net", "imports 'a_package_that_is_not_there', which is not installed"),
         ("nets_with_an_error:net", "cannot be imported: ZeroDivisionError"),
         ("nets_that_leave:net", "cannot be imported: SystemExit: usage"),
