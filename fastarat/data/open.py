@@ -13,7 +13,7 @@ from fastarat.data.images.dataset import Dataset
 from fastarat.data.images.whole_sets import common_size, with_decoded_test
 
 
-def open_dataset(data: str, size: int | None = None) -> Dataset:
+def open_dataset(data: str | Path, size: int | None = None) -> Dataset:
     """The data set that `data` names: 'digits', 'cifar10', 'cifar100', a name under `data_root()`, or a path.
 
     A path is a prepared set, an image folder, a tar of one, a CIFAR binary archive, an .npz file, a .beton, or a folder

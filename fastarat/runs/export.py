@@ -93,7 +93,7 @@ only, and says nothing of other changes to an image.
 """
 
 
-def export(model: nn.Module, description: Description, out: Path, onnx: bool = False) -> list[Path]:
+def export(model: nn.Module, description: Description, out: Path | str, onnx: bool = False) -> list[Path]:
     """Write `model` (a plain net) into the directory `out`; returns the files.
 
     Raises `UserError` if `out` has such a file already, cannot be made, or ONNX is asked for and not installed;
@@ -105,7 +105,7 @@ def export(model: nn.Module, description: Description, out: Path, onnx: bool = F
     description = replace(description, data=Path(description.data).name)
     model = model.float()
     names = ["model.safetensors", "model.py", "README.md"] + ["model.onnx"] * onnx
-    with _new_files(out, names) as files:
+    with _new_files(Path(out), names) as files:
         save_weights(files[0], model, description)
         write_text(files[1], model_py(description))
         write_text(files[2], card(model, description))

@@ -92,12 +92,13 @@ def save_weights(path: Path, model: nn.Module, description: Description) -> None
     write_tensors(path, model.state_dict(), {"fastarat": json.dumps({"format": FORMAT, **asdict(description)})})
 
 
-def load_model(path: Path) -> tuple[nn.Module, Description]:
+def load_model(path: Path | str) -> tuple[nn.Module, Description]:
     """The plain net of a `model.safetensors`, in eval mode.
 
     Raises `UserError` for what `save_weights` has not written, or what has changed since. Nothing is built before the
     file's tensors are known to be those of the net that it names.
     """
+    path = Path(path)
     header = read_header(path)
     description = _described(header.metadata, path)
     make = partial(build_plain_model, description.model, description.num_classes, description.in_channels)

@@ -42,7 +42,12 @@ __all__ = ["Interrupted", "train"]
 
 
 def train(
-    config: Config, out: Path, *, resume: bool = False, profile: int | None = None, loggers: Sequence[str] | None = None
+    config: Config,
+    out: Path | str,
+    *,
+    resume: bool = False,
+    profile: int | None = None,
+    loggers: Sequence[str] | None = None,
 ) -> Run:
     """Train to the end and return the run; in several processes if they were started by the launcher.
 

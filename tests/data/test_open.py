@@ -43,6 +43,12 @@ def test_a_name_finds_a_prepared_set_a_folder_or_an_archive_under_the_root(photo
     assert len(fingerprints) == 1
 
 
+def test_a_path_need_be_no_text(photos):
+    assert open_dataset(photos).fingerprint == open_dataset(str(photos)).fingerprint
+    with pytest.raises(UserError, match="there is no file or folder"):
+        open_dataset(photos / "nowhere")
+
+
 def test_an_unknown_name_lists_what_there_is(photos, root):
     prepare(str(photos), root / "ready")
     text = refusal("raedy")

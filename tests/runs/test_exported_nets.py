@@ -7,6 +7,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
+import fastarat
 from fastarat.config.model import MODELS
 from fastarat.models.registry import build_plain_model
 from fastarat.runs.export import export, model_py, write_onnx
@@ -30,6 +31,17 @@ def test_an_exported_net_is_the_net(name, tmp_path):
     with torch.no_grad():
         assert torch.equal(module.load()(x), model(x))
     assert source == model_py(description)
+
+
+def test_places_may_be_texts(tmp_path):
+    description = Description("digits", 2, 1, (8, 8), 255, ("a", "b"), "two", "linf", 4, "at")
+    model = build_plain_model("digits", 2, 1)
+    files = fastarat.export(model, description, str(tmp_path / "out"))
+    assert files[0] == tmp_path / "out" / "model.safetensors"
+    loaded, found = fastarat.load_model(str(files[0]))
+    assert found == description and all(
+        torch.equal(tensor, model.state_dict()[name]) for name, tensor in loaded.state_dict().items()
+    )
 
 
 @pytest.mark.no_cover  # what it runs is counted by others

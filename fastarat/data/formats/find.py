@@ -142,8 +142,9 @@ class Found:
         return dataset if are_sizes_known else of_readable_images(dataset, self.path, corrupt)
 
 
-def find(data: str) -> Found:
+def find(data: str | Path) -> Found:
     """Where `data` lies and how it is stored. Raises `UserError` with the way to get what is missing."""
+    data = str(data)
     if data == "digits":
         return Found(FORMATS["digits"], Path(), data)
     path = expanded(data)
