@@ -3,10 +3,11 @@
 import importlib
 import os
 import sys
+from pathlib import Path
 from types import ModuleType
 
 from fastarat.common.ending import ended
-from fastarat.common.errors import unknown
+from fastarat.common.errors import UserError, unknown
 from fastarat.common.processes import end_with_launcher, launched
 from fastarat.common.version import __version__
 
@@ -58,7 +59,17 @@ def _run(args: list[str]) -> int:
     if args[0] == "--version":
         print(__version__)
         return 0
+    _require_working_directory()
     return _command(args[0]).run(args[1:])
+
+
+def _require_working_directory() -> None:
+    """Raise `UserError` where it was deleted: libraries that PyTorch loads end the process without a word of that."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        why = f"{error.strerror}; it may have been deleted"
+        raise UserError(f"the working directory cannot be used ({why}): cd to another one") from error
 
 
 if __name__ == "__main__":

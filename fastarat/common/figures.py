@@ -1,5 +1,6 @@
 """Pictures: colours, and one frame for every figure."""
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,11 +46,24 @@ def figure_of(
         how: dict[str, Any] = {"format": path.suffix[1:], "dpi": 130}
         if path.suffix == ".svg":  # for a page, which has colours and fonts of its own
             how |= {"transparent": True, "metadata": dict.fromkeys(("Creator", "Date", "Format", "Type"))}
-        with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fastarat"}), warnings.catch_warnings():
+        settings = plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fastarat"})
+        with settings, _no_date(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", _OF_A_GLYPH)
             write_atomically(path, lambda temporary: figure.savefig(temporary, **how))
     finally:
         plt.close(figure)
+
+
+@contextmanager
+def _no_date() -> Iterator[None]:
+    """A block in which the environment names no date. No figure holds one, but matplotlib reads it all the same when it
+    lays an SVG out, and fails where it is no number."""
+    date = os.environ.pop("SOURCE_DATE_EPOCH", None)
+    try:
+        yield
+    finally:
+        if date is not None:
+            os.environ["SOURCE_DATE_EPOCH"] = date
 
 
 def finish(axes: Any, **place: Any) -> None:

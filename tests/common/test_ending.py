@@ -140,6 +140,17 @@ def test_a_signal_that_comes_while_the_end_is_being_said_leaves_no_traceback(mon
     assert fails_with(UserError("no such set")) == 128 + signal.SIGTERM
 
 
+@pytest.mark.parametrize("command", ["eval run", "train digits-at", "data info digits"])
+def test_a_working_directory_that_was_deleted_is_told_before_torch_is_there(tmp_path, monkeypatch, capsys, command):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    monkeypatch.setattr("fastarat.__main__.importlib.import_module", lambda name: pytest.fail(f"{name} is imported"))
+    assert main(command.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the working directory cannot be used (No such file or directory" in line and "cd to another one" in line
+
+
 def test_a_command_runs_in_any_thread_where_signals_are_the_caller_s(capsys):
     before = [signal.getsignal(number) for number in ENDING]
     codes: list[int] = []
