@@ -1,5 +1,6 @@
 """The states that a run has kept, and the training that they are put into."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,7 +45,7 @@ def kept_states(run: Run, epochs: Sequence[int] = ()) -> list[Kept]:
         there = f"it has {', '.join(map(str, snapshots))}" if snapshots else "--checkpoint.history N keeps some"
         raise UserError(f"{run.path} has no snapshot of epoch {missing[0]}: {there}")
     kept = [Kept(f"epoch {epoch}", path) for epoch, path in snapshots.items() if not epochs or epoch in epochs]
-    if run.best_file.exists():
+    if os.path.lexists(run.best_file):
         kept.append(Kept("best", run.best_file))
     return [*kept, Kept("last", run.checkpoint("last"))]
 

@@ -125,7 +125,8 @@ def require_file(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist") from error
+        what = "is a link to what is not there" if path.is_symlink() else "does not exist"
+        raise UserError(f"{path} {what}") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', error)}") from error
     if not stat.S_ISREG(mode):

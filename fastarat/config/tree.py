@@ -1,6 +1,7 @@
 """The whole configuration of a run: one tree of frozen dataclasses, what is checked across its parts, and its JSON."""
 
 import json
+import os
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -220,7 +221,7 @@ def from_dict(values: dict[str, Any], source: str) -> Config:
 def load_config(path: Path) -> Config:
     """Read a run's `config.json`. Raises `UserError` with a way round it if it is none, or holds what no run can
     have."""
-    if not path.exists():
+    if not os.path.lexists(path):
         raise UserError(f"cannot read {path}: it does not exist; is this a run directory?")
     try:
         config = from_dict(read_json(path), str(path))

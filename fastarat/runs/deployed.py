@@ -1,5 +1,6 @@
 """The model that a run or a file stands for; the teacher that a method starts from."""
 
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,8 @@ def load_deployed(path: Path, checkpoint: str | None = None, branch: Branch = "a
     Raises `UserError` for what is neither, or has no such checkpoint or branch.
     """
     if not path.exists():
-        raise UserError(f"{path} does not exist: give a run's directory, a model.safetensors or MODULE:FUNCTION")
+        what = "is a link to what is not there" if path.is_symlink() else "does not exist"
+        raise UserError(f"{path} {what}: give a run's directory, a model.safetensors or MODULE:FUNCTION")
     if path.is_file():
         if checkpoint is not None or branch != "adv":
             raise UserError(f"{path} holds one branch: --checkpoint and --branch need a run's directory")
@@ -35,11 +37,12 @@ def load_deployed(path: Path, checkpoint: str | None = None, branch: Branch = "a
             "and eval takes any other net as MODULE:FUNCTION",
         )
     exported = path / "model.safetensors"
-    if not (path / "config.json").exists() and exported.exists():
+    # A link that leads nowhere is there: what it stood for is missed, and nothing else is taken in its place.
+    if not os.path.lexists(path / "config.json") and os.path.lexists(exported):
         return load_deployed(exported, checkpoint, branch)
     run = Run(path)
     run.config()
-    if checkpoint is None and branch == "adv" and run.weights_file.exists():
+    if checkpoint is None and branch == "adv" and os.path.lexists(run.weights_file):
         return _load(
             run.weights_file,
             f"--checkpoint last takes the newest checkpoint, {command('train', '--resume', path)} writes it anew",
@@ -53,7 +56,9 @@ def _load(path: Path, fix: str) -> tuple[nn.Module, Description]:
     """`load_model`, which knows nothing of other ways to a model."""
     try:
         return load_model(path)
-    except Damaged as error:
+    except UserError as error:
+        if path.is_file() and not isinstance(error, Damaged):
+            raise  # it names a fix of its own
         raise UserError(f"{error}: {fix}") from error
 
 
@@ -62,7 +67,7 @@ def images_of(path: Path, description: Description) -> str:
 
     A file that is given away names the data set alone, not where it lay.
     """
-    return Run(path).config().data if (path / "config.json").exists() else description.data
+    return Run(path).config().data if os.path.lexists(path / "config.json") else description.data
 
 
 def from_checkpoint(path: Path, branch: Branch) -> tuple[nn.Module, Description]:

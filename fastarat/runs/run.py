@@ -127,7 +127,7 @@ class Run:
 
     def sessions(self) -> list[dict[str, Any]]:
         """What was recorded of each session, in their order. Raises `UserError` for a damaged record."""
-        if not self.record_file.exists():
+        if not os.path.lexists(self.record_file):
             return []
         fix = "move it away, and --resume writes a new one"
         try:
@@ -158,7 +158,7 @@ class Run:
 
     def config(self) -> Config:
         """The configuration. Raises `UserError` if this is no run, and as `load_config` does."""
-        if not self.config_file.exists():
+        if not os.path.lexists(self.config_file):
             raise UserError(f"{self.path} is no run directory: it has no config.json")
         return load_config(self.config_file)
 
@@ -238,7 +238,7 @@ class Run:
     def checkpoint(self, which: str = "last") -> Path:
         """The file of a checkpoint: `last`, `best`, or a step number. Raises `UserError` if it is not there."""
         steps = numbered(self.checkpoints, "step")
-        if which == "best" and self.best_file.exists():
+        if which == "best" and os.path.lexists(self.best_file):
             return self.best_file
         if which == "last" and steps:
             return steps[max(steps)]
@@ -246,7 +246,7 @@ class Run:
         if asked in steps:
             return steps[asked]
         there = ", ".join(map(str, reversed(steps)))
-        best = " and best" if self.best_file.exists() else ""
+        best = " and best" if os.path.lexists(self.best_file) else ""
         raise UserError(f"{self.path} has no checkpoint {which[:40]!r}; it has {there or 'none'}{best}")
 
     def log(self, entry: dict[str, Any]) -> None:
@@ -263,7 +263,7 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """All lines of `metrics.jsonl`. Raises `UserError` for a file that no training has written."""
-        if not self.metrics_file.exists():
+        if not os.path.lexists(self.metrics_file):
             return []
         require_file(self.metrics_file)
         try:

@@ -1,5 +1,6 @@
 """Where a training begins or goes on: its run's directory, and what it has kept there."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +36,7 @@ def check_place(run: Run, config: Config, resume: bool, goes_on: bool) -> None:
     """Raise `UserError` where a run cannot begin, or would be begun again over its own results."""
     if not goes_on:
         run.check_free(config)
-    elif resume and not run.has_checkpoint() and (run.weights_file.exists() or run.has_metrics()):
+    elif resume and not run.has_checkpoint() and (os.path.lexists(run.weights_file) or run.has_metrics()):
         raise UserError(
             f"{run.path} has its results but no checkpoint any more: {command('eval', run.path)} measures it, "
             f"{command('train', '--from', run.path)} begins a new run"

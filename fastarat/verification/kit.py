@@ -1,6 +1,7 @@
 """A kit of AutoAttack's stored results: images, nets as data, and for each net and norm what was computed on it."""
 
 import math
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -87,13 +88,13 @@ class Kit:
         self.folder, self.device = folder, device
         self.nets = sorted(path.stem.removeprefix("arch_") for path in folder.glob("arch_*.json"))
         self.results = [self._result(path) for path in sorted(folder.glob("*.npz")) if RESULT.fullmatch(path.stem)]
-        self.units = Stored(folder / "unit_vectors.npz") if (folder / "unit_vectors.npz").exists() else None
+        self.units = Stored(folder / "unit_vectors.npz") if os.path.lexists(folder / "unit_vectors.npz") else None
         if not self.results and not self.units:
             raise UserError(
                 f"{folder} holds no results to compare with: unit_vectors.npz, or aa_, pgd_ or trace_ files"
             )
         expected = folder / "expected.json"
-        self.recorded = read_json(expected) if expected.exists() else {}
+        self.recorded = read_json(expected) if os.path.lexists(expected) else {}
         if not isinstance(self.recorded, dict):
             raise UserError(f"{expected} is no JSON object of what was run: write one, or leave it out")
         if self.results:

@@ -21,7 +21,8 @@ def test_what_is_no_file_is_never_opened(tmp_path, monkeypatch):
     kinds = {"fifo": "FIFO", "zero": "device", "socket": "socket", ".": "folder"}
     refusals = {
         **{name: f"is no file but a {kind}" for name, kind in kinds.items()},
-        "nowhere": "nowhere does not exist",
+        "nowhere": "nowhere is a link to what is not there",
+        "missing": "missing does not exist",
     }
     for name, words in refusals.items():
         for use in (require_file, read_json):

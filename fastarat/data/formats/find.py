@@ -1,5 +1,6 @@
 """What `--data NAME|PATH` means: where a data set lies, and in which of the formats; a row of `FORMATS` for each."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,9 +150,11 @@ def find(data: str | Path) -> Found:
         return Found(FORMATS["digits"], Path(), data)
     path = expanded(data)
     with readable(path):
-        is_there = path.exists()
+        is_there = path.exists() or path.is_symlink()
     if data in cifar.ARCHIVES or not is_there:
         path = _under_root(data)
+    with readable(path):
+        path.stat()  # of a link to nothing nobody looks for another set of its name
     found = next((row for row in FORMATS.values() if row.has(path)), None)
     if found is None:
         raise UserError(f"{path} is not a data set: expected a folder or {', '.join(_suffixes())}")
@@ -201,7 +204,7 @@ def _under_root(name: str) -> Path:
     filenames = [archive.filename] if archive else []
     filenames += [name, *(name + suffix for suffix in _suffixes())]
     for filename in filenames:
-        if (root / filename).exists() and filename not in ("", ".", "..", *CACHES):
+        if os.path.lexists(root / filename) and filename not in ("", ".", "..", *CACHES):
             return root / filename
     if archive:
         raise UserError(f"{name} is not under {root} yet: run 'fastarat data fetch {name}'")

@@ -71,7 +71,7 @@ def is_shards(folder: Path) -> bool:
 def files(folder: Path) -> list[Path]:
     """The files that an index of `folder` is made of."""
     names = folder / CLASSES_FILE
-    return [*sorted(path for _, path in _shards(folder)), *([names] if names.is_file() else [])]
+    return [*sorted(path for _, path in _shards(folder)), *([names] if os.path.lexists(names) else [])]
 
 
 def index(folder: Path) -> Dataset:
@@ -225,7 +225,7 @@ def _with_classes(folder: Path, train: StoredImages, test: StoredImages) -> Data
 
 
 def _class_names(file: Path) -> tuple[str, ...]:
-    if not file.exists():
+    if not os.path.lexists(file):
         return ()
     require_file(file)
     with readable(file):
