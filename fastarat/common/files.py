@@ -98,6 +98,10 @@ def _write_error(path: Path, error: OSError) -> WorkError:
         fix = "free some space; what was saved before is whole, and a resumed run goes on from it"
     elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         fix = "give a directory that you may write to"
+    elif error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
+        reason, fix = f"{path.parent} is not there any more", "was it removed or renamed? Put it back, or begin again"
+        if path.parent.is_dir():
+            reason, fix = "what had been written of it was removed", "let nothing else delete files there"
     elif error.errno == errno.ELOOP:
         reason, fix = "it is a symbolic link, which is not followed", "move it away"
     return WorkError(f"cannot write {path}: {reason}; {fix}")

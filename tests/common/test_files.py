@@ -6,8 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from fastarat.common.errors import UserError
-from fastarat.common.files import as_file_name, remove_unfinished, require_file, write_atomically
+from fastarat.common.errors import UserError, WorkError
+from fastarat.common.files import (
+    append_line,
+    as_file_name,
+    remove_unfinished,
+    require_file,
+    write_atomically,
+    write_text,
+)
 from fastarat.common.json_files import read_json
 
 
@@ -49,6 +56,25 @@ def test_what_a_killed_process_began_is_removed_whoever_has_its_number_now(tmp_p
     (tmp_path / f".x.json.fastarat-{process}-0123abcd.tmp").write_text("{")
     remove_unfinished(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("write", [lambda path: write_text(path, "x"), lambda path: append_line(path, {"epoch": 1})])
+@pytest.mark.parametrize("take_away", [Path.rmdir, lambda folder: folder.rename(folder.with_name("renamed"))])
+def test_a_folder_that_has_gone_is_named_and_no_disk_is_blamed(tmp_path, write, take_away):
+    run = tmp_path / "run"
+    run.mkdir()
+    take_away(run)
+    with pytest.raises(WorkError, match=r"x\.json: .*run is not there any more; was it removed or renamed") as error:
+        write(run / "x.json")
+    assert "disk" not in str(error.value)
+    run.touch()  # a file has its name now
+    with pytest.raises(WorkError, match="run is not there any more"):
+        write(run / "x.json")
+
+
+def test_a_file_that_is_removed_while_it_is_written_is_said_to_be(tmp_path):
+    with pytest.raises(WorkError, match="what had been written of it was removed; let nothing else delete"):
+        write_atomically(tmp_path / "x", lambda temporary: temporary.unlink())
 
 
 def in_place(path: Path) -> None:
