@@ -28,7 +28,7 @@ class EvalArguments(Printed):
     For example: fastarat eval runs/digits-arat --attack autoattack --num-images 1000
     """
 
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN|FILE|MODULE:FUNCTION")]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN|FILE|MODULE:FUNCTION|FILE.py:FUNCTION")]
     """a run's directory, an exported one, a model.safetensors; or a Python function that returns the net"""
     attack: str = "pgd"
     """none, pgd, cw, autoattack, apgd-ce, apgd-t, fab-t, square; or several, as apgd-ce,square"""
