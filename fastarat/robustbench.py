@@ -285,5 +285,4 @@ def _together(found: Evaluation, more: Evaluation, rows: Tensor) -> Evaluation:
         x_adv=torch.cat([found.x_adv, more.x_adv])[order],
         seconds={**found.seconds, name: found.seconds[name] + more.seconds[name]},
         traces={**found.traces, name: both},
-        model_warnings=found.model_warnings or more.model_warnings,
     )

@@ -124,7 +124,7 @@ def pgd(
     Starts are a function of seed, restart and `rows` (int64 [B]), the images' places in the evaluated set.
     """
     settings = conditions.settings
-    eps_255, step_255 = 255 * settings.eps, 255 * (settings.eps / 4 if settings.step is None else settings.step)
+    eps_255, step_255 = 255 * settings.eps, 255 * settings.step_size
     attack = AttackConfig(
         norm=settings.norm, eps_255=eps_255, step_255=step_255, steps=settings.steps, objective=objective
     )

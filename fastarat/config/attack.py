@@ -16,6 +16,8 @@ USUAL_EPS_255: dict[Norm, float] = {"linf": 8.0}
 """the radius where none is given; no usual one of L2 is right for all images"""
 TINY_EPS_255: dict[Norm, float] = {"linf": 0.5, "l2": 2.0}
 """radii below these leave images all but as they are; most were meant in pixel units"""
+ROUNDING_255 = 1e-6
+"""of sizes in 1/255 of the pixel range, which are kept to 6 digits behind the point"""
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,27 @@ def too_large(name: str, norm: Norm, eps_255: float) -> list[str]:
 
 
 def doubt(norm: Norm, eps_255: float) -> str | None:
-    """What there is to ask of a radius that most who give it mean in pixel units."""
+    """What there is to ask of a radius that most who give it mean in pixel units: a sentence."""
     if not 0 < eps_255 < TINY_EPS_255.get(norm, 0.0):
         return None
     meant = f"{round(255 * eps_255, 1):g}"
-    return f"eps is {eps_255:g}/255 of the pixel range; for {meant}/255 give {meant}"
+    return (
+        f"eps is {eps_255:g}/255 of the pixel range, which leaves images all but as they are; for {meant}/255 give "
+        f"eps-255 {meant}, from Python eps={meant}/255."
+    )
+
+
+def reach_255(steps: int, step_255: float) -> float:
+    """How far so many steps lead at most, in 1/255 of the pixel range as the step is."""
+    return steps * (step_255 + ROUNDING_255)
+
+
+def short_reach(who: str, steps: int, step_255: float, eps_255: float) -> str | None:
+    """A sentence if an attack's steps do not even lead from the middle of the ball to its border."""
+    if reach_255(steps, step_255) >= eps_255:
+        return None
+    crossing = 2 * eps_255 / steps
+    return (
+        f"The steps of {who} lead {steps * step_255:.3g}/255 at most in a ball of {eps_255:.3g}/255, so robust "
+        f"accuracy may be too high: give more steps, or steps of {crossing:.3g}/255, which cross it."
+    )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from fastarat.common.errors import unknown
-from fastarat.config.attack import USUAL_EPS_255, Norm
+from fastarat.config.attack import USUAL_EPS_255, Norm, doubt, short_reach
 
 EvaluationDtype = Literal["fp32", "bf16"]
 EngineName = Literal["fast", "pyautoattack"]
@@ -48,6 +48,11 @@ class EvaluationSettings:
             object.__setattr__(self, "eps", USUAL_EPS_255[self.norm] / 255)
 
     @property
+    def step_size(self) -> float:
+        """The step size that is given, else a quarter of the radius, in pixel units."""
+        return self.eps / 4 if self.step is None else self.step
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The attacks one by one, in the order in which they run."""
         if self.attack == "none":
@@ -72,6 +77,14 @@ class EvaluationSettings:
         for name in ("batch", "targets", "steps", "restarts"):
             if getattr(self, name) < 1:
                 found.append(f"{name} is {getattr(self, name)}: give 1 or more")
-        if self.step is not None and not (math.isfinite(self.step) and self.step >= 0):
-            found.append(f"step is {self.step}: give a finite number of 0 or more")
+        if self.step is not None and not (math.isfinite(self.step) and self.step > 0):
+            found.append(f"step is {self.step}: give a number above 0; without it a step is eps / 4")
         return found
+
+    def doubts(self) -> tuple[str, ...]:
+        """Why the settings themselves let robust accuracy say too much, a sentence each."""
+        by_steps, eps_255 = [name for name in ("pgd", "cw") if name in self.names], 255 * self.eps
+        found = [doubt(self.norm, eps_255)] if self.names else []
+        if by_steps:
+            found.append(short_reach(" and ".join(by_steps), self.steps, 255 * self.step_size, eps_255))
+        return tuple(filter(None, found))

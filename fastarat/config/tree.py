@@ -9,7 +9,7 @@ from typing import Any, Literal
 from fastarat.common.errors import UserError, unknown
 from fastarat.common.json_files import read_json
 from fastarat.common.typed import build
-from fastarat.config.attack import AttackConfig, doubt, too_large
+from fastarat.config.attack import AttackConfig, doubt, short_reach, too_large
 from fastarat.config.data import DECODERS, AugmentConfig, ExtraConfig, LoadingConfig
 from fastarat.config.method import ARATConfig, MethodSettings
 from fastarat.config.model import ModelConfig
@@ -103,14 +103,19 @@ class Config:
         as `AttackConfig.known_eps_255` does."""
         return self.attack.known_eps_255 if self.evaluation.eps_255 is None else self.evaluation.eps_255
 
+    @property
+    def evaluation_step_255(self) -> float:
+        """The step size of evaluations that is given, else a quarter of their radius. Raises as `eps_255` does."""
+        return self.eps_255 / 4 if self.evaluation.step_255 is None else self.evaluation.step_255
+
     def size_in(self, epoch: int) -> int | None:
         """Pixels of a side that training images are brought to in `epoch` (from 1); None: they stay as they are."""
         return self.size and self.augment.size_in(epoch, self.epochs, self.size)
 
     def resolved(self) -> "Config":
         """The same with every radius and step size that follows from others as a number: what a run keeps."""
-        step_255 = self.eps_255 / 4 if self.evaluation.step_255 is None else self.evaluation.step_255
-        return replace(self, attack=self.attack.resolved(), evaluation=replace(self.evaluation, step_255=step_255))
+        evaluation = replace(self.evaluation, step_255=self.evaluation_step_255)
+        return replace(self, attack=self.attack.resolved(), evaluation=evaluation)
 
     def following(self) -> "Config":
         """`resolved`, but for step sizes of a quarter of their radius, which are not given and follow another one."""
@@ -125,7 +130,9 @@ class Config:
     def doubts(self) -> list[str]:
         """What there is to ask of settings that can be meant, a sentence each."""
         radii = dict.fromkeys((self.attack.known_eps_255, self.eps_255))
-        return [said for eps_255 in radii if (said := doubt(self.attack.norm, eps_255))]
+        found = [doubt(self.attack.norm, eps_255) for eps_255 in radii]
+        found.append(short_reach("the evaluation", self.evaluation.steps, self.evaluation_step_255, self.eps_255))
+        return [said for said in found if said]
 
     def problems(self) -> list[str]:
         """Everything wrong with the settings, each a sentence that names the fix."""

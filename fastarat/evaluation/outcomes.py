@@ -13,13 +13,12 @@ from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import as_file_name, write_text
 from fastarat.common.json_files import read_json
 from fastarat.common.typed import fits
+from fastarat.config.attack import ROUNDING_255, reach_255
 from fastarat.config.evaluation import NUM_TARGETS, STANDARD, EvaluationSettings
 from fastarat.data.images.dataset import Dataset, Images, fingerprint
 from fastarat.evaluation.result import Evaluation
 
 FORMAT = 2
-ROUNDING = 1e-6
-"""of sizes, which are kept to 6 digits behind the point"""
 FEW_IMAGES = 100
 """below which an evaluation says less the fewer they are, whatever its attack: half of their interval is 10 points"""
 USUAL_STEPS = EvaluationSettings.steps
@@ -114,7 +113,7 @@ class Outcomes:
     def _kind(self) -> int:
         """Of the strongest attack: the standard, a whole APGD-T, an APGD, a PGD that can cross the ball, the rest."""
         attack, names = self.attack, set(self.attack["attacks"])
-        reach = attack.get("steps", 0) * (attack.get("step_255", 0) + ROUNDING)
+        reach = reach_255(attack.get("steps", 0), attack.get("step_255", 0))
         kinds = (
             self.is_standard,
             "apgd-t" in names and attack.get("targets", 0) >= _full(len(self.classes)),
@@ -145,8 +144,11 @@ def described(settings: EvaluationSettings) -> dict[str, Any]:
     names = settings.names
     found: dict[str, Any] = {"attacks": list(names), "norm": settings.norm, "eps_255": round(255 * settings.eps, 6)}
     if {"pgd", "cw"} & set(names):
-        step = settings.eps / 4 if settings.step is None else settings.step
-        found |= {"steps": settings.steps, "step_255": round(255 * step, 6), "restarts": settings.restarts}
+        found |= {
+            "steps": settings.steps,
+            "step_255": round(255 * settings.step_size, 6),
+            "restarts": settings.restarts,
+        }
     if {"apgd-t", "fab-t"} & set(names):
         found["targets"] = settings.targets
     return {**found, "dtype": settings.dtype}
@@ -171,7 +173,7 @@ def departures(attack: dict[str, Any], num_classes: int) -> list[str]:
         found.append(f"PGD of {steps} step{'s' if steps > 1 else ''}")
     if restarts > 1:
         found.append(f"{restarts} restarts")
-    if "step_255" in attack and abs(attack["step_255"] - attack["eps_255"] / 4) > ROUNDING:
+    if "step_255" in attack and abs(attack["step_255"] - attack["eps_255"] / 4) > ROUNDING_255:
         found.append(f"step {attack['step_255']:g}/255")
     if attack["dtype"] != "fp32":
         found.append(attack["dtype"])

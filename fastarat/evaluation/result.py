@@ -38,8 +38,8 @@ class Evaluation:
     """of each attack, over all sessions"""
     asked: tuple[str, ...]
     """all attacks, those too that have not begun"""
-    model_warnings: tuple[str, ...]
-    """what the model gave reason to say before the attacks, a sentence each"""
+    first_warnings: tuple[str, ...]
+    """what settings and model gave reason to say before the attacks, a sentence each"""
     stopped: str
     """where the budget ended it, so that robust accuracy may be lower; empty if it is complete"""
     options: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class Evaluation:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Why the numbers may say too much, a sentence each; they are as they would be without."""
-        found = (*self.model_warnings, *afterthoughts(self.asked, self.flags, self.traces))
+        found = (*self.first_warnings, *afterthoughts(self.asked, self.flags, self.traces))
         if self.complete:
             return found
         return (*found, f"The budget ended it ({self.stopped}), so robust accuracy may be too high.")
@@ -160,6 +160,6 @@ def result_of(
         traces={name: traces(own) for name, own in begun.items()},
         seconds={name: sum(float(outcome.seconds) for outcome in own) for name, own in begun.items()},
         asked=settings.names,
-        model_warnings=tuple(warnings),
+        first_warnings=tuple(warnings),
         stopped=stopped,
     )

@@ -11,6 +11,7 @@ from fastarat.common.errors import UserError
 from fastarat.config import Config, by_flag, from_dict, load_config, published_code, recipes, to_json
 from fastarat.config.attack import AttackConfig
 from fastarat.config.data import AugmentConfig
+from fastarat.config.evaluation import EvaluationSettings
 from fastarat.config.method import ARATConfig, ARRESTConfig, ATConfig, LBGATConfig, MARTConfig, TRADESConfig
 from fastarat.config.model import ModelConfig
 from fastarat.config.training import (
@@ -257,17 +258,35 @@ def test_of_what_a_run_has_stored_a_step_of_a_quarter_follows_another_radius_and
 
 
 @pytest.mark.parametrize(
-    ("norm", "eps_255", "fix"),
+    "given",
     [
-        ("linf", 8 / 255, "eps is 0.0313725/255 of the pixel range; for 8/255 give 8"),
-        ("linf", 0.5, None),
-        ("linf", 0, None),
-        ("l2", 0.5, "eps is 0.5/255 of the pixel range; for 127.5/255 give 127.5"),
-        ("l2", 2.55, None),
+        ("linf", 8 / 255, "eps is 0.0313725/255 of the pixel range", "for 8/255 give eps-255 8"),
+        ("linf", 0.5),
+        ("linf", 0),
+        ("l2", 0.5, "eps is 0.5/255 of the pixel range", "for 127.5/255 give eps-255 127.5"),
+        ("l2", 2.55),
     ],
 )
-def test_a_radius_that_was_given_in_pixel_units_is_asked_about(norm, eps_255, fix):
-    assert Config(attack=AttackConfig(norm=norm, eps_255=eps_255)).doubts() == ([fix] if fix else [])
+def test_a_radius_that_was_given_in_pixel_units_is_asked_about(given):
+    norm, eps_255, *words = given
+    found = Config(attack=AttackConfig(norm=norm, eps_255=eps_255)).doubts()
+    assert len(found) == bool(words) and all(word in said for said in found for word in words)
+    assert EvaluationSettings("pgd", norm=norm, eps=eps_255 / 255).doubts() == tuple(found)
+    assert EvaluationSettings("none", norm=norm, eps=eps_255 / 255).doubts() == ()
+
+
+@pytest.mark.parametrize(
+    ("steps", "step_255", "reach"),
+    [(2, 0.01, "0.02/255"), (3, None, "6/255"), (4, None, ""), (1, 8, ""), (80, 0.1, ""), (20, 0, "0/255")],
+)
+def test_steps_that_do_not_lead_to_the_border_of_the_ball_are_doubted(steps, step_255, reach):
+    """Four of a quarter do, whatever the roundings of 0.1/255 and of a quarter."""
+    given = EvaluationSettings("pgd,cw", steps=steps, step=None if step_255 is None else step_255 / 255)
+    config = Config(evaluation=EvaluationConfig(steps=steps, step_255=step_255))
+    for found, who in ((given.doubts(), "pgd and cw"), (config.doubts(), "the evaluation")):
+        said = f"The steps of {who} lead {reach} at most in a ball of 8/255"
+        assert len(found) == bool(reach) and all(of.startswith(said) for of in found)
+    assert replace(given, attack="apgd-ce").doubts() == ()
 
 
 def test_a_seed_that_random_numbers_cannot_take_is_a_mistake():

@@ -272,6 +272,13 @@ def test_fewer_targets_reach_the_attacks(net, images, labels, monkeypatch):
     assert set(seen) == {4} and result.complete
 
 
+def test_settings_that_say_too_much_are_warned_of_in_the_result(net, images, labels):
+    result = fastarat.evaluate(net, images, labels, "pgd", eps=8 / 255 / 255, steps=2, step=1e-5)
+    told = result.to_json()["warnings"]
+    assert [said.split("/255")[0] for said in told[:2]] == ["eps is 0.0313725", "The steps of pgd lead 0.0051"]
+    assert not any("steps of" in said for said in fastarat.evaluate(net, images, labels, "apgd-ce", eps=EPS).warnings)
+
+
 @pytest.mark.parametrize(
     ("mask", "says"),
     [

@@ -97,8 +97,8 @@ def check(arguments: EvalArguments) -> None:
         raise UserError(f"--budget {arguments.budget:g}: give seconds above 0")
     if arguments.eps_255 is not None and not 0 < arguments.eps_255 < float("inf"):
         raise UserError(f"--eps-255 {arguments.eps_255:g}: give a number above 0; --attack none is clean accuracy")
-    if arguments.step_255 is not None and not 0 <= arguments.step_255 < float("inf"):
-        raise UserError(f"--step-255 {arguments.step_255:g}: give a finite number of 0 or more")
+    if arguments.step_255 is not None and not 0 < arguments.step_255 < float("inf"):
+        raise UserError(f"--step-255 {arguments.step_255:g}: give a number above 0; without it a step is eps / 4")
 
 
 def is_result(path: Path) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fastarat.common.console import notice, progress
 from fastarat.common.errors import Interrupted, UserError, WorkError, first_line
 from fastarat.common.signals import number_of
-from fastarat.config.attack import USUAL_EPS_255, doubt, too_large
+from fastarat.config.attack import USUAL_EPS_255, too_large
 from fastarat.config.evaluation import EvaluationSettings
 
 if TYPE_CHECKING:
@@ -216,8 +216,6 @@ def _threat(arguments: "EvalArguments", description: "Description | None") -> tu
     norm, eps_255 = arguments.norm or norm, eps_255 if arguments.eps_255 is None else arguments.eps_255
     if wrong := too_large("--eps-255", norm, eps_255):
         raise UserError(wrong[0])
-    if said := doubt(norm, eps_255):
-        notice(said)
     return norm, eps_255
 
 

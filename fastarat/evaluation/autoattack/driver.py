@@ -69,7 +69,8 @@ def autoattack(
     task = task._replace(labels=task.labels.long())
     clean_logits = _clean(logits_of, task, world)
     random, softmax = randomness(logits_of, task, clean_logits), probabilities(task, clean_logits)
-    first = [warning for warning in (random, softmax, undefined_clean(clean_logits)) if warning]
+    of_model = [warning for warning in (random, softmax, undefined_clean(clean_logits)) if warning]
+    first = [*settings.doubts(), *of_model]
     with State(conduct.state, task, is_owner=world.is_main) as saved:
         graphs = graphs_on(images.device, settings.batch, bool(random))
         gradients = partial(_gradients, logits_of, task)

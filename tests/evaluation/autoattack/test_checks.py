@@ -23,6 +23,7 @@ from tests.helpers.small_autoattack import NUM, images_and_labels
         ({"targets": 0}, "targets is 0: give 1 or more"),
         ({"steps": 0}, "steps is 0"),
         ({"step": float("nan")}, "step is nan"),
+        ({"step": 0}, "step is 0: give a number above 0"),
         ({"images": torch.full((NUM, 1, 6, 6), 1.5)}, r"images lie in \[1.5, 1.5\], not in \[0, 1\]"),
         ({"images": torch.full((NUM, 1, 6, 6), -0.1)}, "put it into the model"),
         ({"images": torch.full((NUM, 1, 6, 6), float("nan"))}, "1440 of 1440 pixels are NaN: leave out"),
