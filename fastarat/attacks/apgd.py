@@ -98,5 +98,5 @@ def _cost_of_targets(settings: EvaluationSettings) -> Cost:
     return Cost(passes=1829 * part, forwards=909 * part)
 
 
-APGD_CE = Attack(apgd_ce, lambda settings: Cost(passes=204, forwards=101), uses_mover=True)
+APGD_CE = Attack(apgd_ce, lambda settings: Cost(passes=204, forwards=101), feels_scale=True, uses_mover=True)
 APGD_T = Attack(apgd_t, _cost_of_targets, fewest_classes=4, uses_mover=True)

@@ -60,6 +60,8 @@ class Attack:
     """whether the model needs a gradient by its images"""
     fewest_classes: int = 0
     """of a model, where the attack goes for `targets` wrong classes, which needs one class more too; 0: it does not"""
+    feels_scale: bool = False
+    """whether it follows the cross-entropy, whose direction depends on a factor on the logits"""
     uses_mover: bool = False
     """whether every pass of it is in a move of the conditions' `mover`, so that it can run captured"""
 

@@ -140,5 +140,5 @@ def _cost(settings: EvaluationSettings) -> Cost:
     return Cost(passes=restarts * (2 * steps + 1), forwards=restarts * (steps + 1))
 
 
-PGD = Attack(pgd, _cost)
+PGD = Attack(pgd, _cost, feels_scale=True)
 CW = Attack(partial(pgd, objective="margin"), _cost)

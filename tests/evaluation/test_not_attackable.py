@@ -94,7 +94,7 @@ def test_entries_that_are_none_count_as_zero_or_by_their_sign_and_only_nan_makes
     # What is infinite has a sign, but a search by the pixels that are no NaN is no evidence.
     missed = (MARKED & ours.flags[attack]).nonzero().flatten() if spoil is nan else torch.tensor([])
     assert ours.not_attackable[attack].tolist() == missed.tolist() and ours.num_not_attackable == len(missed)
-    assert says(ours, f"not attackable by {attack}") if len(missed) else ours.warnings == ()
+    assert says(ours, f"not attackable by {attack}") if len(missed) else ours.warnings == theirs.warnings
     plain = attacked(net, images, attack, norm)
     assert torch.equal(ours.rows[~MARKED[ours.rows]], plain.rows[~MARKED[plain.rows]])
     assert torch.equal(ours.x_adv[~MARKED[ours.rows]], plain.x_adv[~MARKED[plain.rows]])
@@ -131,7 +131,7 @@ def test_a_gradient_that_is_nan_at_one_point_is_left_behind(net, images, attack,
     seen.clear()
     spoiled = attacked(model, x, attack, norm)
     assert torch.equal(found.rows, plain.rows)
-    assert len(spoiled.not_attackable[attack]) == 0 and spoiled.warnings == ()
+    assert len(spoiled.not_attackable[attack]) == 0 and spoiled.warnings == plain.warnings
     assert abs(spoiled.robust - plain.robust) <= 100 * 1.01 / len(x)
 
 
@@ -158,6 +158,34 @@ def test_pgd_without_a_gradient_tries_another_point_of_the_ball_at_every_step(ne
     assert lengths.max() <= EPS[norm] + 1e-12 and points.min() >= 0 and points.max() <= 1
     alone = one_restart(model, x[2:3], y[2:3], torch.tensor([2]), attack, 0, 0).last
     torch.testing.assert_close(alone, points[-1:, 2], rtol=0, atol=1e-12)
+
+
+@NORMS
+@pytest.mark.parametrize(
+    ("attack", "is_misled"),
+    [("pgd", True), ("apgd-ce", True), ("pgd,square", True), ("square", False), ("cw", False), ("pgd,cw", False)],
+)
+def test_where_logits_are_small_a_result_by_cross_entropy_alone_is_warned_of(digits, norm, attack, is_misled):
+    """No factor changes what cw leaves, and pgd leaves more."""
+    net, x, y = digits
+    eps = {"linf": 0.05, "l2": 0.25}[norm]
+    usual, small, tiny = (
+        fastarat.evaluate(nn.Sequential(net, Times(factor)).eval(), x, y, attack, norm=norm, eps=eps)
+        for factor in (1, 0.05, 1e-6)
+    )
+    assert not says(usual, "logits are small")
+    assert says(small, "logits are small", "cw or autoattack") == says(tiny, "logits are small") == is_misled
+    if attack in ("pgd", "cw"):
+        assert (small.robust > usual.robust + 2) == (tiny.robust > usual.robust + 2) == is_misled
+
+
+def test_two_classes_have_no_logits_that_are_too_small(digits):
+    """Of one wrong class the cross-entropy's gradient is the margin's, times a factor."""
+    net, x, y = digits
+    two = nn.Sequential(net, Times(0.01), nn.Linear(10, 2)).eval()
+    with torch.no_grad():
+        y = two(x).argmax(1)
+    assert fastarat.evaluate(two, x, y, "pgd", eps=0.01).warnings == ()
 
 
 @NORMS

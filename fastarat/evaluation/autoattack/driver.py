@@ -28,7 +28,7 @@ from fastarat.evaluation.autoattack.conduct import Conduct
 from fastarat.evaluation.autoattack.engines import ENGINES, Engine, check_engine
 from fastarat.evaluation.autoattack.progress import Budget, Progress
 from fastarat.evaluation.autoattack.state import BatchOutcome, State, Task, are_inside, nothing
-from fastarat.evaluation.autoattack.warnings import probabilities, randomness, undefined_clean
+from fastarat.evaluation.autoattack.warnings import probabilities, randomness, small_logits, undefined_clean
 from fastarat.evaluation.result import Evaluation, result_of
 from fastarat.models.predictions import are_right, are_undefined, margins
 
@@ -69,8 +69,8 @@ def autoattack(
     task = task._replace(labels=task.labels.long())
     clean_logits = _clean(logits_of, task, world)
     random, softmax = randomness(logits_of, task, clean_logits), probabilities(task, clean_logits)
-    of_model = [warning for warning in (random, softmax, undefined_clean(clean_logits)) if warning]
-    first = [*settings.doubts(), *of_model]
+    of_logits = random, softmax, small_logits(task, clean_logits), undefined_clean(clean_logits)
+    first = [*settings.doubts(), *filter(None, of_logits)]
     with State(conduct.state, task, is_owner=world.is_main) as saved:
         graphs = graphs_on(images.device, settings.batch, bool(random))
         gradients = partial(_gradients, logits_of, task)
