@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from fastarat.common.console import notice, progress
-from fastarat.common.errors import UserError
+from fastarat.common.errors import UserError, first_line
 from fastarat.common.files import as_file_name, write_text
 from fastarat.config.attack import Norm
 from fastarat.config.evaluation import NUM_TARGETS, STANDARD, EvaluationSettings
-from fastarat.data.open import open_dataset
+from fastarat.data.formats.find import FORMATS, find
+from fastarat.data.images.dataset import subset
 from fastarat.evaluation.accuracies import device_of
 from fastarat.evaluation.autoattack.state import as_numbers
 from fastarat.evaluation.autoattack.warnings import with_further_start
@@ -232,15 +233,18 @@ def benchmark(
     x_test: Tensor | None = None,
     y_test: Tensor | None = None,
 ) -> tuple[float, float]:
-    """Clean and robust accuracy in [0, 1] on the first `n_examples` test images of `dataset` (a name or a path, as
-    `fastarat eval --data` takes them), or of `x_test`, `y_test`.
+    """Clean and robust accuracy in [0, 1] on `n_examples` test images of `dataset` (a name or a path, as `fastarat eval
+    --data` takes them), or the first ones of `x_test`, `y_test`.
 
-    A module is moved to `device`. `to_disk` writes model_info/DATASET/THREAT_MODEL/MODEL_NAME.json. Raises `UserError`
-    for other threat models.
+    Of CIFAR's archives they are the first ones, as in RobustBench; of other sets, which may be sorted by class, a
+    random choice, always the same. A module is moved to `device`. `to_disk` writes
+    model_info/DATASET/THREAT_MODEL/MODEL_NAME.json. Raises `UserError` for other threat models.
     """
     dataset, threat_model = (name.value if isinstance(name, Enum) else name for name in (dataset, threat_model))
     if threat_model not in NORMS:
         raise UserError(f"threat_model {threat_model!r}: there is {' and '.join(NORMS)}")
+    if not isinstance(n_examples, int) or n_examples < 1:
+        raise UserError(f"n_examples is {n_examples!r}: give 1 or more")
     if eps is None:
         raise UserError(f"eps is not given, and {threat_model} needs it: 8/255 is usual for Linf, 0.5 for L2")
     if (x_test is None) != (y_test is None):
@@ -250,15 +254,28 @@ def benchmark(
     if data_dir is not None:
         raise UserError(f"data_dir {data_dir}: give the path of the data set as dataset, or set FASTARAT_DATA")
     if x_test is None or y_test is None:
-        opened = open_dataset(str(dataset))
-        x_test, y_test = as_images(opened.decoded_test, opened.max_value)
+        x_test, y_test = _test_images(str(dataset), n_examples)
     module = as_module(model)
-    module = module if device is None else module.to(device)
+    try:
+        module = module if device is None else module.to(device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise UserError(f"device {device!r}: give cpu, or a cuda that is here ({first_line(error)})") from error
     attack = AutoAttack(module, norm=threat_model, eps=eps, device=device, log_path=log_path)
     found = attack._evaluated(x_test[:n_examples], y_test[:n_examples], batch_size, aa_state_path)
     if to_disk:
         _write(Path("model_info") / as_file_name(str(dataset)) / threat_model, str(model_name), str(dataset), found)
     return found.clean / 100, found.robust / 100
+
+
+def _test_images(dataset: str, number: int) -> tuple[Tensor, Tensor]:
+    """So many test images of a data set as `evaluate` takes them, and their labels."""
+    found = find(dataset)
+    opened = found.open()
+    images = opened.decoded_test
+    if found.format is not FORMATS["cifar"] and number < len(images):
+        images = subset(images, number, 0)
+        notice(f"{number} test images of {opened.name} are chosen at random, always the same: the first are no sample")
+    return as_images(images, opened.max_value)
 
 
 def _write(folder: Path, name: str, dataset: str, found: Evaluation) -> None:

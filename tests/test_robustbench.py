@@ -1,17 +1,20 @@
 """RobustBench's calls, with no more than the import changed."""
 
+import itertools
 import json
 import re
 from enum import Enum
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from fastarat import UserError, evaluate
+from fastarat import UserError, evaluate, robustbench
 from fastarat.evaluation.result import Evaluation
 from fastarat.robustbench import AutoAttack, benchmark
 from tests.helpers.attacks import shorten
+from tests.helpers.small_sets import cifar_archive, cifar_files
 
 
 @pytest.fixture
@@ -180,6 +183,29 @@ def test_a_benchmark_gives_two_fractions(net):
     assert benchmark(net, x_test=x, y_test=y, eps=0.01)[0] == pytest.approx(right)
 
 
+def test_of_a_set_of_ones_own_a_benchmark_takes_a_random_choice_and_of_cifar_the_first(
+    net, monkeypatch, tmp_path, capsys
+):
+    """A folder is sorted by class: its first images are all of one."""
+    for split, label, number in itertools.product(("train", "test"), "ab", range(20)):
+        path = tmp_path / "own" / split / label / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (number, number, number)).save(path)
+    archive = cifar_archive(tmp_path / "cifar.tar.gz", "cifar10", cifar_files("cifar10"))
+    seen: list[Tensor] = []
+    monkeypatch.setenv("FASTARAT_DATA", str(tmp_path / "kept"))
+    noted = lambda model, x, y, *given, **named: seen.append(y) or evaluate_alone(model, x, y, *given, **named)  # noqa: E731
+    evaluate_alone = robustbench.evaluate
+    monkeypatch.setattr(robustbench, "evaluate", noted)
+    still = lambda x: -x.flatten(1)[:, :1] - torch.arange(10)  # noqa: E731
+    for data, number in ((tmp_path / "own", 10), (tmp_path / "own", 10), (archive, 7), (tmp_path / "own", 40)):
+        benchmark(still, n_examples=number, dataset=data, eps=0.01)
+    first, again, of_cifar, everything = seen
+    assert set(first.tolist()) == {0, 1} and torch.equal(first, again) and len(first) == 10
+    assert of_cifar.tolist() == list(range(7)) and everything.tolist() == 20 * [0] + 20 * [1]
+    assert capsys.readouterr().err.count("10 test images of own are chosen at random") == 2
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [
@@ -202,6 +228,8 @@ def test_a_benchmark_gives_two_fractions(net):
         (lambda net: benchmark(net, dataset="digits"), "eps is not given, and Linf needs it"),
         (lambda net: benchmark(net, eps=0.1, x_test=torch.zeros(1, 1, 8, 8)), "x_test and y_test, or neither"),
         (lambda net: benchmark(net, dataset="imagenet", eps=0.1), "unknown data set 'imagenet'"),
+        (lambda net: benchmark(net, -350, dataset="digits", eps=0.1), "n_examples is -350: give 1 or more"),
+        (lambda net: benchmark(net, dataset="digits", eps=0.1, device="gpu:0"), "device 'gpu:0': give cpu, or a cuda"),
     ],
 )
 def test_what_there_is_not_is_one_line_that_says_what_there_is(net, call, says):
