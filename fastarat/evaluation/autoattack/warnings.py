@@ -11,9 +11,11 @@ from fastarat.attacks.registry import ATTACKS
 from fastarat.evaluation.autoattack.state import BatchOutcome, Task
 from fastarat.models.predictions import are_right, are_undefined, widened
 
-# From here on the standard speaks up: unit-normalised logits of two passes apart; points of percentage by Square.
+# From here on the standard speaks up: unit-normalised logits of two passes apart; points of percentage by Square; and
+# as long as probabilities in float32 are no further from adding up to 1.
 RANDOM_ABOVE = 1e-4
 SQUARE_ABOVE = 0.2
+PROBABILITY_ROOM = 1e-5
 # Not of the standard: the median, over images, of the largest logit less the smallest. Of nets of the digits' recipes,
 # times 1 to 0.03, at eps 0.18, PGD-20 left -2 to 3 points more than cw at spans above 5, 6 to 10 at 2 to 5, 8 to 13 at
 # 0.5 to 2, and up to 17 below. TRADES' and MART's own nets span 2.5 after 3 epochs, so that this bound lies below them.
@@ -86,9 +88,11 @@ def randomness(logits_of: Logits, task: Task, clean_logits: Tensor) -> str:
 
 def probabilities(task: Task, clean_logits: Tensor) -> str:
     """A warning if the first batch's logits look like probabilities; or ''."""
-    first = clean_logits[: task.settings.batch]
-    sums_to_1 = (first.sum(1) - 1).abs().max() < 1e-5
-    if not (first.max() < 1 + 1e-5 and first.min() > -1e-5 and sums_to_1):
+    # Probabilities p that are each rounded by a part of eps / 2 add up to 1 within eps / 2, since sum p is 1.
+    room = max(PROBABILITY_ROOM, torch.finfo(clean_logits.dtype).eps)
+    first = widened(clean_logits[: task.settings.batch])
+    sums_to_1 = (first.sum(1) - 1).abs().max() < room
+    if not (first.max() < 1 + room and first.min() > -room and sums_to_1):
         return ""
     return (
         "The model seems to return probabilities, where AutoAttack wants logits: gradients through a softmax vanish, "

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from fastarat.attacks.attack import Found
 from fastarat.evaluation.result import Evaluation
@@ -63,8 +62,12 @@ def test_noise_that_changes_no_prediction_is_found_too(open_net, run):
     assert any("randomised" in warning for warning in run(model, attacks=("apgd-ce",)).warnings)
 
 
-def test_a_softmax_is_answered_with_probabilities(open_net, run):
-    assert warned(run(nn.Sequential(open_net, nn.Softmax(1)).eval()), "return probabilities")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_a_softmax_is_answered_with_probabilities_whatever_their_format_rounds(open_net, run, dtype):
+    result = run(lambda x: (20 * open_net(x)).softmax(1).to(dtype))
+    assert any("return probabilities" in warning for warning in result.warnings)
+    result = run(lambda x: (open_net(x).softmax(1) + 0.002).to(dtype))  # which add up to 1.02
+    assert not any("return probabilities" in warning for warning in result.warnings)
 
 
 def test_warnings_leave_the_interpreters_tracing_alone(run):
