@@ -134,12 +134,13 @@ def evaluate(
     from dataclasses import fields
 
     from fastarat.common.errors import UserError
+    from fastarat.common.typed import fits
     from fastarat.config.evaluation import EvaluationSettings
     from fastarat.evaluation.evaluate import checked, evaluate
 
     if num_images is not None:
-        if num_images < 1:
-            raise UserError(f"num_images is {num_images}: give 1 or more")
+        if not fits(num_images, int) or num_images < 1:
+            raise UserError(f"num_images is {num_images!r}: give 1 or more")
         images, labels = (given[:num_images] for given in checked(images, labels))
     own = {field.name for field in fields(EvaluationSettings)} & options.keys()
     settings = EvaluationSettings(attack, **{name: options.pop(name) for name in own})

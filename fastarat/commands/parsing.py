@@ -17,6 +17,7 @@ import tyro
 
 from fastarat.common.console import notice
 from fastarat.common.errors import UserError, did_you_mean
+from fastarat.common.typed import wrong_count
 from fastarat.config import Config, Fidelity, recipes
 
 if TYPE_CHECKING:
@@ -167,11 +168,11 @@ def flags(value: Any, prefix: str = "--") -> list[str]:
 
 
 def require_positive(arguments: object, *names: str) -> None:
-    """Raise `UserError` for a number among these flags that is given and below 1."""
+    """Raise `UserError` for a count among these flags that is given and below 1, or too large."""
     for name in names:
         value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} {value}: give 1 or more")
+        if value is not None and (fix := wrong_count(value, 1)):
+            raise UserError(f"--{name.replace('_', '-')} {value}: {fix}")
 
 
 def named_device(name: str) -> "torch.device":

@@ -11,6 +11,10 @@ from fastarat.common.errors import UserError
 LARGEST = 1 << 64
 """whole numbers of files are smaller: one fits no tensor, nor a float"""
 
+MOST = 1 << 32
+"""counts (of images, steps, processes) are smaller: their products fit into int64"""
+TOO_MANY = "give a number below 2^32"
+
 
 def build(cls: Any, values: dict[str, Any], source: str, prefix: str = "") -> Any:
     """The dataclass `cls` with these values. Raises `UserError`, which begins with `source`, for what does not fit."""
@@ -75,11 +79,18 @@ def _is_small(value: float) -> bool:
     return abs(value) < LARGEST if isinstance(value, int) else math.isfinite(value)
 
 
+def wrong_count(value: int, least: int) -> str:
+    """What to give instead of a count that is too small or too large; '' for one that is neither."""
+    if value < least:
+        return f"give {least} or more"
+    return "" if value < MOST else TOO_MANY
+
+
 def not_negative(owner: str, settings: object, *names: str) -> list[str]:
     """A line, which names `owner` too, for each of these fields that is no finite number of 0 or more, nor None."""
     values = {name: getattr(settings, name) for name in names}
     return [
         f"{owner} {name} is {value}: give a finite number of 0 or more"
         for name, value in values.items()
-        if value is not None and not (math.isfinite(value) and value >= 0)
+        if value is not None and not (_is_small(value) and value >= 0)
     ]

@@ -1,10 +1,10 @@
 """What an evaluation of robustness is: which attacks, how strong, and how they are computed."""
 
-import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from fastarat.common.errors import unknown
+from fastarat.common.typed import fits, wrong_count
 from fastarat.config.attack import USUAL_EPS_255, Norm, doubt, short_reach
 
 EvaluationDtype = Literal["fp32", "bf16"]
@@ -44,7 +44,7 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         # What is still None afterwards is a problem: whoever attacks by settings finds a number.
-        if self.eps is None and self.norm in USUAL_EPS_255:
+        if self.eps is None and isinstance(self.norm, str) and self.norm in USUAL_EPS_255:
             object.__setattr__(self, "eps", USUAL_EPS_255[self.norm] / 255)
 
     @property
@@ -64,22 +64,35 @@ class EvaluationSettings:
         """Everything wrong with the numbers and choices, each a sentence that names the fix."""
         choices = (("norm", get_args(Norm)), ("dtype", get_args(EvaluationDtype)), ("engine", get_args(EngineName)))
         found = [
-            str(unknown(name, getattr(self, name), known))
+            str(unknown(name, str(getattr(self, name)), known))
             for name, known in choices
             if getattr(self, name) not in known
         ]
         if self.eps is None:
             return [*found, f"eps is not given, and {self.norm} has no usual radius: give one, such as 0.5"]
-        if not (math.isfinite(self.eps) and self.eps > 0):
+        if found := [*found, *self._type_problems()]:  # or there is nothing to compare
+            return found
+        if self.eps <= 0:
             found.append(f"eps is {self.eps}: give a number above 0, in units where pixels are in [0, 1]")
         if self.norm == "linf" and self.eps > 1:
             found.append(f"eps is {self.eps}: give it in units where pixels are in [0, 1], as 8/255 = 0.0314")
         for name in ("batch", "targets", "steps", "restarts"):
-            if getattr(self, name) < 1:
-                found.append(f"{name} is {getattr(self, name)}: give 1 or more")
-        if self.step is not None and not (math.isfinite(self.step) and self.step > 0):
+            if fix := wrong_count(value := getattr(self, name), 1):
+                found.append(f"{name} is {value}: {fix}")
+        if not 0 <= self.seed < 2**64:
+            found.append(f"seed is {self.seed}: give 0 or more, below 2^64")
+        if self.step is not None and self.step <= 0:
             found.append(f"step is {self.step}: give a number above 0; without it a step is eps / 4")
         return found
+
+    def _type_problems(self) -> list[str]:
+        hints = get_type_hints(type(self))
+        fixes = {str: "give names, separated by commas", int: "give an int"}
+        return [
+            f"{name} is {value!r}: {fixes.get(hints[name], 'give a finite float')}"
+            for name, value in vars(self).items()
+            if get_origin(hints[name]) is not Literal and not fits(value, hints[name])
+        ]
 
     def doubts(self) -> tuple[str, ...]:
         """Why the settings themselves let robust accuracy say too much, a sentence each."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from fastarat.common.errors import UserError, unknown
 from fastarat.common.json_files import read_json
-from fastarat.common.typed import build
+from fastarat.common.typed import MOST, TOO_MANY, build
 from fastarat.config.attack import AttackConfig, doubt, short_reach, too_large
 from fastarat.config.data import DECODERS, AugmentConfig, ExtraConfig, LoadingConfig
 from fastarat.config.method import ARATConfig, MethodSettings
@@ -30,7 +30,6 @@ LEAST = {
     "nodes": 1,
     "gpus": 0,
     "procs": 0,
-    "seed": 0,
 }
 
 
@@ -141,8 +140,13 @@ class Config:
             value = getattr(self, name)
             if value is not None and value < least:
                 found.append(f"{name} is {value}: give {least} or more")
-        if self.seed >= 2**64:
-            found.append(f"seed is {self.seed}: give one below 2^64")
+        found += [
+            f"{flag.replace('.', ' ').replace('-', '_')} is {value}: {TOO_MANY}"
+            for flag, value in by_flag(self).items()
+            if flag != "seed" and isinstance(value, int) and value >= MOST
+        ]
+        if not 0 <= self.seed < 2**64:
+            found.append(f"seed is {self.seed}: give 0 or more, below 2^64")
         if not found:  # or there is no number of processes to divide by
             found += self._process_problems()
         loaders = ("auto", "resident", *DECODERS)

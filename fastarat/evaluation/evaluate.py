@@ -117,6 +117,8 @@ def checked(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Images and labels (int64) as attacks take them. Raises `UserError` for what can be none."""
     if not (isinstance(images, Tensor) and isinstance(labels, Tensor)):
         raise UserError(f"images and labels are {type(images).__name__} and {type(labels).__name__}: give tensors")
+    if layouts := {given.layout for given in (images, labels)} - {torch.strided}:
+        raise UserError(f"images or labels are {layouts.pop()}: give dense tensors, as their to_dense() does")
     # What was made under inference_mode takes part in no gradient.
     images, labels = (given.clone() if given.is_inference() else given for given in (images, labels))
     images = _clipped(images)
@@ -144,7 +146,7 @@ def _device_of(model: nn.Module, device: torch.device | str | None) -> torch.dev
         raise UserError(f"the model is a {type(model).__name__}: give a torch.nn.Module")
     try:
         asked = None if device is None else torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise UserError(f"device {device!r} is none that torch knows: give cpu or cuda") from error
     there = device_of(model, asked or CPU)
     if asked is not None and (asked.type != there.type or asked.index not in (None, there.index)):

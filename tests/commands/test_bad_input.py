@@ -10,6 +10,9 @@ import torch
 from fastarat.runs.checkpoint import load_checkpoint
 from tests.helpers.command_line import ONE_EPOCH, TINY, full_disk, newest
 
+HUGE = "99999999999999999999999"
+"""fits no int64"""
+
 # What is typed after `fastarat train`, and words of the answer.
 SETTINGS = [
     (("digits-arrat",), ("unknown recipe 'digits-arrat'", "'digits-arat'")),
@@ -43,6 +46,8 @@ SETTINGS = [
     (("--averaging.kind", "swa"), ("starts at epoch 76 of 2", "--averaging.start-epoch")),
     (("--schedule.milestones", "5", "3"), ("milestones", "rising")),
     (("--checkpoint.keep", "0"), ("keep is 0", "1 or more")),
+    (("--batch", HUGE), (f"batch is {HUGE}", "give a number below 2^32")),
+    (("--evaluation.batch", HUGE), (f"evaluation batch is {HUGE}", "give a number below 2^32")),
     (("--from", "nowhere"), ("nowhere", "run directory")),
     (("--batch", "0", "--epochs", "0"), ("epochs is 0", "batch is 0")),
 ]
@@ -141,6 +146,8 @@ EVALUATIONS = [
     (("--eps-255", "-1"), ("--eps-255 -1", "above 0")),
     (("--eps-255", "0"), ("--eps-255 0", "--attack none")),
     (("--steps", "0"), ("--steps 0", "1 or more")),
+    (("--step-255", "0"), ("--step-255 0", "give a number above 0")),
+    (("--batch", HUGE), (f"--batch {HUGE}", "give a number below 2^32")),
     (("--num-images", "0"), ("--num-images 0", "1 or more")),
     (("--batch", "0"), ("--batch 0", "1 or more")),
     (("--restarts", "0"), ("--restarts 0", "1 or more")),

@@ -133,7 +133,8 @@ def check_settings(settings: EvaluationSettings) -> None:
 def check_labels(images: Tensor, labels: Tensor) -> None:
     """Raise `UserError` unless these are images that can be evaluated, and a number for each."""
     check_images(images)
-    if labels.shape != images.shape[:1] or labels.is_floating_point():
+    are_numbers = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    if labels.shape != images.shape[:1] or not are_numbers:
         raise UserError(f"labels are {labels.dtype} {list(labels.shape)}: give a class number for each image")
 
 
