@@ -1,5 +1,6 @@
 """The deployed model of a run on its test images: evaluated, and what it got right kept image by image."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,7 @@ class EvaluatedRun:
 
 def threat_of(run: Path, attack: str = "pgd", steps: int = 20) -> EvaluationSettings:
     """The settings that evaluate a run under its own threat model. Raises `UserError` if it has no deployed weights."""
-    if not (run / "model.safetensors").exists():
+    if not os.path.lexists(run / "model.safetensors"):  # of a broken link the next line says so
         raise UserError(f"{run} has no model.safetensors: it has not finished, or is no run directory")
     _, description = load_deployed(run)
     return EvaluationSettings(attack, norm=description.norm, eps=description.eps_255 / 255, steps=steps)

@@ -33,6 +33,7 @@ class Work:
 
     def __init__(self, arguments: "EvalArguments", world: "World"):
         from fastarat.data.images.classes import are_numbers, in_order_of
+        from fastarat.data.images.copies import warnings_of
         from fastarat.data.images.dataset import subset
         from fastarat.data.open import open_dataset, open_for_evaluation
         from fastarat.evaluation.autoattack.checks import check_attacks, check_model
@@ -54,6 +55,8 @@ class Work:
             raise UserError(f"--data: {arguments.model} does not say which images it is for; name a data set")
         if description is None:
             self.data = open_dataset(str(arguments.data))
+            for line in warnings_of(self.data):
+                notice(line)
             if not are_numbers(self.data.classes):
                 by_number = f"by number, since {arguments.model} has no names for them"
                 self.data = replace(self.data, matched=by_number)
