@@ -134,11 +134,12 @@ def evaluate(
     from dataclasses import fields
 
     from fastarat.common.errors import UserError
-    from fastarat.common.typed import fits
+    from fastarat.common.typed import fits, plain
     from fastarat.config.evaluation import EvaluationSettings
     from fastarat.evaluation.evaluate import checked, evaluate
 
     if num_images is not None:
+        num_images = plain(num_images)
         if not fits(num_images, int) or num_images < 1:
             raise UserError(f"num_images is {num_images!r}: give 1 or more")
         images, labels = (given[:num_images] for given in checked(images, labels))

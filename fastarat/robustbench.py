@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from fastarat.common.console import notice, progress
 from fastarat.common.errors import UserError, first_line
 from fastarat.common.files import as_file_name, write_text
+from fastarat.common.typed import fits, plain
 from fastarat.config.attack import Norm
 from fastarat.config.evaluation import NUM_TARGETS, STANDARD, EvaluationSettings
+from fastarat.data.formats.cifar import ARCHIVES
 from fastarat.data.formats.find import FORMATS, find
 from fastarat.data.images.dataset import subset
 from fastarat.evaluation.accuracies import device_of
@@ -243,7 +245,8 @@ def benchmark(
     dataset, threat_model = (name.value if isinstance(name, Enum) else name for name in (dataset, threat_model))
     if threat_model not in NORMS:
         raise UserError(f"threat_model {threat_model!r}: there is {' and '.join(NORMS)}")
-    if not isinstance(n_examples, int) or n_examples < 1:
+    n_examples = plain(n_examples)
+    if not fits(n_examples, int) or n_examples < 1:
         raise UserError(f"n_examples is {n_examples!r}: give 1 or more")
     if eps is None:
         raise UserError(f"eps is not given, and {threat_model} needs it: 8/255 is usual for Linf, 0.5 for L2")
@@ -272,7 +275,7 @@ def _test_images(dataset: str, number: int) -> tuple[Tensor, Tensor]:
     found = find(dataset)
     opened = found.open()
     images = opened.decoded_test
-    if found.format is not FORMATS["cifar"] and number < len(images):
+    if dataset not in ARCHIVES and found.format is not FORMATS["cifar"] and number < len(images):
         images = subset(images, number, 0)
         notice(f"{number} test images of {opened.name} are chosen at random, always the same: the first are no sample")
     return as_images(images, opened.max_value)

@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.common.rows import Row, commits, counted, cpu, markdown, warned
 from bench.robustness.suites import SUITES
+from fastarat.common.errors import UserError
 from fastarat.common.figures import COLOURS, figure_of
 from fastarat.config import Config, from_dict
 from fastarat.config.method import ARRESTConfig
@@ -49,7 +50,7 @@ def rows_of(suite: str, rows: Iterable[Row]) -> list[Row]:
     """The suite's rows that can stand beside one another: of each training the last one, methods in the order of
     `TITLES`. Those on another data set than the last one are left out, and those by other settings than the last one of
     their method."""
-    own = [row for row in rows if row.get("suite") == suite]
+    own = [row for row in rows if row.get("suite") == suite and _settings(row)]
     own = [row for row in own if row["dataset"] == own[-1]["dataset"]]
     settings = {(row["method"], row["fidelity"]): _settings(row) for row in own}
     own = [row for row in own if _settings(row) == settings[row["method"], row["fidelity"]]]
@@ -59,9 +60,13 @@ def rows_of(suite: str, rows: Iterable[Row]) -> list[Row]:
     return sorted(newest.values(), key=lambda row: (order.get(row["method"], last), row["fidelity"], row["seed"]))
 
 
-def _settings(row: Row) -> Config:
-    """What the seeds of a method share: all but the seed, and where its images and its teacher lay."""
-    config = from_dict(row["config"], "a result row").resolved()
+def _settings(row: Row) -> Config | None:
+    """What the seeds of a method share: all but the seed, and where its images and its teacher lay. None for a row with
+    a setting that there is no more."""
+    try:
+        config = from_dict(row["config"], "a result row").resolved()
+    except UserError:
+        return None
     if isinstance(config.method, ARRESTConfig):
         config = replace(config, method=replace(config.method, teacher=""))
     return replace(config, seed=0, data=row["dataset"])

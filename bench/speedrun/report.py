@@ -8,6 +8,7 @@ from typing import Any
 from bench.common.rows import Row, commits, markdown, place, warned
 from bench.speedrun.one_run import RaceTraining
 from bench.speedrun.suites import ENDS, SUITES, Goal
+from fastarat.common.errors import UserError
 from fastarat.common.figures import COLOURS, figure_of
 from fastarat.common.turns import ratio_of, ratio_text
 
@@ -44,7 +45,10 @@ def race_here(suite: str, rows: Sequence[Row]) -> list[Row]:
 def _is_of_today(row: Row) -> bool:
     """Whether its rung has these settings still."""
     rung = SUITES[row["suite"]].rungs[row["variant"]]
-    return RaceTraining(row["suite"], row["variant"], rung, row["seed"], row["dataset"], Path()).is_of(row)
+    try:
+        return RaceTraining(row["suite"], row["variant"], rung, row["seed"], row["dataset"], Path()).is_of(row)
+    except UserError:  # a setting that there is no more
+        return False
 
 
 def _raced_in(row: Row) -> tuple[Any, ...]:

@@ -148,7 +148,7 @@ def require_place(flag: str, path: Path, is_own: Callable[[Path], bool]) -> None
         raise UserError(f"{flag} {path}: there is no directory {path.parent}; make it first")
     if path.exists():
         require_file(path)
-        if not is_own(path):
+        if path.stat().st_size and not is_own(path):
             raise UserError(f"{flag}: {path} is a file of another kind, and stays as it is; {fix}")
     try:
         TemporaryFile(dir=path.parent).close()

@@ -3,6 +3,7 @@
 import math
 import reprlib
 from dataclasses import is_dataclass
+from numbers import Integral, Real
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -52,6 +53,13 @@ def _member(members: dict[str, type], value: Any, where: str) -> type:
     if not isinstance(name, str) or name not in members:
         raise UserError(f"{where}.name is {reprlib.repr(name)}, which does not fit; it is one of {', '.join(members)}")
     return members[name]
+
+
+def plain(value: Any) -> Any:
+    """A number of NumPy's, or of another library that registers its own, as Python's; anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -108,8 +108,8 @@ def doubt(norm: Norm, eps_255: float) -> str | None:
         return None
     meant = f"{round(255 * eps_255, 1):g}"
     return (
-        f"eps is {eps_255:g}/255 of the pixel range, which leaves images all but as they are; for {meant}/255 give "
-        f"eps-255 {meant}, from Python eps={meant}/255."
+        f"eps is {eps_255:g}/255 of the pixel range, which leaves images all but as they are; if {meant}/255 is meant, "
+        f"flags take {meant}, in units of 1/255, and fastarat.evaluate takes eps={meant}/255."
     )
 
 

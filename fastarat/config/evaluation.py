@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from fastarat.common.errors import unknown
-from fastarat.common.typed import fits, wrong_count
+from fastarat.common.typed import fits, plain, wrong_count
 from fastarat.config.attack import USUAL_EPS_255, Norm, doubt, short_reach
 
 EvaluationDtype = Literal["fp32", "bf16"]
@@ -43,6 +43,8 @@ class EvaluationSettings:
     """pyautoattack: the attacks of this package, to compare"""
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, plain(value))
         # What is still None afterwards is a problem: whoever attacks by settings finds a number.
         if self.eps is None and isinstance(self.norm, str) and self.norm in USUAL_EPS_255:
             object.__setattr__(self, "eps", USUAL_EPS_255[self.norm] / 255)

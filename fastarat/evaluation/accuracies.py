@@ -37,6 +37,8 @@ class Accuracy:
     """of the wrong, how many are so because their logits are NaN, or infinite for several classes"""
     not_attackable: int = 0
     """of the right under attack, how many are so without evidence: no gradient to follow was free of NaN"""
+    small_logits: int = 0
+    """of the right as they are, how many have logits so small that an attack by cross-entropy leaves too much"""
 
     @property
     def percent(self) -> float:
@@ -129,7 +131,7 @@ def accuracies(
         for flags in (right, torch.ones_like(right), *others)
     ]
     rows = [tuple(row) for row in sum_over_processes(torch.stack(counts), world).tolist()]
-    on, under = (Accuracy(right, total, sum(nan), sum(blind)) for right, total, nan, blind in (rows[:4], rows[4:]))
+    on, under = (Accuracy(right, total, *map(sum, doubts)) for right, total, *doubts in (rows[:5], rows[5:]))
     return on, under
 
 

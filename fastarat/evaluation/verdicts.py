@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastarat.attacks.every_iterate import one_restart
 from fastarat.config.attack import AttackConfig
-from fastarat.models.predictions import are_right, are_undefined
+from fastarat.models.predictions import SMALL_SPAN, are_right, are_undefined, spans
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class Verdict(NamedTuple):
     """wrong because their logits predict nothing"""
     not_attackable: Tensor
     """right, but no restart had a direction to follow at any point"""
+    small_logits: Tensor
+    """right as they are, by logits of more than two classes that span less than `SMALL_SPAN`"""
 
 
 def on_clean(
@@ -67,13 +69,14 @@ def on_clean(
 
     `logits_of` maps images [B, C, H, W] of `images.dtype` to logits [B, K]. `advance` is told of the images done.
     """
-    right, undefined, none = torch.zeros((3, len(images)), dtype=torch.bool, device=images.labels.device)
+    right, undefined, none, small = torch.zeros((4, len(images)), dtype=torch.bool, device=images.labels.device)
     for part in _batches(torch.arange(len(images), device=right.device), batch):
         with torch.no_grad():
             logits = logits_of(images.batch(part))
         right[part], undefined[part] = are_right(logits, images.labels[part]), are_undefined(logits)
+        small[part] = right[part] & (spans(logits) < SMALL_SPAN) & (logits.shape[1] > 2)
         advance(len(part))
-    return Verdict(right, undefined, none)
+    return Verdict(right, undefined, none, small)
 
 
 def under_attack(
@@ -102,7 +105,7 @@ def under_attack(
             n = len(part)
             alive[part], undefined[part], attackable[part] = ~broken[:n], nothing[:n], attackable[part] | searched[:n]
             advance(n)
-    return Verdict(alive, undefined, alive & ~attackable & (restarts > 0))
+    return Verdict(alive, undefined, alive & ~attackable & (restarts > 0), torch.zeros_like(alive))
 
 
 def _batches(index: Tensor, batch: int) -> Sequence[Tensor]:

@@ -27,14 +27,15 @@ def load_deployed(path: Path, checkpoint: str | None = None, branch: Branch = "a
     """
     if not path.exists():
         what = "is a link to what is not there" if path.is_symlink() else "does not exist"
-        raise UserError(f"{path} {what}: give a run's directory, a model.safetensors or MODULE:FUNCTION")
+        nets = "MODULE:FUNCTION or FILE.py:FUNCTION"
+        raise UserError(f"{path} {what}: give a run's directory, a model.safetensors, {nets}")
     if path.is_file():
         if checkpoint is not None or branch != "adv":
             raise UserError(f"{path} holds one branch: --checkpoint and --branch need a run's directory")
         return _load(
             path,
             "give a run, an export or its model.safetensors; 'fastarat convert' reads checkpoints of the AR-AT code, "
-            "and eval takes any other net as MODULE:FUNCTION",
+            "and eval takes any other net as MODULE:FUNCTION or FILE.py:FUNCTION",
         )
     exported = path / "model.safetensors"
     # A link that leads nowhere is there: what it stood for is missed, and nothing else is taken in its place.

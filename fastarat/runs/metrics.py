@@ -12,7 +12,7 @@ from fastarat.common.typed import fits
 from fastarat.config import Config
 
 EVALUATION = {"images": str, "num_images": int, "steps": int, "clean": float, "robust": float}
-DOUBTS = {"not_attackable": int, "undefined_logits": int}
+DOUBTS = {"not_attackable": int, "undefined_logits": int, "small_logits": bool}
 MEASURE = ("num_images", "steps", "attack", "dtype")
 """what evaluations are compared by"""
 LATER = {**DOUBTS, "attack": str, "dtype": str, "num_clean_images": int}
@@ -81,6 +81,7 @@ def doubts(evaluation: dict[str, Any]) -> str:
     number, undefined = (evaluation.get(name, 0) for name in ("not_attackable", "undefined_logits"))
     found = [f"not attackable: {number}"] if number else []
     found += [f"logits NaN or infinite: {undefined}"] if undefined else []
+    found += ["small logits: probably too high"] if evaluation.get("small_logits") else []
     return f" ({', '.join(found)})" if found else ""
 
 

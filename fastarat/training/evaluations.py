@@ -86,6 +86,7 @@ class Evaluations:
             "robust": round(robust.percent, 3),
             "not_attackable": robust.not_attackable,
             "undefined_logits": clean.undefined + robust.undefined,
+            "small_logits": 2 * clean.small_logits > sum(clean.correct),
         }
 
     def evaluate_deployed(self) -> dict[str, Any]:

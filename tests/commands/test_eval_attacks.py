@@ -197,7 +197,7 @@ def test_functions_of_the_same_weights_have_a_state_each(fastarat, nets, short):
     assert "1 batch is done" in fastarat(*command("net")).err and not Path("evaluations").exists()
 
 
-def test_what_is_done_is_kept_until_the_result_is_written(trained, short, monkeypatch):
+def test_what_is_done_is_kept_until_the_result_is_written(trained, short, tmp_path, monkeypatch):
     class Full(io.StringIO):
         """Takes all but the last line."""
 
@@ -207,7 +207,9 @@ def test_what_is_done_is_kept_until_the_result_is_written(trained, short, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", Full())
-        assert command_line.main(["eval", str(trained), *FEW, "--attack", "apgd-ce"]) == 1
+        out = tmp_path / "result.json"
+        assert command_line.main(["eval", str(trained), *FEW, "--attack", "apgd-ce", "--out", str(out)]) == 1
+    assert json.loads(out.read_text())["complete"], "a reader that has gone away costs no file"
     [state] = (trained / "evaluations").iterdir()
     assert list(state.glob("1-apgd-ce-*"))
     shutil.rmtree(trained / "evaluations")

@@ -123,6 +123,8 @@ def test_a_file_is_written_in_the_place_of_an_earlier_one_of_its_kind_alone(fast
     result = fastarat(*command, flag, taken)
     assert result.code == 2 and f"{taken} is a file of another kind, and stays as it is" in result.error
     assert taken.read_text() == '{"my": "notes"}'
+    taken.write_text("")  # as mktemp makes one: nothing is lost
+    assert fastarat(*command, flag, taken).code == 0
     taken.unlink()
     os.mkfifo(taken)
     assert f"{taken} is no file but a FIFO" in fastarat(*command, flag, taken).error

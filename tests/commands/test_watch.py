@@ -68,7 +68,6 @@ def test_the_time_left_is_that_of_the_last_epochs(run):
     assert standing(Run(run), lines)["seconds_left"] == 10.0 * 10  # the median of 3, 10 and 40
 
 
-@pytest.mark.slow  # two processes that import torch
 def test_epochs_of_an_unknown_time_tell_nothing_of_the_time_left(fastarat, run):
     (line, _) = Run(run).metrics()
     del line["seconds"]
@@ -82,6 +81,7 @@ def test_epochs_of_an_unknown_time_tell_nothing_of_the_time_left(fastarat, run):
         assert fastarat("watch", run).code == 0
 
 
+@pytest.mark.slow  # two processes that import torch
 def test_a_training_in_another_process_is_seen_and_not_disturbed(fastarat, tmp_path):
     process = start("train", "digits-arat", *TINY, "--epochs", "5", "--out", tmp_path / "run")
     wait_for(tmp_path / "run/.lock", process)

@@ -260,10 +260,10 @@ def test_of_what_a_run_has_stored_a_step_of_a_quarter_follows_another_radius_and
 @pytest.mark.parametrize(
     "given",
     [
-        ("linf", 8 / 255, "eps is 0.0313725/255 of the pixel range", "for 8/255 give eps-255 8"),
+        ("linf", 8 / 255, "eps is 0.0313725/255 of the pixel range", "if 8/255 is meant, flags take 8,"),
         ("linf", 0.5),
         ("linf", 0),
-        ("l2", 0.5, "eps is 0.5/255 of the pixel range", "for 127.5/255 give eps-255 127.5"),
+        ("l2", 0.5, "eps is 0.5/255 of the pixel range", "if 127.5/255 is meant, flags take 127.5,"),
         ("l2", 2.55),
     ],
 )

@@ -89,6 +89,21 @@ def test_right_images_that_the_attack_could_not_search_are_counted():
     assert measured(Threshold())[1].not_attackable == clean.not_attackable == 0
 
 
+class Third(Threshold):
+    """The same with a third class, which never wins, and logits that span no more than `span`, at brightness 0 or 1."""
+
+    def __init__(self, span: float):
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor([-span, span, 0.0]))
+
+
+@pytest.mark.parametrize(("span", "small"), [(1.0, 6), (1000.0, 0)])
+def test_right_images_whose_logits_are_small_are_counted(span, small):
+    clean, robust = accuracies(Third(span), IMAGES, 255, 3, ATTACK)
+    assert sum(clean.correct) == 6 and (clean.small_logits, robust.small_logits) == (small, 0)
+    assert measured(Threshold())[0].small_logits == 0  # of two classes there is one wrong one
+
+
 def test_logits_that_are_nan_are_wrong_and_counted():
     clean, robust = measured(Rooted())
     assert clean.correct == (3, 2) and clean.undefined == 2
@@ -228,8 +243,8 @@ def test_processes_share_attacked_and_other_images_evenly(monkeypatch, num_attac
     for rank in range(size):
         measured(Threshold(), num_attacked=num_attacked, world=World(torch.device("cpu"), rank, size))
     totals = [tuple(row) for row in sum(counts).tolist()]
-    assert [totals[row] for row in (1, 0, 5, 4)] == [whole[0].total, whole[0].correct, whole[1].total, whole[1].correct]
-    shares = [int(row[5].sum()) for row in counts]
+    assert [totals[row] for row in (1, 0, 6, 5)] == [whole[0].total, whole[0].correct, whole[1].total, whole[1].correct]
+    shares = [int(row[6].sum()) for row in counts]
     assert max(shares) - min(shares) <= 1
 
 

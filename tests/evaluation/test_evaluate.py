@@ -3,6 +3,7 @@
 import importlib
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -257,6 +258,13 @@ def test_tf32_is_named_where_a_program_asked_for_it_by_the_newer_names():
         assert found == "gradient attacks with TF32 matrix products, what they find confirmed in fp32"
     finally:
         convolutions.fp32_precision, products.fp32_precision = before
+
+
+def test_numbers_of_numpys_are_numbers(net, images, labels):
+    options = {"steps": np.int64(3), "eps": np.float64(EPS), "batch": np.int32(4), "num_images": np.int64(4)}
+    ours = fastarat.evaluate(net, images, labels, "pgd", steps=3, eps=EPS, batch=4, num_images=4)
+    theirs = fastarat.evaluate(net, images, labels, "pgd", **options)
+    assert torch.equal(ours.flags["pgd"], theirs.flags["pgd"]) and theirs.num_images == 4
 
 
 def test_fewer_targets_reach_the_attacks(net, images, labels, monkeypatch):

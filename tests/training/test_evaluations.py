@@ -54,11 +54,11 @@ def test_what_is_attacked_is_what_a_subset_holds():
 
 
 def test_an_evaluation_names_what_it_could_not_attack_and_what_predicts_nothing(monkeypatch):
-    counted = [Accuracy((5,), (10,), undefined=2), Accuracy((3,), (10,), undefined=1, not_attackable=3)]
+    counted = [Accuracy((5,), (10,), undefined=2, small_logits=3), Accuracy((3,), (10,), undefined=1, not_attackable=3)]
     monkeypatch.setattr(evaluations_module, "accuracies", lambda *given, **settings: counted)
     _, result = looked_at(num_images=100)
     assert (result["robust"], result["not_attackable"], result["undefined_logits"]) == (30, 3, 3)
-    assert doubts(result) == " (not attackable: 3, logits NaN or infinite: 3)"
+    assert doubts(result) == " (not attackable: 3, logits NaN or infinite: 3, small logits: probably too high)"
     assert doubts({"robust": 30, "not_attackable": 0}) == ""
 
 

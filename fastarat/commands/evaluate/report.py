@@ -15,16 +15,19 @@ if TYPE_CHECKING:
 
 
 def report(work: "Work", evaluation: "Evaluation") -> None:
-    """Print the result, then write the files that were asked for: a full disk does not hide what took so long."""
+    """Print the result, and write the files that were asked for: neither a full disk nor a reader that has gone away
+    costs the other what took so long."""
     arguments, result = work.arguments, as_json(work, evaluation)
-    if arguments.json:
-        print_json(result)
-    else:
-        _print(result)
-    if arguments.out is not None:
-        write_text(arguments.out, json.dumps(result, indent=2) + "\n")
-    if arguments.save is not None:
-        save(arguments.save, work, evaluation)
+    try:
+        if arguments.json:
+            print_json(result)
+        else:
+            _print(result)
+    finally:
+        if arguments.out is not None:
+            write_text(arguments.out, json.dumps(result, indent=2) + "\n")
+        if arguments.save is not None:
+            save(arguments.save, work, evaluation)
 
 
 def as_json(work: "Work", evaluation: "Evaluation") -> dict[str, Any]:

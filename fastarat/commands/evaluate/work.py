@@ -51,6 +51,8 @@ class Work:
         self.model = to_mode(model.to(self.device), training=False)
         norm, self.eps_255 = _threat(arguments, description)
         self.settings = replace(asked, norm=norm, eps=self.eps_255 / 255)
+        for said in self.settings.doubts():  # before hours of work; the result says it too
+            notice(said)
         if arguments.data is None and description is None:
             raise UserError(f"--data: {arguments.model} does not say which images it is for; name a data set")
         if description is None:

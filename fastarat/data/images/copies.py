@@ -11,8 +11,8 @@ from fastarat.data.images.dataset import SPLITS, Dataset, Images
 from fastarat.data.images.pool import in_order
 from fastarat.data.images.stored import Span, StoredImages
 
-MUCH = 2**26
-"""bytes of pixels, whose digests take some tenths of a second"""
+MUCH, MANY = 2**26, 100_000
+"""bytes of pixels, and images, whose digests take some tenths of a second"""
 
 
 def digest_of(content: bytes | memoryview) -> bytes:
@@ -89,11 +89,12 @@ def problems_of(dataset: Dataset) -> list[str]:
 def warnings_of(dataset: Dataset) -> list[str]:
     """The same at the start of work, of a small data set.
 
-    Left out are those of more than `MUCH` bytes, and splits of which one is not decoded, each of whose files would
-    have to be read: these `fastarat data check` alone compares.
+    Left out are those of more than `MUCH` bytes or `MANY` images, and splits of which one is not decoded, each of whose
+    files would have to be read: these `fastarat data check` alone compares.
     """
     decoded = [part for part in dataset.splits.values() if isinstance(part, Images)]
-    is_small = len(decoded) == len(SPLITS) and sum(part.images.nbytes for part in decoded) <= MUCH
+    is_small = sum(part.images.nbytes for part in decoded) <= MUCH and sum(map(len, decoded)) <= MANY
+    is_small = is_small and len(decoded) == len(SPLITS)
     return [f"{dataset.name}: {line}" for line in problems_of(dataset)] if is_small else []
 
 
