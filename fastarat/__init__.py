@@ -139,10 +139,10 @@ def evaluate(
     from fastarat.evaluation.evaluate import checked, evaluate
 
     if num_images is not None:
-        num_images = plain(num_images)
-        if not fits(num_images, int) or num_images < 1:
-            raise UserError(f"num_images is {num_images!r}: give 1 or more")
-        images, labels = (given[:num_images] for given in checked(images, labels))
+        most = plain(num_images)
+        if not fits(most, int) or most < 1:
+            raise UserError(f"num_images is {num_images!r}: give a whole number of 1 or more")
+        images, labels = (given[:most] for given in checked(images, labels))
     own = {field.name for field in fields(EvaluationSettings)} & options.keys()
     settings = EvaluationSettings(attack, **{name: options.pop(name) for name in own})
     return evaluate(model, images, labels, settings, **options)

@@ -247,7 +247,7 @@ def benchmark(
         raise UserError(f"threat_model {threat_model!r}: there is {' and '.join(NORMS)}")
     n_examples = plain(n_examples)
     if not fits(n_examples, int) or n_examples < 1:
-        raise UserError(f"n_examples is {n_examples!r}: give 1 or more")
+        raise UserError(f"n_examples is {n_examples!r}: give a whole number of 1 or more")
     if eps is None:
         raise UserError(f"eps is not given, and {threat_model} needs it: 8/255 is usual for Linf, 0.5 for L2")
     if (x_test is None) != (y_test is None):

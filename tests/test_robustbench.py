@@ -228,7 +228,10 @@ def test_of_a_set_of_ones_own_a_benchmark_takes_a_random_choice_and_of_cifar_the
         (lambda net: benchmark(net, dataset="digits"), "eps is not given, and Linf needs it"),
         (lambda net: benchmark(net, eps=0.1, x_test=torch.zeros(1, 1, 8, 8)), "x_test and y_test, or neither"),
         (lambda net: benchmark(net, dataset="imagenet", eps=0.1), "unknown data set 'imagenet'"),
-        (lambda net: benchmark(net, -350, dataset="digits", eps=0.1), "n_examples is -350: give 1 or more"),
+        (
+            lambda net: benchmark(net, -350, dataset="digits", eps=0.1),
+            "n_examples is -350: give a whole number of 1 or more",
+        ),
         (lambda net: benchmark(net, dataset="digits", eps=0.1, device="gpu:0"), "device 'gpu:0': give cpu, or a cuda"),
     ],
 )

@@ -40,7 +40,7 @@ EPS = 0.03
         ({"attack": None}, "attack is None: give names"),
         ({"attack": ["pgd"]}, r"attack is \['pgd'\]: give names, separated by commas"),
         ({"num_images": 0}, "num_images is 0"),
-        ({"num_images": "5"}, "num_images is '5': give 1 or more"),
+        ({"num_images": "5"}, "num_images is '5': give a whole number of 1 or more"),
         ({"images": torch.rand(20, 3, 8, 8).to_sparse()}, "images or labels are torch.sparse_coo: give dense tensors"),
         ({"labels": torch.ones(20, dtype=torch.bool)}, r"labels are torch.bool \[20\]: give a class number for each"),
         ({"images": torch.rand(20, 3, 8, 8) * 255}, "divide them by 255"),
