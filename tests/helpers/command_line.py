@@ -85,6 +85,8 @@ def finish(process: subprocess.Popen, timeout: float = 120) -> Result:
     except subprocess.TimeoutExpired:
         process.kill()
         raise
+    if process.returncode:
+        sys.stderr.write(err)  # pytest shows it whole where a test fails, and of an assertion's operands the ends
     return Result(process.returncode, out or "", err)
 
 
