@@ -50,11 +50,11 @@ def rows_of(suite: str, rows: Iterable[Row]) -> list[Row]:
     """The suite's rows that can stand beside one another: of each training the last one, methods in the order of
     `TITLES`. Those on another data set than the last one are left out, and those by other settings than the last one of
     their method."""
-    own = [row for row in rows if row.get("suite") == suite and _settings(row)]
-    own = [row for row in own if row["dataset"] == own[-1]["dataset"]]
-    settings = {(row["method"], row["fidelity"]): _settings(row) for row in own}
-    own = [row for row in own if _settings(row) == settings[row["method"], row["fidelity"]]]
-    newest = {(row["method"], row["fidelity"], row["seed"]): row for row in own}
+    own = [(row, settings) for row in rows if row.get("suite") == suite and (settings := _settings(row))]
+    own = [(row, settings) for row, settings in own if row["dataset"] == own[-1][0]["dataset"]]
+    last_by = {(row["method"], row["fidelity"]): settings for row, settings in own}
+    alike = [row for row, settings in own if settings == last_by[row["method"], row["fidelity"]]]
+    newest = {(row["method"], row["fidelity"], row["seed"]): row for row in alike}
     order = {method: number for number, method in enumerate(TITLES)}
     last = len(order)
     return sorted(newest.values(), key=lambda row: (order.get(row["method"], last), row["fidelity"], row["seed"]))

@@ -13,7 +13,7 @@ from fastarat.commands.several import started, world_of
 from fastarat.common.console import notice, print_json, print_table, progress, stdout
 from fastarat.common.errors import UserError, WorkError
 from fastarat.common.files import write_text
-from fastarat.common.json_files import read_json
+from fastarat.common.json_files import has_fields
 
 if TYPE_CHECKING:
     from fastarat.analysis import Analysis
@@ -130,7 +130,7 @@ def _make(out: Path, is_own: bool) -> None:
     cannot be written, or holds files of these names that no analysis has made.
     """
     there = [name for name in FILES if os.path.lexists(out / name)]
-    if there and not is_own and not _is_analysis(out / FILES[0]):
+    if there and not is_own and not has_fields(out / FILES[0], "run", "states", "summary"):
         raise UserError(f"{out} holds a {there[0]} that is no analysis: give another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -138,14 +138,6 @@ def _make(out: Path, is_own: bool) -> None:
             pass
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror}; give another --out") from error
-
-
-def _is_analysis(path: Path) -> bool:
-    try:
-        found = read_json(path)
-    except UserError:
-        return False
-    return isinstance(found, dict) and {"run", "states", "summary"} <= found.keys()
 
 
 def _write(out: Path, analysis: "Analysis") -> None:

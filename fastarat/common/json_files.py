@@ -29,6 +29,15 @@ def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
         raise UserError(f"{path} cannot be read ({error})") from error
 
 
+def has_fields(path: Path, *names: str) -> bool:
+    """Whether a file holds a JSON object with these fields."""
+    try:
+        found = read_json(path)
+    except UserError:
+        return False
+    return isinstance(found, dict) and set(names) <= found.keys()
+
+
 def write_sealed(path: Path, values: dict[str, Any]) -> None:
     """Write a JSON object with its `checksum_of`, so that a power cut keeps it. Raises `OSError`."""
     sealed = {**values, "checksum": checksum_of(values)}

@@ -10,7 +10,7 @@ import tyro
 from fastarat.commands.parsing import Printed, require_positive
 from fastarat.common.errors import UserError
 from fastarat.common.files import require_place
-from fastarat.common.json_files import read_json
+from fastarat.common.json_files import has_fields
 from fastarat.config.attack import Norm
 from fastarat.config.evaluation import NUM_TARGETS, EngineName, EvaluationDtype
 
@@ -103,11 +103,7 @@ def check(arguments: EvalArguments) -> None:
 
 def is_result(path: Path) -> bool:
     """Whether a file is what --out writes."""
-    try:
-        found = read_json(path)
-    except UserError:
-        return False
-    return isinstance(found, dict) and {"model", "clean", "record"} <= found.keys()
+    return has_fields(path, "model", "clean", "record")
 
 
 def are_images(path: Path) -> bool:

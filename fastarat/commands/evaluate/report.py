@@ -1,6 +1,7 @@
 """What `fastarat eval` says: tables and sentences, or JSON."""
 
 import json
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from fastarat.commands.evaluate.arguments import SAVED
@@ -15,19 +16,18 @@ if TYPE_CHECKING:
 
 
 def report(work: "Work", evaluation: "Evaluation") -> None:
-    """Print the result, and write the files that were asked for: neither a full disk nor a reader that has gone away
-    costs the other what took so long."""
+    """Print the result, and write the files that were asked for: a full disk, or a reader that has gone away, costs none
+    of the others what took so long."""
     arguments, result = work.arguments, as_json(work, evaluation)
-    try:
+    with ExitStack() as whatever_fails:
+        if arguments.save is not None:
+            whatever_fails.callback(save, arguments.save, work, evaluation)
+        if arguments.out is not None:
+            whatever_fails.callback(write_text, arguments.out, json.dumps(result, indent=2) + "\n")
         if arguments.json:
             print_json(result)
         else:
             _print(result)
-    finally:
-        if arguments.out is not None:
-            write_text(arguments.out, json.dumps(result, indent=2) + "\n")
-        if arguments.save is not None:
-            save(arguments.save, work, evaluation)
 
 
 def as_json(work: "Work", evaluation: "Evaluation") -> dict[str, Any]:
