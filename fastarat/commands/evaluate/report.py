@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def report(work: "Work", evaluation: "Evaluation") -> None:
-    """Print the result, and write the files that were asked for: a full disk, or a reader that has gone away, costs none
-    of the others what took so long."""
+    """Print the result, and write the files that were asked for: a full disk, or a reader that has gone away, costs
+    none of the others what took so long."""
     arguments, result = work.arguments, as_json(work, evaluation)
     with ExitStack() as whatever_fails:
         if arguments.save is not None:
