@@ -30,7 +30,7 @@ from fastarat.common.turns import take_turns
 from fastarat.config import Config
 from fastarat.config.recipes import recipe
 from fastarat.training.build import build_training
-from fastarat.training.step.compiled import build_step
+from fastarat.training.compiling.compiled import build_step
 
 ROWS = RESULTS / "shared_steps.jsonl"
 ALONE, WHOLE = "half alone", "one process"

@@ -34,8 +34,8 @@ SIGNATURES_OF_OTHERS = {
         "fastarat/robustbench.py:__init__",
         "fastarat/robustbench.py:benchmark",
         "fastarat/models/batch_norm.py:batch_norm",
-        "fastarat/training/step/batch_norm_by_image.py:batch_norm_backward",
-        "fastarat/training/step/weight_gradients.py:convolution_backward",
+        "fastarat/training/compiling/batch_norm_by_image.py:batch_norm_backward",
+        "fastarat/training/compiling/weight_gradients.py:convolution_backward",
     ),
 }
 """RobustBench's and torch's own"""

@@ -15,7 +15,7 @@ from fastarat.common.ending import ended
 from fastarat.common.errors import Interrupted, UserError, unknown
 from fastarat.common.heap import keep_freed_memory
 from fastarat.common.signals import number_of
-from fastarat.training.toolchain import why_no_gpu
+from fastarat.training.compiling.toolchain import why_no_gpu
 
 FLAGS: dict[str, dict[str, Any]] = {
     "data": {"help": "a data set's name or path; default: random images of its size"},

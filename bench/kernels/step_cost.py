@@ -82,7 +82,7 @@ def _scheduled(function: Callable, *args: Any) -> Counts:
     from torch._dynamo.exc import BackendCompilerFailed
     from torch._inductor import config, ir, scheduler
 
-    from fastarat.training.step.graph_passes import graph_options  # seconds to import, as what it is for
+    from fastarat.training.compiling.graph_passes import graph_options  # seconds to import, as what it is for
 
     found: list[Counts] = []
 

@@ -20,7 +20,7 @@ from fastarat.config.attack import AttackConfig
 from fastarat.config.model import Branch
 from fastarat.data.loading.loader import Batch
 from fastarat.models.registry import architecture
-from fastarat.training.step.compiler_options import right_code
+from fastarat.training.compiling.compiler_options import right_code
 
 Mode = Literal["default", "reduce-overhead", "max-autotune"]
 Start = Callable[[Batch, AttackConfig, int], Tensor]

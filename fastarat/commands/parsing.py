@@ -180,7 +180,7 @@ def named_device(name: str) -> "torch.device":
     that is not there, or that torch cannot use."""
     import torch
 
-    from fastarat.training.toolchain import why_no_gpu
+    from fastarat.training.compiling.toolchain import why_no_gpu
 
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this machine has no GPU that torch can use; leave it out for the CPU")

@@ -55,7 +55,7 @@ def started(asked: Asked, args: list[str], nodes: int = 1, rendezvous: str = "")
         return None
     import torch
 
-    from fastarat.training.launch import Machines, launch
+    from fastarat.training.launching.launch import Machines, launch
 
     if asked.gpus > (there := torch.cuda.device_count() if torch.cuda.is_available() else 0):
         raise UserError(f"--gpus {asked.gpus}: this machine has {there}: give no more, or --procs N on the CPU")

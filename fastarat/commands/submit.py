@@ -14,7 +14,7 @@ from fastarat.commands.train import TrainArguments, parse_arguments
 from fastarat.common.console import notice, print_json
 from fastarat.common.errors import UserError, WorkError, first_line
 from fastarat.config import Config
-from fastarat.training.job import NOTICE_S, TrainingJob
+from fastarat.training.launching.job import NOTICE_S, TrainingJob
 
 LEAST_MIN = NOTICE_S // 60 + 2
 """minutes that a job has to have: Slurm may tell it of its end a minute early, and one is to train"""

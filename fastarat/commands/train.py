@@ -238,7 +238,7 @@ def _launch(arguments: TrainArguments, args: list[str]) -> int:
     from fastarat.common.choice_log import ChoiceLog
     from fastarat.training.agreement import settings_of
     from fastarat.training.choices import choose_device
-    from fastarat.training.launch import Machines, launch
+    from fastarat.training.launching.launch import Machines, launch
 
     on_gpus = choose_device(arguments.config, ChoiceLog(quiet=True)) == "cuda"
     args = _resume_takes_a_run(args)

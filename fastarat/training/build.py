@@ -26,11 +26,11 @@ from fastarat.models.padded_stem import pad_stem, unpad_stem
 from fastarat.models.registry import build_model
 from fastarat.models.split_batch_norm import forward_context
 from fastarat.training.choices import Choices
+from fastarat.training.compiling.code_folder import keep_caches
+from fastarat.training.compiling.compiled import MOST_UNROLLED, build_step, unrolled_size
+from fastarat.training.compiling.together import meet
 from fastarat.training.state import Training
-from fastarat.training.step.code_folder import keep_caches
-from fastarat.training.step.compiled import MOST_UNROLLED, build_step, unrolled_size
 from fastarat.training.step.precision import Dtype, Precision
-from fastarat.training.step.together import meet
 from fastarat.training.step.train_step import Step, StepParts
 
 IMPLEMENTATIONS = {"pytorch": PYTORCH, "triton": TRITON}

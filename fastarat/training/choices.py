@@ -16,8 +16,8 @@ from fastarat.common.tf32 import rounded_to_tf32
 from fastarat.common.typed import fits
 from fastarat.config import Config
 from fastarat.config.training import CompileMode
+from fastarat.training.compiling.toolchain import why_no_code, why_no_gpu
 from fastarat.training.step.precision import Dtype
-from fastarat.training.toolchain import why_no_code, why_no_gpu
 
 Way = tuple[CompileMode, Literal["triton", "pytorch"]]
 WAYS: tuple[Way, ...] = tuple(product(("graph", "compile", "eager"), ("triton", "pytorch")))

@@ -15,16 +15,16 @@ from fastarat.common.processes import is_first_here
 from fastarat.data.loading.loader import Batch
 from fastarat.runs.metrics import has_overfitted, may_overfit, overfitting_begins, overfitting_sentence
 from fastarat.runs.run import Run
+from fastarat.training.compiling.compile_times import step_key
+from fastarat.training.compiling.compiler_options import num_kept
+from fastarat.training.compiling.worth_compiling import expected, keep_compile_seconds
 from fastarat.training.evaluations import Evaluations
 from fastarat.training.loggers.logger import AUTO, Loggers
 from fastarat.training.profiling.profiler import Profiler
 from fastarat.training.reporting import Display
 from fastarat.training.requests import Requests
 from fastarat.training.state import Training
-from fastarat.training.step.compile_times import step_key
-from fastarat.training.step.compiler_options import num_kept
 from fastarat.training.step.train_step import Step
-from fastarat.training.worth_compiling import expected, keep_compile_seconds
 
 
 class Loop:

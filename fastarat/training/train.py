@@ -26,17 +26,17 @@ from fastarat.runs.run import Run
 from fastarat.training.agreement import check_alike, check_settings, opened_by_all
 from fastarat.training.build import start_training, step_of
 from fastarat.training.choices import Choices, as_begun, choose, choose_device, is_timed, note_tf32, threads
-from fastarat.training.fallback import FallbackStep
+from fastarat.training.compiling.compiled import MOST_UNROLLED, unrolled_size
+from fastarat.training.compiling.fallback import FallbackStep
+from fastarat.training.compiling.worth_compiling import faster_mode
 from fastarat.training.going_on import check_place, newest_kept, open_run, say_where, why_started_again
 from fastarat.training.loggers.logger import chosen_loggers
 from fastarat.training.loop import Loop
 from fastarat.training.profiling.profiler import first_recorded, profiling
 from fastarat.training.reporting import learning_curves
 from fastarat.training.state import Training, in_order_of_state
-from fastarat.training.step.compiled import MOST_UNROLLED, unrolled_size
 from fastarat.training.step.train_step import Step
 from fastarat.training.tuning.kept import TUNED, tuned_choices
-from fastarat.training.worth_compiling import faster_mode
 
 __all__ = ["Interrupted", "train"]
 

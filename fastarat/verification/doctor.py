@@ -16,7 +16,7 @@ from fastarat.common.errors import UserError, first_line
 from fastarat.data.formats.find import KNOWN, names_under_root
 from fastarat.data.images.cache import data_root
 from fastarat.data.images.dataset import Images
-from fastarat.training.toolchain import compiler, why_no_code, why_no_gpu
+from fastarat.training.compiling.toolchain import compiler, why_no_code, why_no_gpu
 
 OPTIONAL = {
     "ffcv": "feeds trainings from a .beton (extra: ffcv)",

@@ -20,9 +20,9 @@ from fastarat.common.ending import ended
 from fastarat.common.processes import LAUNCHER
 from fastarat.config import load_config
 from fastarat.runs.weights import load_model
-from fastarat.training import agent as agent_module
-from fastarat.training import launch as launch_module
-from fastarat.training.launch import launch
+from fastarat.training.launching import agent as agent_module
+from fastarat.training.launching import launch as launch_module
+from fastarat.training.launching.launch import launch
 from tests.helpers.command_line import (
     CHECKOUT,
     TINY,

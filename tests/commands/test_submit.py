@@ -9,7 +9,7 @@ import pytest
 
 from fastarat.commands.submit import going_on
 from fastarat.commands.train import parse_arguments
-from fastarat.training.job import TrainingJob
+from fastarat.training.launching.job import TrainingJob
 from tests.helpers.command_line import TINY, assert_same, finish, newest, start, state_of, wait_for
 
 RUN = (*TINY, "--epochs", "20", "--evaluation.every-epochs", "0", "--device", "cpu", "--sync-bn", "--log", "csv")

@@ -192,7 +192,7 @@ def test_kernels_that_fail_in_a_training_give_way_as_a_whole(fastarat, mixed, tm
         stems.append(type(training.parts.model.conv1))
         return step_of(training, choices)
 
-    monkeypatch.setattr("fastarat.training.fallback.step_of", noted)
+    monkeypatch.setattr("fastarat.training.compiling.fallback.step_of", noted)
     result = fastarat("train", "digits-arat", *OPEN, "--out", tmp_path / "run")
     assert result.code == 0 and "kernels: pytorch (x is not dense)" in result.err
     assert "stem channels: the images' (what was tuned gives way as a whole)" in result.err and stems == [nn.Conv2d]

@@ -13,7 +13,7 @@ from fastarat.config.recipes import recipe
 from fastarat.config.training import OptimizerConfig
 from fastarat.data.open import open_dataset
 from fastarat.training.build import build_training
-from fastarat.training.step.captured import CapturedStep, state_tensors
+from fastarat.training.compiling.captured import CapturedStep, state_tensors
 from fastarat.training.step.precision import Dtype
 from fastarat.training.step.train_step import train_step
 from tests.helpers.captured import batch, built, losses_and_state, set_controls

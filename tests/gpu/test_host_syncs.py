@@ -9,8 +9,8 @@ from fastarat_kernels.implementations import PYTORCH, TRITON
 from fastarat.config.data import AugmentConfig
 from fastarat.config.recipes import recipe
 from fastarat.config.training import AveragingConfig
-from fastarat.training.step.captured import CapturedStep
-from fastarat.training.step.compiled import StepBySize
+from fastarat.training.compiling.captured import CapturedStep
+from fastarat.training.compiling.compiled import StepBySize
 from tests.helpers.host_syncs import QuietLoop
 
 pytestmark = [

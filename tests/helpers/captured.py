@@ -13,8 +13,8 @@ from fastarat.config.training import CompileMode
 from fastarat.data.loading.loader import Batch
 from fastarat.methods.registry import build_method
 from fastarat.models.registry import build_model
-from fastarat.training.step.captured import CapturedStep, state_tensors
-from fastarat.training.step.compiled import StepBySize, build_step
+from fastarat.training.compiling.captured import CapturedStep, state_tensors
+from fastarat.training.compiling.compiled import StepBySize, build_step
 from fastarat.training.step.train_step import Controls, Step, StepParts
 from tests.helpers.step_parts import CPU, parts_of
 from tests.helpers.streams import pretend_streams

@@ -16,8 +16,8 @@ from fastarat.config.training import CompileMode
 from fastarat.data.open import open_dataset
 from fastarat.runs.run import Run
 from fastarat.training.build import build_training
+from fastarat.training.compiling.compiled import build_step
 from fastarat.training.loop import Loop
-from fastarat.training.step.compiled import build_step
 from fastarat.training.step.precision import Dtype
 
 # Operations whose result, or its shape, the host has to read.

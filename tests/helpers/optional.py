@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fastarat.training.toolchain import compiler
+from fastarat.training.compiling.toolchain import compiler
 
 ROOT = Path(__file__).parents[2]
 HAS_FFCV = find_spec("ffcv") is not None

@@ -23,7 +23,7 @@ from fastarat.data.images.dataset import Dataset, Images
 from fastarat.data.loading.choose import Opened
 from fastarat.training.build import start_training
 from fastarat.training.choices import Choices
-from fastarat.training.step.compiled import StepBySize
+from fastarat.training.compiling.compiled import StepBySize
 
 IS_HERE = torch.cuda.is_available() and "(simulated)" in torch.cuda.get_device_name()
 HAS_VALUES = os.environ.get("SIMGPU_VALUES") == "1"

@@ -11,7 +11,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from fastarat.config.method import ATConfig
 from fastarat.methods.registry import build_method
 from fastarat.models.registry import build_model
-from fastarat.training.step.compiled import build_step
+from fastarat.training.compiling.compiled import build_step
 from fastarat.training.step.train_step import Controls
 from tests.helpers.captured import ATTACK, built, pretended_capture, taken
 from tests.helpers.step_parts import nets_of_one_block, parts_of

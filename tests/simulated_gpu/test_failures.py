@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fastarat.training.causes import cause_of
+from fastarat.training.launching.causes import cause_of
 from tests.helpers.simulated_gpu import counted_only
 from tests.helpers.simulated_gpu import pytestmark as needs_simulated_gpu
 
@@ -42,7 +42,7 @@ HANGING = """
 import os, time
 from datetime import timedelta
 from fastarat.training import loop
-from fastarat.training.step.compiled import build_step
+from fastarat.training.compiling.compiled import build_step
 build_step.__kwdefaults__["backend"] = "eager"  # captured as it is traced, without inductor's minute
 loop.LONGEST_STEP = timedelta(seconds=3)
 between_steps = loop.Loop._between_steps

@@ -7,7 +7,7 @@ from pathlib import Path
 START_UP = Path(__file__).parent / "site" / "sitecustomize.py"
 PATCHED = {
     "fastarat_kernels.torch_op": "torch_op",
-    "fastarat.training.step.compiled": "build_step",
+    "fastarat.training.compiling.compiled": "build_step",
     "fastarat.training.state": "Training",
     "fastarat.evaluation.accuracies": "accuracies",
     "fastarat.evaluation.autoattack.checks": "check_logits",

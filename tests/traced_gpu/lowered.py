@@ -28,7 +28,7 @@ from fastarat.config.recipes import recipe
 from fastarat.data.loading.loader import Batch
 from fastarat.methods.registry import build_method
 from fastarat.models.registry import build_model
-from fastarat.training.step.compiled import NotCompiled, build_step
+from fastarat.training.compiling.compiled import NotCompiled, build_step
 from fastarat.training.step.train_step import Controls, StepParts
 from tests.helpers.step_parts import parts_of
 

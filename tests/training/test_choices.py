@@ -13,7 +13,6 @@ from fastarat_kernels.implementations import TRITON
 from fastarat.common.choice_log import ChoiceLog
 from fastarat.common.errors import UserError
 from fastarat.config.recipes import recipe
-from fastarat.training import toolchain
 from fastarat.training.choices import (
     Choices,
     as_begun,
@@ -23,7 +22,8 @@ from fastarat.training.choices import (
     choose_kernels,
     note_tf32,
 )
-from fastarat.training.toolchain import why_no_gpu
+from fastarat.training.compiling import toolchain
+from fastarat.training.compiling.toolchain import why_no_gpu
 from fastarat.verification.doctor import _gpus
 
 CONFIG = recipe("digits-arat")

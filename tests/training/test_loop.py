@@ -21,10 +21,10 @@ from fastarat.runs.run import Run
 from fastarat.training import going_on
 from fastarat.training import loop as loop_module
 from fastarat.training.build import build_training
+from fastarat.training.compiling.compiled import build_step
 from fastarat.training.evaluations import Evaluations
 from fastarat.training.loop import Loop
 from fastarat.training.requests import Requests
-from fastarat.training.step.compiled import build_step
 from fastarat.training.train import train
 from tests.helpers.meetings import small
 

@@ -15,8 +15,8 @@ from fastarat.training import agreement
 from fastarat.training import train as trainer
 from fastarat.training.build import start_training
 from fastarat.training.choices import Choices, threads
+from fastarat.training.compiling.compiled import StepBySize
 from fastarat.training.loop import Loop
-from fastarat.training.step.compiled import StepBySize
 from fastarat.training.train import train
 from tests.helpers.meetings import small
 

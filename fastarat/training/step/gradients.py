@@ -1,7 +1,7 @@
 """The mean of a step's gradients over processes, in a few buckets that travel one after the other.
 
 A bucket's all-reduce is started, and waited for when all are on their way. In eager steps that is after the whole
-backward pass; compiled steps start each as soon as the backward pass has it (`fastarat.training.step.overlap`).
+backward pass; compiled steps start each as soon as the backward pass has it (`fastarat.training.compiling.overlap`).
 """
 
 from collections.abc import Sequence

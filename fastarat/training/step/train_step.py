@@ -1,7 +1,7 @@
 """One training step: attack, loss, gradients, mean over processes, update. All of it is on this screen.
 
 The step has three stages, each a function of tensors, so that it can be compiled whole or stage by stage
-(`fastarat.training.step.compiled`).
+(`fastarat.training.compiling.compiled`).
 """
 
 from collections.abc import Callable

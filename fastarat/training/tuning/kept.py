@@ -24,8 +24,8 @@ from fastarat.config import Config
 from fastarat.data.formats.find import KNOWN, find, place_of
 from fastarat.data.images.cache import key_of as state_of
 from fastarat.training.choices import Choices
-from fastarat.training.step.code_folder import cache_folder
-from fastarat.training.step.compile_times import compiler_state
+from fastarat.training.compiling.code_folder import cache_folder
+from fastarat.training.compiling.compile_times import compiler_state
 from fastarat.training.tuning.candidates import open_forms
 from fastarat.training.tuning.trial import Tried, fastest
 

@@ -18,8 +18,8 @@ from fastarat.data.loading.loader import Batch
 from fastarat.models.split_batch_norm import BRANCHES, SplitBatchNorm2d, forward, forward_context
 from fastarat.training.build import start_training
 from fastarat.training.choices import Choices, threads
+from fastarat.training.compiling.compiled import StepBySize
 from fastarat.training.state import Training
-from fastarat.training.step.compiled import StepBySize
 
 BALANCE = 0.6
 """w, the weight of AR-AT's adversarial loss; other than 1/2, so that a swap of the two would show"""

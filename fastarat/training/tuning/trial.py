@@ -9,7 +9,7 @@ from fastarat.common.errors import WorkError, first_line
 from fastarat.common.turns import ratio_of, ratio_text, take_turns
 from fastarat.data.loading.loader import Batch
 from fastarat.training.choices import Choices
-from fastarat.training.step.compiled import MOST_UNROLLED, unrolled_size
+from fastarat.training.compiling.compiled import MOST_UNROLLED, unrolled_size
 from fastarat.training.tuning.candidates import described
 from fastarat.training.tuning.chunks import WARM_UP, chunk, steps_for
 from fastarat.training.tuning.gate import Right, compare, compare_images, precision_of

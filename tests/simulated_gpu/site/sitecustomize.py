@@ -89,7 +89,7 @@ def _checks(module: Any) -> None:
     module.check_logits = lambda logits, size, task: None
 
 
-TRUE = {"fastarat_kernels.torch_op": _operators, "fastarat.training.step.compiled": _compiled}
+TRUE = {"fastarat_kernels.torch_op": _operators, "fastarat.training.compiling.compiled": _compiled}
 COUNTED = {
     "fastarat.training.state": _training,
     "fastarat.evaluation.accuracies": _accuracies,

@@ -15,10 +15,10 @@ from fastarat.config.attack import AttackConfig
 from fastarat.config.method import ATConfig
 from fastarat.methods.registry import build_method
 from fastarat.models.registry import build_model
+from fastarat.training.compiling.compiled import build_step
+from fastarat.training.compiling.graph_passes import OF_SEVERAL, GraphPasses
 from fastarat.training.step import gradients, train_step
-from fastarat.training.step.compiled import build_step
 from fastarat.training.step.gradients import in_buckets, mean_gradients
-from fastarat.training.step.graph_passes import OF_SEVERAL, GraphPasses
 from fastarat.training.step.precision import Dtype
 from fastarat.training.step.train_step import Controls, StepParts
 from tests.helpers.captured import batch
