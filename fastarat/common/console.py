@@ -28,8 +28,6 @@ MOST_CHARACTERS = 1000
 """of a message; the middle of a longer one is left out"""
 MOST_OF_A_LINE = 250
 """characters of a problem among several in a message"""
-_LOADED_S = 2.0
-"""in which work that goes on takes up what was done before"""
 
 # Control characters but for tab and newline, other line ends, what turns the direction of writing, lone surrogates.
 _UNPRINTABLE = re.compile(
@@ -118,21 +116,52 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     stdout.print(table)
 
 
+class _Pace:
+    """How fast work goes, of the last half of its time or more: what goes on takes up what was done before in no time,
+    and the first of it may be slower than the rest."""
+
+    def __init__(self, total: float | None):
+        self.total, self.start, self.done = total, time.monotonic(), 0.0
+        self.since = self.latest = (self.start, 0.0)
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.monotonic() - self.start
+
+    def advance(self, amount: float) -> None:
+        """So much more is done."""
+        self.done += amount
+        if self.seconds >= 2 * (self.latest[0] - self.start):
+            self.since, self.latest = self.latest, (time.monotonic(), self.done)
+
+    @property
+    def left(self) -> str:
+        """The time left, in words; '' where it is not known."""
+        begun, before = self.since
+        if not self.total or self.done <= before:
+            return ""
+        each = (time.monotonic() - begun) / (self.done - before)
+        return f"{duration(max(each * (self.total - self.done), 0.0))} left"
+
+    @property
+    def so_far(self) -> str:
+        """How far it is, in words."""
+        if not (self.total and self.left):
+            return f"{duration(self.seconds)} so far"
+        return f"{100 * self.done / self.total:.0f} %, {self.left}"
+
+
 @contextmanager
 def progress(description: str, total: float | None) -> Iterator[Callable[[float], None]]:
     """Show progress on stderr; yields `advance(amount)`. `total` None means unknown."""
-    start, done, before, seldom = time.monotonic(), 0.0, 0.0, Seldom()
-    description = one_line(description)
+    pace, seldom, description = _Pace(total), Seldom(), one_line(description)
 
     def advance(amount: float) -> None:
-        nonlocal done, before
-        done += amount
-        seconds = time.monotonic() - start
-        if seconds < _LOADED_S:
-            before = done
-        bar.update(task, advance=amount, left=_left(done, before, total, seconds))
+        pace.advance(amount)
+        bar.update(task, advance=amount, left=pace.left)
         if not stderr.is_terminal and seldom.is_due():
-            notice(f"{description}: {_how_far(done, before, total, seconds)}")
+            notice(f"{description}: {pace.so_far}")
 
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -144,22 +173,8 @@ def progress(description: str, total: float | None) -> Iterator[Callable[[float]
     with Progress(*columns, console=stderr, disable=not stderr.is_terminal, transient=True) as bar:
         task = bar.add_task(description, total=total, left="")
         yield advance
-    seconds = time.monotonic() - start
-    if not stderr.is_terminal and seconds > 2:
-        notice(f"{description}: done in {seconds:.0f} s")
-
-
-def _how_far(done: float, before: float, total: float | None, seconds: float) -> str:
-    """In words: `done` of `total` after so many seconds, in which what was there `before` took no time."""
-    left = _left(done, before, total, seconds)
-    return f"{100 * done / total:.0f} %, {left}" if total and left else f"{duration(seconds)} so far"
-
-
-def _left(done: float, before: float, total: float | None, seconds: float) -> str:
-    """The time left, in words; '' where it is not known."""
-    if not total or done <= before:
-        return ""
-    return f"{duration(max(seconds / (done - before) * (total - done), 0.0))} left"
+    if not stderr.is_terminal and pace.seconds > 2:
+        notice(f"{description}: done in {pace.seconds:.0f} s")
 
 
 def command(*words: object) -> str:

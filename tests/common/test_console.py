@@ -49,19 +49,31 @@ def test_a_log_hears_of_long_work_a_minute_after_it_began_and_then_ever_more_sel
 
 
 @pytest.mark.parametrize(
-    ("total", "before", "said"),
+    ("total", "kept", "loaded_s", "said"),
     [
-        (400, 0, "attacking: 25 %, 6 min 00 s left"),
-        (1000, 500, "attacking: 60 %, 8 min 00 s left"),  # what goes on has done half of it in no time
-        (None, 0, "attacking: 2 min 00 s so far"),
+        (400, 0, 0, "attacking: 25 %, 6 min 00 s left"),
+        (1000, 500, 0, "attacking: 60 %, 8 min 00 s left"),  # what goes on has done half of it in no time
+        (1000, 500, 20, "attacking: 60 %, 6 min 40 s left"),  # or in the time that looking it up takes
+        (None, 0, 0, "attacking: 2 min 00 s so far"),
     ],
 )
-def test_it_hears_how_far_the_work_is(clock, capsys, total, before, said):
+def test_it_hears_how_far_the_work_is(clock, capsys, total, kept, loaded_s, said):
     with progress("attacking", total) as advance:
-        advance(before)
-        clock.seconds = 120
-        advance(100)
-    assert capsys.readouterr().err == f"{said}\nattacking: done in 120 s\n"
+        clock.seconds = loaded_s
+        advance(kept)
+        for _ in range(100):
+            clock.seconds += (120 - loaded_s) / 100
+            advance(1)
+    assert said in capsys.readouterr().err
+
+
+def test_the_time_left_is_of_the_later_work_where_the_first_was_slow(clock, capsys):
+    with progress("attacking", 1000) as advance:
+        for i in range(400):
+            clock.seconds += 6 if i < 20 else 1
+            advance(1)
+    said = [line for line in capsys.readouterr().err.splitlines() if "left" in line]
+    assert said[-1] == "attacking: 38 %, 10 min 20 s left"
 
 
 def test_short_work_is_not_spoken_of(clock, capsys):
